@@ -1,0 +1,411 @@
+"""The typed schema of a run and of a study, and the one door from plain values to them.
+
+Every value that reaches the training passes `read_run` or `read_sweep`: what was typed on the command
+line, what the search drew, and what a rerun read back from a record. Nothing is resolved, instantiated
+or guessed here; plain mappings come in, frozen dataclasses come out, or one `SettingError`.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from mlp.errors import SettingError
+
+Value = bool | int | float | str | None | list[Any]
+
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+_frozen = dataclass(frozen=True, config=_CLOSED, kw_only=True)
+
+# Strict: 3.0 is no int, "3" and true are no numbers. (Strict as a whole would refuse plain mappings.)
+_Int = Annotated[int, Strict()]
+_Float = Annotated[float, Strict()]
+_Text = Annotated[str, Strict()]
+
+_SEED_END = 2**32  # RandomState takes seeds below this
+_Seed = Annotated[_Int, Field(ge=0, lt=_SEED_END)]
+
+
+def _check_widths(value: object) -> int | tuple[int, ...]:
+    """An int for every hidden layer, or a list with one int a layer."""
+    layers = list(value) if isinstance(value, list | tuple) else [value]
+    for width in layers:
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise ValueError(f"must be an integer or a list of integers, but is {value!r}")
+        if width < 1:
+            raise ValueError(f"must be at least 1 in every layer, but is {value!r}")
+    if not layers:
+        raise ValueError("must name at least one width, but is []")
+    return tuple(layers) if isinstance(value, list | tuple) else layers[0]
+
+
+@_frozen
+class Data:
+    """Which digits, and how they are parted."""
+
+    name: Annotated[
+        Literal["auto", "mnist", "digits"],
+        Field(description="mnist, scikit-learn's digits, or auto: mnist if it can be had"),
+    ] = "auto"
+    root: Annotated[
+        _Text | None, Field(description="folder of the MNIST files; null: the user's cache folder")
+    ] = None
+    validation_fraction: Annotated[
+        _Float, Field(ge=0, le=0.9, description="share of the training part that is held out")
+    ] = 0.2
+    split_seed: Annotated[_Seed, Field(description="seed of the parting")] = 0
+
+
+@_frozen
+class Model:
+    """Hidden layers; the output layer always has two units under softmax."""
+
+    depth: Annotated[_Int, Field(ge=1, le=64, description="number of hidden layers")] = 2
+    widths: Annotated[
+        int | tuple[int, ...],
+        PlainValidator(_check_widths),
+        Field(description="units of every hidden layer, or a list with one number a layer"),
+    ] = 3
+    activation: Annotated[
+        Literal["sigmoid", "tanh", "relu"], Field(description="of the hidden units")
+    ] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.widths, tuple) and len(self.widths) != self.depth:
+            raise ValueError(
+                f"model.widths must have model.depth = {self.depth} entries, "
+                f"but is {list(self.widths)}"
+            )
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """The width of each hidden layer, `depth` entries."""
+        return self.widths if isinstance(self.widths, tuple) else (self.widths,) * self.depth
+
+
+Scheme = Literal[
+    "lecun_normal",
+    "glorot_uniform",
+    "glorot_normal",
+    "he_normal",
+    "normal",
+    "uniform",
+    "orthogonal",
+    "zeros",
+]
+
+
+@_frozen
+class Initialization:
+    """How the first weights are drawn; biases start at zero."""
+
+    scheme: Annotated[Scheme, Field(description="distribution of the first weights")] = (
+        "lecun_normal"
+    )
+    scale: Annotated[
+        _Float,
+        Field(gt=0, description="factor on them; normal: their deviation, uniform: half-width"),
+    ] = 1.0
+
+
+@_frozen
+class Gradient:
+    """What is done to the gradient before the step."""
+
+    normalization: Annotated[
+        Literal["sum", "mean", "unit", "clip"],
+        Field(description="sum or mean over examples; unit: norm 1; clip: mean, norm cut"),
+    ] = "mean"
+    clip_norm: Annotated[_Float, Field(gt=0, description="largest norm under clip")] = 1.0
+    derivative: Annotated[
+        Literal["exact", "question"],
+        Field(description="of the activation; question: the factor in the question's code"),
+    ] = "exact"
+
+
+@_frozen
+class Optimizer:
+    """Gradient descent: v = momentum v + g, w = w - learning_rate v."""
+
+    learning_rate: Annotated[_Float, Field(gt=0, description="step size")] = 0.5
+    momentum: Annotated[_Float, Field(ge=0, lt=1, description="share of the last step kept")] = 0.0
+
+
+@_frozen
+class Training:
+    """How long, on what, and with which random streams."""
+
+    steps: Annotated[_Int, Field(ge=1, description="updates of the weights")] = 500
+    batch_size: Annotated[
+        Annotated[_Int, Field(ge=1)] | None, Field(description="examples a step; null: all")
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "float64"], Field(description="of weights and arithmetic")
+    ] = "float32"
+    seed: Annotated[_Seed, Field(description="of the first weights")] = 0
+    order_seed: Annotated[_Seed, Field(description="of the order of the batches")] = 0
+    evaluate_every: Annotated[
+        _Int, Field(ge=1, description="steps from one validation accuracy to the next")
+    ] = 10
+
+
+@_frozen
+class Tracking:
+    """Where runs are recorded. Changes no result."""
+
+    uri: Annotated[
+        _Text | None,
+        Field(description="MLflow's store; null: MLFLOW_TRACKING_URI, else ./mlflow.db"),
+    ] = None
+    experiment: Annotated[
+        _Text, Field(min_length=1, max_length=250, description="name of the MLflow experiment")
+    ] = "three-vs-seven"
+
+
+@_frozen
+class Execution:
+    """Where and how wide the training runs. Changes no result."""
+
+    threads: Annotated[
+        Annotated[_Int, Field(ge=1, le=1024)] | None,
+        Field(description="threads that train; null: one for each core"),
+    ] = None
+
+
+@_frozen
+class RunConfig:
+    """Everything that defines one run, and where it is trained and tracked."""
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    initialization: Initialization = dataclasses.field(default_factory=Initialization)
+    gradient: Gradient = dataclasses.field(default_factory=Gradient)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    training: Training = dataclasses.field(default_factory=Training)
+    tracking: Tracking = dataclasses.field(default_factory=Tracking)
+    execution: Execution = dataclasses.field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        if self.gradient.derivative == "question" and self.model.activation != "sigmoid":
+            raise ValueError(
+                "gradient.derivative=question needs model.activation=sigmoid, "
+                f"but that is {self.model.activation!r}"
+            )
+
+
+@_frozen
+class Study:
+    """A search: which settings vary, how they are drawn and what is looked for."""
+
+    name: Annotated[
+        Annotated[_Text, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")] | None,
+        Field(description="null: the study file's name and a digest of what determines results"),
+    ] = None
+    objective: Annotated[
+        Literal["validation_accuracy", "training_loss", "oscillation"],
+        Field(description="what the search maximizes (training_loss: minimizes)"),
+    ] = "validation_accuracy"
+    sampler: Annotated[
+        Literal["tpe", "random", "qmc", "grid"], Field(description="how trials are drawn")
+    ] = "tpe"
+    seed: Annotated[_Seed, Field(description="of the sampler")] = 0
+    n_trials: Annotated[_Int, Field(ge=1, le=1_000_000, description="trials in all")] = 32
+    generation: Annotated[
+        _Int, Field(ge=1, le=100_000, description="trials asked and trained together")
+    ] = 16
+    timeout_s: Annotated[
+        Annotated[_Float, Field(gt=0)] | None,
+        Field(description="start no generation after so many seconds"),
+    ] = None
+    storage: Annotated[_Text, Field(min_length=1, description="Optuna's store")] = (
+        "sqlite:///optuna.db"
+    )
+    space: Annotated[dict[str, Any], Field(description="the settings that vary")] = (
+        dataclasses.field(default_factory=dict)
+    )
+    enqueue: Annotated[
+        list[dict[str, Any]], Field(description="settings of the first trials, instead of drawn")
+    ] = dataclasses.field(default_factory=list)
+
+
+@_frozen
+class SweepConfig:
+    """A study over runs: `base` holds what every trial shares."""
+
+    base: RunConfig
+    study: Study
+
+
+RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
+RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, not what
+_LOCAL_SETTINGS = frozenset({"data.root"})
+
+_run_adapter = TypeAdapter(RunConfig)
+_study_adapter = TypeAdapter(Study)
+
+
+def read_run(values: Mapping[str, Any]) -> RunConfig:
+    """Checks plain values against the schema; the one door to a run.
+
+    Args:
+        values: group -> setting -> value, as composed by Hydra or read from a record. Missing settings
+            take the schema's defaults.
+
+    Raises:
+        SettingError: for an unknown setting, a wrong type, a value out of range, or widths that do not
+            match the depth; one sentence.
+
+    Example:
+        >>> read_run({"model": {"depth": 2, "widths": [3, 4]}}).model.layer_widths
+        (3, 4)
+        >>> read_run({"optimizer": {"learnig_rate": 1.0}})
+        Traceback (most recent call last):
+        mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
+'optimizer.learning_rate'?
+    """
+    try:
+        return _run_adapter.validate_python(dict(values))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], ())) from None
+
+
+def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
+    """Checks a composed sweep: the groups of a run beside a group `study`.
+
+    The search space's own laws are checked by `mlp.space.read_space`.
+
+    Raises:
+        SettingError: as `read_run`.
+    """
+    base = read_run({group: value for group, value in values.items() if group != "study"})
+    try:
+        study = _study_adapter.validate_python(values.get("study", {}))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], ("study",))) from None
+    return SweepConfig(base=base, study=study)
+
+
+def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The config with some settings changed, through the same door.
+
+    Args:
+        changes: dotted path -> value, such as `{"optimizer.learning_rate": 0.1}`.
+
+    Raises:
+        SettingError: as `read_run`.
+
+    Example:
+        >>> with_settings(RunConfig(), {"model.depth": 3}).model.depth
+        3
+    """
+    values = dataclasses.asdict(config)
+    for path, value in changes.items():
+        group, _, name = path.partition(".")
+        if group not in values or not name:
+            raise SettingError(unknown_setting(path, setting_paths()))
+        values[group][name] = value
+    return read_run(values)
+
+
+def settings_of(config: RunConfig) -> dict[str, Value]:
+    """Every setting that determines the result, by dotted path, in the schema's order.
+
+    Example:
+        >>> settings_of(RunConfig())["gradient.normalization"]
+        'mean'
+    """
+    flat: dict[str, Value] = {}
+    for group in RESULT_GROUPS:
+        for name, value in dataclasses.asdict(getattr(config, group)).items():
+            if f"{group}.{name}" not in _LOCAL_SETTINGS:
+                flat[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a plain value: sorted keys, no spaces, no NaN.
+
+    Example:
+        >>> canonical_json({"b": 1, "a": [0.5]})
+        '{"a":[0.5],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a plain value, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def setting_paths(*, of_study: bool = False) -> dict[str, str]:
+    """Dotted path -> description of every setting that can be typed."""
+    groups = {name: getattr(RunConfig(), name) for name in RUN_GROUPS}
+    if of_study:
+        groups["study"] = Study()
+    return {
+        f"{group}.{field.name}": _description(field.type)
+        for group, part in groups.items()
+        for field in dataclasses.fields(part)
+    }
+
+
+def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The sentence for a setting that the schema does not have, with the nearest one that it has."""
+    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
+    if not near:  # the right name in the wrong group is the commonest slip besides a typo
+        last = path.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == last]
+    hint = f"; did you mean '{near[0]}'?" if near else "; --help lists the settings"
+    return f"unknown setting '{path}'{hint}"
+
+
+def _description(annotation: Any) -> str:
+    return next(
+        (str(m.description) for m in get_args(annotation) if getattr(m, "description", None)), ""
+    )
+
+
+_LAWS = {
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "string_too_short": "at least {min_length} character long",
+    "string_too_long": "at most {max_length} characters long",
+    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-'",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a group of settings",
+}
+_TYPES = {"int_type": "an integer", "float_type": "a number", "string_type": "a text"}
+
+
+def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
+    """One sentence: the setting, the law, the value."""
+    path = ".".join(str(part) for part in (*prefix, *error["loc"]))
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown_setting(path, setting_paths(of_study=True))
+    if kind == "value_error":
+        message = str(context["error"])
+        return message if not message.startswith("must") else f"{path} {message}"
+    if kind == "literal_error":
+        expected = str(context["expected"]).replace("'", "")
+        near = difflib.get_close_matches(
+            str(value), expected.replace(" or ", ", ").split(", "), n=1
+        )
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{path} must be {_one_of(expected)}, but is {value!r}{hint}"
+    law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")
+    return f"{path} must be {law}, but is {value!r}"
+
+
+def _one_of(expected: str) -> str:
+    return f"one of {expected}" if "," in expected else expected

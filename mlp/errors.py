@@ -1,0 +1,69 @@
+"""The one exception tree: every fault that a user can meet, with the exit code it ends a command with.
+
+Exit code 2 is for what the user typed wrong; all others are the codes of BSD's sysexits.h, so that a
+script that calls the commands can tell faults apart.
+"""
+
+
+class MlpError(Exception):
+    """A fault with one clear sentence for the user; never shown with a traceback.
+
+    Attributes:
+        exit_code: what the command exits with.
+    """
+
+    exit_code = 70  # EX_SOFTWARE
+
+
+class SettingError(MlpError):
+    """A setting, override or search space that breaks a law of the schema."""
+
+    exit_code = 2
+
+
+class DataError(MlpError):
+    """A data file that is corrupt, truncated or not what its name says."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class MissingInputError(MlpError):
+    """A data file, run or study that was asked for and is not there."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
+class UnavailableError(MlpError):
+    """A server or mirror that does not answer."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class SystemLimitError(MlpError):
+    """Memory or another resource of this machine that does not suffice, or an unsupported system."""
+
+    exit_code = 71  # EX_OSERR
+
+
+class StoreError(MlpError):
+    """A study store, tracking store or folder that cannot be read or written."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class BusyError(MlpError):
+    """A store or study that somebody else holds just now."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
+class RecordError(MlpError):
+    """A tracked record that breaks the schema and is therefore not used."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class AllDivergedError(MlpError):
+    """A study in which no run stayed finite, so that there is no best one."""
+
+    exit_code = 1
