@@ -1,8 +1,9 @@
 """The typed schema of a run and of a study, and the one door from plain values to them.
 
-Every value that reaches the training passes `read_run` or `read_sweep`: what was typed on the command
-line, what the search drew, and what a rerun read back from a record. Nothing is resolved, instantiated
-or guessed here; plain mappings come in, frozen dataclasses come out, or one `SettingError`.
+Every value that reaches the training passes `read_run` or `read_sweep`: what was typed on the
+command line, what the search drew, and what a rerun read back from a record. Nothing is resolved,
+instantiated or guessed here; plain mappings come in, frozen dataclasses come out, or one
+`SettingError`.
 """
 
 import dataclasses
@@ -21,9 +22,8 @@ from mlp.errors import SettingError
 Value = bool | int | float | str | None | list[Any]
 
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-_frozen = dataclass(frozen=True, config=_CLOSED, kw_only=True)
 
-# Strict: 3.0 is no int, "3" and true are no numbers. (Strict as a whole would refuse plain mappings.)
+# Strict: 3.0 is no int, "3" and true are no numbers. (Strict classes would refuse plain mappings.)
 _Int = Annotated[int, Strict()]
 _Float = Annotated[float, Strict()]
 _Text = Annotated[str, Strict()]
@@ -34,18 +34,19 @@ _Seed = Annotated[_Int, Field(ge=0, lt=_SEED_END)]
 
 def _check_widths(value: object) -> int | tuple[int, ...]:
     """An int for every hidden layer, or a list with one int a layer."""
-    layers = list(value) if isinstance(value, list | tuple) else [value]
-    for width in layers:
+    layers: list[int] = []
+    for width in value if isinstance(value, list | tuple) else [value]:
         if isinstance(width, bool) or not isinstance(width, int):
             raise ValueError(f"must be an integer or a list of integers, but is {value!r}")
         if width < 1:
             raise ValueError(f"must be at least 1 in every layer, but is {value!r}")
+        layers.append(width)
     if not layers:
         raise ValueError("must name at least one width, but is []")
     return tuple(layers) if isinstance(value, list | tuple) else layers[0]
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Data:
     """Which digits, and how they are parted."""
 
@@ -62,7 +63,7 @@ class Data:
     split_seed: Annotated[_Seed, Field(description="seed of the parting")] = 0
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Model:
     """Hidden layers; the output layer always has two units under softmax."""
 
@@ -101,7 +102,7 @@ Scheme = Literal[
 ]
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Initialization:
     """How the first weights are drawn; biases start at zero."""
 
@@ -114,7 +115,7 @@ class Initialization:
     ] = 1.0
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Gradient:
     """What is done to the gradient before the step."""
 
@@ -129,7 +130,7 @@ class Gradient:
     ] = "exact"
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Optimizer:
     """Gradient descent: v = momentum v + g, w = w - learning_rate v."""
 
@@ -137,7 +138,7 @@ class Optimizer:
     momentum: Annotated[_Float, Field(ge=0, lt=1, description="share of the last step kept")] = 0.0
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Training:
     """How long, on what, and with which random streams."""
 
@@ -155,7 +156,7 @@ class Training:
     ] = 10
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Tracking:
     """Where runs are recorded. Changes no result."""
 
@@ -168,7 +169,7 @@ class Tracking:
     ] = "three-vs-seven"
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Execution:
     """Where and how wide the training runs. Changes no result."""
 
@@ -178,7 +179,7 @@ class Execution:
     ] = None
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class RunConfig:
     """Everything that defines one run, and where it is trained and tracked."""
 
@@ -199,7 +200,7 @@ class RunConfig:
             )
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Study:
     """A search: which settings vary, how they are drawn and what is looked for."""
 
@@ -234,7 +235,7 @@ class Study:
     ] = dataclasses.field(default_factory=list)
 
 
-@_frozen
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class SweepConfig:
     """A study over runs: `base` holds what every trial shares."""
 
@@ -254,12 +255,12 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
     """Checks plain values against the schema; the one door to a run.
 
     Args:
-        values: group -> setting -> value, as composed by Hydra or read from a record. Missing settings
-            take the schema's defaults.
+        values: group -> setting -> value, as composed by Hydra or read from a record. Missing
+            settings take the schema's defaults.
 
     Raises:
-        SettingError: for an unknown setting, a wrong type, a value out of range, or widths that do not
-            match the depth; one sentence.
+        SettingError: for an unknown setting, a wrong type, a value out of range, or widths that do
+            not match the depth; one sentence.
 
     Example:
         >>> read_run({"model": {"depth": 2, "widths": [3, 4]}}).model.layer_widths
@@ -295,6 +296,7 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """The config with some settings changed, through the same door.
 
     Args:
+        config: the config to start from; it stays as it is.
         changes: dotted path -> value, such as `{"optimizer.learning_rate": 0.1}`.
 
     Raises:
@@ -356,7 +358,7 @@ def setting_paths(*, of_study: bool = False) -> dict[str, str]:
 
 
 def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The sentence for a setting that the schema does not have, with the nearest one that it has."""
+    """The sentence for a setting that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
     if not near:  # the right name in the wrong group is the commonest slip besides a typo
         last = path.rpartition(".")[2]

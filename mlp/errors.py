@@ -1,7 +1,7 @@
-"""The one exception tree: every fault that a user can meet, with the exit code it ends a command with.
+"""The one exception tree: every fault that a user can meet, with the exit code it leads to.
 
-Exit code 2 is for what the user typed wrong; all others are the codes of BSD's sysexits.h, so that a
-script that calls the commands can tell faults apart.
+Exit code 2 is for what the user typed wrong; all others are the codes of BSD's sysexits.h, so that
+a script that calls the commands can tell faults apart.
 """
 
 
@@ -40,7 +40,7 @@ class UnavailableError(MlpError):
 
 
 class SystemLimitError(MlpError):
-    """Memory or another resource of this machine that does not suffice, or an unsupported system."""
+    """Memory or another resource that does not suffice, or an unsupported system."""
 
     exit_code = 71  # EX_OSERR
 
