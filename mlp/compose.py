@@ -1,0 +1,234 @@
+"""From what was typed to plain values: Hydra composes, our door checks first.
+
+Hydra alone exits with 1 on a bad override, suggests nothing, and accepts `+group.typo=1`. So every
+command line is composed and checked here once before Hydra's own application sees it.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser  # the parser of the flags that Hydra documents
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mlp.config import RunConfig, Study, setting_paths, unknown_setting
+from mlp.errors import SettingError
+
+_PACKAGE = Path(__file__).resolve().parent
+_FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
+
+
+def shipped(folder: str) -> Path:
+    """The folder `conf` or `sweeps`: inside an installed package, or beside it in a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def study_files() -> dict[str, Path]:
+    """Name -> file of every study; one in ./sweeps goes before a shipped one of the same name."""
+    folders = (shipped("sweeps"), Path.cwd() / "sweeps")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def own_study_files() -> list[str]:
+    """Names of the shipped studies that a file in ./sweeps replaces."""
+    return [
+        name
+        for name, file in study_files().items()
+        if (shipped("sweeps") / file.name).is_file() and not _same(file, shipped("sweeps"))
+    ]
+
+
+def register() -> None:
+    """Makes the schema's defaults and the study files known to Hydra.
+
+    Raises:
+        SettingError: for a study file that is no readable YAML mapping.
+    """
+    store = ConfigStore.instance()
+    store.store(name="schema", node=dataclasses.asdict(RunConfig()))
+    store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
+    for name, file in study_files().items():
+        node = {"study": {}, **_read_study_file(file)}
+        if isinstance(node["study"], dict) and isinstance(node["study"].get("space"), dict):
+            node["study"]["space"] = _nested(node["study"]["space"])
+        store.store(group="sweeps", name=name, node=node, package="_global_")
+
+
+def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | None = None) -> Any:
+    """Composes a config and returns its plain values, every interpolation resolved.
+
+    Args:
+        config_name: `train`, `sweep` or another primary config.
+        overrides: as typed, such as `["optimizer.learning_rate=0.1", "data=digits"]`.
+        config_dir: a further folder of configs, as Hydra's `--config-dir`.
+
+    Raises:
+        SettingError: for whatever Hydra or OmegaConf refuses, and for unknown settings and options.
+    """
+    register()
+    parsed = _parse(overrides)
+    with _composer(config_dir) as search_path:
+        for override in parsed:
+            _check_name(override, of_study=config_name == "sweep")
+        with _one_sentence():
+            config = hydra.compose(config_name, overrides=[*search_path, *overrides])
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def run_application(
+    config_name: str,
+    check: Callable[[Any], object],
+    task: Callable[[Any], None],
+    usage: Callable[[], str],
+) -> None:
+    """Runs a command that is a Hydra application, its overrides checked before Hydra sees them.
+
+    Args:
+        config_name: the primary config, `train` or `sweep`.
+        check: raises SettingError for composed values that break a law.
+        task: what to do with the composed values.
+        usage: the text of `--help`.
+
+    Raises:
+        SettingError: for what was typed wrong.
+    """
+    args = get_args_parser().parse_args()
+    if args.help:
+        print(usage())
+        return
+    for flag, of_hydra in (("config_path", "--config-path"), ("experimental_rerun", "rerun")):
+        if getattr(args, flag, None):
+            raise SettingError(f"{of_hydra} is not supported here; --config-dir adds a folder")
+    name = args.config_name or config_name
+    plain = [o for o in _parse(args.overrides) if not (args.multirun and o.is_sweep_override())]
+    check(compose(name, [str(o.input_line) for o in plain], config_dir=args.config_dir))
+    _check_names(args.overrides, of_study=config_name == "sweep", config_dir=args.config_dir)
+    with _no_trace_of_multirun(wanted=args.multirun):
+        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
+            _plain(task)
+        )()
+
+
+def _plain(task: Callable[[Any], None]) -> Callable[[DictConfig], None]:
+    def run(config: DictConfig) -> None:
+        task(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+
+    return run
+
+
+@contextlib.contextmanager
+def _no_trace_of_multirun(*, wanted: bool) -> Iterator[None]:
+    """Hydra writes a multirun.yaml wherever its sweep folder is; so it gets one that goes."""
+    if not wanted:
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="mlp-multirun-")
+    sys.argv.append(f"hydra.sweep.dir={folder}")
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _composer(config_dir: str | None) -> Iterator[list[str]]:
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        where = Path(config_dir).resolve() if config_dir else None
+        yield [f"hydra.searchpath=[file://{where}]"] if where else []
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parsed = []
+    for override in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([override])
+        except HydraException:
+            raise SettingError(
+                f"cannot read {override!r}; an override is written setting=value"
+            ) from None
+    return parsed
+
+
+def _check_names(overrides: Sequence[str], *, of_study: bool, config_dir: str | None) -> None:
+    with _composer(config_dir):
+        for override in _parse(overrides):
+            _check_name(override, of_study=of_study)
+
+
+def _check_name(override: Override, *, of_study: bool) -> None:
+    """Refuses a setting, group or option that does not exist, with the nearest that does."""
+    path = override.key_or_group
+    if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
+        return
+    loader = GlobalHydra.instance().config_loader()
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    if path in groups:
+        options = loader.get_group_options(path)
+        option = override.value()
+        if isinstance(option, str) and option not in options and not override.is_delete():
+            near = difflib.get_close_matches(option, options, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise SettingError(
+                f"{path} must be one of {', '.join(options)}, but is '{option}'{hint}"
+            )
+        return
+    known = setting_paths(of_study=of_study)
+    if path not in known:
+        raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
+    if override.is_delete():
+        raise SettingError(f"{path} cannot be removed; give it a value")
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turns what Hydra and OmegaConf refuse into one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        raise SettingError(" ".join(str(cause).split("\n")[0].split())) from None
+
+
+def _read_study_file(file: Path) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file))
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(f"cannot read the study file {file}: {reason}") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"the study file {file} must be a mapping with a group 'study'")
+    return {str(key): value for key, value in values.items()}
+
+
+def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
+    """Dotted paths as nested groups, so that the command line reaches into a space by its paths."""
+    nested: dict[str, Any] = {}
+    for path, domain in space.items():
+        group, _, setting = str(path).partition(".")
+        if setting:
+            nested.setdefault(group, {})[setting] = domain
+        else:
+            nested[group] = domain
+    return nested
+
+
+def _same(file: Path, folder: Path) -> bool:
+    return file.resolve().parent == folder.resolve()

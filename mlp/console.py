@@ -1,0 +1,59 @@
+"""What every command shares on the screen: one sentence for an error, an exit code, a help text."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+from mlp.compose import study_files
+from mlp.config import setting_paths
+from mlp.errors import MlpError, SystemLimitError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; a fault ends the process with its exit code, Ctrl-C with 130.
+
+    A fault is one line on stderr, never a traceback; what is not an `MlpError` is a bug of this
+    package and keeps its traceback.
+    """
+    try:
+        if sys.platform not in ("linux", "darwin"):
+            raise SystemLimitError(
+                f"only Linux and macOS are supported, but this is {sys.platform}"
+            )
+        command()
+        sys.stdout.flush()
+    except MlpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Nobody reads any more (`| head`): Python must not try to flush again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def usage(command: str, what: str, examples: Mapping[str, str], *, of_study: bool = False) -> str:
+    """The help text of a command: what it does, examples, groups and settings.
+
+    Args:
+        command: its name, such as `train`.
+        what: one or two sentences.
+        examples: arguments -> what they do.
+        of_study: whether the settings of a study belong to it.
+    """
+    call = f"python -m mlp.{command}"
+    lines = [f"usage: {call} [group=option ...] [setting=value ...]", "", what, "", "examples:"]
+    lines += [f"  {call} {arguments}\n      {text}" for arguments, text in examples.items()]
+    if of_study:
+        lines += ["", f"sweeps: {', '.join(sorted(study_files()))}"]
+    lines += ["", "settings:"]
+    width = max(len(path) for path in setting_paths(of_study=of_study))
+    lines += [
+        f"  {path:<{width}}  {text}" for path, text in setting_paths(of_study=of_study).items()
+    ]
+    lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...) work too: --hydra-help"]
+    return "\n".join(lines)

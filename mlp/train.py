@@ -1,0 +1,31 @@
+"""`python -m mlp.train`: trains and tracks one run."""
+
+from typing import Any
+
+from mlp.compose import run_application
+from mlp.config import read_run
+from mlp.console import run_command, usage
+
+_EXAMPLES = {
+    "": "one run with the default settings",
+    "model.depth=3 'model.widths=[8,4,4]' optimizer.learning_rate=0.6": "settings by their paths",
+    "data=digits gradient=unit training.steps=200": "groups of settings by their files in conf/",
+    "--multirun optimizer.learning_rate=0.1,1,10": "one run for each value",
+}
+
+
+def main() -> None:
+    """The command."""
+    run_command(lambda: run_application("train", read_run, _train, _usage))
+
+
+def _train(values: Any) -> None:
+    run_command(lambda: print(read_run(values)))
+
+
+def _usage() -> str:
+    return usage("train", "Trains one network on threes and sevens and tracks the run.", _EXAMPLES)
+
+
+if __name__ == "__main__":
+    main()
