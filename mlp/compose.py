@@ -64,8 +64,10 @@ def register() -> None:
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
     for name, file in study_files().items():
         node = {"study": {}, **_read_study_file(file)}
-        if isinstance(node["study"], dict) and isinstance(node["study"].get("space"), dict):
-            node["study"]["space"] = _nested(node["study"]["space"])
+        if isinstance(node["study"], dict):
+            node["study"]["file"] = name
+            if isinstance(node["study"].get("space"), dict):
+                node["study"]["space"] = _nested(node["study"]["space"])
         store.store(group="sweeps", name=name, node=node, package="_global_")
 
 

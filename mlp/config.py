@@ -204,6 +204,9 @@ class RunConfig:
 class Study:
     """A search: which settings vary, how they are drawn and what is looked for."""
 
+    file: Annotated[
+        _Text, Field(min_length=1, max_length=100, description="study file the settings come from")
+    ] = "sweep"
     name: Annotated[
         Annotated[_Text, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")] | None,
         Field(description="null: the study file's name and a digest of what determines results"),

@@ -21,7 +21,6 @@ setting, with the layer or the branch in brackets: `model.widths[2]`,
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,93 +29,17 @@ from mlp.config import (
     RESULT_GROUPS,
     RunConfig,
     Value,
-    canonical_json,
     setting_paths,
     settings_of,
     unknown_setting,
     with_settings,
 )
+from mlp.domain import DOMAIN_KEYS, Domain, describe, read_domain, typed
 from mlp.errors import SettingError
 
-_DOMAIN_KEYS = {"low", "high", "log", "step", "choices", "each_layer", "by"}
-_INTEGERS = {"model.depth", "model.widths", "training.steps", "training.batch_size"} | {
-    f"training.{name}" for name in ("seed", "order_seed", "evaluate_every")
-}
 _MAX_COMBINATIONS = 2048  # tried against the schema before a study starts: a tenth of a second
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of a few values."""
-
-    values: tuple[Value, ...]
-
-    def contains(self, value: Value) -> bool:
-        """Whether the value is one of them (1 and true are not the same)."""
-        return any(value == own and type(value) is type(own) for own in self.values)
-
-    def at(self, fraction: float) -> Value:
-        """The value at a fraction of the domain, 0 <= fraction < 1."""
-        return self.values[int(fraction * len(self.values))]
-
-    def grid(self) -> list[Value] | None:
-        """All values."""
-        return list(self.values)
-
-    def corners(self) -> list[Value]:
-        """Values that stand for all in a check against the schema."""
-        return list(self.values)
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers from low to high, both included."""
-
-    low: float
-    high: float
-    log: bool
-    step: float | None
-    integer: bool
-
-    def contains(self, value: Value) -> bool:
-        """Whether the value lies in the range and on its steps."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if self.integer and not isinstance(value, int):
-            return False
-        on_step = self.step is None or math.isclose(
-            (value - self.low) / self.step, round((value - self.low) / self.step), abs_tol=1e-8
-        )
-        return self.low <= value <= self.high and on_step
-
-    def at(self, fraction: float) -> Value:
-        """The value at a fraction of the domain, 0 <= fraction < 1; log: evenly in the log."""
-        if self.log:
-            half = 0.5 if self.integer else 0.0  # every integer gets its own share
-            low, high = math.log(self.low - half), math.log(self.high + half)
-            value = math.exp(low + fraction * (high - low))
-            bounded = min(max(value, self.low), self.high)
-            return round(bounded) if self.integer else bounded
-        points = self.grid()
-        if points is not None:
-            return points[int(fraction * len(points))]
-        return self.low + fraction * (self.high - self.low)
-
-    def grid(self) -> list[Value] | None:
-        """All values, or None where they cannot be listed (a range of floats without a step)."""
-        step = self.step or (1 if self.integer else None)
-        if step is None:
-            return None
-        count = math.floor((self.high - self.low) / step + 1e-9) + 1
-        values = [self.low + index * step for index in range(count)]
-        return [int(value) for value in values] if self.integer else list(values)
-
-    def corners(self) -> list[Value]:
-        """Both ends."""
-        return [int(self.low), int(self.high)] if self.integer else [self.low, self.high]
-
-
-Domain = Choice | Range
 Suggest = Callable[[str, Domain], Value]
 
 
@@ -174,7 +97,7 @@ def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:
     known = settings_of(base)
     drawn: dict[str, Value] = {}
     for entry in space:
-        branch = _name(drawn.get(entry.by, known[entry.by])) if entry.by else ""
+        branch = typed(drawn.get(entry.by, known[entry.by])) if entry.by else ""
         if branch not in entry.domains:
             raise SettingError(
                 f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
@@ -204,24 +127,6 @@ def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
         for layer in (range(1, deepest + 1) if entry.each_layer else [None])
         for branch, domain in entry.domains.items()
     }
-
-
-def grid(space: Space, base: RunConfig) -> Iterator[dict[str, Value]]:
-    """All points of a space, parameter name -> value, the last parameter varying fastest.
-
-    Raises:
-        SettingError: for a range of floats without a step, which has no grid.
-    """
-
-    def values(name: str, domain: Domain) -> list[Value]:
-        listed = domain.grid()
-        if listed is None:
-            raise SettingError(
-                f"study.sampler=grid needs choices or a step for {name}, but it is a range"
-            )
-        return listed
-
-    return _enumerate(space, base, values)
 
 
 def enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[str, Value]:
@@ -256,19 +161,27 @@ def enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[st
     return fixed
 
 
-def describe(domain: Domain) -> str:
-    """The domain for a person, such as `1e-06 to 0.01 (log)`."""
-    if isinstance(domain, Choice):
-        return ", ".join(_name(value) for value in domain.values)
-    how = " (log)" if domain.log else f" (step {domain.step:g})" if domain.step else ""
-    return f"{domain.low:g} to {domain.high:g}{how}"
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value, from dotted paths or groups nested one deep.
+
+    Example:
+        >>> flat({"model": {"depth": 2}, "optimizer.learning_rate": 0.1})
+        {'model.depth': 2, 'optimizer.learning_rate': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and "." not in key:
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    return flat
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted path -> domain, from dotted paths, nested groups or both."""
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and not _DOMAIN_KEYS & set(value) and "." not in path:
+        if isinstance(value, Mapping) and not DOMAIN_KEYS & set(value) and "." not in path:
             yield from _flatten(value, f"{path}.")
         else:
             yield path, value
@@ -285,65 +198,15 @@ def _read_entry(path: str, value: Any) -> Entry:
     by = value.get("by") if isinstance(value, Mapping) else None
     if by is None:
         layered = isinstance(value, Mapping) and value.get("each_layer", False) is True
-        return Entry(path, {"": _read_domain(path, value)}, None, layered)
+        return Entry(path, {"": read_domain(path, value)}, None, layered)
     if by not in known or by == path:
         raise SettingError(f"study.space.{path}.by must name another setting, but is {by!r}")
-    branches = {_name(key): branch for key, branch in value.items() if key != "by"}
+    branches = {typed(key): branch for key, branch in value.items() if key != "by"}
     kinds = {isinstance(b, Mapping) and b.get("each_layer") is True for b in branches.values()}
     if len(kinds) != 1:
         raise SettingError(f"study.space.{path} needs a domain of one kind for each value of {by}")
-    domains = {key: _read_domain(f"{path}.{key}", branch) for key, branch in branches.items()}
+    domains = {key: read_domain(f"{path}.{key}", branch) for key, branch in branches.items()}
     return Entry(path, domains, by, kinds.pop())
-
-
-def _read_domain(path: str, value: Any) -> Domain:
-    where = f"study.space.{path}"
-    setting = ".".join(path.split(".")[:2])
-    if isinstance(value, list | tuple):
-        value = {"choices": value}
-    if not isinstance(value, Mapping):
-        value = {"choices": [value]}
-    unknown = set(map(str, value)) - _DOMAIN_KEYS
-    if unknown:
-        raise SettingError(
-            f"{where} has an unknown key {min(unknown)!r}; a domain has low, high, "
-            "log, step, choices, each_layer or by"
-        )
-    if value.get("each_layer", False) not in (True, False):
-        raise SettingError(
-            f"{where}.each_layer must be true or false, but is {value['each_layer']!r}"
-        )
-    if value.get("each_layer") and setting != "model.widths":
-        raise SettingError(f"{where}.each_layer goes with model.widths only")
-    if "choices" in value:
-        if not isinstance(value["choices"], list | tuple) or not value["choices"]:
-            raise SettingError(
-                f"{where} must list at least one choice, but is {value['choices']!r}"
-            )
-        if {"low", "high", "log", "step"} & set(value):
-            raise SettingError(f"{where} must have choices or a range, but has both")
-        return Choice(tuple(value["choices"]))
-    return _read_range(where, value, integer=setting in _INTEGERS)
-
-
-def _read_range(where: str, value: Mapping[str, Any], *, integer: bool) -> Range:
-    log, step = value.get("log", False), value.get("step")
-    if log not in (True, False):
-        raise SettingError(f"{where}.log must be true or false, but is {log!r}")
-    ends = {"low": value.get("low"), "high": value.get("high"), **({"step": step} if step else {})}
-    for key, end in ends.items():
-        wanted = int if integer else (int, float)
-        if isinstance(end, bool) or not isinstance(end, wanted) or not math.isfinite(end):
-            kind = "an integer" if integer else "a finite number"
-            raise SettingError(f"{where}.{key} must be {kind}, but is {end!r}")
-    low, high = ends["low"], ends["high"]
-    if low > high:
-        raise SettingError(f"{where}.low must be at most its high, but {low} > {high}")
-    if log and low <= 0:
-        raise SettingError(f"{where}.low must be greater than 0 for log, but is {low}")
-    if step is not None and (log or step <= 0):
-        raise SettingError(f"{where}.step must be greater than 0 and without log, but is {step}")
-    return Range(low, high, log, step, integer)
 
 
 def _ordered(entries: list[Entry]) -> Space:
@@ -378,7 +241,7 @@ def _check_against_schema(space: Space, base: RunConfig) -> None:
     for entry in space:
         for value in (value for domain in entry.domains.values() for value in domain.corners()):
             _checked(base, draw(space, base, functools.partial(_force, entry.path, value)))
-    for _ in itertools.islice(_enumerate(space, base, corners), _MAX_COMBINATIONS):
+    for _ in itertools.islice(enumerate_points(space, base, corners), _MAX_COMBINATIONS):
         pass
 
 
@@ -391,14 +254,26 @@ def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
     try:
         with_settings(base, drawn)
     except SettingError as error:
-        point = ", ".join(f"{path}={_name(value)}" for path, value in drawn.items())
+        point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
         raise SettingError(f"study.space can draw {point}: {error}") from None
 
 
-def _enumerate(
+def enumerate_points(
     space: Space, base: RunConfig, values: Callable[[str, Domain], list[Value]]
 ) -> Iterator[dict[str, Value]]:
-    """Every point that can be drawn with the listed values of each parameter."""
+    """Every point that can be drawn with the listed values of each parameter.
+
+    Args:
+        space: the space.
+        base: the settings that it does not vary.
+        values: parameter name, domain -> the values to go through.
+
+    Yields:
+        Parameter name -> value, the last parameter varying fastest.
+
+    Raises:
+        SettingError: for a point that the schema refuses.
+    """
     indices: list[int] | None = []  # of the value that each parameter takes; 0 beyond the end
     while indices is not None:
         taken: dict[str, Value] = {}
@@ -430,8 +305,3 @@ def _next_indices(indices: list[int], sizes: list[int]) -> list[int] | None:
     while wheels and wheels[-1] + 1 == sizes[len(wheels) - 1]:
         wheels.pop()
     return [*wheels[:-1], wheels[-1] + 1] if wheels else None
-
-
-def _name(value: Value) -> str:
-    """A value as it is typed on the command line."""
-    return value if isinstance(value, str) else canonical_json(value)

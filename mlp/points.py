@@ -1,0 +1,81 @@
+"""Searches that are lists of points, fixed by the space and the seed: grid and quasi-random."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.stats import qmc
+
+from mlp.config import RunConfig, Study, Value, canonical_json
+from mlp.domain import Domain
+from mlp.errors import SettingError
+from mlp.space import Space, draw, enqueued, enumerate_points, flat, parameters
+
+_MAX_GRID = 100_000  # points; beyond that a list is no study
+
+
+def list_points(study: Study, space: Space, base: RunConfig) -> list[dict[str, Value]] | None:
+    """The points of a grid or quasi-random search, parameter name -> value; None for others.
+
+    The enqueued points come first and count once. A longer list begins with the shorter one.
+    """
+    if study.sampler not in ("grid", "qmc"):
+        return None
+    first = [enqueued(flat(point), space, base) for point in study.enqueue]
+    if study.sampler == "qmc":
+        return [*first, *_quasi_random(study, space, base, study.n_trials - len(first))]
+    points = list(_grid(space, base))
+    order = np.random.RandomState(study.seed).permutation(len(points))
+    taken = {canonical_json(point) for point in first}
+    return [*first, *(p for i in order if canonical_json(p := points[i]) not in taken)]
+
+
+def _quasi_random(
+    study: Study, space: Space, base: RunConfig, count: int
+) -> list[dict[str, Value]]:
+    """Scrambled Sobol points; a parameter takes its own coordinate wherever it exists."""
+    names = list(parameters(space, base))
+    if not names or count < 1:
+        return []
+    sobol = qmc.Sobol(d=len(names), scramble=True, rng=np.random.default_rng(study.seed))
+    coordinates = sobol.random_base2(max(0, math.ceil(math.log2(count))))[:count]
+    points = []
+    for row in coordinates:
+        taken: dict[str, Value] = {}
+        place = dict(zip(names, row.tolist(), strict=True))
+
+        def take(
+            name: str,
+            domain: Domain,
+            taken: dict[str, Value] = taken,
+            place: dict[str, float] = place,
+        ) -> Value:
+            taken[name] = domain.at(place[name])
+            return taken[name]
+
+        draw(space, base, take)
+        points.append(taken)
+    return points
+
+
+def check_grid(space: Space, base: RunConfig) -> None:
+    """Checks that a grid can be made of a space.
+
+    Raises:
+        SettingError: for a range of floats without a step, or more points than a study can have.
+    """
+    size = 0
+    for size, _ in enumerate(_grid(space, base), 1):
+        if size > _MAX_GRID:
+            raise SettingError(f"study.sampler=grid would have more than {_MAX_GRID:,} points")
+
+
+def _grid(space: Space, base: RunConfig) -> Iterator[dict[str, Value]]:
+    return enumerate_points(space, base, _listed)
+
+
+def _listed(name: str, domain: Domain) -> list[Value]:
+    listed = domain.grid()
+    if listed is None:
+        raise SettingError(f"study.sampler=grid needs choices or a step for {name}, not a range")
+    return listed

@@ -1,0 +1,279 @@
+"""The search: a space and Optuna's samplers in, trials to train out, their results back in.
+
+A generation is asked in an in-memory copy of the study that holds only the trials of earlier
+generations, by samplers seeded from the study's seed and the trial's number; it reaches the stored
+study after its training, in trial order, one transaction a trial. So the stored study never holds a
+running trial, a trial's number is its place in the search, and an unfinished generation is asked
+again and comes out the same. Grid and quasi-random searches are lists of points, fixed by the space
+and the seed.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json, with_settings
+from mlp.domain import Choice, Domain
+from mlp.errors import SettingError
+from mlp.points import list_points
+from mlp.space import Space, draw, enqueued, flat, parameters, read_space
+from mlp.study import differences, identity, study_name
+
+_IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "validation_accuracy": "maximize",
+    "training_loss": "minimize",
+    "oscillation": "maximize",
+}
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search.
+
+    Attributes:
+        number: its place in the search, from 0.
+        config: what to train.
+        params: parameter name -> value, as Optuna knows them.
+    """
+
+    number: int
+    config: RunConfig
+    params: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a trial.
+
+    Attributes:
+        value: of the objective; None for a run that went non-finite.
+        attributes: further facts for the store, plain JSON values.
+    """
+
+    value: float | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """An open study.
+
+    Attributes:
+        name: of the study.
+        config: of the search.
+        base: the settings that every trial shares, its data resolved.
+        space: what varies.
+        study: the stored study.
+        is_new: whether it was created just now.
+        points: the whole list of a grid or quasi-random search; None where Optuna samples.
+    """
+
+    name: str
+    config: Study
+    base: RunConfig
+    space: Space
+    study: optuna.Study
+    is_new: bool
+    points: Sequence[Mapping[str, Value]] | None
+
+
+def known_data(storage: optuna.storages.BaseStorage, config: SweepConfig) -> str | None:
+    """The data set that the newest study with these settings has resolved, or None."""
+    wanted = {**identity(config, "", ""), "data": None}
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
+        if {**stored, "data": None} == wanted:
+            return str(stored["data"]["name"])
+    return None
+
+
+def open_search(
+    storage: optuna.storages.BaseStorage, config: SweepConfig, what: Mapping[str, Any]
+) -> Search:
+    """Opens the study of this identity, or creates it.
+
+    Args:
+        storage: from `open_storage`.
+        config: the sweep, its data resolved.
+        what: its `identity`.
+
+    Raises:
+        SettingError: for a study of that name with another identity; it names the difference.
+    """
+    name = study_name(config, what)
+    existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
+    if name in existing:
+        stored = json.loads(existing[name].user_attrs.get(_IDENTITY, "{}"))
+        if stored != what:
+            raise SettingError(
+                f"study {name} exists with other settings "
+                f"({'; '.join(differences(stored, what))}); choose another study.name"
+            )
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction=DIRECTIONS[config.study.objective],
+        load_if_exists=True,
+    )
+    if name not in existing:
+        study.set_user_attr(_IDENTITY, canonical_json(what))
+    space = read_space(config.study.space, config.base)
+    return Search(
+        name=name,
+        config=config.study,
+        base=config.base,
+        space=space,
+        study=study,
+        is_new=name not in existing,
+        points=list_points(config.study, space, config.base),
+    )
+
+
+def related_study(
+    storage: optuna.storages.BaseStorage, config: SweepConfig, what: Mapping[str, Any]
+) -> tuple[str, list[str]] | None:
+    """The newest other study of the same file, and how the present one differs from it."""
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
+        if summary.study_name.startswith(f"{config.study.file}-") and stored and stored != what:
+            return summary.study_name, differences(stored, what)
+    return None
+
+
+def n_planned(search: Search) -> int:
+    """How many trials the study has in the end: what was asked for, at most the whole grid."""
+    if search.points is None:
+        return search.config.n_trials
+    return min(search.config.n_trials, len(search.points))
+
+
+def ask(search: Search) -> list[Trial]:
+    """The trials of the next generation; none where the study is complete.
+
+    Pure in the stored trials of earlier generations: asked again, the same generation comes out.
+    """
+    stored = search.study.get_trials(deepcopy=False)
+    generation = search.config.generation
+    first = len(stored) // generation * generation
+    numbers = range(first, min(first + generation, n_planned(search)))
+    if search.points is not None:
+        drawn = [_take(search, number, search.points[number]) for number in numbers]
+    else:
+        drawn = _sample(search, stored[:first], numbers)
+    return [trial for trial in drawn if trial.number >= len(stored)]
+
+
+def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
+    """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
+    domains = parameters(search.space, search.base)
+    search.study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
+            value=outcome.value,
+            params={name: _encoded(value) for name, value in trial.params.items()},
+            distributions={name: _distribution(domains[name]) for name in trial.params},
+            user_attrs=dict(outcome.attributes),
+        )
+    )
+
+
+def best_trial(search: Search) -> FrozenTrial | None:
+    """The finished trial with the best value, the earliest of equals; None where all diverged."""
+    finished = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1
+    return min(finished, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+
+def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
+    """Asks Optuna's sampler, in a copy of the study as it was before this generation."""
+    copy = optuna.create_study(direction=DIRECTIONS[search.config.objective])
+    copy.add_trials(earlier)
+    trials = []
+    for number in numbers:
+        copy.sampler = _sampler(search.config, number)
+        base, fixed = search.base, dict[str, Value]()
+        if number < len(search.config.enqueue):
+            base, fixed = _enqueued_at(search, number)
+            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
+        asked = copy.ask()
+        taken: dict[str, Value] = {}
+
+        def suggest(
+            name: str,
+            domain: Domain,
+            asked: optuna.Trial = asked,
+            taken: dict[str, Value] = taken,
+        ) -> Value:
+            taken[name] = _suggest(asked, name, domain)
+            return taken[name]
+
+        drawn = draw(search.space, base, suggest)
+        trials.append(Trial(number, with_settings(base, drawn), taken))
+    return trials
+
+
+def _sampler(study: Study, number: int) -> BaseSampler:
+    """A sampler whose stream depends on the study's seed and the trial's number alone."""
+    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
+    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
+
+
+def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
+    """The trial at one point of a list."""
+    base = search.base
+    if number < len(search.config.enqueue):
+        base = _enqueued_at(search, number)[0]
+    taken: dict[str, Value] = {}
+
+    def take(name: str, domain: Domain) -> Value:
+        taken[name] = point[name] if name in point else domain.corners()[0]
+        return taken[name]
+
+    drawn = draw(search.space, base, take)
+    return Trial(number, with_settings(base, drawn), taken)
+
+
+def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
+    point = flat(search.config.enqueue[number])
+    fixed = enqueued(point, search.space, search.base)
+    return with_settings(search.base, point), fixed
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Choice):
+        return CategoricalDistribution([_encoded(value) for value in domain.values])
+    if domain.integer:
+        return IntDistribution(
+            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
+    if isinstance(domain, Choice):
+        stored = asked.suggest_categorical(name, [_encoded(value) for value in domain.values])
+        return next(value for value in domain.values if _encoded(value) == stored)
+    if domain.integer:
+        step = int(domain.step or 1)
+        return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
+    return asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _encoded(value: Value) -> bool | int | float | str | None:
+    """The value as Optuna can store it: a list becomes its JSON text."""
+    return canonical_json(value) if isinstance(value, list) else value
