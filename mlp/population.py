@@ -4,6 +4,7 @@ Configs in, results out: whoever calls `train` does not see how the trials share
 trial's result does not depend on its neighbours, their order or the number of threads.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -172,6 +173,7 @@ class _Trial:
     params: Params
     velocity: Params
     batches: Iterator[NDArray[np.intp]] | None
+    steps_per_epoch: int
     step: int = 0
     loss: list[float] = field(default_factory=list)
     loss_step: list[int] = field(default_factory=list)
@@ -202,12 +204,11 @@ def _begin(config: RunConfig, examples: _Examples) -> _Trial:
         dtype=training.dtype,
     )
     velocity = tuple(Layer(np.zeros_like(W), np.zeros_like(b)) for W, b in params)
-    batches = (
-        None
-        if training.batch_size is None
-        else _batches(n_examples, training.batch_size, training.order_seed)
-    )
-    return _Trial(config, examples, params, velocity, batches)
+    if training.batch_size is None:
+        return _Trial(config, examples, params, velocity, batches=None, steps_per_epoch=1)
+    batches = _batches(n_examples, training.batch_size, training.order_seed)
+    steps_per_epoch = math.ceil(n_examples / training.batch_size)
+    return _Trial(config, examples, params, velocity, batches, steps_per_epoch)
 
 
 def _batches(n_examples: int, batch_size: int, order_seed: int) -> Iterator[NDArray[np.intp]]:
@@ -237,22 +238,22 @@ def _step_on_all(trial: _Trial) -> None:
 
 
 def _step_on_batch(trial: _Trial, batches: Iterator[NDArray[np.intp]]) -> None:
-    training, examples = trial.config.training, trial.examples
-    n_examples = examples.labels.size
-    steps_per_epoch = -(-n_examples // (training.batch_size or n_examples))
-    if trial.step % steps_per_epoch == 0 or trial.step == training.steps:
+    examples = trial.examples
+    is_last = trial.step == trial.config.training.steps
+    if is_last or trial.step % trial.steps_per_epoch == 0:
         activation = trial.config.model.activation
         _note_loss(trial, loss(trial.params, examples.features, examples.labels, activation))
-    if _goes_on(trial):
+    passed = None
+    if not is_last and np.isfinite(trial.current_loss):
         rows = next(batches)
         passed = _pass(trial, examples.features[rows], examples.labels[rows])
         trial.current_loss = mean_loss(passed.losses)
         trial.step_loss.append(trial.current_loss)
-        if np.isfinite(trial.current_loss):
-            _update(trial, passed)
-        else:  # then neither is the mean over the whole training part, which holds this batch
+        if not np.isfinite(trial.current_loss):
+            # Nor is the mean over the whole training part, which holds this batch.
             _note_loss(trial, trial.current_loss)
-            trial.ending = Ending.NON_FINITE
+    if _goes_on(trial) and passed is not None:
+        _update(trial, passed)
 
 
 def _pass(trial: _Trial, features: Array, labels: Labels) -> LossGradient:

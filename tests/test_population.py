@@ -1,0 +1,302 @@
+"""What training gives: curves against plain loops, and a trial that never notices the others."""
+
+import gzip
+import os
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from mlp.config import read_run, with_settings
+from mlp.gradient import descend, normalize
+from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
+from mlp.population import Ending, train
+
+
+@dataclass(frozen=True)
+class Part:
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    train: Part
+    validation: Part
+    scale: int = 16
+
+
+def part(n, *, seed, n_inputs=9):
+    rng = np.random.RandomState(seed)
+    labels = rng.randint(2, size=n).astype(np.uint8)
+    pixels = rng.randint(17, size=(n, n_inputs)) * (1 + labels[:, None]) // 2
+    return Part(pixels.astype(np.uint8), labels)
+
+
+DATA = Dataset(part(53, seed=0), part(20, seed=1))
+NOTHING_HELD_OUT = Dataset(DATA.train, Part(np.empty((0, 9), np.uint8), np.empty(0, np.uint8)))
+
+
+def config(**groups):
+    groups["training"] = {"steps": 12, "evaluate_every": 5} | groups.get("training", {})
+    return read_run(groups)
+
+
+def mixed_configs():
+    return [
+        config(),
+        config(model={"depth": 1, "widths": 7, "activation": "tanh"}, training={"steps": 5}),
+        config(model={"depth": 4, "widths": [5, 2, 6, 3], "activation": "relu"}),
+        config(gradient={"normalization": "unit"}, training={"dtype": "float64"}),
+        config(gradient={"normalization": "clip"}, optimizer={"momentum": 0.9}),
+        config(training={"batch_size": 8}),
+        wild_config(),
+    ]
+
+
+def wild_config(batch_size=None):
+    """Its third update takes the loss beyond all numbers."""
+    return config(
+        model={"depth": 3, "widths": 8, "activation": "relu"},
+        optimizer={"learning_rate": 1e9},
+        training={"batch_size": batch_size, "evaluate_every": 1},
+    )
+
+
+def assert_same(one, other):
+    for name in ("loss", "loss_step", "validation_accuracy", "evaluated_step"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    assert (one.step_loss is None) == (other.step_loss is None)
+    if one.step_loss is not None:
+        assert one.step_loss.tobytes() == other.step_loss.tobytes()
+    for (W, b), (V, c) in zip(one.weights, other.weights, strict=True):
+        assert W.tobytes() == V.tobytes()
+        assert b.tobytes() == c.tobytes()
+    assert (one.ending, one.last_step) == (other.ending, other.last_step)
+
+
+def plain_loop(run, data, batches):
+    """The loss before each update and after the last, accuracies after each, weights."""
+    X, X_held = (
+        (p.pixels / data.scale).astype(run.training.dtype) for p in (data.train, data.validation)
+    )
+    y, f = data.train.labels, run.model.activation
+    seed, dtype = run.training.seed, run.training.dtype
+    params = initialize(run.model, run.initialization, n_inputs=9, seed=seed, dtype=dtype)
+    velocity = tuple(Layer(0 * W, 0 * b) for W, b in params)
+    losses, accuracies = [loss(params, X, y, f)], []
+    for _, rows in zip(range(run.training.steps), batches, strict=False):
+        derivative = run.gradient.derivative
+        grads = loss_and_gradient(params, X[rows], y[rows], f, derivative=derivative).grads
+        grads = normalize(grads, y[rows].size, run.gradient)
+        params, velocity = descend(params, velocity, grads, run.optimizer)
+        losses.append(loss(params, X, y, f))
+        accuracies.append(accuracy(params, X_held, data.validation.labels, f))
+    return losses, accuracies, params
+
+
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
+@pytest.mark.parametrize("derivative", ["exact", "question"])
+def test_full_batch_equals_a_plain_loop(normalization, derivative):
+    run = config(
+        gradient={"normalization": normalization, "derivative": derivative},
+        optimizer={"learning_rate": 0.05, "momentum": 0.5},
+        training={"dtype": "float64"},
+    )
+    (result,) = train([run], DATA)
+    losses, accuracies, params = plain_loop(run, DATA, repeat(slice(None)))
+    np.testing.assert_allclose(result.loss, losses, rtol=1e-10)
+    assert result.loss_step.tolist() == list(range(13))
+    assert result.step_loss is None
+    assert result.evaluated_step.tolist() == [5, 10, 12]
+    assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 12)]
+    assert (result.ending, result.last_step) == (Ending.COMPLETED, 12)
+    assert_close(result.weights, params)
+
+
+def batches_of(size, order_seed, n=53):
+    rng = np.random.RandomState(order_seed)
+    while True:
+        order = rng.permutation(n)
+        yield from (order[start : start + size] for start in range(0, n, size))
+
+
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
+def test_minibatches_equal_a_plain_loop(normalization):
+    run = config(
+        gradient={"normalization": normalization, "clip_norm": 0.1},
+        optimizer={"learning_rate": 0.05, "momentum": 0.5},
+        training={"dtype": "float64", "batch_size": 8, "steps": 16, "order_seed": 3},
+    )
+    (result,) = train([run], DATA)
+    losses, accuracies, params = plain_loop(run, DATA, batches_of(8, 3))
+    # 53 examples are 7 batches of 8, the last of 5.
+    assert result.loss_step.tolist() == [0, 7, 14, 16]
+    np.testing.assert_allclose(result.loss, [losses[i] for i in (0, 7, 14, 16)], rtol=1e-10)
+    assert result.evaluated_step.tolist() == [5, 10, 15, 16]
+    assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 15, 16)]
+    assert_close(result.weights, params)
+
+
+def assert_close(weights, params):
+    for (W, b), layer in zip(weights, params, strict=True):
+        np.testing.assert_allclose(W, layer.W, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(b, layer.b, rtol=1e-9, atol=1e-12)
+
+
+def mnist_threes_and_sevens():
+    if "MLP_DATA_ROOT" not in os.environ:
+        pytest.skip("MLP_DATA_ROOT names no folder with the MNIST files")
+    root = Path(os.environ["MLP_DATA_ROOT"])
+    images, labels = (
+        gzip.decompress((root / f"train-{name}-ubyte.gz").read_bytes())
+        for name in ("images-idx3", "labels-idx1")
+    )
+    digits = np.frombuffer(labels, np.uint8, offset=8)
+    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 784)
+    chosen = (digits == 3) | (digits == 7)
+    return Part(pixels[chosen], (digits[chosen] == 7).astype(np.uint8))
+
+
+def test_the_questions_first_25_losses_on_mnist():
+    examples = mnist_threes_and_sevens()
+    X, y = examples.pixels / 255, examples.labels
+    num_examples = len(X)
+    assert num_examples == 12396
+
+    def sigmoid(x):
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is the right 0
+            return 1 / (1 + np.exp(-x))
+
+    rng = np.random.RandomState(0)
+    W1, b1 = rng.randn(784, 3) / np.sqrt(784), np.zeros((1, 3))
+    W2, b2 = rng.randn(3, 3) / np.sqrt(3), np.zeros((1, 3))
+    W3, b3 = rng.randn(3, 2) / np.sqrt(3), np.zeros((1, 2))
+    losses = []
+    for _ in range(25):
+        a1 = sigmoid(X.dot(W1) + b1)
+        a2 = sigmoid(a1.dot(W2) + b2)
+        exp_scores = np.exp(a2.dot(W3) + b3)
+        probs = exp_scores / np.sum(exp_scores, axis=1, keepdims=True)
+        losses.append(np.sum(-np.log(probs[range(num_examples), y])) / num_examples)
+        delta4 = probs
+        delta4[range(num_examples), y] -= 1
+        delta3 = delta4.dot(W3.T) * (1 - sigmoid(a2))
+        delta2 = delta3.dot(W2.T) * (1 - sigmoid(a1))
+        W3, b3 = W3 - 0.005 * a2.T.dot(delta4), b3 - 0.005 * delta4.sum(axis=0)
+        W2, b2 = W2 - 0.005 * a1.T.dot(delta3), b2 - 0.005 * delta3.sum(axis=0)
+        W1, b1 = W1 - 0.005 * X.T.dot(delta2), b1 - 0.005 * delta2.sum(axis=0)
+
+    question = read_run(
+        {
+            "model": {"depth": 2, "widths": [3, 3]},
+            "gradient": {"normalization": "sum", "derivative": "question"},
+            "optimizer": {"learning_rate": 0.005},
+            "training": {"steps": 24, "dtype": "float64"},
+        }
+    )
+    held_out = Part(examples.pixels[:0], examples.labels[:0])
+    (result,) = train([question], Dataset(examples, held_out, scale=255))
+    assert np.abs(result.loss / losses - 1).max() < 1e-10
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_trial_does_not_notice_the_others(threads):
+    runs = mixed_configs()
+    alone = [train([run], DATA)[0] for run in runs]
+    order = np.random.RandomState(threads).permutation(len(runs))
+    together = train([runs[i] for i in order], DATA, threads=threads)
+    for place, i in enumerate(order):
+        assert_same(together[place], alone[i])
+
+
+def test_weights_keep_the_training_dtype():
+    for result, run in zip(train(mixed_configs(), DATA), mixed_configs(), strict=True):
+        assert all(a.dtype == run.training.dtype for layer in result.weights for a in layer)
+        assert result.loss.dtype == np.float64
+
+
+def test_each_step_notes_the_loss_of_its_batch_in_a_reproducible_order():
+    # At this rate the weights stand still, so a batch's loss is known from its examples'.
+    run = config(
+        training={"batch_size": 8, "steps": 16, "dtype": "float64", "order_seed": 4},
+        optimizer={"learning_rate": 1e-300},
+    )
+    result, again, other = train([run, run, with_settings(run, {"training.order_seed": 5})], DATA)
+    assert_same(result, again)
+    X, y = DATA.train.pixels / 16, DATA.train.labels
+    weights = tuple(Layer(*layer) for layer in result.weights)
+    losses = loss_and_gradient(weights, X, y, "sigmoid").losses
+    expected = [losses[rows].mean() for rows in islice(batches_of(8, 4), 16)]
+    np.testing.assert_allclose(result.step_loss, expected, rtol=1e-12)
+    assert not np.allclose(result.step_loss, other.step_loss)
+
+
+def test_a_batch_with_all_examples_is_a_step_on_the_full_batch():
+    run = config(training={"dtype": "float64"})
+    full, batch = train([run, with_settings(run, {"training.batch_size": 100})], DATA)
+    np.testing.assert_allclose(batch.loss, full.loss, rtol=1e-12)
+    assert batch.loss_step.tolist() == full.loss_step.tolist()
+    np.testing.assert_allclose(batch.step_loss, full.loss[:-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_a_loss_that_is_not_finite_ends_the_trial_early(batch_size):
+    result, quiet = train([wild_config(batch_size), config()], DATA)
+    assert result.ending is Ending.NON_FINITE
+    assert result.last_step == result.loss_step[-1] == 3
+    assert np.isfinite(result.loss[:-1]).all()
+    assert not np.isfinite(result.loss[-1])
+    assert result.evaluated_step.tolist() == [1, 2]
+    assert quiet.ending is Ending.COMPLETED
+    if batch_size is not None:
+        assert result.step_loss.size == 4
+        assert not np.isfinite(result.step_loss[-1])
+
+
+def test_first_weights_can_already_be_beyond_the_dtype():
+    run = config(initialization={"scheme": "normal", "scale": 1e300})
+    (result,) = train([run], DATA)
+    assert (result.ending, result.last_step, result.loss.size) == (Ending.NON_FINITE, 0, 1)
+
+
+def test_nothing_held_out_means_no_accuracy():
+    (result,) = train([config()], NOTHING_HELD_OUT)
+    assert result.validation_accuracy.size == result.evaluated_step.size == 0
+    (other,) = train([config()], DATA)
+    assert result.loss.tobytes() == other.loss.tobytes()
+
+
+def test_no_configs_give_no_results():
+    assert train([], DATA) == []
+
+
+def test_progress_is_told_every_step_and_every_loss():
+    told = []
+    short, long = config(training={"steps": 2}), config(training={"steps": 4})
+    results = train([short, long], DATA, threads=2, progress=lambda *now: told.append(now))
+    assert [step for step, _ in told] == [0, 1, 2, 3, 4]
+    seen = np.array([losses for _, losses in told])
+    assert seen[:, 1].tolist() == results[1].loss.tolist()
+    assert seen[:3, 0].tolist() == results[0].loss.tolist()
+    assert seen[3:, 0].tolist() == [results[0].loss[-1]] * 2
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_progress_raises_passes_through_and_blas_is_set_back(threads):
+    def stop(step, losses):
+        assert set(blas_threads()) <= {1}
+        if step == 3:
+            raise KeyboardInterrupt
+
+    before = blas_threads()
+    with pytest.raises(KeyboardInterrupt):
+        train(mixed_configs(), DATA, threads=threads, progress=stop)
+    assert blas_threads() == before
