@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mlp.config import RunConfig
+from mlp.data import Dataset, features
 from mlp.gradient import descend, normalize
 from mlp.network import (
     Array,
@@ -29,34 +30,6 @@ from mlp.network import (
     loss_and_gradient,
     mean_loss,
 )
-
-
-class Part(Protocol):
-    """Examples of one part; there may be none."""
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """`(n, d)`."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """`(n,)`, 0 or 1."""
-
-
-class Dataset(Protocol):
-    """What training reads of a data set; a feature is a pixel divided by `scale`."""
-
-    @property
-    def train(self) -> Part:
-        """What the weights are fitted to."""
-
-    @property
-    def validation(self) -> Part:
-        """What is held out; the test part is never read here."""
-
-    @property
-    def scale(self) -> int:
-        """The largest value a pixel can have."""
 
 
 class Ending(StrEnum):
@@ -140,8 +113,7 @@ def train(
     # are spread over threads of our own.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         examples = {
-            dtype: _examples(data, np.dtype(dtype))
-            for dtype in {config.training.dtype for config in configs}
+            dtype: _examples(data, dtype) for dtype in {config.training.dtype for config in configs}
         }
         trials = [_begin(config, examples[config.training.dtype]) for config in configs]
         step = 0
@@ -184,12 +156,14 @@ class _Trial:
     ending: Ending | None = None
 
 
-def _examples(data: Dataset, dtype: np.dtype[np.floating]) -> _Examples:
-    def features(part: Part) -> Array:
-        return np.divide(part.pixels, data.scale, dtype=dtype)
-
-    train, validation = data.train, data.validation
-    return _Examples(features(train), train.labels, features(validation), validation.labels)
+def _examples(data: Dataset, dtype: Literal["float32", "float64"]) -> _Examples:
+    train, held_out = data.train, data.validation
+    return _Examples(
+        features=features(train.pixels, data.scale, dtype),
+        labels=train.labels,
+        held_out_features=features(held_out.pixels, data.scale, dtype),
+        held_out_labels=held_out.labels,
+    )
 
 
 @np.errstate(all="ignore")
