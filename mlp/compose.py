@@ -92,6 +92,24 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | Non
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
+def typed_settings(overrides: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+    """Dotted path -> value of the settings of some groups that were typed one by one.
+
+    Raises:
+        SettingError: for an option of a whole group (`gradient=sum`), which would say nothing about
+            the settings that it leaves alone.
+    """
+    values = compose("train", overrides)
+    typed = {}
+    for override in _parse(overrides):
+        group, _, name = override.key_or_group.partition(".")
+        if group in groups and not name:
+            raise SettingError(f"name the settings one by one instead of {override.input_line!r}")
+        if group in groups:
+            typed[override.key_or_group] = values[group][name]
+    return typed
+
+
 def run_application(
     config_name: str,
     check: Callable[[Any], object],

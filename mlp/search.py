@@ -8,6 +8,7 @@ again and comes out the same. Grid and quasi-random searches are lists of points
 and the seed.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -23,20 +24,27 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json, with_settings
+from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
-from mlp.errors import SettingError
+from mlp.errors import SettingError, StoreError, one_line
 from mlp.points import list_points
 from mlp.space import Space, draw, enqueued, flat, parameters, read_space
-from mlp.study import differences, identity, study_name
+from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
+from mlp.study import TrialRow, differences, identity, study_name
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
+_TEST_LOOKS = "mlp.test_looks"
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "validation_accuracy": "maximize",
     "training_loss": "minimize",
     "oscillation": "maximize",
 }
+
+Storage = optuna.storages.BaseStorage
+_PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
 
@@ -92,7 +100,33 @@ class Search:
     points: Sequence[Mapping[str, Value]] | None
 
 
-def known_data(storage: optuna.storages.BaseStorage, config: SweepConfig) -> str | None:
+def open_storage(url: str) -> Storage:
+    """Opens Optuna's store; an SQLite file is made where it is missing.
+
+    Raises:
+        SettingError: for an address of an unknown kind.
+        StoreError: for a file that cannot be read or written, or is of another version.
+    """
+    path = sqlite_path(url)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if path is not None:
+        check_sqlite(path)
+        url = f"sqlite:///{path}"
+        options["connect_args"] = {"timeout": _PATIENCE_S}
+    try:
+        with only_one(path.parent) if path is not None else contextlib.nullcontext():
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except (ArgumentError, NoSuchModuleError, ImportError):
+        raise SettingError(
+            f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
+        ) from None
+    except RuntimeError as error:  # Optuna's word for a store of another version
+        raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+def known_data(storage: Storage, config: SweepConfig) -> str | None:
     """The data set that the newest study with these settings has resolved, or None."""
     wanted = {**identity(config, "", ""), "data": None}
     for summary in reversed(optuna.get_all_study_summaries(storage)):
@@ -102,9 +136,7 @@ def known_data(storage: optuna.storages.BaseStorage, config: SweepConfig) -> str
     return None
 
 
-def open_search(
-    storage: optuna.storages.BaseStorage, config: SweepConfig, what: Mapping[str, Any]
-) -> Search:
+def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) -> Search:
     """Opens the study of this identity, or creates it.
 
     Args:
@@ -145,7 +177,7 @@ def open_search(
 
 
 def related_study(
-    storage: optuna.storages.BaseStorage, config: SweepConfig, what: Mapping[str, Any]
+    storage: Storage, config: SweepConfig, what: Mapping[str, Any]
 ) -> tuple[str, list[str]] | None:
     """The newest other study of the same file, and how the present one differs from it."""
     for summary in reversed(optuna.get_all_study_summaries(storage)):
@@ -192,11 +224,45 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     )
 
 
-def best_trial(search: Search) -> FrozenTrial | None:
-    """The finished trial with the best value, the earliest of equals; None where all diverged."""
-    finished = search.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def best_row(search: Search) -> TrialRow | None:
+    """The trial with the best value, the earliest of equals; None where all diverged."""
     sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1
-    return min(finished, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+    finished = [(row, row.value) for row in rows(search) if row.value is not None]
+    best = min(finished, key=lambda pair: (sign * pair[1], pair[0].number), default=None)
+    return best[0] if best else None
+
+
+def test_looks(search: Search) -> list[dict[str, Any]]:
+    """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`."""
+    looks: list[dict[str, Any]] = search.study.user_attrs.get(_TEST_LOOKS, [])
+    return looks
+
+
+def add_test_look(search: Search, number: int, test_accuracy: float) -> None:
+    """Notes a look at the test part for one trial."""
+    look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
+    search.study.set_user_attr(_TEST_LOOKS, [*test_looks(search), look])
+
+
+def rows(search: Search) -> list[TrialRow]:
+    """What is stored of the trials, in the order of their numbers."""
+    domains = parameters(search.space, search.base)
+    return [
+        TrialRow(
+            number=trial.number,
+            params={name: _plain(domains[name], value) for name, value in trial.params.items()},
+            verdict=Verdict(trial.user_attrs["verdict"]),
+            value=None if trial.state is TrialState.PRUNED else trial.value,
+            numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
+        )
+        for trial in search.study.get_trials(deepcopy=False)
+    ]
+
+
+def trial_at(search: Search, number: int) -> Trial:
+    """A stored trial as it was asked."""
+    row = rows(search)[number]
+    return _take(search, number, row.params)
 
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
@@ -266,12 +332,19 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
     if isinstance(domain, Choice):
-        stored = asked.suggest_categorical(name, [_encoded(value) for value in domain.values])
-        return next(value for value in domain.values if _encoded(value) == stored)
+        choices = [_encoded(value) for value in domain.values]
+        return _plain(domain, asked.suggest_categorical(name, choices))
     if domain.integer:
         step = int(domain.step or 1)
         return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
     return asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _plain(domain: Domain, stored: Any) -> Value:
+    """The value that Optuna stored, as the space has it; its integers may come back as floats."""
+    if isinstance(domain, Choice):
+        return next(value for value in domain.values if _encoded(value) == stored)
+    return int(stored) if domain.integer else float(stored)
 
 
 def _encoded(value: Value) -> bool | int | float | str | None:

@@ -3,12 +3,33 @@
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from mlp.config import SweepConfig, canonical_json, digest, settings_of
+from mlp.config import SweepConfig, Value, canonical_json, digest, settings_of
+from mlp.curve import Verdict
 from mlp.errors import SettingError
 from mlp.points import check_grid
 from mlp.space import enqueued, flat, read_space
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trained trial of a study in one row.
+
+    Attributes:
+        number: its place in the search.
+        params: parameter name -> value.
+        verdict: what its curve did.
+        value: of the objective; None for a run that went non-finite.
+        numbers: further numbers by name, such as `validation_accuracy`.
+    """
+
+    number: int
+    params: Mapping[str, Value]
+    verdict: Verdict
+    value: float | None
+    numbers: Mapping[str, float]
 
 
 def check_study(config: SweepConfig) -> None:

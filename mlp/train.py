@@ -1,10 +1,19 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
+import time
 from typing import Any
 
+from rich.console import Console
+
 from mlp.compose import run_application
-from mlp.config import read_run
+from mlp.config import RunConfig, read_run, with_settings
 from mlp.console import run_command, usage
+from mlp.data import load
+from mlp.errors import DataError
+from mlp.execution import n_threads, train_trials
+from mlp.outcome import Timing, make_record
+from mlp.display import run_name
+from mlp.record import RunRecord
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -20,11 +29,75 @@ def main() -> None:
 
 
 def _train(values: Any) -> None:
-    run_command(lambda: print(read_run(values)))
+    run_command(lambda: run_train(read_run(values), Console()))
 
 
 def _usage() -> str:
     return usage("train", "Trains one network on threes and sevens and tracks the run.", _EXAMPLES)
+
+
+def run_train(config: RunConfig, console: Console) -> str:
+    """Trains one run and tracks it.
+
+    Args:
+        config: checked.
+        console: where the result is shown.
+
+    Returns:
+        The id of the run in MLflow.
+    """
+    record = train_record(config, console)
+    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
+    from mlp.tracking import publish_run
+
+    store = open_store(config.tracking)
+    run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
+    say_result(record, console)
+    for line in (f"run {run_id} in {store.uri}", "next:", f"  python -m mlp.rerun {run_id}"):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print("  mlflow ui", highlight=False)
+    return run_id
+
+
+def train_record(
+    config: RunConfig, console: Console, *, expected_digest: str | None = None
+) -> RunRecord:
+    """Loads the data, trains one run and judges it.
+
+    Args:
+        config: checked; `data.name` may be `auto`.
+        console: for what there is to say of the data.
+        expected_digest: of the data; None where any will do.
+
+    Returns:
+        The record, its data resolved.
+
+    Raises:
+        DataError: for data with another digest than expected.
+    """
+    data = load(config.data, notice=lambda line: console.print(line, highlight=False))
+    if expected_digest not in (None, data.digest):
+        raise DataError(
+            f"the run was trained on other data than {data.name} is here: "
+            f"digest {expected_digest}, here {data.digest}"
+        )
+    config = with_settings(config, {"data.name": data.name})
+    started_ms = time.time_ns() // 1_000_000
+    [result] = train_trials([config], data, config.execution)
+    ended_ms = time.time_ns() // 1_000_000
+    timing = Timing(started_ms, ended_ms, n_threads(config.execution))
+    return make_record(config, data, result, timing)
+
+
+def say_result(record: RunRecord, console: Console) -> None:
+    """Shows the verdict and the last numbers of a run."""
+    result, judgement = record.result, record.judgement
+    line = f"{judgement.verdict.value}: {judgement.verdict.sentence}"
+    last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
+    if result.validation_accuracy.size:
+        last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
+    for text in (line, last):
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""A generation of a study: trained, judged, made safe, stored in the search, handed to MLflow."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from mlp import search, spool
+from mlp.config import SweepConfig
+from mlp.curve import Verdict
+from mlp.data import Dataset
+from mlp.errors import RecordError
+from mlp.execution import n_threads, train_trials
+from mlp.outcome import Timing, is_record_of, make_record, objective_value
+from mlp.publish import Publisher
+from mlp.display import numbers, run_name
+from mlp.record import RunRecord
+from mlp.screen import Meter, Standing
+from mlp.search import Outcome, Search, Trial
+
+
+@dataclass(eq=False)
+class Session:
+    """What the steps of one sweep share.
+
+    Attributes:
+        config: of the sweep, its data resolved.
+        data: the examples.
+        search: the open study.
+        spool: the study's folder for finished trials that are not published yet.
+        publisher: to MLflow.
+        console: for the user.
+        records: trial number -> record of the best trial that this process has trained.
+        seconds: what -> seconds spent on it.
+    """
+
+    config: SweepConfig
+    data: Dataset
+    search: Search
+    spool: Path
+    publisher: Publisher
+    console: Console
+    records: dict[int, RunRecord] = field(default_factory=dict)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the seconds that the block takes to those of `what`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - started
+
+
+def publish_leftovers(session: Session) -> None:
+    """Hands over what an earlier sweep had stored in the study but not yet in MLflow."""
+    n_stored = len(search.rows(session.search))
+    for number, place in spool.waiting(session.spool):
+        if number < n_stored:
+            _publish(session, number, place, spool.take(place))
+
+
+def train_generation(
+    session: Session, trials: Sequence[Trial], standing: Standing, shown: Meter
+) -> None:
+    """Trains what is not in the spool, then stores all of it in the order of the numbers."""
+    records = _from_spool(session, trials)
+    missing = [trial for trial in trials if trial.number not in records]
+    steps = session.config.base.training.steps
+
+    def progress(step: int, _losses: object) -> None:
+        shown.training(standing, len(missing) * step / steps)
+
+    started_ms = _now_ms()
+    with session.timed("train"):
+        execution = session.config.base.execution
+        configs = [trial.config for trial in missing]
+        results = train_trials(configs, session.data, execution, progress=progress)
+    timing = Timing(started_ms, _now_ms(), n_threads(execution))
+    for trial, result in zip(missing, results, strict=True):
+        with session.timed("judge"):
+            records[trial.number] = make_record(trial.config, session.data, result, timing)
+    with session.timed("log"):
+        # All of them are safe before the first is stored: a kill in between trains nothing again.
+        for trial in missing:
+            spool.put(session.spool, trial.number, records[trial.number])
+        for trial in trials:
+            _store(session, trial, records[trial.number])
+
+
+def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecord]:
+    """What an earlier sweep had trained of this generation but not yet stored."""
+    wanted = {trial.number: trial for trial in trials}
+    found = {}
+    for number, place in spool.waiting(session.spool):
+        if number in wanted:
+            try:
+                record = spool.take(place)
+            except RecordError as error:
+                session.console.print(f"trial {number} is trained again: {error}")
+                continue
+            if is_record_of(record, wanted[number].config, session.data.digest):
+                found[number] = record
+    return found
+
+
+def _store(session: Session, trial: Trial, record: RunRecord) -> None:
+    outcome = Outcome(
+        value=objective_value(record, session.config.study.objective),
+        attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
+    )
+    search.tell(session.search, trial, outcome)
+    best = search.best_row(session.search)
+    if best is not None and best.number == trial.number:
+        session.records = {trial.number: record}
+    _publish(session, trial.number, spool.place_of(session.spool, trial.number), record)
+
+
+def _publish(session: Session, number: int, place: Path, record: RunRecord) -> None:
+    session.publisher.publish(number, place, record, run_name(record.config, trial=number))
+
+
+def train_again(session: Session, number: int) -> RunRecord:
+    """The record of a trial of an earlier sweep: training it again gives the same weights."""
+    config = search.trial_at(session.search, number).config
+    started_ms = _now_ms()
+    [result] = train_trials([config], session.data, session.config.base.execution)
+    timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
+    return make_record(config, session.data, result, timing)
+
+
+def standing_of(session: Session) -> Standing:
+    """How far the study is, by what is stored."""
+    rows = search.rows(session.search)
+    best = search.best_row(session.search)
+    oscillating = sum(row.verdict is Verdict.OSCILLATING for row in rows)
+    return Standing(
+        n_done=len(rows),
+        n_planned=search.n_planned(session.search),
+        best=f"{best.value:.4f} (trial {best.number})" if best else "",
+        oscillating_share=oscillating / max(1, len(rows)),
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,100 @@
+"""Tables of a study: reduced first, drawn after."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from mlp.curve import Verdict
+from mlp.domain import typed
+from mlp.study import TrialRow
+
+_MAX_VALUES = 6  # more different numbers than this are shown in ranges
+_RANGES = 3
+
+
+@dataclass(frozen=True)
+class VerdictCounts:
+    """How often each verdict came out for one value, or range, of one parameter.
+
+    Attributes:
+        parameter: its name.
+        value: the value as typed, or a range such as `0.01 to 0.3`.
+        counts: verdict -> trials.
+    """
+
+    parameter: str
+    value: str
+    counts: Mapping[Verdict, int]
+
+    @property
+    def n_trials(self) -> int:
+        """All trials with this value."""
+        return sum(self.counts.values())
+
+    @property
+    def oscillating_share(self) -> float:
+        """Share of them that oscillate, 0 to 1."""
+        return self.counts.get(Verdict.OSCILLATING, 0) / self.n_trials
+
+
+def summarise_verdicts(rows: Sequence[TrialRow]) -> list[VerdictCounts]:
+    """Counts verdicts by the values of each parameter; many numbers are put into three ranges.
+
+    Example:
+        >>> rows = [TrialRow(i, {"a": 1}, Verdict.STALLED, 0.5, {}) for i in range(2)]
+        >>> summarise_verdicts(rows)[0].value, summarise_verdicts(rows)[0].n_trials
+        ('1', 2)
+    """
+    names = dict.fromkeys(name for row in rows for name in row.params)
+    return [counts for name in names for counts in _by_value(name, rows)]
+
+
+def render_verdicts(summary: Sequence[VerdictCounts]) -> Table:
+    """The counts as a table for the terminal; verdicts that never came out have no column."""
+    seen = [v for v in Verdict if any(counts.counts.get(v) for counts in summary)]
+    table = Table(title="verdicts by setting (share: of oscillating runs)", title_justify="left", box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    for verdict in seen:
+        table.add_column(verdict.value, justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    previous = ""
+    for counts in summary:
+        if counts.parameter != previous:
+            table.add_row(counts.parameter, style="bold")
+            previous = counts.parameter
+        numbers = [str(counts.counts.get(verdict, 0) or "·") for verdict in seen]
+        share = f"{counts.oscillating_share:.0%}"
+        table.add_row(f"  {counts.value}", *numbers, share if share != "0%" else "·")
+    return table
+
+
+def _by_value(name: str, rows: Sequence[TrialRow]) -> list[VerdictCounts]:
+    having = [row for row in rows if name in row.params]
+    values = {typed(row.params[name]): row.params[name] for row in having}
+    numbers = [v for v in values.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(values) <= _MAX_VALUES or len(numbers) < len(values):
+        ordered = sorted(numbers) if len(numbers) == len(values) else list(values.values())
+        groups = {typed(v): [r for r in having if r.params[name] == v] for v in ordered}
+    else:
+        groups = _in_ranges(name, having)
+    return [
+        VerdictCounts(name, value, Counter(row.verdict for row in group))
+        for value, group in groups.items()
+    ]
+
+
+def _in_ranges(name: str, rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:
+    """Rows in ranges of about equal number, by rising value."""
+
+    def value(row: TrialRow) -> float:
+        number = row.params[name]
+        assert isinstance(number, int | float)
+        return number
+
+    ordered = sorted(rows, key=value)
+    size = math.ceil(len(ordered) / _RANGES)
+    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return {f"{value(g[0]):.2g} to {value(g[-1]):.2g}": g for g in groups}

@@ -1,0 +1,205 @@
+"""`python -m mlp.rerun RUN_ID`: trains a tracked run again and says whether it came out the same."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from mlp.compose import compose, typed_settings
+from mlp.config import RESULT_GROUPS, RunConfig, Value, read_run, settings_of, with_settings
+from mlp.console import run_command, usage
+from mlp.curve import judge
+from mlp.display import run_name
+from mlp.domain import typed
+from mlp.errors import SettingError
+from mlp.population import Result
+from mlp.record import RunRecord
+from mlp.train import train_record
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlp.tracking import TrackedRun
+
+_EXAMPLES = {
+    "RUN_ID": "trains it again: identical, or the first step or weight that differs",
+    "RUN_ID optimizer.learning_rate=0.1": "with a setting changed: what came out differently",
+}
+
+DIFFERENT = 1  # exit code, as of cmp and diff
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a rerun differs from its original.
+
+    Attributes:
+        difference: the first loss or weight that differs, as a sentence; None: identical.
+        n_losses: losses that were compared.
+        n_weights: weights and biases that were compared.
+    """
+
+    difference: str | None
+    n_losses: int
+    n_weights: int
+
+
+def compare(old: Result, new: Result) -> Comparison:
+    """Compares two results bit for bit: losses first, then validation accuracies, then weights."""
+    n_weights = sum(W.size + b.size for W, b in old.weights)
+    difference = next(
+        filter(
+            None,
+            (
+                _first_step("loss", old.loss_step, old.loss, new.loss_step, new.loss),
+                _first_step(
+                    "validation accuracy",
+                    old.evaluated_step,
+                    old.validation_accuracy,
+                    new.evaluated_step,
+                    new.validation_accuracy,
+                ),
+                _first_weight(old, new),
+            ),
+        ),
+        None,
+    )
+    return Comparison(difference, old.loss.size, n_weights)
+
+
+def main() -> None:
+    """The command."""
+    run_command(_rerun)
+
+
+def _rerun() -> None:
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(usage("rerun", "Trains a tracked run again from its own record.", _EXAMPLES))
+        if not arguments:
+            raise SettingError("which run? give the id of a run: python -m mlp.rerun RUN_ID")
+        return
+    run_id, *overrides = arguments
+    if "=" in run_id:
+        raise SettingError(f"the id of a run comes first, but there is {run_id!r}")
+    changed = typed_settings(overrides, RESULT_GROUPS)
+    local = read_run(compose("train", overrides))
+    if not run_rerun(run_id, local, changed, Console()):
+        sys.exit(DIFFERENT)
+
+
+def run_rerun(
+    run_id: str, local: RunConfig, changed: Mapping[str, Value], console: Console
+) -> bool:
+    """Trains a tracked run again, tracks that too, and says how it differs.
+
+    Args:
+        run_id: of the original.
+        local: where to track, where the data lie and how wide to train; nothing else is read.
+        changed: dotted path -> value of settings to change; empty for a plain rerun.
+        console: where the answer is shown.
+
+    Returns:
+        False if a plain rerun came out differently.
+    """
+    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
+    from mlp.tracking import fetch_run, publish_run
+
+    store = open_store(local.tracking)
+    original = fetch_run(store, run_id)
+    data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
+    config = dataclasses.replace(
+        original.recipe.config,
+        data=data_config,
+        tracking=local.tracking,
+        execution=local.execution,
+    )
+    config = with_settings(config, changed)
+    record = train_record(config, console, expected_digest=original.recipe.data_digest)
+    found = compare(original.result, record.result)
+    tags = {"mlp.rerun_of": run_id}
+    if not changed:
+        tags["mlp.identical"] = str(found.difference is None).lower()
+    new_id = publish_run(
+        store, record, parent=None, name=f"rerun {run_name(record.config)}", tags=tags
+    )
+    for line in _answer(original, record, changed, found):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"run {new_id}, rerun of {run_id}", highlight=False, soft_wrap=True)
+    return bool(changed) or found.difference is None
+
+
+def _answer(
+    original: "TrackedRun", record: RunRecord, changed: Mapping[str, Value], found: Comparison
+) -> list[str]:
+    """What came out, for a person."""
+    if not changed:
+        if found.difference is None:
+            return [f"identical: {found.n_losses} losses and {found.n_weights} weights, bit for bit"]
+        return [f"different: {found.difference}", *_environment(original.tags)]
+    before, after = settings_of(original.recipe.config), settings_of(record.config)
+    lines = [
+        f"{path} {typed(before[path])} -> {typed(after[path])}"
+        for path in after
+        if before[path] != after[path]
+    ] or ["no setting has another value than in the original"]
+    old, new = original.result, record.result
+    verdicts = judge(old.loss).verdict, record.judgement.verdict
+    lines += [
+        f"verdict {verdicts[0].value} -> {verdicts[1].value}",
+        f"final loss {old.loss[-1]:.6g} -> {new.loss[-1]:.6g}",
+    ]
+    if old.validation_accuracy.size and new.validation_accuracy.size:
+        accuracies = old.validation_accuracy[-1], new.validation_accuracy[-1]
+        lines.append(f"validation accuracy {accuracies[0]:.4f} -> {accuracies[1]:.4f}")
+    return [*lines, found.difference or "curve and weights are identical all the same"]
+
+
+def _environment(tags: Mapping[str, str]) -> list[str]:
+    """In what the machine or the programs differ, which is where the bits come from."""
+    from mlp.display import environment_tags
+
+    here = environment_tags()
+    names = ("mlp.cpu", "mlp.system", "mlp.python", "mlp.packages", "mlp.version")
+    return [
+        f"{name.removeprefix('mlp.')}: {tags.get(name)} then, {here[name]} now"
+        for name in names
+        if tags.get(name) != here[name]
+    ]
+
+
+def _first_step(
+    what: str,
+    old_steps: NDArray[np.int64],
+    old: NDArray[np.float64],
+    new_steps: NDArray[np.int64],
+    new: NDArray[np.float64],
+) -> str | None:
+    for step, a, other_step, b in zip_longest(old_steps, old, new_steps, new):
+        if step is None or other_step is None:
+            ended = "original" if step is None else "rerun"
+            return f"the {ended} has no {what} from step {step if ended == 'rerun' else other_step} on"
+        if step != other_step or a.tobytes() != b.tobytes():
+            return f"{what} at step {step} was {float(a)!r} and is {float(b)!r}"
+    return None
+
+
+def _first_weight(old: Result, new: Result) -> str | None:
+    for layer, (before, after) in enumerate(zip_longest(old.weights, new.weights), start=1):
+        if before is None or after is None or before[0].shape != after[0].shape:
+            return f"layer {layer} has another shape"
+        for name, a, b in zip("Wb", before, after, strict=True):
+            differs = np.flatnonzero(a.view(f"u{a.itemsize}") != b.view(f"u{b.itemsize}"))
+            if differs.size:
+                at = np.unravel_index(differs[0], a.shape)
+                place = ",".join(str(int(index)) for index in at)
+                return f"{name}{layer}[{place}] was {float(a[at])!r} and is {float(b[at])!r}"
+    return None
+
+
+if __name__ == "__main__":
+    main()
