@@ -9,11 +9,13 @@ bytes awaited) lasts longer than allowed. Bytes that differ from the published o
 import contextlib
 import dataclasses
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -193,7 +195,7 @@ def _keep(payload: bytes, file: IdxFile, folder: Path, notice: Callable[[str], N
 
 def _write(payload: bytes, path: Path) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as stream:
             stream.write(payload)
@@ -208,7 +210,7 @@ def _write(payload: bytes, path: Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Fails before anything is downloaded, not after."""
-    probe = folder / f"probe.{os.getpid()}.part"
+    probe = folder / f"probe.{secrets.token_hex(4)}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -232,10 +234,14 @@ class _Incoming:
         self.most_bytes = most_bytes
         self.payload = bytearray()
         self.total = 0  # set by pooch, as announced; 0: unknown
+        self.response: Any = None  # that of requests, which pooch leaves open after an error
         self.error: OSError | None = None
         self.last_s = time.monotonic()
         self.is_abandoned = False
         self.done = threading.Event()
+
+    def answered(self, response: Any, **_options: object) -> None:
+        self.response = response
 
     def write(self, chunk: bytes) -> None:
         if self.is_abandoned:
@@ -283,12 +289,15 @@ def _run(url: str, incoming: _Incoming, silence_s: float) -> None:
         chunk_size=_CHUNK_BYTES,
         timeout=silence_s,
         headers={"Accept-Encoding": "identity"},  # the file is packed already
+        hooks={"response": incoming.answered},
     )
     try:
         get(url, incoming, None)
     except OSError as error:  # all errors of requests are OSErrors
         incoming.error = error
     finally:
+        if incoming.response is not None:
+            incoming.response.close()
         incoming.done.set()
 
 
