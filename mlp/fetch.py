@@ -2,8 +2,8 @@
 
 A download is collected in memory, verified, written beside its place and renamed when whole. Each
 attempt runs in a thread of its own, so that no kind of silence (names looked up, connections made,
-bytes awaited) lasts longer than allowed. Bytes that differ from the published ones are kept as
-`.bad`, and nothing is ever deleted.
+bytes that trickle) lasts longer than allowed. Bytes that differ from the published ones are kept
+as `.bad`; no file is deleted.
 """
 
 import contextlib
@@ -186,9 +186,13 @@ def _keep(payload: bytes, file: IdxFile, folder: Path, notice: Callable[[str], N
         if not content.fault:
             return  # another process was faster
         bad = path.with_name(f"{path.name}.{content.sha256[:8]}.bad")
-        with contextlib.suppress(FileNotFoundError):  # so it was here
+        try:
             path.replace(bad)
-            notice(f"{path} {damage(content, file)}; it was replaced, and kept as {bad}")
+        except FileNotFoundError:
+            continue  # another process was faster
+        except OSError as error:
+            raise StoreError(_unwritable(folder, error)) from None
+        notice(f"{path} {damage(content, file)}; it was replaced, and kept as {bad}")
     suffix = ".gz" if payload.startswith(GZIP_MAGIC) else ""
     _write(payload, folder / f"{file.name}{suffix}")
 
@@ -305,4 +309,4 @@ def _reason(error: BaseException) -> str:
     """What lies at the bottom of a chain of errors, which the network libraries wrap deeply."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return f"failed: {error}"
+    return f"failed: {' '.join(str(error).split()) or type(error).__name__}"

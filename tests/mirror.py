@@ -95,6 +95,13 @@ class _Answer(BaseHTTPRequestHandler):
         elif fault == "stall midway":
             self._send(payload[:100], announced=len(payload))
             self.server.closing.wait(30)
+        elif fault == "trickle":  # no socket is ever silent for long
+            self._send(payload[:1], announced=len(payload))
+            with contextlib.suppress(OSError):
+                for byte in payload[1:]:
+                    if self.server.closing.wait(0.05):
+                        break
+                    self.wfile.write(bytes([byte]))
         elif fault.isdigit():
             self.send_error(int(fault))
         else:

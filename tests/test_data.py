@@ -22,6 +22,10 @@ needs_mnist = pytest.mark.skipif(
 CONTENTS = made_up_contents()
 FILES = files_of(CONTENTS)
 
+# Records of old runs name the data by these: whoever changes them breaks their reruns.
+MNIST_DIGEST = "1cbdb4a6c41baa0b9b6254c798cec6808912f0fe8725194116f87fe770488596"
+DIGITS_DIGEST = "d2ec92d94624301401757cd1c3c7dd3214285fa3d3b1006019134ec05c11d0fb"
+
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +76,7 @@ class TestMnist:
         live = (whole.train.pixels != 0).any(axis=0)
         assert np.count_nonzero(live) == 640
         assert round(100 * np.mean(whole.train.pixels != 0), 1) == 18.8
+        assert whole.digest == MNIST_DIGEST
 
     @needs_mnist
     def test_rows_are_the_files_rows_in_file_order(self, whole: Dataset) -> None:
@@ -97,9 +102,12 @@ class TestMnist:
 
     @needs_mnist
     def test_loading_takes_less_than_a_second(self, whole: Dataset) -> None:
-        start = time.perf_counter()
-        load(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
-        assert time.perf_counter() - start < 1
+        durations_s = []
+        for _ in range(3):  # the machine may be busy with other things
+            start = time.perf_counter()
+            load(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
+            durations_s.append(time.perf_counter() - start)
+        assert min(durations_s) < 1
 
     def test_the_environment_names_the_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +177,7 @@ class TestDigits:
         assert counts(data.test) == [37, 36]
         assert data.train.pixels.dtype == data.train.labels.dtype == np.uint8
         assert data.train.pixels.max() == 16
+        assert data.digest == DIGITS_DIGEST
 
     def test_labels_are_those_of_the_source(self) -> None:
         from sklearn.datasets import load_digits

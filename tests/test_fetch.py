@@ -1,3 +1,5 @@
+import re
+import resource
 import threading
 import time
 from pathlib import Path
@@ -71,6 +73,7 @@ def test_a_mirror_may_unpack(cache: Path) -> None:
         ("reset midway", "failed: "),
         ("stall", "was silent for 0.3 seconds|timed out"),
         ("stall midway", "was silent for 0.3 seconds|timed out"),
+        ("trickle", "was silent for 0.3 seconds"),
         ("500", "500"),
         ("429", "429"),
         ("page", "is a web page"),
@@ -200,6 +203,20 @@ def test_an_unwritable_cache_fails_before_anything_is_downloaded(tmp_path: Path)
         assert error.value.exit_code == 74
         assert str(folder) in str(error.value)
         assert server.requests == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half(cache: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with mirror(CONTENTS) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(StoreError) as error:
+                read_cache(cache, quick(CONTENTS, server.url), notice=ignore)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(cache) in str(error.value)
+    assert re.search(r"\(\d{5} bytes needed\)", str(error.value))
+    assert names_in(cache) == []
 
 
 def test_many_first_starts_at_once(cache: Path) -> None:

@@ -116,6 +116,14 @@ def test_what_is_no_file_is_damage_too(tmp_path: Path) -> None:
         read_folder(tmp_path, FILES)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_a_file_that_cannot_be_read_is_a_fault_of_the_store(tmp_path: Path) -> None:
+    put(tmp_path, CONTENTS)
+    (tmp_path / LABELS.name).symlink_to("/proc/self/mem")
+    with pytest.raises(StoreError, match="cannot be read: Input/output error"):
+        read_folder(tmp_path, FILES)
+
+
 @given(st.data())
 def test_no_changed_byte_passes(data: st.DataObject) -> None:
     payload = bytearray(data.draw(st.sampled_from([RAW, gzip.compress(RAW, mtime=0)])))
