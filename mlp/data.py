@@ -126,8 +126,8 @@ def load(
     """
     if config.name == "digits":
         return _digits(config)
-    root = config.root if config.root is not None else os.environ.get(ROOT_VARIABLE)
-    folder = Path(root).expanduser() if root else cache or cache_folder()
+    root = config.root or os.environ.get(ROOT_VARIABLE)
+    folder = Path(root) if root else cache or cache_folder()
     told: list[str] = []
     is_auto = config.name == "auto"
     try:
@@ -138,7 +138,7 @@ def load(
         else:
             contents = read_cache(folder, source, notice=notice)
     except (MissingInputError, UnavailableError, StoreError) as error:
-        if not is_auto or config.root is not None:
+        if config.root or not is_auto:
             raise
         notice(f"data=auto is digits: {error}")
         return _digits(config)

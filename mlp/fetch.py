@@ -2,18 +2,20 @@
 
 A download is collected in memory, verified, written beside its place and renamed when whole. Each
 attempt runs in a thread of its own, so that no kind of silence (names looked up, connections made,
-bytes awaited) lasts longer than allowed. Bytes that differ from the published ones are kept as
-`.bad`, and nothing is ever deleted.
+bytes that trickle) lasts longer than allowed. Bytes that differ from the published ones are kept
+as `.bad`; no file is deleted.
 """
 
 import contextlib
 import dataclasses
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -184,16 +186,20 @@ def _keep(payload: bytes, file: IdxFile, folder: Path, notice: Callable[[str], N
         if not content.fault:
             return  # another process was faster
         bad = path.with_name(f"{path.name}.{content.sha256[:8]}.bad")
-        with contextlib.suppress(FileNotFoundError):  # so it was here
+        try:
             path.replace(bad)
-            notice(f"{path} {damage(content, file)}; it was replaced, and kept as {bad}")
+        except FileNotFoundError:
+            continue  # another process was faster
+        except OSError as error:
+            raise StoreError(_unwritable(folder, error)) from None
+        notice(f"{path} {damage(content, file)}; it was replaced, and kept as {bad}")
     suffix = ".gz" if payload.startswith(GZIP_MAGIC) else ""
     _write(payload, folder / f"{file.name}{suffix}")
 
 
 def _write(payload: bytes, path: Path) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as stream:
             stream.write(payload)
@@ -208,7 +214,7 @@ def _write(payload: bytes, path: Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Fails before anything is downloaded, not after."""
-    probe = folder / f"probe.{os.getpid()}.part"
+    probe = folder / f"probe.{secrets.token_hex(4)}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -232,10 +238,14 @@ class _Incoming:
         self.most_bytes = most_bytes
         self.payload = bytearray()
         self.total = 0  # set by pooch, as announced; 0: unknown
+        self.response: Any = None  # that of requests, which pooch leaves open after an error
         self.error: OSError | None = None
         self.last_s = time.monotonic()
         self.is_abandoned = False
         self.done = threading.Event()
+
+    def answered(self, response: Any, **_options: object) -> None:
+        self.response = response
 
     def write(self, chunk: bytes) -> None:
         if self.is_abandoned:
@@ -283,12 +293,15 @@ def _run(url: str, incoming: _Incoming, silence_s: float) -> None:
         chunk_size=_CHUNK_BYTES,
         timeout=silence_s,
         headers={"Accept-Encoding": "identity"},  # the file is packed already
+        hooks={"response": incoming.answered},
     )
     try:
         get(url, incoming, None)
     except OSError as error:  # all errors of requests are OSErrors
         incoming.error = error
     finally:
+        if incoming.response is not None:
+            incoming.response.close()
         incoming.done.set()
 
 
@@ -296,4 +309,4 @@ def _reason(error: BaseException) -> str:
     """What lies at the bottom of a chain of errors, which the network libraries wrap deeply."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return f"failed: {error}"
+    return f"failed: {' '.join(str(error).split()) or type(error).__name__}"

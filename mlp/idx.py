@@ -90,9 +90,14 @@ def read_folder(folder: Path, files: Iterable[IdxFile]) -> dict[str, bytes]:
     Raises:
         MissingInputError: where files are not there; names them and the folder.
         DataError: for other bytes than the published ones; says file and both digests.
-        StoreError: for a file that cannot be read.
+        StoreError: for a folder or file that cannot be read.
     """
-    if not folder.is_dir():
+    try:
+        folder = folder.expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of nobody
+        raise StoreError(f"{folder} cannot be read: {error}") from None
+    if not is_folder:
         raise MissingInputError(f"{folder} must be a folder with the MNIST files, but is none")
     paths = {file: find(folder, file) for file in files}
     missing = [file.name for file, path in paths.items() if path is None]
@@ -120,9 +125,9 @@ def examine_file(path: Path, file: IdxFile) -> Content:
     Raises:
         StoreError: for a file that cannot be read.
     """
-    if not path.is_file():
-        return Content(b"", "none", "is not a file")
     try:
+        if not path.is_file():
+            return Content(b"", "none", "is not a file")
         with path.open("rb") as stream:
             return examine(stream.read(file.most_bytes + 1), file)
     except OSError as error:
