@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> "Verdict":
+    def __new__(cls, value: str, sentence: str = "") -> "Verdict":
         """A member with its sentence."""
         member = str.__new__(cls, value)
         member._value_ = value

@@ -13,11 +13,11 @@ from mlp import search, spool
 from mlp.config import SweepConfig
 from mlp.curve import Verdict
 from mlp.data import Dataset
+from mlp.display import numbers, run_name
 from mlp.errors import RecordError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, is_record_of, make_record, objective_value
 from mlp.publish import Publisher
-from mlp.display import numbers, run_name
 from mlp.record import RunRecord
 from mlp.screen import Meter, Standing
 from mlp.search import Outcome, Search, Trial

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mlp.config import RunConfig, settings_of
 from mlp.curve import Verdict, judge
 from mlp.data import Dataset, Part, features
-from mlp.network import accuracy
+from mlp.network import Layer, accuracy
 from mlp.population import Result
 from mlp.record import RunRecord
 
@@ -68,4 +68,5 @@ def accuracy_on(part: Part, record: RunRecord, data: Dataset) -> float:
     """Share of a part of the data that the run's final weights get right, 0 to 1."""
     X = features(part.pixels, data.scale, record.config.training.dtype)
     activation = record.config.model.activation
-    return accuracy(record.result.weights, X, part.labels, activation)
+    params = tuple(Layer(W, b) for W, b in record.result.weights)
+    return accuracy(params, X, part.labels, activation)

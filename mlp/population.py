@@ -37,7 +37,7 @@ class Ending(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> "Ending":
+    def __new__(cls, value: str, sentence: str = "") -> "Ending":
         """A member with its sentence."""
         member = str.__new__(cls, value)
         member._value_ = value

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
+from mlp.config import Value
 from mlp.curve import Verdict
 from mlp.domain import typed
 from mlp.study import TrialRow
@@ -48,14 +50,15 @@ def summarise_verdicts(rows: Sequence[TrialRow]) -> list[VerdictCounts]:
         >>> summarise_verdicts(rows)[0].value, summarise_verdicts(rows)[0].n_trials
         ('1', 2)
     """
-    names = dict.fromkeys(name for row in rows for name in row.params)
+    names = dict.fromkeys(sorted(name for row in rows for name in row.params))
     return [counts for name in names for counts in _by_value(name, rows)]
 
 
 def render_verdicts(summary: Sequence[VerdictCounts]) -> Table:
     """The counts as a table for the terminal; verdicts that never came out have no column."""
     seen = [v for v in Verdict if any(counts.counts.get(v) for counts in summary)]
-    table = Table(title="verdicts by setting (share: of oscillating runs)", title_justify="left", box=None, pad_edge=False)
+    title = "verdicts by setting (share: of oscillating runs)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("setting", no_wrap=True)
     for verdict in seen:
         table.add_column(verdict.value, justify="right", no_wrap=True)
@@ -63,11 +66,11 @@ def render_verdicts(summary: Sequence[VerdictCounts]) -> Table:
     previous = ""
     for counts in summary:
         if counts.parameter != previous:
-            table.add_row(counts.parameter, style="bold")
+            table.add_row(escape(counts.parameter), style="bold")
             previous = counts.parameter
         numbers = [str(counts.counts.get(verdict, 0) or "·") for verdict in seen]
         share = f"{counts.oscillating_share:.0%}"
-        table.add_row(f"  {counts.value}", *numbers, share if share != "0%" else "·")
+        table.add_row(escape(f"  {counts.value}"), *numbers, share if share != "0%" else "·")
     return table
 
 
@@ -77,13 +80,17 @@ def _by_value(name: str, rows: Sequence[TrialRow]) -> list[VerdictCounts]:
     numbers = [v for v in values.values() if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(values) <= _MAX_VALUES or len(numbers) < len(values):
         ordered = sorted(numbers) if len(numbers) == len(values) else list(values.values())
-        groups = {typed(v): [r for r in having if r.params[name] == v] for v in ordered}
+        groups = {_shown(v): [r for r in having if r.params[name] == v] for v in ordered}
     else:
         groups = _in_ranges(name, having)
     return [
         VerdictCounts(name, value, Counter(row.verdict for row in group))
         for value, group in groups.items()
     ]
+
+
+def _shown(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else typed(value)
 
 
 def _in_ranges(name: str, rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:

@@ -1,4 +1,4 @@
-"""`python -m mlp.rerun RUN_ID`: trains a tracked run again and says whether it came out the same."""
+"""`python -m mlp.rerun RUN_ID`: trains a tracked run again; does it come out the same?"""
 
 import dataclasses
 import sys
@@ -139,7 +139,7 @@ def _answer(
     """What came out, for a person."""
     if not changed:
         if found.difference is None:
-            return [f"identical: {found.n_losses} losses and {found.n_weights} weights, bit for bit"]
+            return [f"identical: {found.n_losses} losses, {found.n_weights} weights, bit for bit"]
         return [f"different: {found.difference}", *_environment(original.tags)]
     before, after = settings_of(original.recipe.config), settings_of(record.config)
     lines = [
@@ -181,8 +181,9 @@ def _first_step(
 ) -> str | None:
     for step, a, other_step, b in zip_longest(old_steps, old, new_steps, new):
         if step is None or other_step is None:
-            ended = "original" if step is None else "rerun"
-            return f"the {ended} has no {what} from step {step if ended == 'rerun' else other_step} on"
+            if step is None:
+                return f"the original has no {what} from step {other_step} on"
+            return f"the rerun has no {what} from step {step} on"
         if step != other_step or a.tobytes() != b.tobytes():
             return f"{what} at step {step} was {float(a)!r} and is {float(b)!r}"
     return None

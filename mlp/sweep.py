@@ -98,7 +98,7 @@ def _load(
     """The data, and the config with their name in it; a continued study keeps what it had."""
     wanted = config.base.data
     if wanted.name == "auto" and (name := search.known_data(storage, config)):
-        wanted = dataclasses.replace(wanted, name=name)
+        wanted = with_settings(config.base, {"data.name": name}).data
     data = load(wanted, notice=lambda line: console.print(line, highlight=False))
     base = with_settings(config.base, {"data.name": data.name})
     return dataclasses.replace(config, base=base), data

@@ -9,10 +9,10 @@ from mlp.compose import run_application
 from mlp.config import RunConfig, read_run, with_settings
 from mlp.console import run_command, usage
 from mlp.data import load
+from mlp.display import run_name
 from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record
-from mlp.display import run_name
 from mlp.record import RunRecord
 
 _EXAMPLES = {
@@ -29,7 +29,11 @@ def main() -> None:
 
 
 def _train(values: Any) -> None:
-    run_command(lambda: run_train(read_run(values), Console()))
+    run_command(lambda: _train_and_say(read_run(values)))
+
+
+def _train_and_say(config: RunConfig) -> None:
+    run_train(config, Console())
 
 
 def _usage() -> str:
