@@ -26,6 +26,7 @@ from mlp.errors import RecordError, one_line
 Array = NDArray[Any]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file can name
+_LARGEST_FILE = 1 << 30  # bytes; a config may claim any size
 _HEADER_ROOM = 1024  # bytes for the names, zip entries and npy header of one array
 
 # NumPy evaluates a header as a Python literal; this is the only form that it writes.
@@ -104,8 +105,13 @@ def read(path: Path, expected: Mapping[str, Expected]) -> dict[str, Array]:
         RecordError: for a file that is missing, too large, no npz, or holds other arrays than
             expected; names the file and the reason.
     """
-    room = sum(each.largest_bytes + _HEADER_ROOM for each in expected.values()) + _HEADER_ROOM
-    return unpack(read_bytes(path, room), expected, source=path.name)
+    return unpack(read_bytes(path, largest_file(expected)), expected, source=path.name)
+
+
+def largest_file(expected: Mapping[str, Expected]) -> int:
+    """The most bytes that a file of these arrays can have."""
+    arrays = sum(each.largest_bytes + _HEADER_ROOM for each in expected.values())
+    return min(arrays + _HEADER_ROOM, _LARGEST_FILE)
 
 
 def unpack(data: bytes, expected: Mapping[str, Expected], *, source: str) -> dict[str, Array]:

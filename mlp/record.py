@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
@@ -25,8 +24,6 @@ from mlp.recipe import LARGEST_TEXT, PIXELS, Recipe, parse_json, read_recipe, wr
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
 FACTS_FILE = "record.json"
-
-CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
 _N_CLASSES = 2
 
@@ -62,19 +59,6 @@ class RunRecord:
     test_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
-class ThinCurve:
-    """The points of a curve that a chart shows.
-
-    Attributes:
-        value: `(point,)`, finite.
-        step: `(point,)`, increasing.
-    """
-
-    value: NDArray[np.float64]
-    step: NDArray[np.int64]
-
-
 def config_json(record: RunRecord) -> str:
     """The text of `config.json`; equal runs have equal texts.
 
@@ -108,7 +92,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     Raises:
         RecordError: for whatever is missing or does not fit; names the file and the reason.
     """
-    recipe = read_recipe(_text(folder / CONFIG_FILE))
+    recipe = read_recipe(read_text(folder / CONFIG_FILE))
     curve = npz.read(folder / CURVE_FILE, expected_curve(recipe.config))
     weights = npz.read(folder / WEIGHTS_FILE, expected_weights(recipe.config))
     _check_curve(curve, recipe.config)
@@ -144,7 +128,7 @@ def read_record(folder: Path) -> RunRecord:
         RecordError: as `read_artifacts`, and for arrays that are not those that were written.
     """
     recipe, result = read_artifacts(folder)
-    values = parse_json(_text(folder / FACTS_FILE), source=FACTS_FILE)
+    values = parse_json(read_text(folder / FACTS_FILE), source=FACTS_FILE)
     try:
         facts = _facts.validate_python(values)
     except ValidationError as error:
@@ -158,6 +142,18 @@ def read_record(folder: Path) -> RunRecord:
         result=result,
         **{name: getattr(facts, name) for name in _FACT_NAMES},
     )
+
+
+def read_text(path: Path) -> str:
+    """The text of one of a record's JSON files.
+
+    Raises:
+        RecordError: for a file that is missing, too large or no text.
+    """
+    try:
+        return npz.read_bytes(path, LARGEST_TEXT).decode()
+    except UnicodeDecodeError:
+        raise RecordError(f"{path.name} must be UTF-8 text") from None
 
 
 def expected_weights(run: RunConfig) -> dict[str, npz.Expected]:
@@ -183,41 +179,6 @@ def expected_curve(run: RunConfig) -> dict[str, npz.Expected]:
     if run.training.batch_size is not None:
         arrays["step_loss"] = npz.Expected("<f8", most, may_be_shorter=True)
     return arrays
-
-
-def thin(loss: ArrayLike, loss_step: ArrayLike, max_points: int = CHART_POINTS) -> ThinCurve:
-    """The points of a curve to show, so that no spike and no oscillation is lost.
-
-    Evenly spaced points would draw a swing of period 2 as a flat line. So the entries between the
-    first and the last are parted into buckets, and each keeps its lowest and its highest value, in
-    their order. Non-finite values are left out.
-
-    Args:
-        loss: `(entry,)`.
-        loss_step: `(entry,)`, increasing.
-        max_points: at most so many points, 4 or more.
-
-    Example:
-        >>> thin([3.0, 2.0, np.nan, 1.0], [0, 1, 2, 3]).step.tolist()
-        [0, 1, 3]
-    """
-    if max_points < 4:
-        raise ValueError(f"max_points must be at least 4, but is {max_points}")
-    values = np.asarray(loss, dtype=np.float64)
-    finite = np.isfinite(values)
-    values, steps = values[finite], np.asarray(loss_step, dtype=np.int64)[finite]
-    if values.size <= max_points:
-        return ThinCurve(values, steps)
-    n_buckets = (max_points - 2) // 2
-    edges = np.linspace(1, values.size - 1, n_buckets + 1).astype(int)
-    kept = [0, values.size - 1]
-    for start, end in pairwise(edges):
-        bucket = values[start:end]
-        # The first highest and the last lowest, so that a regular swing is shown high, low, high,
-        # low, and not with the two lows of neighbouring buckets side by side.
-        kept += [start + int(bucket.argmax()), end - 1 - int(bucket[::-1].argmin())]
-    chosen = np.unique(kept)
-    return ThinCurve(values[chosen], steps[chosen])
 
 
 def _curve_arrays(result: Result) -> dict[str, npz.Array]:
@@ -246,13 +207,6 @@ def _check_curve(curve: dict[str, npz.Array], run: RunConfig) -> None:
             raise RecordError(f"{CURVE_FILE} must have as many entries of {values} as of {steps}")
         if at.size and (at[0] < 0 or at[-1] > run.training.steps or (np.diff(at) <= 0).any()):
             raise RecordError(f"{CURVE_FILE} must have increasing steps of the training in {steps}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return npz.read_bytes(path, LARGEST_TEXT).decode()
-    except UnicodeDecodeError:
-        raise RecordError(f"{path.name} must be UTF-8 text") from None
 
 
 # A judgement of a huge loss may hold an infinity, which JSON has no number for.
