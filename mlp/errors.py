@@ -67,3 +67,17 @@ class AllDivergedError(MlpError):
     """A study in which no run stayed finite, so that there is no best one."""
 
     exit_code = 1
+
+
+def one_line(error: object, *, most: int = 300) -> str:
+    r"""What an error says, as one line that is safe to print.
+
+    Control characters (a terminal would obey them) become question marks; a long text is cut.
+
+    Example:
+        >>> one_line(ValueError("two\nlines"))
+        'two lines'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,145 @@
+"""Where the tracking store is: which address, and whether it can work at all.
+
+Everything that can be said without MLflow is said here, because importing MLflow takes seconds and
+a wrong path should not.
+"""
+
+import fcntl
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from mlp.config import Tracking
+from mlp.errors import BusyError, SettingError, StoreError, one_line
+
+_SQLITE = re.compile(r"sqlite(\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?")
+_SERVER = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+", re.IGNORECASE)
+_USER_AND_SECRET = re.compile(r"(?P<head>\w://[^/\s:@]*):[^/\s]*@")
+_SECRET_IN_QUERY = re.compile(
+    r"(?P<head>[?&][\w-]*(password|passwd|pwd|token|secret|key|credential|signature)[\w-]*=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+_LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
+_LOCK_PAUSE_S = 0.1
+
+
+def resolve(tracking: Tracking) -> str:
+    """The address of the tracking store: the setting, MLFLOW_TRACKING_URI, or ./mlflow.db.
+
+    A path is made absolute, so that a later change of the working directory moves nothing.
+
+    Raises:
+        SettingError: for an address of a kind that is not supported.
+        StoreError: for an SQLite file that cannot work there.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if _SERVER.fullmatch(uri):
+        return uri
+    local = _SQLITE.fullmatch(uri)
+    if local is None or local["path"] in ("", ":memory:"):
+        raise SettingError(
+            "tracking.uri must be an SQLite file (sqlite:///FILE), a tracking server "
+            f"(http://HOST:PORT) or a PostgreSQL or MySQL database, but is {mask(uri)!r}"
+        )
+    path = Path.cwd() / local["path"]
+    if "?" in str(path):
+        raise StoreError(f"the path of a tracking store must not hold a '?', but is {path}")
+    check_sqlite(path)
+    return f"sqlite:///{path}{local['query'] or ''}"
+
+
+def mask(text: str) -> str:
+    """The text without the passwords and tokens of the addresses in it.
+
+    Example:
+        >>> mask("postgresql://ann:secret@db/mlflow?sslpassword=x&a=b")
+        'postgresql://ann:***@db/mlflow?sslpassword=***&a=b'
+    """
+    return _SECRET_IN_QUERY.sub(r"\g<head>***", _USER_AND_SECRET.sub(r"\g<head>:***@", text))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a resolved SQLite address; None for a server."""
+    local = _SQLITE.fullmatch(uri)
+    return Path(local["path"]) if local else None
+
+
+def check_sqlite(path: Path) -> None:
+    """Refuses a path that cannot hold the tracking store, before anything is written.
+
+    Raises:
+        StoreError: for a folder, a file that is no SQLite database, or one that is read-only.
+    """
+    if path.is_dir():
+        raise StoreError(f"the tracking store must be a file, but {path} is a folder")
+    if path.exists():
+        if not path.is_file():
+            raise StoreError(f"the tracking store must be a plain file, but {path} is not")
+        _check_access(path)
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+        if header not in (b"", _SQLITE_HEADER):
+            raise StoreError(f"{path} is not an SQLite database; choose another by tracking.uri")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise StoreError(f"the tracking store cannot be at {path}, because {folder} is no folder")
+    _check_access(folder)
+
+
+def tables(path: Path) -> set[str]:
+    """The names of the tables of an SQLite file; none where there is no file.
+
+    Raises:
+        StoreError: if SQLite cannot read it.
+    """
+    if not path.exists():
+        return set()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as file:
+            rows = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(f"the tracking store {path} cannot be read: {one_line(error)}") from None
+    return {name for (name,) in rows}
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Lets one process at a time in, among those that ask for the same folder.
+
+    The folder itself is locked: no lock file stays behind, and a process that dies lets go.
+
+    Raises:
+        BusyError: if another one stays too long.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise BusyError(
+                        f"another process has been making a store in {folder} for "
+                        f"{_LOCK_PATIENCE_S:.0f} seconds; try again when it has ended"
+                    ) from None
+                time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_access(path: Path) -> None:
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise StoreError(
+            f"{path} cannot be written; change its permissions or choose another tracking.uri"
+        )

@@ -1,0 +1,60 @@
+"""Records of runs that were never trained, for the tests of whatever keeps them."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mlp import curve
+from mlp.config import RunConfig, read_run, with_settings
+from mlp.population import Ending, Result
+from mlp.recipe import PIXELS
+from mlp.record import RunRecord
+
+STARTED_MS = 1_700_000_000_000
+
+
+def make_record(
+    settings: Mapping[str, Any] | None = None, *, loss: Any = None, duration_ms: int = 900
+) -> RunRecord:
+    """A record with the given settings (dotted paths) on digits, and the given loss curve."""
+    run = with_settings(
+        read_run({"data": {"name": "digits"}, "training": {"steps": 20}}), settings or {}
+    )
+    return RunRecord(
+        config=run,
+        data_digest="d" * 64,
+        n_train=200,
+        n_validation=50,
+        n_test=60,
+        result=(result := _make_result(run, loss)),
+        judgement=curve.judge(result.loss),
+        started_ms=STARTED_MS,
+        ended_ms=STARTED_MS + duration_ms,
+        threads=2,
+    )
+
+
+def _make_result(run: RunConfig, loss: Any) -> Result:
+    random = np.random.RandomState(run.training.seed)
+    steps = run.training.steps
+    values = 0.7 * 0.9 ** np.arange(steps + 1) if loss is None else np.asarray(loss, np.float64)
+    is_finite = bool(np.isfinite(values).all())
+    sizes = (PIXELS[run.data.name], *run.model.layer_widths, 2)
+    return Result(
+        loss=values,
+        loss_step=np.arange(values.size),
+        step_loss=None if run.training.batch_size is None else random.rand(values.size - 1),
+        validation_accuracy=np.linspace(0.5, 0.9, 3),
+        evaluated_step=np.array([5, 10, 20]),
+        weights=tuple(
+            (
+                random.randn(fan_in, fan_out).astype(run.training.dtype),
+                np.zeros(fan_out, run.training.dtype),
+            )
+            for fan_in, fan_out in pairwise(sizes)
+        ),
+        ending=Ending.COMPLETED if is_finite else Ending.NON_FINITE,
+        last_step=values.size - 1,
+    )
