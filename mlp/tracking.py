@@ -195,6 +195,13 @@ def find_study(store: Store, name: str) -> str | None:
     return str(run.info.run_id) if run else None
 
 
+def find_trial(store: Store, study: str, number: int) -> str | None:
+    """The id of the run of a study's trial; None if the store has none."""
+    with one_sentence(store.uri):
+        run = _find(store, _trial_key(study, str(number)))
+    return str(run.info.run_id) if run else None
+
+
 def fetch_run(store: Store, run_id: str) -> TrackedRun:
     """Reads a run back, trusting nothing in it.
 
@@ -249,9 +256,13 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
     if KEY in tags:
         return _checked_key(tags[KEY])
     if STUDY in tags and TRIAL in tags:
-        return _checked_key(f"{tags[STUDY]}/{tags[TRIAL]}")
+        return _trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
+
+
+def _trial_key(study: str, number: str) -> str:
+    return _checked_key(f"{study}/{number}")
 
 
 def _checked_key(key: str) -> str:
