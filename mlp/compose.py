@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import RunConfig, Study, setting_paths, unknown_setting
+from mlp.config import RunConfig, Study
+from mlp.door import setting_paths, unknown_setting
 from mlp.errors import SettingError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -51,6 +52,15 @@ def own_study_files() -> list[str]:
         for name, file in study_files().items()
         if (shipped("sweeps") / file.name).is_file() and not _same(file, shipped("sweeps"))
     ]
+
+
+def group_options() -> dict[str, list[str]]:
+    """Config group -> names of its options, of the shipped ones."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(shipped("conf").iterdir())
+        if folder.is_dir()
+    }
 
 
 def register() -> None:

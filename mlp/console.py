@@ -4,8 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from mlp.compose import study_files
-from mlp.config import setting_paths
+from mlp.compose import group_options, study_files
+from mlp.domain import typed
+from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -36,24 +37,40 @@ def run_command(command: Callable[[], None]) -> None:
         sys.exit(141)
 
 
-def usage(command: str, what: str, examples: Mapping[str, str], *, of_study: bool = False) -> str:
+def usage(
+    command: str,
+    what: str,
+    examples: Mapping[str, str],
+    *,
+    first_word: str = "",
+    of_study: bool = False,
+) -> str:
     """The help text of a command: what it does, examples, groups and settings.
 
     Args:
         command: its name, such as `train`.
         what: one or two sentences.
         examples: arguments -> what they do.
+        first_word: what comes before the settings, such as `RUN_ID`; then it is no Hydra
+            application.
         of_study: whether the settings of a study belong to it.
     """
     call = f"python -m mlp.{command}"
-    lines = [f"usage: {call} [group=option ...] [setting=value ...]", "", what, "", "examples:"]
-    lines += [f"  {call} {arguments}\n      {text}" for arguments, text in examples.items()]
+    groups = "" if first_word else " [group=option ...]"
+    lines = [f"usage: {call}{f' {first_word}' if first_word else ''}{groups} [setting=value ...]"]
+    lines += ["", what, "", "examples:"]
+    for arguments, text in examples.items():
+        lines += [f"  {call} {arguments}".rstrip(), f"      {text}"]
+    if not first_word:
+        lines += ["", "groups and their options:"]
+        lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
     if of_study:
-        lines += ["", f"sweeps: {', '.join(sorted(study_files()))}"]
-    lines += ["", "settings:"]
-    width = max(len(path) for path in setting_paths(of_study=of_study))
-    lines += [
-        f"  {path:<{width}}  {text}" for path, text in setting_paths(of_study=of_study).items()
-    ]
-    lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...) work too: --hydra-help"]
+        lines += [f"  sweeps: {', '.join(sorted(study_files()))}"]
+    lines += ["", "settings, with their defaults in the schema:"]
+    defaults = default_settings(of_study=of_study)
+    width = max(len(path) for path in defaults)
+    for path, text in setting_paths(of_study=of_study).items():
+        lines.append(f"  {path:<{width}}  {text} ({typed(defaults[path])})")
+    if not first_word:
+        lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mlp import config
+from mlp import config, door
 from mlp.config import RunConfig
 from mlp.errors import RecordError, SettingError, one_line
 from mlp.population import Ending
@@ -48,7 +48,7 @@ def write_recipe(recipe: Recipe) -> str:
         ValueError: if the data set is still `auto`.
 
     Example:
-        >>> run = config.read_run({"data": {"name": "digits"}})
+        >>> run = door.read_run({"data": {"name": "digits"}})
         >>> recipe = Recipe(run, "0" * 64, Ending.COMPLETED, 500)
         >>> read_recipe(write_recipe(recipe)) == recipe
         True
@@ -149,7 +149,7 @@ def _read_settings(values: Any) -> RunConfig:
     for group, settings in expected.items():
         _check_keys(f"settings.{group}", values[group], set(settings))
     try:
-        run = config.read_run(values)
+        run = door.read_run(values)
     except SettingError as error:
         _refuse(str(error))
     if run.data.name not in PIXELS:

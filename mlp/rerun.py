@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.compose import compose, typed_settings
-from mlp.config import RESULT_GROUPS, RunConfig, Value, read_run, settings_of, with_settings
+from mlp.config import RESULT_GROUPS, RunConfig, Value, settings_of
 from mlp.console import run_command, usage
 from mlp.curve import judge
 from mlp.display import run_name
 from mlp.domain import typed
+from mlp.door import read_run, with_settings
 from mlp.errors import SettingError
 from mlp.population import Result
 from mlp.record import RunRecord
@@ -78,11 +79,12 @@ def main() -> None:
 
 def _rerun() -> None:
     arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(usage("rerun", "Trains a tracked run again from its own record.", _EXAMPLES))
-        if not arguments:
-            raise SettingError("which run? give the id of a run: python -m mlp.rerun RUN_ID")
+    if {"-h", "--help"} & set(arguments):
+        what = "Trains a tracked run again from its own record; exits with 1 if it differs."
+        print(usage("rerun", what, _EXAMPLES, first_word="RUN_ID"))
         return
+    if not arguments:
+        raise SettingError("the id of a run is missing: python -m mlp.rerun RUN_ID")
     run_id, *overrides = arguments
     if "=" in run_id:
         raise SettingError(f"the id of a run comes first, but there is {run_id!r}")

@@ -26,9 +26,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json, with_settings
+from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
+from mlp.door import with_settings
 from mlp.errors import SettingError, StoreError, one_line
 from mlp.points import list_points
 from mlp.space import Space, draw, enqueued, flat, parameters, read_space

@@ -25,16 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlp.config import (
-    RESULT_GROUPS,
-    RunConfig,
-    Value,
-    setting_paths,
-    settings_of,
-    unknown_setting,
-    with_settings,
-)
+from mlp.config import RESULT_GROUPS, RunConfig, Value, settings_of
 from mlp.domain import DOMAIN_KEYS, Domain, describe, read_domain, typed
+from mlp.door import setting_paths, unknown_setting, with_settings
 from mlp.errors import SettingError
 
 _MAX_COMBINATIONS = 2048  # tried against the schema before a study starts: a tenth of a second

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from mlp import search, spool
 from mlp.compose import own_study_files, run_application
-from mlp.config import SweepConfig, read_sweep, with_settings
+from mlp.config import SweepConfig
 from mlp.console import run_command, usage
 from mlp.curve import Verdict
 from mlp.data import Dataset, load
+from mlp.door import read_sweep, with_settings
 from mlp.errors import AllDivergedError
 from mlp.generation import Session, publish_leftovers, standing_of, train_again, train_generation
 from mlp.outcome import accuracy_on

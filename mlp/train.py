@@ -6,10 +6,11 @@ from typing import Any
 from rich.console import Console
 
 from mlp.compose import run_application
-from mlp.config import RunConfig, read_run, with_settings
+from mlp.config import RunConfig
 from mlp.console import run_command, usage
 from mlp.data import load
 from mlp.display import run_name
+from mlp.door import read_run, with_settings
 from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mlp import curve
-from mlp.config import RunConfig, read_run, with_settings
+from mlp.config import RunConfig
+from mlp.door import read_run, with_settings
 from mlp.population import Ending, Result
 from mlp.recipe import PIXELS
 from mlp.record import RunRecord

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp.config import read_run
 from mlp.display import CHART_POINTS, numbers, run_name, thin
+from mlp.door import read_run
 
 
 def flips(values):

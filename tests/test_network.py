@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlp.config import Initialization, Model, read_run
+from mlp.config import Initialization, Model
+from mlp.door import read_run
 from mlp.errors import SettingError
 from mlp.network import (
     Layer,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from mlp.config import read_run, with_settings
 from mlp.data import Dataset, Part
+from mlp.door import read_run, with_settings
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
 from mlp.population import Ending, train

@@ -1,0 +1,163 @@
+"""The one door from plain values to configs.
+
+Every value that reaches the training passes here: what was typed on the command line, what the
+search drew, and what a rerun read back from a record. Nothing is resolved, instantiated or guessed;
+plain mappings come in, frozen dataclasses come out, or one `SettingError`.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from mlp.config import RUN_GROUPS, RunConfig, Study, SweepConfig
+from mlp.errors import SettingError
+
+_run_adapter = TypeAdapter(RunConfig)
+_study_adapter = TypeAdapter(Study)
+
+
+def read_run(values: Mapping[str, Any]) -> RunConfig:
+    """Checks plain values against the schema; the one door to a run.
+
+    Args:
+        values: group -> setting -> value, as composed by Hydra or read from a record. Missing
+            settings take the schema's defaults.
+
+    Raises:
+        SettingError: for an unknown setting, a wrong type, a value out of range, or widths that do
+            not match the depth; one sentence.
+
+    Example:
+        >>> read_run({"model": {"depth": 2, "widths": [3, 4]}}).model.layer_widths
+        (3, 4)
+        >>> read_run({"optimizer": {"learnig_rate": 1.0}})
+        Traceback (most recent call last):
+        mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
+'optimizer.learning_rate'?
+    """
+    try:
+        return _run_adapter.validate_python(dict(values))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], ())) from None
+
+
+def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
+    """Checks a composed sweep: the groups of a run beside a group `study`.
+
+    The search space's own laws are checked by `mlp.space.read_space`.
+
+    Raises:
+        SettingError: as `read_run`.
+    """
+    base = read_run({group: value for group, value in values.items() if group != "study"})
+    try:
+        study = _study_adapter.validate_python(values.get("study", {}))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], ("study",))) from None
+    return SweepConfig(base=base, study=study)
+
+
+def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """The config with some settings changed, through the same door.
+
+    Args:
+        config: the config to start from; it stays as it is.
+        changes: dotted path -> value, such as `{"optimizer.learning_rate": 0.1}`.
+
+    Raises:
+        SettingError: as `read_run`.
+
+    Example:
+        >>> with_settings(RunConfig(), {"model.depth": 3}).model.depth
+        3
+    """
+    values = dataclasses.asdict(config)
+    for path, value in changes.items():
+        group, _, name = path.partition(".")
+        if group not in values or not name:
+            raise SettingError(unknown_setting(path, setting_paths()))
+        values[group][name] = value
+    return read_run(values)
+
+
+def setting_paths(*, of_study: bool = False) -> dict[str, str]:
+    """Dotted path -> description of every setting that can be typed."""
+    return {
+        f"{group}.{field.name}": _description(field.type)
+        for group, part in _groups(of_study=of_study).items()
+        for field in dataclasses.fields(part)
+    }
+
+
+def default_settings(*, of_study: bool = False) -> dict[str, Any]:
+    """Dotted path -> value that a setting has where nobody says otherwise."""
+    return {
+        f"{group}.{name}": value
+        for group, part in _groups(of_study=of_study).items()
+        for name, value in dataclasses.asdict(part).items()
+    }
+
+
+def _groups(*, of_study: bool) -> dict[str, Any]:
+    groups = {name: getattr(RunConfig(), name) for name in RUN_GROUPS}
+    return {**groups, "study": Study()} if of_study else groups
+
+
+def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The sentence for a setting that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
+    if not near:  # the right name in the wrong group is the commonest slip besides a typo
+        last = path.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == last]
+    hint = f"; did you mean '{near[0]}'?" if near else "; --help lists the settings"
+    return f"unknown setting '{path}'{hint}"
+
+
+def _description(annotation: Any) -> str:
+    return next(
+        (str(m.description) for m in get_args(annotation) if getattr(m, "description", None)), ""
+    )
+
+
+_LAWS = {
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "string_too_short": "at least {min_length} character long",
+    "string_too_long": "at most {max_length} characters long",
+    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-'",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a group of settings",
+}
+_TYPES = {"int_type": "an integer", "float_type": "a number", "string_type": "a text"}
+
+
+def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
+    """One sentence: the setting, the law, the value."""
+    path = ".".join(str(part) for part in (*prefix, *error["loc"]))
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown_setting(path, setting_paths(of_study=True))
+    if kind == "value_error":
+        message = str(context["error"])
+        return message if not message.startswith("must") else f"{path} {message}"
+    if kind == "literal_error":
+        expected = str(context["expected"]).replace("'", "")
+        near = difflib.get_close_matches(
+            str(value), expected.replace(" or ", ", ").split(", "), n=1
+        )
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{path} must be {_one_of(expected)}, but is {value!r}{hint}"
+    law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")
+    return f"{path} must be {law}, but is {value!r}"
+
+
+def _one_of(expected: str) -> str:
+    return f"one of {expected}" if "," in expected else expected
