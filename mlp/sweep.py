@@ -37,7 +37,9 @@ def main() -> None:
 
 
 def _check(values: Any) -> None:
-    check_study(read_sweep(values))
+    config = read_sweep(values)
+    check_study(config)
+    resolve(config.base.tracking)
 
 
 def _sweep(values: Any) -> None:

@@ -15,6 +15,7 @@ from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record
 from mlp.record import RunRecord
+from mlp.store_uri import resolve
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -26,7 +27,11 @@ _EXAMPLES = {
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("train", read_run, _train, _usage))
+    run_command(lambda: run_application("train", _check, _train, _usage))
+
+
+def _check(values: Any) -> None:
+    resolve(read_run(values).tracking)
 
 
 def _train(values: Any) -> None:
