@@ -4,13 +4,16 @@ Importing this imports MLflow, which takes seconds; `mlp.store_uri` says without
 address can work.
 """
 
+import glob
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Who trains at home expects nothing to be sent anywhere; MLflow reads these when it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -157,13 +160,14 @@ def _make_sqlite(path: Path) -> None:
     with store_uri.only_one(path.parent):
         if store_uri.tables(path):
             return
-        draft = path.with_name(f".{path.name}.new")
-        for left in (draft, draft.with_name(f"{draft.name}-journal")):  # by one that was killed
-            left.unlink(missing_ok=True)
-        draft.touch()  # fails at once where MLflow would try for two minutes
-        made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
-        made.engine.dispose()
-        draft.rename(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):  # by one that was killed
+            shutil.rmtree(left)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".new") as folder:
+            draft = Path(folder) / path.name
+            draft.touch()  # fails at once where MLflow would try for two minutes
+            made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
+            made.engine.dispose()
+            draft.rename(path)
 
 
 def _check_tables(path: Path) -> None:

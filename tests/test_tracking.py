@@ -310,6 +310,15 @@ def test_two_first_openings_at_once_both_succeed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
+def test_what_a_killed_first_opening_left_is_cleared(tmp_path):
+    left = tmp_path / ".mlflow.db.x1.new"
+    left.mkdir()
+    (left / "mlflow.db").write_bytes(b"half a database")
+    (tmp_path / "mlflow.db").touch()
+    open_store(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
 def test_deleted_experiment_is_named(store):
     gone = store.client.create_experiment("gone")
     store.client.delete_experiment(gone)
