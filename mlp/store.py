@@ -77,6 +77,19 @@ def open_store(tracking: Tracking) -> Store:
     return Store(client, experiment_id, shown)
 
 
+def how_to_look(store: Store) -> list[str]:
+    """The command and the address that show the runs.
+
+    The address says `machine_learning` because MLflow's pages open as those for language models.
+    """
+    page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    if _is_server(store.uri):
+        return [f"{store.uri.rstrip('/')}/{page}"]
+    default = store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    where = "" if store.uri == default else f" --backend-store-uri {store.uri}"
+    return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
+
+
 @contextmanager
 def one_sentence(shown: str) -> Iterator[None]:
     """Turns what MLflow and those below it raise into one of this program's errors.

@@ -168,7 +168,7 @@ def _end(session: Session) -> int:
     session.publisher.describe(
         metrics={
             **totals,
-            **{f"best_{name}": value for name, value in best.numbers.items()},
+            **_best_metrics(session, best),
             "test_accuracy": test_accuracy,
             "test_looks": n_looks,
         },
@@ -209,9 +209,19 @@ def _say_next(session: Session, best: TrialRow) -> None:
     lines.append("next:")
     if best.number in publisher.run_ids:
         lines.append(f"  python -m mlp.rerun {publisher.run_ids[best.number]}")
-    lines.append("  mlflow ui")
+    lines += [f"  {line}" for line in publisher.how_to_look]
     for line in lines:
         say(line, highlight=False, soft_wrap=True)
+
+
+def _best_metrics(session: Session, best: TrialRow) -> dict[str, float]:
+    """The value that was sought and the validation accuracy, of the best trial."""
+    found = {"best_trial": float(best.number)}
+    if best.value is not None:
+        found[f"best_{session.config.study.objective}"] = best.value
+    if "final_validation_accuracy" in best.numbers:
+        found["best_validation_accuracy"] = best.numbers["final_validation_accuracy"]
+    return found
 
 
 def _look_at_test(session: Session, best: TrialRow) -> tuple[float, int]:

@@ -52,15 +52,18 @@ def run_train(config: RunConfig, console: Console) -> str:
         The id of the run in MLflow.
     """
     record = train_record(config, console)
-    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
+    from mlp.store import (  # MLflow takes seconds, so not before it is needed
+        how_to_look,
+        open_store,
+    )
     from mlp.tracking import publish_run
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
     say_result(record, console)
-    for line in (f"run {run_id} in {store.uri}", "next:", f"  python -m mlp.rerun {run_id}"):
+    next_lines = [f"python -m mlp.rerun {run_id}", *how_to_look(store)]
+    for line in (f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in next_lines)):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print("  mlflow ui", highlight=False)
     return run_id
 
 
