@@ -1,0 +1,366 @@
+"""Populations packed for the compiled step loop: from configs and arrays to its job and back."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp import kernels, steps, update
+from mlp.config import RunConfig
+from mlp.layout import (
+    Layout,
+    Mask,
+    Packed,
+    move,
+    pack,
+    packed_zeros,
+    plan_layout,
+    tile_columns,
+    unpack,
+)
+from mlp.network import Params, initialize
+from mlp.passes import scratch_size
+from mlp.simd import aligned_zeros
+from mlp.sparse import Batches, Images, cut_batches, pack_images
+
+Array = NDArray[np.floating]
+Losses = NDArray[np.float64]
+
+_ACTIVATIONS = {"sigmoid": kernels.SIGMOID, "tanh": kernels.TANH, "relu": kernels.RELU}
+_DERIVATIVES = {"exact": kernels.EXACT, "question": kernels.QUESTION}
+_NORMALIZATIONS = {
+    "sum": update.SUM,
+    "mean": update.MEAN,
+    "unit": update.UNIT,
+    "clip": update.CLIP,
+}
+_GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cache
+_CONTROL = 16  # numbers of each group in `State.control`
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Training and held-out part as lists of non-zero pixels.
+
+    Attributes:
+        live: `(d,)`, pixels that are non-zero anywhere; the others' weights never change.
+        train: what the weights are fitted to.
+        held_out: what accuracies are taken on; None if there is nothing.
+        scale: the pixel that stands for 1.
+    """
+
+    live: Mask
+    train: Images
+    held_out: Images | None
+    scale: int
+
+    @property
+    def n_pixels(self) -> int:
+        """Live pixels and the constant one."""
+        return int(self.live.sum()) + 1
+
+
+@dataclass(eq=False)
+class Trial:
+    """One network in training.
+
+    Attributes:
+        number: its place among the configs.
+        config: its settings.
+        first: its first weights.
+        thresholds: step -> accuracy below which it is pruned there.
+        batch_loss: of each slice done, the mean loss of each step's batch.
+        whole_loss: of each slice done, the mean loss over the whole training part where due.
+        accuracy: of each slice done, on the held-out part; NaN where none was taken.
+        ending: of `mlp.steps`.
+        last_step: updates done.
+        weights: when it has ended.
+    """
+
+    number: int
+    config: RunConfig
+    first: Params
+    thresholds: Mapping[int, float]
+    batch_loss: list[Losses] = field(default_factory=list)
+    whole_loss: list[Losses] = field(default_factory=list)
+    accuracy: list[Losses] = field(default_factory=list)
+    ending: int = steps.RUNNING
+    last_step: int = 0
+    weights: Params = ()
+
+
+@dataclass(eq=False)
+class Population:
+    """Networks side by side, and the data in the form they are trained on.
+
+    Attributes:
+        trials: in the layout's order.
+        layout: where they lie.
+        settings: for the step loop.
+        state: for the step loop.
+        scratch: of each thread.
+        totals: of each thread.
+    """
+
+    trials: list[Trial]
+    layout: Layout
+    settings: steps.Trials
+    state: steps.State
+    scratch: list[Array]
+    totals: list[Losses]
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What all trials of a population share: the data, cut, in one dtype.
+
+    Attributes:
+        examples: where the data came from.
+        dtype: of weights and arithmetic.
+        batch_size: examples of a step; None: all.
+        epoch: steps of an epoch; 0 for the full batch.
+        whole: the training part in one piece.
+        held_out: the held-out part; the training part where there is none.
+        feature: `(256,)`, the number that each raw pixel value stands for.
+        order: draws the order of each epoch.
+    """
+
+    examples: Examples
+    dtype: Literal["float32", "float64"]
+    batch_size: int | None
+    epoch: int
+    whole: steps.Source
+    held_out: steps.Source
+    feature: Array
+    order: np.random.RandomState
+
+
+def read_examples(
+    train: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    held_out: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    scale: int,
+) -> Examples:
+    """Lists the non-zero pixels.
+
+    Args:
+        train: pixels `(n, d)` and labels `(n,)`.
+        held_out: the same; may be empty.
+        scale: the pixel that stands for 1.
+    """
+    live = train[0].any(axis=0) | held_out[0].any(axis=0)
+    return Examples(
+        live,
+        pack_images(*train, live, scale),
+        pack_images(*held_out, live, scale) if len(held_out[1]) else None,
+        scale,
+    )
+
+
+def plan_course(examples: Examples, config: RunConfig) -> Course:
+    """Cuts the data for all trials that share the config's dtype, batch size and order."""
+    training = config.training
+
+    def whole(images: Images) -> steps.Source:
+        n = len(images.label)
+        order = np.arange(n)
+        return steps.Source(
+            images, cut_batches(images, order, n, examples.n_pixels, training.dtype)
+        )
+
+    n_train = len(examples.train.label)
+    source = whole(examples.train)
+    return Course(
+        examples,
+        training.dtype,
+        training.batch_size,
+        0 if training.batch_size is None else -(-n_train // training.batch_size),
+        source,
+        source if examples.held_out is None else whole(examples.held_out),
+        np.divide(np.arange(256), examples.scale, dtype=training.dtype),
+        np.random.RandomState(training.order_seed),
+    )
+
+
+def next_epoch(course: Course) -> Batches:
+    """The batches of the next epoch; the full batch where there are no others."""
+    if course.batch_size is None:
+        return course.whole.batches
+    images = course.examples.train
+    order = course.order.permutation(len(images.label))
+    return cut_batches(images, order, course.batch_size, course.examples.n_pixels, course.dtype)
+
+
+def begin(number: int, config: RunConfig, course: Course, thresholds: Mapping[int, float]) -> Trial:
+    """A trial with its first weights."""
+    first = initialize(
+        config.model,
+        config.initialization,
+        n_inputs=len(course.examples.live),
+        seed=config.training.seed,
+        dtype=config.training.dtype,
+    )
+    return Trial(number, config, first, thresholds)
+
+
+def assemble(
+    course: Course, trials: list[Trial], threads: int, old: Population | None = None
+) -> Population:
+    """Packs trials side by side.
+
+    Args:
+        course: what they are trained on.
+        trials: which.
+        threads: that will train them.
+        old: the population they were in; None at the start.
+    """
+    dtype, n_pixels = course.dtype, course.examples.n_pixels
+    widths = [trial.config.model.layer_widths for trial in trials]
+    n_chunks = min(steps.CHUNKS, len(course.whole.batches.block_position) - 1)
+    layout = plan_layout(widths, _groups(widths, dtype, n_chunks, threads), n_pixels, dtype)
+    n, lanes = len(trials), tile_columns(dtype)
+    sums = np.zeros((3, steps.CHUNKS, n))
+    state = steps.State(
+        packed_zeros(layout, dtype),
+        packed_zeros(layout, dtype),
+        packed_zeros(layout, dtype, n_chunks),
+        sums,
+        sums.copy(),
+        np.zeros(layout.n_groups * _CONTROL, np.int64),
+    )
+    for place, trial in enumerate(trials):
+        if old is None:
+            pack(layout, state.weights, place, trial.first, course.examples.live)
+        else:
+            before = old.trials.index(trial)
+            for new_part, part in ((state.weights, old.state.weights), (state.velocity, old.state.velocity)):
+                move((old.layout, part, before), (layout, new_part, place))
+    return Population(
+        trials,
+        layout,
+        _settings([trial.config for trial in trials], dtype),
+        state,
+        [aligned_zeros(scratch_size(layout, lanes), dtype) for _ in range(threads)],
+        [aligned_zeros(2 * lanes, np.float64) for _ in range(threads)],
+    )
+
+
+def _groups(
+    widths: Sequence[Sequence[int]], dtype: str, n_chunks: int, threads: int
+) -> list[int]:
+    """How many trials each group takes.
+
+    Groups keep the sums of a block in the cache; where the chunks alone do not give each thread
+    something to do, there are as many groups as threads.
+    """
+    n_columns = sum(shape[0] for shape in widths)
+    most = min(_GROUP_COLUMNS, n_columns if n_chunks >= threads else -(-n_columns // threads))
+    groups, filled = [0], 0
+    for shape in widths:
+        if groups[-1] and filled + shape[0] > most:
+            groups.append(0)
+            filled = 0
+        groups[-1] += 1
+        filled += shape[0]
+    return groups
+
+
+def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
+    def integers(values: Sequence[int]) -> NDArray[np.int64]:
+        return np.array(values, np.int64)
+
+    return steps.Trials(
+        activation=integers([_ACTIVATIONS[c.model.activation] for c in configs]),
+        derivative=integers([_DERIVATIVES[c.gradient.derivative] for c in configs]),
+        normalization=integers([_NORMALIZATIONS[c.gradient.normalization] for c in configs]),
+        learning_rate=np.array([c.optimizer.learning_rate for c in configs], dtype),
+        momentum=np.array([c.optimizer.momentum for c in configs], dtype),
+        clip_norm=np.array([c.gradient.clip_norm for c in configs]),
+        steps=integers([c.training.steps for c in configs]),
+        evaluate_every=integers([c.training.evaluate_every for c in configs]),
+        ending=integers([steps.RUNNING] * len(configs)),
+        last_step=integers([0] * len(configs)),
+    )
+
+
+def run_slice(
+    course: Course,
+    population: Population,
+    batches: Batches,
+    first_step: int,
+    n_steps: int,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Advances a population and notes what its trials did.
+
+    Args:
+        course: what it is trained on.
+        population: which.
+        batches: of this epoch.
+        first_step: updates done before.
+        n_steps: steps to do, within the epoch.
+        pool: a thread for each scratch but the first, which is this thread's.
+    """
+    layout, state = population.layout, population.state
+    record = _record(course, population, first_step, n_steps)
+    state.control[:] = 0
+    job = steps.Job(
+        batch=steps.Source(course.examples.train, batches),
+        held_out=course.held_out,
+        whole=course.whole,
+        feature=course.feature,
+        layout=layout,
+        trials=population.settings,
+        state=state,
+        record=record,
+        epoch=course.epoch,
+        first_step=first_step,
+        n_steps=n_steps,
+    )
+    threads = list(enumerate(zip(population.scratch, population.totals, strict=True)))
+    others = [pool.submit(_take_part, job, *own, thread) for thread, own in threads[1:]]
+    _take_part(job, *threads[0][1], 0)
+    for other in others:
+        other.result()
+    for place, trial in enumerate(population.trials):
+        trial.batch_loss.append(record.batch_loss[place])
+        trial.whole_loss.append(record.whole_loss[place])
+        trial.accuracy.append(record.accuracy[place])
+        trial.ending = int(population.settings.ending[place])
+        trial.last_step = int(population.settings.last_step[place])
+        if trial.ending != steps.RUNNING:
+            trial.weights = unpack(
+                layout, state.weights, place, trial.first[0], course.examples.live
+            )
+
+
+def _take_part(job: steps.Job, scratch: Array, totals: Losses, thread: int) -> None:
+    while not steps.advance(job, scratch, totals, thread):
+        time.sleep(0)  # others may need the core more than a thread that waits
+
+
+def _record(course: Course, population: Population, first_step: int, n_steps: int) -> steps.Record:
+    """Empty rows for the slice, with what is due when."""
+    settings, n = population.settings, len(population.trials)
+    step = np.arange(first_step, first_step + n_steps)
+    is_last = step == settings.steps[:, None]
+    is_evaluated = is_last | ((step > 0) & (step % settings.evaluate_every[:, None] == 0))
+    is_whole = is_last | (step % course.epoch == 0) if course.epoch else np.zeros_like(is_last)
+    if course.examples.held_out is None:
+        is_evaluated[:] = False
+    due = np.stack([np.ones_like(is_last), is_evaluated, is_whole], axis=-1)
+    threshold = np.full((n, n_steps), -np.inf)
+    for place, trial in enumerate(population.trials):
+        for at, value in trial.thresholds.items():
+            if first_step <= at < first_step + n_steps:
+                threshold[place, at - first_step] = value
+    return steps.Record(
+        batch_loss=np.full((n, n_steps), np.nan),
+        whole_loss=np.full((n, n_steps), np.nan),
+        accuracy=np.full((n, n_steps), np.nan),
+        threshold=threshold,
+        due=np.logical_or.reduceat(due, population.layout.trial[:-1], axis=0).astype(np.int64),
+    )

@@ -1,0 +1,185 @@
+"""One pass of a group's networks over a run of blocks: losses, hits and, to learn, gradients."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from numba import njit
+
+from mlp.kernels import (
+    ROW,
+    activate,
+    backward_pixels,
+    columns_from_rows,
+    correlate,
+    differentiate,
+    forward_pixels,
+    judge_rows,
+    mix,
+    rows_from_columns,
+)
+from mlp.layout import Layout
+from mlp.simd import WIDE, lanes, store, zeros
+from mlp.sparse import BLOCK
+
+RUNNING = 0
+
+
+def scratch_size(layout: Layout, lanes: int) -> int:
+    """Numbers that one thread needs to pass any group of a layout.
+
+    A tile of rows; all first layers of a group; and for one network its activations, with a unit
+    for the biases in each layer, the derivatives by them, the logit and the weights on it.
+    """
+    n_units = int((layout.tile[1:] - layout.tile[:-1]).max()) * lanes
+    widest = int(layout.width.max())
+    n_own = int((2 * layout.width + 1).sum(axis=1).max()) + 1 + -(-(widest + 1) // ROW)
+    return BLOCK * lanes + (n_units + n_own) * ROW
+
+
+@njit(nogil=True)
+def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks):
+    """Passes a group's networks over one chunk of a batch.
+
+    Args:
+        job: `mlp.steps.Job`.
+        source: `mlp.steps.Source`, of which the batch is.
+        scratch: of this thread, `scratch_size` numbers.
+        totals: of this thread, float64, a number for each lane.
+        group: number of the group.
+        role: which of the sums receives losses and hits; those of role 0 are learned from.
+        batch: number of the batch.
+        chunk: number of the chunk among `n_chunks`.
+        n_chunks: see chunk.
+    """
+    layout, gradient = job.layout, job.state.gradient
+    batches, side, feature = source.batches, source.batches.side, job.feature
+    tile, n_pixels = lanes(scratch, WIDE), layout.n_pixels[0]
+    first_tile, end_tile = layout.tile[group], layout.tile[group + 1]
+    copy = chunk * layout.tile[-1] * n_pixels * tile
+    units = BLOCK * tile
+    if not start_chunk(job, group, role, chunk):
+        return
+    blocks = batches.batch_block[batch]
+    n_blocks = batches.batch_block[batch + 1] - blocks
+    begin, end = blocks + n_blocks * chunk // n_chunks, blocks + n_blocks * (chunk + 1) // n_chunks
+    for block in range(begin, end):
+        n_rows = forward_tiles(job, source, scratch, first_tile, end_tile, block)
+        for trial in range(layout.trial[group], layout.trial[group + 1]):
+            if job.trials.ending[trial] == RUNNING:
+                z0 = units + (layout.column[trial] - first_tile * tile) * ROW
+                arena = units + (end_tile - first_tile) * tile * ROW
+                logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
+                judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
+                add_totals(job, totals, role, chunk, trial, tile)
+                if role == 0:
+                    backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
+        if role == 0:
+            for number in range(first_tile, end_tile):
+                z0 = units + (number - first_tile) * tile * ROW
+                rows_from_columns(scratch, z0, scratch, n_rows)
+                g0 = copy + number * n_pixels * tile
+                is_first = block == begin
+                backward_pixels(
+                    batches, feature, block, n_pixels, scratch, gradient.first, g0, is_first
+                )
+
+
+@njit(nogil=True)
+def start_chunk(job, group, role, chunk):
+    """Sets the sums of a chunk to zero; returns whether any trial of the group is running."""
+    layout, state = job.layout, job.state
+    is_running = False
+    for trial in range(layout.trial[group], layout.trial[group + 1]):
+        state.losses[role, chunk, trial] = 0
+        state.hits[role, chunk, trial] = 0
+        if role == 0:
+            copy = chunk * layout.upper[-1]
+            for i in range(layout.upper[trial], layout.upper[trial + 1]):
+                state.gradient.upper[copy + i] = 0
+        is_running |= job.trials.ending[trial] == RUNNING
+    return is_running
+
+
+@njit(nogil=True)
+def add_totals(job, totals, role, chunk, trial, tile):
+    """Adds a block's losses and hits, one sum a lane, to the chunk's."""
+    loss, hits = 0.0, 0.0
+    for lane in range(tile):
+        loss += totals[lane]
+        hits += totals[tile + lane]
+    job.state.losses[role, chunk, trial] += loss
+    job.state.hits[role, chunk, trial] += hits
+
+
+@njit(nogil=True)
+def forward_tiles(job, source, scratch, first_tile, end_tile, block):
+    """The first layers' sums over one block, units of rows; returns the rows, padded to tiles."""
+    batches, weights = source.batches, job.state.weights.first
+    tile, n_pixels = lanes(scratch, WIDE), job.layout.n_pixels[0]
+    first = batches.block_position[block]
+    n_rows = batches.block_position[block + 1] - first
+    n_padded = (n_rows + tile - 1) // tile * tile
+    for row in range(n_rows, n_padded):
+        store(scratch, row * tile, zeros(scratch, WIDE))
+    for number in range(first_tile, end_tile):
+        w0 = number * n_pixels * tile
+        forward_pixels(source.images, batches, job.feature, weights, w0, first, n_rows, scratch)
+        to = BLOCK * tile + (number - first_tile) * tile * ROW
+        columns_from_rows(scratch, scratch, to, n_padded)
+    return n_padded
+
+
+@njit(nogil=True)
+def forward_upper(job, scratch, z0, arena, trial, n_rows):
+    """One network from its first layer's sums to the difference of its two logits.
+
+    Leaves in the scratch, from the arena on: the activations of each hidden layer and a unit of
+    ones; the difference; what each unit of the last hidden layer adds to it.
+
+    Returns:
+        Where the difference stands.
+    """
+    layout, upper = job.layout, job.state.weights.upper
+    activation, depth = job.trials.activation[trial], layout.depth[trial]
+    activate(activation, layout.width[trial, 0], n_rows, scratch, z0, scratch, arena)
+    a0 = arena
+    for layer in range(1, depth):
+        n_in, n_out = layout.width[trial, layer - 1] + 1, layout.width[trial, layer]
+        w0, to = layout.offset[trial, layer], a0 + n_in * ROW
+        mix(upper, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
+        activate(activation, n_out, n_rows, scratch, to, scratch, to)
+        a0 = to
+    n_in = layout.width[trial, depth - 1] + 1
+    logit = a0 + n_in * ROW
+    direction = logit + ROW
+    one, zero = layout.offset[trial, depth], layout.offset[trial, depth + 1]
+    for i in range(n_in):
+        scratch[direction + i] = upper[one + i] - upper[zero + i]
+    mix(scratch, direction, 0, 1, n_in, scratch, a0, 1, scratch, logit, n_rows)
+    return logit
+
+
+@njit(nogil=True)
+def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
+    """From the loss's derivatives by the difference of the logits to those by the first sums.
+
+    The latter take the place from z0 on; the upper layers' gradients are added to the chunk's.
+    """
+    layout, upper, gradient = job.layout, job.state.weights.upper, job.state.gradient.upper
+    activation, derivative = job.trials.activation[trial], job.trials.derivative[trial]
+    depth, copy = layout.depth[trial], chunk * layout.upper[-1]
+    n_above = layout.width[trial, depth - 1]
+    direction, a0 = logit + ROW, logit - (n_above + 1) * ROW
+    g0 = copy + layout.offset[trial, depth]
+    correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, gradient, g0)
+    delta = z0 if depth == 1 else direction + (n_above + ROW) // ROW * ROW
+    mix(scratch, direction, 1, 0, 1, scratch, logit, n_above, scratch, delta, n_rows)
+    differentiate(activation, derivative, n_above, n_rows, scratch, a0, scratch, delta)
+    for layer in range(depth - 1, 0, -1):
+        n_below = layout.width[trial, layer - 1]
+        a0 -= (n_below + 1) * ROW
+        w0 = layout.offset[trial, layer]
+        correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, gradient, copy + w0)
+        to = z0 if layer == 1 else delta + n_above * ROW
+        mix(upper, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)
+        differentiate(activation, derivative, n_below, n_rows, scratch, a0, scratch, to)
+        delta, n_above = to, n_below
