@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp import kernels, steps, update
 from mlp.config import RunConfig
+from mlp.handle import Handle
 from mlp.layout import (
     Layout,
     Mask,
@@ -39,7 +40,6 @@ _NORMALIZATIONS = {
     "clip": update.CLIP,
 }
 _GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cache
-_CONTROL = 16  # numbers of each group in `State.control`
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,9 @@ class Population:
         trials: in the layout's order.
         layout: where they lie.
         settings: for the step loop.
-        state: for the step loop.
+        weights: of all trials.
+        velocity: of all trials.
+        gradient: of all trials, for each chunk.
         scratch: of each thread.
         totals: of each thread.
     """
@@ -109,9 +111,15 @@ class Population:
     trials: list[Trial]
     layout: Layout
     settings: steps.Trials
-    state: steps.State
+    weights: Packed
+    velocity: Packed
+    gradient: Packed
     scratch: list[Array]
     totals: list[Losses]
+
+
+class _Feature(NamedTuple):
+    feature: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +132,7 @@ class Course:
         batch_size: examples of a step; None: all.
         epoch: steps of an epoch; 0 for the full batch.
         whole: the training part in one piece.
-        held_out: the held-out part; the training part where there is none.
+        held_out: the held-out part, if there is one.
         feature: `(256,)`, the number that each raw pixel value stands for.
         order: draws the order of each epoch.
     """
@@ -133,8 +141,8 @@ class Course:
     dtype: Literal["float32", "float64"]
     batch_size: int | None
     epoch: int
-    whole: steps.Source
-    held_out: steps.Source
+    whole: Batches
+    held_out: Batches | None
     feature: Array
     order: np.random.RandomState
 
@@ -164,22 +172,18 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
     """Cuts the data for all trials that share the config's dtype, batch size and order."""
     training = config.training
 
-    def whole(images: Images) -> steps.Source:
+    def whole(images: Images) -> Batches:
         n = len(images.label)
-        order = np.arange(n)
-        return steps.Source(
-            images, cut_batches(images, order, n, examples.n_pixels, training.dtype)
-        )
+        return cut_batches(images, np.arange(n), n, examples.n_pixels, training.dtype)
 
     n_train = len(examples.train.label)
-    source = whole(examples.train)
     return Course(
         examples,
         training.dtype,
         training.batch_size,
         0 if training.batch_size is None else -(-n_train // training.batch_size),
-        source,
-        source if examples.held_out is None else whole(examples.held_out),
+        whole(examples.train),
+        None if examples.held_out is None else whole(examples.held_out),
         np.divide(np.arange(256), examples.scale, dtype=training.dtype),
         np.random.RandomState(training.order_seed),
     )
@@ -188,7 +192,7 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
 def next_epoch(course: Course) -> Batches:
     """The batches of the next epoch; the full batch where there are no others."""
     if course.batch_size is None:
-        return course.whole.batches
+        return course.whole
     images = course.examples.train
     order = course.order.permutation(len(images.label))
     return cut_batches(images, order, course.batch_size, course.examples.n_pixels, course.dtype)
@@ -219,30 +223,24 @@ def assemble(
     """
     dtype, n_pixels = course.dtype, course.examples.n_pixels
     widths = [trial.config.model.layer_widths for trial in trials]
-    n_chunks = min(steps.CHUNKS, len(course.whole.batches.block_position) - 1)
+    n_chunks = min(steps.CHUNKS, len(course.whole.block_position) - 1)
     layout = plan_layout(widths, _groups(widths, dtype, n_chunks, threads), n_pixels, dtype)
-    n, lanes = len(trials), tile_columns(dtype)
-    sums = np.zeros((3, steps.CHUNKS, n))
-    state = steps.State(
-        packed_zeros(layout, dtype),
-        packed_zeros(layout, dtype),
-        packed_zeros(layout, dtype, n_chunks),
-        sums,
-        sums.copy(),
-        np.zeros(layout.n_groups * _CONTROL, np.int64),
-    )
+    lanes = tile_columns(dtype)
+    weights, velocity = packed_zeros(layout, dtype), packed_zeros(layout, dtype)
     for place, trial in enumerate(trials):
         if old is None:
-            pack(layout, state.weights, place, trial.first, course.examples.live)
+            pack(layout, weights, place, trial.first, course.examples.live)
         else:
             before = old.trials.index(trial)
-            for new_part, part in ((state.weights, old.state.weights), (state.velocity, old.state.velocity)):
-                move((old.layout, part, before), (layout, new_part, place))
+            move((old.layout, old.weights, before), (layout, weights, place))
+            move((old.layout, old.velocity, before), (layout, velocity, place))
     return Population(
         trials,
         layout,
         _settings([trial.config for trial in trials], dtype),
-        state,
+        weights,
+        velocity,
+        packed_zeros(layout, dtype, n_chunks),
         [aligned_zeros(scratch_size(layout, lanes), dtype) for _ in range(threads)],
         [aligned_zeros(2 * lanes, np.float64) for _ in range(threads)],
     )
@@ -304,25 +302,14 @@ def run_slice(
         n_steps: steps to do, within the epoch.
         pool: a thread for each scratch but the first, which is this thread's.
     """
-    layout, state = population.layout, population.state
     record = _record(course, population, first_step, n_steps)
-    state.control[:] = 0
-    job = steps.Job(
-        batch=steps.Source(course.examples.train, batches),
-        held_out=course.held_out,
-        whole=course.whole,
-        feature=course.feature,
-        layout=layout,
-        trials=population.settings,
-        state=state,
-        record=record,
-        epoch=course.epoch,
-        first_step=first_step,
-        n_steps=n_steps,
-    )
-    threads = list(enumerate(zip(population.scratch, population.totals, strict=True)))
-    others = [pool.submit(_take_part, job, *own, thread) for thread, own in threads[1:]]
-    _take_part(job, *threads[0][1], 0)
+    job, sources = _job(course, population, record, first_step, n_steps), _sources(course, batches)
+    threads = list(zip(population.scratch, population.totals, strict=True))
+    others = [
+        pool.submit(_take_part, job, sources, *own, thread)
+        for thread, own in enumerate(threads[1:], 1)
+    ]
+    _take_part(job, sources, *threads[0], 0)
     for other in others:
         other.result()
     for place, trial in enumerate(population.trials):
@@ -333,12 +320,52 @@ def run_slice(
         trial.last_step = int(population.settings.last_step[place])
         if trial.ending != steps.RUNNING:
             trial.weights = unpack(
-                layout, state.weights, place, trial.first[0], course.examples.live
+                population.layout,
+                population.weights,
+                place,
+                trial.first[0],
+                course.examples.live,
             )
 
 
-def _take_part(job: steps.Job, scratch: Array, totals: Losses, thread: int) -> None:
-    while not steps.advance(job, scratch, totals, thread):
+def _job(
+    course: Course, population: Population, record: steps.Record, first_step: int, n_steps: int
+) -> Handle:
+    n, n_groups = len(population.trials), population.layout.n_groups
+    state = steps.State(
+        *population.weights,
+        *population.velocity,
+        *population.gradient,
+        losses=np.zeros((3, steps.CHUNKS, n)),
+        hits=np.zeros((3, steps.CHUNKS, n)),
+        control=np.zeros(n_groups * steps.CONTROL, np.int64),
+    )
+    return Handle(
+        population.layout,
+        population.settings,
+        state,
+        record,
+        _Feature(course.feature),
+        epoch=course.epoch,
+        first_step=first_step,
+        n_steps=n_steps,
+    )
+
+
+def _sources(course: Course, batches: Batches) -> steps.Sources:
+    train, held_out = course.examples.train, course.examples.held_out
+    whole = Handle(train, course.whole)
+    return steps.Sources(
+        batch=whole if batches is course.whole else Handle(train, batches),
+        held_out=whole if held_out is None else Handle(held_out, course.held_out),
+        whole=whole,
+    )
+
+
+def _take_part(
+    job: Handle, sources: steps.Sources, scratch: Array, totals: Losses, thread: int
+) -> None:
+    while not steps.advance(job, sources, scratch, totals, thread):
         time.sleep(0)  # others may need the core more than a thread that waits
 
 
@@ -362,5 +389,5 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         whole_loss=np.full((n, n_steps), np.nan),
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
-        due=np.logical_or.reduceat(due, population.layout.trial[:-1], axis=0).astype(np.int64),
+        due=np.logical_or.reduceat(due, population.layout.group_trial[:-1], axis=0).astype(np.int64),
     )

@@ -41,46 +41,48 @@ EXACT, QUESTION = range(2)
 
 
 @njit(nogil=True)
-def forward_pixels(images, batches, feature, weights, w0, first, n_rows, target):
+def forward_pixels(source, feature, weights, w0, first, n_rows, target):
     """target[row, :] = sum over the row's pixels of feature * weights[pixel, :], one tile wide."""
     tile = lanes(weights, WIDE)
     zero = zeros(feature, WIDE)
+    order, start, pixel, value = source.order, source.start, source.pixel, source.value
     for r in range(n_rows):
-        i = at(batches.order, first + r)
-        entry, end = at(images.start, i), at(images.start, i + 1)
+        i = at(order, first + r)
+        entry, end = at(start, i), at(start, i + 1)
         even, odd = zero, zero
         while entry + 1 < end:
-            x = fill(at(feature, at(images.value, entry)), WIDE)
-            even = fma(x, load(weights, w0 + at(images.pixel, entry) * tile, WIDE), even)
-            x = fill(at(feature, at(images.value, entry + 1)), WIDE)
-            odd = fma(x, load(weights, w0 + at(images.pixel, entry + 1) * tile, WIDE), odd)
+            x = fill(at(feature, at(value, entry)), WIDE)
+            even = fma(x, load(weights, w0 + at(pixel, entry) * tile, WIDE), even)
+            x = fill(at(feature, at(value, entry + 1)), WIDE)
+            odd = fma(x, load(weights, w0 + at(pixel, entry + 1) * tile, WIDE), odd)
             entry += 2
         if entry < end:
-            x = fill(at(feature, at(images.value, entry)), WIDE)
-            even = fma(x, load(weights, w0 + at(images.pixel, entry) * tile, WIDE), even)
+            x = fill(at(feature, at(value, entry)), WIDE)
+            even = fma(x, load(weights, w0 + at(pixel, entry) * tile, WIDE), even)
         store(target, r * tile, even + odd)
 
 
 @njit(nogil=True)
-def backward_pixels(batches, feature, block, n_pixels, delta, gradient, g0, fresh):
+def backward_pixels(source, feature, block, n_pixels, delta, gradient, g0, fresh):
     """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
     tile = lanes(delta, WIDE)
     zero = zeros(feature, WIDE)
+    start, row, value = source.pixel_start, source.row, source.row_value
     for pixel in range(n_pixels):
-        entry = at(batches.pixel_start, block * n_pixels + pixel)
-        end = at(batches.pixel_start, block * n_pixels + pixel + 1)
+        entry = at(start, block * n_pixels + pixel)
+        end = at(start, block * n_pixels + pixel + 1)
         place = g0 + pixel * tile
         even = zero if fresh else load(gradient, place, WIDE)
         odd = zero
         while entry + 1 < end:
-            x = fill(at(feature, at(batches.value, entry)), WIDE)
-            even = fma(x, load(delta, at(batches.row, entry) * tile, WIDE), even)
-            x = fill(at(feature, at(batches.value, entry + 1)), WIDE)
-            odd = fma(x, load(delta, at(batches.row, entry + 1) * tile, WIDE), odd)
+            x = fill(at(feature, at(value, entry)), WIDE)
+            even = fma(x, load(delta, at(row, entry) * tile, WIDE), even)
+            x = fill(at(feature, at(value, entry + 1)), WIDE)
+            odd = fma(x, load(delta, at(row, entry + 1) * tile, WIDE), odd)
             entry += 2
         if entry < end:
-            x = fill(at(feature, at(batches.value, entry)), WIDE)
-            even = fma(x, load(delta, at(batches.row, entry) * tile, WIDE), even)
+            x = fill(at(feature, at(value, entry)), WIDE)
+            even = fma(x, load(delta, at(row, entry) * tile, WIDE), even)
         store(gradient, place, even + odd)
 
 

@@ -25,19 +25,19 @@ class Layout(NamedTuple):
 
     Attributes:
         n_pixels: `(1,)`, rows of a tile: the live pixels and the biases.
-        tile: `(groups + 1,)`, first tile of each group of trials.
-        trial: `(groups + 1,)`, first trial of each group.
+        group_tile: `(groups + 1,)`, first tile of each group of trials.
+        group_trial: `(groups + 1,)`, first trial of each group.
         column: `(trials,)`, first column of each trial.
         depth: `(trials,)`, hidden layers.
         width: `(trials, deepest)`, units of each hidden layer.
         offset: `(trials, deepest + 2)`, among the upper weights: entry l is where hidden layer
             l + 1 begins (from l = 1 on), entry `depth` output 1, entry `depth + 1` output 0.
-        upper: `(trials + 1,)`, where each trial's upper weights begin.
+        upper: `(trials + 1,)`, where the upper weights of each trial begin.
     """
 
     n_pixels: Integers
-    tile: Integers
-    trial: Integers
+    group_tile: Integers
+    group_trial: Integers
     column: Integers
     depth: Integers
     width: Integers
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     @property
     def n_groups(self) -> int:
         """How many groups they are in."""
-        return len(self.trial) - 1
+        return len(self.group_trial) - 1
 
 
 def tile_columns(dtype: DTypeLike) -> int:
@@ -95,8 +95,8 @@ def plan_layout(
         upper.append(place + 2 * (shape[-1] + 1))
     return Layout(
         n_pixels=np.array([n_pixels], np.int64),
-        tile=np.array(tile, np.int64),
-        trial=trial,
+        group_tile=np.array(tile, np.int64),
+        group_trial=trial,
         column=np.array(column, np.int64),
         depth=np.array([len(shape) for shape in widths], np.int64),
         width=width,
@@ -119,7 +119,7 @@ class Packed(NamedTuple):
 
 def packed_zeros(layout: Layout, dtype: str, copies: int = 1) -> Packed:
     """Zeros in the form of all weights, `copies` times one after the other."""
-    n_first = int(layout.tile[-1] * layout.n_pixels[0]) * tile_columns(dtype)
+    n_first = int(layout.group_tile[-1] * layout.n_pixels[0]) * tile_columns(dtype)
     return Packed(
         aligned_zeros(copies * n_first, dtype), aligned_zeros(copies * int(layout.upper[-1]), dtype)
     )

@@ -29,7 +29,7 @@ def scratch_size(layout: Layout, lanes: int) -> int:
     A tile of rows; all first layers of a group; and for one network its activations, with a unit
     for the biases in each layer, the derivatives by them, the logit and the weights on it.
     """
-    n_units = int((layout.tile[1:] - layout.tile[:-1]).max()) * lanes
+    n_units = int((layout.group_tile[1:] - layout.group_tile[:-1]).max()) * lanes
     widest = int(layout.width.max())
     n_own = int((2 * layout.width + 1).sum(axis=1).max()) + 1 + -(-(widest + 1) // ROW)
     return BLOCK * lanes + (n_units + n_own) * ROW
@@ -40,8 +40,8 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
     """Passes a group's networks over one chunk of a batch.
 
     Args:
-        job: `mlp.steps.Job`.
-        source: `mlp.steps.Source`, of which the batch is.
+        job: `mlp.steps.job_handle`.
+        source: its `source_handle`, of which the batch is.
         scratch: of this thread, `scratch_size` numbers.
         totals: of this thread, float64, a number for each lane.
         group: number of the group.
@@ -50,22 +50,21 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
         chunk: number of the chunk among `n_chunks`.
         n_chunks: see chunk.
     """
-    layout, gradient = job.layout, job.state.gradient
-    batches, side, feature = source.batches, source.batches.side, job.feature
-    tile, n_pixels = lanes(scratch, WIDE), layout.n_pixels[0]
-    first_tile, end_tile = layout.tile[group], layout.tile[group + 1]
-    copy = chunk * layout.tile[-1] * n_pixels * tile
+    side, feature, gradient = source.side, job.feature, job.gradient_first
+    tile, n_pixels = lanes(scratch, WIDE), job.n_pixels[0]
+    first_tile, end_tile = job.group_tile[group], job.group_tile[group + 1]
+    copy = chunk * job.group_tile[-1] * n_pixels * tile
     units = BLOCK * tile
     if not start_chunk(job, group, role, chunk):
         return
-    blocks = batches.batch_block[batch]
-    n_blocks = batches.batch_block[batch + 1] - blocks
+    blocks = source.batch_block[batch]
+    n_blocks = source.batch_block[batch + 1] - blocks
     begin, end = blocks + n_blocks * chunk // n_chunks, blocks + n_blocks * (chunk + 1) // n_chunks
     for block in range(begin, end):
         n_rows = forward_tiles(job, source, scratch, first_tile, end_tile, block)
-        for trial in range(layout.trial[group], layout.trial[group + 1]):
-            if job.trials.ending[trial] == RUNNING:
-                z0 = units + (layout.column[trial] - first_tile * tile) * ROW
+        for trial in range(job.group_trial[group], job.group_trial[group + 1]):
+            if job.ending[trial] == RUNNING:
+                z0 = units + (job.column[trial] - first_tile * tile) * ROW
                 arena = units + (end_tile - first_tile) * tile * ROW
                 logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
                 judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
@@ -79,23 +78,22 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
                 g0 = copy + number * n_pixels * tile
                 is_first = block == begin
                 backward_pixels(
-                    batches, feature, block, n_pixels, scratch, gradient.first, g0, is_first
+                    source, feature, block, n_pixels, scratch, gradient, g0, is_first
                 )
 
 
 @njit(nogil=True)
 def start_chunk(job, group, role, chunk):
     """Sets the sums of a chunk to zero; returns whether any trial of the group is running."""
-    layout, state = job.layout, job.state
     is_running = False
-    for trial in range(layout.trial[group], layout.trial[group + 1]):
-        state.losses[role, chunk, trial] = 0
-        state.hits[role, chunk, trial] = 0
+    for trial in range(job.group_trial[group], job.group_trial[group + 1]):
+        job.losses[role, chunk, trial] = 0
+        job.hits[role, chunk, trial] = 0
         if role == 0:
-            copy = chunk * layout.upper[-1]
-            for i in range(layout.upper[trial], layout.upper[trial + 1]):
-                state.gradient.upper[copy + i] = 0
-        is_running |= job.trials.ending[trial] == RUNNING
+            copy = chunk * job.upper[-1]
+            for i in range(job.upper[trial], job.upper[trial + 1]):
+                job.gradient_upper[copy + i] = 0
+        is_running |= job.ending[trial] == RUNNING
     return is_running
 
 
@@ -106,23 +104,23 @@ def add_totals(job, totals, role, chunk, trial, tile):
     for lane in range(tile):
         loss += totals[lane]
         hits += totals[tile + lane]
-    job.state.losses[role, chunk, trial] += loss
-    job.state.hits[role, chunk, trial] += hits
+    job.losses[role, chunk, trial] += loss
+    job.hits[role, chunk, trial] += hits
 
 
 @njit(nogil=True)
 def forward_tiles(job, source, scratch, first_tile, end_tile, block):
     """The first layers' sums over one block, units of rows; returns the rows, padded to tiles."""
-    batches, weights = source.batches, job.state.weights.first
-    tile, n_pixels = lanes(scratch, WIDE), job.layout.n_pixels[0]
-    first = batches.block_position[block]
-    n_rows = batches.block_position[block + 1] - first
+    weights = job.weights_first
+    tile, n_pixels = lanes(scratch, WIDE), job.n_pixels[0]
+    first = source.block_position[block]
+    n_rows = source.block_position[block + 1] - first
     n_padded = (n_rows + tile - 1) // tile * tile
     for row in range(n_rows, n_padded):
         store(scratch, row * tile, zeros(scratch, WIDE))
     for number in range(first_tile, end_tile):
         w0 = number * n_pixels * tile
-        forward_pixels(source.images, batches, job.feature, weights, w0, first, n_rows, scratch)
+        forward_pixels(source, job.feature, weights, w0, first, n_rows, scratch)
         to = BLOCK * tile + (number - first_tile) * tile * ROW
         columns_from_rows(scratch, scratch, to, n_padded)
     return n_padded
@@ -138,20 +136,20 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     Returns:
         Where the difference stands.
     """
-    layout, upper = job.layout, job.state.weights.upper
-    activation, depth = job.trials.activation[trial], layout.depth[trial]
-    activate(activation, layout.width[trial, 0], n_rows, scratch, z0, scratch, arena)
+    upper = job.weights_upper
+    activation, depth = job.activation[trial], job.depth[trial]
+    activate(activation, job.width[trial, 0], n_rows, scratch, z0, scratch, arena)
     a0 = arena
     for layer in range(1, depth):
-        n_in, n_out = layout.width[trial, layer - 1] + 1, layout.width[trial, layer]
-        w0, to = layout.offset[trial, layer], a0 + n_in * ROW
+        n_in, n_out = job.width[trial, layer - 1] + 1, job.width[trial, layer]
+        w0, to = job.offset[trial, layer], a0 + n_in * ROW
         mix(upper, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
         activate(activation, n_out, n_rows, scratch, to, scratch, to)
         a0 = to
-    n_in = layout.width[trial, depth - 1] + 1
+    n_in = job.width[trial, depth - 1] + 1
     logit = a0 + n_in * ROW
     direction = logit + ROW
-    one, zero = layout.offset[trial, depth], layout.offset[trial, depth + 1]
+    one, zero = job.offset[trial, depth], job.offset[trial, depth + 1]
     for i in range(n_in):
         scratch[direction + i] = upper[one + i] - upper[zero + i]
     mix(scratch, direction, 0, 1, n_in, scratch, a0, 1, scratch, logit, n_rows)
@@ -164,20 +162,20 @@ def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
 
     The latter take the place from z0 on; the upper layers' gradients are added to the chunk's.
     """
-    layout, upper, gradient = job.layout, job.state.weights.upper, job.state.gradient.upper
-    activation, derivative = job.trials.activation[trial], job.trials.derivative[trial]
-    depth, copy = layout.depth[trial], chunk * layout.upper[-1]
-    n_above = layout.width[trial, depth - 1]
+    upper, gradient = job.weights_upper, job.gradient_upper
+    activation, derivative = job.activation[trial], job.derivative[trial]
+    depth, copy = job.depth[trial], chunk * job.upper[-1]
+    n_above = job.width[trial, depth - 1]
     direction, a0 = logit + ROW, logit - (n_above + 1) * ROW
-    g0 = copy + layout.offset[trial, depth]
+    g0 = copy + job.offset[trial, depth]
     correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, gradient, g0)
     delta = z0 if depth == 1 else direction + (n_above + ROW) // ROW * ROW
     mix(scratch, direction, 1, 0, 1, scratch, logit, n_above, scratch, delta, n_rows)
     differentiate(activation, derivative, n_above, n_rows, scratch, a0, scratch, delta)
     for layer in range(depth - 1, 0, -1):
-        n_below = layout.width[trial, layer - 1]
+        n_below = job.width[trial, layer - 1]
         a0 -= (n_below + 1) * ROW
-        w0 = layout.offset[trial, layer]
+        w0 = job.offset[trial, layer]
         correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, gradient, copy + w0)
         to = z0 if layer == 1 else delta + n_above * ROW
         mix(upper, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)

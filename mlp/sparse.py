@@ -39,7 +39,7 @@ class Batches(NamedTuple):
         block_position: `(blocks + 1,)` int64, first position of each block.
         pixel_start: `(blocks * pixels + 1,)` int64, where the entries of a pixel in a block begin.
         row: `(non_zero,)` uint8, row within the block.
-        value: `(non_zero,)` uint8, raw value.
+        row_value: `(non_zero,)` uint8, raw value.
         side: `(blocks * BLOCK,)` of the training's dtype: 1 for label 0, -1 for label 1, 0 where
             the block has no row.
     """
@@ -49,7 +49,7 @@ class Batches(NamedTuple):
     block_position: NDArray[np.int64]
     pixel_start: NDArray[np.int64]
     row: NDArray[np.uint8]
-    value: NDArray[np.uint8]
+    row_value: NDArray[np.uint8]
     side: NDArray[np.floating]
 
 

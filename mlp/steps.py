@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mlp.layout import Layout, Packed
+from mlp.handle import Handle
+from mlp.layout import Array
 from mlp.passes import RUNNING, pass_chunk
 from mlp.simd import claim, count_up, peek
-from mlp.sparse import Batches, Images
 from mlp.update import update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
@@ -26,14 +26,7 @@ COMPLETED, NON_FINITE, PRUNED = range(1, 4)  # besides RUNNING
 BATCH, HELD_OUT, WHOLE = range(3)
 
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
-_LINE = 16  # int64 of each group in `control`: two cache lines, so that groups share none
-
-
-class Source(NamedTuple):
-    """Examples of one part, and how they are cut."""
-
-    images: Images
-    batches: Batches
+CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
 
 
 class Trials(NamedTuple):
@@ -83,166 +76,150 @@ class Record(NamedTuple):
 
 
 class State(NamedTuple):
-    """The weights, and what is written while they are trained.
+    """The weights, and what is written while they are trained; see `mlp.layout.Packed`.
 
     Attributes:
-        weights: of all trials.
-        velocity: of all trials.
-        gradient: `CHUNKS` copies.
+        weights_first: of the first layers of all trials.
+        weights_upper: of the layers above.
+        velocity_first: in the same form.
+        velocity_upper: in the same form.
+        gradient_first: a copy for each chunk.
+        gradient_upper: a copy for each chunk.
         losses: `(3, CHUNKS, trials)` float64, sums of each source and chunk.
         hits: the same for examples that were told right.
-        control: `(groups * 16,)` int64, how far each group is.
+        control: `(groups * CONTROL,)` int64, how far each group is.
     """
 
-    weights: Packed
-    velocity: Packed
-    gradient: Packed
+    weights_first: Array
+    weights_upper: Array
+    velocity_first: Array
+    velocity_upper: Array
+    gradient_first: Array
+    gradient_upper: Array
     losses: NDArray[np.float64]
     hits: NDArray[np.float64]
     control: NDArray[np.int64]
 
 
-class Job(NamedTuple):
-    """All that a thread needs to take part, but for a scratch of its own.
+class Sources(NamedTuple):
+    """What a step may pass over: a `Handle` on `Images` and `Batches` each.
 
     Attributes:
-        batch: one epoch of what the steps learn from.
-        held_out: what accuracies are taken on.
-        whole: the training part in one piece.
-        feature: `(256,)`, the number that each raw pixel value stands for.
-        layout: where the networks lie.
-        trials: their settings and state.
-        state: weights, gradients, sums.
-        record: thresholds in, losses and accuracies out.
-        epoch: batches of an epoch; 0 for the full batch.
-        first_step: updates done before the slice.
-        n_steps: steps of the slice, within one epoch.
+        batch: one epoch of what is learned from.
+        held_out: what accuracies are taken on, as one batch.
+        whole: the training part as one batch.
     """
 
-    batch: Source
-    held_out: Source
-    whole: Source
-    feature: NDArray[np.floating]
-    layout: Layout
-    trials: Trials
-    state: State
-    record: Record
-    epoch: int
-    first_step: int
-    n_steps: int
+    batch: Handle
+    held_out: Handle
+    whole: Handle
 
 
 @njit(nogil=True, cache=True)
-def advance(job, scratch, totals, thread):
+def advance(job, sources, scratch, totals, thread):
     """Takes tasks until all groups have done a slice of steps, or none is free for a while.
 
     Every thread calls this, again and again until it returns True.
 
     Args:
-        job: the same for all threads.
+        job: a `Handle` on `Layout`, `Trials`, `State` and `Record`, and on `feature`, the number
+            that each raw pixel value stands for; with `epoch`, the batches of an epoch (0 for the
+            full batch), `first_step`, the updates done before, and `n_steps`, the steps of the
+            slice, which lie within one epoch.
+        sources: what is passed over.
         scratch: of this thread, see `mlp.passes.scratch_size`.
         totals: of this thread, float64, two for each lane.
         thread: its number.
     """
-    control, n_groups = job.state.control, len(job.layout.trial) - 1
+    control, n_groups = job.control, len(job.group_trial) - 1
     idle = 0
     while True:
         is_done = True
         for i in range(n_groups):
             group = (i + thread) % n_groups
-            ticket = peek(control, group * _LINE)
+            ticket = peek(control, group * CONTROL)
             while (ticket >> 8) < job.n_steps:
                 step, task = ticket >> 8, ticket & 255
-                n_tasks = count_tasks(job, group, step)
+                n_tasks = count_tasks(job, sources, group, step)
                 if task >= n_tasks:
                     is_done = False
                     break
-                if claim(control, group * _LINE, ticket, ticket + 1):
+                if claim(control, group * CONTROL, ticket, ticket + 1):
                     idle = 0
-                    run_task(job, scratch, totals, group, step, task)
-                    if count_up(control, group * _LINE + 8) == n_tasks - 1:
-                        finish_step(job, group, step)
-                        control[group * _LINE + 8] = 0
-                        claim(control, group * _LINE, (step << 8) + n_tasks, (step + 1) << 8)
-                ticket = peek(control, group * _LINE)
+                    run_task(job, sources, scratch, totals, group, step, task)
+                    if count_up(control, group * CONTROL + 8) == n_tasks - 1:
+                        finish_step(job, sources, group, step)
+                        control[group * CONTROL + 8] = 0
+                        claim(control, group * CONTROL, (step << 8) + n_tasks, (step + 1) << 8)
+                ticket = peek(control, group * CONTROL)
         idle += 1
         if is_done or idle > _IDLE_LOOKS:
             return is_done
 
 
 @njit(nogil=True)
-def chunks_of(job, group, step, role):
+def chunks_of(job, sources, group, step, role):
     """How many chunks of a source a group passes over in a step, and of which batch."""
-    if job.record.due[group, step, role] == 0:
+    if job.due[group, step, role] == 0:
         return 0, 0
-    source = job.batch
+    source = sources.batch
     batch = 0
     if role == BATCH:
-        batch = (job.first_step + step) % (len(source.batches.batch_block) - 1)
+        batch = (job.first_step + step) % (len(source.batch_block) - 1)
     elif role == HELD_OUT:
-        source = job.held_out
+        source = sources.held_out
     else:
-        source = job.whole
-    blocks = source.batches.batch_block
+        source = sources.whole
+    blocks = source.batch_block
     return min(CHUNKS, blocks[batch + 1] - blocks[batch]), batch
 
 
 @njit(nogil=True)
-def count_tasks(job, group, step):
+def count_tasks(job, sources, group, step):
     """Tasks of a group in a step."""
     n_tasks = 0
     for role in range(3):
-        n_tasks += chunks_of(job, group, step, role)[0]
+        n_tasks += chunks_of(job, sources, group, step, role)[0]
     return n_tasks
 
 
 @njit(nogil=True)
-def run_task(job, scratch, totals, group, step, task):
+def run_task(job, sources, scratch, totals, group, step, task):
     """Passes over one chunk of one of the three sources."""
     for role in range(3):
-        n_chunks, batch = chunks_of(job, group, step, role)
+        n_chunks, batch = chunks_of(job, sources, group, step, role)
         if 0 <= task < n_chunks:
-            source = job.batch
+            source = sources.batch
             if role == HELD_OUT:
-                source = job.held_out
+                source = sources.held_out
             elif role == WHOLE:
-                source = job.whole
+                source = sources.whole
             pass_chunk(job, source, scratch, totals, group, role, batch, task, n_chunks)
         task -= n_chunks
 
 
 @njit(nogil=True)
-def finish_step(job, group, step):
+def finish_step(job, sources, group, step):
     """Records a group's step, ends the trials that end there, and updates the others."""
-    layout, trials, state, record = job.layout, job.trials, job.state, job.record
-    n_chunks, batch = chunks_of(job, group, step, BATCH)
-    blocks, positions = job.batch.batches.batch_block, job.batch.batches.block_position
+    n_chunks, batch = chunks_of(job, sources, group, step, BATCH)
+    blocks, positions = sources.batch.batch_block, sources.batch.block_position
     n_examples = positions[blocks[batch + 1]] - positions[blocks[batch]]
     goes_on = False
-    for t in range(layout.trial[group], layout.trial[group + 1]):
-        if trials.ending[t] == RUNNING:
-            record.batch_loss[t, step] = add(state.losses, BATCH, n_chunks, t) / n_examples
-            n = chunks_of(job, group, step, WHOLE)[0]
+    for t in range(job.group_trial[group], job.group_trial[group + 1]):
+        if job.ending[t] == RUNNING:
+            job.batch_loss[t, step] = add(job.losses, BATCH, n_chunks, t) / n_examples
+            n = chunks_of(job, sources, group, step, WHOLE)[0]
             if n > 0:
-                total = add(state.losses, WHOLE, n, t)
-                record.whole_loss[t, step] = total / job.whole.batches.block_position[-1]
-            n = chunks_of(job, group, step, HELD_OUT)[0]
+                total = add(job.losses, WHOLE, n, t)
+                job.whole_loss[t, step] = total / sources.whole.block_position[-1]
+            n = chunks_of(job, sources, group, step, HELD_OUT)[0]
             if n > 0:
-                total = add(state.hits, HELD_OUT, n, t)
-                record.accuracy[t, step] = total / job.held_out.batches.block_position[-1]
+                total = add(job.hits, HELD_OUT, n, t)
+                job.accuracy[t, step] = total / sources.held_out.block_position[-1]
             judge_step(job, t, step, job.first_step + step)
-            goes_on |= trials.ending[t] == RUNNING
+            goes_on |= job.ending[t] == RUNNING
     if goes_on:
-        update_group(
-            layout,
-            trials,
-            state.weights,
-            state.velocity,
-            state.gradient,
-            group,
-            n_chunks,
-            n_examples,
-        )
+        update_group(job, group, n_chunks, n_examples)
 
 
 @njit(nogil=True)
@@ -260,22 +237,21 @@ def judge_step(job, t, column, step):
 
     A step that was due for a neighbour alone leaves no accuracy and no loss over the whole.
     """
-    trials, record = job.trials, job.record
-    is_last = step == trials.steps[t]
+    is_last = step == job.steps[t]
     loss = 0.0
     if job.epoch == 0:
-        loss = record.batch_loss[t, column]
+        loss = job.batch_loss[t, column]
     elif is_last or step % job.epoch == 0:
-        loss = record.whole_loss[t, column]
-    is_due = is_last or (step > 0 and step % trials.evaluate_every[t] == 0)
+        loss = job.whole_loss[t, column]
+    is_due = is_last or (step > 0 and step % job.evaluate_every[t] == 0)
     if not (is_due and math.isfinite(loss)):
-        record.accuracy[t, column] = math.nan
+        job.accuracy[t, column] = math.nan
     if not math.isfinite(loss):
-        trials.ending[t] = NON_FINITE
+        job.ending[t] = NON_FINITE
     elif is_last:
-        trials.ending[t] = COMPLETED
-    elif record.accuracy[t, column] < record.threshold[t, column]:
-        trials.ending[t] = PRUNED
-    elif not math.isfinite(record.batch_loss[t, column]):
-        trials.ending[t] = NON_FINITE
-    trials.last_step[t] = step
+        job.ending[t] = COMPLETED
+    elif job.accuracy[t, column] < job.threshold[t, column]:
+        job.ending[t] = PRUNED
+    elif not math.isfinite(job.batch_loss[t, column]):
+        job.ending[t] = NON_FINITE
+    job.last_step[t] = step

@@ -1,4 +1,4 @@
-"""From the gradients of the chunks to the next weights, for one group of trials.
+"""From the gradients of the chunks to the next weights, for one group of job.
 
 Sums go chunk by chunk, then pixel by pixel, column by column and upper weight by upper weight: an
 order in which a trial's neighbours have no part. What `mlp.gradient` does to one network is done
@@ -20,51 +20,47 @@ _RUNNING = 0
 
 
 @njit(nogil=True, error_model="numpy")
-def update_group(layout, trials, weights, velocity, gradient, group, n_chunks, n_examples):
+def update_group(job, group, n_chunks, n_examples):
     """Takes the step of each running trial of a group.
 
     Args:
-        layout: `mlp.layout.Layout`.
-        trials: `mlp.passes.Trials`.
-        weights: `mlp.layout.Packed`, as are the velocities; both are changed.
-        velocity: see weights.
-        gradient: `mlp.layout.Packed` with one copy for each chunk; the first receives the sum.
+        job: `mlp.steps.job_handle`.
         group: number of the group.
         n_chunks: copies of the gradient that are in use.
         n_examples: examples of the batch.
     """
-    n_columns = (layout.tile[group + 1] - layout.tile[group]) * lanes(weights.first, WIDE)
-    start = layout.tile[group] * lanes(weights.first, WIDE)
-    first, end = layout.trial[group], layout.trial[group + 1]
-    settings = np.zeros((5, n_columns), weights.first.dtype)
+    n_columns = (job.group_tile[group + 1] - job.group_tile[group]) * lanes(job.weights_first, WIDE)
+    start = job.group_tile[group] * lanes(job.weights_first, WIDE)
+    first, end = job.group_trial[group], job.group_trial[group + 1]
+    settings = np.zeros((5, n_columns), job.weights_first.dtype)
     largest, divisor, factor, rate, momentum = settings
     squares = np.zeros(n_columns, np.float64)
-    add_first(layout, gradient.first, group, n_chunks, largest)
+    add_first(job, job.gradient_first, group, n_chunks, largest)
     divisor[:] = 1
     is_normed = False
     for t in range(first, end):
-        add_upper(layout, gradient.upper, t, n_chunks)
-        if trials.normalization[t] >= UNIT and trials.ending[t] == _RUNNING:
+        add_upper(job, job.gradient_upper, t, n_chunks)
+        if job.normalization[t] >= UNIT and job.ending[t] == _RUNNING:
             is_normed = True
-            columns = slice(layout.column[t] - start, layout.column[t] - start + layout.width[t, 0])
-            divisor[columns] = largest_entry(layout, gradient.upper, t, largest[columns])
+            columns = slice(job.column[t] - start, job.column[t] - start + job.width[t, 0])
+            divisor[columns] = largest_entry(job, job.gradient_upper, t, largest[columns])
     if is_normed:
-        square_first(layout, gradient.first, group, divisor, squares)
+        square_first(job, job.gradient_first, group, divisor, squares)
     for t in range(first, end):
-        if trials.ending[t] == _RUNNING:
-            c = layout.column[t] - start
-            columns = slice(c, c + layout.width[t, 0])
+        if job.ending[t] == _RUNNING:
+            c = job.column[t] - start
+            columns = slice(c, c + job.width[t, 0])
             norm = 0.0
-            if trials.normalization[t] >= UNIT:
-                norm = relative_norm(layout, gradient.upper, t, divisor[c], squares[columns])
-            scale = scale_of(trials.normalization[t], trials.clip_norm[t], n_examples, divisor[c], norm)
+            if job.normalization[t] >= UNIT:
+                norm = relative_norm(job, job.gradient_upper, t, divisor[c], squares[columns])
+            scale = scale_of(job.normalization[t], job.clip_norm[t], n_examples, divisor[c], norm)
             divisor[columns], factor[columns] = scale
-            rate[columns] = trials.learning_rate[t]
-            momentum[columns] = trials.momentum[t]
+            rate[columns] = job.learning_rate[t]
+            momentum[columns] = job.momentum[t]
             step_upper(
-                layout, weights.upper, velocity.upper, gradient.upper, t, settings[1:, c]
+                job, job.weights_upper, job.velocity_upper, job.gradient_upper, t, settings[1:, c]
             )
-    step_first(layout, weights.first, velocity.first, gradient.first, group, settings)
+    step_first(job, job.weights_first, job.velocity_first, job.gradient_first, group, settings)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -80,12 +76,12 @@ def scale_of(normalization, clip_norm, n_examples, largest, norm):
 
 
 @njit(nogil=True)
-def add_first(layout, gradient, group, n_chunks, largest):
+def add_first(job, gradient, group, n_chunks, largest):
     """Adds the chunks' gradients of the first layers; finds each column's largest entry."""
     tile = lanes(gradient, WIDE)
-    n_pixels = layout.n_pixels[0]
-    copy = layout.tile[-1] * n_pixels * tile
-    for number in range(layout.tile[group], layout.tile[group + 1]):
+    n_pixels = job.n_pixels[0]
+    copy = job.group_tile[-1] * n_pixels * tile
+    for number in range(job.group_tile[group], job.group_tile[group + 1]):
         most = zeros(gradient, WIDE)
         for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
             total = load(gradient, place, WIDE)
@@ -94,79 +90,79 @@ def add_first(layout, gradient, group, n_chunks, largest):
             store(gradient, place, total)
             size = magnitude(total)
             most = where_less(size, most, most, size)
-        store(largest, (number - layout.tile[group]) * tile, most)
+        store(largest, (number - job.group_tile[group]) * tile, most)
 
 
 @njit(nogil=True)
-def add_upper(layout, gradient, trial, n_chunks):
+def add_upper(job, gradient, trial, n_chunks):
     """Adds the chunks' gradients of a trial's upper layers; output 0 mirrors output 1."""
-    copy = layout.upper[-1]
-    depth = layout.depth[trial]
-    mirror = layout.offset[trial, depth + 1]
-    for i in range(layout.upper[trial], mirror):
+    copy = job.upper[-1]
+    depth = job.depth[trial]
+    mirror = job.offset[trial, depth + 1]
+    for i in range(job.upper[trial], mirror):
         total = gradient[i]
         for chunk in range(1, n_chunks):
             total += gradient[chunk * copy + i]
         gradient[i] = total
-    n = layout.upper[trial + 1] - mirror
+    n = job.upper[trial + 1] - mirror
     for i in range(n):
         gradient[mirror + i] = -gradient[mirror - n + i]
 
 
 @njit(nogil=True, error_model="numpy")
-def largest_entry(layout, gradient, trial, columns):
+def largest_entry(job, gradient, trial, columns):
     """The largest absolute entry of a trial's gradient; 1 where all are zero."""
     most = columns[0]
     for size in columns:
         most = most if size < most else size
-    for i in range(layout.upper[trial], layout.upper[trial + 1]):
+    for i in range(job.upper[trial], job.upper[trial + 1]):
         size = abs(gradient[i])
         most = most if size < most else size
     return most if most != 0 else most + 1
 
 
 @njit(nogil=True)
-def square_first(layout, gradient, group, divisor, squares):
+def square_first(job, gradient, group, divisor, squares):
     """Each column's sum of the squared entries, in float64 and in units of the divisor."""
     tile = lanes(gradient, WIDE)
-    n_pixels = layout.n_pixels[0]
-    for number in range(layout.tile[group], layout.tile[group + 1]):
-        column = (number - layout.tile[group]) * tile
+    n_pixels = job.n_pixels[0]
+    for number in range(job.group_tile[group], job.group_tile[group + 1]):
+        column = (number - job.group_tile[group]) * tile
         unit = load(divisor, column, WIDE)
         for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
             widen_square(squares, column, load(gradient, place, WIDE) / unit)
 
 
 @njit(nogil=True, error_model="numpy")
-def relative_norm(layout, gradient, trial, unit, squares):
+def relative_norm(job, gradient, trial, unit, squares):
     """A trial's L2 norm over all weights and biases, in the given unit."""
     total = 0.0
     for square in squares:
         total += square
-    for i in range(layout.upper[trial], layout.upper[trial + 1]):
+    for i in range(job.upper[trial], job.upper[trial + 1]):
         entry = np.float64(gradient[i]) / np.float64(unit)
         total += entry * entry
     return math.sqrt(total)
 
 
 @njit(nogil=True, error_model="numpy")
-def step_upper(layout, weights, velocity, gradient, trial, settings):
+def step_upper(job, weights, velocity, gradient, trial, settings):
     """v = momentum v + g, w = w - rate v, for the layers above the first."""
     divisor, factor, rate, momentum = settings[0], settings[1], settings[2], settings[3]
-    for i in range(layout.upper[trial], layout.upper[trial + 1]):
+    for i in range(job.upper[trial], job.upper[trial + 1]):
         velocity[i] = momentum * velocity[i] + gradient[i] / divisor * factor
         weights[i] -= rate * velocity[i]
 
 
 @njit(nogil=True)
-def step_first(layout, weights, velocity, gradient, group, settings):
+def step_first(job, weights, velocity, gradient, group, settings):
     """The same for the first layers; columns without a rate stay as they are."""
     tile = lanes(weights, WIDE)
-    n_pixels = layout.n_pixels[0]
+    n_pixels = job.n_pixels[0]
     flat = settings.ravel()
     row = settings.shape[1]
-    for number in range(layout.tile[group], layout.tile[group + 1]):
-        column = (number - layout.tile[group]) * tile
+    for number in range(job.group_tile[group], job.group_tile[group + 1]):
+        column = (number - job.group_tile[group]) * tile
         divisor, factor = load(flat, row + column, WIDE), load(flat, 2 * row + column, WIDE)
         rate, momentum = load(flat, 3 * row + column, WIDE), load(flat, 4 * row + column, WIDE)
         none = zeros(flat, WIDE)
