@@ -26,7 +26,7 @@ from mlp.layout import (
 from mlp.network import Params, initialize
 from mlp.passes import scratch_size
 from mlp.simd import aligned_zeros
-from mlp.sparse import Batches, Images, cut_batches, pack_images
+from mlp.sparse import BLOCK, Batches, Images, cut_batches, pack_images
 
 Array = NDArray[np.floating]
 Losses = NDArray[np.float64]
@@ -198,6 +198,11 @@ def next_epoch(course: Course) -> Batches:
     return cut_batches(images, order, course.batch_size, course.examples.n_pixels, course.dtype)
 
 
+def chunk_count(batch_size: int, n_examples: int) -> int:
+    """Chunks of the largest batch, and with it copies of the gradient."""
+    return min(steps.CHUNKS, -(-min(batch_size, n_examples) // BLOCK))
+
+
 def begin(number: int, config: RunConfig, course: Course, thresholds: Mapping[int, float]) -> Trial:
     """A trial with its first weights."""
     first = initialize(
@@ -223,7 +228,8 @@ def assemble(
     """
     dtype, n_pixels = course.dtype, course.examples.n_pixels
     widths = [trial.config.model.layer_widths for trial in trials]
-    n_chunks = min(steps.CHUNKS, len(course.whole.block_position) - 1)
+    n_examples = len(course.examples.train.label)
+    n_chunks = chunk_count(course.batch_size or n_examples, n_examples)
     layout = plan_layout(widths, _groups(widths, dtype, n_chunks, threads), n_pixels, dtype)
     lanes = tile_columns(dtype)
     weights, velocity = packed_zeros(layout, dtype), packed_zeros(layout, dtype)
@@ -246,9 +252,7 @@ def assemble(
     )
 
 
-def _groups(
-    widths: Sequence[Sequence[int]], dtype: str, n_chunks: int, threads: int
-) -> list[int]:
+def _groups(widths: Sequence[Sequence[int]], dtype: str, n_chunks: int, threads: int) -> list[int]:
     """How many trials each group takes.
 
     Groups keep the sums of a block in the cache; where the chunks alone do not give each thread
@@ -389,5 +393,7 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         whole_loss=np.full((n, n_steps), np.nan),
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
-        due=np.logical_or.reduceat(due, population.layout.group_trial[:-1], axis=0).astype(np.int64),
+        due=np.logical_or.reduceat(due, population.layout.group_trial[:-1], axis=0).astype(
+            np.int64
+        ),
     )

@@ -77,9 +77,7 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
                 rows_from_columns(scratch, z0, scratch, n_rows)
                 g0 = copy + number * n_pixels * tile
                 is_first = block == begin
-                backward_pixels(
-                    source, feature, block, n_pixels, scratch, gradient, g0, is_first
-                )
+                backward_pixels(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
 
 
 @njit(nogil=True)

@@ -22,11 +22,14 @@ from mlp.engine import (
     Trial,
     assemble,
     begin,
+    chunk_count,
     next_epoch,
     plan_course,
     read_examples,
     run_slice,
 )
+from mlp.errors import SystemLimitError
+from mlp.memory import available_bytes, trial_bytes
 from mlp.network import Array
 
 
@@ -117,6 +120,7 @@ is raised here ends the training and passes through.
 Thresholds = Mapping[int, float]
 """Step -> validation accuracy below which a trial is pruned there, if it is evaluated there."""
 
+_MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
 _LONGEST_SLICE = 256
 
@@ -134,11 +138,12 @@ def train(
     threads: int = 1,
     thresholds: Sequence[Thresholds] | None = None,
     progress: Progress | None = None,
+    memory_bytes: int | None = None,
 ) -> list[Result]:
     """Trains one network for each config.
 
     Trials that agree in dtype, batch size and batch order are trained together in one pass over
-    the data. A trial whose loss becomes infinite or undefined ends there, and that is its result; no
+    the data, as many at once as fit into memory. A trial whose loss becomes infinite or undefined ends there, and that is its result; no
     floating-point warning escapes.
 
     Args:
@@ -147,10 +152,15 @@ def train(
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
+        memory_bytes: to be used at most; None: most of what is free.
 
     Returns:
         One result for each config, in the same order.
+
+    Raises:
+        SystemLimitError: for a network that does not fit into memory, before any is trained.
     """
+    populations = _populations(configs, data, threads, memory_bytes)
     examples = read_examples(
         (data.train.pixels, data.train.labels),
         (data.validation.pixels, data.validation.labels),
@@ -160,7 +170,7 @@ def train(
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
-        for numbers in _populations(configs):
+        for numbers in populations:
             course = plan_course(examples, configs[numbers[0]])
             trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
             _train(course, trials, threads, pool, losses, progress)
@@ -168,15 +178,32 @@ def train(
     return [results[number] for number in range(len(configs))]
 
 
-def _populations(configs: Sequence[RunConfig]) -> list[list[int]]:
-    """Numbers of the configs that can be trained together."""
-    populations: dict[tuple[object, ...], list[int]] = {}
+def _populations(
+    configs: Sequence[RunConfig], data: Dataset, threads: int, memory_bytes: int | None
+) -> list[list[int]]:
+    """Numbers of the configs that are trained together: they agree in what they share, and fit."""
+    limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
+    n_examples, n_inputs = data.train.pixels.shape
+    populations: list[list[int]] = []
+    filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
     for number, config in enumerate(configs):
         training = config.training
         order_seed = None if training.batch_size is None else training.order_seed
         key = training.dtype, training.batch_size, order_seed
-        populations.setdefault(key, []).append(number)
-    return list(populations.values())
+        n_chunks = chunk_count(training.batch_size or n_examples, n_examples)
+        needed = trial_bytes(config, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
+        if needed > limit:
+            raise SystemLimitError(
+                f"model.widths={list(config.model.layer_widths)} must fit into "
+                f"{limit / 1e9:.3g} GB of memory, but needs {needed / 1e9:.3g} GB to be trained"
+            )
+        members, used = filling.get(key, ([], 0))
+        if not members or used + needed > limit:
+            members, used = [], 0
+            populations.append(members)
+        members.append(number)
+        filling[key] = members, used + needed
+    return populations
 
 
 def _train(
