@@ -4,8 +4,6 @@ The library functions of a scalar loop would cost more than all products of a sm
 differ from one C library to the next.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from math import log
 
 from numba import njit
@@ -44,14 +42,14 @@ def scaled_expm1(x):
 
 @njit(nogil=True)
 def exp(x):
-    """exp(x) for x <= 0."""
+    """The exponential for x <= 0."""
     q, s = scaled_expm1(x)
     return fma(q, s, s)
 
 
 @njit(nogil=True)
 def log1p(x):
-    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x))."""
+    """The logarithm of 1 + x for 0 <= x <= 1, as 2 artanh(x / (2 + x))."""
     s = x / (like(x, 2.0) + x)
     square = s * s
     return like(x, 2.0) * fma(s * square, atanh_series(square), s)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlp import kernels, steps, update
 from mlp.config import RunConfig
+from mlp.data import Dataset, features
 from mlp.handle import Handle
 from mlp.layout import (
     Layout,
@@ -24,7 +25,7 @@ from mlp.layout import (
     unpack,
 )
 from mlp.network import Params, initialize
-from mlp.passes import scratch_size
+from mlp.passes import RUNNING, scratch_size
 from mlp.simd import aligned_zeros
 from mlp.sparse import BLOCK, Batches, Images, cut_batches, pack_images
 
@@ -88,7 +89,7 @@ class Trial:
     batch_loss: list[Losses] = field(default_factory=list)
     whole_loss: list[Losses] = field(default_factory=list)
     accuracy: list[Losses] = field(default_factory=list)
-    ending: int = steps.RUNNING
+    ending: int = RUNNING
     last_step: int = 0
     weights: Params = ()
 
@@ -147,24 +148,15 @@ class Course:
     order: np.random.RandomState
 
 
-def read_examples(
-    train: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-    held_out: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-    scale: int,
-) -> Examples:
-    """Lists the non-zero pixels.
-
-    Args:
-        train: pixels `(n, d)` and labels `(n,)`.
-        held_out: the same; may be empty.
-        scale: the pixel that stands for 1.
-    """
-    live = train[0].any(axis=0) | held_out[0].any(axis=0)
+def read_examples(data: Dataset) -> Examples:
+    """Lists the non-zero pixels of the training and the validation part."""
+    train, held_out = data.train, data.validation
+    live = np.logical_or(train.pixels.any(axis=0), held_out.pixels.any(axis=0))
     return Examples(
         live,
-        pack_images(*train, live, scale),
-        pack_images(*held_out, live, scale) if len(held_out[1]) else None,
-        scale,
+        pack_images(train.pixels, train.labels, live, data.scale),
+        pack_images(held_out.pixels, held_out.labels, live, data.scale) if len(held_out) else None,
+        data.scale,
     )
 
 
@@ -184,7 +176,7 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
         0 if training.batch_size is None else -(-n_train // training.batch_size),
         whole(examples.train),
         None if examples.held_out is None else whole(examples.held_out),
-        np.divide(np.arange(256), examples.scale, dtype=training.dtype),
+        features(np.arange(256, dtype=np.uint8), examples.scale, training.dtype),
         np.random.RandomState(training.order_seed),
     )
 
@@ -203,6 +195,7 @@ def chunk_count(batch_size: int, n_examples: int) -> int:
     return min(steps.CHUNKS, -(-min(batch_size, n_examples) // BLOCK))
 
 
+@np.errstate(all="ignore")  # first weights may be beyond the dtype
 def begin(number: int, config: RunConfig, course: Course, thresholds: Mapping[int, float]) -> Trial:
     """A trial with its first weights."""
     first = initialize(
@@ -230,7 +223,7 @@ def assemble(
     widths = [trial.config.model.layer_widths for trial in trials]
     n_examples = len(course.examples.train.label)
     n_chunks = chunk_count(course.batch_size or n_examples, n_examples)
-    layout = plan_layout(widths, _groups(widths, dtype, n_chunks, threads), n_pixels, dtype)
+    layout = plan_layout(widths, _groups(widths, n_chunks, threads), n_pixels, dtype)
     lanes = tile_columns(dtype)
     weights, velocity = packed_zeros(layout, dtype), packed_zeros(layout, dtype)
     for place, trial in enumerate(trials):
@@ -252,7 +245,7 @@ def assemble(
     )
 
 
-def _groups(widths: Sequence[Sequence[int]], dtype: str, n_chunks: int, threads: int) -> list[int]:
+def _groups(widths: Sequence[Sequence[int]], n_chunks: int, threads: int) -> list[int]:
     """How many trials each group takes.
 
     Groups keep the sums of a block in the cache; where the chunks alone do not give each thread
@@ -283,7 +276,7 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
         clip_norm=np.array([c.gradient.clip_norm for c in configs]),
         steps=integers([c.training.steps for c in configs]),
         evaluate_every=integers([c.training.evaluate_every for c in configs]),
-        ending=integers([steps.RUNNING] * len(configs)),
+        ending=integers([RUNNING] * len(configs)),
         last_step=integers([0] * len(configs)),
     )
 
@@ -322,7 +315,7 @@ def run_slice(
         trial.accuracy.append(record.accuracy[place])
         trial.ending = int(population.settings.ending[place])
         trial.last_step = int(population.settings.last_step[place])
-        if trial.ending != steps.RUNNING:
+        if trial.ending != RUNNING:
             trial.weights = unpack(
                 population.layout,
                 population.weights,
@@ -376,6 +369,7 @@ def _take_part(
 def _record(course: Course, population: Population, first_step: int, n_steps: int) -> steps.Record:
     """Empty rows for the slice, with what is due when."""
     settings, n = population.settings, len(population.trials)
+    groups = population.layout.group_trial[:-1]
     step = np.arange(first_step, first_step + n_steps)
     is_last = step == settings.steps[:, None]
     is_evaluated = is_last | ((step > 0) & (step % settings.evaluate_every[:, None] == 0))
@@ -393,7 +387,5 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         whole_loss=np.full((n, n_steps), np.nan),
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
-        due=np.logical_or.reduceat(due, population.layout.group_trial[:-1], axis=0).astype(
-            np.int64
-        ),
+        due=np.logical_or.reduceat(due, groups, axis=0).astype(np.int64),
     )

@@ -64,7 +64,7 @@ class Handle:
         self.address = int(self.table.ctypes.data)
 
 
-class _HandleType(types.Type):  # type: ignore[misc]
+class _HandleType(types.Type):
     def __init__(self, fields: Mapping[str, _Field]) -> None:
         self.fields = dict(fields)
         text = ", ".join(f"{name}:{f.dtype}:{f.ndim}" for name, f in fields.items())
@@ -72,16 +72,16 @@ class _HandleType(types.Type):  # type: ignore[misc]
 
 
 @register_model(_HandleType)
-class _HandleModel(OpaqueModel):  # type: ignore[misc]
+class _HandleModel(OpaqueModel):
     pass
 
 
-@typeof_impl.register(Handle)  # type: ignore[untyped-decorator]
+@typeof_impl.register(Handle)
 def _typeof(handle: Handle, _context: Any) -> _HandleType:
     return _HandleType(handle.fields)
 
 
-@unbox(_HandleType)  # type: ignore[untyped-decorator]
+@unbox(_HandleType)
 def _unbox(_type: Any, value: Any, context: Any) -> Any:
     address = context.pyapi.object_getattr_string(value, "address")
     pointer = context.pyapi.long_as_voidptr(address)
@@ -94,7 +94,7 @@ def _array_type(field: _Field) -> Any:
 
 
 @infer_getattr
-class _HandleAttributes(AttributeTemplate):  # type: ignore[misc]
+class _HandleAttributes(AttributeTemplate):
     key = _HandleType
 
     def generic_resolve(self, handle: _HandleType, name: str) -> Any:
@@ -104,7 +104,7 @@ class _HandleAttributes(AttributeTemplate):  # type: ignore[misc]
         return types.int64 if field.dtype is None else _array_type(field)
 
 
-@lower_getattr_generic(_HandleType)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(_HandleType)
 def _read(context: Any, builder: Any, handle: _HandleType, value: Any, name: str) -> Any:
     field = handle.fields[name]
     table = builder.bitcast(value, _INT64.as_pointer())

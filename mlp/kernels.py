@@ -7,9 +7,6 @@ all trials side by side) and the non-zero pixels of a row are summed one after a
 lanes are rows, so that a network of any width fills its vectors.
 """
 
-# ruff: noqa: ANN001, ANN202  (Numba infers the types of these functions)
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from numba import njit
 
 from mlp.elementary import exp, log1p, sigmoid, tanh
@@ -165,33 +162,17 @@ def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
                 x2 = load(d, d0 + j2 * ROW + row, NARROW)
                 x3 = load(d, d0 + j3 * ROW + row, NARROW)
                 y = load(a, a0 + i * ROW + row, NARROW)
-                s00, s01, s02, s03 = (
-                    fma(y, x0, s00),
-                    fma(y, x1, s01),
-                    fma(y, x2, s02),
-                    fma(y, x3, s03),
-                )
+                s00, s01 = fma(y, x0, s00), fma(y, x1, s01)
+                s02, s03 = fma(y, x2, s02), fma(y, x3, s03)
                 y = load(a, a0 + i1 * ROW + row, NARROW)
-                s10, s11, s12, s13 = (
-                    fma(y, x0, s10),
-                    fma(y, x1, s11),
-                    fma(y, x2, s12),
-                    fma(y, x3, s13),
-                )
+                s10, s11 = fma(y, x0, s10), fma(y, x1, s11)
+                s12, s13 = fma(y, x2, s12), fma(y, x3, s13)
                 y = load(a, a0 + i2 * ROW + row, NARROW)
-                s20, s21, s22, s23 = (
-                    fma(y, x0, s20),
-                    fma(y, x1, s21),
-                    fma(y, x2, s22),
-                    fma(y, x3, s23),
-                )
+                s20, s21 = fma(y, x0, s20), fma(y, x1, s21)
+                s22, s23 = fma(y, x2, s22), fma(y, x3, s23)
                 y = load(a, a0 + i3 * ROW + row, NARROW)
-                s30, s31, s32, s33 = (
-                    fma(y, x0, s30),
-                    fma(y, x1, s31),
-                    fma(y, x2, s32),
-                    fma(y, x3, s33),
-                )
+                s30, s31 = fma(y, x0, s30), fma(y, x1, s31)
+                s32, s33 = fma(y, x2, s32), fma(y, x3, s33)
             rows = (s00, s01, s02, s03, s10, s11, s12, s13, s20, s21, s22, s23, s30, s31, s32, s33)
             store_sums(a, 0, rows)
             for u in range(min(4, n_a - i)):
@@ -201,7 +182,7 @@ def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
 
 @njit(nogil=True)
 def activate(activation, n_units, n_rows, source, s0, target, t0):
-    """target = activation(source), and a last unit that is one in every row."""
+    """Writes each unit's activation, and after the last a unit that is one in every row."""
     tile = lanes(source, WIDE)
     for unit in range(n_units):
         s, t = s0 + unit * ROW, t0 + unit * ROW
@@ -220,7 +201,7 @@ def activate(activation, n_units, n_rows, source, s0, target, t0):
 
 @njit(nogil=True)
 def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0):
-    """delta *= the activation's derivative, taken from its output."""
+    """Multiplies delta by the activation's derivative, taken from its output."""
     tile = lanes(output, WIDE)
     for unit in range(n_units):
         o, d = o0 + unit * ROW, d0 + unit * ROW

@@ -7,6 +7,7 @@ biases as the last row, then the weights of output 1 and those of output 0, `fan
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def plan_layout(
     n, deepest = len(widths), max(map(len, widths))
     trial = np.cumsum([0, *groups], dtype=np.int64)
     tile, column = [0], []
-    for first, end in zip(trial[:-1], trial[1:], strict=True):
+    for first, end in pairwise(trial):
         free = tile[-1] * lanes
         for shape in widths[first:end]:
             column.append(free)

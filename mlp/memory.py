@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from mlp.config import RunConfig
+from mlp.kernels import ROW
 from mlp.layout import tile_columns
 from mlp.network import N_CLASSES
-from mlp.passes import ROW
 
 _CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (  # of the second and the first version of cgroups
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
+_UNLIMITED = 2**63
 _MEMINFO = Path("/proc/meminfo")
 _COPIES_OF_FIRST = 3  # the first weights, those in float64 while they are drawn, the result's
 
@@ -58,10 +63,11 @@ def _machine_bytes() -> int:
 
 
 def _container_bytes() -> int:
-    """What is left of the limit of a cgroup (version 2), which a container has."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-    except OSError:
-        return 2**63
-    return 2**63 if limit == "max" else max(int(limit) - used, 0)
+    """What is left of a container's limit; no limit is a huge number."""
+    for limit_file, used_file in _LIMITS:
+        try:
+            limit, used = limit_file.read_text().strip(), int(used_file.read_text())
+        except OSError:
+            continue
+        return _UNLIMITED if limit == "max" else max(int(limit) - used, 0)
+    return _UNLIMITED

@@ -1,7 +1,5 @@
 """One pass of a group's networks over a run of blocks: losses, hits and, to learn, gradients."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 from numba import njit
 
 from mlp.kernels import (

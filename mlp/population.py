@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp import steps
 from mlp.config import RunConfig
+from mlp.data import Dataset
 from mlp.engine import (
     Course,
     Examples,
@@ -31,34 +31,7 @@ from mlp.engine import (
 from mlp.errors import SystemLimitError
 from mlp.memory import available_bytes, trial_bytes
 from mlp.network import Array
-
-
-class Part(Protocol):
-    """Examples of one part; there may be none."""
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """`(n, d)`."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """`(n,)`, 0 or 1."""
-
-
-class Dataset(Protocol):
-    """What training reads of a data set; a feature is a pixel divided by `scale`."""
-
-    @property
-    def train(self) -> Part:
-        """What the weights are fitted to."""
-
-    @property
-    def validation(self) -> Part:
-        """What is held out; the test part is never read here."""
-
-    @property
-    def scale(self) -> int:
-        """The largest value a pixel can have."""
+from mlp.passes import RUNNING
 
 
 class Ending(StrEnum):
@@ -66,7 +39,7 @@ class Ending(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> "Ending":
+    def __new__(cls, value: str, sentence: str = "") -> "Ending":
         """A member with its sentence."""
         member = str.__new__(cls, value)
         member._value_ = value
@@ -75,7 +48,7 @@ class Ending(StrEnum):
 
     COMPLETED = "completed", "All steps were done."
     NON_FINITE = "non_finite", "The loss became infinite or undefined, and the training ended."
-    PRUNED = "pruned", "The validation accuracy fell short of the threshold."
+    PRUNED = "pruned", "The validation accuracy fell short of its threshold."
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +116,8 @@ def train(
     """Trains one network for each config.
 
     Trials that agree in dtype, batch size and batch order are trained together in one pass over
-    the data, as many at once as fit into memory. A trial whose loss becomes infinite or undefined ends there, and that is its result; no
-    floating-point warning escapes.
+    the data, as many at once as fit into memory. A trial whose loss becomes infinite or undefined
+    ends there, and that is its result; no floating-point warning escapes.
 
     Args:
         configs: one a trial; `data`, `tracking` and `execution` in them are not read.
@@ -161,11 +134,7 @@ def train(
         SystemLimitError: for a network that does not fit into memory, before any is trained.
     """
     populations = _populations(configs, data, threads, memory_bytes)
-    examples = read_examples(
-        (data.train.pixels, data.train.labels),
-        (data.validation.pixels, data.validation.labels),
-        data.scale,
-    )
+    examples = read_examples(data)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
@@ -218,7 +187,7 @@ def _train(
     population: Population | None = None
     step, last = 0, 0
     batches = next_epoch(course)
-    while running := [trial for trial in trials if trial.ending == steps.RUNNING]:
+    while running := [trial for trial in trials if trial.ending == RUNNING]:
         if population is None or len(running) < len(population.trials):
             population = assemble(course, running, threads, population)
             last = max(trial.config.training.steps for trial in running)

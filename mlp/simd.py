@@ -27,7 +27,7 @@ NARROW = 64
 _INT32 = ir.IntType(32)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """Numba type of `lanes` numbers of one float type, held in registers."""
 
     def __init__(self, dtype: Any, lanes: int) -> None:
@@ -49,7 +49,7 @@ def _integers(vector: Vector) -> ir.VectorType:
 
 
 @register_model(Vector)
-class _VectorModel(PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, _llvm(vector))
 
@@ -81,13 +81,13 @@ def _pointer(context: Any, builder: Any, array: Any, value: Any, index: Any) -> 
 
 def _operation(symbol: Any, name: str) -> None:
     @infer_global(symbol)
-    class _Template(AbstractTemplate):  # type: ignore[misc]
+    class _Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
                 return signature(args[0], *args)
             return None
 
-    @lower_builtin(symbol, Vector, Vector)  # type: ignore[untyped-decorator]
+    @lower_builtin(symbol, Vector, Vector)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, name)(*args)
 
@@ -182,7 +182,7 @@ def like(_typing: Any, vector: Any, value: Any) -> Any:
 
 @intrinsic
 def fma(_typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+    """Product of a and b plus c, rounded once."""
     return c(c, c, c), lambda _c, builder, _s, args: _call(builder, "fma", c, args)
 
 

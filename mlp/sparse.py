@@ -21,13 +21,13 @@ class Images(NamedTuple):
         start: `(n + 1,)` int64, where each row's pixels begin.
         pixel: `(non_zero,)` uint16, place among the live pixels.
         value: `(non_zero,)` uint8, raw value.
-        label: `(n,)` int8.
+        label: `(n,)` uint8.
     """
 
     start: NDArray[np.int64]
     pixel: NDArray[np.uint16]
     value: NDArray[np.uint8]
-    label: NDArray[np.int8]
+    label: NDArray[np.uint8]
 
 
 class Batches(NamedTuple):
@@ -54,7 +54,7 @@ class Batches(NamedTuple):
 
 
 def pack_images(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int8], live: NDArray[np.bool_], scale: int
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], live: NDArray[np.bool_], scale: int
 ) -> Images:
     """Lists the non-zero pixels of each row, and the constant pixel at its end.
 
@@ -68,7 +68,7 @@ def pack_images(
     row, pixel = np.nonzero(kept)
     start = np.searchsorted(row, np.arange(len(kept) + 1))
     return Images(
-        start.astype(np.int64), pixel.astype(np.uint16), kept[row, pixel], labels.astype(np.int8)
+        start.astype(np.int64), pixel.astype(np.uint16), kept[row, pixel], labels.astype(np.uint8)
     )
 
 
@@ -96,8 +96,8 @@ def cut_batches(
     return Batches(order, batch_block, block_position, pixel_start, row, value, side)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _sort_blocks(images, order, block_position, n_pixels, pixel_start, row, value, side):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)
+def _sort_blocks(images, order, block_position, n_pixels, pixel_start, row, value, side):
     """Counting sort of each block's entries by pixel; rows stay in order within a pixel."""
     free = np.empty(n_pixels, np.int64)
     place = 0

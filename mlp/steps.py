@@ -6,8 +6,6 @@ finishes the last task of a step adds them up in the order of the chunks, decide
 on, and updates those. So no bit depends on how many threads there are or who took what.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 import math
 from typing import NamedTuple
 

@@ -6,14 +6,12 @@ here to columns: with `largest` the largest entry of a trial's gradient and `roo
 of that, the step goes along `gradient / divisor * factor`.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-
 import math
 
 import numpy as np
 from numba import njit
 
-from mlp.simd import WIDE, at, lanes, load, magnitude, store, where_less, widen_square, zeros
+from mlp.simd import WIDE, lanes, load, magnitude, store, where_less, widen_square, zeros
 
 SUM, MEAN, UNIT, CLIP = range(4)
 _RUNNING = 0
@@ -147,7 +145,7 @@ def relative_norm(job, gradient, trial, unit, squares):
 
 @njit(nogil=True, error_model="numpy")
 def step_upper(job, weights, velocity, gradient, trial, settings):
-    """v = momentum v + g, w = w - rate v, for the layers above the first."""
+    """The step v = momentum v + g, w = w - rate v, for the layers above the first."""
     divisor, factor, rate, momentum = settings[0], settings[1], settings[2], settings[3]
     for i in range(job.upper[trial], job.upper[trial + 1]):
         velocity[i] = momentum * velocity[i] + gradient[i] / divisor * factor
