@@ -278,6 +278,7 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
         evaluate_every=integers([c.training.evaluate_every for c in configs]),
         ending=integers([RUNNING] * len(configs)),
         last_step=integers([0] * len(configs)),
+        is_broken=integers([0] * len(configs)),
     )
 
 

@@ -215,7 +215,7 @@ def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0
             elif activation == TANH:
                 store(delta, d + row, x * (one - a * a))
             else:
-                store(delta, d + row, where_less(zero, a, x, zero))
+                store(delta, d + row, x * where_less(zero, a, one, zero))
 
 
 @njit(nogil=True)

@@ -6,8 +6,10 @@ finishes the last task of a step adds them up in the order of the chunks, decide
 on, and updates those. So no bit depends on how many threads there are or who took what.
 """
 
+import hashlib
 import math
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -23,6 +25,7 @@ CHUNKS = 8  # enough for eight threads on a single network; each costs one more 
 COMPLETED, NON_FINITE, PRUNED = range(1, 4)  # besides RUNNING
 BATCH, HELD_OUT, WHOLE = range(3)
 
+_COMPILED = "elementary", "handle", "kernels", "passes", "simd", "sparse", "steps", "update"
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
 CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
 
@@ -40,7 +43,8 @@ class Trials(NamedTuple):
         steps: int64.
         evaluate_every: int64.
         ending: int64; RUNNING, or how the trial ended.
-        last_step: int64; updates done, of a trial that ended.
+        last_step: int64; updates done.
+        is_broken: int64; 1 where a first weight is no finite number any more.
     """
 
     activation: NDArray[np.int64]
@@ -53,6 +57,7 @@ class Trials(NamedTuple):
     evaluate_every: NDArray[np.int64]
     ending: NDArray[np.int64]
     last_step: NDArray[np.int64]
+    is_broken: NDArray[np.int64]
 
 
 class Record(NamedTuple):
@@ -111,48 +116,6 @@ class Sources(NamedTuple):
     batch: Handle
     held_out: Handle
     whole: Handle
-
-
-@njit(nogil=True, cache=True)
-def advance(job, sources, scratch, totals, thread):
-    """Takes tasks until all groups have done a slice of steps, or none is free for a while.
-
-    Every thread calls this, again and again until it returns True.
-
-    Args:
-        job: a `Handle` on `Layout`, `Trials`, `State` and `Record`, and on `feature`, the number
-            that each raw pixel value stands for; with `epoch`, the batches of an epoch (0 for the
-            full batch), `first_step`, the updates done before, and `n_steps`, the steps of the
-            slice, which lie within one epoch.
-        sources: what is passed over.
-        scratch: of this thread, see `mlp.passes.scratch_size`.
-        totals: of this thread, float64, two for each lane.
-        thread: its number.
-    """
-    control, n_groups = job.control, len(job.group_trial) - 1
-    idle = 0
-    while True:
-        is_done = True
-        for i in range(n_groups):
-            group = (i + thread) % n_groups
-            ticket = peek(control, group * CONTROL)
-            while (ticket >> 8) < job.n_steps:
-                step, task = ticket >> 8, ticket & 255
-                n_tasks = count_tasks(job, sources, group, step)
-                if task >= n_tasks:
-                    is_done = False
-                    break
-                if claim(control, group * CONTROL, ticket, ticket + 1):
-                    idle = 0
-                    run_task(job, sources, scratch, totals, group, step, task)
-                    if count_up(control, group * CONTROL + 8) == n_tasks - 1:
-                        finish_step(job, sources, group, step)
-                        control[group * CONTROL + 8] = 0
-                        claim(control, group * CONTROL, (step << 8) + n_tasks, (step + 1) << 8)
-                ticket = peek(control, group * CONTROL)
-        idle += 1
-        if is_done or idle > _IDLE_LOOKS:
-            return is_done
 
 
 @njit(nogil=True)
@@ -214,6 +177,9 @@ def finish_step(job, sources, group, step):
             if n > 0:
                 total = add(job.hits, HELD_OUT, n, t)
                 job.accuracy[t, step] = total / sources.held_out.block_position[-1]
+            if job.is_broken[t]:
+                job.batch_loss[t, step] = math.nan
+                job.whole_loss[t, step] = math.nan
             judge_step(job, t, step, job.first_step + step)
             goes_on |= job.ending[t] == RUNNING
     if goes_on:
@@ -236,20 +202,84 @@ def judge_step(job, t, column, step):
     A step that was due for a neighbour alone leaves no accuracy and no loss over the whole.
     """
     is_last = step == job.steps[t]
-    loss = 0.0
-    if job.epoch == 0:
-        loss = job.batch_loss[t, column]
-    elif is_last or step % job.epoch == 0:
-        loss = job.whole_loss[t, column]
+    is_finite = job.is_broken[t] == 0
+    if job.epoch == 0 or not is_last:
+        is_finite &= math.isfinite(job.batch_loss[t, column])
+    if job.epoch > 0 and (is_last or step % job.epoch == 0):
+        is_finite &= math.isfinite(job.whole_loss[t, column])
     is_due = is_last or (step > 0 and step % job.evaluate_every[t] == 0)
-    if not (is_due and math.isfinite(loss)):
+    if not (is_due and is_finite):
         job.accuracy[t, column] = math.nan
-    if not math.isfinite(loss):
+    if not is_finite:
         job.ending[t] = NON_FINITE
     elif is_last:
         job.ending[t] = COMPLETED
     elif job.accuracy[t, column] < job.threshold[t, column]:
         job.ending[t] = PRUNED
-    elif not math.isfinite(job.batch_loss[t, column]):
-        job.ending[t] = NON_FINITE
     job.last_step[t] = step
+
+
+def _compile(version: str) -> Any:
+    """Compiles the loop, or takes it from Numba's cache.
+
+    Numba looks for changes in this file alone and would go on with an old kernel of another one.
+    What a function closes over is part of the cache's key, and so the version is.
+
+    Args:
+        version: a digest of all that is compiled.
+    """
+
+    @njit(nogil=True, cache=True)
+    def advance(job, sources, scratch, totals, thread):
+        """Takes tasks until all groups have done a slice of steps, or none is free for a while.
+
+        Every thread calls this, again and again until it returns True.
+
+        Args:
+            job: a `Handle` on `Layout`, `Trials`, `State` and `Record`, and on `feature`, the
+                number that each raw pixel value stands for; with `epoch`, the batches of an epoch
+                (0 for the full batch), `first_step`, the updates done before, and `n_steps`, the
+                steps of the slice, which lie within one epoch.
+            sources: what is passed over.
+            scratch: of this thread, see `mlp.passes.scratch_size`.
+            totals: of this thread, float64, two for each lane.
+            thread: its number.
+        """
+        assert version
+        control, n_groups = job.control, len(job.group_trial) - 1
+        idle = 0
+        while True:
+            is_done = True
+            for i in range(n_groups):
+                group = (i + thread) % n_groups
+                ticket = peek(control, group * CONTROL)
+                while (ticket >> 8) < job.n_steps:
+                    step, task = ticket >> 8, ticket & 255
+                    n_tasks = count_tasks(job, sources, group, step)
+                    if task >= n_tasks:
+                        is_done = False
+                        break
+                    if claim(control, group * CONTROL, ticket, ticket + 1):
+                        idle = 0
+                        run_task(job, sources, scratch, totals, group, step, task)
+                        if count_up(control, group * CONTROL + 8) == n_tasks - 1:
+                            finish_step(job, sources, group, step)
+                            control[group * CONTROL + 8] = 0
+                            claim(control, group * CONTROL, (step << 8) + n_tasks, (step + 1) << 8)
+                    ticket = peek(control, group * CONTROL)
+            idle += 1
+            if is_done or idle > _IDLE_LOOKS:
+                return is_done
+
+    return advance
+
+
+def _version() -> str:
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in _COMPILED:
+        digest.update((folder / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+advance = _compile(_version())

@@ -59,6 +59,10 @@ def update_group(job, group, n_chunks, n_examples):
                 job, job.weights_upper, job.velocity_upper, job.gradient_upper, t, settings[1:, c]
             )
     step_first(job, job.weights_first, job.velocity_first, job.gradient_first, group, settings)
+    for t in range(first, end):
+        for c in range(job.column[t] - start, job.column[t] - start + job.width[t, 0]):
+            if settings[0, c] != 0:
+                job.is_broken[t] = 1
 
 
 @njit(nogil=True, error_model="numpy")
@@ -154,7 +158,12 @@ def step_upper(job, weights, velocity, gradient, trial, settings):
 
 @njit(nogil=True)
 def step_first(job, weights, velocity, gradient, group, settings):
-    """The same for the first layers; columns without a rate stay as they are."""
+    """The same for the first layers; columns without a rate stay as they are.
+
+    The pass over the examples leaves zero pixels out, but zero times a weight that is no finite
+    number is none either. So the first row of the settings receives what tells such columns apart:
+    zero where all weights are finite. (The last row, the biases, meets no zero.)
+    """
     tile = lanes(weights, WIDE)
     n_pixels = job.n_pixels[0]
     flat = settings.ravel()
@@ -164,9 +173,14 @@ def step_first(job, weights, velocity, gradient, group, settings):
         divisor, factor = load(flat, row + column, WIDE), load(flat, 2 * row + column, WIDE)
         rate, momentum = load(flat, 3 * row + column, WIDE), load(flat, 4 * row + column, WIDE)
         none = zeros(flat, WIDE)
+        doubt = none
         for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
             g = load(gradient, place, WIDE) / divisor * factor
             v = momentum * load(velocity, place, WIDE) + g
             w = load(weights, place, WIDE)
             store(velocity, place, v)
-            store(weights, place, where_less(none, rate, w - rate * v, w))
+            new = where_less(none, rate, w - rate * v, w)
+            store(weights, place, new)
+            if place < (number + 1) * n_pixels * tile - tile:
+                doubt = doubt + (new - new)
+        store(flat, column, doubt)
