@@ -263,6 +263,7 @@ def _groups(widths: Sequence[Sequence[int]], n_chunks: int, threads: int) -> lis
     return groups
 
 
+@np.errstate(over="ignore")  # a rate may be beyond the dtype
 def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
     def integers(values: Sequence[int]) -> NDArray[np.int64]:
         return np.array(values, np.int64)
