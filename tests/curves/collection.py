@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 HELD_OUT_ONE_IN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labelled:
     """A curve and what was seen in it.
 
@@ -42,13 +42,15 @@ class Labelled:
 
 
 def is_held_out(name: str) -> bool:
-    """The rule, fixed before any label: by the hash of the name, one in three.
+    """The rule, fixed before any label: by the hash of the name, one in three; fresh ones all.
 
     Example:
         >>> [is_held_out(name) for name in ("run-000", "run-001", "run-002")]
         [False, True, False]
     """
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+    return name.startswith("fresh") or (
+        int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+    )
 
 
 def load() -> list[Labelled]:
