@@ -26,7 +26,7 @@ NOISE_MARGIN = 1.25  # losses are skewed: batch means range wider than normal er
 DRIFT_ERRORS = 2.0  # deviations of the drift that sampling alone hardly exceeds
 
 MIN_TURNS = 3  # peak, trough, peak: with the ends two rises and two falls; less is a hump
-DYING_RATIO = 0.4  # a last swing below this share of the first: between the clear cases 1/3 and 1/2
+DYING_RATIO = 0.5  # the highest late swing over the highest early one: below half looks dying
 QUIET_SHARE = 0.4  # of the tail without a swing at its end: longer than the pauses between bursts
 PERIODIC_MISMATCH = 0.1  # the threshold of de Cheveigne and Kawahara for a lag that fits
 PERIODIC_LEEWAY = 0.05  # a shorter lag is preferred to the best one only if it is nearly as good
@@ -99,6 +99,7 @@ class _Turns(NamedTuple):
 
     entry: NDArray[np.intp]
     share: Curve  # height over the middle of the swing, 0 to 2
+    is_cut: NDArray[np.bool_]  # whether the start or end of the tail cuts its height
 
 
 def judge(
@@ -189,16 +190,21 @@ def _verdict(tail: Curve, turns: _Turns, limits: _Limits) -> Verdict:
 def _keeps_swinging(tail: Curve, turns: _Turns) -> bool:
     """Whether there are enough visible turns, the last one lately, and none dying out.
 
-    Dying out: the straight line through the logarithm of the heights falls by `DYING_RATIO` from
-    the first visible turn to the last.
+    Dying out: of the span from the first whole swing to the last, the highest in the last third is
+    below `DYING_RATIO` of the highest in the first third. Only the highest count: large swings may
+    carry ripples.
     """
     visible = turns.share > VISIBLE_SHARE
     entry, share = turns.entry[visible], turns.share[visible]
     if entry.size < MIN_TURNS or tail.size - 1 - entry[-1] > QUIET_SHARE * tail.size:
         return False
-    since = entry - entry.mean()
-    slope = float(since @ np.log(share)) / float(since @ since)
-    return slope * float(entry[-1] - entry[0]) > math.log(DYING_RATIO)
+    is_whole = ~turns.is_cut[visible]
+    entry, share = entry[is_whole], share[is_whole]
+    if entry.size < 2:
+        return True  # too few to see them die
+    third = (entry[-1] - entry[0]) / 3
+    early, late = share[entry <= entry[0] + third], share[entry >= entry[-1] - third]
+    return float(late.max()) >= DYING_RATIO * float(early.max())
 
 
 def _amplitude(turns: _Turns) -> float:
@@ -221,9 +227,10 @@ def _turns(tail: Curve, smallest: float) -> _Turns:
     entry = np.concatenate([nested.ravel(), outer[1:-1]])
     height = np.concatenate([np.repeat(np.abs(a - b), 2), np.abs(points[1:-1] - nearer)])
     middle = np.concatenate([np.repeat((a + b) / 2, 2), (points[1:-1] + nearer) / 2])
+    is_cut = np.isin(entry, np.concatenate([outer[1:2], outer[-2:-1]]))
     kept = np.flatnonzero(height > smallest)
     kept = kept[np.argsort(entry[kept])]
-    return _Turns(entry[kept], height[kept] / middle[kept])
+    return _Turns(entry[kept], height[kept] / middle[kept], is_cut[kept])
 
 
 def _rainflow(tail: Curve) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -21,7 +21,7 @@ class Labelled:
     Attributes:
         name: neutral; nothing in it hints at the label.
         origin: mnist, digits or formula.
-        is_held_out: whether the thresholds were set without it.
+        split: tune, held-out, fresh or later; see the README.
         label: the verdict given by eye.
         spiked: what was seen, None where it was not noted.
         loss: `(entry,)`.
@@ -32,7 +32,7 @@ class Labelled:
 
     name: str
     origin: str
-    is_held_out: bool
+    split: str
     label: str
     spiked: bool | None
     loss: Curve
@@ -41,16 +41,18 @@ class Labelled:
     settings: str
 
 
-def is_held_out(name: str) -> bool:
-    """The rule, fixed before any label: by the hash of the name, one in three; fresh ones all.
+def split_of(name: str) -> str:
+    """The rule, fixed before any label: one in three by the hash of the name; later batches whole.
 
     Example:
-        >>> [is_held_out(name) for name in ("run-000", "run-001", "run-002")]
-        [False, True, False]
+        >>> [split_of(name) for name in ("run-000", "run-001", "fresh-000", "later-000")]
+        ['tune', 'held-out', 'fresh', 'later']
     """
-    return name.startswith("fresh") or (
-        int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
-    )
+    batch = name.partition("-")[0]
+    if batch in ("fresh", "later"):
+        return batch
+    is_held_out = int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+    return "held-out" if is_held_out else "tune"
 
 
 def load() -> list[Labelled]:
@@ -69,7 +71,7 @@ def _labelled(row: dict[str, str], arrays: dict[str, NDArray[np.generic]]) -> La
     return Labelled(
         name=name,
         origin=row["origin"],
-        is_held_out=is_held_out(name),
+        split=split_of(name),
         label=row["label"],
         spiked={"yes": True, "no": False, "": None}[row["spiked"]],
         loss=synthesize(name) if made else arrays[name].astype(np.float64),

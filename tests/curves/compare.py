@@ -17,18 +17,10 @@ Rule = Callable[[Labelled], bool | None]  # whether the curve oscillates; None: 
 
 def main() -> None:
     curves = load()
-    fresh = [curve for curve in curves if curve.name.startswith("fresh")]
-    held_out = [curve for curve in curves if curve.is_held_out and curve not in fresh]
-    for title, part in (
-        ("held out", held_out),
-        ("fresh", fresh),
-        ("tuned on", [curve for curve in curves if not curve.is_held_out]),
-    ):
+    splits = {curve.split: [c for c in curves if c.split == curve.split] for curve in curves}
+    for title, part in splits.items():
         print(f"\n{title}: {len(part)} curves\n\n{_confusion(part)}")
-    for title, part in (
-        ("held out and fresh", held_out + fresh),
-        ("all", curves),
-    ):
+    for title, part in (*splits.items(), ("all", curves)):
         print(f"\noscillating or not, {title}\n\n{_scores(part)}")
 
 
