@@ -3,7 +3,7 @@
     python tests/curves/make.py MNIST_FOLDER
 
 MNIST_FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`. Needs the trainer
-(`mlp.population`); a few minutes a core. Only the curves are written, never a label.
+(`mlp.population`); about a quarter of an hour. Only the curves are written, never a label.
 """
 
 import csv
