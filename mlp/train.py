@@ -15,6 +15,8 @@ from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record
 from mlp.record import RunRecord
+from mlp.screen import Terminal, say
+from mlp.store_uri import resolve
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -34,7 +36,7 @@ def _train(values: Any) -> None:
 
 
 def _train_and_say(config: RunConfig) -> None:
-    run_train(config, Console())
+    run_train(config, Terminal())
 
 
 def _usage() -> str:
@@ -51,16 +53,16 @@ def run_train(config: RunConfig, console: Console) -> str:
     Returns:
         The id of the run in MLflow.
     """
+    resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
+    say_result(record, console)  # before the store can fail
     from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
     from mlp.tracking import publish_run
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
-    say_result(record, console)
-    for line in (f"run {run_id} in {store.uri}", "next:", f"  python -m mlp.rerun {run_id}"):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print("  mlflow ui", highlight=False)
+    say(console, f"run {run_id} in {store.uri}")
+    say(console, "next:", f"  python -m mlp.rerun {run_id}", "  mlflow ui")
     return run_id
 
 
@@ -80,7 +82,7 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    data = load(config.data, notice=lambda line: console.print(line, highlight=False))
+    data = load(config.data, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "
@@ -101,8 +103,7 @@ def say_result(record: RunRecord, console: Console) -> None:
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
-    for text in (line, last):
-        console.print(text, highlight=False, soft_wrap=True)
+    say(console, line, last)
 
 
 if __name__ == "__main__":
