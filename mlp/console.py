@@ -1,13 +1,16 @@
 """What every command shares on the screen: one sentence for an error, an exit code, a help text."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 
 from mlp.compose import group_options, study_files
+from mlp.config import RunConfig
 from mlp.domain import typed
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError
+from mlp.store_uri import mask
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -35,6 +38,21 @@ def run_command(command: Callable[[], None]) -> None:
         # Nobody reads any more (`| head`): Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def rerun_command(run_id: str, config: RunConfig) -> str:
+    """What to type to train a run again, with the places that the config names.
+
+    Example:
+        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
+        "python -m mlp.rerun 0f 'data.root=my digits'"
+    """
+    words = ["python", "-m", "mlp.rerun", run_id]
+    if config.data.root is not None:
+        words.append(f"data.root={config.data.root}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={mask(config.tracking.uri)}")
+    return shlex.join(words)
 
 
 def usage(

@@ -113,6 +113,7 @@ def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, digests and sizes, to find runs by and to check a rerun against."""
     return {
         "verdict": run.judgement.verdict.value,
+        "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
         "mlp.curve_digest": record.curve_digest(run.result),
         "mlp.weights_digest": record.weights_digest(run.result),

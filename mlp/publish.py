@@ -44,6 +44,7 @@ class Publisher:
         problem: the first fault of the store; None while all is well.
         run_ids: trial number -> MLflow run id, of those published or described by this object.
         study_run_id: the parent run's id; None until the store is open.
+        how_to_look: commands and addresses that show the runs; empty until the store is open.
     """
 
     def __init__(self, tracking: Tracking, page: StudyPage) -> None:
@@ -56,6 +57,7 @@ class Publisher:
         self.problem: MlpError | None = None
         self.run_ids: dict[int, str] = {}
         self.study_run_id: str | None = None
+        self.how_to_look: list[str] = []
         self._page = page
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._store: Store | None = None
@@ -122,10 +124,11 @@ class Publisher:
             raise self._bug
 
     def _open(self, tracking: Tracking) -> None:
-        from mlp.store import open_store
+        from mlp.store import how_to_look, open_store
         from mlp.tracking import start_study
 
         self._store = open_store(tracking)
+        self.how_to_look = how_to_look(self._store)
         page = self._page
         self.study_run_id = start_study(
             self._store,

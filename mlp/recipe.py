@@ -81,12 +81,13 @@ def read_recipe(text: str) -> Recipe:
         _refuse(f"data_digest must be 64 hex digits, but is {digest!r}")
     run = _read_settings(values["settings"])
     _check_keys("ended", ended, {"ending", "last_step"})
-    if ended["ending"] not in list(Ending):
+    endings = [ending for ending in Ending if ending == ended["ending"]]
+    if not endings:
         _refuse(f"ended.ending must be one of {', '.join(Ending)}, but is {ended['ending']!r}")
     last_step = ended["last_step"]
     if type(last_step) is not int or not 0 <= last_step <= run.training.steps:
         _refuse(f"ended.last_step must be a step of the training, but is {last_step!r}")
-    return Recipe(run, digest, Ending(ended["ending"]), last_step)
+    return Recipe(run, digest, endings[0], last_step)
 
 
 def parse_json(text: str, *, source: str) -> Any:

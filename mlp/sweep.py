@@ -9,7 +9,7 @@ from rich.console import Console
 from mlp import search, spool
 from mlp.compose import own_study_files, run_application
 from mlp.config import SweepConfig
-from mlp.console import run_command, usage
+from mlp.console import rerun_command, run_command, usage
 from mlp.curve import Verdict
 from mlp.data import Dataset, load
 from mlp.door import read_sweep, with_settings
@@ -188,7 +188,7 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> N
     session.publisher.describe(
         metrics={
             **totals,
-            **{f"best_{name}": value for name, value in best.numbers.items()},
+            **_best_metrics(session, best),
             "test_accuracy": test_accuracy,
             "test_looks": n_looks,
         },
@@ -216,8 +216,10 @@ def _short(value: object) -> str:
 def _say_next(session: Session, best: TrialRow) -> None:
     """What to type next."""
     run_id = session.publisher.run_ids.get(best.number)
-    rerun = [f"  python -m mlp.rerun {run_id}"] if run_id else []
-    say(session.console, "next:", *rerun, "  mlflow ui")
+    commands = [rerun_command(run_id, session.config.base)] if run_id else []
+    commands += session.publisher.how_to_look
+    if commands:
+        say(session.console, "next:", *(f"  {line}" for line in commands))
 
 
 def _how_to_go_on(session: Session) -> str:
@@ -234,6 +236,16 @@ def _unpublished(session: Session) -> list[str]:
         f"not yet in MLflow: {n_waiting} runs, because {session.publisher.problem}",
         "they are kept, and the same command publishes them",
     ]
+
+
+def _best_metrics(session: Session, best: TrialRow) -> dict[str, float]:
+    """The value that was sought and the validation accuracy, of the best trial."""
+    found = {"best_trial": float(best.number)}
+    if best.value is not None:
+        found[f"best_{session.config.study.objective}"] = best.value
+    if "final_validation_accuracy" in best.numbers:
+        found["best_validation_accuracy"] = best.numbers["final_validation_accuracy"]
+    return found
 
 
 def _look_at_test(session: Session, best: TrialRow) -> tuple[float, int]:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mlp.compose import run_application
 from mlp.config import RunConfig
-from mlp.console import run_command, usage
+from mlp.console import rerun_command, run_command, usage
 from mlp.data import load
 from mlp.display import run_name
 from mlp.door import read_run, with_settings
@@ -56,13 +56,17 @@ def run_train(config: RunConfig, console: Console) -> str:
     resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
-    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
+
+    from mlp.store import (  # MLflow takes seconds, so not before it is needed
+        how_to_look,
+        open_store,
+    )
     from mlp.tracking import publish_run
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
-    say(console, f"run {run_id} in {store.uri}")
-    say(console, "next:", f"  python -m mlp.rerun {run_id}", "  mlflow ui")
+    commands = [rerun_command(run_id, config), *how_to_look(store)]
+    say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
     return run_id
 
 
