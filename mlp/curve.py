@@ -103,6 +103,8 @@ def judge(loss: ArrayLike, *, reference: float = CHANCE_LOSS) -> Judgement:
 
 def _swing_and_drift(tail: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """The tail without its straight trend, and how far that trend goes over the tail."""
+    if tail.size < 2:
+        return np.zeros_like(tail), 0.0
     entries = np.arange(tail.size, dtype=np.float64)
     slope, start = np.polyfit(entries, tail, 1)
     return tail - (start + slope * entries), float(slope * (tail.size - 1))
