@@ -1,6 +1,7 @@
 """What every command shares on the screen: one sentence for an error, an exit code, a help text."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -41,17 +42,17 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def rerun_command(run_id: str, config: RunConfig) -> str:
-    """What to type to train a run again, with the places that the config names.
+    r"""What to type to train a run again, with the places that the config names.
 
     Example:
         >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
-        "python -m mlp.rerun 0f 'data.root=my digits'"
+        'python -m mlp.rerun 0f \'data.root="my digits"\''
     """
     words = ["python", "-m", "mlp.rerun", run_id]
     if config.data.root is not None:
-        words.append(f"data.root={config.data.root}")
+        words.append(f"data.root={_quoted(config.data.root)}")
     if config.tracking.uri is not None:
-        words.append(f"tracking.uri={mask(config.tracking.uri)}")
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
     return shlex.join(words)
 
 
@@ -92,3 +93,8 @@ def usage(
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
+    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'
