@@ -83,7 +83,9 @@ def train_generation(
     with session.timed("train"):
         execution = session.config.base.execution
         configs = [trial.config for trial in missing]
-        results = train_trials(configs, session.data, execution, progress=progress)
+        results = (
+            train_trials(configs, session.data, execution, progress=progress) if configs else []
+        )
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     for trial, result in zip(missing, results, strict=True):
         with session.timed("judge"):
