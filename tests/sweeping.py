@@ -56,6 +56,17 @@ def command(
     )
 
 
+def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Starts a command whose words are to be read while it runs."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"mlp.{name}", *arguments],
+        env=environment_of_commands(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def environment_of_commands() -> dict[str, str]:
     """That of the tests, with the package where it was imported from."""
     import mlp
