@@ -1,13 +1,17 @@
 """What every command shares on the screen: one sentence for an error, an exit code, a help text."""
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 
 from mlp.compose import group_options, study_files
+from mlp.config import RunConfig
 from mlp.domain import typed
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError
+from mlp.store_uri import mask
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -35,6 +39,21 @@ def run_command(command: Callable[[], None]) -> None:
         # Nobody reads any more (`| head`): Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def rerun_command(run_id: str, config: RunConfig) -> str:
+    r"""What to type to train a run again, with the places that the config names.
+
+    Example:
+        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
+        'python -m mlp.rerun 0f \'data.root="my digits"\''
+    """
+    words = ["python", "-m", "mlp.rerun", run_id]
+    if config.data.root is not None:
+        words.append(f"data.root={_quoted(config.data.root)}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    return shlex.join(words)
 
 
 def usage(
@@ -74,3 +93,8 @@ def usage(
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
+    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mlp import search, spool
-from mlp.config import SweepConfig
+from mlp.config import RunConfig, SweepConfig
 from mlp.curve import Verdict
 from mlp.data import Dataset
 from mlp.display import numbers, run_name
@@ -19,7 +19,7 @@ from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, is_record_of, make_record, objective_value
 from mlp.publish import Publisher
 from mlp.record import RunRecord
-from mlp.screen import Meter, Standing
+from mlp.screen import Meter, Standing, say
 from mlp.search import Outcome, Search, Trial
 
 
@@ -60,7 +60,12 @@ def publish_leftovers(session: Session) -> None:
     n_stored = len(search.rows(session.search))
     for number, place in spool.waiting(session.spool):
         if number < n_stored:
-            _publish(session, number, place, spool.take(place))
+            config = search.trial_at(session.search, number).config
+            record = _kept(session, number, place, config)
+            if record is None:
+                record = train_again(session, number)
+                spool.put(session.spool, number, record)
+            _publish(session, number, place, record)
 
 
 def train_generation(
@@ -78,7 +83,9 @@ def train_generation(
     with session.timed("train"):
         execution = session.config.base.execution
         configs = [trial.config for trial in missing]
-        results = train_trials(configs, session.data, execution, progress=progress)
+        results = (
+            train_trials(configs, session.data, execution, progress=progress) if configs else []
+        )
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     for trial, result in zip(missing, results, strict=True):
         with session.timed("judge"):
@@ -97,14 +104,23 @@ def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecor
     found = {}
     for number, place in spool.waiting(session.spool):
         if number in wanted:
-            try:
-                record = spool.take(place)
-            except RecordError as error:
-                session.console.print(f"trial {number} is trained again: {error}")
-                continue
-            if is_record_of(record, wanted[number].config, session.data.digest):
+            record = _kept(session, number, place, wanted[number].config)
+            if record is not None:
                 found[number] = record
     return found
+
+
+def _kept(session: Session, number: int, place: Path, config: RunConfig) -> RunRecord | None:
+    """A trial from the spool; None, and a word about it, where it has to be trained again."""
+    try:
+        record = spool.take(place)
+    except RecordError as error:
+        say(session.console, f"trial {number} is trained again: {error}")
+        return None
+    if is_record_of(record, config, session.data.digest):
+        return record
+    say(session.console, f"trial {number} is trained again: what was kept is another run")
+    return None
 
 
 def _store(session: Session, trial: Trial, record: RunRecord) -> None:

@@ -42,7 +42,7 @@ class Publisher:
 
     Attributes:
         problem: the first fault of the store; None while all is well.
-        run_ids: trial number -> MLflow run id, of those published by this object.
+        run_ids: trial number -> MLflow run id, of those published or described by this object.
         study_run_id: the parent run's id; None until the store is open.
         how_to_look: commands and addresses that show the runs; empty until the store is open.
     """
@@ -160,6 +160,8 @@ class Publisher:
             run_id = self.run_ids.get(of_trial) or find_trial(
                 self._store, self._page.name, of_trial
             )
+            if run_id is not None:
+                self.run_ids[of_trial] = run_id
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags)
 

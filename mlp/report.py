@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from mlp.config import Value
 from mlp.curve import Verdict
@@ -54,24 +53,27 @@ def summarise_verdicts(rows: Sequence[TrialRow]) -> list[VerdictCounts]:
     return [counts for name in names for counts in _by_value(name, rows)]
 
 
-def render_verdicts(summary: Sequence[VerdictCounts]) -> Table:
-    """The counts as a table for the terminal; verdicts that never came out have no column."""
+def render_verdicts(summary: Sequence[VerdictCounts]) -> Text:
+    """The counts as a table for the terminal; verdicts that never came out have no column.
+
+    A parameter has a line of its own, so that the table of the longest name fits 80 columns.
+    """
     seen = [v for v in Verdict if any(counts.counts.get(v) for counts in summary)]
-    title = "verdicts by setting (share: of oscillating runs)"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("setting", no_wrap=True)
-    for verdict in seen:
-        table.add_column(verdict.value, justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
+    headings = [*(verdict.value for verdict in seen), "share"]
+    width = max([len("setting"), *(len(counts.value) + 2 for counts in summary)])
+    lines = [Text("verdicts by setting (share: of oscillating runs)", style="italic")]
+    lines += [Text(f"{'setting':<{width}}  {'  '.join(headings)}", style="bold")]
     previous = ""
     for counts in summary:
         if counts.parameter != previous:
-            table.add_row(escape(counts.parameter), style="bold")
+            lines.append(Text(counts.parameter, style="bold"))
             previous = counts.parameter
-        numbers = [str(counts.counts.get(verdict, 0) or "·") for verdict in seen]
         share = f"{counts.oscillating_share:.0%}"
-        table.add_row(escape(f"  {counts.value}"), *numbers, share if share != "0%" else "·")
-    return table
+        cells = [str(counts.counts.get(verdict, 0) or "·") for verdict in seen]
+        cells.append(share if share != "0%" else "·")
+        aligned = [f"{cell:>{len(name)}}" for cell, name in zip(cells, headings, strict=True)]
+        lines.append(Text(f"  {counts.value:<{width - 2}}  {'  '.join(aligned)}"))
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
 
 
 def _by_value(name: str, rows: Sequence[TrialRow]) -> list[VerdictCounts]:

@@ -8,6 +8,7 @@ import glob
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def how_to_look(store: Store) -> list[str]:
     if _is_server(store.uri):
         return [f"{store.uri.rstrip('/')}/{page}"]
     default = store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    where = "" if store.uri == default else f" --backend-store-uri {store.uri}"
+    where = "" if store.uri == default else f" --backend-store-uri {shlex.quote(store.uri)}"
     return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
 
 

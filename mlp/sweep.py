@@ -9,7 +9,7 @@ from rich.console import Console
 from mlp import search, spool
 from mlp.compose import own_study_files, run_application
 from mlp.config import SweepConfig
-from mlp.console import run_command, usage
+from mlp.console import rerun_command, run_command, usage
 from mlp.curve import Verdict
 from mlp.data import Dataset, load
 from mlp.door import read_sweep, with_settings
@@ -18,7 +18,7 @@ from mlp.generation import Session, publish_leftovers, standing_of, train_again,
 from mlp.outcome import accuracy_on
 from mlp.publish import Publisher, StudyPage
 from mlp.report import render_verdicts, summarise_verdicts
-from mlp.screen import meter
+from mlp.screen import Terminal, meter, say, waiting
 from mlp.search import Search
 from mlp.store_uri import mask, resolve
 from mlp.study import TrialRow, check_study, identity
@@ -41,7 +41,7 @@ def _check(values: Any) -> None:
 
 
 def _sweep(values: Any) -> None:
-    run_command(lambda: run_sweep(read_sweep(values), Console()))
+    run_command(lambda: run_sweep(read_sweep(values), Terminal()))
 
 
 def _usage() -> str:
@@ -65,6 +65,7 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
         MlpError: for data, stores or settings that cannot be used.
     """
     check_study(config)
+    resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = search.open_storage(config.study.storage)
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
@@ -72,7 +73,9 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
     opened = search.open_search(storage, config, what)
     _announce(console, config, opened, data, related)
     page = StudyPage(
-        name=opened.name, config=_plain(config), description=f"Study `{opened.name}`, running."
+        name=opened.name,
+        config=_plain(config),
+        description=f"Study `{opened.name}`, no winner yet.",
     )
     with Publisher(config.base.tracking, page) as publisher:
         place = spool.folder_of(config.study.storage) / opened.name
@@ -81,10 +84,9 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
             publish_leftovers(session)
             _train_all(session)
             n_finite = _end(session)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError):
             publisher.finish("KILLED")
-            n_done = len(search.rows(opened))
-            console.print(f"{n_done} finished trials are kept; the same command goes on from there")
+            say(console, _how_to_go_on(session), *_unpublished(session))
             raise
         except BaseException:
             publisher.finish("FAILED")
@@ -100,7 +102,7 @@ def _load(
     wanted = config.base.data
     if wanted.name == "auto" and (name := search.known_data(storage, config)):
         wanted = with_settings(config.base, {"data.name": name}).data
-    data = load(wanted, notice=lambda line: console.print(line, highlight=False))
+    data = load(wanted, notice=lambda line: say(console, line))
     base = with_settings(config.base, {"data.name": data.name})
     return dataclasses.replace(config, base=base), data
 
@@ -113,9 +115,10 @@ def _announce(
     related: tuple[str, list[str]] | None,
 ) -> None:
     n_done, n_planned = len(search.rows(opened)), search.n_planned(opened)
+    n_trials, steps = max(n_done, n_planned), config.base.training.steps
     state = "new" if opened.is_new else "complete" if n_done >= n_planned else "continued"
     lines = [
-        f"study {opened.name} ({state}): {n_planned} trials of {config.base.training.steps} steps, "
+        f"study {opened.name} ({state}): {n_trials} trials of {steps} steps, "
         f"{config.study.sampler} for {config.study.objective}",
         f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
         f"validate, {data.test.n_examples} to test",
@@ -127,9 +130,10 @@ def _announce(
         shown = "; ".join(related[1][:3]) + ("; ..." if len(related[1]) > 3 else "")
         lines.append(f"not the same study as {related[0]}: {shown}")
     if state == "complete":
-        lines.append(f"nothing to train; study.n_trials={2 * n_planned} would extend it")
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        most = 2 * n_done if opened.points is None else min(2 * n_done, len(opened.points))
+        extension = f"study.n_trials={most} would extend it"
+        lines.append(f"nothing to train; {extension if most > n_done else 'the list is done'}")
+    say(console, *lines)
 
 
 def _train_all(session: Session) -> None:
@@ -137,10 +141,16 @@ def _train_all(session: Session) -> None:
     timeout_s = session.config.study.timeout_s
     standing = standing_of(session)
     with meter(session.console, standing.n_done) as shown:
+        shown.training(standing, 0.0)
         while True:
             with session.timed("ask"):
                 trials = search.ask(session.search)
-            if not trials or (timeout_s and time.monotonic() - started > timeout_s):
+            if not trials:
+                return
+            # Every call trains one generation at least, so that a study comes to its end.
+            is_first = standing.n_done == shown.first_done
+            if timeout_s and not is_first and time.monotonic() - started > timeout_s:
+                say(session.console, f"study.timeout_s is over: {_how_to_go_on(session)}")
                 return
             train_generation(session, trials, standing, shown)
             standing = standing_of(session)
@@ -157,14 +167,24 @@ def _end(session: Session) -> int:
         "oscillating_share": n_oscillating / max(1, len(table)),
         **{f"seconds_{what}": seconds for what, seconds in session.seconds.items()},
     }
+    session.console.print(render_verdicts(summarise_verdicts(table)))
     if best is None:
-        session.publisher.describe(metrics=totals, tags={})
+        note = f"All {len(table)} runs went non-finite."
+        session.publisher.describe(metrics=totals, tags={"mlflow.note.content": note})
+    else:
+        _say_winner(session, best, totals)
+    with waiting(session.console, "the last runs are being recorded"):
         session.publisher.finish("FINISHED")
-        return 0
+    say(session.console, *_unpublished(session))
+    if best is not None:
+        _say_next(session, best)
+    return sum(row.value is not None for row in table)
+
+
+def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> None:
     test_accuracy, n_looks = _look_at_test(session, best)
     winner = _winner(session, best, test_accuracy, n_looks)
-    session.console.print(render_verdicts(summarise_verdicts(table)))
-    session.console.print(winner, highlight=False, soft_wrap=True)
+    say(session.console, winner)
     session.publisher.describe(
         metrics={
             **totals,
@@ -177,9 +197,6 @@ def _end(session: Session) -> int:
     session.publisher.describe(
         metrics={"test_accuracy": test_accuracy}, tags={}, of_trial=best.number
     )
-    session.publisher.finish("FINISHED")
-    _say_next(session, best)
-    return sum(row.value is not None for row in table)
 
 
 def _winner(session: Session, best: TrialRow, test_accuracy: float, n_looks: int) -> str:
@@ -197,21 +214,28 @@ def _short(value: object) -> str:
 
 
 def _say_next(session: Session, best: TrialRow) -> None:
-    """What to type next, and what could not be published."""
-    publisher, say = session.publisher, session.console.print
-    lines = []
-    if publisher.problem is not None:
-        n_waiting = len(list(spool.waiting(session.spool)))
-        lines.append(
-            f"not yet in MLflow: {n_waiting} runs ({publisher.problem}); "
-            "they are kept, and the same command publishes them"
-        )
-    lines.append("next:")
-    if best.number in publisher.run_ids:
-        lines.append(f"  python -m mlp.rerun {publisher.run_ids[best.number]}")
-    lines += [f"  {line}" for line in publisher.how_to_look]
-    for line in lines:
-        say(line, highlight=False, soft_wrap=True)
+    """What to type next."""
+    run_id = session.publisher.run_ids.get(best.number)
+    commands = [rerun_command(run_id, session.config.base)] if run_id else []
+    commands += session.publisher.how_to_look
+    if commands:
+        say(session.console, "next:", *(f"  {line}" for line in commands))
+
+
+def _how_to_go_on(session: Session) -> str:
+    n_done, n_planned = len(search.rows(session.search)), search.n_planned(session.search)
+    return f"{n_done} of {n_planned} trials are kept, and the same command goes on from there"
+
+
+def _unpublished(session: Session) -> list[str]:
+    """What the tracking store did not take, and why."""
+    if session.publisher.problem is None:
+        return []
+    n_waiting = len(list(spool.waiting(session.spool)))
+    return [
+        f"not yet in MLflow: {n_waiting} runs, because {session.publisher.problem}",
+        "they are kept, and the same command publishes them",
+    ]
 
 
 def _best_metrics(session: Session, best: TrialRow) -> dict[str, float]:

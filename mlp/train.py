@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mlp.compose import run_application
 from mlp.config import RunConfig
-from mlp.console import run_command, usage
+from mlp.console import rerun_command, run_command, usage
 from mlp.data import load
 from mlp.display import run_name
 from mlp.door import read_run, with_settings
@@ -15,6 +15,8 @@ from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record
 from mlp.record import RunRecord
+from mlp.screen import Terminal, say
+from mlp.store_uri import resolve
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -34,7 +36,7 @@ def _train(values: Any) -> None:
 
 
 def _train_and_say(config: RunConfig) -> None:
-    run_train(config, Console())
+    run_train(config, Terminal())
 
 
 def _usage() -> str:
@@ -51,7 +53,10 @@ def run_train(config: RunConfig, console: Console) -> str:
     Returns:
         The id of the run in MLflow.
     """
+    resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
+    say_result(record, console)  # before the store can fail
+
     from mlp.store import (  # MLflow takes seconds, so not before it is needed
         how_to_look,
         open_store,
@@ -60,10 +65,8 @@ def run_train(config: RunConfig, console: Console) -> str:
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
-    say_result(record, console)
-    next_lines = [f"python -m mlp.rerun {run_id}", *how_to_look(store)]
-    for line in (f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in next_lines)):
-        console.print(line, highlight=False, soft_wrap=True)
+    commands = [rerun_command(run_id, config), *how_to_look(store)]
+    say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
     return run_id
 
 
@@ -83,7 +86,7 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    data = load(config.data, notice=lambda line: console.print(line, highlight=False))
+    data = load(config.data, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "
@@ -104,8 +107,7 @@ def say_result(record: RunRecord, console: Console) -> None:
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
-    for text in (line, last):
-        console.print(text, highlight=False, soft_wrap=True)
+    say(console, line, last)
 
 
 if __name__ == "__main__":
