@@ -30,9 +30,10 @@ from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
+from mlp.enqueue import enqueued, enqueued_base
 from mlp.errors import SettingError, StoreError, one_line
 from mlp.points import list_points
-from mlp.space import Space, draw, enqueued, flat, parameters, read_space
+from mlp.space import Space, draw, flat, parameters, read_space
 from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
 from mlp.study import TrialRow, differences, identity, study_name
 
@@ -318,7 +319,7 @@ def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
 def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
     point = flat(search.config.enqueue[number])
     fixed = enqueued(point, search.space, search.base)
-    return with_settings(search.base, point), fixed
+    return enqueued_base(point, search.space, search.base), fixed
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

@@ -8,9 +8,10 @@ from typing import Any
 
 from mlp.config import SweepConfig, Value, canonical_json, digest, settings_of
 from mlp.curve import Verdict
+from mlp.enqueue import check_enqueued
 from mlp.errors import SettingError
 from mlp.points import check_grid
-from mlp.space import enqueued, flat, read_space
+from mlp.space import flat, read_space
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def check_study(config: SweepConfig) -> None:
         )
     space = read_space(study.space, base)
     for point in study.enqueue:
-        enqueued(flat(point), space, base)
+        check_enqueued(flat(point), space, base)
     if study.sampler == "grid":
         check_grid(space, base)
 
