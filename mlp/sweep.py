@@ -153,8 +153,16 @@ def _train_all(session: Session) -> None:
                 say(session.console, f"study.timeout_s is over: {_how_to_go_on(session)}")
                 return
             train_generation(session, trials, standing, shown)
+            _note_seconds(session, trials[0].number // session.config.study.generation)
             standing = standing_of(session)
             shown.stored(standing)
+
+
+def _note_seconds(session: Session, generation: int) -> None:
+    """Where the time of a generation went, as metrics of the parent run at its number."""
+    seconds = {f"seconds_{what}": value for what, value in session.seconds.items()}
+    session.seconds.clear()
+    session.publisher.describe(metrics=seconds, tags={}, step=generation)
 
 
 def _end(session: Session) -> int:
@@ -165,7 +173,6 @@ def _end(session: Session) -> int:
     totals = {
         "n_trials": len(table),
         "oscillating_share": n_oscillating / max(1, len(table)),
-        **{f"seconds_{what}": seconds for what, seconds in session.seconds.items()},
     }
     session.console.print(render_verdicts(summarise_verdicts(table)))
     if best is None:
@@ -178,7 +185,7 @@ def _end(session: Session) -> int:
     say(session.console, *_unpublished(session))
     if best is not None:
         _say_next(session, best)
-    return sum(row.value is not None for row in table)
+    return sum(row.verdict is not Verdict.DIVERGED for row in table)
 
 
 def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> None:
