@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlp.config import Execution, RunConfig
 from mlp.data import Dataset
-from mlp.population import Progress, Result, Thresholds, train
+from mlp.result import Progress, Result, Thresholds
 
 WorkDone = Callable[[float, NDArray[np.float64]], None]
 """Told how many trials' worth of steps are done, and the latest losses of those in training."""
@@ -43,6 +43,8 @@ def train_trials(
     Returns:
         One result for each config, in the same order.
     """
+    from mlp.population import train  # compiled code, whose import takes half a second
+
     size = execution.population or max(1, len(configs))
     results: list[Result] = []
     for first in range(0, len(configs), size):

@@ -6,8 +6,8 @@ from mlp.config import RunConfig, settings_of
 from mlp.curve import judge
 from mlp.data import Dataset, Part, features
 from mlp.network import Layer, accuracy
-from mlp.population import Ending, Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 
 
 @dataclass(frozen=True)

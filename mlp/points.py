@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from mlp.config import RunConfig, Study, Value, canonical_json
 from mlp.domain import Domain
@@ -55,6 +54,8 @@ def _quasi_random(
         return [{}]  # as in a grid: without a space there is one point
     if count < 1:
         return []
+    from scipy.stats import qmc  # more than a second, and for this alone
+
     sobol = qmc.Sobol(d=len(names), scramble=True, rng=np.random.default_rng(study.seed))
     coordinates = sobol.random_base2(max(0, math.ceil(math.log2(count))))[:count]
     points = []

@@ -20,8 +20,8 @@ from mlp.display import run_name
 from mlp.domain import typed
 from mlp.door import read_run, with_settings
 from mlp.errors import MissingInputError, SettingError, one_line
-from mlp.population import Ending, Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 from mlp.screen import Terminal, say
 from mlp.store_uri import resolve, sqlite_path
 from mlp.train import train_record

@@ -13,7 +13,8 @@ from mlp.door import read_run, with_settings
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
-from mlp.population import Ending, train
+from mlp.population import train
+from mlp.result import Ending
 
 
 def dataset(train, validation, *, scale=16):

@@ -34,7 +34,7 @@ from mlp.errors import AllDivergedError, SettingError, StoreError
 LONG = ("training.steps=100000", "study.n_trials=2")  # minutes, but for who interrupts it
 # Forks of a process that has imported everything, so that a sweep starts at once.
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mlp.sweep", "mlp.tracking", "sweeping"])
+FORKS.set_forkserver_preload(["mlp.conduct", "mlp.tracking", "sweeping"])
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +411,7 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
     original = generation.train_trials
     monkeypatch.setattr(generation, "train_trials", late)
     said = []
-    monkeypatch.setattr("mlp.sweep.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.conduct.say", lambda _, *lines: said.extend(lines))
     with failing_table(here, "params"), pytest.raises(KeyboardInterrupt):
         sweep()
     assert said[-3] == "2 of 4 trials are kept, and the same command goes on from there"
