@@ -82,12 +82,11 @@ def train_generation(
     with session.timed("train"):
         execution = session.config.base.execution
         configs = [trial.config for trial in missing]
-        results = train_trials(
-            configs,
-            session.data,
-            execution,
-            thresholds=search.thresholds_at(session.search, trials[0].number),
-            progress=progress,
+        bar = search.thresholds_at(session.search, trials[0].number)
+        results = (
+            train_trials(configs, session.data, execution, thresholds=bar, progress=progress)
+            if configs
+            else []
         )
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     for trial, result in zip(missing, results, strict=True):

@@ -208,19 +208,19 @@ def test_time_limit_is_no_divergence(here):
 # Stopped in the middle
 
 
-@pytest.mark.parametrize("at", [(0, 0), (0, 17), (1, 30), (1, 5)])
+@pytest.mark.parametrize("at", [0, 1])
 def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, at):
-    """Ctrl-C at a step of a generation; the exception is raised where Python would raise it."""
+    """Ctrl-C while a generation trains; the exception is raised where Python would raise it."""
     original = generation.train_trials
     calls = []
 
     def interrupted(*args, progress, **kwargs):
         calls.append(args)
 
-        def press(step, losses):
-            if (len(calls) - 1, step) == at:
+        def press(trials_done, losses):
+            if len(calls) - 1 == at:
                 raise KeyboardInterrupt
-            progress(step, losses)
+            progress(trials_done, losses)
 
         return original(*args, progress=press, **kwargs)
 
@@ -230,7 +230,7 @@ def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, 
             sweep()
     assert parent(here).status == "KILLED"
     assert {run.status for run in tracked(here)} <= {"KILLED", "FINISHED"}
-    assert len(stored(here)) == 2 * at[0]
+    assert len(stored(here)) == 2 * at
     sweep()
     assert_same_end(here, finished)
 
