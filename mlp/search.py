@@ -11,7 +11,7 @@ and the seed.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
-from mlp.errors import SettingError, StoreError, one_line
+from mlp.errors import BusyError, SettingError, StoreError, one_line
 from mlp.points import list_points
 from mlp.space import Space, draw, enqueued, flat, parameters, read_space
 from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
@@ -125,6 +125,27 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def one_sentence(url: str) -> Iterator[None]:
+    """Turns what Optuna's store raises while it is used into one of this program's errors.
+
+    Args:
+        url: of the store.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
+        if "database is locked" in said:
+            raise BusyError(
+                f"another program holds the study store {mask(url)}; close it or try again"
+            ) from None
+        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
 
 
 def known_data(storage: Storage, config: SweepConfig) -> str | None:
