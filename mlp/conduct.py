@@ -38,6 +38,14 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = search.open_storage(config.study.storage)
+    with search.one_sentence(config.study.storage):
+        n_finite = _run(config, storage, console)
+    if n_finite == 0:
+        raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
+
+
+def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
+    """The sweep with its store open; returns how many runs stayed finite."""
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
     related = search.related_study(storage, config, what)
@@ -54,7 +62,7 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
         try:
             publish_leftovers(session)
             _train_all(session)
-            n_finite = _end(session)
+            return _end(session)
         except (KeyboardInterrupt, BrokenPipeError):
             publisher.finish("KILLED")
             say(console, _how_to_go_on(session), *_unpublished(session))
@@ -62,8 +70,6 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
         except BaseException:
             publisher.finish("FAILED")
             raise
-    if n_finite == 0:
-        raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
 
 
 def _load(

@@ -11,7 +11,7 @@ and the seed.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
 from mlp.enqueue import enqueued, enqueued_base
-from mlp.errors import SettingError, StoreError, one_line
+from mlp.errors import BusyError, SettingError, StoreError, one_line
 from mlp.points import list_points
 from mlp.pruning import thresholds
 from mlp.space import Space, draw, flat, parameters, read_space
@@ -129,6 +129,27 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def one_sentence(url: str) -> Iterator[None]:
+    """Turns what Optuna's store raises while it is used into one of this program's errors.
+
+    Args:
+        url: of the store.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
+        if "database is locked" in said:
+            raise BusyError(
+                f"another program holds the study store {mask(url)}; close it or try again"
+            ) from None
+        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
 
 
 def known_data(storage: Storage, config: SweepConfig) -> str | None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -157,6 +158,18 @@ def test_laws_between_settings_are_those_of_the_original(here):
 def test_other_split_is_of_the_same_data(run_id):
     _, said = rerun(run_id, data__split_seed=3)
     assert said.startswith("data.split_seed 0 -> 3\n")
+
+
+@pytest.mark.skipif(
+    "MLP_DATA_ROOT" not in os.environ, reason="MLP_DATA_ROOT names no folder with MNIST"
+)
+def test_mnist_by_its_folder_is_a_plain_rerun(here):
+    root = f'data.root="{os.environ["MLP_DATA_ROOT"]}"'
+    run_train(run_config("data=mnist", root, "training.steps=3"), plain(io.StringIO()))
+    [run] = tracked(here)
+    done = command("rerun", run.run_id, root, MLP_DATA_ROOT="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("identical: 4 losses, ")
 
 
 def test_diverged_run_is_rerun_identically(here):

@@ -30,6 +30,7 @@ from sweeping import (
 
 from mlp import generation
 from mlp.errors import AllDivergedError, SettingError, StoreError
+from mlp.search import open_storage
 
 LONG = ("training.steps=100000", "study.n_trials=2")  # minutes, but for who interrupts it
 # Forks of a process that has imported everything, so that a sweep starts at once.
@@ -427,11 +428,26 @@ def test_impossible_address_is_refused_before_anything_is_made(here, uri):
     assert left_in(here) == before
 
 
-class failing_table:  # noqa: N801  a context manager
-    """MLflow's store, failing at each write to a table, from the given number of rows on."""
+def test_study_store_that_fails_is_one_sentence_and_nothing_is_lost(here, finished, trained):
+    open_storage("sqlite:///optuna.db")  # makes the tables
+    with (
+        failing_table(here, "trials", after=3, file="optuna.db"),
+        pytest.raises(StoreError, match=r"study store sqlite:///optuna.db failed: the disk has"),
+    ):
+        sweep()
+    assert parent(here).status == "FAILED"
+    assert spooled(here) == ["000003"]
+    sweep()
+    assert trained[:2] == [2, 2]
+    assert sum(trained[2:]) <= 1  # the winner, to look at the test part
+    assert_same_end(here, finished)
 
-    def __init__(self, folder: Path, name: str, after: int = 0) -> None:
-        self.file = sqlite3.connect(folder / "mlflow.db", isolation_level=None)
+
+class failing_table:  # noqa: N801  a context manager
+    """A store that fails at each write to a table, from the given number of rows on."""
+
+    def __init__(self, folder: Path, name: str, after: int = 0, *, file: str = "mlflow.db") -> None:
+        self.file = sqlite3.connect(folder / file, isolation_level=None)
         self.file.execute(
             f"CREATE TRIGGER fault BEFORE INSERT ON {name} "
             f"WHEN (SELECT count(*) FROM {name}) >= {after} "
