@@ -129,8 +129,8 @@ _LAWS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
-    "string_too_short": "at least {min_length} character long",
-    "string_too_long": "at most {max_length} characters long",
+    "too_short": "at least {min_length} character long",
+    "too_long": "at most {max_length} characters long",
     "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-', the first no '.' or '-'",
     "list_type": "a list",
     "dict_type": "a mapping",
@@ -151,9 +151,8 @@ def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
         return message if not message.startswith("must") else f"{path} {message}"
     if kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
-        near = difflib.get_close_matches(
-            shown(value), expected.replace(" or ", ", ").split(", "), n=1
-        )
+        names = expected.replace(" or ", ", ").split(", ")
+        near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path} must be {_one_of(expected)}, but is {shown(value)}{hint}"
     law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")

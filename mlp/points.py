@@ -54,7 +54,7 @@ def _quasi_random(
         return [{}]  # as in a grid: without a space there is one point
     if count < 1:
         return []
-    from scipy.stats import qmc  # more than a second, and for this alone
+    from scipy.stats import qmc  # half a second, so not before it is needed
 
     sobol = qmc.Sobol(d=len(names), scramble=True, rng=np.random.default_rng(study.seed))
     coordinates = sobol.random_base2(max(0, math.ceil(math.log2(count))))[:count]
