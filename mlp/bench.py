@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,7 @@ def works() -> list[Work]:
     """The works that the README's table shows."""
     rng = np.random.RandomState(0)
     mixed = tuple(
-        tuple(int(round(2 ** rng.uniform(1, 6))) for _ in range(rng.randint(1, 5)))
-        for _ in range(32)
+        tuple(round(2 ** rng.uniform(1, 6)) for _ in range(rng.randint(1, 5))) for _ in range(32)
     )
     return [
         Work("1 x 784-3-3-2", ((3, 3),)),
@@ -131,7 +131,7 @@ def measure(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> R
         except (NotApplicableError, ImportError) as error:
             notes[name] = str(error)
     _check_losses(configs, data, threads, contenders)
-    turns = {name: _turn(lambda n, run=run: _time(run, n)) for name, run in contenders.items()}
+    turns = {name: _turn(partial(_time, run)) for name, run in contenders.items()}
     own_turn = max(4, _turn(lambda n: _time_engine(configs, data, threads, max(n, 2))))
     seconds: dict[str, list[float]] = {name: [] for name in ("engine", *contenders)}
     gflops = []
@@ -153,7 +153,8 @@ def product_gflops() -> float:
     A @ B
     begin = time.perf_counter()
     A @ B
-    return 2 * A.size * B.shape[1] / (time.perf_counter() - begin) / 1e9
+    seconds = time.perf_counter() - begin
+    return float(2 * A.size * B.shape[1] / seconds / 1e9)
 
 
 def memory_gbytes_per_s() -> float:

@@ -21,12 +21,11 @@ from mlp.layout import (
     pack,
     packed_zeros,
     plan_layout,
-    tile_columns,
     unpack,
 )
 from mlp.network import Params, initialize
 from mlp.passes import RUNNING, scratch_size
-from mlp.simd import aligned_zeros
+from mlp.simd import WIDE, aligned_zeros
 from mlp.sparse import BLOCK, Batches, Images, cut_batches, pack_images
 
 Array = NDArray[np.floating]
@@ -224,7 +223,6 @@ def assemble(
     n_examples = len(course.examples.train.label)
     n_chunks = chunk_count(course.batch_size or n_examples, n_examples)
     layout = plan_layout(widths, _groups(widths, n_chunks, threads), n_pixels, dtype)
-    lanes = tile_columns(dtype)
     weights, velocity = packed_zeros(layout, dtype), packed_zeros(layout, dtype)
     for place, trial in enumerate(trials):
         if old is None:
@@ -240,8 +238,8 @@ def assemble(
         weights,
         velocity,
         packed_zeros(layout, dtype, n_chunks),
-        [aligned_zeros(scratch_size(layout, lanes), dtype) for _ in range(threads)],
-        [aligned_zeros(2 * lanes, np.float64) for _ in range(threads)],
+        [aligned_zeros(scratch_size(layout), dtype) for _ in range(threads)],
+        [aligned_zeros(2 * WIDE // np.dtype(dtype).itemsize, np.float64) for _ in range(threads)],
     )
 
 

@@ -91,7 +91,7 @@ def torch_eager(task: Task) -> Steps:
         loss = loss_of(model(X), y)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return lambda n: np.array(
         [
@@ -116,7 +116,7 @@ def torch_compile(task: Task) -> Steps:
         loss = forward(model)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return lambda n: np.array(
         [
@@ -163,7 +163,7 @@ def jax_jit(task: Task) -> Steps:
 
     def steps(n: int) -> NDArray[np.float64]:
         losses = []
-        for i, model in enumerate(models):
+        for i in range(len(models)):
             row = []
             for _ in range(n):
                 models[i], loss = update(models[i])
