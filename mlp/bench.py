@@ -6,11 +6,8 @@ calls, between its first and its last report of progress; so no contender is cha
 """
 
 import argparse
-import importlib
-import importlib.util
 import json
 import math
-import platform
 import resource
 import sys
 import time
@@ -18,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +25,7 @@ from mlp.door import read_run
 from mlp.errors import MlpError
 from mlp.execution import n_threads
 from mlp.fetch import MNIST
+from mlp.machine import machine, product_gflops
 from mlp.network import initialize
 from mlp.peers import PEERS, NotApplicableError, Steps, Task
 from mlp.population import train
@@ -146,34 +142,14 @@ def measure(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> R
     return Row(work.name, ms, limit_s / len(configs) * 1e3, notes)
 
 
-def product_gflops() -> float:
-    """Speed of a large product of float32 matrices, in GFLOP/s."""
-    rng = np.random.RandomState(0)
-    A, B = (rng.random_sample(shape).astype(np.float32) for shape in ((4096, 640), (640, 1024)))
-    A @ B
-    begin = time.perf_counter()
-    A @ B
-    seconds = time.perf_counter() - begin
-    return float(2 * A.size * B.shape[1] / seconds / 1e9)
-
-
-def memory_gbytes_per_s() -> float:
-    """Speed of copying an array that fits into no cache: bytes read and written, in GB/s."""
-    source = np.ones(2**26, np.float32)
-    target = np.empty_like(source)
-    np.copyto(target, source)
-    begin = time.perf_counter()
-    np.copyto(target, source)
-    return 2 * source.nbytes / (time.perf_counter() - begin) / 1e9
-
-
 def render(rows: Sequence[Row]) -> str:
     """The table: milliseconds per model and step, and how many times the engine's.
 
     Example:
-        >>> print(render([Row("1 x 2-2", {"engine": 0.5, "question": 2.0, "jax_jit": None}, 0.25)]))
+        >>> row = Row("1 x 2-2", {"engine": 0.5, "question": 2.0, "jax_jit": None}, 0.25, {})
+        >>> print(render([row]))
         1 x 2-2: engine 0.5 ms, 50 % of the dense limit's speed (0.25 ms)
-            question          2 ms      4.0 x
+            question       2        ms      4.0 x
             jax_jit           -
     """
     lines = []
@@ -302,19 +278,6 @@ def measure_growth(threads: int) -> list[Growth]:
     return grown
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What it was measured on."""
-    names = ("numpy", "numba", "torch", "jax", "sklearn")
-    return {
-        "cpu": _cpu(),
-        "threads": threads,
-        "gflops_float32": round(float(np.median([product_gflops() for _ in range(_ROUNDS)]))),
-        "copy_gbytes_per_s": round(memory_gbytes_per_s(), 1),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in names},
-    }
-
-
 def main() -> None:
     """The command."""
     run_command(_bench)
@@ -345,20 +308,6 @@ def _bench() -> None:
         "machine": machine(options.threads),
     }
     print(json.dumps(summary))
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-
-
-def _version(package: str) -> str | None:
-    if importlib.util.find_spec(package) is None:
-        return None
-    return str(importlib.import_module(package).__version__)
 
 
 if __name__ == "__main__":

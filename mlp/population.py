@@ -14,20 +14,9 @@ from numpy.typing import NDArray
 
 from mlp import steps
 from mlp.config import RunConfig
+from mlp.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.data import Dataset
-from mlp.engine import (
-    Course,
-    Examples,
-    Population,
-    Trial,
-    assemble,
-    begin,
-    chunk_count,
-    next_epoch,
-    plan_course,
-    read_examples,
-    run_slice,
-)
+from mlp.engine import Population, Trial, assemble, begin, run_slice
 from mlp.errors import SystemLimitError
 from mlp.memory import available_bytes, trial_bytes
 from mlp.network import Array
@@ -91,7 +80,10 @@ is raised here ends the training and passes through.
 """
 
 Thresholds = Mapping[int, float]
-"""Step -> validation accuracy below which a trial is pruned there, if it is evaluated there."""
+"""Step -> validation accuracy below which a trial is pruned there, if it is evaluated there.
+
+A trial that was pruned at step s ends there again under {s: inf}.
+"""
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
