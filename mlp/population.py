@@ -12,20 +12,9 @@ from numpy.typing import NDArray
 
 from mlp import steps
 from mlp.config import RunConfig
+from mlp.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.data import Dataset
-from mlp.engine import (
-    Course,
-    Examples,
-    Population,
-    Trial,
-    assemble,
-    begin,
-    chunk_count,
-    next_epoch,
-    plan_course,
-    read_examples,
-    run_slice,
-)
+from mlp.engine import Population, Trial, assemble, begin, run_slice
 from mlp.errors import SystemLimitError
 from mlp.memory import available_bytes, trial_bytes
 from mlp.passes import RUNNING

@@ -67,4 +67,7 @@ is raised here ends the training and passes through.
 """
 
 Thresholds = Mapping[int, float]
-"""Step -> validation accuracy below which a trial is pruned there, if it is evaluated there."""
+"""Step -> validation accuracy below which a trial is pruned there, if it is evaluated there.
+
+A trial that was pruned at step s ends there again under {s: inf}.
+"""
