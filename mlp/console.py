@@ -10,7 +10,7 @@ from mlp.compose import group_options, study_files
 from mlp.config import RunConfig
 from mlp.domain import typed
 from mlp.door import default_settings, setting_paths
-from mlp.errors import MlpError, SystemLimitError
+from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.store_uri import mask
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -30,7 +30,7 @@ def run_command(command: Callable[[], None]) -> None:
         command()
         sys.stdout.flush()
     except MlpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -95,9 +95,10 @@ class Publisher:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         of_trial: int | None = None,
+        step: int = 0,
     ) -> None:
-        """Adds metrics and tags to the parent run, or to a published trial's run."""
-        self._submit(lambda: self._describe(of_trial, metrics, tags))
+        """Adds metrics, at a step, and tags to the parent run, or to a published trial's run."""
+        self._submit(lambda: self._describe(of_trial, metrics, tags, step))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
@@ -149,7 +150,11 @@ class Publisher:
         spool.drop(place)
 
     def _describe(
-        self, of_trial: int | None, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        of_trial: int | None,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        step: int,
     ) -> None:
         from mlp.tracking import find_trial, update_run
 
@@ -163,7 +168,7 @@ class Publisher:
             if run_id is not None:
                 self.run_ids[of_trial] = run_id
         if run_id is not None:
-            update_run(self._store, run_id, metrics=metrics, tags=tags)
+            update_run(self._store, run_id, metrics=metrics, tags=tags, step=step)
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking import finish

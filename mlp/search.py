@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
@@ -30,9 +30,11 @@ from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
+from mlp.enqueue import enqueued, enqueued_base
 from mlp.errors import BusyError, SettingError, StoreError, one_line
 from mlp.points import list_points
-from mlp.space import Space, draw, enqueued, flat, parameters, read_space
+from mlp.pruning import thresholds
+from mlp.space import Space, draw, flat, parameters, read_space
 from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
 from mlp.study import TrialRow, differences, identity, study_name
 
@@ -70,12 +72,14 @@ class Outcome:
     """What came out of a trial.
 
     Attributes:
-        value: of the objective; None for a run that went non-finite.
+        value: of the objective; None for a run that diverged or was pruned.
         attributes: further facts for the store, plain JSON values.
+        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
     """
 
     value: float | None
     attributes: Mapping[str, Any]
+    accuracy_at: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +238,7 @@ def ask(search: Search) -> list[Trial]:
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
-    domains = parameters(search.space, search.base)
+    domains, study = parameters(search.space, search.base), search.config
     search.study.add_trial(
         create_trial(
             state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
@@ -242,8 +246,30 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
             params={name: _encoded(value) for name, value in trial.params.items()},
             distributions={name: _distribution(domains[name]) for name in trial.params},
             user_attrs=dict(outcome.attributes),
+            # They cost a row each, and only a pruner reads them.
+            intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
         )
     )
+
+
+def thresholds_at(search: Search, number: int) -> dict[int, float]:
+    """The bar for the trials of one generation, by the finished trials of earlier ones.
+
+    Args:
+        search: the study.
+        number: of any trial of the generation.
+
+    Returns:
+        Step -> validation accuracy; empty where nothing is pruned.
+    """
+    study = search.config
+    if study.pruner == "none":
+        return {}
+    n_earlier = number // study.generation * study.generation
+    earlier = search.study.get_trials(deepcopy=False)[:n_earlier]
+    finished = [t.intermediate_values for t in earlier if t.state is TrialState.COMPLETE]
+    percentile = 50.0 if study.pruner == "median" else study.percentile
+    return thresholds(finished, percentile, search.base.training.steps)
 
 
 def best_row(search: Search) -> TrialRow | None:
@@ -339,7 +365,7 @@ def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
 def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
     point = flat(search.config.enqueue[number])
     fixed = enqueued(point, search.space, search.base)
-    return with_settings(search.base, point), fixed
+    return enqueued_base(point, search.space, search.base), fixed
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
