@@ -72,13 +72,9 @@ def test_own_studies_are_found_beside_the_shipped_ones(installed, tmp_path, made
         "data: {name: digits}\n"
         "training: {steps: 20}\n"
     )
-    for name in ("mine", "smoke"):
-        (tmp_path / "sweeps" / f"{name}.yaml").write_text(study)
+    (tmp_path / "sweeps" / "mine.yaml").write_text(study)
     options = run(installed, "-m", "mlp.sweep", "--help", cwd=tmp_path)
     assert "  sweeps: accuracy, mine, oscillation, seed, smoke\n" in options
     said = run(installed, "-m", "mlp.sweep", "sweeps=mine", cwd=tmp_path)
     assert "study mine-" in said
-    assert "in place of" not in said
-    said = run(installed, "-m", "mlp.sweep", "sweeps=smoke", cwd=tmp_path)
-    assert "./sweeps/smoke.yaml is used in place of the shipped one\n" in said
     assert "(new): 2 trials of 20 steps" in said

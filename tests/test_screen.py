@@ -76,7 +76,7 @@ def test_closed_pipe_is_for_the_command_to_end():
 
 
 def test_sweep_in_a_terminal_ends_with_a_clean_screen(here):
-    text, code = in_terminal("sweep", *SMOKE, "training.steps=2000", "study.n_trials=8")
+    text, code = in_terminal("sweep", *SMOKE, "training.steps=300")
     assert code == 0
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor is back
     plain_lines = [_CODES.sub("", line) for line in re.split(r"[\r\n]+", text)]
