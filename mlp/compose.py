@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import RunConfig, Study
+from mlp.config import RunConfig, Study, text_keys
 from mlp.door import setting_paths, unknown_setting
 from mlp.errors import SettingError, one_line, shown
 
@@ -298,7 +298,10 @@ def _read_study_file(file: Path) -> dict[str, Any]:
     if isinstance(values["study"], dict):
         values["study"]["file"] = file.stem
         if isinstance(values["study"].get("space"), dict):
-            values["study"]["space"] = _nested(values["study"]["space"], file)
+            try:
+                values["study"]["space"] = _nested(values["study"]["space"])
+            except ValueError as error:
+                raise SettingError(f"the space of the study file {file} {error}") from None
     return values
 
 
@@ -312,18 +315,18 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _nested(space: Mapping[Any, Any], file: Path) -> dict[str, Any]:
+def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
     """Dotted paths as nested groups, so that the command line reaches into a space by its paths."""
     nested: dict[str, Any] = {}
-    for path, domain in space.items():
-        group, _, setting = str(path).partition(".")
+    for path, domain in text_keys(space).items():
+        group, _, setting = path.partition(".")
         new = {setting: domain} if setting else domain
         if group not in nested:
             nested[group] = new
             continue
         inside = nested[group]
         if not isinstance(inside, dict) or not isinstance(new, dict) or inside.keys() & new.keys():
-            raise SettingError(f"the space of the study file {file} names {path} twice")
+            raise ValueError(f"must name each setting once, but has {path} twice")
         inside.update(new)
     return nested
 

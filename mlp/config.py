@@ -215,6 +215,21 @@ class RunConfig:
             )
 
 
+def text_keys(value: Any) -> Any:
+    """A plain value whose keys are texts, at any depth: YAML reads the branch `1:` as a number.
+
+    Example:
+        >>> text_keys({"by": "model.depth", 1: [0.1], None: {"low": 2}})
+        {'by': 'model.depth', '1': [0.1], 'null': {'low': 2}}
+    """
+    if not isinstance(value, dict):
+        return value
+    texts = [key if isinstance(key, str) else canonical_json(key) for key in value]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"must name each key once, but has {shown(list(value))}")
+    return dict(zip(texts, map(text_keys, value.values()), strict=True))
+
+
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Study:
     """A search: which settings vary, how they are drawn and what is looked for."""
@@ -259,9 +274,9 @@ class Study:
     storage: Annotated[_Text, Field(min_length=1, description="Optuna's store")] = (
         "sqlite:///optuna.db"
     )
-    space: Annotated[dict[str, Any], Field(description="the settings that vary")] = (
-        dataclasses.field(default_factory=dict)
-    )
+    space: Annotated[
+        dict[str, Any], AfterValidator(text_keys), Field(description="the settings that vary")
+    ] = dataclasses.field(default_factory=dict)
     enqueue: Annotated[
         list[dict[str, Any]], Field(description="settings of the first trials, instead of drawn")
     ] = dataclasses.field(default_factory=list)

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -47,6 +48,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 
 Storage = optuna.storages.BaseStorage
+_MOST_DIFFERENCES = 5  # that are named
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
@@ -113,18 +115,22 @@ def open_storage(url: str) -> Storage:
         StoreError: for a file that cannot be read or written, or is of another version.
     """
     path = sqlite_path(url)
+    if path == Path(":memory:") or (path is None and url.startswith("sqlite")):
+        raise _bad_address(url)  # it would be gone at the end
     options: dict[str, Any] = {"pool_pre_ping": True}
     if path is not None:
-        check_sqlite(path)
+        check_sqlite(path, store="study store", setting="study.storage")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {one_line(error.strerror)}") from None
         url = f"sqlite:///{path}"
         options["connect_args"] = {"timeout": _PATIENCE_S}
     try:
         with only_one(path.parent) if path is not None else contextlib.nullcontext():
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except (ArgumentError, NoSuchModuleError, ImportError):
-        raise SettingError(
-            f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
-        ) from None
+        raise _bad_address(url) from None
     except RuntimeError as error:  # Optuna's word for a store of another version
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
@@ -152,6 +158,12 @@ def one_sentence(url: str) -> Iterator[None]:
         raise StoreError(f"the study store {mask(url)} failed: {said}") from None
 
 
+def _bad_address(url: str) -> SettingError:
+    return SettingError(
+        f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
+    )
+
+
 def known_data(storage: Storage, config: SweepConfig) -> str | None:
     """The data set that the newest study with these settings has resolved, or None."""
     wanted = {**identity(config, "", ""), "data": None}
@@ -176,12 +188,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     name = study_name(config, what)
     existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
     if name in existing:
-        stored = json.loads(existing[name].user_attrs.get(_IDENTITY, "{}"))
-        if stored != what:
-            raise SettingError(
-                f"study {name} exists with other settings "
-                f"({'; '.join(differences(stored, what))}); choose another study.name"
-            )
+        _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
     study = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -200,6 +207,20 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
         is_new=name not in existing,
         points=list_points(config.study, space, config.base),
     )
+
+
+def _check_identity(name: str, text: str | None, what: Mapping[str, Any]) -> None:
+    """Refuses a stored study that is not the one that is wanted."""
+    if text is None:
+        raise SettingError(f"study {name} is of another program; choose another study.name")
+    stored = json.loads(text)
+    if stored != what:
+        found = differences(stored, what)
+        more = "; ..." if len(found) > _MOST_DIFFERENCES else ""
+        raise SettingError(
+            f"study {name} exists with other settings "
+            f"({'; '.join(found[:_MOST_DIFFERENCES])}{more}); choose another study.name"
+        )
 
 
 def related_study(
@@ -385,7 +406,8 @@ def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
     if domain.integer:
         step = int(domain.step or 1)
         return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
-    return asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    return domain.own(drawn)
 
 
 def _plain(domain: Domain, stored: Any) -> Value:
