@@ -15,13 +15,14 @@ from mlp.data import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
 from mlp.generation import Session, publish_leftovers, standing_of, train_again, train_generation
+from mlp.lock import only_driver
 from mlp.outcome import accuracy_on
 from mlp.publish import Publisher, StudyPage
 from mlp.report import render_verdicts, summarise_verdicts
 from mlp.screen import meter, say, waiting
 from mlp.search import Search
 from mlp.store_uri import mask, resolve
-from mlp.study import TrialRow, check_study, identity
+from mlp.study import TrialRow, check_study, identity, study_name
 
 
 def run_sweep(config: SweepConfig, console: Console) -> None:
@@ -48,28 +49,34 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
     """The sweep with its store open; returns how many runs stayed finite."""
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
-    related = search.related_study(storage, config, what)
-    opened = search.open_search(storage, config, what)
-    _announce(console, config, opened, data, related)
-    page = StudyPage(
-        name=opened.name,
-        config=_plain(config),
-        description=f"Study `{opened.name}`, no winner yet.",
-    )
-    with Publisher(config.base.tracking, page) as publisher:
-        place = spool.folder_of(config.study.storage) / opened.name
-        session = Session(config, data, opened, place, publisher, console)
-        try:
-            publish_leftovers(session)
-            _train_all(session)
-            return _end(session)
-        except (KeyboardInterrupt, BrokenPipeError):
-            publisher.finish("KILLED")
-            say(console, _how_to_go_on(session), *_unpublished(session))
-            raise
-        except BaseException:
-            publisher.finish("FAILED")
-            raise
+    folder = spool.folder_of(config.study.storage)
+    with only_driver(folder, study_name(config, what)):
+        related = search.related_study(storage, config, what)
+        opened = search.open_search(storage, config, what)
+        _announce(console, config, opened, data, related)
+        page = StudyPage(
+            name=opened.name,
+            config=_plain(config),
+            description=f"Study `{opened.name}`, no winner yet.",
+        )
+        with Publisher(config.base.tracking, page) as publisher:
+            place = folder / opened.name
+            return _conduct(Session(config, data, opened, place, publisher, console))
+
+
+def _conduct(session: Session) -> int:
+    """Trains what is missing and names the winner; the parent run's status is true afterwards."""
+    try:
+        publish_leftovers(session)
+        _train_all(session)
+        return _end(session)
+    except (KeyboardInterrupt, BrokenPipeError):
+        session.publisher.give_up("KILLED")
+        say(session.console, _how_to_go_on(session), *_unpublished(session))
+        raise
+    except BaseException:
+        session.publisher.finish("FAILED")
+        raise
 
 
 def _load(
@@ -213,11 +220,13 @@ def _how_to_go_on(session: Session) -> str:
 
 def _unpublished(session: Session) -> list[str]:
     """What the tracking store did not take, and why."""
-    if session.publisher.problem is None:
-        return []
     n_waiting = len(list(spool.waiting(session.spool)))
+    problem = session.publisher.problem
+    if n_waiting == 0 and problem is None:
+        return []
+    reason = f", because {problem}" if problem else ""
     return [
-        f"not yet in MLflow: {n_waiting} runs, because {session.publisher.problem}",
+        f"not yet in MLflow: {n_waiting} runs{reason}",
         "they are kept, and the same command publishes them",
     ]
 
