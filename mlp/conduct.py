@@ -160,7 +160,7 @@ def _end(session: Session) -> int:
     }
     session.console.print(render_verdicts(summarise_verdicts(table)))
     if best is None:
-        note = f"All {len(table)} runs went non-finite."
+        note = f"None of {len(table)} runs came to its end with a finite loss."
         session.publisher.describe(metrics=totals, tags={"mlflow.note.content": note})
     else:
         _say_winner(session, best, totals)
@@ -173,30 +173,23 @@ def _end(session: Session) -> int:
 
 
 def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> None:
-    test_accuracy, n_looks = _look_at_test(session, best)
-    winner = _winner(session, best, test_accuracy, n_looks)
+    """Names the best trial, on the screen and in MLflow; a complete study has it tested."""
+    metrics = {**totals, **_best_metrics(session, best)}
+    tested = "the test part waits for the study's end"
+    if len(search.rows(session.search)) >= search.n_planned(session.search):
+        test_accuracy, n_looks = _look_at_test(session, best)
+        looks = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
+        tested = f"test accuracy {test_accuracy:.4f}{looks}"
+        of_test = {"test_accuracy": test_accuracy}
+        session.publisher.describe(metrics=of_test, tags={}, of_trial=best.number)
+        metrics |= {**of_test, "test_looks": n_looks}
+    named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
+    value = f"{session.config.study.objective} {best.value:.4f}"
+    winner = f"best is trial {best.number}: {value}, {tested}\n  {named}"
     say(session.console, winner)
     session.publisher.describe(
-        metrics={
-            **totals,
-            **_best_metrics(session, best),
-            "test_accuracy": test_accuracy,
-            "test_looks": n_looks,
-        },
+        metrics=metrics,
         tags={"mlp.best_trial": str(best.number), "mlflow.note.content": winner},
-    )
-    session.publisher.describe(
-        metrics={"test_accuracy": test_accuracy}, tags={}, of_trial=best.number
-    )
-
-
-def _winner(session: Session, best: TrialRow, test_accuracy: float, n_looks: int) -> str:
-    """The winner in two sentences; the second look at the test part is a worse one."""
-    named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
-    looks = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-    return (
-        f"best is trial {best.number}: {session.config.study.objective} {best.value:.4f}, "
-        f"test accuracy {test_accuracy:.4f}{looks}\n  {named}"
     )
 
 
