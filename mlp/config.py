@@ -184,6 +184,10 @@ class Tracking:
 class Execution:
     """Where and how wide the training runs. Changes no result."""
 
+    population: Annotated[
+        Annotated[_Int, Field(ge=1)] | None,
+        Field(description="trials trained at once; null: all of a generation that fit in memory"),
+    ] = None
     threads: Annotated[
         Annotated[_Int, Field(ge=1, le=1024)] | None,
         Field(description="threads that train; null: one for each core"),
@@ -255,6 +259,14 @@ class Study:
     generation: Annotated[
         _Int, Field(ge=1, le=100_000, description="trials asked and trained together")
     ] = 16
+    pruner: Annotated[
+        Literal["none", "median", "percentile"],
+        Field(description="gives up trials that fall behind earlier generations"),
+    ] = "none"
+    percentile: Annotated[
+        _Float,
+        Field(gt=0, lt=100, description="share of earlier trials, in percent, to stay ahead of"),
+    ] = 25.0
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),

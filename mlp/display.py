@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp import environment, record
 from mlp.config import RunConfig
-from mlp.population import Ending, Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
@@ -113,6 +113,7 @@ def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, digests and sizes, to find runs by and to check a rerun against."""
     return {
         "verdict": run.judgement.verdict.value,
+        "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
         "mlp.curve_digest": record.curve_digest(run.result),
         "mlp.weights_digest": record.weights_digest(run.result),

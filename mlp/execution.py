@@ -1,11 +1,17 @@
 """Where populations train: in this process, over its cores."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlp.config import Execution, RunConfig
 from mlp.data import Dataset
-from mlp.population import Progress, Result, train
+from mlp.result import Progress, Result, Thresholds
+
+WorkDone = Callable[[float, NDArray[np.float64]], None]
+"""Told how many trials' worth of steps are done, and the latest losses of those in training."""
 
 
 def n_threads(execution: Execution) -> int:
@@ -22,7 +28,8 @@ def train_trials(
     data: Dataset,
     execution: Execution,
     *,
-    progress: Progress | None = None,
+    thresholds: Thresholds | None = None,
+    progress: WorkDone | None = None,
 ) -> list[Result]:
     """Trains one network for each config; where and how wide changes no result.
 
@@ -30,9 +37,37 @@ def train_trials(
         configs: one a trial.
         data: the examples, resolved and parted.
         execution: how wide.
-        progress: as in `population.train`.
+        thresholds: that prune each of them; None prunes nothing.
+        progress: called a few times a second, in this thread; may raise to stop.
 
     Returns:
         One result for each config, in the same order.
     """
-    return train(configs, data, threads=n_threads(execution), progress=progress)
+    from mlp.population import train  # compiled code, whose import takes half a second
+
+    size = execution.population or max(1, len(configs))
+    results: list[Result] = []
+    for first in range(0, len(configs), size):
+        part = configs[first : first + size]
+        results += train(
+            part,
+            data,
+            threads=n_threads(execution),
+            thresholds=None if thresholds is None else [thresholds] * len(part),
+            progress=_counted(progress, first, part),
+        )
+    return results
+
+
+def _counted(
+    progress: WorkDone | None, n_before: int, configs: Sequence[RunConfig]
+) -> Progress | None:
+    """Counts steps as trials' worth of work."""
+    if progress is None:
+        return None
+    steps = max(config.training.steps for config in configs)
+
+    def tell(step: int, losses: NDArray[np.float64]) -> None:
+        progress(n_before + len(configs) * min(1.0, step / steps), losses)
+
+    return tell

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mlp import search, spool
-from mlp.config import SweepConfig
+from mlp.config import RunConfig, SweepConfig
 from mlp.curve import Verdict
 from mlp.data import Dataset
 from mlp.display import numbers, run_name
@@ -19,7 +19,7 @@ from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, is_record_of, make_record, objective_value
 from mlp.publish import Publisher
 from mlp.record import RunRecord
-from mlp.screen import Meter, Standing
+from mlp.screen import Meter, Standing, say
 from mlp.search import Outcome, Search, Trial
 
 
@@ -35,7 +35,7 @@ class Session:
         publisher: to MLflow.
         console: for the user.
         records: trial number -> record of the best trial that this process has trained.
-        seconds: what -> seconds spent on it.
+        seconds: what -> seconds spent on it in the present generation.
     """
 
     config: SweepConfig
@@ -60,7 +60,12 @@ def publish_leftovers(session: Session) -> None:
     n_stored = len(search.rows(session.search))
     for number, place in spool.waiting(session.spool):
         if number < n_stored:
-            _publish(session, number, place, spool.take(place))
+            config = search.trial_at(session.search, number).config
+            record = _kept(session, number, place, config)
+            if record is None:
+                record = train_again(session, number)
+                spool.put(session.spool, number, record)
+            _publish(session, number, place, record)
 
 
 def train_generation(
@@ -69,16 +74,20 @@ def train_generation(
     """Trains what is not in the spool, then stores all of it in the order of the numbers."""
     records = _from_spool(session, trials)
     missing = [trial for trial in trials if trial.number not in records]
-    steps = session.config.base.training.steps
 
-    def progress(step: int, _losses: object) -> None:
-        shown.training(standing, len(missing) * step / steps)
+    def progress(trials_done: float, _losses: object) -> None:
+        shown.training(standing, trials_done)
 
     started_ms = _now_ms()
     with session.timed("train"):
         execution = session.config.base.execution
         configs = [trial.config for trial in missing]
-        results = train_trials(configs, session.data, execution, progress=progress)
+        bar = search.thresholds_at(session.search, trials[0].number)
+        results = (
+            train_trials(configs, session.data, execution, thresholds=bar, progress=progress)
+            if configs
+            else []
+        )
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     for trial, result in zip(missing, results, strict=True):
         with session.timed("judge"):
@@ -97,20 +106,36 @@ def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecor
     found = {}
     for number, place in spool.waiting(session.spool):
         if number in wanted:
-            try:
-                record = spool.take(place)
-            except RecordError as error:
-                session.console.print(f"trial {number} is trained again: {error}")
-                continue
-            if is_record_of(record, wanted[number].config, session.data.digest):
+            record = _kept(session, number, place, wanted[number].config)
+            if record is not None:
                 found[number] = record
     return found
+
+
+def _kept(session: Session, number: int, place: Path, config: RunConfig) -> RunRecord | None:
+    """A trial from the spool; None, and a word about it, where it has to be trained again."""
+    try:
+        record = spool.take(place)
+    except RecordError as error:
+        say(session.console, f"trial {number} is trained again: {error}")
+        return None
+    if is_record_of(record, config, session.data.digest):
+        return record
+    say(session.console, f"trial {number} is trained again: what was kept is another run")
+    return None
 
 
 def _store(session: Session, trial: Trial, record: RunRecord) -> None:
     outcome = Outcome(
         value=objective_value(record, session.config.study.objective),
         attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
+        accuracy_at=dict(
+            zip(
+                record.result.evaluated_step.tolist(),
+                record.result.validation_accuracy.tolist(),
+                strict=True,
+            )
+        ),
     )
     search.tell(session.search, trial, outcome)
     best = search.best_row(session.search)
@@ -127,7 +152,12 @@ def train_again(session: Session, number: int) -> RunRecord:
     """The record of a trial of an earlier sweep: training it again gives the same weights."""
     config = search.trial_at(session.search, number).config
     started_ms = _now_ms()
-    [result] = train_trials([config], session.data, session.config.base.execution)
+    [result] = train_trials(
+        [config],
+        session.data,
+        session.config.base.execution,
+        thresholds=search.thresholds_at(session.search, number),
+    )
     timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
     return make_record(config, session.data, result, timing)
 

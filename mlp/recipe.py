@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from mlp import config, door
 from mlp.config import RunConfig
 from mlp.errors import RecordError, SettingError, one_line
-from mlp.population import Ending
+from mlp.result import Ending
 
 PIXELS = {"mnist": 784, "digits": 64}  # inputs of a network, by resolved data set
 LARGEST_TEXT = 256 * 1024  # bytes; a real one has a few hundred
@@ -81,12 +81,13 @@ def read_recipe(text: str) -> Recipe:
         _refuse(f"data_digest must be 64 hex digits, but is {digest!r}")
     run = _read_settings(values["settings"])
     _check_keys("ended", ended, {"ending", "last_step"})
-    if ended["ending"] not in list(Ending):
+    endings = [ending for ending in Ending if ending == ended["ending"]]
+    if not endings:
         _refuse(f"ended.ending must be one of {', '.join(Ending)}, but is {ended['ending']!r}")
     last_step = ended["last_step"]
     if type(last_step) is not int or not 0 <= last_step <= run.training.steps:
         _refuse(f"ended.last_step must be a step of the training, but is {last_step!r}")
-    return Recipe(run, digest, Ending(ended["ending"]), last_step)
+    return Recipe(run, digest, endings[0], last_step)
 
 
 def parse_json(text: str, *, source: str) -> Any:

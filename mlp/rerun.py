@@ -1,6 +1,7 @@
 """`python -m mlp.rerun RUN_ID`: trains a tracked run again; does it come out the same?"""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.compose import compose, typed_settings
-from mlp.config import RESULT_GROUPS, RunConfig, Value, settings_of
+from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig, Value, settings_of
 from mlp.console import run_command, usage
 from mlp.curve import judge
 from mlp.display import run_name
 from mlp.domain import typed
 from mlp.door import read_run, with_settings
-from mlp.errors import SettingError
-from mlp.population import Result
+from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
+from mlp.screen import Terminal, say
+from mlp.store_uri import resolve, sqlite_path
 from mlp.train import train_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -32,6 +35,9 @@ _EXAMPLES = {
 }
 
 DIFFERENT = 1  # exit code, as of cmp and diff
+
+# Whether these fit together only the original's other settings can tell.
+_JOINT = ("model.depth", "model.widths", "model.activation", "gradient.derivative")
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,15 @@ def _rerun() -> None:
     run_id, *overrides = arguments
     if "=" in run_id:
         raise SettingError(f"the id of a run comes first, but there is {run_id!r}")
-    changed = typed_settings(overrides, RESULT_GROUPS)
-    local = read_run(compose("train", overrides))
-    if not run_rerun(run_id, local, changed, Console()):
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
+        raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
+    typed_in = typed_settings(overrides, RESULT_GROUPS)
+    changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
+    with_settings(RunConfig(), {k: v for k, v in changed.items() if k not in _JOINT})
+    values = compose("train", overrides)
+    local = {"data": {"root": values["data"]["root"]}}
+    local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
+    if not run_rerun(run_id, read_run(local), changed, Terminal()):
         sys.exit(DIFFERENT)
 
 
@@ -108,6 +120,10 @@ def run_rerun(
     Returns:
         False if a plain rerun came out differently.
     """
+    path = sqlite_path(resolve(local.tracking))
+    if path is not None and not path.exists():
+        raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
+
     from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
     from mlp.tracking import fetch_run, publish_run
 
@@ -121,25 +137,29 @@ def run_rerun(
         execution=local.execution,
     )
     config = with_settings(config, changed)
-    record = train_record(config, console, expected_digest=original.recipe.data_digest)
+    is_plain = settings_of(config) == settings_of(original.recipe.config)
+    is_same_set = config.data.name == original.recipe.config.data.name
+    digest = original.recipe.data_digest if is_same_set else None
+    was_pruned = is_plain and original.recipe.ending is Ending.PRUNED
+    pruned_at = original.recipe.last_step if was_pruned else None
+    record = train_record(config, console, expected_digest=digest, pruned_at=pruned_at)
     found = compare(original.result, record.result)
+    say(console, *_answer(original, record, found, is_plain=is_plain))
     tags = {"mlp.rerun_of": run_id}
-    if not changed:
+    if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
     new_id = publish_run(
         store, record, parent=None, name=f"rerun {run_name(record.config)}", tags=tags
     )
-    for line in _answer(original, record, changed, found):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"run {new_id}, rerun of {run_id}", highlight=False, soft_wrap=True)
-    return bool(changed) or found.difference is None
+    say(console, f"run {new_id}, rerun of {run_id}")
+    return not is_plain or found.difference is None
 
 
 def _answer(
-    original: "TrackedRun", record: RunRecord, changed: Mapping[str, Value], found: Comparison
+    original: "TrackedRun", record: RunRecord, found: Comparison, *, is_plain: bool
 ) -> list[str]:
     """What came out, for a person."""
-    if not changed:
+    if is_plain:
         if found.difference is None:
             return [f"identical: {found.n_losses} losses, {found.n_weights} weights, bit for bit"]
         return [f"different: {found.difference}", *_environment(original.tags)]
@@ -148,7 +168,7 @@ def _answer(
         f"{path} {typed(before[path])} -> {typed(after[path])}"
         for path in after
         if before[path] != after[path]
-    ] or ["no setting has another value than in the original"]
+    ]
     old, new = original.result, record.result
     verdicts = judge(old.loss).verdict, record.judgement.verdict
     lines += [

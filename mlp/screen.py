@@ -2,11 +2,32 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+
+class Terminal(Console):
+    """A console that leaves a closed pipe (`| head`) to the command; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises what the system said, and prints no more."""
+        self.quiet = True
+        raise BrokenPipeError
+
+
+def say(console: Console, *lines: str) -> None:
+    """Prints lines as they are: brackets are no markup, and a long line stays one line."""
+    for line in lines:
+        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def waiting(console: Console, text: str) -> AbstractContextManager[object]:
+    """Shows in a terminal that the block may take a while."""
+    return console.status(text) if console.is_terminal else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Meter:
             done = standing.n_done - self.first_done
             elapsed = time.monotonic() - self.started
             left = elapsed / max(done, 1) * (standing.n_planned - standing.n_done)
-            self.console.print(f"{standing} · {left:.0f} s left", highlight=False)
+            say(self.console, f"{standing} · {left:.0f} s left")
 
 
 @contextmanager
@@ -77,7 +98,9 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
     if not console.is_terminal:
         yield Meter(console, None, None, time.monotonic(), n_done)
         return
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeRemainingColumn())
+    # Next to the text a bar of 12 leaves the line whole at 80 columns; a longer text is cut.
+    text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn(compact=True), TextColumn("left"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", completed=n_done, total=None)
         yield Meter(console, bar, task, time.monotonic(), n_done)

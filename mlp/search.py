@@ -11,8 +11,8 @@ and the seed.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +32,9 @@ from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
 from mlp.enqueue import enqueued, enqueued_base
-from mlp.errors import SettingError, StoreError, one_line
+from mlp.errors import BusyError, SettingError, StoreError, one_line
 from mlp.points import list_points
+from mlp.pruning import thresholds
 from mlp.space import Space, draw, flat, parameters, read_space
 from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
 from mlp.study import TrialRow, differences, identity, study_name
@@ -73,12 +74,14 @@ class Outcome:
     """What came out of a trial.
 
     Attributes:
-        value: of the objective; None for a run that went non-finite.
+        value: of the objective; None for a run that diverged or was pruned.
         attributes: further facts for the store, plain JSON values.
+        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
     """
 
     value: float | None
     attributes: Mapping[str, Any]
+    accuracy_at: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +135,27 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def one_sentence(url: str) -> Iterator[None]:
+    """Turns what Optuna's store raises while it is used into one of this program's errors.
+
+    Args:
+        url: of the store.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
+        if "database is locked" in said:
+            raise BusyError(
+                f"another program holds the study store {mask(url)}; close it or try again"
+            ) from None
+        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
 
 
 def _bad_address(url: str) -> SettingError:
@@ -235,7 +259,7 @@ def ask(search: Search) -> list[Trial]:
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
-    domains = parameters(search.space, search.base)
+    domains, study = parameters(search.space, search.base), search.config
     search.study.add_trial(
         create_trial(
             state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
@@ -243,8 +267,30 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
             params={name: _encoded(value) for name, value in trial.params.items()},
             distributions={name: _distribution(domains[name]) for name in trial.params},
             user_attrs=dict(outcome.attributes),
+            # They cost a row each, and only a pruner reads them.
+            intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
         )
     )
+
+
+def thresholds_at(search: Search, number: int) -> dict[int, float]:
+    """The bar for the trials of one generation, by the finished trials of earlier ones.
+
+    Args:
+        search: the study.
+        number: of any trial of the generation.
+
+    Returns:
+        Step -> validation accuracy; empty where nothing is pruned.
+    """
+    study = search.config
+    if study.pruner == "none":
+        return {}
+    n_earlier = number // study.generation * study.generation
+    earlier = search.study.get_trials(deepcopy=False)[:n_earlier]
+    finished = [t.intermediate_values for t in earlier if t.state is TrialState.COMPLETE]
+    percentile = 50.0 if study.pruner == "median" else study.percentile
+    return thresholds(finished, percentile, search.base.training.steps)
 
 
 def best_row(search: Search) -> TrialRow | None:

@@ -4,13 +4,17 @@ Importing this imports MLflow, which takes seconds; `mlp.store_uri` says without
 address can work.
 """
 
+import glob
 import logging
 import os
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Who trains at home expects nothing to be sent anywhere; MLflow reads these when it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,6 +32,10 @@ from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
+# What says it all, out of a text of many lines.
+_OUTAGE = re.compile(
+    r"too many \d+ error responses|[Cc]onnection refused|timed? ?out|Name or service not known"
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,19 @@ def open_store(tracking: Tracking) -> Store:
     return Store(client, experiment_id, shown)
 
 
+def how_to_look(store: Store) -> list[str]:
+    """The command and the address that show the runs.
+
+    The address says `machine_learning` because MLflow's pages open as those for language models.
+    """
+    page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    if _is_server(store.uri):
+        return [f"{store.uri.rstrip('/')}/{page}"]
+    default = store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    where = "" if store.uri == default else f" --backend-store-uri {shlex.quote(store.uri)}"
+    return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
+
+
 @contextmanager
 def one_sentence(shown: str) -> Iterator[None]:
     """Turns what MLflow and those below it raise into one of this program's errors.
@@ -79,22 +100,27 @@ def one_sentence(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
         raise _fault(error, shown) from None
 
 
 def _fault(error: Exception, shown: str) -> MlpError:
     """The error for a fault; its text is all there is to tell one from another."""
-    said = one_line(store_uri.mask(_innermost(error)))
-    if "locked" in said and "sqlite" in shown:
+    said = store_uri.mask(_innermost(error))
+    if "database is locked" in said:
         return BusyError(f"another program holds the tracking store {shown}; close it or try again")
     if "out-of-date database schema" in said:
         return StoreError(_other_version(shown))
     if "No space left" in said or "disk is full" in said:
         return StoreError(f"no space is left for the tracking store {shown}; free some")
+    if isinstance(error, ImportError):
+        return StoreError(f"the tracking store {shown} needs a package: {one_line(said)}")
     if _is_server(shown) and _is_outage(error):
-        return UnavailableError(f"the tracking store {shown} does not answer: {said}")
-    return StoreError(f"the tracking store {shown} failed: {said}")
+        known = _OUTAGE.search(said)
+        return UnavailableError(
+            f"the tracking store {shown} does not answer: {known[0] if known else one_line(said)}"
+        )
+    return StoreError(f"the tracking store {shown} failed: {one_line(said)}")
 
 
 def _innermost(error: BaseException) -> str:
@@ -148,11 +174,14 @@ def _make_sqlite(path: Path) -> None:
     with store_uri.only_one(path.parent):
         if store_uri.tables(path):
             return
-        draft = path.with_name(f".{path.name}.new")
-        draft.unlink(missing_ok=True)
-        made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
-        made.engine.dispose()
-        draft.rename(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):  # by one that was killed
+            shutil.rmtree(left)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".new") as folder:
+            draft = Path(folder) / path.name
+            draft.touch()  # fails at once where MLflow would try for two minutes
+            made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
+            made.engine.dispose()
+            draft.rename(path)
 
 
 def _check_tables(path: Path) -> None:

@@ -23,6 +23,8 @@ _SECRET_IN_QUERY = re.compile(
     r"(?P<head>[?&][\w-]*(password|passwd|pwd|token|secret|key|credential|signature)[\w-]*=)[^&\s'\"]+",
     re.IGNORECASE,
 )
+# SQLAlchemy 2.1 decodes a quoted character in a path, 2.0 does not.
+_AMBIGUOUS = re.compile(r"\?|%[0-9a-fA-F]{2}")
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 _LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
@@ -48,8 +50,11 @@ def resolve(tracking: Tracking) -> str:
             f"(http://HOST:PORT) or a PostgreSQL or MySQL database, but is {mask(uri)!r}"
         )
     path = Path.cwd() / local["path"]
-    if "?" in str(path):
-        raise StoreError(f"the path of a tracking store must not hold a '?', but is {path}")
+    if _AMBIGUOUS.search(str(path)):
+        raise StoreError(
+            "the path of a tracking store must not hold '?', nor '%' and two hex digits, "
+            f"but is {path}"
+        )
     check_sqlite(path)
     return f"sqlite:///{path}{local['query'] or ''}"
 
@@ -106,13 +111,19 @@ def tables(path: Path) -> set[str]:
 
     Raises:
         StoreError: if SQLite cannot read it.
+        BusyError: if another program holds it.
     """
     if not path.exists():
         return set()
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as file:
+        # Read-only, it could not roll back what a killed process has left half done.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=20)) as file:
             rows = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error as error:
+        if "locked" in str(error):
+            raise BusyError(
+                f"another program holds the tracking store {path}; close it or try again"
+            ) from None
         raise StoreError(f"the tracking store {path} cannot be read: {one_line(error)}") from None
     return {name for (name,) in rows}
 

@@ -1,5 +1,6 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
+import math
 import time
 from typing import Any
 
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from mlp.compose import run_application
 from mlp.config import RunConfig
-from mlp.console import run_command, usage
+from mlp.console import rerun_command, run_command, usage
 from mlp.data import load
 from mlp.display import run_name
 from mlp.door import read_run, with_settings
@@ -15,6 +16,7 @@ from mlp.errors import DataError
 from mlp.execution import n_threads, train_trials
 from mlp.outcome import Timing, make_record
 from mlp.record import RunRecord
+from mlp.screen import Terminal, say
 from mlp.store_uri import resolve
 
 _EXAMPLES = {
@@ -27,11 +29,7 @@ _EXAMPLES = {
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("train", _check, _train, _usage))
-
-
-def _check(values: Any) -> None:
-    resolve(read_run(values).tracking)
+    run_command(lambda: run_application("train", read_run, _train, _usage))
 
 
 def _train(values: Any) -> None:
@@ -39,7 +37,7 @@ def _train(values: Any) -> None:
 
 
 def _train_and_say(config: RunConfig) -> None:
-    run_train(config, Console())
+    run_train(config, Terminal())
 
 
 def _usage() -> str:
@@ -56,21 +54,29 @@ def run_train(config: RunConfig, console: Console) -> str:
     Returns:
         The id of the run in MLflow.
     """
+    resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
-    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
+    say_result(record, console)  # before the store can fail
+
+    from mlp.store import (  # MLflow takes seconds, so not before it is needed
+        how_to_look,
+        open_store,
+    )
     from mlp.tracking import publish_run
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
-    say_result(record, console)
-    for line in (f"run {run_id} in {store.uri}", "next:", f"  python -m mlp.rerun {run_id}"):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print("  mlflow ui", highlight=False)
+    commands = [rerun_command(run_id, config), *how_to_look(store)]
+    say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
     return run_id
 
 
 def train_record(
-    config: RunConfig, console: Console, *, expected_digest: str | None = None
+    config: RunConfig,
+    console: Console,
+    *,
+    expected_digest: str | None = None,
+    pruned_at: int | None = None,
 ) -> RunRecord:
     """Loads the data, trains one run and judges it.
 
@@ -78,6 +84,7 @@ def train_record(
         config: checked; `data.name` may be `auto`.
         console: for what there is to say of the data.
         expected_digest: of the data; None where any will do.
+        pruned_at: step at which it was given up and is so again; None: it goes on to its end.
 
     Returns:
         The record, its data resolved.
@@ -85,7 +92,7 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    data = load(config.data, notice=lambda line: console.print(line, highlight=False))
+    data = load(config.data, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "
@@ -93,7 +100,8 @@ def train_record(
         )
     config = with_settings(config, {"data.name": data.name})
     started_ms = time.time_ns() // 1_000_000
-    [result] = train_trials([config], data, config.execution)
+    thresholds = None if pruned_at is None else {pruned_at: math.inf}
+    [result] = train_trials([config], data, config.execution, thresholds=thresholds)
     ended_ms = time.time_ns() // 1_000_000
     timing = Timing(started_ms, ended_ms, n_threads(config.execution))
     return make_record(config, data, result, timing)
@@ -106,8 +114,7 @@ def say_result(record: RunRecord, console: Console) -> None:
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
-    for text in (line, last):
-        console.print(text, highlight=False, soft_wrap=True)
+    say(console, line, last)
 
 
 if __name__ == "__main__":

@@ -407,7 +407,10 @@ def command(module, *arguments):
         (["train", "--resolve"], "--resolve and --package go with --cfg"),
         (["train", "--config-path", "x"], "--config-path is not supported here"),
         (["sweep", "study.space.model.depth.high=99"], "study.space can draw model.depth=99, "),
-        (["rerun", "0123", "optimizer.learnig_rate=1"], "unknown setting 'optimizer.learnig_rate'"),
+        (
+            ["rerun", "0" * 32, "optimizer.learnig_rate=1"],
+            "unknown setting 'optimizer.learnig_rate'",
+        ),
     ],
 )
 def test_a_slip_exits_with_two_and_one_line_and_leaves_nothing(arguments, message, folder):

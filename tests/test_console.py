@@ -1,5 +1,7 @@
 """What every command shares: one line for a fault, its exit code, a help that is complete."""
 
+import signal
+
 import pytest
 
 from mlp import errors
@@ -54,8 +56,12 @@ def test_a_fault_shows_no_password(capsys):
     assert shown == "error: cannot open postgresql://ann:***@host/db\n"
 
 
-def test_ctrl_c_ends_as_shells_report_it(capsys):
-    assert ended(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
+def test_signals_are_handled_as_before_when_a_command_has_ended(capsys):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    ended(errors.StoreError("what is wrong"), capsys)
+    run_command(lambda: None)
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_bug_keeps_its_traceback():

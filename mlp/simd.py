@@ -1,0 +1,362 @@
+"""Vectors of numbers inside Numba kernels.
+
+Numba's own loops become vector instructions only when LLVM sees fit, and keep no small array in
+registers. The kernels of this package therefore say what they mean: a `Vector` is a value of
+fixed width, loaded, combined lane by lane with one IEEE operation each, and stored. LLVM maps it
+to whatever registers the machine has, so every lane gets the same bits on every machine with a
+fused multiply-add.
+
+Widths are given in bytes: `WIDE` is two of the widest registers in use today, `NARROW` one.
+"""
+
+import operator
+from collections.abc import Sequence
+from math import factorial, log
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+WIDE = 128
+NARROW = 64
+_INT32 = ir.IntType(32)
+
+
+class Vector(types.Type):
+    """Numba type of `lanes` numbers of one float type, held in registers."""
+
+    def __init__(self, dtype: Any, lanes: int) -> None:
+        self.dtype = dtype
+        self.lanes = lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+
+def _llvm(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_scalar(vector.dtype), vector.lanes)
+
+
+def _scalar(dtype: Any) -> ir.Type:
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def _integers(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(vector.dtype.bitwidth), vector.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _llvm(vector))
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    blank = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(blank, value, ir.Constant(_INT32, 0))
+    return builder.shuffle_vector(first, blank, _mask([0] * lanes))
+
+
+def _constant(vector: Vector, value: float) -> ir.Constant:
+    return ir.Constant(_llvm(vector), [value] * vector.lanes)
+
+
+def _mask(lanes: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes))
+
+
+def _call(builder: Any, name: str, vector: Vector, args: Sequence[Any]) -> Any:
+    suffix = f"v{vector.lanes}f{vector.dtype.bitwidth}"
+    kind = ir.FunctionType(_llvm(vector), [_llvm(vector)] * len(args))
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}")
+    return builder.call(function, args)
+
+
+def _pointer(context: Any, builder: Any, array: Any, value: Any, index: Any) -> Any:
+    return builder.gep(context.make_array(array)(context, builder, value).data, [index])
+
+
+def _operation(symbol: Any, name: str) -> None:
+    @infer_global(symbol)
+    class _Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(symbol, Vector, Vector)
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, name)(*args)
+
+
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operation(_symbol, _name)
+
+
+@intrinsic
+def lanes(_typing: Any, array: Any, span: Any) -> Any:
+    """How many elements of `array` a vector of `span` bytes holds (a compile-time constant)."""
+    if not isinstance(span, types.IntegerLiteral):
+        return None
+    count = span.literal_value * 8 // array.dtype.bitwidth
+    return types.intp(array, span), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), count)
+
+
+@intrinsic
+def at(_typing: Any, array: Any, index: Any) -> Any:
+    """Element of a 1-D array, without the test for a negative index."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, array, *args))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
+def load(_typing: Any, array: Any, index: Any, span: Any) -> Any:
+    """Vector of `span` bytes that starts at element `index` of a 1-D array."""
+    if not isinstance(span, types.IntegerLiteral):
+        return None
+    vector = Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, *args[:2])
+        pointer = builder.bitcast(pointer, _llvm(vector).as_pointer())
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return vector(array, types.intp, span), generate
+
+
+@intrinsic
+def store(_typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Writes a vector from element `index` of a 1-D array on."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, *args[:2])
+        pointer = builder.bitcast(pointer, _llvm(value).as_pointer())
+        builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@intrinsic
+def fill(_typing: Any, value: Any, span: Any) -> Any:
+    """Vector of `span` bytes with `value` in every lane."""
+    if not isinstance(span, types.IntegerLiteral) or not isinstance(value, types.Float):
+        return None
+    vector = Vector(value, span.literal_value * 8 // value.bitwidth)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, args[0], vector.lanes)
+
+    return vector(value, span), generate
+
+
+@intrinsic
+def zeros(_typing: Any, array: Any, span: Any) -> Any:
+    """Vector of `span` bytes of zeros, of the array's type."""
+    if not isinstance(span, types.IntegerLiteral):
+        return None
+    vector = Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
+    return vector(array, span), lambda _c, _b, _s, _a: _constant(vector, 0.0)
+
+
+@intrinsic
+def like(_typing: Any, vector: Any, value: Any) -> Any:
+    """Vector of the same type with the constant `value` in every lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, context.cast(builder, args[1], value, vector.dtype), vector.lanes)
+
+    return vector(vector, value), generate
+
+
+@intrinsic
+def fma(_typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Product of a and b plus c, rounded once."""
+    return c(c, c, c), lambda _c, builder, _s, args: _call(builder, "fma", c, args)
+
+
+@intrinsic
+def magnitude(_typing: Any, a: Any) -> Any:
+    """|a|."""
+    return a(a), lambda _c, builder, _s, args: _call(builder, "fabs", a, args)
+
+
+@intrinsic
+def where_less(_typing: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """`yes` in the lanes where a < b, else `no` (also where a or b is not a number)."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return yes(a, a, yes, yes), generate
+
+
+@intrinsic
+def power_of_two(_typing: Any, shifted: Any) -> Any:
+    """2^n, where `shifted` is n plus 1.5 times two to the number of mantissa bits."""
+    bits, bias = (23, 127) if shifted.dtype == types.float32 else (52, 1023)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        integer = _integers(shifted)
+        amount = ir.Constant(integer, [bits] * shifted.lanes)
+        one = ir.Constant(integer, [bias << bits] * shifted.lanes)
+        exponent = builder.add(builder.shl(builder.bitcast(args[0], integer), amount), one)
+        return builder.bitcast(exponent, _llvm(shifted))
+
+    return shifted(shifted), generate
+
+
+def _series(coefficients: Any) -> Any:
+    @intrinsic
+    def evaluate(_typing: Any, x: Any) -> Any:
+        values = coefficients(x.dtype == types.float32)
+
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            total: Any = _constant(x, values[-1])
+            for value in reversed(values[:-1]):
+                total = _call(builder, "fma", x, (total, args[0], _constant(x, value)))
+            return total
+
+        return x(x), generate
+
+    return evaluate
+
+
+# Taylor's terms, as many as the type can feel on the interval the kernels use: |x| <= ln(2) / 2
+# for the exponential, 0 <= x <= 1 / 9 for the logarithm.
+expm1_series = _series(lambda single: [1 / factorial(i + 2) for i in range(6 if single else 12)])
+atanh_series = _series(lambda single: [1 / (2 * i + 3) for i in range(7 if single else 15)])
+
+
+def _constant_by_type(single: float, double: float) -> Any:
+    @intrinsic
+    def constant(_typing: Any, x: Any) -> Any:
+        value = single if x.dtype == types.float32 else double
+        return x(x), lambda _c, _b, _s, _a: _constant(x, value)
+
+    return constant
+
+
+# Adding this to a number of small magnitude rounds it to an integer and leaves that in the lowest
+# bits. Below the lowest exponent, 2^n would leave the range of normal numbers.
+rounding_shift = _constant_by_type(1.5 * 2.0**23, 1.5 * 2.0**52)
+lowest_exponent = _constant_by_type(-87.0, -708.0)
+ln2_high = _constant_by_type(float(np.float32(log(2))), log(2))
+ln2_low = _constant_by_type(log(2) - float(np.float32(log(2))), 2.3190468138462996e-17)
+
+
+@intrinsic
+def widen_sum(_typing: Any, total: Any, index: Any, x: Any) -> Any:
+    """Adds x, lane by lane in float64, to the float64 array `total` from element `index` on."""
+    double = Vector(types.float64, x.lanes)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, total, *args[:2])
+        pointer = builder.bitcast(pointer, _llvm(double).as_pointer())
+        wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
+        builder.store(builder.fadd(builder.load(pointer, align=8), wide), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(total, types.intp, x), generate
+
+
+@intrinsic
+def widen_square(_typing: Any, total: Any, index: Any, x: Any) -> Any:
+    """Adds the squares of x as `widen_sum` does, each sum rounded once."""
+    double = Vector(types.float64, x.lanes)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, total, *args[:2])
+        pointer = builder.bitcast(pointer, _llvm(double).as_pointer())
+        wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
+        before = builder.load(pointer, align=8)
+        builder.store(_call(builder, "fma", double, (wide, wide, before)), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(total, types.intp, x), generate
+
+
+@intrinsic
+def transpose(
+    _typing: Any, source: Any, start: Any, stride: Any, target: Any, to: Any, to_stride: Any
+) -> Any:
+    """Square of NARROW lanes: row i of `source` becomes column i of `target`."""
+    n = NARROW * 8 // source.dtype.bitwidth
+    kind = ir.VectorType(_scalar(source.dtype), n)
+
+    def pointer(context: Any, builder: Any, array: Any, args: Any, i: int) -> Any:
+        step = builder.mul(args[2], ir.Constant(ir.IntType(64), i))
+        place = _pointer(context, builder, array, args[0], builder.add(args[1], step))
+        return builder.bitcast(place, kind.as_pointer())
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        align = source.dtype.bitwidth // 8
+        rows = [
+            builder.load(pointer(context, builder, source, args[:3], i), align=align)
+            for i in range(n)
+        ]
+        half = n // 2
+        while half:
+            low = _mask([k if not k & half else n + k - half for k in range(n)])
+            high = _mask([k + half if not k & half else n + k for k in range(n)])
+            for i in range(n):
+                if not i & half:
+                    a, b = rows[i], rows[i + half]
+                    rows[i] = builder.shuffle_vector(a, b, low)
+                    rows[i + half] = builder.shuffle_vector(a, b, high)
+            half //= 2
+        for i, row in enumerate(rows):
+            builder.store(row, pointer(context, builder, target, args[3:], i), align=align)
+        return context.get_dummy_value()
+
+    ints = types.intp
+    return types.void(source, ints, ints, target, ints, ints), generate
+
+
+@intrinsic
+def store_sums(_typing: Any, target: Any, index: Any, vectors: Any) -> Any:
+    """Writes the sum over the lanes of each vector of a tuple, summed pairwise, side by side."""
+    n = vectors[0].lanes
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [builder.extract_value(args[2], i) for i in range(len(vectors))]
+        size = n
+        while size > 1:
+            half = size // 2
+            starts = [g + i for g in range(0, 2 * n, size) for i in range(half)]
+            low, high = _mask(starts), _mask([s + half for s in starts])
+            parts = [
+                builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
+                for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            size = half
+        for i, part in enumerate(parts):
+            place = builder.add(args[1], ir.Constant(ir.IntType(64), i * n))
+            pointer = _pointer(context, builder, target, args[0], place)
+            pointer = builder.bitcast(pointer, _llvm(vectors[0]).as_pointer())
+            builder.store(part, pointer, align=vectors[0].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, vectors), generate
+
+
+def aligned_zeros(size: int, dtype: Any) -> Any:
+    """1-D array of zeros whose first element lies on a border of 128 bytes.
+
+    A vector that straddles two cache lines loads at half the speed.
+    """
+    kind = np.dtype(dtype)
+    raw = np.zeros(size * kind.itemsize + WIDE, np.uint8)
+    start = -raw.ctypes.data % WIDE
+    return raw[start : start + size * kind.itemsize].view(kind)

@@ -1,0 +1,28 @@
+"""Folders to run commands in, each with an MLflow store that is already made."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory) -> Path:
+    """An MLflow store with its tables and no run; making one takes seconds, a copy does not."""
+    from mlp.config import Tracking
+    from mlp.store import open_store
+
+    file = tmp_path_factory.mktemp("made") / "mlflow.db"
+    open_store(Tracking(uri=f"sqlite:///{file}", experiment="none of the tests'"))
+    return file
+
+
+@pytest.fixture
+def here(tmp_path, made_store, monkeypatch) -> Path:
+    """An empty working directory, but for the store that the commands find there by default."""
+    folder = tmp_path / "a [b] c"  # brackets and blanks are what people name folders with
+    folder.mkdir()
+    shutil.copy(made_store, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder

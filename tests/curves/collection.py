@@ -1,0 +1,85 @@
+"""The labelled curves: `labels.csv` with the stored curves and those made by formula."""
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curves.synthetic import SYNTHETIC, Curve, synthesize
+
+HERE = Path(__file__).parent
+HELD_OUT_ONE_IN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A curve and what was seen in it.
+
+    Attributes:
+        name: neutral; nothing in it hints at the label.
+        origin: mnist, digits or formula.
+        split: tune, held-out, fresh or later; see the README.
+        label: the verdict given by eye.
+        spiked: what was seen, None where it was not noted.
+        loss: `(entry,)`.
+        sampling_error: standard error of one entry, 0 where there is no sampling noise.
+        accuracy: training accuracy after each update or epoch; None where it is unknown.
+        settings: of the run, as on the command line, or the formula in words.
+    """
+
+    name: str
+    origin: str
+    split: str
+    label: str
+    spiked: bool | None
+    loss: Curve
+    sampling_error: float
+    accuracy: NDArray[np.float64] | None
+    settings: str
+
+
+def split_of(name: str) -> str:
+    """The rule, fixed before any label: one in three by the hash of the name; later batches whole.
+
+    Example:
+        >>> [split_of(name) for name in ("run-000", "run-001", "fresh-000", "later-000")]
+        ['tune', 'held-out', 'fresh', 'later']
+    """
+    batch = name.partition("-")[0]
+    if batch in ("fresh", "later"):
+        return batch
+    is_held_out = int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
+    return "held-out" if is_held_out else "tune"
+
+
+def load() -> list[Labelled]:
+    """All labelled curves, in the order of the table."""
+    with (HERE / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(HERE / "curves.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    return [_labelled(row, arrays) for row in rows]
+
+
+def _labelled(row: dict[str, str], arrays: dict[str, NDArray[np.generic]]) -> Labelled:
+    name = row["name"]
+    made = SYNTHETIC.get(name)
+    n_right = arrays.get(f"{name}/n_right")
+    return Labelled(
+        name=name,
+        origin=row["origin"],
+        split=split_of(name),
+        label=row["label"],
+        spiked={"yes": True, "no": False, "": None}[row["spiked"]],
+        loss=synthesize(name) if made else arrays[name].astype(np.float64),
+        sampling_error=(
+            made.sampling_error if made else float(arrays.get(f"{name}/sampling_error", 0.0))
+        ),
+        accuracy=(
+            None if n_right is None else n_right.astype(np.float64) / arrays[f"{name}/n_examples"]
+        ),
+        settings=row["settings"],
+    )
