@@ -164,11 +164,27 @@ def run_application(
         raise SettingError("--resolve and --package go with --cfg")
     name = args.config_name or config_name
     for overrides in _jobs(args.overrides) if args.multirun else [args.overrides]:
-        check(compose(name, overrides, config_dir=args.config_dir))
+        values = compose(name, overrides, config_dir=args.config_dir)
+        _check_not_searched(overrides, values)
+        check(values)
     with _no_trace_of_multirun(wanted=args.multirun):
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
             _plain(task)
         )()
+
+
+def _check_not_searched(overrides: Sequence[str], values: Any) -> None:
+    """Refuses a typed setting that the study draws anew for each trial: it would do nothing."""
+    study = values.get("study") if isinstance(values, dict) else None
+    space = study.get("space") if isinstance(study, dict) else None
+    for override in _parse(overrides):
+        group, _, setting = override.key_or_group.partition(".")
+        domains = space.get(group) if isinstance(space, dict) else None
+        if setting and isinstance(domains, dict) and setting in domains:
+            path = override.key_or_group
+            raise SettingError(
+                f"{path} is searched by this study; to fix it, add '~study.space.{path}'"
+            )
 
 
 def _refuse_flag(message: str) -> NoReturn:

@@ -53,6 +53,12 @@ def check_study(config: SweepConfig) -> None:
             "must be none where nothing is held out and where study.objective=oscillation"
         )
     space = read_space(study.space, base)
+    n_different = max(1, len(study.enqueue))
+    if not space and study.n_trials > n_different:
+        raise SettingError(
+            f"study.space is empty, so study.n_trials must be at most {n_different}, "
+            f"but is {study.n_trials}"
+        )
     for point in study.enqueue:
         check_enqueued(flat(point), space, base)
     if study.sampler == "grid":

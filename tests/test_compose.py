@@ -259,7 +259,7 @@ def test_a_study_of_the_users_own_is_found():
 
 
 def test_a_study_of_the_users_own_goes_before_the_shipped_one():
-    study_file("smoke", "study:\n  n_trials: 3\n")
+    study_file("smoke", "study:\n  n_trials: 3\n  space: {optimizer.momentum: [0.0, 0.5]}\n")
     assert sweep("sweeps=smoke").study.n_trials == 3
     assert own_study_files() == ["smoke"]
 
@@ -270,7 +270,7 @@ def test_the_shipped_folder_itself_is_not_the_users_own(monkeypatch):
 
 
 def test_a_study_may_choose_options_of_groups():
-    study_file("wide", "defaults:\n  - override /model: relu\nstudy: {n_trials: 3}\n")
+    study_file("wide", "defaults:\n  - override /model: relu\nstudy: {n_trials: 3, space: {optimizer.momentum: [0.0, 0.5]}}\n")
     assert sweep("sweeps=wide").base.model.activation == "relu"
 
 
@@ -431,7 +431,7 @@ def test_a_slip_exits_with_two_and_one_line_and_leaves_nothing(arguments, messag
     ],
 )
 def test_flags_that_only_show_leave_nothing(arguments, expected, folder):
-    study_file("mine", "study: {n_trials: 3}\n")
+    study_file("mine", "study: {n_trials: 3, space: {optimizer.momentum: [0.0, 0.5]}}\n")
     answer = command(*arguments)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert expected in answer.stdout

@@ -244,14 +244,15 @@ def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, 
     assert_same_end(here, finished)
 
 
-def test_sigint_ends_with_one_sentence_and_130(here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_with_one_sentence_and_its_code(here, number):
     with start("sweep", *SMOKE, *LONG) as process:
         wait_for(lambda: parent_exists(here), process)
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted\n"
+    assert process.returncode == 128 + number
+    assert errors == f"ended by {number.name}\n"
     assert said.endswith("0 of 2 trials are kept, and the same command goes on from there\n")
     assert parent(here).status == "KILLED"
     assert left_in(here) == {"mlflow.db", "mlruns", "optuna.db"}
