@@ -410,6 +410,21 @@ def test_a_study_of_another_program_is_not_touched(folder):
     assert search.related_study(storage, sweep(seed=3), identity(sweep(seed=3), "", "")) is not None
 
 
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_a_study_whose_maker_was_killed_at_once_is_gone_on_with(name, folder):
+    config = sweep(name=name)
+    study_name = name or opened(folder, config).name
+    storage = search.open_storage(url_of(folder))
+    if name is None:
+        optuna.delete_study(study_name=study_name, storage=storage)
+    optuna.create_study(storage=storage, study_name=study_name, direction="maximize")
+    assert opened(folder, config).name == study_name
+    assert not opened(folder, config).is_new
+    if name is not None:
+        with pytest.raises(SettingError, match="exists with other settings"):
+            opened(folder, sweep(name=name, seed=3))
+
+
 def test_the_newest_other_study_of_the_file_is_named(folder):
     storage = search.open_storage(url_of(folder))
     new = sweep(seed=3)
