@@ -50,26 +50,31 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
     what = identity(config, data.name, data.digest)
     related = search.related_study(storage, config, what)
     opened = search.open_search(storage, config, what)
-    _announce(console, config, opened, data, related)
+    place = spool.folder_of(config.study.storage) / opened.name
     page = StudyPage(
         name=opened.name,
         config=_plain(config),
         description=f"Study `{opened.name}`, no winner yet.",
     )
-    with Publisher(config.base.tracking, page) as publisher:
-        place = spool.folder_of(config.study.storage) / opened.name
-        session = Session(config, data, opened, place, publisher, console)
-        try:
-            publish_leftovers(session)
-            _train_all(session)
-            return _end(session)
-        except (KeyboardInterrupt, BrokenPipeError):
-            publisher.finish("KILLED")
-            say(console, _how_to_go_on(session), *_unpublished(session))
-            raise
-        except BaseException:
-            publisher.finish("FAILED")
-            raise
+    with spool.held(place):
+        _announce(console, config, opened, data, related)
+        with Publisher(config.base.tracking, page) as publisher:
+            return _carry_on(Session(config, data, opened, place, publisher, console))
+
+
+def _carry_on(session: Session) -> int:
+    """From where the study is to its end; its run in MLflow gets the status that is true."""
+    try:
+        publish_leftovers(session)
+        _train_all(session)
+        return _end(session)
+    except (KeyboardInterrupt, BrokenPipeError):
+        session.publisher.finish("KILLED")
+        say(session.console, _how_to_go_on(session), *_unpublished(session))
+        raise
+    except BaseException:
+        session.publisher.finish("FAILED")
+        raise
 
 
 def _load(

@@ -265,7 +265,13 @@ def ask(search: Search) -> list[Trial]:
 
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
-    """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
+    """Stores a trained trial, whole, in one transaction; trials are told in the order of number.
+
+    Raises:
+        BusyError: where another sweep, on another machine perhaps, has stored the trial already.
+    """
+    if len(search.study.get_trials(deepcopy=False)) != trial.number:
+        raise BusyError(f"another sweep is at work on the study {search.name}; wait for its end")
     domains, study = parameters(search.space, search.base), search.config
     search.study.add_trial(
         create_trial(

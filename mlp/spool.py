@@ -2,14 +2,18 @@
 
 A trial is written here, whole, before it is stored anywhere else, and goes when it is published. So
 a killed sweep neither trains a finished trial again nor loses one that MLflow has not seen.
+
+The folder of a study is also what keeps a second sweep away from it.
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlp.errors import StoreError
+from mlp.errors import BusyError, StoreError, one_line
 from mlp.record import RunRecord, read_record, write_record
 from mlp.store_uri import sqlite_path
 
@@ -20,6 +24,27 @@ def folder_of(storage: str) -> Path:
     """The spool of a study store: beside an SQLite file, else in the working directory."""
     path = sqlite_path(storage)
     return path.with_name(path.name + ".spool") if path else Path.cwd() / "optuna.spool"
+
+
+@contextlib.contextmanager
+def held(spool: Path) -> Iterator[None]:
+    """Keeps every other sweep of this machine away from a study while the block runs.
+
+    The study's folder is made and locked; a process that dies lets go of it. At the end it is
+    removed, unless trials are waiting in it.
+
+    Raises:
+        BusyError: if another sweep has the study.
+        StoreError: where the folder cannot be made.
+    """
+    descriptor = _lock(spool)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # trials are waiting there
+            spool.rmdir()
+            spool.parent.rmdir()
+        os.close(descriptor)
 
 
 def place_of(spool: Path, number: int) -> Path:
@@ -74,13 +99,40 @@ def take(place: Path) -> RunRecord:
 
 
 def drop(place: Path) -> None:
-    """Removes a trial that is published, and the study's folder with the last one."""
+    """Removes a trial that is published."""
     shutil.rmtree(place, ignore_errors=True)
-    for folder in (place.parent, place.parent.parent):
+
+
+def _lock(spool: Path) -> int:
+    """The descriptor of the folder, locked."""
+    while True:
         try:
-            folder.rmdir()
-        except OSError:  # others are still waiting there
-            return
+            spool.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(spool, os.O_RDONLY)
+        except FileNotFoundError:  # a sweep that ended has removed it meanwhile
+            continue
+        except OSError as error:
+            raise StoreError(f"cannot write to {spool}: {one_line(error.strerror)}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BusyError(
+                f"another sweep is at work on the study {spool.name}; wait until it has ended"
+            ) from None
+        except OSError:  # a network file system without such locks
+            return descriptor
+        if _is_at(spool, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether what was opened is what lies there now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _flush(path: Path) -> None:

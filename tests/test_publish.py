@@ -24,7 +24,7 @@ def test_trial_leaves_the_spool_when_it_is_published(here):
         published.finish("FINISHED")
         assert published.problem is None
         assert published.study_run_id == parent(here).run_id
-    assert not (here / "spool").exists()
+    assert not place.exists()
     [trial] = (run for run in tracked(here) if run.name == "#4")
     assert (trial.run_id, trial.status) == (published.run_ids[4], "FINISHED")
     assert trial.tags["mlflow.parentRunId"] == parent(here).run_id

@@ -18,7 +18,7 @@ from mlp.compose import compose
 from mlp.curve import Verdict
 from mlp.domain import Range
 from mlp.door import read_sweep, with_settings
-from mlp.errors import SettingError, StoreError
+from mlp.errors import BusyError, SettingError, StoreError
 from mlp.search import Outcome
 from mlp.space import parameters
 from mlp.study import identity
@@ -133,6 +133,15 @@ def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(sampler, fol
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)), count)
         assert stored(study) == expected[:count]
     assert search.ask(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))) == []
+
+
+def test_a_trial_that_another_sweep_has_stored_is_not_stored_again(folder):
+    first, second = opened(folder, sweep(n_trials=4)), opened(folder, sweep(n_trials=4))
+    [trial, *_] = search.ask(second)
+    told(first)
+    with pytest.raises(BusyError, match="another sweep is at work"):
+        search.tell(second, trial, outcome_of(trial))
+    assert len(second.study.trials) == 4
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -11,7 +11,7 @@ from sample_records import make_record
 from sweeping import environment_of_commands
 
 from mlp import record, spool
-from mlp.errors import RecordError, StoreError
+from mlp.errors import BusyError, RecordError, StoreError
 
 
 def test_trial_comes_back_and_goes(tmp_path):
@@ -21,7 +21,7 @@ def test_trial_comes_back_and_goes(tmp_path):
     assert list(spool.waiting(study)) == [(12, place)]
     assert record.config_json(spool.take(place)) == record.config_json(made)
     spool.drop(place)
-    assert list(tmp_path.iterdir()) == []
+    assert list(study.iterdir()) == []
 
 
 def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
@@ -35,12 +35,27 @@ def test_spool_that_is_not_there_is_empty(tmp_path):
     spool.drop(tmp_path / "nowhere" / "000001")
 
 
-def test_last_trial_takes_its_study_but_not_the_other_one_along(tmp_path):
+def test_empty_folder_goes_at_the_end_and_one_with_trials_stays(tmp_path):
     ours, theirs = tmp_path / "spool" / "ours", tmp_path / "spool" / "theirs"
-    kept = spool.put(theirs, 0, make_record())
-    spool.drop(spool.put(ours, 0, make_record()))
+    with spool.held(theirs):
+        kept = spool.put(theirs, 0, make_record())
+    with spool.held(ours):
+        spool.drop(spool.put(ours, 0, make_record()))
     assert not ours.exists()
     assert kept.is_dir()
+    spool.drop(kept)
+    with spool.held(theirs):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_study_is_held_by_one_at_a_time(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    busy = pytest.raises(BusyError, match="another sweep is at work on the study ours")
+    with spool.held(ours), spool.held(theirs), busy, spool.held(ours):
+        pass
+    with spool.held(ours):
+        pass
 
 
 def test_putting_again_replaces(tmp_path):
