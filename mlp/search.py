@@ -341,10 +341,9 @@ def rows(search: Search) -> list[TrialRow]:
     ]
 
 
-def trial_at(search: Search, number: int) -> Trial:
+def trial_of(search: Search, row: TrialRow) -> Trial:
     """A stored trial as it was asked."""
-    row = rows(search)[number]
-    return _take(search, number, row.params)
+    return _take(search, row.number, row.params)
 
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:

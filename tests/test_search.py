@@ -237,7 +237,7 @@ def test_every_stored_trial_can_be_made_again(sampler, uninterrupted):
     folder, trials = uninterrupted[sampler]
     study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
     for number, *_ in trials:
-        trial = search.trial_at(study, number)
+        trial = search.trial_of(study, search.rows(study)[number])
         assert trial.number == number
         assert outcome_of(trial).value == search.rows(study)[number].value
         assert isinstance(trial.config.model.depth, int)
@@ -349,10 +349,10 @@ def test_looks_at_the_test_part_are_counted(folder):
 def test_the_enqueued_trial_is_the_first(sampler, uninterrupted):
     folder, _ = uninterrupted[sampler]
     study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
-    first = search.trial_at(study, 0).config
+    configs = [search.trial_of(study, row).config for row in search.rows(study)]
     point = sweep(sampler=sampler).study.enqueue[0]
-    assert first == with_settings(study.base, point)
-    assert [search.trial_at(study, i).config for i in range(N_TRIALS)].count(first) == 1
+    assert configs[0] == with_settings(study.base, point)
+    assert configs.count(configs[0]) == 1
 
 
 def test_the_default_study_begins_with_the_questions_own_settings(folder):
@@ -593,4 +593,4 @@ def test_a_stepped_range_is_stored_as_optuna_has_it(folder):
     for row in search.rows(study):
         assert row.params[RATE] in (0.1, 0.3, 0.5, 0.7)
         assert row.params[DEPTH] in (1, 3, 5)
-        assert search.trial_at(study, row.number).config.optimizer.learning_rate == row.params[RATE]
+        assert search.trial_of(study, row).config.optimizer.learning_rate == row.params[RATE]
