@@ -240,7 +240,7 @@ def _look_at_test(session: Session, best: TrialRow) -> tuple[float, int]:
     for look in looks:
         if look["trial"] == best.number:
             return float(look["test_accuracy"]), len(looks)
-    record = session.records.get(best.number) or train_again(session, best.number)
+    record = session.records.get(best.number) or train_again(session, best)
     found = accuracy_on(session.data.test, record, session.data)
     search.add_test_look(session.search, best.number, found)
     return found, len(looks) + 1

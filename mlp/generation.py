@@ -21,6 +21,7 @@ from mlp.publish import Publisher
 from mlp.record import RunRecord
 from mlp.screen import Meter, Standing, say
 from mlp.search import Outcome, Search, Trial
+from mlp.study import TrialRow
 
 
 @dataclass(eq=False)
@@ -57,13 +58,13 @@ class Session:
 
 def publish_leftovers(session: Session) -> None:
     """Hands over what an earlier sweep had stored in the study but not yet in MLflow."""
-    n_stored = len(search.rows(session.search))
+    table = search.rows(session.search)
     for number, place in spool.waiting(session.spool):
-        if number < n_stored:
-            config = search.trial_at(session.search, number).config
+        if number < len(table):
+            config = search.trial_of(session.search, table[number]).config
             record = _kept(session, number, place, config)
             if record is None:
-                record = train_again(session, number)
+                record = train_again(session, table[number])
                 spool.put(session.spool, number, record)
             _publish(session, number, place, record)
 
@@ -98,6 +99,9 @@ def train_generation(
             spool.put(session.spool, trial.number, records[trial.number])
         for trial in trials:
             _store(session, trial, records[trial.number])
+        best = search.best_row(session.search)
+        if best is not None and best.number in records:
+            session.records = {best.number: records[best.number]}
 
 
 def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecord]:
@@ -138,9 +142,6 @@ def _store(session: Session, trial: Trial, record: RunRecord) -> None:
         ),
     )
     search.tell(session.search, trial, outcome)
-    best = search.best_row(session.search)
-    if best is not None and best.number == trial.number:
-        session.records = {trial.number: record}
     _publish(session, trial.number, spool.place_of(session.spool, trial.number), record)
 
 
@@ -148,15 +149,15 @@ def _publish(session: Session, number: int, place: Path, record: RunRecord) -> N
     session.publisher.publish(number, place, record, run_name(record.config, trial=number))
 
 
-def train_again(session: Session, number: int) -> RunRecord:
+def train_again(session: Session, row: TrialRow) -> RunRecord:
     """The record of a trial of an earlier sweep: training it again gives the same weights."""
-    config = search.trial_at(session.search, number).config
+    config = search.trial_of(session.search, row).config
     started_ms = _now_ms()
     [result] = train_trials(
         [config],
         session.data,
         session.config.base.execution,
-        thresholds=search.thresholds_at(session.search, number),
+        thresholds=search.thresholds_at(session.search, row.number),
     )
     timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
     return make_record(config, session.data, result, timing)

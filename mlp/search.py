@@ -187,15 +187,16 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     """
     name = study_name(config, what)
     existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
-    if name in existing:
+    direction = DIRECTIONS[config.study.objective]
+    if name in existing and not _is_blank(existing[name], direction):
         _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
     study = optuna.create_study(
         storage=storage,
         study_name=name,
-        direction=DIRECTIONS[config.study.objective],
+        direction=direction,
         load_if_exists=True,
     )
-    if name not in existing:
+    if _IDENTITY not in study.user_attrs:
         study.set_user_attr(_IDENTITY, canonical_json(what))
     space = read_space(config.study.space, config.base)
     return Search(
@@ -207,6 +208,12 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
         is_new=name not in existing,
         points=list_points(config.study, space, config.base),
     )
+
+
+def _is_blank(summary: optuna.study.StudySummary, direction: str) -> bool:
+    """Whether a study was made and nothing more, as by a sweep that was killed at that moment."""
+    is_empty = not summary.n_trials and not summary.user_attrs
+    return is_empty and summary.direction.name == direction.upper()
 
 
 def _check_identity(name: str, text: str | None, what: Mapping[str, Any]) -> None:
@@ -258,7 +265,13 @@ def ask(search: Search) -> list[Trial]:
 
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
-    """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
+    """Stores a trained trial, whole, in one transaction; trials are told in the order of number.
+
+    Raises:
+        BusyError: where another sweep, on another machine perhaps, has stored the trial already.
+    """
+    if len(search.study.get_trials(deepcopy=False)) != trial.number:
+        raise BusyError(f"another sweep is at work on the study {search.name}; wait for its end")
     domains, study = parameters(search.space, search.base), search.config
     search.study.add_trial(
         create_trial(
@@ -328,10 +341,9 @@ def rows(search: Search) -> list[TrialRow]:
     ]
 
 
-def trial_at(search: Search, number: int) -> Trial:
+def trial_of(search: Search, row: TrialRow) -> Trial:
     """A stored trial as it was asked."""
-    row = rows(search)[number]
-    return _take(search, number, row.params)
+    return _take(search, row.number, row.params)
 
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:

@@ -49,7 +49,8 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
-_LONGEST_PARAM, _LONGEST_TAG = 6000, 8000  # MLflow's own limits
+_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +319,9 @@ def _points(run: RunRecord, name: str, values: npz.Array, steps: npz.Array) -> l
 
 
 def _params(settings: Mapping[str, Any]) -> list[Param]:
-    return [Param(name, _cut(value, _LONGEST_PARAM)) for name, value in settings.items()]
+    """Settings as params; the branches of a space may be called what no param can be, `[3,3]`."""
+    named = {_cut(_UNNAMEABLE.sub("_", name), _LONGEST_NAME): v for name, v in settings.items()}
+    return [Param(name, _cut(value, _LONGEST_PARAM)) for name, value in named.items()]
 
 
 def _tags(tags: Mapping[str, str]) -> list[RunTag]:

@@ -258,6 +258,15 @@ def test_signal_ends_with_one_sentence_and_its_code(here, number):
     assert left_in(here) == {"mlflow.db", "mlruns", "optuna.db"}
 
 
+def test_second_sweep_of_a_study_is_sent_away(here, finished):
+    sweeps = [start("sweep", *SMOKE) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in sweeps]
+    assert sorted(process.returncode for process in sweeps) == [0, 75]
+    [errors] = [words[1] for words in said if words[1]]
+    assert re.fullmatch(r"error: study smoke-\w+ is held by process \d+ on .*\n", errors)
+    assert_same_end(here, finished)
+
+
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(here, finished):
     chance = random.Random(n := random.randrange(10**6))
     print(f"moments drawn with seed {n}")

@@ -208,6 +208,15 @@ def test_a_hundred_long_settings(store):
     assert all(len(value) <= 6000 for value in params.values())
 
 
+def test_branch_whose_name_no_param_can_have(store):
+    branches = {"[3,3]": {"low": 0.1}, "[4,4]": {"low": 0.2}, f"[{'3,' * 200}3]": {"low": 0.3}}
+    settings = {"study": {"space": {"optimizer.learning_rate": {"by": "model.widths", **branches}}}}
+    run_id = start_study(store, name="branches", settings=settings, tags={}, description="")
+    params = store.client.get_run(run_id).data.params
+    assert params["study.space.optimizer.learning_rate._3_3_.low"] == "0.1"
+    assert len(params) == 4
+
+
 def test_update_leaves_out_what_is_not_finite(store):
     run_id = start_study(store, name="updated", settings={}, tags={}, description="")
     metrics = {"best": 0.9, "worst": math.nan, "largest": math.inf}
