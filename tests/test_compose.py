@@ -272,7 +272,8 @@ def test_the_shipped_folder_itself_is_not_the_users_own(monkeypatch):
 def test_a_study_may_choose_options_of_groups():
     study_file(
         "wide",
-        "defaults:\n  - override /model: relu\nstudy: {n_trials: 3, space: {optimizer.momentum: [0.0, 0.5]}}\n",
+        "defaults:\n  - override /model: relu\n"
+        "study: {n_trials: 3, space: {optimizer.momentum: [0.0, 0.5]}}\n",
     )
     assert sweep("sweeps=wide").base.model.activation == "relu"
 

@@ -291,11 +291,7 @@ def test_tpe_avoids_what_diverged(folder):
         rows = search.rows(told(opened(folder, config), outcome_of=outcome))
         found[sampler] = sum(row.verdict is Verdict.DIVERGED for row in rows[12:])
     assert found["random"] >= 8
-<<<<<<< ours
-    assert found["tpe"] <= found["random"] / 2
-=======
     assert found["tpe"] < found["random"] / 2
->>>>>>> theirs
 
 
 @pytest.mark.parametrize("objective", ["validation_accuracy", "training_loss", "oscillation"])
