@@ -1,11 +1,14 @@
 """Where populations train: in this process, over its cores."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 from mlp.config import Execution, RunConfig
 from mlp.data import Dataset
-from mlp.population import Progress, Result, train
+from mlp.network import Params
+from mlp.population import Progress, Result, Snapshots, train
+from mlp.stability import measure_courses, sharpness_steps
 
 
 def n_threads(execution: Execution) -> int:
@@ -26,6 +29,9 @@ def train_trials(
 ) -> list[Result]:
     """Trains one network for each config; where and how wide changes no result.
 
+    The sharpness is measured afterwards, at copies of the weights: whether and where it is, is seen
+    nowhere else in the results.
+
     Args:
         configs: one a trial.
         data: the examples, resolved and parted.
@@ -35,4 +41,26 @@ def train_trials(
     Returns:
         One result for each config, in the same order.
     """
-    return train(configs, data, threads=n_threads(execution), progress=progress)
+    threads = n_threads(execution)
+    steps = [sharpness_steps(config) for config in configs]
+    if not any(steps):
+        return train(configs, data, threads=threads, progress=progress)
+    taken: list[dict[int, Params]] = [{} for _ in configs]
+
+    def take(number: int, step: int, weights: Params) -> None:
+        taken[number][step] = weights
+
+    snapshots = Snapshots(steps, take)
+    results = train(configs, data, threads=threads, progress=progress, snapshots=snapshots)
+    courses = measure_courses(configs, taken, data, threads=threads)
+    return [
+        dataclasses.replace(
+            result,
+            sharpness_step=course.step,
+            sharpness=course.sharpness,
+            sharpness_residual=course.residual,
+            gradient_norm=course.gradient_norm,
+            stability_ratio=course.ratio,
+        )
+        for result, course in zip(results, courses, strict=True)
+    ]

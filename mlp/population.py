@@ -4,9 +4,9 @@ Configs in, results out: whoever calls `train` does not see how the trials share
 trial's result does not depend on its neighbours, their order or the number of threads.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -25,12 +25,13 @@ from mlp.engine import (
     chunk_count,
     next_epoch,
     plan_course,
+    present_weights,
     read_examples,
     run_slice,
 )
 from mlp.errors import SystemLimitError
 from mlp.memory import available_bytes, trial_bytes
-from mlp.network import Array
+from mlp.network import Array, Params
 from mlp.passes import RUNNING
 
 
@@ -70,6 +71,13 @@ class Result:
         weights: `(W, b)` of each layer as trained, first layer first, in the training dtype.
         ending: how the training ended.
         last_step: the number of updates done.
+        sharpness_step: `(point,)` int64, the number of updates done at each measurement of the
+            sharpness; empty where nobody measured. Not from the training itself: see
+            `mlp.stability`.
+        sharpness: `(point,)` float64, of the mean training loss.
+        sharpness_residual: `(point,)` float64, how sure that is; see `mlp.curvature.Sharpness`.
+        gradient_norm: `(point,)` float64, of the mean training loss.
+        stability_ratio: `(point,)` float64, effective step against sharpness.
     """
 
     loss: NDArray[np.float64]
@@ -80,6 +88,11 @@ class Result:
     weights: tuple[tuple[Array, Array], ...]
     ending: Ending
     last_step: int
+    sharpness_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    sharpness: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    sharpness_residual: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    gradient_norm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    stability_ratio: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 Progress = Callable[[int, NDArray[np.float64]], None]
@@ -93,9 +106,26 @@ is raised here ends the training and passes through.
 Thresholds = Mapping[int, float]
 """Step -> validation accuracy below which a trial is pruned there, if it is evaluated there."""
 
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Copies of the weights while they are trained; no result depends on them.
+
+    Attributes:
+        steps: one a trial: the numbers of updates after which its weights are copied, if it gets
+            so far.
+        take: told a trial's place among the configs, a number of updates, and the weights; called
+            in the thread that trains.
+    """
+
+    steps: Sequence[Collection[int]]
+    take: Callable[[int, int, Params], None]
+
+
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
 _LONGEST_SLICE = 256
+_NEVER = 2**62  # steps
 
 _ENDINGS = {
     steps.COMPLETED: Ending.COMPLETED,
@@ -111,6 +141,7 @@ def train(
     threads: int = 1,
     thresholds: Sequence[Thresholds] | None = None,
     progress: Progress | None = None,
+    snapshots: Snapshots | None = None,
     memory_bytes: int | None = None,
 ) -> list[Result]:
     """Trains one network for each config.
@@ -125,6 +156,7 @@ def train(
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
+        snapshots: of the weights on the way; None: none.
         memory_bytes: to be used at most; None: most of what is free.
 
     Returns:
@@ -142,7 +174,7 @@ def train(
         for numbers in populations:
             course = plan_course(examples, configs[numbers[0]])
             trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
-            _train(course, trials, threads, pool, losses, progress)
+            _train(course, trials, threads, pool, losses, progress, snapshots)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
     return [results[number] for number in range(len(configs))]
 
@@ -182,6 +214,7 @@ def _train(
     pool: ThreadPoolExecutor,
     losses: NDArray[np.float64],
     progress: Progress | None,
+    snapshots: Snapshots | None,
 ) -> None:
     """Trains a population to the last trial's end."""
     population: Population | None = None
@@ -197,12 +230,25 @@ def _train(
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
+        if snapshots is not None:
+            n_steps = min(n_steps, _take(snapshots, course, population, step))
         run_slice(course, population, batches, step, n_steps, pool)
         step += n_steps
         if progress is not None:
             for trial in running:
                 losses[trial.number] = trial.batch_loss[-1][min(trial.last_step - step, -1)]
             progress(step - 1, losses.copy())
+
+
+def _take(snapshots: Snapshots, course: Course, population: Population, step: int) -> int:
+    """Copies the weights that are due now; returns in how many steps the next ones are."""
+    following = [_NEVER]
+    for place, trial in enumerate(population.trials):
+        due = snapshots.steps[trial.number]
+        if step in due:
+            snapshots.take(trial.number, step, present_weights(course, population, place))
+        following += [other - step for other in due if other > step]
+    return min(following)
 
 
 def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
