@@ -30,7 +30,6 @@ References:
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np

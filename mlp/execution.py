@@ -8,7 +8,7 @@ from mlp.config import Execution, RunConfig
 from mlp.data import Dataset
 from mlp.network import Params
 from mlp.population import Progress, Result, Snapshots, train
-from mlp.stability import measure_courses, sharpness_steps
+from mlp.stability import measure_sharpness_curves, sharpness_steps
 
 
 def n_threads(execution: Execution) -> int:
@@ -52,15 +52,15 @@ def train_trials(
 
     snapshots = Snapshots(steps, take)
     results = train(configs, data, threads=threads, progress=progress, snapshots=snapshots)
-    courses = measure_courses(configs, taken, data, threads=threads)
+    curves = measure_sharpness_curves(configs, taken, data, threads=threads)
     return [
         dataclasses.replace(
             result,
-            sharpness_step=course.step,
-            sharpness=course.sharpness,
-            sharpness_residual=course.residual,
-            gradient_norm=course.gradient_norm,
-            stability_ratio=course.ratio,
+            sharpness_step=curve.step,
+            sharpness=curve.sharpness,
+            sharpness_residual=curve.residual,
+            gradient_norm=curve.gradient_norm,
+            stability_ratio=curve.ratio,
         )
-        for result, course in zip(results, courses, strict=True)
+        for result, curve in zip(results, curves, strict=True)
     ]

@@ -68,7 +68,7 @@ def read_pixels(part: Part, scale: int) -> Pixels:
         scale: the pixel that stands for 1.
     """
     n = part.n_examples
-    live = part.pixels.any(axis=0)
+    live = np.asarray(part.pixels.any(axis=0))
     images = pack_images(part.pixels, part.labels, live, scale)
     n_inputs = int(live.sum()) + 1
     batches = cut_batches(images, np.arange(n), n, n_inputs, "float64")

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
-from mlp.curve import TAIL_SHARE, Verdict
 from mlp.curvature import Network, Sharpness
+from mlp.curve import TAIL_SHARE, Verdict
 from mlp.data import Dataset
 from mlp.network import Params
 from mlp.sharpness import measure_sharpness
@@ -61,7 +61,10 @@ class Mechanism(StrEnum):
     SATURATED = "saturated", "The loss swings where its curvature is gone: the units saturate."
     ABOVE = "above", "The step is too large for the curvature to the end."
     EDGE = "edge", "The curvature has settled where the step is just about too large."
-    STARTED_ABOVE = "started_above", "The step was too large at the start, and the run never calmed."
+    STARTED_ABOVE = (
+        "started_above",
+        "The step was too large at the start, and the run never calmed.",
+    )
     CATAPULT = "catapult", "The step was too large at the start; the run found a wider valley."
     BELOW = "below", "The step is small enough for the curvature at the end, as at the start."
 
@@ -83,7 +86,7 @@ class Stability:
     mechanism: Mechanism
 
 
-class Course(NamedTuple):
+class SharpnessCurve(NamedTuple):
     """The curvature along a run, `(point,)` each, at finite points only.
 
     Attributes:
@@ -179,13 +182,13 @@ def stability_ratio(
     return step * np.asarray(sharpness, np.float64) / (2 * (1 + config.optimizer.momentum))
 
 
-def measure_courses(
+def measure_sharpness_curves(
     configs: Sequence[RunConfig],
     snapshots: Sequence[Mapping[int, Params]],
     data: Dataset,
     *,
     threads: int = 1,
-) -> list[Course]:
+) -> list[SharpnessCurve]:
     """Measures the sharpness along runs, all of them together.
 
     Args:
@@ -203,17 +206,17 @@ def measure_courses(
         for weights in taken.values()
     ]
     measured = iter(measure_sharpness(networks, data, threads=threads))
-    courses = []
+    curves = []
     for config, taken in zip(configs, snapshots, strict=True):
         points = [(step, next(measured)) for step in taken]
-        courses.append(_course(config, points, data.train.n_examples))
-    return courses
+        curves.append(_curve(config, points, data.train.n_examples))
+    return curves
 
 
 @np.errstate(over="ignore")
-def _course(
+def _curve(
     config: RunConfig, points: Sequence[tuple[int, Sharpness]], n_examples: int
-) -> Course:
+) -> SharpnessCurve:
     def numbers(values: Iterable[float]) -> Numbers:
         return np.fromiter(values, np.float64)
 
@@ -221,9 +224,9 @@ def _course(
     sharpness = numbers(point.value for _, point in points)
     norm = numbers(point.gradient_norm for _, point in points)
     ratio = stability_ratio(config, sharpness, norm, n_examples)
-    course = Course(step, sharpness, numbers(p.residual for _, p in points), norm, ratio)
+    residual = numbers(point.residual for _, point in points)
     kept = np.isfinite(ratio)
-    return Course(*(values[kept] for values in course))
+    return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
 
 
 def judge_stability(
