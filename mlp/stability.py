@@ -37,7 +37,8 @@ from mlp.sharpness import measure_sharpness
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
 EDGE_HIGH = 1.25
-# Curvature for less than half the ratio that a swing about a valley needs explains no swing.
+# To swing about a valley takes a ratio of 1; half of that, on average over the points measured, is
+# what is left where a swing goes from a valley's side to a flat.
 GONE = 0.5
 
 _TAIL_POINTS = 4  # two for each phase of a swing of period 2
@@ -234,10 +235,10 @@ def judge_stability(
 ) -> Stability | None:
     """What the stability ratio along a run says of its mechanism.
 
-    Decided in this order: `saturated` (it oscillates, and the ratio is below `GONE` all over the
-    tail); `above` and `edge` (the tail's median is above and within `EDGE_LOW .. EDGE_HIGH`); then,
-    with the tail below: `started_above` and `catapult` (it was above 1 at the start, and the loss
-    is oscillating, climbing or diverged, or none of these); `below`.
+    Decided by the tail, in this order: `saturated` (it oscillates, and the ratio is below `GONE`);
+    `above` and `edge` (the ratio is above and within `EDGE_LOW .. EDGE_HIGH`); then, with the ratio
+    below: `started_above` and `catapult` (it was above 1 at the start, and the loss is oscillating,
+    climbing or diverged, or none of these); `below`.
 
     Args:
         step: `(point,)`, updates done, increasing.
@@ -258,17 +259,16 @@ def judge_stability(
     is_tail = steps > (1 - TAIL_SHARE) * last_step
     is_tail[-1] = True
     start = float(ratios[0]) if steps[0] == 0 else None
-    mechanism = _mechanism(start, ratios[is_tail], verdict)
-    return Stability(start, float(ratios.max()), float(np.median(ratios[is_tail])), mechanism)
+    tail = float(np.median(ratios[is_tail]))
+    return Stability(start, float(ratios.max()), tail, _mechanism(start, tail, verdict))
 
 
-def _mechanism(start: float | None, tail: Numbers, verdict: Verdict) -> Mechanism:
-    if verdict is Verdict.OSCILLATING and tail.max() < GONE:
+def _mechanism(start: float | None, tail: float, verdict: Verdict) -> Mechanism:
+    if verdict is Verdict.OSCILLATING and tail < GONE:
         return Mechanism.SATURATED
-    level = float(np.median(tail))
-    if level > EDGE_HIGH:
+    if tail > EDGE_HIGH:
         return Mechanism.ABOVE
-    if level >= EDGE_LOW:
+    if tail >= EDGE_LOW:
         return Mechanism.EDGE
     if start is None or start <= 1:
         return Mechanism.BELOW
