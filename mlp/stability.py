@@ -19,6 +19,7 @@ References:
     deep learning: the catapult mechanism".
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,7 +124,7 @@ def sharpness_steps(config: RunConfig) -> tuple[int, ...]:
         return ()
     if points < _FEWEST_FOR_TAIL:
         return _log_spaced(last, points)
-    quarter = int(TAIL_SHARE * last)
+    quarter = math.ceil(TAIL_SHARE * last)
     distance = max(quarter // _TAIL_POINTS, 1)
     distance -= 1 - distance % 2
     tail = {max(last - i * distance, 0) for i in range(_TAIL_POINTS)}
