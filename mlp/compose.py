@@ -7,29 +7,32 @@ command line is composed and checked here once before Hydra's own application se
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # the parser of the flags that Hydra documents
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import RunConfig, Study
+from mlp.config import RunConfig, Study, text_keys
 from mlp.door import setting_paths, unknown_setting
-from mlp.errors import SettingError
+from mlp.errors import SettingError, one_line, shown
 
 _PACKAGE = Path(__file__).resolve().parent
+_FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
+_MOST_JOBS = 32  # of a --multirun that are checked beforehand; each takes some 50 ms
 _FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
 
 
@@ -66,18 +69,17 @@ def group_options() -> dict[str, list[str]]:
 def register() -> None:
     """Makes the schema's defaults and the study files known to Hydra.
 
-    Raises:
-        SettingError: for a study file that is no readable YAML mapping.
+    A file that cannot be read is known by its fault, which is met where the file is selected:
+    ./sweeps may hold files of other programs.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=dataclasses.asdict(RunConfig()))
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
     for name, file in study_files().items():
-        node = {"study": {}, **_read_study_file(file)}
-        if isinstance(node["study"], dict):
-            node["study"]["file"] = name
-            if isinstance(node["study"].get("space"), dict):
-                node["study"]["space"] = _nested(node["study"]["space"])
+        try:
+            node = _read_study_file(file)
+        except SettingError as error:
+            node = {"study": {_FAULT: str(error).replace("${", "$ {")}}
         store.store(group="sweeps", name=name, node=node, package="_global_")
 
 
@@ -97,9 +99,20 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | Non
     with _composer(config_dir) as search_path:
         for override in parsed:
             _check_name(override, of_study=config_name == "sweep")
+            _check_one_value(override)
         with _one_sentence():
             config = hydra.compose(config_name, overrides=[*search_path, *overrides])
-            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return _values(config)
+
+
+def _values(config: DictConfig) -> Any:
+    """The plain values of a composed config."""
+    with _one_sentence():
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    study = values.get("study") if isinstance(values, dict) else None
+    if isinstance(study, dict) and _FAULT in study:
+        raise SettingError(study[_FAULT])
+    return values
 
 
 def typed_settings(overrides: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
@@ -137,26 +150,47 @@ def run_application(
     Raises:
         SettingError: for what was typed wrong.
     """
-    args = get_args_parser().parse_args()
+    parser = get_args_parser()
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    args = parser.parse_args()
     if args.help:
         print(usage())
         return
-    for flag, of_hydra in (("config_path", "--config-path"), ("experimental_rerun", "rerun")):
+    for flag in ("config_path", "experimental_rerun", "shell_completion"):
         if getattr(args, flag, None):
-            raise SettingError(f"{of_hydra} is not supported here; --config-dir adds a folder")
+            raise SettingError(f"--{flag.replace('_', '-')} is not supported here")
+    if (args.resolve or args.package) and not args.cfg:
+        raise SettingError("--resolve and --package go with --cfg")
     name = args.config_name or config_name
-    plain = [o for o in _parse(args.overrides) if not (args.multirun and o.is_sweep_override())]
-    check(compose(name, [str(o.input_line) for o in plain], config_dir=args.config_dir))
-    _check_names(args.overrides, of_study=config_name == "sweep", config_dir=args.config_dir)
+    for overrides in _jobs(args.overrides) if args.multirun else [args.overrides]:
+        check(compose(name, overrides, config_dir=args.config_dir))
     with _no_trace_of_multirun(wanted=args.multirun):
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
             _plain(task)
         )()
 
 
+def _refuse_flag(message: str) -> NoReturn:
+    raise SettingError(f"{message}; --hydra-help lists the flags")
+
+
+def _jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a multirun, at most as many as are worth a check."""
+    lists = []
+    for override in _parse(overrides):
+        if override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            values = override.sweep_string_iterator()
+            lists.append([f"{override.get_key_element()}={value}" for value in values])
+        elif not override.is_sweep_override():
+            lists.append([str(override.input_line)])
+        elif not override.is_discrete_sweep():
+            raise SettingError(f"{shown(override.input_line)} must name the values one by one")
+    return [list(job) for job in itertools.islice(itertools.product(*lists), _MOST_JOBS)]
+
+
 def _plain(task: Callable[[Any], None]) -> Callable[[DictConfig], None]:
     def run(config: DictConfig) -> None:
-        task(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        task(_values(config))
 
     return run
 
@@ -190,17 +224,12 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
         try:
             parsed += OverridesParser.create().parse_overrides([override])
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: an integer of thousands of digits
             raise SettingError(
-                f"cannot read {override!r}; an override is written setting=value"
+                f"cannot read {shown(override)}; an override is written setting=value, and a value "
+                "with special characters in quotes of its own, setting='\"...\"'"
             ) from None
     return parsed
-
-
-def _check_names(overrides: Sequence[str], *, of_study: bool, config_dir: str | None) -> None:
-    with _composer(config_dir):
-        for override in _parse(overrides):
-            _check_name(override, of_study=of_study)
 
 
 def _check_name(override: Override, *, of_study: bool) -> None:
@@ -210,9 +239,16 @@ def _check_name(override: Override, *, of_study: bool) -> None:
         return
     loader = GlobalHydra.instance().config_loader()
     groups = [group for group in loader.list_groups("") if group != "hydra"]
+    if not of_study:
+        groups.remove("sweeps")
     if path in groups:
         options = loader.get_group_options(path)
         option = override.value()
+        if not (override.is_sweep_override() or override.is_delete() or _is_option(option)):
+            raise SettingError(
+                f"{path} must be one of {', '.join(options)}, but is {shown(option)}; "
+                f"its settings are written {path}.setting=value"
+            )
         if isinstance(option, str) and option not in options and not override.is_delete():
             near = difflib.get_close_matches(option, options, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -227,6 +263,19 @@ def _check_name(override: Override, *, of_study: bool) -> None:
         raise SettingError(f"{path} cannot be removed; give it a value")
 
 
+def _is_option(value: object) -> bool:
+    """Whether Hydra can take a value for the name of an option, or of several."""
+    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
+
+
+def _check_one_value(override: Override) -> None:
+    if override.is_sweep_override():
+        raise SettingError(
+            f"{shown(override.input_line)} has several values; a list is written in brackets, "
+            f"{override.key_or_group}=[...], and --multirun runs one after the other"
+        )
+
+
 @contextlib.contextmanager
 def _one_sentence() -> Iterator[None]:
     """Turns what Hydra and OmegaConf refuse into one sentence."""
@@ -234,15 +283,33 @@ def _one_sentence() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        raise SettingError(" ".join(str(cause).split("\n")[0].split())) from None
+        message = " ".join(str(cause).split("\n")[0].split())
+        place = getattr(cause, "full_key", None)
+        if place and str(place) not in message:
+            message = f"{place}: {message}"
+        if message.startswith("study.space.") and "Cannot merge" in message:
+            message += f"; '~{place}' '+{place}=...' puts another domain in its place"
+        raise SettingError(message) from None
 
 
 def _read_study_file(file: Path) -> dict[str, Any]:
+    """The values of a study file; its space in groups, its name in it."""
+    values = {"study": {}, **_read_yaml(file)}
+    if isinstance(values["study"], dict):
+        values["study"]["file"] = file.stem
+        if isinstance(values["study"].get("space"), dict):
+            try:
+                values["study"]["space"] = _nested(values["study"]["space"])
+            except ValueError as error:
+                raise SettingError(f"the space of the study file {file} {error}") from None
+    return values
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file))
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError(f"cannot read the study file {file}: {reason}") from None
+        raise SettingError(f"cannot read the study file {file}: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise SettingError(f"the study file {file} must be a mapping with a group 'study'")
     return {str(key): value for key, value in values.items()}
@@ -251,12 +318,16 @@ def _read_study_file(file: Path) -> dict[str, Any]:
 def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
     """Dotted paths as nested groups, so that the command line reaches into a space by its paths."""
     nested: dict[str, Any] = {}
-    for path, domain in space.items():
-        group, _, setting = str(path).partition(".")
-        if setting:
-            nested.setdefault(group, {})[setting] = domain
-        else:
-            nested[group] = domain
+    for path, domain in text_keys(space).items():
+        group, _, setting = path.partition(".")
+        new = {setting: domain} if setting else domain
+        if group not in nested:
+            nested[group] = new
+            continue
+        inside = nested[group]
+        if not isinstance(inside, dict) or not isinstance(new, dict) or inside.keys() & new.keys():
+            raise ValueError(f"must name each setting once, but has {path} twice")
+        inside.update(new)
     return nested
 
 

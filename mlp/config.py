@@ -8,8 +8,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, Strict
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict
 from pydantic.dataclasses import dataclass
+
+from mlp.errors import shown
 
 Value = bool | int | float | str | None | list[Any]
 
@@ -18,10 +20,23 @@ _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 # Strict: 3.0 is no int, "3" and true are no numbers. (Strict classes would refuse plain mappings.)
 _Int = Annotated[int, Strict()]
 _Float = Annotated[float, Strict()]
-_Text = Annotated[str, Strict()]
 
 _SEED_END = 2**32  # RandomState takes seeds below this
 _Seed = Annotated[_Int, Field(ge=0, lt=_SEED_END)]
+_NAME = r"^\w[\w.-]*$"  # of a study; it is a folder's name too
+# Far beyond what can be trained; larger numbers are slips, and NumPy's indices end somewhere.
+_MAX_STEPS = 1_000_000_000
+_MAX_WIDTH = 65_536
+
+
+def _check_text(value: str) -> str:
+    """Texts become paths, addresses and lines on a screen; none of these has control characters."""
+    if not value.isprintable():
+        raise ValueError(f"must be printable characters, but is {shown(value)}")
+    return value
+
+
+_Text = Annotated[str, Strict(), AfterValidator(_check_text)]
 
 
 def _check_widths(value: object) -> int | tuple[int, ...]:
@@ -29,9 +44,11 @@ def _check_widths(value: object) -> int | tuple[int, ...]:
     layers: list[int] = []
     for width in value if isinstance(value, list | tuple) else [value]:
         if isinstance(width, bool) or not isinstance(width, int):
-            raise ValueError(f"must be an integer or a list of integers, but is {value!r}")
+            raise ValueError(f"must be an integer or a list of integers, but is {shown(value)}")
         if width < 1:
-            raise ValueError(f"must be at least 1 in every layer, but is {value!r}")
+            raise ValueError(f"must be at least 1 in every layer, but is {shown(value)}")
+        if width > _MAX_WIDTH:
+            raise ValueError(f"must be at most {_MAX_WIDTH} in every layer, but is {shown(value)}")
         layers.append(width)
     if not layers:
         raise ValueError("must name at least one width, but is []")
@@ -73,7 +90,7 @@ class Model:
         if isinstance(self.widths, tuple) and len(self.widths) != self.depth:
             raise ValueError(
                 f"model.widths must have model.depth = {self.depth} entries, "
-                f"but is {list(self.widths)}"
+                f"but is {shown(list(self.widths))}"
             )
 
     @property
@@ -134,9 +151,10 @@ class Optimizer:
 class Training:
     """How long, on what, and with which random streams."""
 
-    steps: Annotated[_Int, Field(ge=1, description="updates of the weights")] = 500
+    steps: Annotated[_Int, Field(ge=1, le=_MAX_STEPS, description="updates of the weights")] = 500
     batch_size: Annotated[
-        Annotated[_Int, Field(ge=1)] | None, Field(description="examples a step; null: all")
+        Annotated[_Int, Field(ge=1, le=_MAX_STEPS)] | None,
+        Field(description="examples a step; null: all"),
     ] = None
     dtype: Annotated[
         Literal["float32", "float64"], Field(description="of weights and arithmetic")
@@ -144,7 +162,8 @@ class Training:
     seed: Annotated[_Seed, Field(description="of the first weights")] = 0
     order_seed: Annotated[_Seed, Field(description="of the order of the batches")] = 0
     evaluate_every: Annotated[
-        _Int, Field(ge=1, description="steps from one validation accuracy to the next")
+        _Int,
+        Field(ge=1, le=_MAX_STEPS, description="steps from one validation accuracy to the next"),
     ] = 10
     sharpness_points: Annotated[
         _Int, Field(ge=0, le=1000, description="steps at which sharpness is measured; full batch")
@@ -168,6 +187,10 @@ class Tracking:
 class Execution:
     """Where and how wide the training runs. Changes no result."""
 
+    population: Annotated[
+        Annotated[_Int, Field(ge=1)] | None,
+        Field(description="trials trained at once; null: all of a generation that fit in memory"),
+    ] = None
     threads: Annotated[
         Annotated[_Int, Field(ge=1, le=1024)] | None,
         Field(description="threads that train; null: one for each core"),
@@ -195,15 +218,36 @@ class RunConfig:
             )
 
 
+def text_keys(value: Any) -> Any:
+    """A plain value whose keys are texts, at any depth: YAML reads the branch `1:` as a number.
+
+    Example:
+        >>> text_keys({"by": "model.depth", 1: [0.1], None: {"low": 2}})
+        {'by': 'model.depth', '1': [0.1], 'null': {'low': 2}}
+    """
+    if not isinstance(value, dict):
+        return value
+    texts = [key if isinstance(key, str) else canonical_json(key) for key in value]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"must name each key once, but has {shown(list(value))}")
+    return dict(zip(texts, map(text_keys, value.values()), strict=True))
+
+
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Study:
     """A search: which settings vary, how they are drawn and what is looked for."""
 
     file: Annotated[
-        _Text, Field(min_length=1, max_length=100, description="study file the settings come from")
+        _Text,
+        Field(
+            min_length=1,
+            max_length=100,
+            pattern=_NAME,
+            description="study file the settings come from",
+        ),
     ] = "sweep"
     name: Annotated[
-        Annotated[_Text, Field(min_length=1, max_length=200, pattern=r"^[\w.-]+$")] | None,
+        Annotated[_Text, Field(min_length=1, max_length=200, pattern=_NAME)] | None,
         Field(description="null: the study file's name and a digest of what determines results"),
     ] = None
     objective: Annotated[
@@ -218,6 +262,14 @@ class Study:
     generation: Annotated[
         _Int, Field(ge=1, le=100_000, description="trials asked and trained together")
     ] = 16
+    pruner: Annotated[
+        Literal["none", "median", "percentile"],
+        Field(description="gives up trials that fall behind earlier generations"),
+    ] = "none"
+    percentile: Annotated[
+        _Float,
+        Field(gt=0, lt=100, description="share of earlier trials, in percent, to stay ahead of"),
+    ] = 25.0
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
@@ -225,9 +277,9 @@ class Study:
     storage: Annotated[_Text, Field(min_length=1, description="Optuna's store")] = (
         "sqlite:///optuna.db"
     )
-    space: Annotated[dict[str, Any], Field(description="the settings that vary")] = (
-        dataclasses.field(default_factory=dict)
-    )
+    space: Annotated[
+        dict[str, Any], AfterValidator(text_keys), Field(description="the settings that vary")
+    ] = dataclasses.field(default_factory=dict)
     enqueue: Annotated[
         list[dict[str, Any]], Field(description="settings of the first trials, instead of drawn")
     ] = dataclasses.field(default_factory=list)

@@ -3,25 +3,42 @@
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from mlp.compose import group_options, study_files
 from mlp.config import RunConfig
 from mlp.domain import typed
 from mlp.door import default_settings, setting_paths
-from mlp.errors import MlpError, SystemLimitError
+from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.store_uri import mask
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(KeyboardInterrupt):
+    """Somebody or the system asks the process to end; the work in hand may be put in order.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as shells report it.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Notes which signal came."""
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; a fault ends the process with its exit code, Ctrl-C with 130.
+    """Runs a command; a fault ends the process with its exit code, a signal with 128 and its own.
 
     A fault is one line on stderr, never a traceback; what is not an `MlpError` is a bug of this
-    package and keeps its traceback.
+    package and keeps its traceback. The first Ctrl-C, SIGTERM or SIGHUP lets the command put its
+    things in order, the second ends the process at once.
     """
+    heard = {number: signal.signal(number, _first_signal) for number in _SIGNALS}
     try:
         if sys.platform not in ("linux", "darwin"):
             raise SystemLimitError(
@@ -30,15 +47,29 @@ def run_command(command: Callable[[], None]) -> None:
         command()
         sys.stdout.flush()
     except MlpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except StoppedError as stopped:
+        print(f"ended by {stopped}", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
     except BrokenPipeError:
         # Nobody reads any more (`| head`): Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
+def _first_signal(number: int, _frame: object) -> NoReturn:
+    for each in _SIGNALS:
+        signal.signal(each, _second_signal)
+    raise StoppedError(number)
+
+
+def _second_signal(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
 
 
 def rerun_command(run_id: str, config: RunConfig) -> str:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp import environment, record
 from mlp.config import RunConfig
-from mlp.population import Ending, Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 

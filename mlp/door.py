@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from mlp.config import RUN_GROUPS, RunConfig, Study, SweepConfig
-from mlp.errors import SettingError
+from mlp.errors import SettingError, one_line, shown
 
 _run_adapter = TypeAdapter(RunConfig)
 _study_adapter = TypeAdapter(Study)
@@ -114,7 +114,7 @@ def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
         last = path.rpartition(".")[2]
         near = [name for name in known if name.rpartition(".")[2] == last]
     hint = f"; did you mean '{near[0]}'?" if near else "; --help lists the settings"
-    return f"unknown setting '{path}'{hint}"
+    return f"unknown setting {shown(path)}{hint}"
 
 
 def _description(annotation: Any) -> str:
@@ -129,9 +129,9 @@ _LAWS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
-    "string_too_short": "at least {min_length} character long",
-    "string_too_long": "at most {max_length} characters long",
-    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-'",
+    "too_short": "at least {min_length} character long",
+    "too_long": "at most {max_length} characters long",
+    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-', the first no '.' or '-'",
     "list_type": "a list",
     "dict_type": "a mapping",
     "dataclass_type": "a group of settings",
@@ -142,21 +142,38 @@ _TYPES = {"int_type": "an integer", "float_type": "a number", "string_type": "a 
 def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One sentence: the setting, the law, the value."""
     path = ".".join(str(part) for part in (*prefix, *error["loc"]))
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return unknown_setting(path, setting_paths(of_study=True))
+    kind, value = error["type"], error["input"]
+    context = {name: _number(limit) for name, limit in error.get("ctx", {}).items()}
+    if kind in ("unexpected_keyword_argument", "invalid_key"):
+        return _unknown(path)
     if kind == "value_error":
-        message = str(context["error"])
+        message = one_line(context["error"])
         return message if not message.startswith("must") else f"{path} {message}"
     if kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
-        near = difflib.get_close_matches(
-            str(value), expected.replace(" or ", ", ").split(", "), n=1
-        )
+        names = expected.replace(" or ", ", ").split(", ")
+        near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{path} must be {_one_of(expected)}, but is {value!r}{hint}"
+        return f"{path} must be {_one_of(expected)}, but is {shown(value)}{hint}"
     law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")
-    return f"{path} must be {law}, but is {value!r}"
+    return f"{path} must be {law}, but is {shown(value)}"
+
+
+def _unknown(path: str) -> str:
+    """The sentence for a key of a file or record that names no setting."""
+    known = setting_paths(of_study=True)
+    if path == "study":
+        return "unknown setting 'study'; only a sweep has one"
+    if path in known:  # as in a search space, but here it is a key like any other
+        group, _, name = path.partition(".")
+        return f"'{path}' must be written as a setting in its group, {group}: {{{name}: ...}}"
+    groups = list(_groups(of_study=True))
+    return unknown_setting(path, known if "." in path else [*groups, *known])
+
+
+def _number(limit: Any) -> Any:
+    """A limit as a person writes it: 0, not 0.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _one_of(expected: str) -> str:

@@ -69,6 +69,19 @@ class AllDivergedError(MlpError):
     exit_code = 1
 
 
+def shown(value: object, *, most: int = 80) -> str:
+    """A value as Python writes it, on one line and short enough for a sentence.
+
+    Example:
+        >>> shown([3] * 50, most=12)
+        '[3, 3, 3,...'
+    """
+    try:
+        return one_line(repr(value), most=most)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
 def one_line(error: object, *, most: int = 300) -> str:
     r"""What an error says, as one line that is safe to print.
 

@@ -2,13 +2,19 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlp.config import Execution, RunConfig
 from mlp.data import Dataset
 from mlp.network import Params
-from mlp.population import Progress, Result, Snapshots, train
-from mlp.stability import measure_sharpness_curves, sharpness_steps
+from mlp.result import Progress, Result, Snapshots, Thresholds
+from mlp.stability import sharpness_steps
+
+WorkDone = Callable[[float, NDArray[np.float64]], None]
+"""Told how many trials' worth of steps are done, and the latest losses of those in training."""
 
 
 def n_threads(execution: Execution) -> int:
@@ -25,7 +31,8 @@ def train_trials(
     data: Dataset,
     execution: Execution,
     *,
-    progress: Progress | None = None,
+    thresholds: Thresholds | None = None,
+    progress: WorkDone | None = None,
 ) -> list[Result]:
     """Trains one network for each config; where and how wide changes no result.
 
@@ -36,22 +43,53 @@ def train_trials(
         configs: one a trial.
         data: the examples, resolved and parted.
         execution: how wide.
-        progress: as in `population.train`.
+        thresholds: that prune each of them; None prunes nothing.
+        progress: called a few times a second, in this thread; may raise to stop.
 
     Returns:
         One result for each config, in the same order.
     """
-    threads = n_threads(execution)
+    from mlp.population import train  # compiled code, whose import takes half a second
+
+    size = execution.population or max(1, len(configs))
+    results: list[Result] = []
+    for first in range(0, len(configs), size):
+        part = configs[first : first + size]
+        taken: list[dict[int, Params]] = [{} for _ in part]
+        trained = train(
+            part,
+            data,
+            threads=n_threads(execution),
+            thresholds=None if thresholds is None else [thresholds] * len(part),
+            progress=_counted(progress, first, part),
+            snapshots=_kept_in(taken, part),
+        )
+        results += _measured(trained, part, taken, data, n_threads(execution))
+    return results
+
+
+def _kept_in(taken: list[dict[int, Params]], configs: Sequence[RunConfig]) -> Snapshots | None:
+    """Keeps the weights at which the sharpness is to be measured."""
     steps = [sharpness_steps(config) for config in configs]
-    if not any(steps):
-        return train(configs, data, threads=threads, progress=progress)
-    taken: list[dict[int, Params]] = [{} for _ in configs]
 
     def take(number: int, step: int, weights: Params) -> None:
         taken[number][step] = weights
 
-    snapshots = Snapshots(steps, take)
-    results = train(configs, data, threads=threads, progress=progress, snapshots=snapshots)
+    return Snapshots(steps, take) if any(steps) else None
+
+
+def _measured(
+    results: list[Result],
+    configs: Sequence[RunConfig],
+    taken: Sequence[dict[int, Params]],
+    data: Dataset,
+    threads: int,
+) -> list[Result]:
+    """The results with the sharpness at the weights that were kept, if any were."""
+    if not any(taken):
+        return results
+    from mlp.sharpness import measure_sharpness_curves  # compiled code, likewise
+
     curves = measure_sharpness_curves(configs, taken, data, threads=threads)
     return [
         dataclasses.replace(
@@ -64,3 +102,17 @@ def train_trials(
         )
         for result, curve in zip(results, curves, strict=True)
     ]
+
+
+def _counted(
+    progress: WorkDone | None, n_before: int, configs: Sequence[RunConfig]
+) -> Progress | None:
+    """Counts steps as trials' worth of work."""
+    if progress is None:
+        return None
+    steps = max(config.training.steps for config in configs)
+
+    def tell(step: int, losses: NDArray[np.float64]) -> None:
+        progress(n_before + len(configs) * min(1.0, step / steps), losses)
+
+    return tell

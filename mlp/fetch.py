@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -115,6 +116,11 @@ class _Mirror:
     last_failure: str = ""
     has_wrong_bytes: bool = False
 
+    @property
+    def summary(self) -> str:
+        """Its host and the reason of its last failure, in a few words."""
+        return f"{urlsplit(self.url).netloc} {self.last_failure.partition(' ')[2]}"
+
 
 class _FailedError(Exception):
     """An attempt that brought no bytes; final if the mirror would only answer the same again."""
@@ -157,7 +163,7 @@ def _next_mirror(mirrors: list[_Mirror], source: Source) -> _Mirror:
     asked = [mirror for mirror in mirrors if mirror.n_failures < source.attempts]
     if asked:
         return min(asked, key=lambda mirror: mirror.n_failures)
-    failures = "; ".join(mirror.last_failure for mirror in mirrors) or "no mirror is known"
+    failures = "; ".join(mirror.summary for mirror in mirrors) or "no mirror is known"
     if any(mirror.has_wrong_bytes for mirror in mirrors):
         raise DataError(f"MNIST could not be downloaded: {failures}")
     raise UnavailableError(

@@ -35,7 +35,7 @@ class Session:
         publisher: to MLflow.
         console: for the user.
         records: trial number -> record of the best trial that this process has trained.
-        seconds: what -> seconds spent on it.
+        seconds: what -> seconds spent on it in the present generation.
     """
 
     config: SweepConfig
@@ -74,17 +74,19 @@ def train_generation(
     """Trains what is not in the spool, then stores all of it in the order of the numbers."""
     records = _from_spool(session, trials)
     missing = [trial for trial in trials if trial.number not in records]
-    steps = session.config.base.training.steps
 
-    def progress(step: int, _losses: object) -> None:
-        shown.training(standing, len(missing) * step / steps)
+    def progress(trials_done: float, _losses: object) -> None:
+        shown.training(standing, trials_done)
 
     started_ms = _now_ms()
     with session.timed("train"):
         execution = session.config.base.execution
         configs = [trial.config for trial in missing]
+        bar = search.thresholds_at(session.search, trials[0].number)
         results = (
-            train_trials(configs, session.data, execution, progress=progress) if configs else []
+            train_trials(configs, session.data, execution, thresholds=bar, progress=progress)
+            if configs
+            else []
         )
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     for trial, result in zip(missing, results, strict=True):
@@ -127,6 +129,13 @@ def _store(session: Session, trial: Trial, record: RunRecord) -> None:
     outcome = Outcome(
         value=objective_value(record, session.config.study.objective),
         attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
+        accuracy_at=dict(
+            zip(
+                record.result.evaluated_step.tolist(),
+                record.result.validation_accuracy.tolist(),
+                strict=True,
+            )
+        ),
     )
     search.tell(session.search, trial, outcome)
     best = search.best_row(session.search)
@@ -143,7 +152,12 @@ def train_again(session: Session, number: int) -> RunRecord:
     """The record of a trial of an earlier sweep: training it again gives the same weights."""
     config = search.trial_at(session.search, number).config
     started_ms = _now_ms()
-    [result] = train_trials([config], session.data, session.config.base.execution)
+    [result] = train_trials(
+        [config],
+        session.data,
+        session.config.base.execution,
+        thresholds=search.thresholds_at(session.search, number),
+    )
     timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
     return make_record(config, session.data, result, timing)
 

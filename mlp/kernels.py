@@ -37,65 +37,74 @@ SIGMOID, TANH, RELU = range(3)
 EXACT, QUESTION = range(2)
 
 
-@njit(nogil=True)
-def forward_pixels(source, feature, weights, w0, first, n_rows, target):
-    """target[row, :] = sum over the row's pixels of feature * weights[pixel, :], one tile wide."""
-    tile = lanes(weights, WIDE)
-    zero = zeros(feature, WIDE)
-    order, start, pixel, value = source.order, source.start, source.pixel, source.value
-    for r in range(n_rows):
-        i = at(order, first + r)
-        entry, end = at(start, i), at(start, i + 1)
-        even, odd = zero, zero
-        while entry + 1 < end:
-            x = fill(at(feature, at(value, entry)), WIDE)
-            even = fma(x, load(weights, w0 + at(pixel, entry) * tile, WIDE), even)
-            x = fill(at(feature, at(value, entry + 1)), WIDE)
-            odd = fma(x, load(weights, w0 + at(pixel, entry + 1) * tile, WIDE), odd)
-            entry += 2
-        if entry < end:
-            x = fill(at(feature, at(value, entry)), WIDE)
-            even = fma(x, load(weights, w0 + at(pixel, entry) * tile, WIDE), even)
-        store(target, r * tile, even + odd)
+def _pixel_passes(span):
+    """The two passes over the pixels for tiles of `span` bytes, which the compiler must know."""
+
+    @njit(nogil=True)
+    def forward(source, feature, weights, w0, first, n_rows, target):
+        """target[row, :] = sum over the row's pixels of feature * weights[pixel, :]."""
+        tile = lanes(weights, span)
+        zero = zeros(feature, span)
+        order, start, pixel, value = source.order, source.start, source.pixel, source.value
+        for r in range(n_rows):
+            i = at(order, first + r)
+            entry, end = at(start, i), at(start, i + 1)
+            even, odd = zero, zero
+            while entry + 1 < end:
+                x = fill(at(feature, at(value, entry)), span)
+                even = fma(x, load(weights, w0 + at(pixel, entry) * tile, span), even)
+                x = fill(at(feature, at(value, entry + 1)), span)
+                odd = fma(x, load(weights, w0 + at(pixel, entry + 1) * tile, span), odd)
+                entry += 2
+            if entry < end:
+                x = fill(at(feature, at(value, entry)), span)
+                even = fma(x, load(weights, w0 + at(pixel, entry) * tile, span), even)
+            store(target, r * tile, even + odd)
+
+    @njit(nogil=True)
+    def backward(source, feature, block, n_pixels, delta, gradient, g0, is_first):
+        """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
+        tile = lanes(delta, span)
+        zero = zeros(feature, span)
+        start, row, value = source.pixel_start, source.row, source.row_value
+        for pixel in range(n_pixels):
+            entry = at(start, block * n_pixels + pixel)
+            end = at(start, block * n_pixels + pixel + 1)
+            place = g0 + pixel * tile
+            even = zero if is_first else load(gradient, place, span)
+            odd = zero
+            while entry + 1 < end:
+                x = fill(at(feature, at(value, entry)), span)
+                even = fma(x, load(delta, at(row, entry) * tile, span), even)
+                x = fill(at(feature, at(value, entry + 1)), span)
+                odd = fma(x, load(delta, at(row, entry + 1) * tile, span), odd)
+                entry += 2
+            if entry < end:
+                x = fill(at(feature, at(value, entry)), span)
+                even = fma(x, load(delta, at(row, entry) * tile, span), even)
+            store(gradient, place, even + odd)
+
+    return forward, backward
+
+
+# Few columns leave half of a wide tile empty; both do the same operations in every column.
+forward_wide, backward_wide = _pixel_passes(WIDE)
+forward_narrow, backward_narrow = _pixel_passes(NARROW)
 
 
 @njit(nogil=True)
-def backward_pixels(source, feature, block, n_pixels, delta, gradient, g0, fresh):
-    """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
-    tile = lanes(delta, WIDE)
-    zero = zeros(feature, WIDE)
-    start, row, value = source.pixel_start, source.row, source.row_value
-    for pixel in range(n_pixels):
-        entry = at(start, block * n_pixels + pixel)
-        end = at(start, block * n_pixels + pixel + 1)
-        place = g0 + pixel * tile
-        even = zero if fresh else load(gradient, place, WIDE)
-        odd = zero
-        while entry + 1 < end:
-            x = fill(at(feature, at(value, entry)), WIDE)
-            even = fma(x, load(delta, at(row, entry) * tile, WIDE), even)
-            x = fill(at(feature, at(value, entry + 1)), WIDE)
-            odd = fma(x, load(delta, at(row, entry + 1) * tile, WIDE), odd)
-            entry += 2
-        if entry < end:
-            x = fill(at(feature, at(value, entry)), WIDE)
-            even = fma(x, load(delta, at(row, entry) * tile, WIDE), even)
-        store(gradient, place, even + odd)
-
-
-@njit(nogil=True)
-def columns_from_rows(source, target, t0, n_rows):
+def columns_from_rows(source, tile, target, t0, n_rows):
     """Turns a tile of n_rows rows into units of rows: target[column, row]."""
-    tile, square = lanes(source, WIDE), lanes(source, NARROW)
+    square = lanes(source, NARROW)
     for row in range(0, n_rows, square):
         for column in range(0, tile, square):
             transpose(source, row * tile + column, tile, target, t0 + column * ROW + row, ROW)
 
 
 @njit(nogil=True)
-def rows_from_columns(source, s0, target, n_rows):
+def rows_from_columns(source, s0, target, tile, n_rows):
     """The inverse of `columns_from_rows`."""
-    tile, square = lanes(source, WIDE), lanes(source, NARROW)
+    square = lanes(source, NARROW)
     for row in range(0, n_rows, square):
         for column in range(0, tile, square):
             transpose(source, s0 + column * ROW + row, ROW, target, row * tile + column, tile)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mlp.network import N_CLASSES, Layer, Params
-from mlp.simd import WIDE, aligned_zeros
+from mlp.simd import NARROW, WIDE, aligned_zeros
 
 Array = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     """Where everything lies. All entries are int64.
 
     Attributes:
-        n_pixels: `(1,)`, rows of a tile: the live pixels and the biases.
+        tile_shape: `(2,)`, rows of a tile, which are the live pixels and the biases, and columns.
         group_tile: `(groups + 1,)`, first tile of each group of trials.
         group_trial: `(groups + 1,)`, first trial of each group.
         column: `(trials,)`, first column of each trial.
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
         upper: `(trials + 1,)`, where the upper weights of each trial begin.
     """
 
-    n_pixels: Integers
+    tile_shape: Integers
     group_tile: Integers
     group_trial: Integers
     column: Integers
@@ -56,9 +56,15 @@ class Layout(NamedTuple):
         return len(self.group_trial) - 1
 
 
-def tile_columns(dtype: DTypeLike) -> int:
-    """Columns of a tile: as many numbers as a vector holds."""
-    return WIDE // np.dtype(dtype).itemsize
+def tile_columns(most: int, dtype: DTypeLike) -> int:
+    """Columns of a tile: as many numbers as a vector holds, a narrow one if that suffices.
+
+    Args:
+        most: columns of the largest group.
+        dtype: of the weights.
+    """
+    item = np.dtype(dtype).itemsize
+    return NARROW // item if most <= NARROW // item else WIDE // item
 
 
 def plan_layout(
@@ -72,9 +78,10 @@ def plan_layout(
         n_pixels: live pixels and the one for the biases.
         dtype: of the weights.
     """
-    lanes = tile_columns(dtype)
     n, deepest = len(widths), max(map(len, widths))
     trial = np.cumsum([0, *groups], dtype=np.int64)
+    most = max(sum(shape[0] for shape in widths[i:j]) for i, j in pairwise(trial))
+    lanes = tile_columns(most, dtype)
     tile, column = [0], []
     for first, end in pairwise(trial):
         free = tile[-1] * lanes
@@ -95,7 +102,7 @@ def plan_layout(
         offset[t, len(shape) + 1] = place + shape[-1] + 1
         upper.append(place + 2 * (shape[-1] + 1))
     return Layout(
-        n_pixels=np.array([n_pixels], np.int64),
+        tile_shape=np.array([n_pixels, lanes], np.int64),
         group_tile=np.array(tile, np.int64),
         group_trial=trial,
         column=np.array(column, np.int64),
@@ -120,7 +127,7 @@ class Packed(NamedTuple):
 
 def packed_zeros(layout: Layout, dtype: str, copies: int = 1) -> Packed:
     """Zeros in the form of all weights, `copies` times one after the other."""
-    n_first = int(layout.group_tile[-1] * layout.n_pixels[0]) * tile_columns(dtype)
+    n_first = int(layout.group_tile[-1] * layout.tile_shape.prod())
     return Packed(
         aligned_zeros(copies * n_first, dtype), aligned_zeros(copies * int(layout.upper[-1]), dtype)
     )
@@ -136,7 +143,7 @@ def pack(layout: Layout, packed: Packed, trial: int, params: Params, live: Mask)
         params: its layers; the first has a row for every pixel.
         live: `(pixels,)`, the pixels that have a row in the tiles.
     """
-    tile, lane = _columns(layout, packed, trial)
+    tile, lane = _columns(layout, trial)
     tiles = _tiles(layout, packed)
     tiles[tile, :, lane] = np.vstack([params[0].W[live], params[0].b]).T
     for layer, (W, b) in enumerate(params[1:-1], 1):
@@ -156,7 +163,7 @@ def unpack(layout: Layout, packed: Packed, trial: int, first: Layer, live: Mask)
         first: a first layer, of which the weights of the pixels without a row are taken.
         live: `(pixels,)`, the pixels that have a row in the tiles.
     """
-    tile, lane = _columns(layout, packed, trial)
+    tile, lane = _columns(layout, trial)
     rows = _tiles(layout, packed)[tile, :, lane].T
     W = first.W.copy()
     W[live] = rows[:-1]
@@ -177,8 +184,8 @@ def move(source: tuple[Layout, Packed, int], target: tuple[Layout, Packed, int])
         source: layout, numbers, and which trial.
         target: layout, numbers, and which trial; of the same shape.
     """
-    tile, lane = _columns(*target)
-    from_tile, from_lane = _columns(*source)
+    tile, lane = _columns(target[0], target[2])
+    from_tile, from_lane = _columns(source[0], source[2])
     _tiles(*target[:2])[tile, :, lane] = _tiles(*source[:2])[from_tile, :, from_lane]
     target[1].upper[_upper(target[0], target[2])] = source[1].upper[_upper(source[0], source[2])]
 
@@ -189,14 +196,13 @@ def _upper(layout: Layout, trial: int) -> slice:
 
 def _tiles(layout: Layout, packed: Packed) -> Array:
     """View `(tile, pixel, lane)`."""
-    lanes = tile_columns(packed.first.dtype)
-    return packed.first.reshape(-1, int(layout.n_pixels[0]), lanes)
+    return packed.first.reshape(-1, *(int(n) for n in layout.tile_shape))
 
 
-def _columns(layout: Layout, packed: Packed, trial: int) -> tuple[Integers, Integers]:
+def _columns(layout: Layout, trial: int) -> tuple[Integers, Integers]:
     """Tile and lane of each column of a trial."""
     column = int(layout.column[trial]) + np.arange(int(layout.width[trial, 0]))
-    lanes = tile_columns(packed.first.dtype)
+    lanes = int(layout.tile_shape[1])
     return column // lanes, column % lanes
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from mlp.config import RunConfig
 from mlp.kernels import ROW
-from mlp.layout import tile_columns
 from mlp.network import N_CLASSES
+from mlp.simd import WIDE
 
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (  # of the second and the first version of cgroups
@@ -38,7 +38,8 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
         n_chunks: copies of the gradient.
         threads: that train.
     """
-    item, lanes = np.dtype(config.training.dtype).itemsize, tile_columns(config.training.dtype)
+    item = np.dtype(config.training.dtype).itemsize
+    lanes = WIDE // item
     widths = config.model.layer_widths
     sizes = (n_inputs, *widths, N_CLASSES)
     n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))

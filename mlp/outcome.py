@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from mlp.config import RunConfig, settings_of
-from mlp.curve import Verdict, judge
+from mlp.curve import judge
 from mlp.data import Dataset, Part, features
 from mlp.network import Layer, accuracy
-from mlp.population import Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def is_record_of(record: RunRecord, config: RunConfig, data_digest: str) -> bool
 
 
 def objective_value(record: RunRecord, objective: str) -> float | None:
-    """The value that a search looks for; None for a run that went non-finite.
+    """The value that a search looks for; None for a run that diverged or was pruned.
 
     Args:
         record: of the run.
         objective: `validation_accuracy` and `training_loss` of the final weights, or `oscillation`,
             the amplitude of the loss curve's tail.
     """
-    if record.judgement.verdict is Verdict.DIVERGED:
+    if record.result.ending is not Ending.COMPLETED:
         return None
     if objective == "validation_accuracy":
         return float(record.result.validation_accuracy[-1])

@@ -1,33 +1,37 @@
 """One pass of a group's networks over a run of blocks: losses, hits and, to learn, gradients."""
 
+import numpy as np
 from numba import njit
 
 from mlp.kernels import (
     ROW,
     activate,
-    backward_pixels,
+    backward_narrow,
+    backward_wide,
     columns_from_rows,
     correlate,
     differentiate,
-    forward_pixels,
+    forward_narrow,
+    forward_wide,
     judge_rows,
     mix,
     rows_from_columns,
 )
 from mlp.layout import Layout
-from mlp.simd import WIDE, lanes, store, zeros
+from mlp.simd import NARROW, WIDE, lanes, store, zeros
 from mlp.sparse import BLOCK
 
 RUNNING = 0
 
 
-def scratch_size(layout: Layout, lanes: int) -> int:
+def scratch_size(layout: Layout) -> int:
     """Numbers that one thread needs to pass any group of a layout.
 
     A tile of rows; all first layers of a group; and for one network its activations, with a unit
     for the biases in each layer, the derivatives by them, the logit and the weights on it.
     """
-    n_units = int((layout.group_tile[1:] - layout.group_tile[:-1]).max()) * lanes
+    lanes = int(layout.tile_shape[1])
+    n_units = int(np.diff(layout.group_tile).max()) * lanes
     widest = int(layout.width.max())
     n_own = int((2 * layout.width + 1).sum(axis=1).max()) + 1 + -(-(widest + 1) // ROW)
     return BLOCK * lanes + (n_units + n_own) * ROW
@@ -49,10 +53,10 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
         n_chunks: see chunk.
     """
     side, feature, gradient = source.side, job.feature, job.gradient_first
-    tile, n_pixels = lanes(scratch, WIDE), job.n_pixels[0]
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     first_tile, end_tile = job.group_tile[group], job.group_tile[group + 1]
     copy = chunk * job.group_tile[-1] * n_pixels * tile
-    units = BLOCK * tile
+    is_wide, units = tile == lanes(scratch, WIDE), BLOCK * tile
     if not start_chunk(job, group, role, chunk):
         return
     blocks = source.batch_block[batch]
@@ -66,16 +70,21 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
                 arena = units + (end_tile - first_tile) * tile * ROW
                 logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
                 judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
-                add_totals(job, totals, role, chunk, trial, tile)
+                add_totals(job, totals, role, chunk, trial)
                 if role == 0:
                     backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
         if role == 0:
             for number in range(first_tile, end_tile):
                 z0 = units + (number - first_tile) * tile * ROW
-                rows_from_columns(scratch, z0, scratch, n_rows)
+                rows_from_columns(scratch, z0, scratch, tile, n_rows)
                 g0 = copy + number * n_pixels * tile
                 is_first = block == begin
-                backward_pixels(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
+                if is_wide:
+                    backward_wide(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
+                else:
+                    backward_narrow(
+                        source, feature, block, n_pixels, scratch, gradient, g0, is_first
+                    )
 
 
 @njit(nogil=True)
@@ -94,31 +103,36 @@ def start_chunk(job, group, role, chunk):
 
 
 @njit(nogil=True)
-def add_totals(job, totals, role, chunk, trial, tile):
+def add_totals(job, totals, role, chunk, trial):
     """Adds a block's losses and hits, one sum a lane, to the chunk's."""
+    n_lanes = len(totals) // 2
     loss, hits = 0.0, 0.0
-    for lane in range(tile):
+    for lane in range(n_lanes):
         loss += totals[lane]
-        hits += totals[tile + lane]
+        hits += totals[n_lanes + lane]
     job.losses[role, chunk, trial] += loss
     job.hits[role, chunk, trial] += hits
 
 
 @njit(nogil=True)
 def forward_tiles(job, source, scratch, first_tile, end_tile, block):
-    """The first layers' sums over one block, units of rows; returns the rows, padded to tiles."""
+    """The first layers' sums over one block, units of rows; returns the rows, padded to vectors."""
     weights = job.weights_first
-    tile, n_pixels = lanes(scratch, WIDE), job.n_pixels[0]
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     first = source.block_position[block]
     n_rows = source.block_position[block + 1] - first
-    n_padded = (n_rows + tile - 1) // tile * tile
-    for row in range(n_rows, n_padded):
-        store(scratch, row * tile, zeros(scratch, WIDE))
+    multiple = lanes(scratch, WIDE)
+    n_padded = (n_rows + multiple - 1) // multiple * multiple
+    for place in range(n_rows * tile, n_padded * tile, lanes(scratch, NARROW)):
+        store(scratch, place, zeros(scratch, NARROW))
     for number in range(first_tile, end_tile):
         w0 = number * n_pixels * tile
-        forward_pixels(source, job.feature, weights, w0, first, n_rows, scratch)
+        if tile == multiple:
+            forward_wide(source, job.feature, weights, w0, first, n_rows, scratch)
+        else:
+            forward_narrow(source, job.feature, weights, w0, first, n_rows, scratch)
         to = BLOCK * tile + (number - first_tile) * tile * ROW
-        columns_from_rows(scratch, scratch, to, n_padded)
+        columns_from_rows(scratch, tile, scratch, to, n_padded)
     return n_padded
 
 

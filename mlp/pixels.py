@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from mlp.data import Part, features
 from mlp.handle import Handle
-from mlp.kernels import backward_pixels, forward_pixels
-from mlp.layout import Mask, tile_columns
+from mlp.kernels import backward_wide, forward_wide
+from mlp.layout import Mask
 from mlp.simd import NARROW, WIDE, aligned_zeros, lanes, store, transpose, zeros
 from mlp.sparse import BLOCK, cut_batches, pack_images
 
 Matrix = NDArray[np.float64]
 
-_TILE = tile_columns("float64")
+_TILE = WIDE // np.dtype(np.float64).itemsize
 # Whole cache lines more than the rows, so that the same row of neighbouring units does not fall
 # into the same set of the cache.
 _ROOM = 8
@@ -149,7 +149,7 @@ def _compile(version: str) -> tuple[Any, Any]:
                 store(scratch, row * tile, zeros(scratch, WIDE))
             for number in range(len(weights) // size):
                 w0, to = number * size, number * tile * stride + block * BLOCK
-                forward_pixels(source, source.feature, weights, w0, first, n_rows, scratch)
+                forward_wide(source, source.feature, weights, w0, first, n_rows, scratch)
                 for row in range(0, n_padded, square):
                     for column in range(0, tile, square):
                         place = to + column * stride + row
@@ -170,7 +170,7 @@ def _compile(version: str) -> tuple[Any, Any]:
                         place = start + column * stride + row
                         transpose(deltas, place, stride, scratch, row * tile + column, tile)
                 is_first = block == 0
-                backward_pixels(
+                backward_wide(
                     source, source.feature, block, n_inputs, scratch, gradient, g0, is_first
                 )
 

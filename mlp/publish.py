@@ -1,5 +1,6 @@
 """Publishes finished trials to MLflow in the background, while the next generation trains."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from mlp.record import RunRecord
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.store import Store
     from mlp.tracking import Status
+
+
+_LAST_PATIENCE_S = 3.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Publisher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._store: Store | None = None
         self._bug: Exception | None = None
+        self._gave_up = False
         self._submit(lambda: self._open(tracking))
 
     def __enter__(self) -> Self:
@@ -74,7 +79,7 @@ class Publisher:
         traceback: TracebackType | None,
     ) -> None:
         """Waits until everything that was handed over is published or known to have failed."""
-        self._thread.shutdown(wait=True)
+        self._thread.shutdown(wait=not self._gave_up)
         if error is None:
             self._raise_bug()
 
@@ -95,15 +100,26 @@ class Publisher:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         of_trial: int | None = None,
+        step: int = 0,
     ) -> None:
-        """Adds metrics and tags to the parent run, or to a published trial's run."""
-        self._submit(lambda: self._describe(of_trial, metrics, tags))
+        """Adds metrics, at a step, and tags to the parent run, or to a published trial's run."""
+        self._submit(lambda: self._describe(of_trial, metrics, tags, step))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
         self._submit(lambda: self._finish(status))
         self._thread.submit(lambda: None).result()
         self._raise_bug()
+
+    def give_up(self, status: "Status") -> None:
+        """Publishes no more trials, which stay in the spool, and ends the parent run if it can.
+
+        A store that does not take that within seconds is not waited for.
+        """
+        self._gave_up = True
+        self._submit(lambda: self._finish(status))
+        with contextlib.suppress(TimeoutError):
+            self._thread.submit(lambda: None).result(_LAST_PATIENCE_S)
 
     def _submit(self, job: Callable[[], None]) -> None:
         self._thread.submit(self._guarded, job)
@@ -141,6 +157,8 @@ class Publisher:
     def _publish(self, number: int, place: Path, record: RunRecord, name: str) -> None:
         from mlp.tracking import publish_run
 
+        if self._gave_up:
+            return
         assert self._store is not None
         tags = {"mlp.study": self._page.name, "mlp.trial": str(number)}
         self.run_ids[number] = publish_run(
@@ -149,7 +167,11 @@ class Publisher:
         spool.drop(place)
 
     def _describe(
-        self, of_trial: int | None, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        of_trial: int | None,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        step: int,
     ) -> None:
         from mlp.tracking import find_trial, update_run
 
@@ -163,7 +185,7 @@ class Publisher:
             if run_id is not None:
                 self.run_ids[of_trial] = run_id
         if run_id is not None:
-            update_run(self._store, run_id, metrics=metrics, tags=tags)
+            update_run(self._store, run_id, metrics=metrics, tags=tags, step=step)
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking import finish

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from mlp import config, door
 from mlp.config import RunConfig
 from mlp.errors import RecordError, SettingError, one_line
-from mlp.population import Ending
+from mlp.result import Ending
 
 PIXELS = {"mnist": 784, "digits": 64}  # inputs of a network, by resolved data set
 LARGEST_TEXT = 256 * 1024  # bytes; a real one has a few hundred

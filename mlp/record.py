@@ -19,8 +19,8 @@ from mlp import npz
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.errors import RecordError, one_line
-from mlp.population import Result
 from mlp.recipe import LARGEST_TEXT, PIXELS, Recipe, parse_json, read_recipe, write_recipe
+from mlp.result import Result
 from mlp.stability import Stability, judge_stability, sharpness_steps
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"

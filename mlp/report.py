@@ -1,10 +1,10 @@
 """Tables of a study: reduced first, drawn after."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Group
 from rich.text import Text
 
 from mlp.config import Value
@@ -14,6 +14,7 @@ from mlp.study import TrialRow
 
 _MAX_VALUES = 6  # more different numbers than this are shown in ranges
 _RANGES = 3
+_COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -53,57 +54,97 @@ def summarise_verdicts(rows: Sequence[TrialRow]) -> list[VerdictCounts]:
     return [counts for name in names for counts in _by_value(name, rows)]
 
 
-def render_verdicts(summary: Sequence[VerdictCounts]) -> Text:
+def render_verdicts(summary: Sequence[VerdictCounts]) -> Group:
     """The counts as a table for the terminal; verdicts that never came out have no column.
 
     A parameter has a line of its own, so that the table of the longest name fits 80 columns.
     """
     seen = [v for v in Verdict if any(counts.counts.get(v) for counts in summary)]
     headings = [*(verdict.value for verdict in seen), "share"]
-    width = max([len("setting"), *(len(counts.value) + 2 for counts in summary)])
-    lines = [Text("verdicts by setting (share: of oscillating runs)", style="italic")]
-    lines += [Text(f"{'setting':<{width}}  {'  '.join(headings)}", style="bold")]
+    width = max(len("setting"), *(len(counts.value) + 1 for counts in summary), 0)
+    gap = " " if width + sum(len(name) + 2 for name in headings) > _COLUMNS else "  "
+    lines = [_line("verdicts by setting (share: of oscillating runs)", style="italic")]
+    lines += [_line(gap.join([f"{'setting':<{width}}", *headings]), style="bold")]
     previous = ""
     for counts in summary:
         if counts.parameter != previous:
-            lines.append(Text(counts.parameter, style="bold"))
+            lines.append(_line(counts.parameter, style="bold"))
             previous = counts.parameter
         share = f"{counts.oscillating_share:.0%}"
         cells = [str(counts.counts.get(verdict, 0) or "·") for verdict in seen]
         cells.append(share if share != "0%" else "·")
         aligned = [f"{cell:>{len(name)}}" for cell, name in zip(cells, headings, strict=True)]
-        lines.append(Text(f"  {counts.value:<{width - 2}}  {'  '.join(aligned)}"))
-    return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+        lines.append(_line(gap.join([f" {counts.value:<{width - 1}}", *aligned])))
+    return Group(*lines)
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _by_value(name: str, rows: Sequence[TrialRow]) -> list[VerdictCounts]:
     having = [row for row in rows if name in row.params]
-    values = {typed(row.params[name]): row.params[name] for row in having}
-    numbers = [v for v in values.values() if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(values) <= _MAX_VALUES or len(numbers) < len(values):
-        ordered = sorted(numbers) if len(numbers) == len(values) else list(values.values())
-        groups = {_shown(v): [r for r in having if r.params[name] == v] for v in ordered}
+    by_text: dict[str, list[TrialRow]] = {}
+    groups: Mapping[str, Sequence[TrialRow]]
+    for row in having:
+        by_text.setdefault(typed(row.params[name]), []).append(row)
+    if not all(_is_number(row.params[name]) for row in having):
+        groups = by_text
+    elif len(by_text) <= _MAX_VALUES:
+        ordered = sorted(by_text.values(), key=lambda group: _number(group[0], name))
+        groups = _named(ordered, name)
     else:
-        groups = _in_ranges(name, having)
+        groups = _named(_in_ranges(name, list(by_text.values())), name)
     return [
         VerdictCounts(name, value, Counter(row.verdict for row in group))
         for value, group in groups.items()
     ]
 
 
-def _shown(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else typed(value)
+def _in_ranges(name: str, groups: Sequence[Sequence[TrialRow]]) -> list[list[TrialRow]]:
+    """Rows in ranges of about equal number, by rising value; equal values stay together."""
+    n_rows = sum(len(group) for group in groups)
+    ranges: list[list[TrialRow]] = [[]]
+    n_before = 0
+    for group in sorted(groups, key=lambda group: _number(group[0], name)):
+        if n_before * _RANGES >= n_rows * len(ranges):
+            ranges.append([])
+        ranges[-1] += group
+        n_before += len(group)
+    return ranges
 
 
-def _in_ranges(name: str, rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:
-    """Rows in ranges of about equal number, by rising value."""
+def _named(groups: Sequence[Sequence[TrialRow]], name: str) -> dict[str, Sequence[TrialRow]]:
+    """Groups by their value or range, in as few digits as tell them apart."""
+    ends = [(_number(group[0], name), _number(group[-1], name)) for group in groups]
+    n_digits = 3 if all(low == high for low, high in ends) else 2
+    texts = [_range(low, high, n_digits) for low, high in ends]
+    while len(set(texts)) < len(texts):
+        n_digits += 1
+        texts = [_range(low, high, n_digits) for low, high in ends]
+    return dict(zip(texts, groups, strict=True))
 
-    def value(row: TrialRow) -> float:
-        number = row.params[name]
-        assert isinstance(number, int | float)
-        return number
 
-    ordered = sorted(rows, key=value)
-    size = math.ceil(len(ordered) / _RANGES)
-    groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return {f"{value(g[0]):.2g} to {value(g[-1]):.2g}": g for g in groups}
+def _range(low: float, high: float, n_digits: int) -> str:
+    texts = [_shown(end, n_digits) for end in (low, high)]
+    return texts[0] if low == high else " to ".join(texts)
+
+
+def _shown(number: float, n_digits: int) -> str:
+    """As short as it gets: 1e-5, where Python would say 1e-05."""
+    if isinstance(number, int):
+        return str(number)
+    if not 0 < abs(number) < 1e-3:
+        return f"{number:.{n_digits}g}"
+    mantissa, exponent = f"{number:.{n_digits - 1}e}".split("e")
+    return f"{float(mantissa):.{n_digits}g}e{int(exponent)}"
+
+
+def _number(row: TrialRow, name: str) -> float:
+    number = row.params[name]
+    assert isinstance(number, int | float)
+    return number
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -20,8 +20,8 @@ from mlp.display import run_name
 from mlp.domain import typed
 from mlp.door import read_run, with_settings
 from mlp.errors import MissingInputError, SettingError, one_line
-from mlp.population import Result
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 from mlp.screen import Terminal, say
 from mlp.store_uri import resolve, sqlite_path
 from mlp.train import train_record
@@ -140,7 +140,9 @@ def run_rerun(
     is_plain = settings_of(config) == settings_of(original.recipe.config)
     is_same_set = config.data.name == original.recipe.config.data.name
     digest = original.recipe.data_digest if is_same_set else None
-    record = train_record(config, console, expected_digest=digest)
+    was_pruned = is_plain and original.recipe.ending is Ending.PRUNED
+    pruned_at = original.recipe.last_step if was_pruned else None
+    record = train_record(config, console, expected_digest=digest, pruned_at=pruned_at)
     found = compare(original.result, record.result)
     say(console, *_answer(original, record, found, is_plain=is_plain))
     tags = {"mlp.rerun_of": run_id}

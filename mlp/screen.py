@@ -22,7 +22,7 @@ class Terminal(Console):
 def say(console: Console, *lines: str) -> None:
     """Prints lines as they are: brackets are no markup, and a long line stays one line."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def waiting(console: Console, text: str) -> AbstractContextManager[object]:

@@ -11,8 +11,9 @@ and the seed.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -30,9 +31,11 @@ from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.domain import Choice, Domain
 from mlp.door import with_settings
-from mlp.errors import SettingError, StoreError, one_line
+from mlp.enqueue import enqueued, enqueued_base
+from mlp.errors import BusyError, SettingError, StoreError, one_line
 from mlp.points import list_points
-from mlp.space import Space, draw, enqueued, flat, parameters, read_space
+from mlp.pruning import thresholds
+from mlp.space import Space, draw, flat, parameters, read_space
 from mlp.store_uri import check_sqlite, mask, only_one, sqlite_path
 from mlp.study import TrialRow, differences, identity, study_name
 
@@ -45,6 +48,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 
 Storage = optuna.storages.BaseStorage
+_MOST_DIFFERENCES = 5  # that are named
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
@@ -70,12 +74,14 @@ class Outcome:
     """What came out of a trial.
 
     Attributes:
-        value: of the objective; None for a run that went non-finite.
+        value: of the objective; None for a run that diverged or was pruned.
         attributes: further facts for the store, plain JSON values.
+        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
     """
 
     value: float | None
     attributes: Mapping[str, Any]
+    accuracy_at: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,22 +115,53 @@ def open_storage(url: str) -> Storage:
         StoreError: for a file that cannot be read or written, or is of another version.
     """
     path = sqlite_path(url)
+    if path == Path(":memory:") or (path is None and url.startswith("sqlite")):
+        raise _bad_address(url)  # it would be gone at the end
     options: dict[str, Any] = {"pool_pre_ping": True}
     if path is not None:
-        check_sqlite(path)
+        check_sqlite(path, store="study store", setting="study.storage")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {one_line(error.strerror)}") from None
         url = f"sqlite:///{path}"
         options["connect_args"] = {"timeout": _PATIENCE_S}
     try:
         with only_one(path.parent) if path is not None else contextlib.nullcontext():
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except (ArgumentError, NoSuchModuleError, ImportError):
-        raise SettingError(
-            f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
-        ) from None
+        raise _bad_address(url) from None
     except RuntimeError as error:  # Optuna's word for a store of another version
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def one_sentence(url: str) -> Iterator[None]:
+    """Turns what Optuna's store raises while it is used into one of this program's errors.
+
+    Args:
+        url: of the store.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
+        if "database is locked" in said:
+            raise BusyError(
+                f"another program holds the study store {mask(url)}; close it or try again"
+            ) from None
+        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
+
+
+def _bad_address(url: str) -> SettingError:
+    return SettingError(
+        f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
+    )
 
 
 def known_data(storage: Storage, config: SweepConfig) -> str | None:
@@ -151,12 +188,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     name = study_name(config, what)
     existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
     if name in existing:
-        stored = json.loads(existing[name].user_attrs.get(_IDENTITY, "{}"))
-        if stored != what:
-            raise SettingError(
-                f"study {name} exists with other settings "
-                f"({'; '.join(differences(stored, what))}); choose another study.name"
-            )
+        _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
     study = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -175,6 +207,20 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
         is_new=name not in existing,
         points=list_points(config.study, space, config.base),
     )
+
+
+def _check_identity(name: str, text: str | None, what: Mapping[str, Any]) -> None:
+    """Refuses a stored study that is not the one that is wanted."""
+    if text is None:
+        raise SettingError(f"study {name} is of another program; choose another study.name")
+    stored = json.loads(text)
+    if stored != what:
+        found = differences(stored, what)
+        more = "; ..." if len(found) > _MOST_DIFFERENCES else ""
+        raise SettingError(
+            f"study {name} exists with other settings "
+            f"({'; '.join(found[:_MOST_DIFFERENCES])}{more}); choose another study.name"
+        )
 
 
 def related_study(
@@ -213,7 +259,7 @@ def ask(search: Search) -> list[Trial]:
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     """Stores a trained trial, whole, in one transaction; trials are told in the order of number."""
-    domains = parameters(search.space, search.base)
+    domains, study = parameters(search.space, search.base), search.config
     search.study.add_trial(
         create_trial(
             state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
@@ -221,8 +267,30 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
             params={name: _encoded(value) for name, value in trial.params.items()},
             distributions={name: _distribution(domains[name]) for name in trial.params},
             user_attrs=dict(outcome.attributes),
+            # They cost a row each, and only a pruner reads them.
+            intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
         )
     )
+
+
+def thresholds_at(search: Search, number: int) -> dict[int, float]:
+    """The bar for the trials of one generation, by the finished trials of earlier ones.
+
+    Args:
+        search: the study.
+        number: of any trial of the generation.
+
+    Returns:
+        Step -> validation accuracy; empty where nothing is pruned.
+    """
+    study = search.config
+    if study.pruner == "none":
+        return {}
+    n_earlier = number // study.generation * study.generation
+    earlier = search.study.get_trials(deepcopy=False)[:n_earlier]
+    finished = [t.intermediate_values for t in earlier if t.state is TrialState.COMPLETE]
+    percentile = 50.0 if study.pruner == "median" else study.percentile
+    return thresholds(finished, percentile, search.base.training.steps)
 
 
 def best_row(search: Search) -> TrialRow | None:
@@ -318,7 +386,7 @@ def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
 def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
     point = flat(search.config.enqueue[number])
     fixed = enqueued(point, search.space, search.base)
-    return with_settings(search.base, point), fixed
+    return enqueued_base(point, search.space, search.base), fixed
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -338,7 +406,8 @@ def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
     if domain.integer:
         step = int(domain.step or 1)
         return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
-    return asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    return domain.own(drawn)
 
 
 def _plain(domain: Domain, stored: Any) -> Value:

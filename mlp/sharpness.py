@@ -5,20 +5,45 @@ order, with any number of threads.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from mlp.config import RunConfig
 from mlp.curvature import Measurement, Network, Sharpness, measure, working_bytes
 from mlp.data import Dataset
+from mlp.network import Params
 from mlp.pixels import Matrix, Pixels, collect, project, read_pixels
+from mlp.stability import stability_ratio
+
+Numbers = NDArray[np.float64]
 
 _COLUMNS = 128  # first-layer units from which on a thread takes no further network beside them
 _WORKING_BYTES = 2**28  # likewise for the memory they take
+
+
+class SharpnessCurve(NamedTuple):
+    """The curvature along a run, `(point,)` each, at finite points only.
+
+    Attributes:
+        step: int64, updates done.
+        sharpness: of the mean training loss; see `mlp.curvature.Sharpness`.
+        residual: see there.
+        gradient_norm: of the mean training loss.
+        ratio: the stability ratio.
+    """
+
+    step: NDArray[np.int64]
+    sharpness: Numbers
+    residual: Numbers
+    gradient_norm: Numbers
+    ratio: Numbers
 
 
 def measure_sharpness(
@@ -45,6 +70,53 @@ def measure_sharpness(
         shares = list(pool.map(lambda _: _work(queue, pixels), range(threads)))
     found = dict(itertools.chain.from_iterable(shares))
     return [found[number] for number in range(len(networks))]
+
+
+def measure_sharpness_curves(
+    configs: Sequence[RunConfig],
+    snapshots: Sequence[Mapping[int, Params]],
+    data: Dataset,
+    *,
+    threads: int = 1,
+) -> list[SharpnessCurve]:
+    """Measures the sharpness along runs, all of them together.
+
+    Args:
+        configs: one a run.
+        snapshots: one a run: updates done -> weights.
+        data: that they were trained on.
+        threads: that measure; they change nothing but the time.
+
+    Returns:
+        One for each run. Points where weights or curvature are not finite are left out.
+    """
+    networks = [
+        Network(weights, config.model.activation, config.gradient.derivative)
+        for config, taken in zip(configs, snapshots, strict=True)
+        for weights in taken.values()
+    ]
+    measured = iter(measure_sharpness(networks, data, threads=threads))
+    curves = []
+    for config, taken in zip(configs, snapshots, strict=True):
+        points = [(step, next(measured)) for step in taken]
+        curves.append(_curve(config, points, data.train.n_examples))
+    return curves
+
+
+@np.errstate(over="ignore")
+def _curve(
+    config: RunConfig, points: Sequence[tuple[int, Sharpness]], n_examples: int
+) -> SharpnessCurve:
+    def numbers(values: Iterable[float]) -> Numbers:
+        return np.fromiter(values, np.float64)
+
+    step = np.array([step for step, _ in points], np.int64)
+    sharpness = numbers(point.value for _, point in points)
+    norm = numbers(point.gradient_norm for _, point in points)
+    ratio = stability_ratio(config, sharpness, norm, n_examples)
+    residual = numbers(point.residual for _, point in points)
+    kept = np.isfinite(ratio)
+    return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
 
 
 @dataclass(eq=False)

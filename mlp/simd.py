@@ -351,40 +351,6 @@ def store_sums(_typing: Any, target: Any, index: Any, vectors: Any) -> Any:
     return types.void(target, types.intp, vectors), generate
 
 
-@intrinsic
-def claim(_typing: Any, array: Any, index: Any, expected: Any, new: Any) -> Any:
-    """Atomic compare-and-swap of an int64 element; True where it was `expected`."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, *args[:2])
-        result = builder.cmpxchg(pointer, args[2], args[3], "seq_cst", "seq_cst")
-        return builder.extract_value(result, 1)
-
-    return types.boolean(array, types.intp, types.int64, types.int64), generate
-
-
-@intrinsic
-def count_up(_typing: Any, array: Any, index: Any) -> Any:
-    """Atomically adds one to an int64 element and returns what it was."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, *args)
-        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "seq_cst")
-
-    return types.int64(array, types.intp), generate
-
-
-@intrinsic
-def peek(_typing: Any, array: Any, index: Any) -> Any:
-    """Atomic read of an int64 element."""
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, *args)
-        return builder.load_atomic(pointer, "seq_cst", 8)
-
-    return types.int64(array, types.intp), generate
-
-
 def aligned_zeros(size: int, dtype: Any) -> Any:
     """1-D array of zeros whose first element lies on a border of 128 bytes.
 

@@ -19,21 +19,22 @@ setting, with the layer or the branch in brackets: `model.widths[2]`,
 `optimizer.learning_rate[sum]`.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import json
+import random
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlp.config import RESULT_GROUPS, RunConfig, Value, settings_of
-from mlp.domain import DOMAIN_KEYS, Domain, describe, read_domain, typed
+from mlp.config import RESULT_GROUPS, RunConfig, Value
+from mlp.domain import DOMAIN_KEYS, Domain, read_domain, typed
 from mlp.door import setting_paths, unknown_setting, with_settings
-from mlp.errors import SettingError
+from mlp.errors import SettingError, shown
+from mlp.odometer import Suggest, every_point
 
 _MAX_COMBINATIONS = 2048  # tried against the schema before a study starts: a tenth of a second
-
-
-Suggest = Callable[[str, Domain], Value]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def read_space(values: Mapping[str, Any], base: RunConfig) -> Space:
     """
     entries = [_read_entry(path, value) for path, value in _flatten(values, "")]
     space = _ordered(entries)
+    _check_dependences(space)
     _check_against_schema(space, base)
     return space
 
@@ -85,26 +87,29 @@ def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:
     """Draws one point: asks `suggest` for every parameter that exists there.
 
     Returns:
-        Dotted path -> value, for `config.with_settings`.
+        Dotted path -> value, for `door.with_settings`.
     """
-    known = settings_of(base)
     drawn: dict[str, Value] = {}
     for entry in space:
-        branch = typed(drawn.get(entry.by, known[entry.by])) if entry.by else ""
-        if branch not in entry.domains:
-            raise SettingError(
-                f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
-                f"it has {', '.join(entry.domains)}"
-            )
+        branch = _branch(entry, _value_at(entry.by, drawn, base)) if entry.by else ""
         domain = entry.domains[branch]
         if entry.each_layer:
-            depth = drawn.get("model.depth", known["model.depth"])
+            depth = _value_at("model.depth", drawn, base)
             assert isinstance(depth, int)
             layers = range(1, depth + 1)
             drawn[entry.path] = [suggest(entry.parameter(branch, i), domain) for i in layers]
         else:
             drawn[entry.path] = suggest(entry.parameter(branch, None), domain)
     return drawn
+
+
+def _value_at(path: str, drawn: Mapping[str, Value], base: RunConfig) -> Value:
+    """What was drawn for a setting, else its value in the base."""
+    if path in drawn:
+        return drawn[path]
+    group, _, name = path.partition(".")
+    value: Value = getattr(getattr(base, group), name)
+    return value
 
 
 def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
@@ -122,36 +127,9 @@ def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
     }
 
 
-def enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[str, Value]:
-    """The parameters, by name, that an enqueued point fixes; what it leaves open is drawn.
-
-    Args:
-        point: dotted path -> value; settings outside the space may be set too.
-        space: the space of the study.
-        base: the settings that the space does not vary.
-
-    Raises:
-        SettingError: for a setting or value that the schema or the space refuses.
-    """
-    config = with_settings(base, point)
-    given = {path: value for path, value in settings_of(config).items() if path in point}
-    fixed: dict[str, Value] = {}
-
-    def take(name: str, domain: Domain) -> Value:
-        path, _, rest = name.partition("[")
-        if path not in given:
-            return domain.corners()[0]
-        value = given[path]
-        entry = next(entry for entry in space if entry.path == path)
-        if entry.each_layer:
-            value = config.model.layer_widths[int(rest.partition("]")[0]) - 1]
-        if not domain.contains(value):
-            raise SettingError(f"study.enqueue sets {name} = {value}, outside {describe(domain)}")
-        fixed[name] = value
-        return value
-
-    draw(space, config, take)
-    return fixed
+def look_up(point: Mapping[str, Value], name: str, _domain: Domain) -> Value:
+    """What a whole point has for a parameter; with the point given, what `draw` asks."""
+    return point[name]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,8 +170,10 @@ def _read_entry(path: str, value: Any) -> Entry:
     if by is None:
         layered = isinstance(value, Mapping) and value.get("each_layer", False) is True
         return Entry(path, {"": read_domain(path, value)}, None, layered)
-    if by not in known or by == path:
-        raise SettingError(f"study.space.{path}.by must name another setting, but is {by!r}")
+    if not isinstance(by, str) or by not in known or by == path:
+        raise SettingError(f"study.space.{path}.by must name another setting, but is {shown(by)}")
+    if by.startswith("data."):
+        raise SettingError(f"study.space.{path}.by cannot be {by}: a study has one data set")
     branches = {typed(key): branch for key, branch in value.items() if key != "by"}
     kinds = {isinstance(b, Mapping) and b.get("each_layer") is True for b in branches.values()}
     if len(kinds) != 1:
@@ -225,6 +205,57 @@ def _ordered(entries: list[Entry]) -> Space:
     return tuple(done)
 
 
+def _check_dependences(space: Space) -> None:
+    """Refuses a branch for a value that does not exist, and a value without a branch."""
+    sources = {entry.path: entry for entry in space}
+    for entry in space:
+        if entry.by is None:
+            continue
+        for branch in entry.domains:
+            _check_branch(entry, branch)
+        source = sources.get(entry.by)
+        if source is not None and source.each_layer:
+            raise SettingError(
+                f"study.space.{entry.path} cannot go by {entry.by}, which has a value in each layer"
+            )
+        for domain in source.domains.values() if source else ():
+            size = domain.size()
+            if size is None:
+                raise SettingError(
+                    f"study.space.{entry.path} cannot go by {entry.by}, which is drawn from a range"
+                )
+            for index in range(min(size, len(entry.domains) + 1)):
+                _branch(entry, domain.point(index))
+
+
+def _check_branch(entry: Entry, branch: str) -> None:
+    """The key of a branch must be a value of the setting that is depended on."""
+    assert entry.by is not None
+    values: list[Value] = [branch]
+    with contextlib.suppress(ValueError):
+        values.append(json.loads(branch))
+    refused = ""
+    for value in values:
+        try:
+            with_settings(RunConfig(), {entry.by: value})
+        except SettingError as error:
+            refused = refused or str(error)
+        else:
+            return
+    raise SettingError(f"study.space.{entry.path} has a domain for {branch}: {refused}")
+
+
+def _branch(entry: Entry, value: Value) -> str:
+    """The branch that a value of the setting depended on leads to."""
+    branch = typed(value)
+    if branch not in entry.domains:
+        raise SettingError(
+            f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
+            f"it has {', '.join(entry.domains)}"
+        )
+    return branch
+
+
 def _check_against_schema(space: Space, base: RunConfig) -> None:
     """Tries every end and choice alone, then their combinations, against the schema."""
 
@@ -232,15 +263,29 @@ def _check_against_schema(space: Space, base: RunConfig) -> None:
         return domain.corners()
 
     for entry in space:
-        for value in (value for domain in entry.domains.values() for value in domain.corners()):
-            _checked(base, draw(space, base, functools.partial(_force, entry.path, value)))
-    for _ in itertools.islice(enumerate_points(space, base, corners), _MAX_COMBINATIONS):
-        pass
+        for branch, domain in entry.domains.items():
+            for value in domain.corners():
+                force = functools.partial(_force, entry, branch, value)
+                _checked(base, draw(space, base, force))
+    every = every_point(functools.partial(draw, space, base), corners)
+    points = list(itertools.islice(every, _MAX_COMBINATIONS))
+    for point in points:
+        _checked(base, draw(space, base, functools.partial(look_up, point)))
+    if len(points) == _MAX_COMBINATIONS:  # the first ones are much alike, so as many from all over
+        stream = random.Random(0)
+        for _ in range(_MAX_COMBINATIONS):
+            _checked(base, draw(space, base, lambda _name, domain: stream.choice(domain.corners())))
 
 
-def _force(path: str, value: Value, name: str, domain: Domain) -> Value:
-    """The value for one setting, the first of its domain for every other."""
-    return value if name.partition("[")[0] == path else domain.corners()[0]
+def _force(entry: Entry, branch: str, value: Value, name: str, domain: Domain) -> Value:
+    """The value for one branch of a setting, what leads there, else the first of the domain."""
+    path = name.partition("[")[0]
+    if path == entry.path and domain is entry.domains[branch]:
+        return value
+    if path == entry.by:
+        values = (domain.point(index) for index in range(domain.size() or 0))
+        return next((own for own in values if typed(own) == branch), domain.corners()[0])
+    return domain.corners()[0]
 
 
 def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
@@ -249,52 +294,3 @@ def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
     except SettingError as error:
         point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
         raise SettingError(f"study.space can draw {point}: {error}") from None
-
-
-def enumerate_points(
-    space: Space, base: RunConfig, values: Callable[[str, Domain], list[Value]]
-) -> Iterator[dict[str, Value]]:
-    """Every point that can be drawn with the listed values of each parameter.
-
-    Args:
-        space: the space.
-        base: the settings that it does not vary.
-        values: parameter name, domain -> the values to go through.
-
-    Yields:
-        Parameter name -> value, the last parameter varying fastest.
-
-    Raises:
-        SettingError: for a point that the schema refuses.
-    """
-    indices: list[int] | None = []  # of the value that each parameter takes; 0 beyond the end
-    while indices is not None:
-        taken: dict[str, Value] = {}
-        sizes: list[int] = []
-        drawn = draw(space, base, functools.partial(_take, values, indices, taken, sizes))
-        _checked(base, drawn)
-        yield taken
-        indices = _next_indices(indices, sizes)
-
-
-def _take(
-    values: Callable[[str, Domain], list[Value]],
-    indices: list[int],
-    taken: dict[str, Value],
-    sizes: list[int],
-    name: str,
-    domain: Domain,
-) -> Value:
-    """Takes the value that the next index says and notes how many there were."""
-    listed = values(name, domain)
-    taken[name] = listed[indices[len(sizes)] if len(sizes) < len(indices) else 0]
-    sizes.append(len(listed))
-    return taken[name]
-
-
-def _next_indices(indices: list[int], sizes: list[int]) -> list[int] | None:
-    """Counts on like an odometer whose number of wheels changes; None after the last."""
-    wheels = indices + [0] * (len(sizes) - len(indices))
-    while wheels and wheels[-1] + 1 == sizes[len(wheels) - 1]:
-        wheels.pop()
-    return [*wheels[:-1], wheels[-1] + 1] if wheels else None

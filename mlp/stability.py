@@ -20,20 +20,14 @@ References:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
-from mlp.curvature import Network, Sharpness
 from mlp.curve import TAIL_SHARE, Verdict
-from mlp.data import Dataset
-from mlp.network import Params
-from mlp.sharpness import measure_sharpness
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
@@ -86,24 +80,6 @@ class Stability:
     highest: float
     tail: float
     mechanism: Mechanism
-
-
-class SharpnessCurve(NamedTuple):
-    """The curvature along a run, `(point,)` each, at finite points only.
-
-    Attributes:
-        step: int64, updates done.
-        sharpness: of the mean training loss; see `mlp.curvature.Sharpness`.
-        residual: see there.
-        gradient_norm: of the mean training loss.
-        ratio: the stability ratio.
-    """
-
-    step: NDArray[np.int64]
-    sharpness: Numbers
-    residual: Numbers
-    gradient_norm: Numbers
-    ratio: Numbers
 
 
 def sharpness_steps(config: RunConfig) -> tuple[int, ...]:
@@ -182,53 +158,6 @@ def stability_ratio(
     """
     step = effective_step(config, gradient_norm, n_examples)
     return step * np.asarray(sharpness, np.float64) / (2 * (1 + config.optimizer.momentum))
-
-
-def measure_sharpness_curves(
-    configs: Sequence[RunConfig],
-    snapshots: Sequence[Mapping[int, Params]],
-    data: Dataset,
-    *,
-    threads: int = 1,
-) -> list[SharpnessCurve]:
-    """Measures the sharpness along runs, all of them together.
-
-    Args:
-        configs: one a run.
-        snapshots: one a run: updates done -> weights.
-        data: that they were trained on.
-        threads: that measure; they change nothing but the time.
-
-    Returns:
-        One for each run. Points where weights or curvature are not finite are left out.
-    """
-    networks = [
-        Network(weights, config.model.activation, config.gradient.derivative)
-        for config, taken in zip(configs, snapshots, strict=True)
-        for weights in taken.values()
-    ]
-    measured = iter(measure_sharpness(networks, data, threads=threads))
-    curves = []
-    for config, taken in zip(configs, snapshots, strict=True):
-        points = [(step, next(measured)) for step in taken]
-        curves.append(_curve(config, points, data.train.n_examples))
-    return curves
-
-
-@np.errstate(over="ignore")
-def _curve(
-    config: RunConfig, points: Sequence[tuple[int, Sharpness]], n_examples: int
-) -> SharpnessCurve:
-    def numbers(values: Iterable[float]) -> Numbers:
-        return np.fromiter(values, np.float64)
-
-    step = np.array([step for step, _ in points], np.int64)
-    sharpness = numbers(point.value for _, point in points)
-    norm = numbers(point.gradient_norm for _, point in points)
-    ratio = stability_ratio(config, sharpness, norm, n_examples)
-    residual = numbers(point.residual for _, point in points)
-    kept = np.isfinite(ratio)
-    return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
 
 
 def judge_stability(

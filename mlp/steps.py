@@ -15,17 +15,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mlp.atomics import claim, count_up, peek
 from mlp.handle import Handle
 from mlp.layout import Array
 from mlp.passes import RUNNING, pass_chunk
-from mlp.simd import claim, count_up, peek
 from mlp.update import update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
 COMPLETED, NON_FINITE, PRUNED = range(1, 4)  # besides RUNNING
 BATCH, HELD_OUT, WHOLE = range(3)
 
-_COMPILED = "elementary", "handle", "kernels", "passes", "simd", "sparse", "steps", "update"
+_COMPILED = (
+    "atomics",
+    "elementary",
+    "handle",
+    "kernels",
+    "passes",
+    "simd",
+    "sparse",
+    "steps",
+    "update",
+)
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
 CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
 

@@ -75,28 +75,35 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(local["path"]) if local else None
 
 
-def check_sqlite(path: Path) -> None:
-    """Refuses a path that cannot hold the tracking store, before anything is written.
+def check_sqlite(
+    path: Path, *, store: str = "tracking store", setting: str = "tracking.uri"
+) -> None:
+    """Refuses a path that cannot hold a store, before anything is written.
+
+    Args:
+        path: of the file, there or not.
+        store: what is to be in it, for the messages.
+        setting: what names the path, for the messages.
 
     Raises:
         StoreError: for a folder, a file that is no SQLite database, or one that is read-only.
     """
     if path.is_dir():
-        raise StoreError(f"the tracking store must be a file, but {path} is a folder")
+        raise StoreError(f"the {store} must be a file, but {path} is a folder")
     if path.exists():
         if not path.is_file():
-            raise StoreError(f"the tracking store must be a plain file, but {path} is not")
-        _check_access(path)
+            raise StoreError(f"the {store} must be a plain file, but {path} is not")
+        _check_access(path, setting)
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))
         if header not in (b"", _SQLITE_HEADER):
-            raise StoreError(f"{path} is not an SQLite database; choose another by tracking.uri")
+            raise StoreError(f"{path} is not an SQLite database; choose another by {setting}")
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        raise StoreError(f"the tracking store cannot be at {path}, because {folder} is no folder")
-    _check_access(folder)
+        raise StoreError(f"the {store} cannot be at {path}, because {folder} is no folder")
+    _check_access(folder, setting)
 
 
 def tables(path: Path) -> set[str]:
@@ -149,8 +156,8 @@ def only_one(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check_access(path: Path) -> None:
+def _check_access(path: Path, setting: str) -> None:
     if not os.access(path, os.R_OK | os.W_OK):
         raise StoreError(
-            f"{path} cannot be written; change its permissions or choose another tracking.uri"
+            f"{path} cannot be written; change its permissions or choose another {setting}"
         )

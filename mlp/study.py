@@ -8,9 +8,10 @@ from typing import Any
 
 from mlp.config import SweepConfig, Value, canonical_json, digest, settings_of
 from mlp.curve import Verdict
+from mlp.enqueue import check_enqueued
 from mlp.errors import SettingError
 from mlp.points import check_grid
-from mlp.space import enqueued, flat, read_space
+from mlp.space import flat, read_space
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TrialRow:
         number: its place in the search.
         params: parameter name -> value.
         verdict: what its curve did.
-        value: of the objective; None for a run that went non-finite.
+        value: of the objective; None for a run that diverged or was pruned.
         numbers: further numbers by name, such as `validation_accuracy`.
     """
 
@@ -44,9 +45,16 @@ def check_study(config: SweepConfig) -> None:
         raise SettingError(
             "study.objective=validation_accuracy needs data.validation_fraction greater than 0"
         )
+    if study.pruner != "none" and (
+        study.objective == "oscillation" or base.data.validation_fraction == 0
+    ):
+        raise SettingError(
+            f"study.pruner={study.pruner} goes by validation accuracy and ends curves early, so it "
+            "must be none where nothing is held out and where study.objective=oscillation"
+        )
     space = read_space(study.space, base)
     for point in study.enqueue:
-        enqueued(flat(point), space, base)
+        check_enqueued(flat(point), space, base)
     if study.sampler == "grid":
         check_grid(space, base)
 
@@ -74,6 +82,8 @@ def identity(config: SweepConfig, data_name: str, data_digest: str) -> dict[str,
             "sampler": study.sampler,
             "seed": study.seed,
             "generation": study.generation,
+            "pruner": study.pruner,
+            **({"percentile": study.percentile} if study.pruner == "percentile" else {}),
         },
     }
 

@@ -26,9 +26,9 @@ from mlflow.exceptions import MlflowException
 
 from mlp import config, display, npz, record
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
-from mlp.population import Result
 from mlp.recipe import LARGEST_TEXT, Recipe, read_recipe
 from mlp.record import CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE, RunRecord
+from mlp.result import Result
 
 __all__ = [
     "Store",

@@ -1,5 +1,6 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
+import math
 import time
 from typing import Any
 
@@ -71,7 +72,11 @@ def run_train(config: RunConfig, console: Console) -> str:
 
 
 def train_record(
-    config: RunConfig, console: Console, *, expected_digest: str | None = None
+    config: RunConfig,
+    console: Console,
+    *,
+    expected_digest: str | None = None,
+    pruned_at: int | None = None,
 ) -> RunRecord:
     """Loads the data, trains one run and judges it.
 
@@ -79,6 +84,7 @@ def train_record(
         config: checked; `data.name` may be `auto`.
         console: for what there is to say of the data.
         expected_digest: of the data; None where any will do.
+        pruned_at: step at which it was given up and is so again; None: it goes on to its end.
 
     Returns:
         The record, its data resolved.
@@ -94,7 +100,8 @@ def train_record(
         )
     config = with_settings(config, {"data.name": data.name})
     started_ms = time.time_ns() // 1_000_000
-    [result] = train_trials([config], data, config.execution)
+    thresholds = None if pruned_at is None else {pruned_at: math.inf}
+    [result] = train_trials([config], data, config.execution, thresholds=thresholds)
     ended_ms = time.time_ns() // 1_000_000
     timing = Timing(started_ms, ended_ms, n_threads(config.execution))
     return make_record(config, data, result, timing)

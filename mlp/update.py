@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from mlp.simd import WIDE, lanes, load, magnitude, store, where_less, widen_square, zeros
+from mlp.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
 
 SUM, MEAN, UNIT, CLIP = range(4)
 _RUNNING = 0
@@ -27,8 +27,8 @@ def update_group(job, group, n_chunks, n_examples):
         n_chunks: copies of the gradient that are in use.
         n_examples: examples of the batch.
     """
-    n_columns = (job.group_tile[group + 1] - job.group_tile[group]) * lanes(job.weights_first, WIDE)
-    start = job.group_tile[group] * lanes(job.weights_first, WIDE)
+    n_columns = (job.group_tile[group + 1] - job.group_tile[group]) * job.tile_shape[1]
+    start = job.group_tile[group] * job.tile_shape[1]
     first, end = job.group_trial[group], job.group_trial[group + 1]
     settings = np.zeros((5, n_columns), job.weights_first.dtype)
     largest, divisor, factor, rate, momentum = settings
@@ -78,21 +78,29 @@ def scale_of(normalization, clip_norm, n_examples, largest, norm):
 
 
 @njit(nogil=True)
+def first_place(job, group, column):
+    """Where a group's columns from `column` on begin in the first row of their tile."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    return (job.group_tile[group] + column // tile) * n_pixels * tile + column % tile
+
+
+@njit(nogil=True)
 def add_first(job, gradient, group, n_chunks, largest):
     """Adds the chunks' gradients of the first layers; finds each column's largest entry."""
-    tile = lanes(gradient, WIDE)
-    n_pixels = job.n_pixels[0]
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     copy = job.group_tile[-1] * n_pixels * tile
-    for number in range(job.group_tile[group], job.group_tile[group + 1]):
-        most = zeros(gradient, WIDE)
-        for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
-            total = load(gradient, place, WIDE)
+    for column in range(0, len(largest), lanes(gradient, NARROW)):
+        place = first_place(job, group, column)
+        most = zeros(gradient, NARROW)
+        for _ in range(n_pixels):
+            total = load(gradient, place, NARROW)
             for chunk in range(1, n_chunks):
-                total = total + load(gradient, chunk * copy + place, WIDE)
+                total = total + load(gradient, chunk * copy + place, NARROW)
             store(gradient, place, total)
             size = magnitude(total)
             most = where_less(size, most, most, size)
-        store(largest, (number - job.group_tile[group]) * tile, most)
+            place += tile
+        store(largest, column, most)
 
 
 @njit(nogil=True)
@@ -126,13 +134,13 @@ def largest_entry(job, gradient, trial, columns):
 @njit(nogil=True)
 def square_first(job, gradient, group, divisor, squares):
     """Each column's sum of the squared entries, in float64 and in units of the divisor."""
-    tile = lanes(gradient, WIDE)
-    n_pixels = job.n_pixels[0]
-    for number in range(job.group_tile[group], job.group_tile[group + 1]):
-        column = (number - job.group_tile[group]) * tile
-        unit = load(divisor, column, WIDE)
-        for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
-            widen_square(squares, column, load(gradient, place, WIDE) / unit)
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    for column in range(0, len(squares), lanes(gradient, NARROW)):
+        place = first_place(job, group, column)
+        unit = load(divisor, column, NARROW)
+        for _ in range(n_pixels):
+            widen_square(squares, column, load(gradient, place, NARROW) / unit)
+            place += tile
 
 
 @njit(nogil=True, error_model="numpy")
@@ -164,23 +172,22 @@ def step_first(job, weights, velocity, gradient, group, settings):
     number is none either. So the first row of the settings receives what tells such columns apart:
     zero where all weights are finite. (The last row, the biases, meets no zero.)
     """
-    tile = lanes(weights, WIDE)
-    n_pixels = job.n_pixels[0]
-    flat = settings.ravel()
-    row = settings.shape[1]
-    for number in range(job.group_tile[group], job.group_tile[group + 1]):
-        column = (number - job.group_tile[group]) * tile
-        divisor, factor = load(flat, row + column, WIDE), load(flat, 2 * row + column, WIDE)
-        rate, momentum = load(flat, 3 * row + column, WIDE), load(flat, 4 * row + column, WIDE)
-        none = zeros(flat, WIDE)
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    flat, row = settings.ravel(), settings.shape[1]
+    for column in range(0, row, lanes(weights, NARROW)):
+        place = first_place(job, group, column)
+        divisor, factor = load(flat, row + column, NARROW), load(flat, 2 * row + column, NARROW)
+        rate, momentum = load(flat, 3 * row + column, NARROW), load(flat, 4 * row + column, NARROW)
+        none = zeros(flat, NARROW)
         doubt = none
-        for place in range(number * n_pixels * tile, (number + 1) * n_pixels * tile, tile):
-            g = load(gradient, place, WIDE) / divisor * factor
-            v = momentum * load(velocity, place, WIDE) + g
-            w = load(weights, place, WIDE)
-            store(velocity, place, v)
+        for pixel in range(n_pixels):
+            g = load(gradient, place, NARROW) / divisor * factor
+            v = momentum * load(velocity, place, NARROW) + g
+            w = load(weights, place, NARROW)
             new = where_less(none, rate, w - rate * v, w)
+            store(velocity, place, v)
             store(weights, place, new)
-            if place < (number + 1) * n_pixels * tile - tile:
+            if pixel < n_pixels - 1:
                 doubt = doubt + (new - new)
+            place += tile
         store(flat, column, doubt)

@@ -159,4 +159,4 @@ def dead_url() -> str:
 
 def quick(contents: dict[str, bytes], *mirrors: str) -> Source:
     """A source with little patience."""
-    return Source(files_of(contents), mirrors, silence_s=0.3, attempts=3, backoff_s=0.01)
+    return Source(files_of(contents), mirrors, silence_s=1.5, attempts=3, backoff_s=0.01)

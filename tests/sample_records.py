@@ -9,9 +9,9 @@ import numpy as np
 from mlp import curve
 from mlp.config import RunConfig
 from mlp.door import read_run, with_settings
-from mlp.population import Ending, Result
 from mlp.recipe import PIXELS
 from mlp.record import RunRecord
+from mlp.result import Ending, Result
 from mlp.stability import sharpness_steps
 
 STARTED_MS = 1_700_000_000_000

@@ -13,8 +13,8 @@ import optuna
 from rich.console import Console
 
 from mlp.compose import compose
+from mlp.conduct import run_sweep
 from mlp.door import read_run, read_sweep
-from mlp.sweep import run_sweep
 
 SMOKE = ("sweeps=smoke", "training.steps=30")
 DIVERGING = (

@@ -13,7 +13,8 @@ from mlp.data import Dataset, load
 from mlp.door import read_run, with_settings
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, accuracy, initialize, loss_and_gradient, mean_loss
-from mlp.population import Ending, train
+from mlp.population import train
+from mlp.result import Ending
 
 LAWFUL = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=25

@@ -9,8 +9,9 @@ from mlp.data import load
 from mlp.door import read_run, with_settings
 from mlp.execution import train_trials
 from mlp.network import Layer
-from mlp.population import Ending, Snapshots, train
+from mlp.population import train
 from mlp.record import curve_digest, sharpness_digest, weights_digest
+from mlp.result import Ending, Snapshots
 from mlp.stability import sharpness_steps
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")

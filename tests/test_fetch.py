@@ -3,6 +3,7 @@ import resource
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from mirror import black_hole, dead_url, files_of, made_up_contents, mirror, put, quick
@@ -71,9 +72,9 @@ def test_a_mirror_may_unpack(cache: Path) -> None:
     [
         ("reset", "reset by peer"),
         ("reset midway", "failed: "),
-        ("stall", "was silent for 0.3 seconds|timed out"),
-        ("stall midway", "was silent for 0.3 seconds|timed out"),
-        ("trickle", "was silent for 0.3 seconds"),
+        ("stall", "was silent for 1.5 seconds|timed out"),
+        ("stall midway", "was silent for 1.5 seconds|timed out"),
+        ("trickle", "was silent for 1.5 seconds"),
         ("500", "500"),
         ("429", "429"),
         ("page", "is a web page"),
@@ -133,7 +134,7 @@ def test_all_mirrors_dead_is_one_sentence_with_the_way_out(cache: Path) -> None:
     with pytest.raises(UnavailableError) as error:
         read_cache(cache, quick(CONTENTS, *urls), notice=ignore)
     assert error.value.exit_code == 69
-    assert all(url in str(error.value) for url in urls)
+    assert all(urlsplit(url).netloc in str(error.value) for url in urls)
     assert "refused" in str(error.value)
     assert "data.root=FOLDER" in str(error.value)
     assert names_in(cache) == []
@@ -153,7 +154,7 @@ def test_a_hurried_source_bears_only_so_much_silence_in_all(cache: Path) -> None
         start = time.monotonic()
         with pytest.raises(UnavailableError, match=r"silent for 0\.3 seconds|timed out"):
             read_cache(cache, source, notice=ignore)
-    assert 0.5 < time.monotonic() - start < 2
+    assert 0.5 < time.monotonic() - start < 5  # 9 with all its patience
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from mlp.door import read_run, with_settings
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
-from mlp.population import Ending, train
+from mlp.population import train
+from mlp.result import Ending
 
 
 def dataset(train, validation, *, scale=16):
@@ -315,8 +316,8 @@ def test_little_memory_splits_a_population_and_changes_nothing():
 
 def test_what_cannot_fit_is_refused_with_the_numbers_before_any_work():
     told = []
-    huge = config(model={"depth": 2, "widths": [50_000, 1_000_000]})
-    law = r"model.widths=\[50000, 1000000\] must fit into .* GB of memory, but needs .* GB"
+    huge = config(model={"depth": 2, "widths": [65_000, 65_000]})
+    law = r"model.widths=\[65000, 65000\] must fit into .* GB of memory, but needs .* GB"
     with pytest.raises(SystemLimitError, match=law):
         train([config(), huge], DATA, progress=lambda *now: told.append(now))
     assert told == []

@@ -15,8 +15,8 @@ from sample_records import make_record
 
 from mlp import npz, record
 from mlp.errors import RecordError
-from mlp.population import Ending
 from mlp.recipe import read_recipe
+from mlp.result import Ending
 
 
 @pytest.mark.parametrize(

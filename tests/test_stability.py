@@ -11,7 +11,7 @@ from mlp.curve import Verdict
 from mlp.door import read_run
 from mlp.gradient import descend, global_norm, normalize
 from mlp.network import Layer, gradient, loss
-from mlp.sharpness import measure_sharpness
+from mlp.sharpness import measure_sharpness, measure_sharpness_curves
 from mlp.stability import (
     EDGE_HIGH,
     EDGE_LOW,
@@ -19,7 +19,6 @@ from mlp.stability import (
     Mechanism,
     effective_step,
     judge_stability,
-    measure_sharpness_curves,
     sharpness_steps,
     stability_ratio,
 )

@@ -21,7 +21,8 @@ from sklearn.datasets import load_digits
 
 from mlp.config import RunConfig, with_settings
 from mlp.network import Layer, example_losses, forward
-from mlp.population import Result, train
+from mlp.population import train
+from mlp.result import Result
 
 HERE = Path(__file__).parent
 N_DIGITS = 290  # of 362, as with a fifth held out

@@ -1,0 +1,396 @@
+"""The one door: every law of every setting, and nothing but a config or one sentence."""
+
+import contextlib
+import dataclasses
+import math
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlp.config import RUN_GROUPS, RunConfig, SweepConfig, settings_of
+from mlp.door import default_settings, read_run, read_sweep, setting_paths, with_settings
+from mlp.errors import SettingError
+
+INTEGERS = [
+    "model.depth",
+    "training.steps",
+    "training.batch_size",
+    "training.seed",
+    "training.order_seed",
+    "training.evaluate_every",
+    "data.split_seed",
+    "execution.threads",
+    "study.seed",
+    "study.n_trials",
+    "study.generation",
+]
+NUMBERS = [
+    "data.validation_fraction",
+    "initialization.scale",
+    "gradient.clip_norm",
+    "optimizer.learning_rate",
+    "optimizer.momentum",
+    "study.timeout_s",
+]
+NAMES = {
+    "data.name": "one of auto, mnist or digits",
+    "model.activation": "one of sigmoid, tanh or relu",
+    "initialization.scheme": "one of lecun_normal, glorot_uniform, glorot_normal, he_normal, "
+    "normal, uniform, orthogonal or zeros",
+    "gradient.normalization": "one of sum, mean, unit or clip",
+    "gradient.derivative": "exact or question",
+    "training.dtype": "float32 or float64",
+    "study.objective": "one of validation_accuracy, training_loss or oscillation",
+    "study.sampler": "one of tpe, random, qmc or grid",
+}
+TEXTS = [
+    "data.root",
+    "tracking.uri",
+    "tracking.experiment",
+    "study.file",
+    "study.name",
+    "study.storage",
+]
+OPTIONAL = {
+    "data.root",
+    "training.batch_size",
+    "tracking.uri",
+    "execution.threads",
+    "study.name",
+    "study.timeout_s",
+}
+OUT_OF_RANGE = [
+    ("data.validation_fraction", -0.01, "at least 0"),
+    ("data.validation_fraction", 0.91, "at most 0.9"),
+    ("data.split_seed", -1, "at least 0"),
+    ("data.split_seed", 2**32, "less than 4294967296"),
+    ("model.depth", 0, "at least 1"),
+    ("model.depth", 65, "at most 64"),
+    ("initialization.scale", 0, "greater than 0"),
+    ("gradient.clip_norm", 0.0, "greater than 0"),
+    ("optimizer.learning_rate", 0, "greater than 0"),
+    ("optimizer.learning_rate", -0.1, "greater than 0"),
+    ("optimizer.momentum", -0.1, "at least 0"),
+    ("optimizer.momentum", 1, "less than 1"),
+    ("training.steps", 0, "at least 1"),
+    ("training.steps", 10**9 + 1, "at most 1000000000"),
+    ("training.batch_size", 0, "at least 1"),
+    ("training.evaluate_every", 0, "at least 1"),
+    ("training.seed", -1, "at least 0"),
+    ("training.seed", 2**32, "less than 4294967296"),
+    ("training.order_seed", 2**32, "less than 4294967296"),
+    ("tracking.experiment", "", "at least 1 character long"),
+    ("execution.threads", 0, "at least 1"),
+    ("execution.threads", 1025, "at most 1024"),
+    ("study.seed", -1, "at least 0"),
+    ("study.n_trials", 0, "at least 1"),
+    ("study.n_trials", 1_000_001, "at most 1000000"),
+    ("study.generation", 0, "at least 1"),
+    ("study.timeout_s", 0, "greater than 0"),
+    ("study.storage", "", "at least 1 character long"),
+]
+
+
+def nested(path, value):
+    group, _, name = path.partition(".")
+    return {group: {name: value}}
+
+
+def refusal(values, read=read_sweep):
+    with pytest.raises(SettingError) as caught:
+        read(values)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
+
+
+def shown(values):
+    """Parameters whose values are named in the test's name as Python writes them."""
+    return [pytest.param(value, id=repr(value)[:20]) for value in values]
+
+
+@pytest.mark.parametrize("path", INTEGERS)
+@pytest.mark.parametrize(
+    "value", shown([True, 1.0, "1", math.nan, [1], {"a": 1}, np.int64(1), np.float32(1), b"1"])
+)
+def test_integers_are_integers(path, value):
+    assert refusal(nested(path, value)) == f"{path} must be an integer, but is {value!r}"
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@pytest.mark.parametrize("value", shown([True, "0.5", [0.5], {"a": 1}, b"1", 1j]))
+def test_numbers_are_numbers(path, value):
+    assert refusal(nested(path, value)) == f"{path} must be a number, but is {value!r}"
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_are_finite(path, value):
+    assert refusal(nested(path, value)) == f"{path} must be a finite number, but is {value}"
+
+
+@pytest.mark.parametrize("value", shown([0.5, 1, np.float64(0.5), np.float32(0.5), np.int64(1)]))
+def test_a_number_becomes_a_plain_float(value):
+    found = read_run(nested("initialization.scale", value)).initialization.scale
+    assert type(found) is float
+    assert found == value
+
+
+@pytest.mark.parametrize(("path", "law"), NAMES.items())
+@pytest.mark.parametrize("value", shown([None, 1, True, "", "nonsense", ["mean"], {"a": 1}]))
+def test_names_are_among_those_there_are(path, law, value):
+    assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    assert refusal(nested("gradient.normalization", "meen")).endswith("; did you mean 'mean'?")
+
+
+@pytest.mark.parametrize("path", TEXTS)
+@pytest.mark.parametrize("value", shown([1, True, ["a"], {"a": 1}, b"a", Path("a")]))
+def test_texts_are_texts(path, value):
+    assert refusal(nested(path, value)) == f"{path} must be a text, but is {value!r}"
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.partition(".")[0] != "study"])
+@pytest.mark.parametrize("value", ["a\0", "a\nb", "\x1b[31m", "\udcff"])
+def test_texts_have_no_control_characters(path, value):
+    assert "must be printable characters" in refusal(nested(path, value))
+
+
+@pytest.mark.parametrize("path", ["study.name", "study.file"])
+@pytest.mark.parametrize("value", ["..", ".", "a/b", "a b", "-x", "a\n", "ü/"])
+def test_a_study_is_called_what_a_folder_can_be(path, value):
+    refusal(nested(path, value))
+
+
+@pytest.mark.parametrize("path", sorted({*INTEGERS, *NUMBERS, *NAMES, *TEXTS}))
+def test_null_where_the_schema_allows_it_and_nowhere_else(path):
+    if path in OPTIONAL:
+        group, _, name = path.partition(".")
+        read = read_sweep(nested(path, None))
+        assert getattr(read.study if group == "study" else getattr(read.base, group), name) is None
+    else:
+        assert f"{path} must be" in refusal(nested(path, None))
+
+
+@pytest.mark.parametrize(("path", "value", "law"), OUT_OF_RANGE)
+def test_values_are_in_range(path, value, law):
+    assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
+
+
+def test_the_tables_above_know_every_setting():
+    described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
+    rest = {"model.widths", "study.space", "study.enqueue"}
+    assert described | rest == set(setting_paths(of_study=True))
+    assert set(default_settings(of_study=True)) == set(setting_paths(of_study=True))
+    assert all(setting_paths(of_study=True).values()), "a setting without a description"
+
+
+@pytest.mark.parametrize("huge", [10**30, 10**400, 16**5000], ids=["30", "400", "too many"])
+@pytest.mark.parametrize("path", ["training.steps", "optimizer.momentum", "data.name", "model"])
+def test_a_number_of_thousands_of_digits_is_refused_in_one_short_line(path, huge):
+    refusal(nested(path, huge) if "." in path else {path: huge}, read_run)
+
+
+@pytest.mark.parametrize("huge", [10**30, 10**400, 16**5000], ids=["30", "400", "too many"])
+@pytest.mark.parametrize("many", [False, True])
+def test_no_layer_is_that_wide(huge, many):
+    message = refusal(nested("model.widths", [huge, 1] if many else huge))
+    assert message.startswith("model.widths must be at most 65536 in every layer, but is")
+
+
+@pytest.mark.parametrize(
+    "value", shown([True, 2.0, "3", None, {}, [3, True], [3, 2.0], [[3], [3]], np.int64(3)])
+)
+def test_widths_are_integers(value):
+    law = "model.widths must be an integer or a list of integers, but is"
+    assert refusal(nested("model.widths", value)).startswith(law)
+
+
+@pytest.mark.parametrize("value", [0, -1, [3, 0]])
+def test_widths_are_positive(value):
+    law = f"model.widths must be at least 1 in every layer, but is {value}"
+    assert refusal(nested("model.widths", value)) == law
+
+
+@pytest.mark.parametrize("depth", [1, 3, 64])
+def test_a_list_of_widths_matches_the_depth(depth):
+    message = refusal({"model": {"depth": depth, "widths": [3, 4]}})
+    assert message == f"model.widths must have model.depth = {depth} entries, but is [3, 4]"
+
+
+def test_no_width_is_no_network():
+    assert refusal(nested("model.widths", [])) == (
+        "model.widths must name at least one width, but is []"
+    )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_questions_derivative_goes_with_sigmoid_alone(activation):
+    values = {"gradient": {"derivative": "question"}, "model": {"activation": activation}}
+    assert refusal(values) == (
+        f"gradient.derivative=question needs model.activation=sigmoid, but that is {activation!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"optimizer": {"learnig_rate": 1.0}},
+            "unknown setting 'optimizer.learnig_rate'; did you mean 'optimizer.learning_rate'?",
+        ),
+        (
+            {"training": {"learning_rate": 1.0}},
+            "unknown setting 'training.learning_rate'; did you mean 'optimizer.learning_rate'?",
+        ),
+        ({"modle": {}}, "unknown setting 'modle'; did you mean 'model'?"),
+        ({"nonsense": 1}, "unknown setting 'nonsense'; --help lists the settings"),
+        ({"": 1}, "unknown setting ''; --help lists the settings"),
+        ({7: 1}, "unknown setting '7'; --help lists the settings"),
+        ({"model": {None: 1}}, "unknown setting 'model.None'; did you mean 'model.depth'?"),
+        (
+            {"model.depth": 3},
+            "'model.depth' must be written as a setting in its group, model: {depth: ...}",
+        ),
+        (
+            {"study": {"n_trial": 3}},
+            "unknown setting 'study.n_trial'; did you mean 'study.n_trials'?",
+        ),
+    ],
+)
+def test_unknown_settings_are_answered_with_the_nearest(values, message):
+    assert refusal(values) == message
+
+
+def test_a_run_has_no_study():
+    message = "unknown setting 'study'; only a sweep has one"
+    assert refusal({"study": {"n_trials": 3}}, read_run) == message
+
+
+@pytest.mark.parametrize("value", shown([None, 3, "model", [], True]))
+@pytest.mark.parametrize("group", [*RUN_GROUPS, "study"])
+def test_groups_are_groups(group, value):
+    message = f"{group} must be a group of settings, but is {value!r}"
+    assert refusal({group: value}) == message
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"space": None}, "study.space must be a mapping, but is None"),
+        ({"space": [1]}, "study.space must be a mapping, but is [1]"),
+        ({"enqueue": None}, "study.enqueue must be a list, but is None"),
+        ({"enqueue": {}}, "study.enqueue must be a list, but is {}"),
+        ({"enqueue": [3]}, "study.enqueue.0 must be a mapping, but is 3"),
+    ],
+)
+def test_the_shape_of_a_study(study, message):
+    assert refusal({"study": study}) == message
+
+
+# -- nothing but a config or one sentence
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**300, 10**301)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=3)
+    | st.decimals()
+    | st.sampled_from([np.int64(3), np.float32(1), np.array([3, 3]), object(), ..., Decimal(1)]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers() | st.none(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+PATHS = sorted(setting_paths(of_study=True))
+
+
+def assert_config_or_sentence(values):
+    with contextlib.suppress(SettingError):
+        assert isinstance(read_sweep(values), SweepConfig)
+        return
+    refusal(values)
+
+
+@given(st.dictionaries(st.sampled_from(PATHS), PLAIN, max_size=4))
+def test_no_value_gives_anything_but_a_config_or_one_sentence(flat):
+    values: dict = {}
+    for path, value in flat.items():
+        group, _, name = path.partition(".")
+        values.setdefault(group, {})[name] = value
+    assert_config_or_sentence(values)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*RUN_GROUPS, "study"]) | st.text() | st.none() | st.integers(),
+        PLAIN,
+        max_size=3,
+    )
+)
+def test_no_group_gives_anything_but_a_config_or_one_sentence(values):
+    assert_config_or_sentence(values)
+
+
+@st.composite
+def runs(draw):
+    depth = draw(st.integers(1, 64))
+    widths = st.integers(1, 65_536)
+    activation = draw(st.sampled_from(["sigmoid", "tanh", "relu"]))
+    derivatives = ["exact", "question"] if activation == "sigmoid" else ["exact"]
+    positive = st.floats(0, exclude_min=True, allow_infinity=False)
+    seeds = st.integers(0, 2**32 - 1)
+    return {
+        "data": {"validation_fraction": draw(st.floats(0, 0.9)), "split_seed": draw(seeds)},
+        "model": {
+            "depth": depth,
+            "widths": draw(widths | st.lists(widths, min_size=depth, max_size=depth)),
+            "activation": activation,
+        },
+        "initialization": {"scale": draw(positive)},
+        "gradient": {"clip_norm": draw(positive), "derivative": draw(st.sampled_from(derivatives))},
+        "optimizer": {"learning_rate": draw(positive), "momentum": draw(st.floats(0, 0.99))},
+        "training": {"steps": draw(st.integers(1, 10**9)), "seed": draw(seeds)},
+    }
+
+
+@given(runs())
+def test_what_passed_the_door_passes_it_again(values):
+    run = read_run(values)
+    assert read_run(dataclasses.asdict(run)) == run
+    assert with_settings(RunConfig(), settings_of(run)) == run
+    assert with_settings(run, {}) == run
+
+
+# -- changed settings
+
+
+def test_changed_settings_leave_the_config_they_came_from():
+    before = RunConfig()
+    after = with_settings(before, {"optimizer.learning_rate": 0.1, "model.widths": [2, 3]})
+    assert (before.optimizer.learning_rate, before.model.widths) == (0.5, 3)
+    assert (after.optimizer.learning_rate, after.model.widths) == (0.1, (2, 3))
+
+
+def test_settings_that_only_match_together_are_changed_together():
+    config = with_settings(RunConfig(), {"model.widths": [1, 2]})
+    changed = with_settings(config, {"model.depth": 3, "model.widths": [1, 2, 3]})
+    assert changed.model.layer_widths == (1, 2, 3)
+
+
+@pytest.mark.parametrize("path", ["", ".", "model", "model.", "modle.depth", "study.n_trials"])
+def test_changes_of_unknown_settings_are_refused(path):
+    with pytest.raises(SettingError, match=f"unknown setting '{path}'"):
+        with_settings(RunConfig(), {path: 3})

@@ -1,0 +1,88 @@
+"""Single runs from end to end."""
+
+import io
+import re
+
+import pytest
+from sweeping import command, left_in, plain, run_config, tracked
+
+from mlp.errors import DataError, SettingError, StoreError, UnavailableError
+from mlp.train import run_train, train_record
+
+
+def test_settings_typed_by_their_paths_are_those_of_the_run(here):
+    done = command(
+        "train",
+        "data=digits",
+        "training.steps=30",
+        "model.depth=2",
+        "model.widths=[3,3]",
+        "optimizer.learning_rate=0.6",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    [run] = tracked(here)
+    assert (run.name, run.status) == ("lr 0.6 mean lecun 2x3", "FINISHED")
+    assert done.stdout.splitlines()[2] == f"run {run.run_id} in sqlite:///{here}/mlflow.db"
+    assert done.stdout.splitlines()[4] == f"  python -m mlp.rerun {run.run_id}"
+    assert left_in(here) == {"mlflow.db", "mlruns"}
+
+
+def test_multirun_tracks_each_value_and_leaves_nothing_behind(here, monkeypatch, tmp_path):
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    done = command(
+        "train",
+        "--multirun",
+        "data=digits",
+        "training.steps=30",
+        "optimizer.learning_rate=0.1,1",
+        TMPDIR=str(spare),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {run.name for run in tracked(here)} == {
+        "lr 0.1 mean lecun 2x3",
+        "lr 1 mean lecun 2x3",
+    }
+    assert left_in(here) == {"mlflow.db", "mlruns"}
+    assert left_in(spare) == set()
+
+
+def test_result_is_shown_even_where_the_store_fails(here):
+    said = io.StringIO()
+    config = run_config("tracking.uri=http://127.0.0.1:1")
+    with pytest.raises(UnavailableError):
+        run_train(config, plain(said))
+    assert re.search(
+        r"^(learning|stalled|converged): .*\nloss 0\.\d+ after 30 steps", said.getvalue()
+    )
+
+
+@pytest.mark.parametrize("uri", ["ftp://nowhere", "sqlite:///folder"])
+def test_impossible_store_is_refused_before_the_training(here, uri):
+    (here / "folder").mkdir()
+    said = io.StringIO()
+    with pytest.raises((SettingError, StoreError)):
+        run_train(run_config(f"tracking.uri={uri}"), plain(said))
+    assert said.getvalue() == ""
+
+
+def test_commands_to_type_next_name_the_places_that_were_given(here):
+    said = io.StringIO()
+    uri = f"sqlite:///{here}/mlflow.db"
+    run_id = run_train(run_config(f'tracking.uri="{uri}"'), plain(said))
+    assert f"""  python -m mlp.rerun {run_id} 'tracking.uri="{uri}"'\n""" in said.getvalue()
+
+
+def test_diverged_run_is_a_result(here):
+    said = io.StringIO()
+    run_train(run_config("optimizer.learning_rate=1e30", "model=relu"), plain(said))
+    assert said.getvalue().startswith("diverged: ")
+    [run] = tracked(here)
+    assert run.status == "FINISHED"
+    assert "diverged_at_step" in run.metrics
+    assert "final_loss" not in run.metrics
+
+
+def test_other_data_than_expected_are_refused_with_both_digests():
+    with pytest.raises(DataError, match=r"digest 0{64}, here [0-9a-f]{64}"):
+        train_record(run_config(), plain(io.StringIO()), expected_digest="0" * 64)
