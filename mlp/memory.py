@@ -30,7 +30,8 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
     """Memory that a trial takes in a population, at most.
 
     Weights, velocity and each chunk's gradient, twice while trials that go on are packed anew; the
-    scratch of each thread, as if no other trial shared it; the curves.
+    scratch of each thread, as if no other trial shared it; the curves; the copies of the weights
+    at which the sharpness will be measured.
 
     Args:
         config: of the trial.
@@ -51,6 +52,7 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
         + _COPIES_OF_FIRST * n_weights * 8
         + threads * (n_units + max(widths) // ROW + 1) * ROW * item
         + curves
+        + config.training.sharpness_points * n_weights * item
     )
 
 
