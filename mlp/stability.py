@@ -9,15 +9,15 @@ sharpness, the largest curvature of the mean loss,
 where the effective step is the length of the step along the mean gradient `g`, over `|g|`:
 `learning_rate` times `N` for the sum over `N` examples, 1 for the mean, `1 / |g|` for unit,
 `min(1, c / |g|)` for clip. Above 1 a step leaves the present valley. That is not yet how the run
-ends: the next valley may be wider. For unit and clip this asks what a step of the present length
-does across the gradient; along it, a step of fixed length overshoots near any minimum. With the question's derivative, the spectral radius of its
-Jacobian stands in for the sharpness (see `mlp.curvature`), and above 1 means the same: some small
-deviation grows.
+ends: the next valley may be wider. For unit and clip this tells what a step of the present length
+does across the gradient; along it, steps of fixed length overshoot near any minimum. With the
+question's derivative, the spectral radius of its Jacobian stands in for the sharpness (see
+`mlp.curvature`), and above 1 means the same: some small deviation grows.
 
 References:
     Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of
-    stability", appendix B for momentum. Lewkowycz et al. 2020, "The large learning rate phase of
-    deep learning: the catapult mechanism".
+    stability" (also with momentum). Lewkowycz et al. 2020, "The large learning rate phase of deep
+    learning: the catapult mechanism".
 """
 
 import math
