@@ -124,13 +124,6 @@ def measure(network: Network, pixels: Pixels) -> Measurement:
     return (yield from _leading(tangent, matrices, norm, network.derivative == "exact"))
 
 
-def working_bytes(params: Params, pixels: Pixels) -> int:
-    """Memory that a measurement takes, at most."""
-    n_units = sum(layer.b.size for layer in params)
-    n_weights = sum(layer.W.size + layer.b.size for layer in params)
-    return 8 * (8 * n_units * pixels.n_rows + (MAX_PRODUCTS + 8) * n_weights)
-
-
 def _matrices(params: Params, pixels: Pixels) -> list[Matrix]:
     (first, *hidden, output) = (
         np.vstack([layer.W, layer.b]).astype(np.float64).T for layer in params

@@ -51,6 +51,10 @@ def train_trials(
     """
     from mlp.population import train  # compiled code, whose import takes half a second
 
+    if any(sharpness_steps(config) for config in configs):
+        from mlp.sharpness import check_measurable
+
+        check_measurable(configs, data, threads=n_threads(execution))
     size = execution.population or max(1, len(configs))
     results: list[Result] = []
     for first in range(0, len(configs), size):

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mlp.config import RunConfig
-from mlp.curvature import Measurement, Network, Sharpness, measure, working_bytes
+from mlp.curvature import Measurement, Network, Sharpness, measure
 from mlp.data import Dataset
+from mlp.errors import SystemLimitError
+from mlp.memory import available_bytes, measuring_bytes
 from mlp.network import Params
 from mlp.pixels import Matrix, Pixels, collect, project, read_pixels
-from mlp.stability import stability_ratio
+from mlp.stability import sharpness_steps, stability_ratio
 
 Numbers = NDArray[np.float64]
 
@@ -119,6 +121,33 @@ def _curve(
     return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
 
 
+def check_measurable(
+    configs: Sequence[RunConfig], data: Dataset, *, threads: int, memory_bytes: int | None = None
+) -> None:
+    """Refuses to measure what will not fit into memory, before it is trained.
+
+    Args:
+        configs: one a run.
+        data: that they will be trained on.
+        threads: that will measure.
+        memory_bytes: to be used at most; None: what is free.
+
+    Raises:
+        SystemLimitError: for a network that is too large.
+    """
+    limit = available_bytes() if memory_bytes is None else memory_bytes
+    n_examples, n_inputs = data.train.pixels.shape
+    for config in configs:
+        if sharpness_steps(config):
+            widths = config.model.layer_widths
+            needed = threads * measuring_bytes(widths, n_inputs=n_inputs, n_examples=n_examples)
+            if needed > limit:
+                raise SystemLimitError(
+                    f"training.sharpness_points must be 0 for model.widths={list(widths)}: "
+                    f"measuring takes {needed / 1e9:.3g} GB of memory, of {limit / 1e9:.3g} GB"
+                )
+
+
 @dataclass(eq=False)
 class _Running:
     """A measurement, what it asks for, and the memory it takes."""
@@ -154,10 +183,10 @@ def _newcomers(
             number, network = queue.get_nowait()
         except Empty:
             break
+        widths = [layer.b.size for layer in network.params[:-1]]
         measurement = measure(network, pixels)
-        one = _Running(
-            number, measurement, next(measurement), working_bytes(network.params, pixels)
-        )
+        needed = measuring_bytes(widths, n_inputs=pixels.n_inputs, n_examples=pixels.n_examples)
+        one = _Running(number, measurement, next(measurement), needed)
         n_columns += len(one.ask)
         n_bytes += one.n_bytes
         begun.append(one)

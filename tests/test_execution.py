@@ -7,11 +7,13 @@ import pytest
 
 from mlp.data import load
 from mlp.door import read_run, with_settings
+from mlp.errors import SystemLimitError
 from mlp.execution import train_trials
 from mlp.network import Layer
 from mlp.population import train
 from mlp.record import curve_digest, sharpness_digest, weights_digest
 from mlp.result import Ending, Snapshots
+from mlp.sharpness import check_measurable
 from mlp.stability import sharpness_steps
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
@@ -69,6 +71,16 @@ def test_what_was_due_is_measured(results):
     assert wild.ending is Ending.NON_FINITE
     assert wild.sharpness_step[0] == 0
     assert wild.sharpness_step[-1] <= wild.last_step
+
+
+def test_what_cannot_be_measured_is_refused_before_it_is_trained(data):
+    wide = with_settings(configs(9)[0], {"model.widths": 5000})
+    check_measurable([wide], data, threads=2, memory_bytes=10**11)
+    with pytest.raises(SystemLimitError, match=r"sharpness_points must be 0 .*5000"):
+        check_measurable([wide], data, threads=2, memory_bytes=10**8)
+    check_measurable(
+        [with_settings(wide, {"training.sharpness_points": 0})], data, threads=2, memory_bytes=0
+    )
 
 
 def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
