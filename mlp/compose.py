@@ -73,6 +73,7 @@ def register() -> None:
     ./sweeps may hold files of other programs.
     """
     store = ConfigStore.instance()
+    store.repo.pop("sweeps", None)  # those of the folder that was the working directory before
     store.store(name="schema", node=dataclasses.asdict(RunConfig()))
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
     for name, file in study_files().items():
@@ -98,7 +99,7 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | Non
     parsed = _parse(overrides)
     with _composer(config_dir) as search_path:
         for override in parsed:
-            _check_name(override, of_study=config_name == "sweep")
+            _check_name(override, of_study=config_name == "sweep", config_dir=config_dir)
             _check_one_value(override)
         with _one_sentence():
             config = hydra.compose(config_name, overrides=[*search_path, *overrides])
@@ -232,7 +233,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _check_name(override: Override, *, of_study: bool) -> None:
+def _check_name(override: Override, *, of_study: bool, config_dir: str | None) -> None:
     """Refuses a setting, group or option that does not exist, with the nearest that does."""
     path = override.key_or_group
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
@@ -242,8 +243,11 @@ def _check_name(override: Override, *, of_study: bool) -> None:
     if not of_study:
         groups.remove("sweeps")
     if path in groups:
-        options = loader.get_group_options(path)
+        own = Path(config_dir or shipped("conf")) / path
+        options = sorted({*loader.get_group_options(path), *(f.stem for f in own.glob("*.yaml"))})
         option = override.value()
+        if path == "sweeps" and isinstance(option, str) and option in study_files():
+            _read_study_file(study_files()[option])  # raises for one that cannot be read
         if not (override.is_sweep_override() or override.is_delete() or _is_option(option)):
             raise SettingError(
                 f"{path} must be one of {', '.join(options)}, but is {shown(option)}; "

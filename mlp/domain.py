@@ -12,7 +12,7 @@ from mlp.config import Value
 from mlp.errors import SettingError, one_line, shown
 
 _LARGEST = sys.float_info.max
-_MOST_STEPS = 2**53  # floats count no further
+_MOST_STEPS = 1_000_000  # in a range of floats; beyond that they are not told apart for certain
 DOMAIN_KEYS = frozenset({"low", "high", "log", "step", "choices", "each_layer", "by"})
 _INTEGERS = {"model.depth", "model.widths", "training.steps", "training.batch_size"} | {
     f"training.{name}" for name in ("seed", "order_seed", "evaluate_every")
@@ -168,7 +168,7 @@ def _read_range(where: str, value: Mapping[str, Any], *, integer: bool) -> Range
         raise SettingError(f"{where}.low must be greater than 0 for log, but is {low}")
     if step is not None and (log or step <= 0):
         raise SettingError(f"{where}.step must be greater than 0 and without log, but is {step}")
-    if step is not None and not (high - low) / step < _MOST_STEPS:
+    if step is not None and not integer and not (high - low) / step <= _MOST_STEPS:
         raise SettingError(f"{where}.step must be at most {_MOST_STEPS} times in it, but is {step}")
     last = high if step is None else _on_step(low, _n_steps(low, high, step), step)
     return Range(low, int(last) if integer else last, log, step, integer)

@@ -23,6 +23,7 @@ INTEGERS = [
     "training.order_seed",
     "training.evaluate_every",
     "data.split_seed",
+    "execution.population",
     "execution.threads",
     "study.seed",
     "study.n_trials",
@@ -34,6 +35,7 @@ NUMBERS = [
     "gradient.clip_norm",
     "optimizer.learning_rate",
     "optimizer.momentum",
+    "study.percentile",
     "study.timeout_s",
 ]
 NAMES = {
@@ -46,6 +48,7 @@ NAMES = {
     "training.dtype": "float32 or float64",
     "study.objective": "one of validation_accuracy, training_loss or oscillation",
     "study.sampler": "one of tpe, random, qmc or grid",
+    "study.pruner": "one of none, median or percentile",
 }
 TEXTS = [
     "data.root",
@@ -59,6 +62,7 @@ OPTIONAL = {
     "data.root",
     "training.batch_size",
     "tracking.uri",
+    "execution.population",
     "execution.threads",
     "study.name",
     "study.timeout_s",
@@ -84,12 +88,15 @@ OUT_OF_RANGE = [
     ("training.seed", 2**32, "less than 4294967296"),
     ("training.order_seed", 2**32, "less than 4294967296"),
     ("tracking.experiment", "", "at least 1 character long"),
+    ("execution.population", 0, "at least 1"),
     ("execution.threads", 0, "at least 1"),
     ("execution.threads", 1025, "at most 1024"),
     ("study.seed", -1, "at least 0"),
     ("study.n_trials", 0, "at least 1"),
     ("study.n_trials", 1_000_001, "at most 1000000"),
     ("study.generation", 0, "at least 1"),
+    ("study.percentile", 0, "greater than 0"),
+    ("study.percentile", 100, "less than 100"),
     ("study.timeout_s", 0, "greater than 0"),
     ("study.storage", "", "at least 1 character long"),
 ]
@@ -142,7 +149,7 @@ def test_a_number_becomes_a_plain_float(value):
 
 
 @pytest.mark.parametrize(("path", "law"), NAMES.items())
-@pytest.mark.parametrize("value", shown([None, 1, True, "", "nonsense", ["mean"], {"a": 1}]))
+@pytest.mark.parametrize("value", shown([None, 1, True, "", "xyz", ["mean"], {"a": 1}]))
 def test_names_are_among_those_there_are(path, law, value):
     assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
 

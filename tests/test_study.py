@@ -28,8 +28,9 @@ def identity_of(config, name="digits", data_digest="d" * 64):
         sweep({"storage": "sqlite:///elsewhere.db"}),
         sweep({"name": "mine"}),
         sweep({"file": "other"}),
+        sweep({"percentile": 7.0}),  # nobody asks for it without that pruner
         sweep(tracking={"uri": "http://server", "experiment": "other"}),
-        sweep(execution={"threads": 2}),
+        sweep(execution={"threads": 2, "population": 3}),
         sweep(data={"root": "/elsewhere"}),
         sweep(data={"name": "mnist"}),  # what it was resolved to counts
         sweep(optimizer={"learning_rate": 7.0}),  # varied, so its fixed value is never used
@@ -50,6 +51,7 @@ def test_what_is_the_same_study(other):
             sweep({"objective": "training_loss"}),
             "study.objective validation_accuracy -> training_loss",
         ),
+        (sweep({"pruner": "median"}), "study.pruner none -> median"),
         (sweep({"space": {RATE: [0.1]}}), f"space.{RATE} [0.1, 0.2] -> [0.1]"),
         (sweep({"space": {}}), f"space.{RATE} [0.1, 0.2] -> None"),
         (sweep({"enqueue": [{RATE: 0.1}]}), "enqueue [] -> "),

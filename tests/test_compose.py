@@ -1,0 +1,454 @@
+"""From what was typed to values: every file composes, and every slip ends in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlp import compose as composing
+from mlp.compose import compose, group_options, own_study_files, shipped, study_files
+from mlp.config import RESULT_GROUPS
+from mlp.door import read_run, read_sweep, with_settings
+from mlp.errors import SettingError
+from mlp.population import Ending
+from mlp.recipe import Recipe, read_recipe, write_recipe
+from mlp.space import flat
+from mlp.study import check_study
+
+OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
+STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*overrides, **keywords):
+    return read_run(compose("train", overrides, **keywords))
+
+
+def sweep(*overrides, **keywords):
+    config = read_sweep(compose("sweep", overrides, **keywords))
+    check_study(config)
+    return config
+
+
+def refusal(*overrides, read=train, **keywords):
+    with pytest.raises(SettingError) as caught:
+        read(*overrides, **keywords)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
+
+
+def study_file(name, text):
+    place = Path("sweeps")
+    place.mkdir(exist_ok=True)
+    (place / f"{name}.yaml").write_text(text)
+
+
+# -- every file there is
+
+
+def survives(run):
+    run = with_settings(run, {"data.name": "digits"})
+    recipe = Recipe(run, "0" * 64, Ending.COMPLETED, run.training.steps)
+    back = read_recipe(write_recipe(recipe)).config
+    assert all(getattr(back, group) == getattr(run, group) for group in RESULT_GROUPS)
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_group_option_composes_and_survives_its_record(group, name):
+    survives(train(f"{group}={name}"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_composes_and_survives_its_record(name):
+    config = sweep(f"sweeps={name}")
+    assert config.study.file == name
+    assert config.study.space
+    survives(config.base)
+
+
+def test_the_default_study_is_accuracy():
+    assert sweep() == sweep("sweeps=accuracy")
+
+
+def test_there_are_files():
+    assert {"accuracy", "smoke", "seed", "oscillation"} <= set(STUDIES)
+    assert set(group_options()) >= {"data", "model", "gradient", "optimizer", "training"}
+
+
+# -- overrides that do something
+
+
+def test_settings_and_groups_are_overridden_together():
+    run = train("model=relu", "model.widths=[5,4]", "gradient=unit", "training.batch_size=null")
+    assert run.model.layer_widths == (5, 4)
+    assert (run.model.activation, run.gradient.normalization) == ("relu", "unit")
+
+
+def test_a_group_may_be_left_out():
+    assert train("~model").model.widths == 3
+
+
+def test_a_value_may_be_that_of_another_setting():
+    assert train("training.seed=7", "training.order_seed=${training.seed}").training.order_seed == 7
+
+
+def test_a_further_folder_of_configs(folder):
+    (folder / "more" / "model").mkdir(parents=True)
+    (folder / "more" / "model" / "tall.yaml").write_text("depth: 6\nwidths: 2\n")
+    assert train("model=tall", config_dir="more").model.depth == 6
+    assert "one of question, relu" in refusal("model=tall")
+    assert refusal("model=tall", config_dir="nope") == (
+        "--config-dir must be a folder, but is 'nope'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "expected"),
+    [
+        ("study.space.optimizer.learning_rate.mean.high=3", "optimizer.learning_rate", 3),
+        ("study.space.model.depth.high=2", "model.depth", 2),
+    ],
+)
+def test_the_command_line_reaches_into_a_space(override, path, expected):
+    domain = flat(sweep(override).study.space)[path]
+    assert domain.get("mean", domain)["high"] == expected
+
+
+def test_a_domain_is_added_removed_and_replaced():
+    added = flat(sweep("+study.space.training.seed=[0,1]").study.space)
+    assert added["training.seed"] == [0, 1]
+    assert "model.depth" not in flat(sweep("~study.space.model.depth").study.space)
+    replaced = sweep("~study.space.model.depth", "+study.space.model.depth=[1,2]")
+    assert flat(replaced.study.space)["model.depth"] == [1, 2]
+
+
+# -- what is typed wrong
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+def test_unknown_settings_are_refused_behind_every_prefix(prefix):
+    value = "" if prefix == "~" else "=1"
+    assert refusal(f"{prefix}optimizer.learnig_rate{value}") == (
+        "unknown setting 'optimizer.learnig_rate'; did you mean 'optimizer.learning_rate'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=1", "unknown setting 'learning_rate'; did you mean 'optimizer.learning_"),
+        ("modle=relu", "unknown setting 'modle'; did you mean 'model'?"),
+        ("model.depth.x=1", "unknown setting 'model.depth.x'; did you mean 'model.depth'?"),
+        ("model.widths.0=3", "unknown setting 'model.widths.0'; did you mean 'model.widths'?"),
+        ("_target_=os.system", "unknown setting '_target_'"),
+        ("+model._target_=os.system", "unknown setting 'model._target_'"),
+        ("=3", "unknown setting ''"),
+        ("study.n_trials=3", "unknown setting 'study.n_trials'"),
+        ("sweeps=smoke", "unknown setting 'sweeps'"),
+        ("~model.depth", "model.depth cannot be removed; give it a value"),
+        ("model=rel", "model must be one of question, relu, but is 'rel'; did you mean 'relu'?"),
+        ("model=../train", "model must be one of question, relu, but is '../train'"),
+        (
+            "model=null",
+            "model must be one of question, relu, but is None; "
+            "its settings are written model.setting=value",
+        ),
+        ("optimizer=1", "optimizer must be one of gradient_descent, momentum, but is 1; its sett"),
+        ("model={depth:3}", "model must be one of question, relu, but is {'depth': 3}; its"),
+        ("model=[relu,3]", "model must be one of question, relu, but is ['relu', 3]; its"),
+        ("model.depth=two", "model.depth must be an integer, but is 'two'"),
+        ("model.depth='2'", "model.depth must be an integer, but is '2'"),
+        ("model.depth=true", "model.depth must be an integer, but is True"),
+        ("training.steps=1e3", "training.steps must be an integer, but is 1000.0"),
+        ("optimizer.learning_rate=", "optimizer.learning_rate must be a number, but is ''"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate must be a finite number, but is"),
+        ("optimizer.learning_rate=1e400", "optimizer.learning_rate must be a finite number, but"),
+        ("model.depth=5", "model.widths must have model.depth = 5 entries, but is [3, 3]"),
+        (
+            "model.widths=3,3",
+            "'model.widths=3,3' has several values; a list is written in brackets, "
+            "model.widths=[...], and --multirun runs one after the other",
+        ),
+        ("model.depth=range(1,3)", "'model.depth=range(1,3)' has several values"),
+        ("model.depth=2 model.widths=3", "cannot read 'model.depth=2 model.widths=3'"),
+        ("optimizer.learning_rate", "cannot read 'optimizer.learning_rate'; an override is writt"),
+        ("", "cannot read ''"),
+        ("model.widths=[3,3", "cannot read 'model.widths=[3,3'"),
+        ("data.root=~/x", "cannot read 'data.root=~/x'; an override is written setting=value, and"),
+        ("model.depth=\x1b[31m", "cannot read 'model.depth=\\x1b[31m'"),
+        ("training.steps=" + "9" * 5000, "cannot read 'training.steps=999"),
+        ("training.steps=" + "9" * 400, "training.steps must be at most 1000000000, but is 999"),
+        (
+            "optimizer.learning_rate=${nope}",
+            "optimizer.learning_rate: Interpolation key 'nope' not found",
+        ),
+        ("optimizer.learning_rate=${oc.env:NO_SUCH}", "optimizer.learning_rate: "),
+        ("optimizer.learning_rate=${nope:1}", "optimizer.learning_rate: Unsupported interpolation"),
+        ("optimizer.learning_rate=???", "optimizer.learning_rate: Missing mandatory value"),
+        ("training.seed=${training.seed}", "training.seed: "),
+        ("hydra.nope=3", "hydra.nope: Key 'nope' not in 'HydraConf'"),
+        ("+model=relu", "Multiple values for model."),
+        ("++model=relu", "force-add of config groups is not supported"),
+    ],
+)
+def test_slips_end_in_one_sentence(override, message):
+    assert refusal(override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("study.n_trial=3", "unknown setting 'study.n_trial'; did you mean 'study.n_trials'?"),
+        ("sweeps=acuracy", "sweeps must be one of accuracy, oscillation, seed, smoke, but is 'acu"),
+        ("sweeps=null", "sweeps must be one of accuracy, oscillation, seed, smoke, but is None"),
+        ("study=3", "unknown setting 'study'"),
+        (
+            "study.sampler=qcm",
+            "study.sampler must be one of tpe, random, qmc or grid, but is '",
+        ),
+        ("study.space=null", "study.space must be a mapping, but is None"),
+        ("+study.space.nope=[1]", "unknown setting 'study.space.nope'"),
+        (
+            "+study.space.optimizer.learning_rate.mean.hihg=3",
+            "study.space.optimizer.learning_rate.mean has an unknown key 'hihg'",
+        ),
+        (
+            "study.space.optimizer.learning_rate.mean.hihg=3",
+            "study.space.optimizer.learning_rate.mean.hihg: Key 'hihg' is not in struct",
+        ),
+        (
+            "study.space.model.depth=[1,2]",
+            "study.space.model.depth: Cannot merge DictConfig with ListConfig; "
+            "'~study.space.model.depth' '+study.space.model.depth=...' puts another domain in its",
+        ),
+        (
+            "study.space.gradient.normalization=[mean]",
+            "study.enqueue sets gradient.normalization = sum, outside mean; study.enqueue=[] enq",
+        ),
+        (
+            "model=relu",
+            "study.enqueue: gradient.derivative=question needs model.activation=sigmoid",
+        ),
+        ("study.sampler=grid", "study.sampler=grid needs choices or a step for "),
+        ("data.validation_fraction=0", "study.objective=validation_accuracy needs data.validation"),
+        ("study.file=../x", "study.file must be made of letters"),
+    ],
+)
+def test_slips_of_a_study_end_in_one_sentence(override, message):
+    assert refusal(override, read=sweep).startswith(message)
+
+
+# -- studies of the user's own
+
+
+def test_a_study_of_the_users_own_is_found():
+    study_file("mine", "study:\n  n_trials: 3\n  space:\n    optimizer.learning_rate: [0.1, 0.2]\n")
+    config = sweep("sweeps=mine")
+    assert (config.study.file, config.study.n_trials) == ("mine", 3)
+    assert own_study_files() == []
+    assert study_files()["mine"].parent == Path.cwd() / "sweeps"
+
+
+def test_a_study_of_the_users_own_goes_before_the_shipped_one():
+    study_file("smoke", "study:\n  n_trials: 3\n")
+    assert sweep("sweeps=smoke").study.n_trials == 3
+    assert own_study_files() == ["smoke"]
+
+
+def test_the_shipped_folder_itself_is_not_the_users_own(monkeypatch):
+    monkeypatch.chdir(shipped("sweeps").parent)
+    assert own_study_files() == []
+
+
+def test_a_study_may_choose_options_of_groups():
+    study_file("wide", "defaults:\n  - override /model: relu\nstudy: {n_trials: 3}\n")
+    assert sweep("sweeps=wide").base.model.activation == "relu"
+
+
+def test_paths_and_groups_of_a_space_are_put_together():
+    study_file("both", "study:\n  space:\n    model.depth: [1, 2]\n    model: {widths: [2, 3]}\n")
+    assert flat(sweep("sweeps=both").study.space) == {
+        "model.depth": [1, 2],
+        "model.widths": [2, 3],
+    }
+
+
+def test_a_branch_may_be_a_number_or_null():
+    study_file(
+        "branches",
+        "study:\n  space:\n    model.depth: [1, 2]\n    training.batch_size: [null, 8]\n"
+        "    optimizer.learning_rate:\n      by: model.depth\n      1: [0.1]\n"
+        "      2: {low: 0.1, high: 1.0}\n"
+        "    optimizer.momentum: {by: training.batch_size, 'null': 0.5, 8: 0.9}\n"
+        "model: {widths: 3}\n",
+    )
+    override = "study.space.optimizer.learning_rate.2.high=0.5"
+    space = flat(sweep("sweeps=branches", override).study.space)
+    assert space["optimizer.learning_rate"]["2"]["high"] == 0.5
+    assert set(space["optimizer.momentum"]) == {"by", "null", "8"}
+
+
+BAD_FILES = {
+    "broken": ("study: [", "cannot read the study file "),
+    "binary": ("\x00\x01", "cannot read the study file "),
+    "listed": ("- 1\n", "the study file "),
+    "none": ("study: {space: {model.depth: {null: 1}}}\n", "cannot read the study file "),
+    "double": ("study: {}\nstudy: {}\n", "cannot read the study file "),
+    "template": ('command: ["${{env}}"]\n', "cannot read the study file "),
+    "twice": ("study: {space: {model.depth: 1, model: {depth: 2}}}\n", "the space of the study"),
+    "mixed": ("study: {space: {model: 3, model.depth: 2}}\n", "the space of the study file "),
+    "keys": ('study: {space: {model.depth: {"1": 1, 1: 2}}}\n', "the space of the study file "),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [(k, *v) for k, v in BAD_FILES.items()])
+def test_a_study_file_that_cannot_be_read_is_refused_where_it_is_selected(name, text, message):
+    study_file(name, text)
+    refused = refusal(f"sweeps={name}", read=sweep)
+    assert refused.startswith(message)
+    assert f"sweeps/{name}.yaml" in refused
+
+
+def test_study_files_that_cannot_be_read_do_not_stop_what_does_not_select_them():
+    for name, (text, _) in BAD_FILES.items():
+        study_file(name, text)
+    (Path("sweeps") / "folder.yaml").mkdir()
+    (Path("sweeps") / "gone.yaml").symlink_to("nowhere")
+    (Path("sweeps") / "latin.yaml").write_bytes(b"name: \xe4\n")
+    train()
+    sweep("sweeps=smoke")
+    for name in ("folder", "gone", "latin"):
+        assert refusal(f"sweeps={name}", read=sweep).startswith("cannot read the study file")
+
+
+def test_a_broken_file_in_place_of_the_default_study_is_not_passed_over():
+    study_file("accuracy", "study: [")
+    assert refusal(read=sweep).startswith("cannot read the study file ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: 3\n", "study must be a group of settings, but is 3"),
+        ("study: {n_trial: 3}\n", "unknown setting 'study.n_trial'; did you mean 'study.n_trials"),
+        ("stduy: {n_trials: 3}\n", "unknown setting 'stduy'; did you mean 'study'?"),
+        (
+            "optimizer: {learnig_rate: 3}\n",
+            "unknown setting 'optimizer.learnig_rate'; did you mean",
+        ),
+        ("model.depth: 3\n", "'model.depth' must be written as a setting in its group, model: {d"),
+        ("study: {space: 3}\n", "study.space must be a mapping, but is 3"),
+        ("study: {space: {model: {widths: ['${nope}']}}}\n", "study.space.model.widths[0]: Inter"),
+        ("study: {space: {model.depth: {low: 3, high: 1}}}\n", "study.space.model.depth.low must"),
+        ("program: train.py\nmethod: bayes\n", "unknown setting 'program'"),
+        ("hello\n", "unknown setting 'hello'"),
+    ],
+)
+def test_a_study_file_with_a_slip_is_refused_in_one_sentence(text, message):
+    study_file("mine", text)
+    assert refusal("sweeps=mine", read=sweep).startswith(message)
+
+
+# -- settings typed one by one, as a rerun takes them
+
+
+def test_typed_settings_are_those_that_were_typed():
+    typed = composing.typed_settings(
+        ["optimizer.learning_rate=0.1", "tracking.experiment=x"], RESULT_GROUPS
+    )
+    assert typed == {"optimizer.learning_rate": 0.1}
+
+
+def test_a_whole_group_says_too_little():
+    with pytest.raises(SettingError, match="one by one instead of 'gradient=sum'"):
+        composing.typed_settings(["gradient=sum"], RESULT_GROUPS)
+
+
+# -- the commands as processes
+
+
+def command(module, *arguments):
+    root = str(shipped("conf").parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run(
+        [sys.executable, "-m", f"mlp.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "+optimizer.learnig_rate=1"], "unknown setting 'optimizer.learnig_rate'; did"),
+        (["train", "--multirun", "training.steps=3,-1"], "training.steps must be at least 1, but"),
+        (
+            ["train", "-m", "training.steps=interval(1,2)"],
+            "'training.steps=interval(1,2)' must name",
+        ),
+        (["train", "--nope"], "unrecognized arguments: --nope; --hydra-help lists the flags"),
+        (["train", "tracking.uri=x://a:secret@b=c"], "cannot read 'tracking.uri=x://a:***@b=c'"),
+        (
+            ["train", "tracking.uri=nonsense"],
+            "tracking.uri must be an SQLite file (sqlite:///FILE)",
+        ),
+        (["train", "--resolve"], "--resolve and --package go with --cfg"),
+        (["train", "--config-path", "x"], "--config-path is not supported here"),
+        (["sweep", "study.space.model.depth.high=99"], "study.space can draw model.depth=99, "),
+        (
+            ["rerun", "0" * 32, "optimizer.learnig_rate=1"],
+            "unknown setting 'optimizer.learnig_rate'",
+        ),
+    ],
+)
+def test_a_slip_exits_with_two_and_one_line_and_leaves_nothing(arguments, message, folder):
+    answer = command(*arguments)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith(f"error: {message}")
+    assert answer.stderr.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "--cfg", "job", "model=relu"], "activation: relu"),
+        (["train", "--info"], "Defaults Tree"),
+        (["sweep", "--help"], "sweeps: accuracy, mine, oscillation, seed, smoke"),
+    ],
+)
+def test_flags_that_only_show_leave_nothing(arguments, expected, folder):
+    study_file("mine", "study: {n_trials: 3}\n")
+    answer = command(*arguments)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert expected in answer.stdout
+    assert [path.name for path in folder.iterdir()] == ["sweeps"]
+
+
+def test_a_slip_is_answered_before_anything_slow_is_imported():
+    code = (
+        "import sys, mlp.train\n"
+        "sys.argv = ['train', 'optimizer.learnig_rate=1']\n"
+        "try:\n    mlp.train.main()\n"
+        "except SystemExit as end:\n"
+        "    slow = {'mlflow', 'optuna', 'sklearn', 'pandas', 'ray'} & set(sys.modules)\n"
+        "    print(end.code, sorted(slow))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(shipped("conf").parent)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert answer.stdout == "2 []\n"
