@@ -165,6 +165,9 @@ class Training:
         _Int,
         Field(ge=1, le=_MAX_STEPS, description="steps from one validation accuracy to the next"),
     ] = 10
+    sharpness_points: Annotated[
+        _Int, Field(ge=0, le=1000, description="steps at which sharpness is measured; full batch")
+    ] = 0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)

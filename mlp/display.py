@@ -98,6 +98,10 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "largest_rise": judgement.largest_rise,
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
+    if run.stability is not None:
+        known["stability_ratio_start"] = run.stability.start
+        known["stability_ratio_max"] = run.stability.highest
+        known["stability_ratio_tail"] = run.stability.tail
     if result.ending is Ending.NON_FINITE:
         known["diverged_at_step"] = _diverged_at(result)
     elif result.loss.size:
@@ -110,12 +114,15 @@ def numbers(run: RunRecord) -> dict[str, float]:
 
 
 def tags(run: RunRecord) -> dict[str, str]:
-    """Verdict, digests and sizes, to find runs by and to check a rerun against."""
+    """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
+    stability = run.stability
     return {
         "verdict": run.judgement.verdict.value,
+        **({} if stability is None else {"mechanism": stability.mechanism.value}),
         "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
         "mlp.curve_digest": record.curve_digest(run.result),
+        "mlp.sharpness_digest": record.sharpness_digest(run.result),
         "mlp.weights_digest": record.weights_digest(run.result),
         "mlp.n_train": str(run.n_train),
         "mlp.n_validation": str(run.n_validation),

@@ -222,13 +222,13 @@ def run_slice(
         trial.ending = int(population.settings.ending[place])
         trial.last_step = int(population.settings.last_step[place])
         if trial.ending != RUNNING:
-            trial.weights = unpack(
-                population.layout,
-                population.weights,
-                place,
-                trial.first[0],
-                course.examples.live,
-            )
+            trial.weights = present_weights(course, population, place)
+
+
+def present_weights(course: Course, population: Population, place: int) -> Params:
+    """A copy of the weights that the trial in this place has between two slices."""
+    first, live = population.trials[place].first[0], course.examples.live
+    return unpack(population.layout, population.weights, place, first, live)
 
 
 def _job(

@@ -1,15 +1,18 @@
 """How much memory there is, and how much a trial takes: asked before anything is allocated."""
 
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from mlp.config import RunConfig
+from mlp.curvature import MAX_PRODUCTS
 from mlp.kernels import ROW
 from mlp.network import N_CLASSES
 from mlp.simd import WIDE
+from mlp.sparse import BLOCK
 
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (  # of the second and the first version of cgroups
@@ -18,6 +21,7 @@ _LIMITS = (  # of the second and the first version of cgroups
 )
 _UNLIMITED = 2**63
 _MEMINFO = Path("/proc/meminfo")
+_NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
 _COPIES_OF_FIRST = 3  # the first weights, those in float64 while they are drawn, the result's
 
 
@@ -30,7 +34,8 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
     """Memory that a trial takes in a population, at most.
 
     Weights, velocity and each chunk's gradient, twice while trials that go on are packed anew; the
-    scratch of each thread, as if no other trial shared it; the curves.
+    scratch of each thread, as if no other trial shared it; the curves; the copies of the weights
+    at which the sharpness will be measured.
 
     Args:
         config: of the trial.
@@ -51,7 +56,26 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
         + _COPIES_OF_FIRST * n_weights * 8
         + threads * (n_units + max(widths) // ROW + 1) * ROW * item
         + curves
+        + config.training.sharpness_points * n_weights * item
     )
+
+
+def measuring_bytes(widths: Sequence[int], *, n_inputs: int, n_examples: int) -> int:
+    """Memory that measuring the sharpness of one network takes, at most.
+
+    What each unit keeps of each example, and the directions that products were taken along, in
+    float64.
+
+    Args:
+        widths: units of each hidden layer.
+        n_inputs: pixels of an image.
+        n_examples: in the training part.
+    """
+    sizes = (n_inputs, *widths, 1)
+    n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    n_units = sum(widths) + WIDE // 8  # a tile may be partly empty
+    rows = -(-n_examples // BLOCK) * BLOCK + BLOCK
+    return 8 * (_NUMBERS_OF_UNIT * n_units * rows + (MAX_PRODUCTS + 8) * n_weights)
 
 
 def _machine_bytes() -> int:

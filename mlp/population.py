@@ -14,15 +14,16 @@ from mlp import steps
 from mlp.config import RunConfig
 from mlp.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.data import Dataset
-from mlp.engine import Population, Trial, assemble, begin, run_slice
+from mlp.engine import Population, Trial, assemble, begin, present_weights, run_slice
 from mlp.errors import SystemLimitError
 from mlp.memory import available_bytes, trial_bytes
 from mlp.passes import RUNNING
-from mlp.result import Ending, Progress, Result, Thresholds
+from mlp.result import Ending, Progress, Result, Snapshots, Thresholds
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
 _LONGEST_SLICE = 256
+_NEVER = 2**62  # steps
 
 _ENDINGS = {
     steps.COMPLETED: Ending.COMPLETED,
@@ -38,6 +39,7 @@ def train(
     threads: int = 1,
     thresholds: Sequence[Thresholds] | None = None,
     progress: Progress | None = None,
+    snapshots: Snapshots | None = None,
     memory_bytes: int | None = None,
 ) -> list[Result]:
     """Trains one network for each config.
@@ -52,6 +54,7 @@ def train(
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
+        snapshots: of the weights on the way; None: none.
         memory_bytes: to be used at most; None: most of what is free.
 
     Returns:
@@ -69,7 +72,7 @@ def train(
         for numbers in populations:
             course = plan_course(examples, configs[numbers[0]])
             trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
-            _train(course, trials, threads, pool, losses, progress)
+            _train(course, trials, threads, pool, losses, progress, snapshots)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
     return [results[number] for number in range(len(configs))]
 
@@ -109,6 +112,7 @@ def _train(
     pool: ThreadPoolExecutor,
     losses: NDArray[np.float64],
     progress: Progress | None,
+    snapshots: Snapshots | None,
 ) -> None:
     """Trains a population to the last trial's end."""
     population: Population | None = None
@@ -124,12 +128,25 @@ def _train(
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
+        if snapshots is not None:
+            n_steps = min(n_steps, _take(snapshots, course, population, step))
         run_slice(course, population, batches, step, n_steps, pool)
         step += n_steps
         if progress is not None:
             for trial in running:
                 losses[trial.number] = trial.batch_loss[-1][min(trial.last_step - step, -1)]
             progress(step - 1, losses.copy())
+
+
+def _take(snapshots: Snapshots, course: Course, population: Population, step: int) -> int:
+    """Copies the weights that are due now; returns in how many steps the next ones are."""
+    following = [_NEVER]
+    for place, trial in enumerate(population.trials):
+        due = snapshots.steps[trial.number]
+        if step in due:
+            snapshots.take(trial.number, step, present_weights(course, population, place))
+        following += [other - step for other in due if other > step]
+    return min(following)
 
 
 def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:

@@ -21,11 +21,19 @@ from mlp.curve import Judgement
 from mlp.errors import RecordError, one_line
 from mlp.recipe import LARGEST_TEXT, PIXELS, Recipe, parse_json, read_recipe, write_recipe
 from mlp.result import Result
+from mlp.stability import Stability, judge_stability, sharpness_steps
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
 FACTS_FILE = "record.json"
 
 _N_CLASSES = 2
+_SHARPNESS_ARRAYS = {
+    "sharpness_step": "<i8",
+    "sharpness": "<f8",
+    "sharpness_residual": "<f8",
+    "gradient_norm": "<f8",
+    "stability_ratio": "<f8",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +66,14 @@ class RunRecord:
     threads: int
     test_accuracy: float | None = None
 
+    @property
+    def stability(self) -> Stability | None:
+        """The stability ratio in short, and the mechanism; None where nobody measured."""
+        result, verdict = self.result, self.judgement.verdict
+        return judge_stability(
+            result.sharpness_step, result.stability_ratio, verdict, result.last_step
+        )
+
 
 def config_json(record: RunRecord) -> str:
     """The text of `config.json`; equal runs have equal texts.
@@ -70,8 +86,13 @@ def config_json(record: RunRecord) -> str:
 
 
 def curve_digest(result: Result) -> str:
-    """SHA-256 over the arrays of `curve.npz`; equal for equal curves."""
+    """SHA-256 over the curves of `curve.npz`; equal for equal training, measured or not."""
     return npz.digest(_curve_arrays(result).values())
+
+
+def sharpness_digest(result: Result) -> str:
+    """SHA-256 over what `curve.npz` holds of the sharpness; equal for equal measurements."""
+    return npz.digest(_sharpness_arrays(result).values())
 
 
 def weights_digest(result: Result) -> str:
@@ -82,7 +103,7 @@ def weights_digest(result: Result) -> str:
 def write_artifacts(folder: Path, record: RunRecord) -> None:
     """Writes what a tracked run shows: `config.json`, `curve.npz` and `weights.npz`."""
     (folder / CONFIG_FILE).write_text(config_json(record), encoding="utf-8")
-    (folder / CURVE_FILE).write_bytes(npz.pack(_curve_arrays(record.result)))
+    (folder / CURVE_FILE).write_bytes(npz.pack(_all_arrays(record)))
     (folder / WEIGHTS_FILE).write_bytes(npz.pack(_weight_arrays(record.result)))
 
 
@@ -106,6 +127,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         weights=tuple((weights[f"W{i}"], weights[f"b{i}"]) for i in range(1, n_layers + 1)),
         ending=recipe.ending,
         last_step=recipe.last_step,
+        **{name: curve[name] for name in _SHARPNESS_ARRAYS if name in curve},
     )
     return recipe, result
 
@@ -116,6 +138,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
     facts = _Facts(
         **{name: getattr(record, name) for name in _FACT_NAMES},
         curve_digest=curve_digest(record.result),
+        sharpness_digest=sharpness_digest(record.result),
         weights_digest=weights_digest(record.result),
     )
     (folder / FACTS_FILE).write_bytes(_facts.dump_json(facts))
@@ -133,8 +156,8 @@ def read_record(folder: Path) -> RunRecord:
         facts = _facts.validate_python(values)
     except ValidationError as error:
         raise RecordError(f"{FACTS_FILE} cannot be used: {one_line(error)}") from None
-    found = (curve_digest(result), weights_digest(result))
-    if found != (facts.curve_digest, facts.weights_digest):
+    found = (curve_digest(result), sharpness_digest(result), weights_digest(result))
+    if found != (facts.curve_digest, facts.sharpness_digest, facts.weights_digest):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
     return RunRecord(
         config=recipe.config,
@@ -178,6 +201,9 @@ def expected_curve(run: RunConfig) -> dict[str, npz.Expected]:
     }
     if run.training.batch_size is not None:
         arrays["step_loss"] = npz.Expected("<f8", most, may_be_shorter=True)
+    if points := len(sharpness_steps(run)):
+        for name, dtype in _SHARPNESS_ARRAYS.items():
+            arrays[name] = npz.Expected(dtype, (points,), may_be_shorter=True)
     return arrays
 
 
@@ -192,6 +218,15 @@ def _curve_arrays(result: Result) -> dict[str, npz.Array]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
+def _sharpness_arrays(result: Result) -> dict[str, npz.Array]:
+    return {name: getattr(result, name) for name in _SHARPNESS_ARRAYS}
+
+
+def _all_arrays(record: RunRecord) -> dict[str, npz.Array]:
+    arrays = _curve_arrays(record.result)
+    return arrays | _sharpness_arrays(record.result) if sharpness_steps(record.config) else arrays
+
+
 def _weight_arrays(result: Result) -> dict[str, npz.Array]:
     arrays: dict[str, npz.Array] = {}
     for i, (W, b) in enumerate(result.weights, start=1):
@@ -201,7 +236,9 @@ def _weight_arrays(result: Result) -> dict[str, npz.Array]:
 
 def _check_curve(curve: dict[str, npz.Array], run: RunConfig) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
-    for values, steps in (("loss", "loss_step"), ("validation_accuracy", "evaluated_step")):
+    pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
+    measured = [name for name in _SHARPNESS_ARRAYS if name in curve]
+    for values, steps in (*pairs, *((name, "sharpness_step") for name in measured)):
         at = curve[steps]
         if curve[values].shape != at.shape:
             raise RecordError(f"{CURVE_FILE} must have as many entries of {values} as of {steps}")
@@ -223,6 +260,7 @@ class _Facts:
     threads: int
     test_accuracy: float | None
     curve_digest: str
+    sharpness_digest: str
     weights_digest: str
 
 

@@ -1,13 +1,13 @@
 """What a training gives, in words that cost no compiled code to import."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlp.network import Array
+from mlp.network import Array, Params
 
 
 class Ending(StrEnum):
@@ -46,6 +46,13 @@ class Result:
         weights: `(W, b)` of each layer as trained, first layer first, in the training dtype.
         ending: how the training ended.
         last_step: the number of updates done.
+        sharpness_step: `(point,)` int64, the number of updates done at each measurement of the
+            sharpness; empty where nobody measured. Not from the training itself, but measured at
+            copies of its weights: see `mlp.stability`.
+        sharpness: `(point,)` float64, of the mean training loss.
+        sharpness_residual: `(point,)` float64, how sure that is; see `mlp.curvature.Sharpness`.
+        gradient_norm: `(point,)` float64, of the mean training loss.
+        stability_ratio: `(point,)` float64, effective step against sharpness.
     """
 
     loss: NDArray[np.float64]
@@ -56,6 +63,26 @@ class Result:
     weights: tuple[tuple[Array, Array], ...]
     ending: Ending
     last_step: int
+    sharpness_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    sharpness: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    sharpness_residual: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    gradient_norm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    stability_ratio: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Copies of the weights while they are trained; no result depends on them.
+
+    Attributes:
+        steps: one a trial: the numbers of updates after which its weights are copied, if it gets
+            so far.
+        take: told a trial's place among the configs, a number of updates, and the weights; called
+            in the thread that trains.
+    """
+
+    steps: Sequence[Collection[int]]
+    take: Callable[[int, int, Params], None]
 
 
 Progress = Callable[[int, NDArray[np.float64]], None]

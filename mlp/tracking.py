@@ -223,13 +223,18 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
             raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
         _download(store, run_id, Path(folder))
         recipe, result = record.read_artifacts(Path(folder))
-    digests = (recipe.data_digest, record.curve_digest(result), record.weights_digest(result))
-    names = ("mlp.data_digest", "mlp.curve_digest", "mlp.weights_digest")
-    for name, digest in zip(names, digests, strict=True):
+    curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
+    digests = {
+        "mlp.data_digest": recipe.data_digest,
+        "mlp.curve_digest": curve_digest,
+        "mlp.sharpness_digest": record.sharpness_digest(result),
+        "mlp.weights_digest": weights_digest,
+    }
+    for name, digest in digests.items():
         if run.data.tags.get(name) != digest:
             raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
     tags = {one_line(name): one_line(value) for name, value in run.data.tags.items()}
-    return TrackedRun(run_id, recipe, result, *digests[1:], tags)
+    return TrackedRun(run_id, recipe, result, curve_digest, weights_digest, tags)
 
 
 def _get_run(store: Store, run_id: str) -> Run:
@@ -304,6 +309,8 @@ def _metrics(run: RunRecord) -> list[Metric]:
     return [
         *_points(run, "loss", result.loss, result.loss_step),
         *_points(run, "validation_accuracy", result.validation_accuracy, result.evaluated_step),
+        *_points(run, "sharpness", result.sharpness, result.sharpness_step),
+        *_points(run, "stability_ratio", result.stability_ratio, result.sharpness_step),
         *(Metric(name, value, run.ended_ms, 0) for name, value in display.numbers(run).items()),
     ]
 

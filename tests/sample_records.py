@@ -12,6 +12,7 @@ from mlp.door import read_run, with_settings
 from mlp.recipe import PIXELS
 from mlp.record import RunRecord
 from mlp.result import Ending, Result
+from mlp.stability import sharpness_steps
 
 STARTED_MS = 1_700_000_000_000
 
@@ -58,4 +59,18 @@ def _make_result(run: RunConfig, loss: Any) -> Result:
         ),
         ending=Ending.COMPLETED if is_finite else Ending.NON_FINITE,
         last_step=values.size - 1,
+        **_make_sharpness(run),
     )
+
+
+def _make_sharpness(run: RunConfig) -> dict[str, Any]:
+    """As after a start above 1 that settles."""
+    step = np.array(sharpness_steps(run), np.int64)
+    sharpness = 8 / (1.0 + step)
+    return {
+        "sharpness_step": step,
+        "sharpness": sharpness,
+        "sharpness_residual": np.full(step.size, 1e-6),
+        "gradient_norm": np.full(step.size, 0.1),
+        "stability_ratio": sharpness / 4,
+    }

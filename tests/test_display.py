@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp.display import CHART_POINTS, numbers, run_name, thin
+from mlp.display import CHART_POINTS, numbers, run_name, tags, thin
 from mlp.door import read_run
 
 
@@ -90,6 +90,16 @@ def test_numbers_of_a_diverged_run_are_finite():
     assert shown["diverged_at_step"] == 3
     assert all(math.isfinite(value) for value in shown.values())
     assert not {"final_loss", "amplitude"} & shown.keys()
+
+
+def test_stability_is_shown_of_runs_that_were_measured():
+    measured = make_record({"training.sharpness_points": 9})
+    shown = numbers(measured)
+    assert (shown["stability_ratio_start"], shown["stability_ratio_max"]) == (2, 2)
+    assert shown["stability_ratio_tail"] < 0.2
+    assert tags(measured)["mechanism"] == "catapult"
+    assert not any(name.startswith("stability") for name in numbers(make_record()))
+    assert "mechanism" not in tags(make_record())
 
 
 @pytest.mark.parametrize(

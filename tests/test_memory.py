@@ -16,5 +16,10 @@ def test_a_trial_counts_its_weights_several_times_and_its_curves():
     assert bytes_of([3], steps=10**6) - bytes_of([3], steps=1) >= 3 * 8 * (10**6 - 1)
 
 
+def test_a_measured_trial_counts_the_copies_of_its_weights():
+    n_weights = 785 * 1000 + 1001 * 2
+    assert bytes_of([1000], sharpness_points=16) - bytes_of([1000]) == 16 * 4 * n_weights
+
+
 def test_there_is_some_memory():
     assert 10**7 < available_bytes() < 2**50

@@ -25,6 +25,8 @@ from mlp.result import Ending
         ({}, None),
         ({"model.widths": [5, 4], "training.dtype": "float64"}, None),
         ({"training.batch_size": 16}, None),
+        ({"training.sharpness_points": 9}, None),
+        ({"training.sharpness_points": 9, "training.batch_size": 16}, None),
         ({}, [0.7, 0.9, math.nan]),
         ({}, [math.inf]),
     ],
@@ -40,7 +42,11 @@ def test_record_survives_the_disk(tmp_path, settings, loss):
         written.result.ending,
         written.result.last_step,
     )
-    for name in ("loss", "loss_step", "step_loss", "validation_accuracy", "evaluated_step"):
+    arrays = [f.name for f in dataclasses.fields(written.result)][:5]
+    measured = [f.name for f in dataclasses.fields(written.result)][-5:]
+    assert (arrays[0], measured[0]) == ("loss", "sharpness_step")
+    assert (written.result.sharpness.size > 0) == (written.stability is not None)
+    for name in (*arrays, *measured):
         np.testing.assert_array_equal(getattr(back.result, name), getattr(written.result, name))
     for layer, expected in zip(back.result.weights, written.result.weights, strict=True):
         for array, wanted in zip(layer, expected, strict=True):
@@ -305,14 +311,27 @@ def test_record_whose_parts_do_not_belong_together_is_refused(tmp_path):
         ({"loss_step": np.arange(21)[::-1].copy()}, "increasing steps"),
         ({"loss_step": np.arange(1, 22)}, "increasing steps"),
         ({"loss": np.zeros(5)}, "as many entries"),
+        ({"sharpness": np.zeros(2)}, "as many entries of sharpness"),
+        ({"sharpness_step": np.arange(9)[::-1].copy()}, "increasing steps"),
+        ({"sharpness_step": np.arange(15, 24)}, "increasing steps"),
     ],
 )
 def test_impossible_curve_is_refused(tmp_path, change, reason):
-    made = make_record()
+    made = make_record({"training.sharpness_points": 9})
     broken = dataclasses.replace(made.result, **change)
     record.write_artifacts(tmp_path, dataclasses.replace(made, result=broken))
     with pytest.raises(RecordError, match=reason):
         record.read_artifacts(tmp_path)
+
+
+def test_a_changed_measurement_is_found_out_and_changes_no_curve(tmp_path):
+    made = make_record({"training.sharpness_points": 9})
+    record.write_record(tmp_path, made)
+    changed = dataclasses.replace(made.result, sharpness=made.result.sharpness + 1)
+    assert record.curve_digest(changed) == record.curve_digest(made.result)
+    record.write_artifacts(tmp_path, dataclasses.replace(made, result=changed))
+    with pytest.raises(RecordError, match="not those that were written"):
+        record.read_record(tmp_path)
 
 
 def test_ending_is_kept(tmp_path):

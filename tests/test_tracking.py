@@ -108,6 +108,18 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     assert settings.tags["mlflow.note.content"] == "**note**"
 
 
+def test_stability_ratio_is_a_curve_and_the_mechanism_a_tag(store):
+    made = make_record({"training.sharpness_points": 9})
+    run_id = publish(store, made, 0, study="measured")
+    for name in ("sharpness", "stability_ratio"):
+        points = store.client.get_metric_history(run_id, name)
+        assert [point.step for point in points] == made.result.sharpness_step.tolist()
+        assert [point.value for point in points] == getattr(made.result, name).tolist()
+    assert store.client.get_run(run_id).data.tags["mechanism"] == "catapult"
+    back = fetch_run(store, run_id).result
+    np.testing.assert_array_equal(back.stability_ratio, made.result.stability_ratio)
+
+
 def test_experiment_opens_as_model_training(store):
     experiment = store.client.get_experiment(store.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

@@ -1,0 +1,100 @@
+"""Training and measuring together, on real digits: the measurement is seen nowhere else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mlp.data import load
+from mlp.door import read_run, with_settings
+from mlp.errors import SystemLimitError
+from mlp.execution import train_trials
+from mlp.network import Layer
+from mlp.population import train
+from mlp.record import curve_digest, sharpness_digest, weights_digest
+from mlp.result import Ending, Snapshots
+from mlp.sharpness import check_measurable
+from mlp.stability import sharpness_steps
+
+MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
+BASE = read_run(
+    {"data": {"name": "digits"}, "training": {"steps": 60, "evaluate_every": 7}, "execution": {}}
+)
+SETTINGS = [
+    {},
+    {"optimizer.learning_rate": 30.0, "gradient.normalization": "clip"},
+    {"model.widths": [4, 2], "training.steps": 33, "gradient.derivative": "question"},
+    {"model.activation": "tanh", "training.dtype": "float64", "optimizer.momentum": 0.9},
+    {"training.batch_size": 50},
+    {"model.activation": "relu", "gradient.normalization": "sum", "optimizer.learning_rate": 1e30},
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(BASE.data, notice=print)
+
+
+def configs(points):
+    every = [with_settings(BASE, settings) for settings in SETTINGS]
+    return [with_settings(config, {"training.sharpness_points": points}) for config in every]
+
+
+@pytest.fixture(scope="module")
+def results(data):
+    return train_trials(configs(9), data, dataclasses.replace(BASE.execution, threads=2))
+
+
+def test_no_bit_of_the_training_depends_on_the_measurement(data, results):
+    plain = train_trials(configs(0), data, BASE.execution)
+    for off, on in zip(plain, results, strict=True):
+        assert curve_digest(off) == curve_digest(on)
+        assert weights_digest(off) == weights_digest(on)
+        assert all(getattr(off, name).size == 0 for name in MEASURED)
+    assert sharpness_digest(plain[0]) != sharpness_digest(results[0])
+
+
+def test_a_run_is_measured_the_same_alone(data, results):
+    for config, together in zip(configs(9), results, strict=True):
+        [alone] = train_trials([config], data, dataclasses.replace(BASE.execution, threads=1))
+        assert sharpness_digest(alone) == sharpness_digest(together)
+
+
+def test_what_was_due_is_measured(results):
+    for config, result in zip(configs(9), results, strict=True):
+        assert len({getattr(result, name).size for name in MEASURED}) == 1
+        if result.ending is Ending.COMPLETED:
+            assert tuple(result.sharpness_step) == sharpness_steps(config)
+            assert (result.sharpness_residual < 1e-3).all()
+        assert np.isfinite(result.stability_ratio).all()
+    wild = results[-1]
+    assert wild.ending is Ending.NON_FINITE
+    assert wild.sharpness_step[0] == 0
+    assert wild.sharpness_step[-1] <= wild.last_step
+
+
+def test_what_cannot_be_measured_is_refused_before_it_is_trained(data):
+    wide = with_settings(configs(9)[0], {"model.widths": 5000})
+    check_measurable([wide], data, threads=2, memory_bytes=10**11)
+    with pytest.raises(SystemLimitError, match=r"sharpness_points must be 0 .*5000"):
+        check_measurable([wide], data, threads=2, memory_bytes=10**8)
+    check_measurable(
+        [with_settings(wide, {"training.sharpness_points": 0})], data, threads=2, memory_bytes=0
+    )
+
+
+def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
+    every, taken = configs(0)[:5], {}
+
+    def take(number, step, weights):
+        taken[number, step] = weights
+
+    train(every, data, snapshots=Snapshots([(0, 1, 13, 33)] * 5, take))
+    assert sorted(taken) == [(number, step) for number in range(5) for step in (0, 1, 13, 33)]
+    for step in (1, 13, 33):
+        shorter = [with_settings(config, {"training.steps": step}) for config in every]
+        for number, result in enumerate(train(shorter, data)):
+            for layer, (W, b) in zip(taken[number, step], result.weights, strict=True):
+                assert isinstance(layer, Layer)
+                assert layer.W.tobytes() == W.tobytes()
+                assert layer.b.tobytes() == b.tobytes()
