@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from mlp.compose import group_options, study_files
 from mlp.config import RunConfig
@@ -13,11 +15,15 @@ from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.store_uri import mask
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT or SIGTERM, as shells report it
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as of a batch system at its limit: it ends a command as cleanly as Ctrl-C."""
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; a fault ends the process with its exit code, Ctrl-C with 130.
+    """Runs a command; a fault ends the process with its exit code, Ctrl-C with 130, SIGTERM 143.
 
     A fault is one line on stderr, never a traceback; what is not an `MlpError` is a bug of this
     package and keeps its traceback.
@@ -27,11 +33,15 @@ def run_command(command: Callable[[], None]) -> None:
             raise SystemLimitError(
                 f"only Linux and macOS are supported, but this is {sys.platform}"
             )
+        signal.signal(signal.SIGTERM, _terminate)
         command()
         sys.stdout.flush()
     except MlpError as error:
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except _TerminatedError:
+        print("terminated", file=sys.stderr)
+        sys.exit(TERMINATED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -39,6 +49,10 @@ def run_command(command: Callable[[], None]) -> None:
         # Nobody reads any more (`| head`): Python must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise _TerminatedError
 
 
 def rerun_command(run_id: str, config: RunConfig) -> str:

@@ -253,14 +253,18 @@ def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, 
     assert_same_end(here, finished)
 
 
-def test_sigint_ends_with_one_sentence_and_130(here):
+@pytest.mark.parametrize(
+    ("sent", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_signal_ends_with_one_word_and_its_code(here, sent, code, word):
     with start("sweep", *SMOKE, *LONG) as process:
         wait_for(lambda: parent_exists(here), process)
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         said, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted\n"
+    assert process.returncode == code
+    assert errors == f"{word}\n"
     assert said.endswith("0 of 2 trials are kept, and the same command goes on from there\n")
     assert parent(here).status == "KILLED"
     assert left_in(here) == {"mlflow.db", "mlruns", "optuna.db"}
