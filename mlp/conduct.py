@@ -22,7 +22,7 @@ from mlp.report import render_verdicts, summarise_verdicts
 from mlp.screen import meter, say, waiting
 from mlp.search import Search
 from mlp.store_uri import mask, resolve
-from mlp.study import TrialRow, check_study, identity, study_name
+from mlp.study import TrialRow, check_study, identity, study_name, tracking_key
 
 
 def run_sweep(config: SweepConfig, console: Console) -> None:
@@ -56,6 +56,7 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
         _announce(console, config, opened, data, related)
         page = StudyPage(
             name=opened.name,
+            key=tracking_key(config, what),
             config=_plain(config),
             description=f"Study `{opened.name}`, no winner yet.",
         )

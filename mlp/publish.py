@@ -27,12 +27,14 @@ class StudyPage:
 
     Attributes:
         name: of the study.
+        key: what the study's runs are found again by.
         config: its composed settings, plain values.
         description: Markdown for its page.
         tags: further tags of the parent run.
     """
 
     name: str
+    key: str
     config: Mapping[str, Any]
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -149,18 +151,20 @@ class Publisher:
         self.study_run_id = start_study(
             self._store,
             name=page.name,
+            key=page.key,
             settings=page.config,
             tags=page.tags,
             description=page.description,
         )
 
     def _publish(self, number: int, place: Path, record: RunRecord, name: str) -> None:
-        from mlp.tracking import publish_run
+        from mlp.tracking import publish_run, trial_key
 
         if self._gave_up:
             return
         assert self._store is not None
-        tags = {"mlp.study": self._page.name, "mlp.trial": str(number)}
+        key = trial_key(self._page.key, str(number))
+        tags = {"mlp.study": self._page.name, "mlp.trial": str(number), "mlp.key": key}
         self.run_ids[number] = publish_run(
             self._store, record, parent=self.study_run_id, name=name, tags=tags
         )
@@ -179,9 +183,7 @@ class Publisher:
         if of_trial is None:
             run_id = self.study_run_id
         else:
-            run_id = self.run_ids.get(of_trial) or find_trial(
-                self._store, self._page.name, of_trial
-            )
+            run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
             if run_id is not None:
                 self.run_ids[of_trial] = run_id
         if run_id is not None:

@@ -99,6 +99,12 @@ def study_name(config: SweepConfig, what: Mapping[str, Any]) -> str:
     return config.study.name or f"{config.study.file}-{digest(what)[:8]}"
 
 
+def tracking_key(config: SweepConfig, what: Mapping[str, Any]) -> str:
+    """What a study's runs are found again by: a name alone may be given to another study later."""
+    name = study_name(config, what)
+    return name if config.study.name is None else f"{name}-{digest(what)[:8]}"
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two identities differ, a short text each, such as `training.steps 300 -> 200`."""
     flat_old, flat_new = _leaves(old, ""), _leaves(new, "")

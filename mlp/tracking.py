@@ -78,6 +78,7 @@ def start_study(
     store: Store,
     *,
     name: str,
+    key: str | None = None,
     settings: Mapping[str, Any],
     tags: Mapping[str, str],
     description: str,
@@ -86,7 +87,8 @@ def start_study(
 
     Args:
         store: where.
-        name: the study's name, which is its identity.
+        name: the study's name.
+        key: what it is found again by; None: its name.
         settings: plain nested values. They become params, which MLflow never changes: of a study
             that is continued only new ones are added. The current ones are in `study.json`.
         tags: further tags.
@@ -95,15 +97,16 @@ def start_study(
     Returns:
         The id of the parent run.
     """
+    study_key = _study_key(key or name)
     all_tags = {
         **display.environment_tags(),
         **tags,
-        KEY: _study_key(name),
+        KEY: study_key,
         STUDY: name,
         "mlflow.note.content": description,
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = _find(store, _study_key(name))
+        known = _find(store, study_key)
         run = known or store.client.create_run(store.experiment_id, tags=all_tags, run_name=name)
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
@@ -196,11 +199,16 @@ def find_study(store: Store, name: str) -> str | None:
     return str(run.info.run_id) if run else None
 
 
-def find_trial(store: Store, study: str, number: int) -> str | None:
+def find_trial(store: Store, study_key: str, number: int) -> str | None:
     """The id of the run of a study's trial; None if the store has none."""
     with one_sentence(store.uri):
-        run = _find(store, _trial_key(study, str(number)))
+        run = _find(store, trial_key(study_key, str(number)))
     return str(run.info.run_id) if run else None
+
+
+def trial_key(study_key: str, number: str) -> str:
+    """What the run of a study's trial is found again by."""
+    return _checked_key(f"{study_key}/{number}")
 
 
 def fetch_run(store: Store, run_id: str) -> TrackedRun:
@@ -262,13 +270,9 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
     if KEY in tags:
         return _checked_key(tags[KEY])
     if STUDY in tags and TRIAL in tags:
-        return _trial_key(tags[STUDY], tags[TRIAL])
+        return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
-
-
-def _trial_key(study: str, number: str) -> str:
-    return _checked_key(f"{study}/{number}")
 
 
 def _checked_key(key: str) -> str:

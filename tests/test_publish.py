@@ -9,7 +9,9 @@ from mlp.config import Tracking
 from mlp.errors import StoreError
 from mlp.publish import Publisher, StudyPage
 
-PAGE = StudyPage(name="a-study", config={"study": {"seed": 3}}, description="**note**")
+PAGE = StudyPage(
+    name="a-study", key="a-study", config={"study": {"seed": 3}}, description="**note**"
+)
 
 
 def publisher(**settings) -> Publisher:

@@ -198,6 +198,15 @@ def test_named_study_with_other_settings_is_refused(here):
         sweep("study.name=mine", "study.n_trials=1", "optimizer.momentum=0.5")
 
 
+def test_name_of_a_study_that_is_gone_is_free_for_another(here):
+    sweep("study.name=mine")
+    (here / "optuna.db").unlink()
+    sweep("study.name=mine", "optimizer.momentum=0.5")
+    trials = [run for run in tracked(here) if "mlp.trial" in run.tags]
+    assert sorted(run.tags["mlp.trial"] for run in trials) == sorted("00112233")
+    assert len({run.tags["mlp.weights_digest"] for run in trials}) == 8
+
+
 def test_own_study_in_place_of_a_shipped_one_is_said(here):
     (here / "sweeps").mkdir()
     (here / "sweeps" / "smoke.yaml").write_text(
