@@ -44,7 +44,6 @@ def run_command(command: Callable[[], None]) -> None:
             raise SystemLimitError(
                 f"only Linux and macOS are supported, but this is {sys.platform}"
             )
-        signal.signal(signal.SIGTERM, _terminate)
         command()
         sys.stdout.flush()
     except MlpError as error:
