@@ -11,17 +11,10 @@ from mlp.association import Association
 from mlp.change import LEARNING_RATE, NORMALIZATION, Factor, step_factor
 from mlp.config import RunConfig
 from mlp.curve import Judgement
+from mlp.effect import Effect, effects
 from mlp.evidence import Conclusion
-from mlp.intervention import (
-    Effect,
-    GradientNorm,
-    Inquiry,
-    Results,
-    Side,
-    effects,
-    n_single,
-    next_batch,
-)
+from mlp.inquiry import GradientNorm, Inquiry, Results, Side
+from mlp.intervention import n_single, next_batch
 from mlp.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
 
 Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
@@ -70,10 +63,7 @@ class Cause:
     @property
     def stops(self) -> bool:
         """Whether a change was shown to stop it, rather than only to start it."""
-        return bool(self.joint) or any(
-            effect.side is Side.STOPS and effect.conclusion is Conclusion.CAUSE
-            for effect in self.effects
-        )
+        return bool(self.joint) or any(effect.stops for effect in self.effects)
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
     """What to train next; empty when everything is answered.
 
     Args:
-        inquiry: as `intervention.prepare` gives it.
+        inquiry: as `inquiry.prepare` gives it.
         results: everything trained so far, now or earlier.
     """
     batch = next_batch(inquiry, results)
@@ -170,7 +160,7 @@ def investigate(
     """Trains what the inquiry asks for, until it is answered or the time is up.
 
     Args:
-        inquiry: as `intervention.prepare` gives it.
+        inquiry: as `inquiry.prepare` gives it.
         train: configs -> judgements, in the same order.
         known: results of an earlier call; nothing of it is trained again.
         population: configs that are trained in one call of `train`, at most.
@@ -204,7 +194,7 @@ def answer(
         results: as `investigate` gives them, or fewer.
         association: of the same runs.
         n_examples: in the training part.
-        gradient_norm: as for `intervention.prepare`; asked for one run at most.
+        gradient_norm: as for `inquiry.prepare`; asked for one run at most.
     """
     found = effects(inquiry, results)
     curing = _curing(found)
@@ -254,10 +244,7 @@ def _is_effective_step(found: Sequence[Effect]) -> bool:
     normalization, learning_rate = _STEP
     if _SAME_STEP in named:
         return False
-    is_idle = any(
-        e.factor == _SAME_STEP and e.conclusion is Conclusion.NO_EFFECT and e.side is Side.STOPS
-        for e in found
-    )
+    is_idle = any(e.factor == _SAME_STEP and e.conclusion is Conclusion.NO_EFFECT for e in found)
     only_fails = any(
         e.factor == normalization and e.conclusion is Conclusion.ONLY_FAILS for e in found
     )
@@ -284,9 +271,7 @@ def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:
 
 def _curing(found: Sequence[Effect]) -> list[Factor]:
     """One factor for each cause that was shown to stop the oscillation."""
-    stopping = {
-        e.factor for e in found if e.conclusion is Conclusion.CAUSE and e.side is Side.STOPS
-    }
+    stopping = {effect.factor for effect in found if effect.stops}
     groups = [[f for f in reversed(group) if f in stopping] for group in _own_causes(found)]
     return [group[0] for group in groups if group]
 
@@ -347,11 +332,7 @@ def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]
         setting
         for setting in settings
         if setting not in named
-        and all(
-            e.conclusion is Conclusion.NO_EFFECT
-            for e in found
-            if e.factor == Factor(setting) and e.n_runs
-        )
+        and all(e.conclusion is Conclusion.NO_EFFECT for e in found if e.factor == Factor(setting))
     )
 
 

@@ -13,7 +13,10 @@ ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all
 NEGLIGIBLE = 0.2  # an effect on fewer runs than one in five is none that a person would act on
 
 _Z95 = 1.959963984540054
-_EXPECTED_AGREEMENT = 9.0  # a real cause decides about nine pairs in ten, see `sign_p_value`
+# A cause decides most pairs. Between 3 and 9 this changes the pairs needed by one where nine in ten
+# agree, see `capital`.
+_EXPECTED_AGREEMENT = 5.0
+_LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 
 
 class Conclusion(StrEnum):
@@ -100,41 +103,46 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
     return Share(d / n_pairs, max(-1.0, d / m - reach), min(1.0, d / m + reach))
 
 
-def sign_p_value(n_with: int, n_against: int) -> float:
-    """Exact, one-sided test that a change matters, valid whenever one stops or looks.
+def capital(n_with: int, n_against: int) -> float:
+    """Exact, one-sided evidence that a change matters, valid whenever one stops or looks.
 
     If a change has no effect, its rerun and the unchanged one are two draws of the same thing, so
     each pair that differs is as likely to differ one way as the other: the sign test of McNemar's
-    table. Against that stands a share p of pairs that go the expected way, p ~ Beta(9, 1). The
+    table. Against that stands a share p of pairs that go the expected way, p ~ Beta(5, 1). The
     ratio of the two probabilities,
 
-        E = 2^n B(9 + with, 1 + against) / B(9, 1),   n = with + against,
+        E = 2^n B(5 + with, 1 + against) / B(5, 1),   n = with + against,
 
-    is a fair game's capital: starting from 1, it exceeds 1 / alpha at any time with probability of
-    at most alpha if there is no effect (Ville's inequality). 1 / E is therefore a p-value that
-    stays one when more pairs are added because the first ones were not enough; twelve pairs that
-    all agree give 0.0006, where a fixed number of twelve would give 0.0002.
+    is the capital of somebody who starts with 1 and bets on the expected way at fair odds: if there
+    is no effect, it ever exceeds 1 / alpha with probability of at most alpha (Ville's inequality).
+    So 1 / E is a p-value that stays one when pairs are added because the first ones were too few.
+    Capitals of bets on different pairs may be multiplied, and averaged.
 
     Args:
         n_with: pairs that differ the expected way.
         n_against: pairs that differ the other way.
 
     Returns:
-        The p-value, 0 to 1.
+        E, 0 or more. Twelve pairs that all agree give 1205, where a test that may be done only
+        once would give 4096.
 
     Example:
-        >>> round(sign_p_value(12, 0), 4), sign_p_value(5, 5)
-        (0.0006, 1.0)
+        >>> round(capital(12, 0)), capital(5, 5) < 1
+        (1205, True)
 
     References:
         Ville 1939, "Etude critique de la notion de collectif"; Ramdas, Gruenwald, Vovk and Shafer
         2023, "Game-theoretic statistics and safe anytime-valid inference"; McNemar 1947, "Note on
         the sampling error of the difference between correlated proportions".
     """
-    log_capital = (n_with + n_against) * math.log(2) + _log_beta(
-        _EXPECTED_AGREEMENT + n_with, 1 + n_against
-    )
-    return min(1.0, math.exp(_log_beta(_EXPECTED_AGREEMENT, 1) - log_capital))
+    prior = _log_beta(_EXPECTED_AGREEMENT, 1)
+    seen = _log_beta(_EXPECTED_AGREEMENT + n_with, 1 + n_against)
+    return math.exp(min((n_with + n_against) * math.log(2) + seen - prior, _LARGEST_LOG))
+
+
+def p_value_of(capital_reached: float) -> float:
+    """The p-value that a capital is worth, 0 to 1."""
+    return min(1.0, 1 / capital_reached) if capital_reached > 0 else 1.0
 
 
 def holm(p_values: Sequence[float], n_hypotheses: int | None = None) -> list[float]:
@@ -186,7 +194,7 @@ def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
         return None
     for n in range(max(1, n_with + n_against), 10_000):
         agreeing = math.floor(share * n + 1e-9)
-        if sign_p_value(agreeing, n - agreeing) <= level:
+        if p_value_of(capital(agreeing, n - agreeing)) <= level:
             return n
     return None
 

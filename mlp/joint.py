@@ -13,17 +13,8 @@ from itertools import combinations, permutations, product
 from mlp.change import Change, Factor, rerun
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.evidence import ERROR_RATE, Conclusion, Share, paired_difference, sign_p_value
-from mlp.intervention import (
-    Inquiry,
-    Pick,
-    Results,
-    Side,
-    further_seeds,
-    judged_after,
-    strongest,
-    turned,
-)
+from mlp.evidence import ERROR_RATE, Conclusion, Share, capital, p_value_of, paired_difference
+from mlp.inquiry import Inquiry, Pick, Results, Side, judged_after, strongest, turned
 from mlp.observed import HEALTHY
 
 JOINT_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
@@ -140,6 +131,11 @@ def _either_cures(
     return found[:_MOST_RUNS]
 
 
+def _wanted(pick: Pick) -> range:
+    """The places of the further seeds that are wanted; place 0 is the run's own seed."""
+    return range(1, pick.n_seeds + 1)
+
+
 def _cures(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
     judged = judged_after(pick, changes, 0, results)
     return judged is not None and turned(pick, judged)
@@ -160,7 +156,7 @@ def _confirming_returns(
     for factor, without in permutations(causes, 2):
         for pick, cure in _either_cures(inquiry, factor, without, results):
             change = _likeliest_return(pick, factor, cure, results)
-            for seed in further_seeds(pick) if change else ():
+            for seed in _wanted(pick) if change else ():
                 assert change is not None
                 yield rerun(pick.configs[seed], [cure, change], seed)
                 yield rerun(pick.configs[seed], [cure], seed)
@@ -271,7 +267,7 @@ def _confirming_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig 
     for factors in _candidates(inquiry, results):
         for pick in _uncured(inquiry, results):
             both = _joint(pick, factors, results)
-            for seed in further_seeds(pick) if both else ():
+            for seed in _wanted(pick) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
                     yield rerun(pick.configs[seed], changes, seed)
@@ -300,7 +296,7 @@ def _joint_cure(
             for count, other in zip(counts, others, strict=True):
                 assert other is not None
                 count.update(_differs(other, judged))
-    largest = max(sign_p_value(count[True], count[False]) for count in counts)
+    largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
     p_value = min(1.0, max(1, n_hypotheses) * largest)
     conclusion = Conclusion.CAUSE if p_value <= JOINT_ERROR_RATE else Conclusion.TOO_LITTLE
     return JointCure(

@@ -15,7 +15,7 @@ from mlp.association import Association
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
-from mlp.intervention import Effort, prepare
+from mlp.inquiry import Effort, prepare
 from mlp.observed import observe
 from mlp.space import Space, draw, read_space
 
