@@ -253,19 +253,18 @@ def _at_same_step(
     present = configs[0].gradient.normalization
     usable = [norm if math.isfinite(norm) and norm > 0 else None for norm in gradient_norms]
     for other in _alternatives(found[1], present, NORMALIZATION, None, order) if found else []:
+        target = _changed(configs[0], ((NORMALIZATION, other),))
+        needs_norm = {present, other} & {"unit", "clip"}
+        if target is None or (needs_norm and None in usable):
+            continue
         values: list[Values] = []
+        rates: list[float] = []
         for config, norm in zip(configs, usable, strict=True):
-            target = _changed(config, ((NORMALIZATION, other),))
-            needs_norm = {present, other} & {"unit", "clip"}
-            if target is None or (needs_norm and norm is None):
-                break
-            factors = [step_factor(c, n_examples, norm or 1.0) for c in (config, target)]
-            rate = config.optimizer.learning_rate * factors[0] / factors[1]
-            values.append(((NORMALIZATION, other), (LEARNING_RATE, rate)))
-        else:
-            rate = dict(values[0])[LEARNING_RATE]  # type: ignore[assignment]
-            text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown(rate)}"
-            yield Change(Factor(NORMALIZATION, keeps_step=True), text, tuple(values), 1.0)
+            before, after = (step_factor(c, n_examples, norm or 1.0) for c in (config, target))
+            rates.append(config.optimizer.learning_rate * before / after)
+            values.append(((NORMALIZATION, other), (LEARNING_RATE, rates[-1])))
+        text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown(rates[0])}"
+        yield Change(Factor(NORMALIZATION, keeps_step=True), text, tuple(values), 1.0)
 
 
 def _same_for_all(

@@ -176,8 +176,8 @@ def _tally(inquiry: Inquiry, factor: Factor, side: Side, results: Results) -> _T
         tally.n_runs += 1
         tally.n_own_seed += is_tested
         for seed in range(1, len(pick.configs)):
-            changed = judged_after(pick, [change], seed, results)
             unchanged = results.get(pick.configs[seed])
+            changed = judged_after(pick, [change], seed, results) if unchanged else None
             if changed is not None and unchanged is not None:
                 _count(tally, change, unchanged.verdict, changed.verdict, is_tested=is_tested)
     return tally

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mlp.change import NORMALIZATION, SEEDS, Change, Factor, Order, changes_of, plain, rerun
+from mlp.change import NORMALIZATION, SEEDS, Change, Factor, Order, changes_of, rerun
 from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
 from mlp.domain import typed
@@ -177,8 +177,8 @@ def ends(verdict: Verdict, side: Side) -> bool:
 
 def _with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
     paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
-    further = [with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n)]
-    return (plain(config), *map(plain, further))
+    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
+    return (config, *further)
 
 
 def _norms(

@@ -1,9 +1,9 @@
 """What to train next, so that the settings that act are known soonest.
 
-Round by round of picked runs, each setting of a run is changed in turn with the run's own seed; what
-turned the verdict is repeated with further seeds beside the unchanged run. What is trained next
-follows from the results so far and from nothing else, so the training can be stopped between any
-two batches and gone on with later, and every answer on the way is a valid one.
+Round by round of picked runs, each setting of a run is changed in turn with the run's own seed;
+what turned the verdict is repeated with further seeds beside the unchanged run. What is trained
+next follows from the results so far and from nothing else, so the training can be stopped between
+any two batches and gone on with later, and every answer on the way is a valid one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

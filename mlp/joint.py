@@ -13,7 +13,7 @@ from itertools import combinations, permutations, product
 from mlp.change import Change, Factor, rerun
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.evidence import ERROR_RATE, Conclusion, Share, capital, p_value_of, paired_difference
+from mlp.evidence import ERROR_RATE, Conclusion, Share, capital, p_value_of, wilson
 from mlp.inquiry import Inquiry, Pick, Results, Side, judged_after, strongest, turned
 from mlp.observed import HEALTHY
 
@@ -32,11 +32,13 @@ class Dependence:
         factor: the setting whose every change is tried.
         without: the setting that is cured meanwhile.
         n_runs: runs that either change cures.
-        n_pairs: reruns of both changed, each beside one with `without` alone changed.
-        n_returned: pairs in which the swings came back.
-        difference: share of returns less the opposite, with its interval.
-        is_needed: whether `factor` needs `without`: it brings the swings back in less than half of
-            the runs. None: not settled.
+        n_pairs: further seeds of these runs in which the unchanged run swings and the cure of
+            `without` works.
+        n_returned: of these, in which a change of `factor` beside that cure brings the swings back.
+        returned: their share with its interval.
+        is_needed: whether `factor` needs `without`: either cures most runs that `factor` cures,
+            and with `without` cured it brings the swings back in less than half of them. None: not
+            settled.
     """
 
     factor: Factor
@@ -44,7 +46,7 @@ class Dependence:
     n_runs: int
     n_pairs: int
     n_returned: int
-    difference: Share
+    returned: Share
     is_needed: bool | None
 
 
@@ -99,11 +101,11 @@ def next_joint_batch(
 def dependences(
     inquiry: Inquiry, causes: Sequence[Factor], results: Results
 ) -> tuple[Dependence, ...]:
-    """For each two causes that cure the same runs: does either bring the swings back alone?"""
+    """For each two causes that mostly cure the same runs: does one bring the swings back alone?"""
     found = []
     for factor, without in permutations(causes, 2):
         runs = _either_cures(inquiry, factor, without, results)
-        if runs:
+        if 2 * len(runs) >= min(_n_cured(inquiry, factor, results), 2 * _MOST_RUNS) > 0:
             found.append(_dependence(factor, without, runs, results))
     return tuple(found)
 
@@ -131,6 +133,12 @@ def _either_cures(
     return found[:_MOST_RUNS]
 
 
+def _n_cured(inquiry: Inquiry, factor: Factor, results: Results) -> int:
+    """How many runs the factor cures with their own seed."""
+    cures = ((pick, strongest(pick, factor, results)) for pick in inquiry.on(Side.STOPS))
+    return sum(cure is not None and _cures(pick, [cure], results) for pick, cure in cures)
+
+
 def _wanted(pick: Pick) -> range:
     """The places of the further seeds that are wanted; place 0 is the run's own seed."""
     return range(1, pick.n_seeds + 1)
@@ -153,10 +161,16 @@ def _screening_returns(
 def _confirming_returns(
     inquiry: Inquiry, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
-    for factor, without in permutations(causes, 2):
-        for pick, cure in _either_cures(inquiry, factor, without, results):
-            change = _likeliest_return(pick, factor, cure, results)
-            for seed in _wanted(pick) if change else ():
+    """All wanted seeds, and all there are where those did not settle it."""
+
+    def n_seeds(pick: Pick, bond: Dependence) -> int:
+        is_in_doubt = bond.is_needed is None and bond.n_pairs > 0
+        return len(pick.configs) - 1 if is_in_doubt else pick.n_seeds
+
+    for bond in dependences(inquiry, causes, results):
+        for pick, cure in _either_cures(inquiry, bond.factor, bond.without, results):
+            change = _likeliest_return(pick, bond.factor, cure, results)
+            for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
                 assert change is not None
                 yield rerun(pick.configs[seed], [cure, change], seed)
                 yield rerun(pick.configs[seed], [cure], seed)
@@ -179,26 +193,26 @@ def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results
 def _dependence(
     factor: Factor, without: Factor, runs: Sequence[tuple[Pick, Change]], results: Results
 ) -> Dependence:
-    n_pairs = n_returned = n_against = 0
+    n_pairs = n_returned = 0
     for pick, cure in runs:
         change = _likeliest_return(pick, factor, cure, results)
         for seed in range(1, len(pick.configs)) if change else ():
             assert change is not None
-            both = judged_after(pick, [cure, change], seed, results)
-            alone = judged_after(pick, [cure], seed, results)
-            if both is None or alone is None:
+            unchanged = results.get(pick.configs[seed])
+            cured = judged_after(pick, [cure], seed, results) if unchanged else None
+            both = judged_after(pick, [cure, change], seed, results) if cured else None
+            if unchanged is None or cured is None or both is None:
                 continue
-            swings = [j.verdict is Verdict.OSCILLATING for j in (both, alone)]
-            n_pairs += 1
-            n_returned += swings[0] and not swings[1]
-            n_against += swings[1] and not swings[0]
-    difference = paired_difference(n_returned, n_against, n_pairs)
+            is_cure = turned(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
+            n_pairs += is_cure
+            n_returned += is_cure and both.verdict is Verdict.OSCILLATING
+    returned = wilson(n_returned, n_pairs)
     is_needed = None
-    if difference.high < _RETURNS_OFTEN:
+    if returned.high < _RETURNS_OFTEN:
         is_needed = True
-    elif n_pairs and difference.value >= _RETURNS_OFTEN:
+    elif returned.low > _RETURNS_OFTEN:
         is_needed = False
-    return Dependence(factor, without, len(runs), n_pairs, n_returned, difference, is_needed)
+    return Dependence(factor, without, len(runs), n_pairs, n_returned, returned, is_needed)
 
 
 def _uncured(inquiry: Inquiry, results: Results) -> list[Pick]:
@@ -249,11 +263,13 @@ def _candidates(inquiry: Inquiry, results: Results) -> list[tuple[Factor, Factor
     """The pair of settings that cures most of the searched runs, with their own seeds."""
     hits: Counter[tuple[Factor, Factor]] = Counter()
     for pick in _uncured(inquiry, results)[:_SEARCHED_RUNS]:
-        hits.update(factors for factors in _factor_pairs([pick]) if _joint(pick, factors, results))
+        hits.update(
+            factors for factors in _factor_pairs([pick]) if curing_pair(pick, factors, results)
+        )
     return [factors for factors, _ in hits.most_common(1)]
 
 
-def _joint(
+def curing_pair(
     pick: Pick, factors: tuple[Factor, Factor], results: Results
 ) -> tuple[Change, Change] | None:
     """The first changes of both settings that cure the run with its own seed."""
@@ -266,7 +282,7 @@ def _joint(
 def _confirming_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig | None]:
     for factors in _candidates(inquiry, results):
         for pick in _uncured(inquiry, results):
-            both = _joint(pick, factors, results)
+            both = curing_pair(pick, factors, results)
             for seed in _wanted(pick) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
@@ -280,7 +296,7 @@ def _joint_cure(
     n_pairs = n_cured = n_runs = 0
     texts: list[str] = []
     for pick in uncured:
-        both = _joint(pick, factors, results)
+        both = curing_pair(pick, factors, results)
         if both is None:
             continue
         n_runs += 1
