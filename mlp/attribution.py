@@ -270,8 +270,12 @@ def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:
 
 
 def _curing(found: Sequence[Effect]) -> list[Factor]:
-    """One factor for each cause that was shown to stop the oscillation."""
-    stopping = {effect.factor for effect in found if effect.stops}
+    """One factor for each cause that seems to stop the oscillation, not only to start it."""
+    stopping = {
+        effect.factor
+        for effect in found
+        if (side := effect.on(Side.STOPS)) and side.n_with_tested > side.n_against_tested
+    }
     groups = [[f for f in reversed(group) if f in stopping] for group in _own_causes(found)]
     return [group[0] for group in groups if group]
 

@@ -183,7 +183,9 @@ def changes_of(
 
 def domain_of(config: RunConfig, entry: Entry) -> tuple[str, Domain] | None:
     """The branch and domain that a run draws a setting from; None where it has none there."""
-    branch = typed(settings_of(config)[entry.by]) if entry.by else ""
+    if entry.by is None:
+        return next(iter(entry.domains.items()))
+    branch = typed(settings_of(config)[entry.by])
     return (branch, entry.domains[branch]) if branch in entry.domains else None
 
 

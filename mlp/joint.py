@@ -20,6 +20,7 @@ from mlp.observed import HEALTHY
 JOINT_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
 
 _MOST_RUNS = 6  # that one dependence is tried in
+_MOSTLY = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
 _RETURNS_OFTEN = 0.5  # below this share of returns a setting does not do it alone
 
@@ -36,9 +37,8 @@ class Dependence:
             `without` works.
         n_returned: of these, in which a change of `factor` beside that cure brings the swings back.
         returned: their share with its interval.
-        is_needed: whether `factor` needs `without`: either cures most runs that `factor` cures,
-            and with `without` cured it brings the swings back in less than half of them. None: not
-            settled.
+        is_needed: whether `factor` needs `without`: with that cured, it brings the swings back in
+            less than half of these seeds. None: not settled.
     """
 
     factor: Factor
@@ -101,11 +101,12 @@ def next_joint_batch(
 def dependences(
     inquiry: Inquiry, causes: Sequence[Factor], results: Results
 ) -> tuple[Dependence, ...]:
-    """For each two causes that mostly cure the same runs: does one bring the swings back alone?"""
+    """For each two causes that often cure the same runs: does one bring the swings back alone?"""
     found = []
     for factor, without in permutations(causes, 2):
         runs = _either_cures(inquiry, factor, without, results)
-        if 2 * len(runs) >= min(_n_cured(inquiry, factor, results), 2 * _MOST_RUNS) > 0:
+        enough = min(_MOST_RUNS, _MOSTLY * _n_cured(inquiry, factor, results))
+        if runs and len(runs) >= enough:
             found.append(_dependence(factor, without, runs, results))
     return tuple(found)
 
@@ -174,6 +175,7 @@ def _confirming_returns(
                 assert change is not None
                 yield rerun(pick.configs[seed], [cure, change], seed)
                 yield rerun(pick.configs[seed], [cure], seed)
+                yield pick.configs[seed]
 
 
 def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results) -> Change | None:

@@ -56,15 +56,16 @@ def _distances(configs: Sequence[RunConfig], space: Space) -> NDArray[np.float64
     different branches, are 1 apart.
     """
     apart = np.zeros((len(configs), len(configs)))
+    settings = [settings_of(config) for config in configs]
     for entry in space:
         if entry.path in SEEDS:
             continue
         kinds: list[str] = []
         places: list[float] = []
-        for config in configs:
+        for config, values in zip(configs, settings, strict=True):
             found = domain_of(config, entry)
             branch, domain = found if found else ("no domain", None)
-            value = settings_of(config)[entry.path]
+            value = values[entry.path]
             if entry.each_layer or isinstance(value, list):
                 value = float(np.mean(config.model.layer_widths))
             kinds.append(branch if isinstance(domain, Range) else f"{branch} {typed(value)}")

@@ -103,8 +103,14 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
         return [one(config) for config in configs]
 
     def one(config: RunConfig) -> Judgement:
-        random = _random(repetition, config.model, config.initialization, config.gradient,
-                         config.optimizer, config.training.seed)
+        random = _random(
+            repetition,
+            config.model,
+            config.initialization,
+            config.gradient,
+            config.optimizer,
+            config.training.seed,
+        )
         chance = 1 / (1 + np.exp(-np.clip(planted.slope * planted.score(config), -50, 50)))
         chance = planted.noise + (1 - 2 * planted.noise) * chance
         oscillates = random.random_sample() < chance
@@ -112,7 +118,11 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
         return Judgement(
             verdict=Verdict.OSCILLATING if oscillates else settled,
             amplitude=float(random.random_sample()) + (0.1 if oscillates else 0.0),
-            flip_rate=1.0, period_steps=2, largest_rise=1.0, last_rise_entry=None, spiked=False,
+            flip_rate=1.0,
+            period_steps=2,
+            largest_rise=1.0,
+            last_rise_entry=None,
+            spiked=False,
         )
 
     return train
@@ -144,9 +154,7 @@ def study(planted: Planted, repetition: int, n_runs: int):
 
 def explain(planted: Planted, repetition: int, n_runs: int, effort: Effort) -> Answer:
     runs, space = study(planted, repetition, n_runs)
-    inquiry = prepare(
-        runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
-    )
+    inquiry = prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     results = investigate(inquiry, training(planted, repetition))
     return answer(
         inquiry, results, NO_ASSOCIATION, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
@@ -159,32 +167,38 @@ def named(found: Answer) -> frozenset[str]:
 
 RATE = Planted(
     lambda c: log_rate(c) - 0.65,
-    ("optimizer.learning_rate",), ("optimizer.momentum", "model.depth"),
+    ("optimizer.learning_rate",),
+    ("optimizer.momentum", "model.depth"),
     frozenset({"optimizer.learning_rate"}),
 )
 SCHEME = Planted(
     lambda c: 0.5 if c.initialization.scheme in ("he_normal",) else -0.5,
-    ("initialization.scheme",), ("optimizer.learning_rate", "model.depth"),
+    ("initialization.scheme",),
+    ("optimizer.learning_rate", "model.depth"),
     frozenset({"initialization.scheme"}),
 )
 DEPTH = Planted(
     lambda c: c.model.depth - 2.5,
-    ("model.depth",), ("optimizer.learning_rate",),
+    ("model.depth",),
+    ("optimizer.learning_rate",),
     frozenset({"model.depth"}),
 )
 AND = Planted(
     lambda c: min(log_rate(c) - 0.4, c.optimizer.momentum / 0.95 - 0.4),
-    ("optimizer.learning_rate", "optimizer.momentum"), ("model.depth", "initialization.scheme"),
+    ("optimizer.learning_rate", "optimizer.momentum"),
+    ("model.depth", "initialization.scheme"),
     frozenset({"optimizer.learning_rate", "optimizer.momentum"}),
 )
 OR = Planted(
     lambda c: max(log_rate(c) - 0.65, c.optimizer.momentum / 0.95 - 0.65),
-    ("optimizer.learning_rate", "optimizer.momentum"), ("model.depth", "initialization.scheme"),
+    ("optimizer.learning_rate", "optimizer.momentum"),
+    ("model.depth", "initialization.scheme"),
     frozenset({"optimizer.learning_rate", "optimizer.momentum"}),
 )
 STEP = Planted(
     lambda c: effective_step(c) - 0.65,
-    ("optimizer.learning_rate",), ("optimizer.momentum", "initialization.scheme"),
+    ("optimizer.learning_rate",),
+    ("optimizer.momentum", "initialization.scheme"),
     frozenset({"optimizer.learning_rate", "gradient.normalization"}),
     space=STEP_SPACE,
 )
