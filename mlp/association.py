@@ -282,10 +282,16 @@ def _shown(value: float) -> str:
 
 def _permuted(y: _Floats, codes: _Codes, random: np.random.RandomState) -> tuple[float, float]:
     """The share of y that the groups explain, and the p-value of it under permutation."""
-    shuffled = np.array([random.permutation(y) for _ in range(_PERMUTATIONS)])
+    shuffled = _shuffled(y, random)
     values = _between(np.vstack([y, shuffled]), codes) / np.sum(np.square(y - y.mean()))
     hits = int(np.count_nonzero(values[1:] >= values[0] - 1e-12))
     return float(values[0]), (1 + hits) / (1 + _PERMUTATIONS)
+
+
+def _shuffled(values: _Floats, random: np.random.RandomState) -> _Floats:
+    """The values in as many random orders as there are permutations, `(permutation, run)`."""
+    rows: _Floats = values[np.argsort(random.random_sample((_PERMUTATIONS, values.size)), axis=1)]
+    return rows
 
 
 def _between(ys: _Floats, codes: _Codes) -> _Floats:
@@ -319,7 +325,7 @@ def _interaction(
         shares: _Floats = gain / np.maximum(rest, 1e-9)
         return shares
 
-    shuffled = np.array([random.permutation(residuals) for _ in range(_PERMUTATIONS)])
+    shuffled = _shuffled(residuals, random)
     values = beyond(np.vstack([y, fitted + shuffled]))
     hits = int(np.count_nonzero(values[1:] >= values[0] - 1e-12))
     gain = float(np.sum((y @ full) ** 2) - np.sum((y @ additive) ** 2)) / within

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mlp.association import Association
-from mlp.attribution import Answer, Cause, Kind
+from mlp.attribution import Answer
+from mlp.cause import Cause, Kind
 from mlp.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.effect import Effect, SideEffect
 from mlp.inquiry import Side
@@ -90,16 +91,18 @@ def _shown_by(cause: Cause) -> str:
     acting = [e for e in cause.effects if (e.stops or e.starts) and not e.factor.keeps_step]
     if cause.kind is Kind.EFFECTIVE_STEP:
         acting = [e for e in acting if e.factor == Factor(LEARNING_RATE)] or acting
-    return ", ".join(_effect_words(effect, len(acting) > 1) for effect in acting)
+    return ", ".join(_effect_words(effect) for effect in acting)
 
 
-def _effect_words(effect: Effect, is_one_of_many: bool) -> str:
+def _effect_words(effect: Effect) -> str:
     side = effect.on(Side.STOPS) if effect.stops else effect.on(Side.STARTS)
     assert side is not None
-    usual = next(iter(side.changes), str(effect.factor))
     did = "stopped it" if side.side is Side.STOPS else "started it"
-    subject = usual if not is_one_of_many else f"{effect.factor} ({usual})"
-    return f"{subject} alone {did} in {side.n_with} of {side.n_expected} reruns with new seeds"
+    such = f" (such as {next(iter(side.changes))})" if side.changes else ""
+    return (
+        f"{effect.factor.setting} changed alone{such} {did} in {side.n_with} of {side.n_expected} "
+        "reruns with new seeds"
+    )
 
 
 def _idle(cause: Cause) -> str:

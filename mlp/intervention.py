@@ -51,9 +51,14 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
     return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
 
 
-def n_single(inquiry: Inquiry) -> int:
-    """How many trainings the single changes take, before any setting is asked about further."""
-    return sum(len(pick.changes) + pick.n_seeds * (1 + len(pick.factors)) for pick in inquiry.picks)
+def n_left(inquiry: Inquiry, results: Results) -> int:
+    """How many trainings the single changes still take, before any setting is in doubt."""
+    n = len(missing(_screening(inquiry.picks), results))
+    for pick in inquiry.picks:
+        for factor in pick.factors:
+            repeated = list(_repeated(pick, factor, results, pick.n_seeds))
+            n += len(missing(repeated, results)) if repeated else pick.n_seeds
+    return n
 
 
 def _screening(picks: Sequence[Pick]) -> Iterator[RunConfig | None]:

@@ -1,17 +1,25 @@
 """Studies whose cause is known because it was planted, and training that obeys it.
 
-In every study a decoy goes along with the cause: nine times in ten it is drawn from the same place
-of its domain, so that it is as strongly associated with the verdict, and it does nothing.
+In every study decoys go along with the cause: nine times in ten they are drawn from the same place
+of their domain, so that they are as strongly associated with the verdict, and they do nothing.
+
+    python tests/planted.py RATE,AND 100 64     scenarios, repetitions, runs of each study
+    python tests/planted.py RATE 100 64 noise=0.1 interventions=4
 """
 
+import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlp.attribution import Answer, answer, investigate
 from mlp.association import Association
+from mlp.attribution import Answer, answer, investigate
+from mlp.cause import Kind
+from mlp.change import step_factor
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
@@ -57,6 +65,7 @@ class Planted:
         space: of the study.
         slope: how sharply the chance to oscillate rises with the score; infinite: at once.
         noise: share of trainings whose verdict is turned by chance.
+        shift: of the threshold; above 0 fewer runs oscillate.
     """
 
     score: Score
@@ -66,6 +75,7 @@ class Planted:
     space: Mapping[str, object] = None  # type: ignore[assignment]
     slope: float = 20.0
     noise: float = 0.05
+    shift: float = 0.0
 
     def read_space(self) -> Space:
         return read_space(self.space or SPACE, RunConfig())
@@ -86,8 +96,6 @@ def gradient_norms(configs: Sequence[RunConfig]) -> list[float]:
 
 def effective_step(config: RunConfig) -> float:
     """As a place in the range of learning rates on the mean, 0 to 1."""
-    from mlp.change import step_factor
-
     factor = step_factor(config, N_EXAMPLES, gradient_norm_of(config))
     return (np.log10(config.optimizer.learning_rate * factor) + 2) / 4
 
@@ -111,7 +119,8 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
             config.optimizer,
             config.training.seed,
         )
-        chance = 1 / (1 + np.exp(-np.clip(planted.slope * planted.score(config), -50, 50)))
+        score = planted.score(config) - planted.shift
+        chance = 1 / (1 + np.exp(-np.clip(planted.slope * score, -50, 50)))
         chance = planted.noise + (1 - 2 * planted.noise) * chance
         oscillates = random.random_sample() < chance
         settled = Verdict.LEARNING if random.random_sample() < 0.3 else Verdict.CONVERGED
@@ -203,3 +212,43 @@ STEP = Planted(
     space=STEP_SPACE,
 )
 NOTHING = Planted(lambda c: -0.045, (), (), frozenset(), space=STEP_SPACE)
+
+KINDS = {
+    "AND": Kind.TOGETHER,
+    "STEP": Kind.EFFECTIVE_STEP,
+}
+
+
+def _repeat(arguments) -> tuple[bool, bool, tuple[str, ...], int, int]:
+    name, numbers, repetition, n_runs, effort = arguments
+    planted = replace(globals()[name], **numbers)  # its score cannot be sent to another process
+    found = explain(planted, repetition, n_runs, effort)
+    kinds = {cause.kind for cause in found.causes}
+    is_right = named(found) == planted.settings
+    is_kind = is_right and kinds <= {KINDS.get(name, Kind.ALONE)}
+    words = tuple(f"{','.join(c.settings)} ({c.kind.value})" for c in found.causes)
+    return is_right, is_kind, words, found.n_trained, found.n_oscillating
+
+
+def main(names: str, repetitions: str, n_runs: str, *changes: str) -> None:
+    """Prints how often exactly the planted settings were named, and what was named."""
+    numbers = {key: float(value) for key, value in (text.split("=") for text in changes)}
+    effort = Effort(int(numbers.pop("interventions", 8)), int(numbers.pop("seeds", 4)))
+    with ProcessPoolExecutor() as pool:
+        for name in names.split(","):
+            jobs = [(name, numbers, i, int(n_runs), effort) for i in range(int(repetitions))]
+            rows = list(pool.map(_repeat, jobs))
+            n = len(rows)
+            print(
+                f"{name}, {n_runs} runs {' '.join(changes)}: settings right in "
+                f"{sum(row[0] for row in rows)} of {n}, kind too in {sum(row[1] for row in rows)}; "
+                f"on average {sum(row[4] for row in rows) / n:.1f} oscillate, "
+                f"{sum(row[3] for row in rows) / n:.0f} trained",
+                flush=True,
+            )
+            for words, count in Counter(row[2] for row in rows).most_common(5):
+                print(f"    {count:3d} {'; '.join(words) or 'nothing'}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
