@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mlp.attribution import Train, investigate
-from mlp.change import Change, Factor, plain, position, rerun, shown
+from mlp.change import Change, Factor, domain_of, plain, position, rerun, shown
 from mlp.config import RunConfig, settings_of
 from mlp.curve import Judgement, Verdict
-from mlp.domain import Choice, Range
+from mlp.domain import Choice, Domain, Range
 from mlp.inquiry import (
     Effort,
     GradientNorm,
@@ -25,6 +25,7 @@ from mlp.observed import StudyRun, parameters_of
 from mlp.space import Entry, Space
 
 _HALVINGS = 4  # of a number's way from the run's value to a cure: to a sixteenth of it
+_FAR = 100.0
 _FACTOR = 1000.0  # how far a number may go where no study bounds it
 _MOST_MOMENTUM = 0.99
 
@@ -140,8 +141,14 @@ def repair(
         n_examples=n_examples,
         gradient_norm=gradient_norm,
     )
-    results = investigate(inquiry, train, known=known, goes_on=goes_on)
     pick = inquiry.picks[0]
+    pick = replace(
+        pick,
+        configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
+        changes=(*pick.changes, *_farther(pick, space)),
+    )
+    inquiry = Inquiry(inquiry.runs, (pick,))
+    results = investigate(inquiry, train, known=known, goes_on=goes_on)
     candidates: list[tuple[Change, ...]] = [
         (change,) for change in _halved(pick, space, train, results, goes_on)
     ]
@@ -155,7 +162,11 @@ def repair(
         n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
         n_seeds=len(unchanged),
         cures=tuple(sorted(filter(_is_cure, attempts), key=_preference)),
-        quiet_failures=tuple(a for a in attempts if _is_quiet_failure(a)),
+        quiet_failures=tuple(
+            own
+            for change in pick.changes
+            if (own := _attempt(pick, [change], results)) and _is_quiet_failure(own)
+        ),
         n_trained=len(results),
         is_complete=goes_on(),
     )
@@ -222,14 +233,36 @@ def _half_way(pick: Pick, change: Change, failed: object, space: Space) -> Chang
     value = float(f"{middle:.3g}")
     if value in (cured, failed):
         return None
-    entry = next(entry for entry in space if entry.path == setting)
-    domain = next(iter(entry.domains.values()))
+    drawn = domain_of(pick.configs[0], next(entry for entry in space if entry.path == setting))
+    if drawn is None:
+        return None
+    return _to_value(pick, change.factor, value, drawn[1])
+
+
+def _farther(pick: Pick, space: Space) -> list[Change]:
+    """Numbers a hundred times larger and smaller: no study says here what would be quiet."""
+    found = []
+    for factor in pick.factors:
+        value = settings_of(pick.configs[0])[factor.setting]
+        drawn = domain_of(pick.configs[0], next(e for e in space if e.path == factor.setting))
+        if not isinstance(value, float) or drawn is None or not isinstance(drawn[1], Range):
+            continue
+        known = [dict(change.values[0])[factor.setting] for change in pick.of_factor(factor)]
+        for times in (1 / _FAR, _FAR):
+            far = min(max(value * times, drawn[1].low), drawn[1].high)
+            if far not in (value, *known):
+                found.append(_to_value(pick, factor, far, drawn[1]))
+    return found
+
+
+def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:
+    setting = factor.setting
     start = settings_of(pick.configs[0])[setting]
-    return replace(
-        change,
-        text=f"{setting}={shown(value)}",
-        values=(((setting, value),),) * len(change.values),
-        distance=abs(position(domain, value) - position(domain, start)),
+    return Change(
+        factor,
+        f"{setting}={shown(value)}",
+        (((setting, value),),) * len(pick.configs),
+        abs(position(domain, value) - position(domain, start)),
     )
 
 
