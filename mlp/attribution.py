@@ -1,6 +1,16 @@
 """Which settings make the loss oscillate: the answer, from reruns and from what was observed.
 
 Training comes in as an argument: configs in, judgements out. Nothing here knows where or how.
+
+    inquiry = prepare(runs, space, Effort(), n_examples=..., gradient_norm=...)
+    results = investigate(inquiry, train, known=earlier, goes_on=lambda: clock() < end)
+    found = answer(inquiry, results, associate(runs), n_examples=..., gradient_norm=...)
+    print(render_answer(found))
+
+What it cannot see: a setting whose tried values all act alike; one that acts with two others only;
+one whose effect has both signs in different runs, as often as not; and, with few runs that
+oscillate again with further seeds, anything that needs a dozen pairs to be shown. Named causes are
+causes in the picked runs and within the space; nothing is claimed about other spaces.
 """
 
 from collections.abc import Callable, Sequence

@@ -92,12 +92,21 @@ def find_causes(
                 dependences=tuple(b for b in bonds if {b.factor.setting, b.without.setting} <= own),
             )
         )
-    known = {setting for cause in causes for setting in cause.settings}
     for cure in joint:
-        settings = tuple(sorted(factor.setting for factor in cure.factors))
-        if cure.conclusion is Conclusion.CAUSE and not set(settings) <= known:
-            causes.append(Cause(settings, Kind.BOTH, joint=(cure,)))
+        if cure.conclusion is Conclusion.CAUSE:
+            causes = _with_joint(causes, cure, found)
     return tuple(sorted(causes, key=_smallest_p_value))
+
+
+def _with_joint(causes: Sequence[Cause], cure: JointCure, found: Sequence[Effect]) -> list[Cause]:
+    """The causes with one of which both settings must be changed, where neither stops it alone."""
+    settings = {factor.setting for factor in cure.factors}
+    stopping = {setting for cause in causes if cause.stops for setting in cause.settings}
+    if settings <= stopping:
+        return list(causes)
+    others = [cause for cause in causes if cause.stops or not set(cause.settings) <= settings]
+    own = tuple(effect for effect in found if effect.factor.setting in settings)
+    return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, joint=(cure,))]
 
 
 def _named(found: Sequence[Effect]) -> set[Factor]:

@@ -147,12 +147,12 @@ def changes_of(
 ) -> tuple[Change, ...]:
     """Every change of one setting that is tried on a run.
 
-    Choices: all others. Numbers: the target and a factor of ten either way, cut to the bounds.
-    Integers: the target and both neighbours. Depth: both neighbours; deeper repeats the last
-    width, shallower cuts the list, and both count as depth. The normalization comes twice, with the
-    learning rate kept and with the effective step at the start kept. A setting that is inactive in
-    this run is left out, and so is a value that the schema refuses. Seeds are no settings here:
-    they are what a change is repeated over.
+    Choices: all others. Numbers: the target and a factor of ten either way, cut to the bounds (from
+    zero: the bounds). Integers: the target and both neighbours. Depth: both neighbours; deeper
+    repeats the last width, shallower cuts the list, and both count as depth. The normalization
+    comes twice, with the learning rate kept and with the effective step at the start kept. A
+    setting that is inactive in this run is left out, and so is a value that the schema refuses.
+    Seeds are no settings here: they are what a change is repeated over.
 
     Args:
         configs: the run with each seed, its own first.
@@ -303,6 +303,8 @@ def _alternatives(
     if domain.integer:
         step = int(domain.step or 1)
         wanted = [value - step, value + step]
+    elif value == 0:
+        wanted = [domain.low, domain.high]  # no factor leads away from zero
     else:
         wanted = [value / _FACTOR_OF_TEN, value * _FACTOR_OF_TEN]
     wanted = sorted(wanted, key=lambda other: order(name, other))

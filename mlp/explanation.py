@@ -7,6 +7,7 @@ from mlp.attribution import Answer
 from mlp.cause import Cause, Kind
 from mlp.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.effect import Effect, SideEffect
+from mlp.evidence import Conclusion
 from mlp.inquiry import Side
 from mlp.joint import Dependence, JointCure
 
@@ -83,20 +84,22 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
 
 def _short(cause: Cause) -> str:
     what = _listed(cause.settings)
-    return f"{what}, {_shown_by(cause)}" if cause.effects else f"{what}, both changed together"
+    return f"{what}, {_shown_by(cause)}" if not cause.joint else f"{what}, both changed together"
 
 
 def _shown_by(cause: Cause) -> str:
     """What the changes of a cause did, in numbers."""
-    acting = [e for e in cause.effects if (e.stops or e.starts) and not e.factor.keeps_step]
+    shown = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
+    acting = [e for e in shown if not e.factor.keeps_step] or shown
     if cause.kind is Kind.EFFECTIVE_STEP:
         acting = [e for e in acting if e.factor == Factor(LEARNING_RATE)] or acting
     return ", ".join(_effect_words(effect) for effect in acting)
 
 
 def _effect_words(effect: Effect) -> str:
-    side = effect.on(Side.STOPS) if effect.stops else effect.on(Side.STARTS)
-    assert side is not None
+    side = effect.on(Side.STOPS) if effect.stops else None
+    if side is None:
+        side = max(effect.sides, key=lambda own: own.n_with_tested - own.n_against_tested)
     did = "stopped it" if side.side is Side.STOPS else "started it"
     such = f" (such as {next(iter(side.changes))})" if side.changes else ""
     return (

@@ -132,6 +132,8 @@ def test_if_both_must_be_changed_that_is_found():
     }
     assert cure.conclusion is Conclusion.CAUSE
     assert named(found) == {"optimizer.learning_rate", "optimizer.momentum"}
+    assert "both have to be changed" in sentences(found)[0]
+    assert "no single cure" in render_answer(found)
 
 
 def test_quiet_failures_are_no_cures():
