@@ -207,6 +207,22 @@ def rank_importances(
     return tuple(sorted(ranked, key=lambda own: (-own.of_study, own.p_value)))
 
 
+def explained_shares(runs: Sequence[StudyRun]) -> dict[str, float]:
+    """Parameter name -> its `Importance.of_study` before the bias is taken out; no p-values.
+
+    Enough to guess what to look at first.
+    """
+    all_y = _oscillates(runs)
+    of_all = float(np.sum(np.square(all_y - all_y.mean()))) if all_y.size else 0.0
+    shares: dict[str, float] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.params):
+        having = [run for run in runs if name in run.params]
+        codes, _ = _grouped([run.params[name] for run in having])
+        between = float(_between(_oscillates(having)[None, :], codes)[0])
+        shares[name] = between / of_all if of_all > 0 else 0.0
+    return shares
+
+
 def find_interactions(
     runs: Sequence[StudyRun], names: Sequence[str], random: np.random.RandomState
 ) -> tuple[Interaction, ...]:

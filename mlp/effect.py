@@ -128,7 +128,7 @@ def effects(inquiry: Inquiry, results: Results) -> tuple[Effect, ...]:
         inquiry: as prepared.
         results: everything trained so far.
     """
-    factors = sorted({factor for pick in inquiry.picks for factor in pick.factors})
+    factors = inquiry.factors
     sides = [_sides(inquiry, factor, results) for factor in factors]
     raw = [p_value_of(_capital(own)) for own in sides]
     level = SINGLE_ERROR_RATE / max(1, len(raw))

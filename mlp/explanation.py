@@ -117,19 +117,18 @@ def _idle(cause: Cause) -> str:
 
 
 def _rest(answer: Answer) -> list[str]:
-    """One sentence on settings without effect and those not settled."""
+    """One sentence on settings without effect, those not settled, and whether it is all."""
     parts = []
     if answer.without_effect:
         verb = "does" if len(answer.without_effect) == 1 else "do"
         parts.append(f"{_listed(answer.without_effect)} {verb} nothing")
     if answer.undecided:
         parts.append(f"too little evidence on {_listed(answer.undecided)}")
+    if not answer.is_complete:
+        parts.append("the reruns were stopped early, so this may be a part of it")
     text = "; ".join(parts)
-    return (
-        [f"{text[0].upper() if answer.without_effect == () else text[0]}{text[1:]}."]
-        if text
-        else []
-    )
+    is_sentence_start = not answer.without_effect  # a setting's name keeps its small letter
+    return [f"{text[:1].upper() if is_sentence_start else text[:1]}{text[1:]}."] if text else []
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,11 +1,13 @@
 """Which runs are rerun, and what is changed in each: the question, before anything is trained."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mlp.change import NORMALIZATION, SEEDS, Change, Factor, Order, changes_of, rerun
+from mlp.association import explained_shares
+from mlp.change import LEARNING_RATE, NORMALIZATION, SEEDS, Change, Factor, Order, changes_of, rerun
 from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
 from mlp.domain import typed
@@ -79,10 +81,12 @@ class Inquiry:
     Attributes:
         runs: of the study.
         picks: oscillating and healthy in turn.
+        factors: everything that is changed, what goes along with oscillation most first.
     """
 
     runs: tuple[StudyRun, ...]
     picks: tuple[Pick, ...]
+    factors: tuple[Factor, ...]
 
     def on(self, side: Side) -> list[Pick]:
         """The picks of one side."""
@@ -129,7 +133,8 @@ def prepare(
             order=_order(runs, side),
         )
         picks[side].append(Pick(run, side, configs, n_seeds, changes))
-    return Inquiry(tuple(runs), tuple(_in_turn(*picks.values())))
+    in_turn = tuple(_in_turn(*picks.values()))
+    return Inquiry(tuple(runs), in_turn, _by_association(runs, in_turn))
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
@@ -220,6 +225,19 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
         return -(sum(hits) + 0.5) / (len(hits) + 1)
 
     return order
+
+
+def _by_association(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
+    """A guess about where to look first, no evidence; branches of a setting are added up.
+
+    Normalization goes with the learning rate: only both tell whether the effective step acts.
+    """
+    shares: Counter[str] = Counter()
+    for name, share in explained_shares(runs).items():
+        shares[name.partition("[")[0]] += share  # type: ignore[assignment]
+    shares[NORMALIZATION] = max(shares[NORMALIZATION], shares[LEARNING_RATE])
+    factors = sorted({factor for pick in picks for factor in pick.factors})
+    return tuple(sorted(factors, key=lambda factor: -shares[factor.setting]))
 
 
 def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:

@@ -14,30 +14,33 @@ from mlp.effect import Effect, effects
 from mlp.evidence import Conclusion, capital
 from mlp.inquiry import Inquiry, Pick, Results, judged_after, strongest, turned
 
-_PICKS_A_ROUND = 8  # so that a time limit finds some picks complete instead of all half done
+_LEADING = 3  # settings that are looked at first
+_PICKS_A_ROUND = 4  # so that a time limit finds some picks complete instead of all half done
 _WORTH_ASKING = 3.0  # capital on either side from which more seeds may well settle it
 
 
 def next_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
     """What to train next; empty when all single changes are answered.
 
-    First every change with the run's own seed and the unchanged run with further seeds; then the
-    changes that turned the verdict, with the further seeds; then the same for the next picks. After
-    that the strongest change of the settings that turned nothing, so that they can be said to have
-    no effect; at last twice and then four times as many seeds for the settings that the reruns
-    favour without settling them.
+    First the settings that go along with oscillation most, over all picks, then all others: every
+    change with the run's own seed and the unchanged run with further seeds; then the changes that
+    turned the verdict, with the further seeds; then the same for the next picks. After that the
+    strongest change of the settings that turned nothing, so that they can be said to have no
+    effect; at last twice and then four times as many seeds for the settings that the reruns favour
+    without settling them.
 
     Args:
         inquiry: as prepared.
         results: everything trained so far, also by an earlier and smaller effort.
     """
-    for first in range(0, len(inquiry.picks), _PICKS_A_ROUND):
-        round_ = inquiry.picks[first : first + _PICKS_A_ROUND]
-        if batch := missing(_screening(round_), results):
-            return batch
-        if batch := missing(_confirming(round_, results, only_turned=True), results):
-            return batch
-    if batch := missing(_confirming(inquiry.picks, results, only_turned=False), results):
+    for factors in (inquiry.factors[:_LEADING], inquiry.factors):
+        for first in range(0, len(inquiry.picks), _PICKS_A_ROUND):
+            round_ = inquiry.picks[first : first + _PICKS_A_ROUND]
+            if batch := missing(_screening(round_, factors), results):
+                return batch
+            if batch := missing(_confirming(round_, factors, results), results):
+                return batch
+    if batch := missing(_confirming(inquiry.picks, None, results), results):
         return batch
     for times in (2, 4):
         open_factors = [e.factor for e in effects(inquiry, results) if _may_settle(e)]
@@ -53,7 +56,7 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
 
 def n_left(inquiry: Inquiry, results: Results) -> int:
     """How many trainings the single changes still take, before any setting is in doubt."""
-    n = len(missing(_screening(inquiry.picks), results))
+    n = len(missing(_screening(inquiry.picks, inquiry.factors), results))
     for pick in inquiry.picks:
         for factor in pick.factors:
             repeated = list(_repeated(pick, factor, results, pick.n_seeds))
@@ -61,18 +64,20 @@ def n_left(inquiry: Inquiry, results: Results) -> int:
     return n
 
 
-def _screening(picks: Sequence[Pick]) -> Iterator[RunConfig | None]:
+def _screening(picks: Sequence[Pick], factors: Sequence[Factor]) -> Iterator[RunConfig | None]:
     for pick in picks:
-        yield from (rerun(pick.configs[0], [change], 0) for change in pick.changes)
+        own = (change for change in pick.changes if change.factor in factors)
+        yield from (rerun(pick.configs[0], [change], 0) for change in own)
         yield from (pick.configs[seed] for seed in range(1, pick.n_seeds + 1))
 
 
 def _confirming(
-    picks: Sequence[Pick], results: Results, *, only_turned: bool
+    picks: Sequence[Pick], factors: Sequence[Factor] | None, results: Results
 ) -> Iterator[RunConfig | None]:
+    """Of these factors what turned the verdict; None: of all factors, whether it did or not."""
     for pick in picks:
         for factor in pick.factors:
-            if not only_turned or _has_turned(pick, factor, results):
+            if factors is None or (factor in factors and _has_turned(pick, factor, results)):
                 yield from _repeated(pick, factor, results, pick.n_seeds)
 
 

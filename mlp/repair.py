@@ -147,7 +147,7 @@ def repair(
         configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
         changes=(*pick.changes, *_farther(pick, space)),
     )
-    inquiry = Inquiry(inquiry.runs, (pick,))
+    inquiry = replace(inquiry, picks=(pick,))
     results = investigate(inquiry, train, known=known, goes_on=goes_on)
     candidates: list[tuple[Change, ...]] = [
         (change,) for change in _halved(pick, space, train, results, goes_on)

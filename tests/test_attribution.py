@@ -173,7 +173,7 @@ def test_training_can_be_stopped_and_gone_on_with():
         return n_calls <= 2
 
     part = investigate(inquiry, count, population=32, goes_on=twice)
-    assert len(part) == 64
+    assert 0 < len(part) <= 64
     assert not answer_of(inquiry, part).is_complete
     rest = investigate(inquiry, count, known=part)
     assert rest == whole
