@@ -1,0 +1,93 @@
+"""Intervals cover, bets are fair, and looking often does not make a false cause likelier."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mlp.evidence import (
+    capital,
+    holm,
+    p_value_of,
+    paired_difference,
+    pairs_needed,
+    wilson,
+)
+
+counts = st.integers(0, 200)
+
+
+@given(counts, counts)
+def test_wilson_agrees_with_scipy(n_hits, n_misses):
+    n = n_hits + n_misses
+    share = wilson(n_hits, n)
+    if n == 0:
+        assert (share.low, share.high) == (0.0, 1.0)
+        return
+    expected = stats.binomtest(n_hits, n).proportion_ci(method="wilson")
+    assert share.low == pytest.approx(expected.low, abs=1e-9)
+    assert share.high == pytest.approx(expected.high, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [12, 32])
+@pytest.mark.parametrize(("p_with", "p_against"), [(0.0, 0.0), (0.2, 0.2), (0.7, 0.05), (0.4, 0.1)])
+def test_interval_of_a_paired_difference_covers(n, p_with, p_against):
+    random = np.random.RandomState(0)
+    draws = random.multinomial(n, [p_with, p_against, 1 - p_with - p_against], size=4000)
+    intervals = [paired_difference(int(a), int(b), n) for a, b, _ in draws]
+    covers = np.mean([own.low <= p_with - p_against <= own.high for own in intervals])
+    assert covers >= 0.93
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_the_bet_is_fair(n):
+    """Without an effect the expected capital is exactly what one started with."""
+    expected = sum(stats.binom.pmf(k, n, 0.5) * capital(k, n - k) for k in range(n + 1))
+    assert expected == pytest.approx(1.0)
+
+
+def test_looking_after_every_pair_keeps_the_error_rate():
+    random = np.random.RandomState(1)
+    level, n_pairs, n_studies = 0.05, 100, 2000
+    agrees = random.random_sample((n_studies, n_pairs)) < 0.5
+    n_with = np.cumsum(agrees, axis=1)
+    table = {
+        (a, n): p_value_of(capital(a, n - a)) for n in range(1, n_pairs + 1) for a in range(n + 1)
+    }
+    ever = [any(table[int(a), n] <= level for n, a in enumerate(row, start=1)) for row in n_with]
+    assert np.mean(ever) <= level
+    binomial = [
+        any(stats.binom.sf(int(a) - 1, n, 0.5) <= level for n, a in enumerate(row, start=1))
+        for row in n_with[:300]
+    ]
+    assert np.mean(binomial) > 2 * level  # the usual test would not stand it
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_more_agreement_is_never_weaker(n_with, n_against):
+    assert capital(n_with + 1, n_against) >= capital(n_with, n_against + 1)
+    assert 0 < p_value_of(capital(n_with, n_against)) <= 1
+    assert math.isfinite(capital(n_with, n_against))
+
+
+def test_holm_adjusts_by_what_is_left():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.01], n_hypotheses=10) == pytest.approx([0.1])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_the_order_and_never_helps(p_values):
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
+
+
+def test_pairs_needed_are_enough_and_no_more():
+    n = pairs_needed(0, 0, 0.001)
+    assert p_value_of(capital(n, 0)) <= 0.001 < p_value_of(capital(n - 1, 0))
+    assert pairs_needed(3, 3, 0.001) is None
+    assert pairs_needed(9, 1, 0.001) > pairs_needed(10, 0, 0.001)

@@ -1,0 +1,100 @@
+"""The real trainer on the small digits: a cause that is known, beside settings that are not it."""
+
+import numpy as np
+import pytest
+
+from mlp.association import associate
+from mlp.attribution import answer, investigate
+from mlp.cause import Kind
+from mlp.config import Data, RunConfig
+from mlp.curve import Verdict, judge
+from mlp.data import features, load
+from mlp.door import with_settings
+from mlp.explanation import render_answer
+from mlp.first_step import gradient_norms
+from mlp.gradient import global_norm, normalize
+from mlp.inquiry import Effort, prepare
+from mlp.network import gradient, initialize
+from mlp.observed import observe
+from mlp.population import train
+from mlp.repair import repair
+from mlp.space import draw, read_space
+
+BASE = with_settings(RunConfig(), {"data.name": "digits", "training.steps": 120})
+SPACE = {
+    "optimizer.learning_rate": {"low": 0.3, "high": 300.0, "log": True},
+    "model.depth": {"low": 1, "high": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(Data(name="digits"), notice=print)
+
+
+@pytest.fixture
+def training(data):
+    return lambda configs: [judge(result.loss) for result in train(configs, data)]
+
+
+@pytest.fixture
+def norms(data):
+    return lambda configs: gradient_norms(configs, data)
+
+
+def test_a_learning_rate_that_is_too_large_is_named_and_depth_is_not(data, training, norms):
+    space = read_space(SPACE, BASE)
+    random = np.random.RandomState(0)
+    configs = []
+    for _ in range(16):
+        place = random.random_sample()
+
+        def suggest(name, domain, place=place):  # depth goes along with the learning rate
+            return domain.at(place)
+
+        configs.append(with_settings(BASE, draw(space, BASE, suggest)))
+    runs = observe(configs, [own.verdict for own in training(configs)], space)
+    inquiry = prepare(
+        runs,
+        space,
+        Effort(interventions=3, seeds=5),
+        n_examples=data.train.n_examples,
+        gradient_norm=norms,
+    )
+    found = answer(
+        inquiry,
+        investigate(inquiry, training),
+        associate(runs),
+        n_examples=data.train.n_examples,
+        gradient_norm=norms,
+    )
+    assert [(cause.settings, cause.kind) for cause in found.causes] == [
+        (("optimizer.learning_rate",), Kind.ALONE)
+    ], render_answer(found)
+    clear = {own.parameter for own in found.association.importances if own.is_clear}
+    assert "model.depth" in clear  # as the study has it, depth looks as guilty
+
+
+def test_a_run_is_repaired_by_a_smaller_rate(data, training, norms):
+    config = with_settings(BASE, {"optimizer.learning_rate": 60.0})
+    assert training([config])[0].verdict is Verdict.OSCILLATING
+    space = read_space(SPACE, BASE)
+    found = repair(
+        config, space, training, n_examples=data.train.n_examples, gradient_norm=norms, seeds=2
+    )
+    best = found.cures[0]
+    assert best.settings == ("optimizer.learning_rate",)
+    assert best.config.optimizer.learning_rate < 60
+    assert training([best.config])[0].verdict is best.verdict
+
+
+def test_first_gradients_are_those_of_the_network(data, norms):
+    config = with_settings(BASE, {"training.dtype": "float64", "training.seed": 3})
+    X = features(data.train.pixels, data.scale, "float64")
+    params = initialize(
+        config.model, config.initialization, n_inputs=X.shape[1], seed=3, dtype="float64"
+    )
+    grads = gradient(params, X, data.train.labels, "sigmoid")
+    expected = global_norm(normalize(grads, len(X), config.gradient))
+    other_rate = with_settings(config, {"optimizer.learning_rate": 9.0})
+    assert norms([config, other_rate]) == pytest.approx([expected, expected])

@@ -1,0 +1,112 @@
+"""One run: the smallest change that stops its oscillation, trained before it is claimed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from planted import N_EXAMPLES, RATE, gradient_norms, training
+
+from mlp.config import RunConfig, settings_of
+from mlp.curve import Verdict
+from mlp.door import with_settings
+from mlp.repair import describe_repair, repair, standard_space
+
+SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
+
+
+def repaired(planted, config, **kwargs):
+    return repair(
+        config,
+        standard_space(config),
+        training(planted, 0),
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def too_fast():
+    return with_settings(RunConfig(), {"optimizer.learning_rate": 16.0})
+
+
+def test_the_smallest_cure_is_found_and_verified(too_fast):
+    found = repaired(SHARP, too_fast)
+    best = found.cures[0]
+    assert best.settings == ("optimizer.learning_rate",)
+    assert 3.5 < best.config.optimizer.learning_rate < 3.98
+    assert best.verdict in (Verdict.LEARNING, Verdict.CONVERGED)
+    assert (best.n_cured, best.n_seeds) == (4, 4)
+    assert (found.n_oscillating, found.n_seeds) == (4, 4)
+    assert [judged.verdict for judged in training(SHARP, 0)([best.config])] == [best.verdict]
+    changed = {
+        path
+        for path, value in settings_of(best.config).items()
+        if value != settings_of(found.config)[path]
+    }
+    assert changed == {"optimizer.learning_rate"}
+    text = describe_repair(found)
+    assert text.startswith("optimizer.learning_rate makes it oscillate: optimizer.learning_rate=3.")
+    assert "4 of 4 further seeds" in text
+
+
+def test_a_lucky_cure_is_no_repair(too_fast):
+    """A change that helps with the own seed alone comes after one that helps with every seed."""
+    noisy = dataclasses.replace(SHARP, noise=0.2)
+    cures = repaired(noisy, too_fast, seeds=8).cures
+    shares = [cure.n_cured / cure.n_seeds for cure in cures]
+    assert cures[0].settings == ("optimizer.learning_rate",)
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_if_no_single_change_cures_a_pair_is_searched():
+    config = with_settings(
+        RunConfig(), {"optimizer.learning_rate": 16.0, "optimizer.momentum": 0.9}
+    )
+    both = dataclasses.replace(
+        SHARP,
+        score=lambda c: (
+            0.5 if c.optimizer.learning_rate > 4 or c.optimizer.momentum > 0.5 else -0.5
+        ),
+    )
+    space = tuple(e for e in standard_space(config) if e.path != "gradient.normalization")
+    found = repair(
+        config, space, training(both, 0), n_examples=N_EXAMPLES, gradient_norm=gradient_norms
+    )
+    assert set(found.cures[0].settings) == {"optimizer.learning_rate", "optimizer.momentum"}
+    assert found.cures[0].n_cured == 4
+    assert "the smallest change that stops it" in describe_repair(found)
+
+
+def test_quiet_failures_are_listed_apart(too_fast):
+    def train(configs):
+        return [
+            dataclasses.replace(own, verdict=Verdict.STALLED)
+            if config.gradient.normalization == "unit"
+            else own
+            for own, config in zip(training(SHARP, 0)(configs), configs, strict=True)
+        ]
+
+    found = repair(
+        too_fast,
+        standard_space(too_fast),
+        train,
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+    )
+    assert all("unit" not in cure.text for cure in found.cures)
+    assert any("gradient.normalization=unit" in own.text for own in found.quiet_failures)
+
+
+def test_without_a_cure_that_is_said(too_fast):
+    always = dataclasses.replace(SHARP, score=lambda c: 1.0)
+    found = repaired(always, too_fast)
+    assert found.cures == ()
+    assert describe_repair(found).startswith("No change of one setting, or of two, stops")
+
+
+def test_a_search_without_time_ends_at_once(too_fast):
+    found = repaired(SHARP, too_fast, goes_on=lambda: False)
+    assert found.n_trained == 0
+    assert not found.is_complete
+    assert "stopped early" in describe_repair(found)
