@@ -18,10 +18,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from mlp import search
 from mlp.config import Data, Execution, RunConfig
 from mlp.console import run_command
 from mlp.data import Dataset, Part, features, load
-from mlp.door import read_run
+from mlp.door import read_run, read_sweep
 from mlp.errors import MlpError
 from mlp.execution import n_threads
 from mlp.fetch import MNIST
@@ -29,6 +30,7 @@ from mlp.machine import machine, product_gflops
 from mlp.network import initialize
 from mlp.peers import PEERS, NotApplicableError, Steps, Task
 from mlp.population import train
+from mlp.study import identity
 
 _ROUNDS = 7
 _TURN_S = 0.6  # what a contender may take of a round
@@ -40,6 +42,13 @@ _LEARNING_RATE = 0.1
 _TRIALS = (8, 64, 512)
 _GENERATION = 16
 _STUDY_STEPS = 100
+_SPACE = {  # as in the default study, with one learning rate
+    "model.depth": {"low": 1, "high": 3},
+    "model.widths": {"low": 2, "high": 32, "log": True, "each_layer": True},
+    "gradient.normalization": ["sum", "mean", "unit", "clip"],
+    "optimizer.learning_rate": {"low": 0.001, "high": 30.0, "log": True},
+    "initialization.scheme": ["lecun_normal", "glorot_uniform", "he_normal", "orthogonal"],
+}
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
@@ -250,16 +259,18 @@ class Growth:
     Attributes:
         n_trials: trials, trained in generations of 16.
         trials_per_s: trained.
+        ask_ms: that TPE takes to ask for the last of them, with the others in memory.
         peak_bytes: the process's largest memory so far.
     """
 
     n_trials: int
     trials_per_s: float
+    ask_ms: float
     peak_bytes: int
 
 
 def measure_growth(threads: int) -> list[Growth]:
-    """Trains 8, 64 and 512 trials on the digits, 16 at a time."""
+    """Trains 8, 64 and 512 trials on the digits, 16 at a time; asks for as many, untrained."""
     data = load(Data(name="digits"), notice=print)
     rng = np.random.RandomState(0)
     configs = [
@@ -274,8 +285,25 @@ def measure_growth(threads: int) -> list[Growth]:
             train(configs[first : min(first + _GENERATION, n)], data, threads=threads)
         seconds = time.perf_counter() - begin
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-        grown.append(Growth(n, n / seconds, peak))
+        grown.append(Growth(n, n / seconds, _ask_ms(n), peak))
     return grown
+
+
+def _ask_ms(n_trials: int) -> float:
+    """Milliseconds that TPE takes for a trial of the generation after so many, values made up."""
+    study = {"n_trials": n_trials + _GENERATION, "generation": _GENERATION, "space": _SPACE}
+    config = read_sweep({"study": study})
+    what = identity(config, "digits", "")
+    asked = search.open_search(search.storage_in_memory(), config, what)
+    rng = np.random.RandomState(0)
+    while True:
+        begin = time.perf_counter()
+        trials = search.ask(asked)
+        seconds = time.perf_counter() - begin
+        if trials[0].number >= n_trials:
+            return seconds / len(trials) * 1e3
+        for trial in trials:
+            search.tell(asked, trial, search.Outcome(float(rng.random_sample()), {}))
 
 
 def main() -> None:
@@ -298,7 +326,8 @@ def _bench() -> None:
     for growth in measure_growth(options.threads):
         print(
             f"{growth.n_trials} trials of {_STUDY_STEPS} steps on digits: "
-            f"{growth.trials_per_s:.0f} trials/s, peak memory {growth.peak_bytes / 1e6:.0f} MB"
+            f"{growth.trials_per_s:.0f} trials/s, peak memory {growth.peak_bytes / 1e6:.0f} MB; "
+            f"TPE asks for one more in {growth.ask_ms:.1f} ms"
         )
     summary = {
         "rows": [

@@ -137,6 +137,11 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
 
 
+def storage_in_memory() -> Storage:
+    """A store that goes with the process, for measurements of the search itself."""
+    return optuna.storages.InMemoryStorage()
+
+
 @contextlib.contextmanager
 def one_sentence(url: str) -> Iterator[None]:
     """Turns what Optuna's store raises while it is used into one of this program's errors.
