@@ -34,6 +34,7 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
 
     Raises:
         AllDivergedError: if no run stayed finite.
+        StoreError, UnavailableError, BusyError: at the end, if MLflow did not take all runs.
         MlpError: for data, stores or settings that cannot be used.
     """
     check_study(config)
@@ -62,7 +63,10 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
         )
         with Publisher(config.base.tracking, page) as publisher:
             place = folder / opened.name
-            return _conduct(Session(config, data, opened, place, publisher, console))
+            n_finite = _conduct(Session(config, data, opened, place, publisher, console))
+    if publisher.problem is not None:
+        raise publisher.problem  # all is trained and kept, but a script must know
+    return n_finite
 
 
 def _conduct(session: Session) -> int:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from rich.console import Console
 
 from mlp.compose import compose
 from mlp.conduct import run_sweep
 from mlp.door import read_run, read_sweep
+from mlp.errors import MlpError, StoreError, UnavailableError
 
 SMOKE = ("sweeps=smoke", "training.steps=30")
 DIVERGING = (
@@ -31,6 +33,14 @@ def sweep(*overrides: str) -> str:
     said = io.StringIO()
     run_sweep(read_sweep(compose("sweep", [*SMOKE, *overrides])), plain(said))
     return said.getvalue()
+
+
+def unpublished_sweep(*overrides: str) -> tuple[str, MlpError]:
+    """Runs a sweep whose tracking fails; returns what it said, and how it ended."""
+    said = io.StringIO()
+    with pytest.raises((StoreError, UnavailableError)) as caught:
+        run_sweep(read_sweep(compose("sweep", [*SMOKE, *overrides])), plain(said))
+    return said.getvalue(), caught.value
 
 
 def run_config(*overrides: str) -> Any:

@@ -26,6 +26,7 @@ from sweeping import (
     sweep,
     table,
     tracked,
+    unpublished_sweep,
 )
 
 from mlp import generation
@@ -406,7 +407,8 @@ def spooled(folder) -> list[str]:
 
 def test_server_that_does_not_answer_holds_up_nothing(here, finished):
     started = time.monotonic()
-    said = sweep(f"tracking.uri=http://127.0.0.1:{closed_port()}")
+    said, error = unpublished_sweep(f"tracking.uri=http://127.0.0.1:{closed_port()}")
+    assert error.exit_code == 69
     assert time.monotonic() - started < 20  # the client's few retries; they wait in the background
     assert "4/4 trials" in said
     assert re.search(r"not yet in MLflow: 4 runs, because the tracking store http://\S+ does", said)
@@ -419,7 +421,8 @@ def test_server_that_does_not_answer_holds_up_nothing(here, finished):
 
 def test_store_that_fails_in_the_middle_gets_the_rest_later(here, finished, trained):
     with failing_table(here, "runs", after=3):
-        said = sweep()
+        said, error = unpublished_sweep()
+    assert error.exit_code == 74
     assert "4/4 trials" in said
     assert re.search(r"not yet in MLflow: 2 runs, because .* the disk has had enough", said)
     assert spooled(here) == ["000002", "000003"]
