@@ -91,6 +91,8 @@ def _load(
     wanted = config.base.data
     if wanted.name == "auto" and (name := search.known_data(storage, config)):
         wanted = with_settings(config.base, {"data.name": name}).data
+        other = "mnist" if name == "digits" else "digits"
+        say(console, f"data=auto stays {name}, as in this study so far; data={other} is another")
     data = load(wanted, notice=lambda line: say(console, line))
     base = with_settings(config.base, {"data.name": data.name})
     return dataclasses.replace(config, base=base), data
