@@ -172,7 +172,10 @@ def test_unknown_settings_are_refused_behind_every_prefix(prefix):
         ("optimizer.learning_rate=", "optimizer.learning_rate must be a number, but is ''"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must be a finite number, but is"),
         ("optimizer.learning_rate=1e400", "optimizer.learning_rate must be a finite number, but"),
-        ("model.widths=[3,3,3]", "model.widths must have model.depth = 2 entries, but is [3, 3, 3]"),
+        (
+            "model.widths=[3,3,3]",
+            "model.widths must have model.depth = 2 entries, but is [3, 3, 3]",
+        ),
         (
             "model.widths=3,3",
             "'model.widths=3,3' has several values; a list is written in brackets, "
