@@ -104,7 +104,7 @@ def test_changed_setting_says_what_came_out_differently(run_id):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[:3] == [
         "model.depth 2 -> 3",
-        "model.widths [3,3] -> [4,3,2]",
+        "model.widths 3 -> [4,3,2]",
         "optimizer.learning_rate 0.5 -> 5.0",
     ]
     for line in (r"verdict \w+ -> \w+", r"final loss \S+ -> \S+", "loss at step 0 was"):

@@ -364,6 +364,7 @@ def test_the_default_study_begins_with_the_questions_own_settings(folder):
             [
                 "data=digits",
                 "model=question",
+                "model.widths=[3,3]",
                 "gradient=question",
                 "optimizer.learning_rate=0.005",
                 "initialization=lecun_normal",

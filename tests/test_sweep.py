@@ -33,7 +33,7 @@ from mlp import generation
 from mlp.errors import AllDivergedError, SettingError, StoreError
 from mlp.search import open_storage
 
-LONG = ("training.steps=100000", "study.n_trials=2")  # minutes, but for who interrupts it
+LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
 # Forks of a process that has imported everything, so that a sweep starts at once.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["mlp.conduct", "mlp.tracking", "sweeping"])
@@ -385,7 +385,7 @@ def test_damaged_trial_in_the_spool_is_trained_again(here, finished, trained, mo
 
 def test_damaged_trial_that_the_study_has_is_trained_again(here, finished, trained):
     with failing_table(here, "params"):
-        sweep()
+        unpublished_sweep()
     [file] = here.glob("optuna.db.spool/*/000003/curve.npz")
     file.write_bytes(b"")
     said = sweep()
