@@ -18,19 +18,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from mlp import search
+from mlp.benchmark.machine import machine, product_gflops
+from mlp.benchmark.peers import PEERS, NotApplicableError, Steps, Task
 from mlp.config import Data, Execution, RunConfig
-from mlp.console import run_command
-from mlp.data import Dataset, Part, features, load
+from mlp.data.dataset import Dataset, Part, features, load
+from mlp.data.fetch import MNIST
 from mlp.door import read_run, read_sweep
+from mlp.engine.population import train
 from mlp.errors import MlpError
-from mlp.execution import n_threads
-from mlp.fetch import MNIST
-from mlp.machine import machine, product_gflops
+from mlp.flow.execution import n_threads
 from mlp.network import initialize
-from mlp.peers import PEERS, NotApplicableError, Steps, Task
-from mlp.population import train
-from mlp.study import identity
+from mlp.study import search
+from mlp.study.identity import identity
+from mlp.terminal.console import run_command
 
 _ROUNDS = 7
 _TURN_S = 0.6  # what a contender may take of a round

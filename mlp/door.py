@@ -48,7 +48,7 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
 def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     """Checks a composed sweep: the groups of a run beside a group `study`.
 
-    The search space's own laws are checked by `mlp.space.read_space`.
+    The search space's own laws are checked by `mlp.study.space.read_space`.
 
     Raises:
         SettingError: as `read_run`.

@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp.compose import compose, typed_settings
 from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig, Value, settings_of
-from mlp.console import run_command, usage
 from mlp.curve import judge
-from mlp.display import run_name
-from mlp.domain import typed
 from mlp.door import read_run, with_settings
+from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line
-from mlp.record import RunRecord
-from mlp.result import Ending, Result
-from mlp.screen import Terminal, say
-from mlp.store_uri import resolve, sqlite_path
+from mlp.study.domain import typed
+from mlp.terminal.compose import compose, typed_settings
+from mlp.terminal.console import run_command, usage
+from mlp.terminal.screen import Terminal, say
+from mlp.tracking.display import run_name
+from mlp.tracking.record import RunRecord
+from mlp.tracking.store_uri import resolve, sqlite_path
 from mlp.train import train_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
-    from mlp.tracking import TrackedRun
+    from mlp.tracking.runs import TrackedRun
 
 _EXAMPLES = {
     "RUN_ID": "trains it again: identical, or the first step or weight that differs",
@@ -124,8 +124,8 @@ def run_rerun(
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
 
-    from mlp.store import open_store  # MLflow takes seconds, so not before it is needed
-    from mlp.tracking import fetch_run, publish_run
+    from mlp.tracking.runs import fetch_run, publish_run
+    from mlp.tracking.store import open_store  # MLflow takes seconds, so not before it is needed
 
     store = open_store(local.tracking)
     original = fetch_run(store, run_id)
@@ -183,7 +183,7 @@ def _answer(
 
 def _environment(tags: Mapping[str, str]) -> list[str]:
     """In what the machine or the programs differ, which is where the bits come from."""
-    from mlp.display import environment_tags
+    from mlp.tracking.display import environment_tags
 
     here = environment_tags()
     names = ("mlp.cpu", "mlp.system", "mlp.python", "mlp.packages", "mlp.version")

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from mlp.compose import run_application
-from mlp.console import run_command, usage
 from mlp.door import read_sweep
-from mlp.screen import Terminal
-from mlp.study import check_study
+from mlp.study.identity import check_study
+from mlp.terminal.compose import run_application
+from mlp.terminal.console import run_command, usage
+from mlp.terminal.screen import Terminal
 
 _EXAMPLES = {
     "": "the default study: which settings tell threes from sevens best",
@@ -26,7 +26,9 @@ def _check(values: Any) -> None:
 
 
 def _sweep(values: Any) -> None:
-    from mlp.conduct import run_sweep  # Optuna and more, which a wrong setting need not wait for
+    from mlp.flow.conduct import (
+        run_sweep,  # Optuna and more, which a wrong setting need not wait for
+    )
 
     run_command(lambda: run_sweep(read_sweep(values), Terminal()))
 

@@ -6,18 +6,18 @@ from typing import Any
 
 from rich.console import Console
 
-from mlp.compose import run_application
 from mlp.config import RunConfig
-from mlp.console import rerun_command, run_command, usage
-from mlp.data import load
-from mlp.display import run_name
+from mlp.data.dataset import load
 from mlp.door import read_run, with_settings
 from mlp.errors import DataError
-from mlp.execution import n_threads, train_trials
-from mlp.outcome import Timing, make_record
-from mlp.record import RunRecord
-from mlp.screen import Terminal, say
-from mlp.store_uri import resolve
+from mlp.flow.execution import n_threads, train_trials
+from mlp.flow.outcome import Timing, make_record
+from mlp.terminal.compose import run_application
+from mlp.terminal.console import rerun_command, run_command, usage
+from mlp.terminal.screen import Terminal, say
+from mlp.tracking.display import run_name
+from mlp.tracking.record import RunRecord
+from mlp.tracking.store_uri import resolve
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -58,11 +58,11 @@ def run_train(config: RunConfig, console: Console) -> str:
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
 
-    from mlp.store import (  # MLflow takes seconds, so not before it is needed
+    from mlp.tracking.runs import publish_run
+    from mlp.tracking.store import (  # MLflow takes seconds, so not before it is needed
         how_to_look,
         open_store,
     )
-    from mlp.tracking import publish_run
 
     store = open_store(config.tracking)
     run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})

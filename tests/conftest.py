@@ -10,7 +10,7 @@ import pytest
 def made_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables and no run; making one takes seconds, a copy does not."""
     from mlp.config import Tracking
-    from mlp.store import open_store
+    from mlp.tracking.store import open_store
 
     file = tmp_path_factory.mktemp("made") / "mlflow.db"
     open_store(Tracking(uri=f"sqlite:///{file}", experiment="none of the tests'"))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlp.fetch import Source
-from mlp.idx import MNIST_FILES, IdxFile
+from mlp.data.fetch import Source
+from mlp.data.idx import MNIST_FILES, IdxFile
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

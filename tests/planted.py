@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlp.association import Association
-from mlp.attribution import Answer, answer, investigate
-from mlp.cause import Kind
-from mlp.change import step_factor
+from mlp.causes.association import Association
+from mlp.causes.attribution import Answer, answer, investigate
+from mlp.causes.cause import Kind
+from mlp.causes.change import step_factor
+from mlp.causes.inquiry import Effort, prepare
+from mlp.causes.observed import observe
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
-from mlp.inquiry import Effort, prepare
-from mlp.observed import observe
-from mlp.space import Space, draw, read_space
+from mlp.study.space import Space, draw, read_space
 
 N_EXAMPLES = 10_000
 NO_ASSOCIATION = Association((), (), ())

@@ -9,10 +9,10 @@ import numpy as np
 from mlp import curve
 from mlp.config import RunConfig
 from mlp.door import read_run, with_settings
-from mlp.recipe import PIXELS
-from mlp.record import RunRecord
-from mlp.result import Ending, Result
-from mlp.stability import sharpness_steps
+from mlp.engine.result import Ending, Result
+from mlp.stability.ratio import sharpness_steps
+from mlp.tracking.recipe import PIXELS
+from mlp.tracking.record import RunRecord
 
 STARTED_MS = 1_700_000_000_000
 

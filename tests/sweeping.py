@@ -13,10 +13,10 @@ import optuna
 import pytest
 from rich.console import Console
 
-from mlp.compose import compose
-from mlp.conduct import run_sweep
 from mlp.door import read_run, read_sweep
 from mlp.errors import MlpError, StoreError, UnavailableError
+from mlp.flow.conduct import run_sweep
+from mlp.terminal.compose import compose
 
 SMOKE = ("sweeps=smoke", "training.steps=30")
 DIVERGING = (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from planted import NOTHING, RATE, study
 
-from mlp.association import associate, count_values, find_interactions, rank_importances
+from mlp.causes.association import associate, count_values, find_interactions, rank_importances
+from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.observed import StudyRun
 
 
 def run_of(oscillates, **params):

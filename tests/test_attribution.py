@@ -23,15 +23,15 @@ from planted import (
     training,
 )
 
-from mlp.attribution import answer, estimate, investigate, next_trainings
-from mlp.cause import Kind
-from mlp.change import Factor
+from mlp.causes.attribution import answer, estimate, investigate, next_trainings
+from mlp.causes.cause import Kind
+from mlp.causes.change import Factor
+from mlp.causes.evidence import Conclusion
+from mlp.causes.explanation import render_answer, sentences
+from mlp.causes.inquiry import Effort, Side, prepare
+from mlp.causes.observed import observe
+from mlp.causes.picking import spread
 from mlp.curve import Verdict
-from mlp.evidence import Conclusion
-from mlp.explanation import render_answer, sentences
-from mlp.inquiry import Effort, Side, prepare
-from mlp.observed import observe
-from mlp.picking import spread
 
 EFFORT = Effort(interventions=8, seeds=4)
 

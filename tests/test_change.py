@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from mlp.change import Factor, changes_of, plain, rerun, step_factor
+from mlp.causes.change import Factor, changes_of, plain, rerun, step_factor
+from mlp.causes.observed import complete_space, parameters_of
 from mlp.config import Execution, RunConfig, settings_of
 from mlp.door import with_settings
-from mlp.observed import complete_space, parameters_of
-from mlp.space import read_space
+from mlp.study.space import read_space
 
 SPACE = {
     "model.depth": {"low": 1, "high": 4},

@@ -5,9 +5,9 @@ import signal
 import pytest
 
 from mlp import errors
-from mlp.compose import group_options, study_files
-from mlp.console import run_command, usage
 from mlp.door import setting_paths
+from mlp.terminal.compose import group_options, study_files
+from mlp.terminal.console import run_command, usage
 
 FAULTS = [
     (errors.SettingError, 2),

@@ -6,10 +6,10 @@ import pytest
 from autograd import hessian
 
 from mlp.config import Initialization, Model
-from mlp.curvature import MAX_PRODUCTS, Network
-from mlp.data import Dataset, Part
+from mlp.data.dataset import Dataset, Part
 from mlp.network import Layer, gradient, initialize
-from mlp.sharpness import measure_sharpness
+from mlp.stability.curvature import MAX_PRODUCTS, Network
+from mlp.stability.sharpness import measure_sharpness
 
 N, N_INPUTS, SCALE = 300, 7, 16  # more than a block of rows, and no multiple of anything
 RULES = [("sigmoid", "exact"), ("tanh", "exact"), ("relu", "exact"), ("sigmoid", "question")]

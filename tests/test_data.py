@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mirror import black_hole, dead_url, files_of, idx_bytes, made_up_contents, mirror, put, quick
 
 from mlp.config import Data
-from mlp.data import AUTO_SILENCE_S, ROOT_VARIABLE, Dataset, Part, features, load
+from mlp.data.dataset import AUTO_SILENCE_S, ROOT_VARIABLE, Dataset, Part, features, load
 from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
 
 MNIST_ROOT = os.environ.get(ROOT_VARIABLE)

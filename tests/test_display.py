@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp.display import CHART_POINTS, numbers, run_name, tags, thin
 from mlp.door import read_run
+from mlp.tracking.display import CHART_POINTS, numbers, run_name, tags, thin
 
 
 def flips(values):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mlp import elementary
-from mlp.simd import WIDE, aligned_zeros, lanes, load, store
+from mlp.engine import elementary
+from mlp.engine.simd import WIDE, aligned_zeros, lanes, load, store
 
 
 def over_vectors(function):

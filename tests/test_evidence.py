@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlp.evidence import (
+from mlp.causes.evidence import (
     capital,
     holm,
     p_value_of,

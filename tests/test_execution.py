@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mlp.data import load
+from mlp.data.dataset import load
 from mlp.door import read_run, with_settings
+from mlp.engine.population import train
+from mlp.engine.result import Ending, Snapshots
 from mlp.errors import SystemLimitError
-from mlp.execution import train_trials
+from mlp.flow.execution import train_trials
 from mlp.network import Layer
-from mlp.population import train
-from mlp.record import curve_digest, sharpness_digest, weights_digest
-from mlp.result import Ending, Snapshots
-from mlp.sharpness import check_measurable
-from mlp.stability import sharpness_steps
+from mlp.stability.ratio import sharpness_steps
+from mlp.stability.sharpness import check_measurable
+from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
 BASE = read_run(

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from mirror import black_hole, dead_url, files_of, made_up_contents, mirror, put, quick
 
+from mlp.data.fetch import MNIST, read_cache
 from mlp.errors import DataError, StoreError, UnavailableError
-from mlp.fetch import MNIST, read_cache
 
 CONTENTS = made_up_contents()
 NAMES = list(CONTENTS)

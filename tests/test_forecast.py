@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlp.curve import Verdict
-from mlp.forecast import Forecast, forecast_quality, wilson
+from mlp.stability.forecast import Forecast, forecast_quality, wilson
 
 OSCILLATING, LEARNING, DIVERGED = Verdict.OSCILLATING, Verdict.LEARNING, Verdict.DIVERGED
 RUNS = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mlp.handle import Handle
+from mlp.engine.handle import Handle
 
 
 class Some(NamedTuple):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from mirror import files_of, idx_bytes, made_up_contents, put
 
+from mlp.data.idx import examine, parse_idx, read_folder
 from mlp.errors import DataError, MissingInputError, StoreError
-from mlp.idx import examine, parse_idx, read_folder
 
 CONTENTS = made_up_contents()
 FILES = files_of(CONTENTS)

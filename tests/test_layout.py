@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlp.config import Initialization, Model
-from mlp.layout import move, pack, packed_zeros, plan_layout, unpack
+from mlp.engine.layout import move, pack, packed_zeros, plan_layout, unpack
 from mlp.network import Layer, initialize
 
 SHAPES = [(3,), (40, 2), (1, 5, 7, 2), (20, 20)]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlp.data import Part
-from mlp.pixels import collect, project, read_pixels
+from mlp.data.dataset import Part
+from mlp.engine.pixels import collect, project, read_pixels
 
 
 @pytest.fixture(scope="module", params=[1, 255, 256, 257, 700])

@@ -10,8 +10,8 @@ from scipy.stats import qmc
 from mlp.config import RunConfig, canonical_json
 from mlp.door import read_sweep
 from mlp.errors import SettingError
-from mlp.points import check_grid, list_points
-from mlp.space import parameters, read_space
+from mlp.study.points import check_grid, list_points
+from mlp.study.space import parameters, read_space
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
 DEPTH, WIDTHS = "model.depth", "model.widths"

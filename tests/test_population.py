@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlp.data import Dataset, Part
+from mlp.data.dataset import Dataset, Part
 from mlp.door import read_run, with_settings
+from mlp.engine.population import train
+from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
-from mlp.population import train
-from mlp.result import Ending
 
 
 def dataset(train, validation, *, scale=16):

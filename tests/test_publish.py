@@ -4,10 +4,10 @@ import pytest
 from sample_records import make_record
 from sweeping import parent, tracked
 
-from mlp import spool
 from mlp.config import Tracking
 from mlp.errors import StoreError
-from mlp.publish import Publisher, StudyPage
+from mlp.tracking import spool
+from mlp.tracking.publish import Publisher, StudyPage
 
 PAGE = StudyPage(
     name="a-study", key="a-study", config={"study": {"seed": 3}}, description="**note**"

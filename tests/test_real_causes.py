@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 
-from mlp.association import associate
-from mlp.attribution import answer, investigate
-from mlp.cause import Kind
+from mlp.causes.association import associate
+from mlp.causes.attribution import answer, investigate
+from mlp.causes.cause import Kind
+from mlp.causes.explanation import render_answer
+from mlp.causes.first_step import gradient_norms
+from mlp.causes.inquiry import Effort, prepare
+from mlp.causes.observed import observe
+from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig
 from mlp.curve import Verdict, judge
-from mlp.data import features, load
+from mlp.data.dataset import features, load
 from mlp.door import with_settings
-from mlp.explanation import render_answer
-from mlp.first_step import gradient_norms
+from mlp.engine.population import train
 from mlp.gradient import global_norm, normalize
-from mlp.inquiry import Effort, prepare
 from mlp.network import gradient, initialize
-from mlp.observed import observe
-from mlp.population import train
-from mlp.repair import repair
-from mlp.space import draw, read_space
+from mlp.study.space import draw, read_space
 
 BASE = with_settings(RunConfig(), {"data.name": "digits", "training.steps": 120})
 SPACE = {

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp import npz, record
+from mlp.engine.result import Ending
 from mlp.errors import RecordError
-from mlp.recipe import read_recipe
-from mlp.result import Ending
+from mlp.tracking import npz, record
+from mlp.tracking.recipe import read_recipe
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from planted import N_EXAMPLES, RATE, gradient_norms, training
 
+from mlp.causes.repair import describe_repair, repair, standard_space
 from mlp.config import RunConfig, settings_of
 from mlp.curve import Verdict
 from mlp.door import with_settings
-from mlp.repair import describe_repair, repair, standard_space
 
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
 

@@ -15,9 +15,9 @@ import pytest
 from sample_records import make_record
 from sweeping import command, left_in, plain, run_config, tracked
 
-from mlp import npz
 from mlp.errors import DataError, MissingInputError, RecordError
 from mlp.rerun import compare, run_rerun
+from mlp.tracking import npz
 from mlp.train import run_train
 
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from sweeping import SMOKE, environment_of_commands, plain
 
-from mlp.screen import Standing, Terminal, meter, say
+from mlp.terminal.screen import Standing, Terminal, meter, say
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

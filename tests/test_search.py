@@ -13,15 +13,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mlp import search
-from mlp.compose import compose
 from mlp.curve import Verdict
-from mlp.domain import Range
 from mlp.door import read_sweep, with_settings
 from mlp.errors import BusyError, SettingError, StoreError
-from mlp.search import Outcome
-from mlp.space import parameters
-from mlp.study import identity
+from mlp.study import search
+from mlp.study.domain import Range
+from mlp.study.identity import identity
+from mlp.study.search import Outcome
+from mlp.study.space import parameters
+from mlp.terminal.compose import compose
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
 DEPTH, WIDTHS = "model.depth", "model.widths"

@@ -6,10 +6,10 @@ import pytest
 
 from mlp.config import RunConfig
 from mlp.door import read_run, with_settings
-from mlp.enqueue import check_enqueued, enqueued, enqueued_base
 from mlp.errors import SettingError
-from mlp.odometer import every_point
-from mlp.space import draw, flat, parameters, read_space
+from mlp.study.enqueue import check_enqueued, enqueued, enqueued_base
+from mlp.study.odometer import every_point
+from mlp.study.space import draw, flat, parameters, read_space
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
 DEPTH, WIDTHS = "model.depth", "model.widths"

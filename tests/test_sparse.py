@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlp.sparse import BLOCK, cut_batches, pack_images
+from mlp.engine.sparse import BLOCK, cut_batches, pack_images
 
 
 def images(n, seed=0):

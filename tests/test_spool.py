@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sample_records import make_record
 from sweeping import environment_of_commands
 
-from mlp import record, spool
 from mlp.errors import RecordError, StoreError
+from mlp.tracking import record, spool
 
 
 def test_trial_comes_back_and_goes(tmp_path):
@@ -65,7 +65,7 @@ def test_killed_writer_leaves_a_whole_trial_or_none(tmp_path, last):
 import os, sys
 from pathlib import Path
 from sample_records import make_record
-from mlp import spool
+from mlp.tracking import spool
 made, n = make_record(), 0
 def die_at(event, args):
     global n

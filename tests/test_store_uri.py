@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlp import store_uri
 from mlp.config import Tracking
 from mlp.errors import SettingError, StoreError
+from mlp.tracking import store_uri
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,8 @@ def test_secrets_are_masked(text, masked):
 
 def test_a_wrong_address_costs_no_mlflow():
     program = (
-        "import sys; from mlp import display, record, store_uri; from mlp.config import Tracking\n"
+        "import sys; from mlp.config import Tracking\n"
+        "from mlp.tracking import display, record, store_uri\n"
         "try: store_uri.resolve(Tracking(uri='mlruns'))\n"
         "except Exception as error: print(type(error).__name__, 'mlflow' in sys.modules)"
     )

@@ -29,14 +29,14 @@ from sweeping import (
     unpublished_sweep,
 )
 
-from mlp import generation
 from mlp.errors import AllDivergedError, SettingError, StoreError
-from mlp.search import open_storage
+from mlp.flow import generation
+from mlp.study.search import open_storage
 
 LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
 # Forks of a process that has imported everything, so that a sweep starts at once.
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mlp.conduct", "mlp.tracking", "sweeping"])
+FORKS.set_forkserver_preload(["mlp.flow.conduct", "mlp.tracking.runs", "sweeping"])
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +359,7 @@ def assert_same_end(folder, expected):
 def test_trial_in_the_spool_is_not_trained_again(here, finished, trained, monkeypatch):
     """Killed when the first generation was safe in the spool and nothing of it in the study."""
     with monkeypatch.context() as patch:
-        patch.setattr("mlp.search.tell", stop)
+        patch.setattr("mlp.study.search.tell", stop)
         with pytest.raises(KeyboardInterrupt):
             sweep()
     assert spooled(here) == ["000000", "000001"]
@@ -372,7 +372,7 @@ def test_trial_in_the_spool_is_not_trained_again(here, finished, trained, monkey
 @pytest.mark.parametrize("damage", ["weights.npz", "record.json"])
 def test_damaged_trial_in_the_spool_is_trained_again(here, finished, trained, monkeypatch, damage):
     with monkeypatch.context() as patch:
-        patch.setattr("mlp.search.tell", stop)
+        patch.setattr("mlp.study.search.tell", stop)
         with pytest.raises(KeyboardInterrupt):
             sweep()
     [file] = here.glob(f"optuna.db.spool/*/000001/{damage}")
@@ -442,7 +442,7 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
     original = generation.train_trials
     monkeypatch.setattr(generation, "train_trials", late)
     said = []
-    monkeypatch.setattr("mlp.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
     with failing_table(here, "params"), pytest.raises(KeyboardInterrupt):
         sweep()
     assert said[-3] == "2 of 4 trials are kept, and the same command goes on from there"

@@ -3,7 +3,7 @@
     python tests/curves/make.py MNIST_FOLDER
 
 MNIST_FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`. Needs the trainer
-(`mlp.population`); about a quarter of an hour. Only the curves are written, never a label.
+(`mlp.engine.population`); about a quarter of an hour. Only the curves are written, never a label.
 """
 
 import csv
@@ -20,9 +20,9 @@ import yaml
 from sklearn.datasets import load_digits
 
 from mlp.config import RunConfig, with_settings
+from mlp.engine.population import train
+from mlp.engine.result import Result
 from mlp.network import Layer, example_losses, forward
-from mlp.population import train
-from mlp.result import Result
 
 HERE = Path(__file__).parent
 N_DIGITS = 290  # of 362, as with a fifth held out

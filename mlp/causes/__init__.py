@@ -1,0 +1,1 @@
+"""Which settings make the loss oscillate, by reruns."""

@@ -1,0 +1,224 @@
+"""Which settings make the loss oscillate: the answer, from reruns and from what was observed.
+
+Training comes in as an argument: configs in, judgements out. Nothing here knows where or how.
+
+    inquiry = prepare(runs, space, Effort(), n_examples=..., gradient_norm=...)
+    results = investigate(inquiry, train, known=earlier, goes_on=lambda: clock() < end)
+    found = answer(inquiry, results, associate(runs), n_examples=..., gradient_norm=...)
+    print(render_answer(found))
+
+What it cannot see: a setting whose tried values all act alike; one that acts with two others only;
+one whose effect has both signs in different runs, as often as not; and, with few runs that
+oscillate again with further seeds, anything that needs a dozen pairs to be shown. Named causes are
+causes in the picked runs and within the space; nothing is claimed about other spaces.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlp.causes.association import Association
+from mlp.causes.cause import Cause, Kind, curing_factors, find_causes
+from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor, step_factor
+from mlp.causes.effect import Effect, effects
+from mlp.causes.evidence import Conclusion
+from mlp.causes.inquiry import GradientNorm, Inquiry, Results, Side
+from mlp.causes.intervention import n_left, next_batch
+from mlp.causes.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
+from mlp.config import RunConfig
+from mlp.curve import Judgement
+
+Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
+"""Trains each config and judges its loss curve."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which settings make the loss of a study's runs oscillate, and the evidence.
+
+    Attributes:
+        n_runs: of the study.
+        n_oscillating: of these.
+        n_picked: oscillating and healthy runs that were rerun.
+        n_trained: reruns that the answer rests on.
+        is_complete: whether everything that was asked is trained.
+        causes: shown by reruns, the best supported first.
+        without_effect: settings of which reruns show that changing them does nothing.
+        undecided: settings of which the reruns show neither.
+        step_example: an oscillating run's learning rate, normalization and effective step at the
+            start, where the effective step is a cause.
+        effects: every setting on both sides.
+        dependences: what was asked about causes that cure the same runs.
+        joint_cures: what was asked about runs that no single change cures.
+        association: what is only counted and correlated.
+    """
+
+    n_runs: int
+    n_oscillating: int
+    n_picked: tuple[int, int]
+    n_trained: int
+    is_complete: bool
+    causes: tuple[Cause, ...]
+    without_effect: tuple[str, ...]
+    undecided: tuple[str, ...]
+    step_example: "StepExample | None"
+    effects: tuple[Effect, ...]
+    dependences: tuple[Dependence, ...]
+    joint_cures: tuple[JointCure, ...]
+    association: Association
+
+
+@dataclass(frozen=True)
+class StepExample:
+    """One oscillating run's step, said in both ways.
+
+    Attributes:
+        learning_rate: as set.
+        normalization: as set.
+        effective_step: the learning rate on the mean gradient that takes the same first step.
+    """
+
+    learning_rate: float
+    normalization: str
+    effective_step: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to train.
+
+    Attributes:
+        n_trainings: of single changes and unchanged runs. Doubts and pairs of settings may ask for
+            more once these are known, most often for none to a third.
+        duration_s: that they take.
+    """
+
+    n_trainings: int
+    duration_s: float
+
+
+def estimate(inquiry: Inquiry, results: Results, *, seconds_per_training: float) -> Estimate:
+    """How much is left to train, before it is trained."""
+    n_trainings = n_left(inquiry, results)
+    return Estimate(n_trainings, n_trainings * seconds_per_training)
+
+
+def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next; empty when everything is answered.
+
+    Args:
+        inquiry: as `inquiry.prepare` gives it.
+        results: everything trained so far, now or earlier.
+    """
+    batch = next_batch(inquiry, results)
+    return batch or next_joint_batch(inquiry, curing_factors(effects(inquiry, results)), results)
+
+
+def investigate(
+    inquiry: Inquiry,
+    train: Train,
+    *,
+    known: Results | None = None,
+    population: int = 64,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> dict[RunConfig, Judgement]:
+    """Trains what the inquiry asks for, until it is answered or the time is up.
+
+    Args:
+        inquiry: as `inquiry.prepare` gives it.
+        train: configs -> judgements, in the same order.
+        known: results of an earlier call; nothing of it is trained again.
+        population: configs that are trained in one call of `train`, at most.
+        goes_on: asked before each population.
+
+    Returns:
+        Everything known, `known` included; `answer` takes it whether it is complete or not.
+    """
+    results = dict(known or {})
+    while batch := next_trainings(inquiry, results):
+        for first in range(0, len(batch), population):
+            if not goes_on():
+                return results
+            configs = batch[first : first + population]
+            results.update(zip(configs, train(configs), strict=True))
+    return results
+
+
+def answer(
+    inquiry: Inquiry,
+    results: Results,
+    association: Association,
+    *,
+    n_examples: int,
+    gradient_norm: GradientNorm,
+) -> Answer:
+    """Reduces everything known to the answer.
+
+    Args:
+        inquiry: as prepared.
+        results: as `investigate` gives them, or fewer.
+        association: of the same runs.
+        n_examples: in the training part.
+        gradient_norm: as for `inquiry.prepare`; asked for one run at most.
+    """
+    found = effects(inquiry, results)
+    curing = curing_factors(found)
+    bonds = dependences(inquiry, curing, results)
+    joint = joint_cures(inquiry, results)
+    causes = find_causes(found, bonds, joint)
+    named = {setting for cause in causes for setting in cause.settings}
+    idle = _without_effect(found, named)
+    tested = dict.fromkeys(effect.factor.setting for effect in found)
+    runs = inquiry.runs
+    has_step = (
+        any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
+        or {
+            LEARNING_RATE,
+            NORMALIZATION,
+        }
+        <= named
+    )
+    return Answer(
+        n_runs=len(runs),
+        n_oscillating=sum(run.is_oscillating for run in runs),
+        n_picked=(len(inquiry.on(Side.STOPS)), len(inquiry.on(Side.STARTS))),
+        n_trained=len(results),
+        is_complete=not next_trainings(inquiry, results),
+        causes=causes,
+        without_effect=idle,
+        undecided=tuple(s for s in tested if s not in named and s not in idle),
+        step_example=_step_example(inquiry, n_examples, gradient_norm) if has_step else None,
+        effects=found,
+        dependences=bonds,
+        joint_cures=joint,
+        association=association,
+    )
+
+
+def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
+    """Settings that do nothing on any side that was asked, in all their ways of changing."""
+    settings = dict.fromkeys(e.factor.setting for e in found if not e.factor.keeps_step)
+    return tuple(
+        setting
+        for setting in settings
+        if setting not in named
+        and all(e.conclusion is Conclusion.NO_EFFECT for e in found if e.factor == Factor(setting))
+    )
+
+
+def _step_example(
+    inquiry: Inquiry, n_examples: int, gradient_norm: GradientNorm
+) -> StepExample | None:
+    """The first picked run whose step is not simply its learning rate."""
+    picks = inquiry.on(Side.STOPS)
+    config = next(
+        (p.configs[0] for p in picks if p.configs[0].gradient.normalization != "mean"), None
+    )
+    if config is None:
+        return None
+    needs_norm = config.gradient.normalization in ("unit", "clip")
+    norm = gradient_norm([config])[0] if needs_norm else 1.0
+    rate = config.optimizer.learning_rate
+    if not norm > 0:
+        return None
+    step = rate * step_factor(config, n_examples, norm)
+    return StepExample(rate, config.gradient.normalization, step)

@@ -1,0 +1,193 @@
+"""The answer in words: one to three sentences for a person, then the evidence as plain text."""
+
+from collections.abc import Sequence
+
+from mlp.causes.association import Association
+from mlp.causes.attribution import Answer
+from mlp.causes.cause import Cause, Kind
+from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
+from mlp.causes.effect import Effect, SideEffect
+from mlp.causes.evidence import Conclusion
+from mlp.causes.inquiry import Side
+from mlp.causes.joint import Dependence, JointCure
+
+_MOST_NAMED = 4  # settings in a list; a sentence is not a table
+_MOST_LINES = 8  # of associations; the page shows them all
+
+
+def sentences(answer: Answer) -> tuple[str, ...]:
+    """What makes the loss oscillate, what does not, and what is not known: at most three.
+
+    Settings are named as on the command line.
+    """
+    if answer.n_oscillating == 0 and not answer.causes:
+        return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
+    lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
+    if len(answer.causes) > 1:
+        lead.append("Likewise " + "; ".join(_short(cause) for cause in answer.causes[1:]) + ".")
+    if not lead:
+        lead = [
+            f"No setting was shown to make the loss oscillate, from {answer.n_trained} reruns of "
+            f"{sum(answer.n_picked)} runs."
+        ]
+    return (*lead, *_rest(answer))
+
+
+def render_answer(answer: Answer) -> str:
+    """The sentences and the evidence below them, as plain text of many lines."""
+    n_stops, n_starts = answer.n_picked
+    state = "all that was asked" if answer.is_complete else "stopped early, goes on when run again"
+    parts = [
+        "\n".join(sentences(answer)),
+        f"{answer.n_oscillating} of {answer.n_runs} runs oscillate. Reruns: {answer.n_trained}, "
+        f"from {n_stops} oscillating and {n_starts} healthy runs ({state}).",
+        _effect_lines(answer.effects),
+        "\n".join(_dependence_line(bond) for bond in answer.dependences),
+        "\n".join(_joint_line(cure) for cure in answer.joint_cures),
+        _association_lines(answer.association),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _cause_sentence(answer: Answer, cause: Cause) -> str:
+    names = _listed(cause.settings)
+    match cause.kind:
+        case Kind.EFFECTIVE_STEP:
+            example = answer.step_example
+            said = (
+                f" ({example.learning_rate:.3g} on the {example.normalization} is a step of "
+                f"{example.effective_step:.3g} on the mean)"
+                if example
+                else ""
+            )
+            return (
+                f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}, while "
+                f"{NORMALIZATION} at the same effective step {_idle(cause)}."
+            )
+        case Kind.TOGETHER:
+            returned = sum(bond.n_returned for bond in cause.dependences)
+            tried = sum(bond.n_pairs for bond in cause.dependences)
+            return (
+                f"{names} make the loss oscillate only together: {_shown_by(cause)}, and with one "
+                f"of them cured the other brought it back in {returned} of {tried} reruns."
+            )
+        case Kind.BOTH:
+            cure = cause.joint[0]
+            return (
+                f"{names} both have to be changed: no single change stopped {cure.n_uncured} of "
+                f"the oscillating runs, both together did in {cure.n_cured} of {cure.n_pairs} "
+                f"reruns ({cure.changes[0]})."
+            )
+        case Kind.ALONE:
+            return f"{names} makes the loss oscillate: {_shown_by(cause)}."
+
+
+def _short(cause: Cause) -> str:
+    what = _listed(cause.settings)
+    return f"{what}, {_shown_by(cause)}" if not cause.joint else f"{what}, both changed together"
+
+
+def _shown_by(cause: Cause) -> str:
+    """What the changes of a cause did, in numbers."""
+    shown = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
+    acting = [e for e in shown if not e.factor.keeps_step] or shown
+    if cause.kind is Kind.EFFECTIVE_STEP:
+        acting = [e for e in acting if e.factor == Factor(LEARNING_RATE)] or acting
+    return ", ".join(_effect_words(effect) for effect in acting)
+
+
+def _effect_words(effect: Effect) -> str:
+    side = effect.on(Side.STOPS) if effect.stops else None
+    if side is None:
+        side = max(effect.sides, key=lambda own: own.n_with_tested - own.n_against_tested)
+    did = "stopped it" if side.side is Side.STOPS else "started it"
+    such = f" (such as {next(iter(side.changes))})" if side.changes else ""
+    return (
+        f"{effect.factor.setting} changed alone{such} {did} in {side.n_with} of {side.n_expected} "
+        "reruns with new seeds"
+    )
+
+
+def _idle(cause: Cause) -> str:
+    effect = next((e for e in cause.effects if e.factor.keeps_step), None)
+    side = effect.on(Side.STOPS) if effect else None
+    if side is None:
+        return "was not tried"
+    return f"stopped {side.n_with} of {side.n_expected}"
+
+
+def _rest(answer: Answer) -> list[str]:
+    """One sentence on settings without effect, those not settled, and whether it is all."""
+    parts = []
+    if answer.without_effect:
+        verb = "does" if len(answer.without_effect) == 1 else "do"
+        parts.append(f"{_listed(answer.without_effect)} {verb} nothing")
+    if answer.undecided:
+        parts.append(f"too little evidence on {_listed(answer.undecided)}")
+    if not answer.is_complete:
+        parts.append("the reruns were stopped early, so this may be a part of it")
+    text = "; ".join(parts)
+    is_sentence_start = not answer.without_effect  # a setting's name keeps its small letter
+    return [f"{text[:1].upper() if is_sentence_start else text[:1]}{text[1:]}."] if text else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:_MOST_NAMED])
+    if len(names) > _MOST_NAMED:
+        shown[-1:] = [shown[-1], f"{len(names) - _MOST_NAMED} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _effect_lines(found: Sequence[Effect]) -> str:
+    lines = []
+    for effect in sorted(found, key=lambda own: own.p_value):
+        needed = ""
+        if effect.pairs_needed and effect.conclusion.value == "too little evidence":
+            needed = f" (about {effect.pairs_needed} differing pairs are needed)"
+        lines.append(
+            f"{effect.factor}: {effect.conclusion.value}, p = {effect.p_value:.2g}{needed}"
+        )
+        lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
+    return "\n".join(lines)
+
+
+def _side_words(side: SideEffect) -> str:
+    endings = ", ".join(f"{n} {v.value}" for v, n in sorted(side.endings.items()))
+    return (
+        f"{side.side.value} it in {side.n_with}, the opposite in {side.n_against} of "
+        f"{side.n_pairs} pairs from {side.n_runs} runs: {side.difference.value:+.0%} "
+        f"[{side.difference.low:+.0%}, {side.difference.high:+.0%}]; ended {endings}"
+    )
+
+
+def _dependence_line(bond: Dependence) -> str:
+    word = {True: "needs", False: "does not need", None: "may or may not need"}[bond.is_needed]
+    return (
+        f"{bond.factor} {word} {bond.without}: with that cured it brought the swings back in "
+        f"{bond.n_returned} of {bond.n_pairs} reruns"
+    )
+
+
+def _joint_line(cure: JointCure) -> str:
+    return (
+        f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
+        f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "
+        f"{cure.n_runs} runs ({cure.n_uncured} runs had no single cure)"
+    )
+
+
+def _association_lines(association: Association) -> str:
+    lines = [
+        f"{own.parameter}: {own.of_study:.0%} of the study, p = {own.p_value:.2g}; most often at "
+        f"{own.most_often}, least at {own.least_often}"
+        for own in association.importances[:_MOST_LINES]
+    ]
+    lines += [
+        f"{' with '.join(own.parameters)}: {own.explained:.0%} beyond their sum, "
+        f"p = {own.p_value:.2g}"
+        for own in association.interactions
+        if own.is_clear
+    ][:_MOST_LINES]
+    return "\n".join(
+        ["What goes along with oscillation (no proof of a cause):", *lines] if lines else []
+    )

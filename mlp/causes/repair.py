@@ -1,0 +1,336 @@
+"""One run: why it oscillates, and the smallest change that stops it, verified by training it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mlp.causes.attribution import Train, investigate
+from mlp.causes.change import Change, Factor, domain_of, plain, position, rerun, shown
+from mlp.causes.inquiry import (
+    Effort,
+    GradientNorm,
+    Inquiry,
+    Pick,
+    Results,
+    by_strength,
+    judged_after,
+    prepare,
+    turned,
+)
+from mlp.causes.joint import curing_pair, joint_cures
+from mlp.causes.observed import StudyRun, parameters_of
+from mlp.config import RunConfig, settings_of
+from mlp.curve import Judgement, Verdict
+from mlp.study.domain import Choice, Domain, Range
+from mlp.study.space import Entry, Space
+
+_HALVINGS = 4  # of a number's way from the run's value to a cure: to a sixteenth of it
+_FAR = 100.0
+_FACTOR = 1000.0  # how far a number may go where no study bounds it
+_MOST_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A change that was tried on the run.
+
+    Attributes:
+        text: as typed.
+        settings: that it changes.
+        distance: how far it goes, as a share of the settings' domains.
+        verdict: how the run ended with its own seed.
+        n_cured: further seeds with which it ended learning or converged.
+        n_seeds: further seeds that were tried.
+        config: the changed run, with its own seed.
+    """
+
+    text: str
+    settings: tuple[str, ...]
+    distance: float
+    verdict: Verdict
+    n_cured: int
+    n_seeds: int
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Why one run oscillates, and what stops it.
+
+    Attributes:
+        config: of the run.
+        n_oscillating: further seeds with which it oscillates unchanged.
+        n_seeds: further seeds that were tried.
+        cures: verified changes, the most reliable first and of these the smallest; the first one is
+            the repair. Empty: none was found.
+        quiet_failures: changes that end the swings in a run that learns nothing.
+        n_trained: reruns.
+        is_complete: whether everything was tried.
+    """
+
+    config: RunConfig
+    n_oscillating: int
+    n_seeds: int
+    cures: tuple[Attempt, ...]
+    quiet_failures: tuple[Attempt, ...]
+    n_trained: int
+    is_complete: bool
+
+
+def standard_space(config: RunConfig) -> Space:
+    """The settings that may be changed in a run, with bounds, where no study says so.
+
+    Seeds, data, steps and dtype are left alone: they are not why a run oscillates, or changing them
+    changes the question.
+    """
+    choices = {
+        "gradient.derivative": ("exact", "question"),
+        "gradient.normalization": ("mean", "sum", "unit", "clip"),
+        "initialization.scheme": ("lecun_normal", "glorot_uniform", "he_normal", "orthogonal"),
+        "model.activation": ("sigmoid", "tanh", "relu"),
+    }
+    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
+    settings = settings_of(config)
+    for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
+        value = settings[path]
+        assert isinstance(value, int | float)
+        domain = Range(value / _FACTOR, value * _FACTOR, True, None, False)
+        entries.append(Entry(path, {"": domain}, None, False))
+    momentum = Range(0.0, _MOST_MOMENTUM, False, None, False)
+    entries.append(Entry("optimizer.momentum", {"": momentum}, None, False))
+    depth = Range(1, config.model.depth + 1, False, None, True)
+    entries.append(Entry("model.depth", {"": depth}, None, False))
+    widths = Range(1, 2 * max(config.model.layer_widths), False, None, True)
+    entries.append(Entry("model.widths", {"": widths}, None, each_layer=True))
+    return tuple(entries)
+
+
+def repair(
+    config: RunConfig,
+    space: Space,
+    train: Train,
+    *,
+    n_examples: int,
+    gradient_norm: GradientNorm,
+    seeds: int = 4,
+    known: Results | None = None,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Repair:
+    """Searches the smallest change that stops the oscillation of one run.
+
+    Every single change is trained with the run's own seed and the strongest one of each setting
+    with further seeds. Where a number cures, the way to it is halved four times: the smallest
+    change of each setting that still cures is then verified with the further seeds. Only if no
+    single change cures, pairs are searched.
+
+    Args:
+        config: of a run that oscillates.
+        space: what may be changed; of its study, or `standard_space`.
+        train: configs -> judgements.
+        n_examples: in the training part.
+        gradient_norm: configs -> norms of the mean gradient at the start.
+        seeds: further seeds.
+        known: results of an earlier call.
+        goes_on: asked before each population.
+    """
+    run = StudyRun(plain(config), parameters_of(config, space), Verdict.OSCILLATING)
+    inquiry = prepare(
+        [run],
+        space,
+        Effort(interventions=1, seeds=seeds),
+        n_examples=n_examples,
+        gradient_norm=gradient_norm,
+    )
+    pick = inquiry.picks[0]
+    pick = replace(
+        pick,
+        configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
+        changes=(*pick.changes, *_farther(pick, space)),
+    )
+    inquiry = replace(inquiry, picks=(pick,))
+    results = investigate(inquiry, train, known=known, goes_on=goes_on)
+    candidates: list[tuple[Change, ...]] = [
+        (change,) for change in _halved(pick, space, train, results, goes_on)
+    ]
+    candidates += [(best,) for f in pick.factors for best in by_strength(pick, f, results)[:1]]
+    candidates += _pairs(inquiry, results)
+    _verify(pick, candidates, train, results, goes_on)
+    attempts = [a for both in candidates if (a := _attempt(pick, both, results)) is not None]
+    unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
+    return Repair(
+        config=run.config,
+        n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
+        n_seeds=len(unchanged),
+        cures=tuple(sorted(filter(_is_cure, attempts), key=_preference)),
+        quiet_failures=tuple(
+            own
+            for change in pick.changes
+            if (own := _attempt(pick, [change], results)) and _is_quiet_failure(own)
+        ),
+        n_trained=len(results),
+        is_complete=goes_on(),
+    )
+
+
+def describe_repair(found: Repair) -> str:
+    """Why the run oscillates and what stops it, in one to three sentences."""
+    again = f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
+    if not found.cures:
+        end = "." if found.is_complete else " so far; the search was stopped early."
+        return f"No change of one setting, or of two, stops the oscillation{end} {again}"
+    best = found.cures[0]
+    others = dict.fromkeys(s for c in found.cures[1:] for s in c.settings if s not in best.settings)
+    how = "the smallest single change" if len(best.settings) == 1 else "the smallest change"
+    text = (
+        f"{' and '.join(best.settings)} makes it oscillate: {best.text} is {how} that stops it "
+        f"({best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds). {again}"
+    )
+    return f"{text} Also stopped by: {', '.join(others)}." if others else text
+
+
+def _halved(
+    pick: Pick,
+    space: Space,
+    train: Train,
+    results: dict[RunConfig, Judgement],
+    goes_on: Callable[[], bool],
+) -> list[Change]:
+    """For each number that cures, the smallest change on the way to it that still does."""
+    smallest: dict[Factor, Change] = {}
+    for factor in pick.factors:
+        best = next(iter(by_strength(pick, factor, results)), None)
+        value = settings_of(pick.configs[0])[factor.setting]
+        judged = judged_after(pick, [best], 0, results) if best else None
+        if best and judged and turned(pick, judged) and isinstance(value, float):
+            smallest[factor] = best
+    failed = {f: settings_of(pick.configs[0])[f.setting] for f in smallest}
+    for _ in range(_HALVINGS):
+        halves = {
+            f: half
+            for f, change in smallest.items()
+            if (half := _half_way(pick, change, failed[f], space)) is not None
+        }
+        if not _train_missing(
+            pick, [[half] for half in halves.values()], [0], train, results, goes_on
+        ):
+            break
+        for factor, half in halves.items():
+            judged = judged_after(pick, [half], 0, results)
+            if judged is not None and turned(pick, judged):
+                smallest[factor] = half
+            elif judged is not None:
+                failed[factor] = dict(half.values[0])[factor.setting]  # type: ignore[assignment]
+    return list(smallest.values())
+
+
+def _half_way(pick: Pick, change: Change, failed: object, space: Space) -> Change | None:
+    """The change half way from a value that does not cure; None once they are one."""
+    setting = change.factor.setting
+    cured = dict(change.values[0])[setting]
+    assert isinstance(cured, int | float)
+    assert isinstance(failed, int | float)
+    middle = math.sqrt(cured * failed) if min(cured, failed) > 0 else (cured + failed) / 2
+    value = float(f"{middle:.3g}")
+    if value in (cured, failed):
+        return None
+    drawn = domain_of(pick.configs[0], next(entry for entry in space if entry.path == setting))
+    if drawn is None:
+        return None
+    return _to_value(pick, change.factor, value, drawn[1])
+
+
+def _farther(pick: Pick, space: Space) -> list[Change]:
+    """Numbers a hundred times larger and smaller: no study says here what would be quiet."""
+    found = []
+    for factor in pick.factors:
+        value = settings_of(pick.configs[0])[factor.setting]
+        drawn = domain_of(pick.configs[0], next(e for e in space if e.path == factor.setting))
+        if not isinstance(value, float) or drawn is None or not isinstance(drawn[1], Range):
+            continue
+        known = [dict(change.values[0])[factor.setting] for change in pick.of_factor(factor)]
+        for times in (1 / _FAR, _FAR):
+            far = min(max(value * times, drawn[1].low), drawn[1].high)
+            if far not in (value, *known):
+                found.append(_to_value(pick, factor, far, drawn[1]))
+    return found
+
+
+def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:
+    setting = factor.setting
+    start = settings_of(pick.configs[0])[setting]
+    return Change(
+        factor,
+        f"{setting}={shown(value)}",
+        (((setting, value),),) * len(pick.configs),
+        abs(position(domain, value) - position(domain, start)),
+    )
+
+
+def _pairs(inquiry: Inquiry, results: Results) -> list[tuple[Change, ...]]:
+    pick = inquiry.picks[0]
+    found = [curing_pair(pick, cure.factors, results) for cure in joint_cures(inquiry, results)]
+    return [both for both in found if both is not None]
+
+
+def _verify(
+    pick: Pick,
+    candidates: Sequence[Sequence[Change]],
+    train: Train,
+    results: dict[RunConfig, Judgement],
+    goes_on: Callable[[], bool],
+) -> None:
+    curing = [both for both in candidates if _turns(pick, both, results)]
+    _train_missing(pick, curing, range(1, pick.n_seeds + 1), train, results, goes_on)
+
+
+def _turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
+    judged = judged_after(pick, changes, 0, results)
+    return judged is not None and turned(pick, judged)
+
+
+def _train_missing(
+    pick: Pick,
+    candidates: Sequence[Sequence[Change]],
+    seeds: Sequence[int],
+    train: Train,
+    results: dict[RunConfig, Judgement],
+    goes_on: Callable[[], bool],
+) -> bool:
+    """Trains what is not known yet; whether there was anything, and time for it."""
+    wanted = [rerun(pick.configs[s], changes, s) for changes in candidates for s in seeds]
+    configs = tuple(dict.fromkeys(c for c in wanted if c is not None and c not in results))
+    if not configs or not goes_on():
+        return bool(wanted) and not configs
+    results.update(zip(configs, train(configs), strict=True))
+    return True
+
+
+def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt | None:
+    own, config = judged_after(pick, changes, 0, results), rerun(pick.configs[0], changes, 0)
+    if own is None or config is None:
+        return None
+    further = [judged_after(pick, changes, s, results) for s in range(1, pick.n_seeds + 1)]
+    known = [judged for judged in further if judged is not None]
+    return Attempt(
+        text=" ".join(change.text for change in changes),
+        settings=tuple(change.factor.setting for change in changes),
+        distance=sum(change.distance for change in changes),
+        verdict=own.verdict,
+        n_cured=sum(turned(pick, judged) for judged in known),
+        n_seeds=len(known),
+        config=config,
+    )
+
+
+def _is_cure(attempt: Attempt) -> bool:
+    return attempt.verdict in (Verdict.LEARNING, Verdict.CONVERGED)
+
+
+def _is_quiet_failure(attempt: Attempt) -> bool:
+    return not _is_cure(attempt) and attempt.verdict is not Verdict.OSCILLATING
+
+
+def _preference(attempt: Attempt) -> tuple[int, float, float]:
+    """Fewest settings, then most further seeds cured, then the shortest way."""
+    share = attempt.n_cured / attempt.n_seeds if attempt.n_seeds else 0.0
+    return len(attempt.settings), -share, attempt.distance

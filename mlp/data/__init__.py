@@ -1,0 +1,1 @@
+"""Threes and sevens: fetched, verified, parted."""

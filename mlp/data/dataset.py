@@ -1,0 +1,213 @@
+"""Threes and sevens: from MNIST or from scikit-learn's small digits, verified and parted."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp import config as schema
+from mlp.data.fetch import MNIST, Source, cache_folder, read_cache
+from mlp.data.idx import IdxFile, parse_idx, read_folder
+from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
+
+ROOT_VARIABLE = "MLP_DATA_ROOT"
+AUTO_SILENCE_S = 5.0  # data=auto waits no longer for a network that says nothing
+
+_THREE, _SEVEN = 3, 7
+_MNIST_SHAPE, _DIGITS_SHAPE = (28, 28), (8, 8)
+_MNIST_SCALE, _DIGITS_SCALE = 255, 16  # the largest pixel
+
+# scikit-learn's digits come in one piece. A fifth of them, the same for everybody and at any
+# split_seed, is their test part.
+_DIGITS_TEST_FRACTION = 0.2
+_DIGITS_TEST_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a data set, in the order of its files.
+
+    Attributes:
+        pixels: `(example, pixel)`, uint8, rows of the image one after the other.
+        labels: `(example,)`, uint8; 0: three, 1: seven.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    @property
+    def n_examples(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def __len__(self) -> int:
+        return self.n_examples
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Threes and sevens in three parts without a common example.
+
+    Attributes:
+        name: mnist or digits.
+        scale: the largest possible pixel; a feature is pixel / scale.
+        shape: rows and columns of an image.
+        train: what the weights are fitted to.
+        validation: what the search looks at; empty where nothing is held out.
+        test: what is looked at last.
+        digest: SHA-256 of name, scale and all examples before training and validation part were
+            separated; 64 hex digits. It does not depend on the split's settings.
+    """
+
+    name: str
+    scale: int
+    shape: tuple[int, int]
+    train: Part
+    validation: Part
+    test: Part
+    digest: str
+
+
+def features(
+    pixels: NDArray[np.uint8], scale: int, dtype: Literal["float32", "float64"]
+) -> NDArray[np.floating[Any]]:
+    """Pixels as numbers from 0 to 1, each quotient correctly rounded in its dtype.
+
+    Args:
+        pixels: any shape, uint8.
+        scale: the pixel that becomes 1.
+        dtype: of the result.
+
+    Example:
+        >>> features(np.array([0, 51, 255], dtype=np.uint8), 255, "float64").tolist()
+        [0.0, 0.2, 1.0]
+    """
+    return np.divide(pixels, scale, dtype=np.dtype(dtype))
+
+
+def load(
+    config: schema.Data,
+    *,
+    notice: Callable[[str], None],
+    source: Source = MNIST,
+    cache: Path | None = None,
+) -> Dataset:
+    """Loads the threes and sevens that a config asks for.
+
+    MNIST's files are read from `data.root`, else from the folder in the environment variable
+    MLP_DATA_ROOT, else from the user's cache folder. A folder that the user named is only read:
+    nothing is downloaded into it, and it must hold all four files. What the cache folder lacks is
+    downloaded into it.
+
+    With `data.name=auto`, digits take MNIST's place where no folder was named and no mirror answers
+    within five seconds, where the cache folder cannot be used, or where MLP_DATA_ROOT lacks files.
+    Wrong bytes, found or sent, are an error all the same, and so is a `data.root` without files,
+    because somebody meant them.
+
+    Per class, the rounded `validation_fraction` of the training examples, but at least one, is
+    drawn with RandomState(split_seed), threes first; 0 holds nothing out.
+
+    Args:
+        config: which digits, and how they are parted.
+        notice: told in one line what `auto` became and why, and about downloads.
+        source: training images, training labels, test images, test labels, and their mirrors.
+        cache: the cache folder; None: the user's.
+
+    Raises:
+        MissingInputError: for a named folder that lacks files.
+        DataError: for files with other bytes than were published.
+        UnavailableError: where MNIST was asked for and no mirror gives it.
+        StoreError: for a folder or file that cannot be read or written.
+    """
+    if config.name == "digits":
+        return _digits(config)
+    root = config.root or os.environ.get(ROOT_VARIABLE)
+    folder = Path(root) if root else cache or cache_folder()
+    told: list[str] = []
+    is_auto = config.name == "auto"
+    try:
+        if root:
+            contents = read_folder(folder, source.files)
+        elif is_auto:
+            contents = read_cache(folder, source.hurried(AUTO_SILENCE_S), notice=told.append)
+        else:
+            contents = read_cache(folder, source, notice=notice)
+    except (MissingInputError, UnavailableError, StoreError) as error:
+        if config.root or not is_auto:
+            raise
+        notice(f"data=auto is digits: {error}")
+        return _digits(config)
+    for line in (*told, *([f"data=auto is mnist, read from {folder}"] if is_auto else [])):
+        notice(line)
+    return _mnist(contents, source.files, config)
+
+
+def _mnist(contents: Mapping[str, bytes], files: Sequence[IdxFile], config: schema.Data) -> Dataset:
+    train_images, train_labels, test_images, test_labels = (file.name for file in files)
+    train = _threes_and_sevens(contents, train_images, train_labels)
+    test = _threes_and_sevens(contents, test_images, test_labels)
+    return _parted("mnist", _MNIST_SCALE, _MNIST_SHAPE, train, test, config)
+
+
+def _threes_and_sevens(contents: Mapping[str, bytes], images_name: str, labels_name: str) -> Part:
+    images = parse_idx(contents[images_name], images_name)
+    labels = parse_idx(contents[labels_name], labels_name)
+    if images.shape[1:] != _MNIST_SHAPE:
+        raise DataError(f"{images_name} must hold images of 28 x 28, but has shape {images.shape}")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{labels_name} must hold one label for each of {len(images)} images, "
+            f"but has shape {labels.shape}"
+        )
+    if labels.size and labels.max() > 9:
+        raise DataError(f"{labels_name} must hold labels from 0 to 9, but has {labels.max()}")
+    chosen = (labels == _THREE) | (labels == _SEVEN)
+    return Part(
+        pixels=images[chosen].reshape(-1, _MNIST_SHAPE[0] * _MNIST_SHAPE[1]),
+        labels=(labels[chosen] == _SEVEN).astype(np.uint8),
+    )
+
+
+def _digits(config: schema.Data) -> Dataset:
+    from sklearn.datasets import load_digits  # importing it takes a second or more
+
+    bunch = load_digits()
+    chosen = (bunch.target == _THREE) | (bunch.target == _SEVEN)
+    whole = Part(
+        pixels=bunch.data[chosen].astype(np.uint8),
+        labels=(bunch.target[chosen] == _SEVEN).astype(np.uint8),
+    )
+    train, test = _split(whole, _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED)
+    return _parted("digits", _DIGITS_SCALE, _DIGITS_SHAPE, train, test, config)
+
+
+def _parted(
+    name: str, scale: int, shape: tuple[int, int], train: Part, test: Part, config: schema.Data
+) -> Dataset:
+    digest = hashlib.sha256(f"{name}/{scale}".encode())
+    for part in (train, test):
+        digest.update(f"/{part.pixels.shape}/".encode())
+        digest.update(part.pixels.tobytes())
+        digest.update(part.labels.tobytes())
+    kept, validation = _split(train, config.validation_fraction, config.split_seed)
+    return Dataset(name, scale, shape, kept, validation, test, digest.hexdigest())
+
+
+def _split(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
+    """What stays and what is held out, stratified, both in the order of the part."""
+    held_out = np.zeros(part.n_examples, dtype=np.bool_)
+    random = np.random.RandomState(seed)
+    for label in (0, 1):
+        rows = np.flatnonzero(part.labels == label)
+        n_held_out = max(1, round(fraction * rows.size)) if fraction > 0 else 0
+        held_out[random.permutation(rows)[:n_held_out]] = True
+    return _rows(part, ~held_out), _rows(part, held_out)
+
+
+def _rows(part: Part, mask: NDArray[np.bool_]) -> Part:
+    return Part(part.pixels[mask], part.labels[mask])

@@ -1,0 +1,220 @@
+"""How many networks of different shapes lie side by side in a few flat arrays.
+
+The first layers stand next to each other as columns of one matrix, cut into tiles of as many
+columns as a vector has lanes; a row more than there are live pixels holds the biases. What is
+above the first layer follows trial by trial: each hidden layer `(fan_in + 1, fan_out)` with its
+biases as the last row, then the weights of output 1 and those of output 0, `fan_in + 1` each.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mlp.engine.simd import NARROW, WIDE, aligned_zeros
+from mlp.network import N_CLASSES, Layer, Params
+
+Array = NDArray[np.floating]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Layout(NamedTuple):
+    """Where everything lies. All entries are int64.
+
+    Attributes:
+        tile_shape: `(2,)`, rows of a tile, which are the live pixels and the biases, and columns.
+        group_tile: `(groups + 1,)`, first tile of each group of trials.
+        group_trial: `(groups + 1,)`, first trial of each group.
+        column: `(trials,)`, first column of each trial.
+        depth: `(trials,)`, hidden layers.
+        width: `(trials, deepest)`, units of each hidden layer.
+        offset: `(trials, deepest + 2)`, among the upper weights: entry l is where hidden layer
+            l + 1 begins (from l = 1 on), entry `depth` output 1, entry `depth + 1` output 0.
+        upper: `(trials + 1,)`, where the upper weights of each trial begin.
+    """
+
+    tile_shape: Integers
+    group_tile: Integers
+    group_trial: Integers
+    column: Integers
+    depth: Integers
+    width: Integers
+    offset: Integers
+    upper: Integers
+
+    @property
+    def n_trials(self) -> int:
+        """How many networks there are."""
+        return len(self.depth)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups they are in."""
+        return len(self.group_trial) - 1
+
+
+def tile_columns(most: int, dtype: DTypeLike) -> int:
+    """Columns of a tile: as many numbers as a vector holds, a narrow one if that suffices.
+
+    Args:
+        most: columns of the largest group.
+        dtype: of the weights.
+    """
+    item = np.dtype(dtype).itemsize
+    return NARROW // item if most <= NARROW // item else WIDE // item
+
+
+def plan_layout(
+    widths: Sequence[Sequence[int]], groups: Sequence[int], n_pixels: int, dtype: str
+) -> Layout:
+    """Lays networks out in the order given.
+
+    Args:
+        widths: units of each hidden layer, for each trial.
+        groups: how many trials each group takes; they begin at a tile of their own.
+        n_pixels: live pixels and the one for the biases.
+        dtype: of the weights.
+    """
+    n, deepest = len(widths), max(map(len, widths))
+    trial = np.cumsum([0, *groups], dtype=np.int64)
+    most = max(sum(shape[0] for shape in widths[i:j]) for i, j in pairwise(trial))
+    lanes = tile_columns(most, dtype)
+    tile, column = [0], []
+    for first, end in pairwise(trial):
+        free = tile[-1] * lanes
+        for shape in widths[first:end]:
+            column.append(free)
+            free += shape[0]
+        tile.append(-(-free // lanes))
+    width = np.zeros((n, deepest), np.int64)
+    offset = np.zeros((n, deepest + 2), np.int64)
+    upper = [0]
+    for t, shape in enumerate(widths):
+        width[t, : len(shape)] = shape
+        place = upper[-1]
+        for layer in range(1, len(shape)):
+            offset[t, layer] = place
+            place += (shape[layer - 1] + 1) * shape[layer]
+        offset[t, len(shape)] = place
+        offset[t, len(shape) + 1] = place + shape[-1] + 1
+        upper.append(place + 2 * (shape[-1] + 1))
+    return Layout(
+        tile_shape=np.array([n_pixels, lanes], np.int64),
+        group_tile=np.array(tile, np.int64),
+        group_trial=trial,
+        column=np.array(column, np.int64),
+        depth=np.array([len(shape) for shape in widths], np.int64),
+        width=width,
+        offset=offset,
+        upper=np.array(upper, np.int64),
+    )
+
+
+class Packed(NamedTuple):
+    """One number for every weight: the weights themselves, their velocities, or a gradient.
+
+    Attributes:
+        first: `(tiles * pixels * lanes,)`.
+        upper: `(upper weights,)`.
+    """
+
+    first: Array
+    upper: Array
+
+
+def packed_zeros(layout: Layout, dtype: str, copies: int = 1) -> Packed:
+    """Zeros in the form of all weights, `copies` times one after the other."""
+    n_first = int(layout.group_tile[-1] * layout.tile_shape.prod())
+    return Packed(
+        aligned_zeros(copies * n_first, dtype), aligned_zeros(copies * int(layout.upper[-1]), dtype)
+    )
+
+
+def pack(layout: Layout, packed: Packed, trial: int, params: Params, live: Mask) -> None:
+    """Writes one network's weights into its place.
+
+    Args:
+        layout: where it lies.
+        packed: what is written to.
+        trial: its number.
+        params: its layers; the first has a row for every pixel.
+        live: `(pixels,)`, the pixels that have a row in the tiles.
+    """
+    tile, lane = _columns(layout, trial)
+    tiles = _tiles(layout, packed)
+    tiles[tile, :, lane] = np.vstack([params[0].W[live], params[0].b]).T
+    for layer, (W, b) in enumerate(params[1:-1], 1):
+        _hidden(layout, packed, trial, layer)[:] = np.vstack([W, b])
+    for output in range(N_CLASSES):
+        weights = _output(layout, packed, trial, output)
+        weights[:] = np.append(params[-1].W[:, output], params[-1].b[output])
+
+
+def unpack(layout: Layout, packed: Packed, trial: int, first: Layer, live: Mask) -> Params:
+    """One network's weights, copied out of their place.
+
+    Args:
+        layout: where it lies.
+        packed: what is read.
+        trial: its number.
+        first: a first layer, of which the weights of the pixels without a row are taken.
+        live: `(pixels,)`, the pixels that have a row in the tiles.
+    """
+    tile, lane = _columns(layout, trial)
+    rows = _tiles(layout, packed)[tile, :, lane].T
+    W = first.W.copy()
+    W[live] = rows[:-1]
+    layers = [Layer(W, rows[-1].copy())]
+    for layer in range(1, int(layout.depth[trial])):
+        matrix = _hidden(layout, packed, trial, layer)
+        layers.append(Layer(matrix[:-1].copy(), matrix[-1].copy()))
+    outputs = [_output(layout, packed, trial, output) for output in range(N_CLASSES)]
+    matrix = np.column_stack(outputs)
+    layers.append(Layer(matrix[:-1].copy(), matrix[-1].copy()))
+    return tuple(layers)
+
+
+def move(source: tuple[Layout, Packed, int], target: tuple[Layout, Packed, int]) -> None:
+    """Copies one network's numbers from one layout to another.
+
+    Args:
+        source: layout, numbers, and which trial.
+        target: layout, numbers, and which trial; of the same shape.
+    """
+    tile, lane = _columns(target[0], target[2])
+    from_tile, from_lane = _columns(source[0], source[2])
+    _tiles(*target[:2])[tile, :, lane] = _tiles(*source[:2])[from_tile, :, from_lane]
+    target[1].upper[_upper(target[0], target[2])] = source[1].upper[_upper(source[0], source[2])]
+
+
+def _upper(layout: Layout, trial: int) -> slice:
+    return slice(int(layout.upper[trial]), int(layout.upper[trial + 1]))
+
+
+def _tiles(layout: Layout, packed: Packed) -> Array:
+    """View `(tile, pixel, lane)`."""
+    return packed.first.reshape(-1, *(int(n) for n in layout.tile_shape))
+
+
+def _columns(layout: Layout, trial: int) -> tuple[Integers, Integers]:
+    """Tile and lane of each column of a trial."""
+    column = int(layout.column[trial]) + np.arange(int(layout.width[trial, 0]))
+    lanes = int(layout.tile_shape[1])
+    return column // lanes, column % lanes
+
+
+def _hidden(layout: Layout, packed: Packed, trial: int, layer: int) -> Array:
+    """View `(fan_in + 1, fan_out)`."""
+    fan_in, fan_out = (int(width) for width in layout.width[trial, layer - 1 : layer + 1])
+    start = int(layout.offset[trial, layer])
+    return packed.upper[start : start + (fan_in + 1) * fan_out].reshape(fan_in + 1, fan_out)
+
+
+def _output(layout: Layout, packed: Packed, trial: int, output: int) -> Array:
+    """View `(fan_in + 1,)`."""
+    depth = int(layout.depth[trial])
+    start = int(layout.offset[trial, depth + 1 - output])
+    return packed.upper[start : start + int(layout.width[trial, depth - 1]) + 1]

@@ -1,0 +1,193 @@
+"""One pass of a group's networks over a run of blocks: losses, hits and, to learn, gradients."""
+
+import numpy as np
+from numba import njit
+
+from mlp.engine.kernels import (
+    ROW,
+    activate,
+    backward_narrow,
+    backward_wide,
+    columns_from_rows,
+    correlate,
+    differentiate,
+    forward_narrow,
+    forward_wide,
+    judge_rows,
+    mix,
+    rows_from_columns,
+)
+from mlp.engine.layout import Layout
+from mlp.engine.simd import NARROW, WIDE, lanes, store, zeros
+from mlp.engine.sparse import BLOCK
+
+RUNNING = 0
+
+
+def scratch_size(layout: Layout) -> int:
+    """Numbers that one thread needs to pass any group of a layout.
+
+    A tile of rows; all first layers of a group; and for one network its activations, with a unit
+    for the biases in each layer, the derivatives by them, the logit and the weights on it.
+    """
+    lanes = int(layout.tile_shape[1])
+    n_units = int(np.diff(layout.group_tile).max()) * lanes
+    widest = int(layout.width.max())
+    n_own = int((2 * layout.width + 1).sum(axis=1).max()) + 1 + -(-(widest + 1) // ROW)
+    return BLOCK * lanes + (n_units + n_own) * ROW
+
+
+@njit(nogil=True)
+def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks):
+    """Passes a group's networks over one chunk of a batch.
+
+    Args:
+        job: `mlp.engine.steps.job_handle`.
+        source: its `source_handle`, of which the batch is.
+        scratch: of this thread, `scratch_size` numbers.
+        totals: of this thread, float64, a number for each lane.
+        group: number of the group.
+        role: which of the sums receives losses and hits; those of role 0 are learned from.
+        batch: number of the batch.
+        chunk: number of the chunk among `n_chunks`.
+        n_chunks: see chunk.
+    """
+    side, feature, gradient = source.side, job.feature, job.gradient_first
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    first_tile, end_tile = job.group_tile[group], job.group_tile[group + 1]
+    copy = chunk * job.group_tile[-1] * n_pixels * tile
+    is_wide, units = tile == lanes(scratch, WIDE), BLOCK * tile
+    if not start_chunk(job, group, role, chunk):
+        return
+    blocks = source.batch_block[batch]
+    n_blocks = source.batch_block[batch + 1] - blocks
+    begin, end = blocks + n_blocks * chunk // n_chunks, blocks + n_blocks * (chunk + 1) // n_chunks
+    for block in range(begin, end):
+        n_rows = forward_tiles(job, source, scratch, first_tile, end_tile, block)
+        for trial in range(job.group_trial[group], job.group_trial[group + 1]):
+            if job.ending[trial] == RUNNING:
+                z0 = units + (job.column[trial] - first_tile * tile) * ROW
+                arena = units + (end_tile - first_tile) * tile * ROW
+                logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
+                judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
+                add_totals(job, totals, role, chunk, trial)
+                if role == 0:
+                    backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
+        if role == 0:
+            for number in range(first_tile, end_tile):
+                z0 = units + (number - first_tile) * tile * ROW
+                rows_from_columns(scratch, z0, scratch, tile, n_rows)
+                g0 = copy + number * n_pixels * tile
+                is_first = block == begin
+                if is_wide:
+                    backward_wide(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
+                else:
+                    backward_narrow(
+                        source, feature, block, n_pixels, scratch, gradient, g0, is_first
+                    )
+
+
+@njit(nogil=True)
+def start_chunk(job, group, role, chunk):
+    """Sets the sums of a chunk to zero; returns whether any trial of the group is running."""
+    is_running = False
+    for trial in range(job.group_trial[group], job.group_trial[group + 1]):
+        job.losses[role, chunk, trial] = 0
+        job.hits[role, chunk, trial] = 0
+        if role == 0:
+            copy = chunk * job.upper[-1]
+            for i in range(job.upper[trial], job.upper[trial + 1]):
+                job.gradient_upper[copy + i] = 0
+        is_running |= job.ending[trial] == RUNNING
+    return is_running
+
+
+@njit(nogil=True)
+def add_totals(job, totals, role, chunk, trial):
+    """Adds a block's losses and hits, one sum a lane, to the chunk's."""
+    n_lanes = len(totals) // 2
+    loss, hits = 0.0, 0.0
+    for lane in range(n_lanes):
+        loss += totals[lane]
+        hits += totals[n_lanes + lane]
+    job.losses[role, chunk, trial] += loss
+    job.hits[role, chunk, trial] += hits
+
+
+@njit(nogil=True)
+def forward_tiles(job, source, scratch, first_tile, end_tile, block):
+    """The first layers' sums over one block, units of rows; returns the rows, padded to vectors."""
+    weights = job.weights_first
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    first = source.block_position[block]
+    n_rows = source.block_position[block + 1] - first
+    multiple = lanes(scratch, WIDE)
+    n_padded = (n_rows + multiple - 1) // multiple * multiple
+    for place in range(n_rows * tile, n_padded * tile, lanes(scratch, NARROW)):
+        store(scratch, place, zeros(scratch, NARROW))
+    for number in range(first_tile, end_tile):
+        w0 = number * n_pixels * tile
+        if tile == multiple:
+            forward_wide(source, job.feature, weights, w0, first, n_rows, scratch)
+        else:
+            forward_narrow(source, job.feature, weights, w0, first, n_rows, scratch)
+        to = BLOCK * tile + (number - first_tile) * tile * ROW
+        columns_from_rows(scratch, tile, scratch, to, n_padded)
+    return n_padded
+
+
+@njit(nogil=True)
+def forward_upper(job, scratch, z0, arena, trial, n_rows):
+    """One network from its first layer's sums to the difference of its two logits.
+
+    Leaves in the scratch, from the arena on: the activations of each hidden layer and a unit of
+    ones; the difference; what each unit of the last hidden layer adds to it.
+
+    Returns:
+        Where the difference stands.
+    """
+    upper = job.weights_upper
+    activation, depth = job.activation[trial], job.depth[trial]
+    activate(activation, job.width[trial, 0], n_rows, scratch, z0, scratch, arena)
+    a0 = arena
+    for layer in range(1, depth):
+        n_in, n_out = job.width[trial, layer - 1] + 1, job.width[trial, layer]
+        w0, to = job.offset[trial, layer], a0 + n_in * ROW
+        mix(upper, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
+        activate(activation, n_out, n_rows, scratch, to, scratch, to)
+        a0 = to
+    n_in = job.width[trial, depth - 1] + 1
+    logit = a0 + n_in * ROW
+    direction = logit + ROW
+    one, zero = job.offset[trial, depth], job.offset[trial, depth + 1]
+    for i in range(n_in):
+        scratch[direction + i] = upper[one + i] - upper[zero + i]
+    mix(scratch, direction, 0, 1, n_in, scratch, a0, 1, scratch, logit, n_rows)
+    return logit
+
+
+@njit(nogil=True)
+def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
+    """From the loss's derivatives by the difference of the logits to those by the first sums.
+
+    The latter take the place from z0 on; the upper layers' gradients are added to the chunk's.
+    """
+    upper, gradient = job.weights_upper, job.gradient_upper
+    activation, derivative = job.activation[trial], job.derivative[trial]
+    depth, copy = job.depth[trial], chunk * job.upper[-1]
+    n_above = job.width[trial, depth - 1]
+    direction, a0 = logit + ROW, logit - (n_above + 1) * ROW
+    g0 = copy + job.offset[trial, depth]
+    correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, gradient, g0)
+    delta = z0 if depth == 1 else direction + (n_above + ROW) // ROW * ROW
+    mix(scratch, direction, 1, 0, 1, scratch, logit, n_above, scratch, delta, n_rows)
+    differentiate(activation, derivative, n_above, n_rows, scratch, a0, scratch, delta)
+    for layer in range(depth - 1, 0, -1):
+        n_below = job.width[trial, layer - 1]
+        a0 -= (n_below + 1) * ROW
+        w0 = job.offset[trial, layer]
+        correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, gradient, copy + w0)
+        to = z0 if layer == 1 else delta + n_above * ROW
+        mix(upper, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)
+        differentiate(activation, derivative, n_below, n_rows, scratch, a0, scratch, to)
+        delta, n_above = to, n_below

@@ -1,0 +1,187 @@
+"""Trains many networks on the same examples; the only step loop.
+
+Configs in, results out: whoever calls `train` does not see how the trials share the work, and a
+trial's result does not depend on its neighbours, their order or the number of threads.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp.config import RunConfig
+from mlp.data.dataset import Dataset
+from mlp.engine import steps
+from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
+from mlp.engine.memory import available_bytes, trial_bytes
+from mlp.engine.packing import Population, Trial, assemble, begin, present_weights, run_slice
+from mlp.engine.passes import RUNNING
+from mlp.engine.result import Ending, Progress, Result, Snapshots, Thresholds
+from mlp.errors import SystemLimitError
+
+_MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
+_SLICE_WORK = 2e8  # products of a slice: a fraction of a second
+_LONGEST_SLICE = 256
+_NEVER = 2**62  # steps
+
+_ENDINGS = {
+    steps.COMPLETED: Ending.COMPLETED,
+    steps.NON_FINITE: Ending.NON_FINITE,
+    steps.PRUNED: Ending.PRUNED,
+}
+
+
+def train(
+    configs: Sequence[RunConfig],
+    data: Dataset,
+    *,
+    threads: int = 1,
+    thresholds: Sequence[Thresholds] | None = None,
+    progress: Progress | None = None,
+    snapshots: Snapshots | None = None,
+    memory_bytes: int | None = None,
+) -> list[Result]:
+    """Trains one network for each config.
+
+    Trials that agree in dtype, batch size and batch order are trained together in one pass over
+    the data, as many at once as fit into memory. A trial whose loss becomes infinite or undefined
+    ends there, and that is its result; no floating-point warning escapes.
+
+    Args:
+        configs: one a trial; `data`, `tracking` and `execution` in them are not read.
+        data: the examples, resolved and parted.
+        threads: that train; they change nothing but the time.
+        thresholds: one a trial; None prunes nothing.
+        progress: called in this thread.
+        snapshots: of the weights on the way; None: none.
+        memory_bytes: to be used at most; None: most of what is free.
+
+    Returns:
+        One result for each config, in the same order.
+
+    Raises:
+        SystemLimitError: for a network that does not fit into memory, before any is trained.
+    """
+    populations = _populations(configs, data, threads, memory_bytes)
+    examples = read_examples(data)
+    bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
+    losses = np.full(len(configs), np.nan)
+    results: dict[int, Result] = {}
+    with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
+        for numbers in populations:
+            course = plan_course(examples, configs[numbers[0]])
+            trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
+            _train(course, trials, threads, pool, losses, progress, snapshots)
+            results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
+    return [results[number] for number in range(len(configs))]
+
+
+def _populations(
+    configs: Sequence[RunConfig], data: Dataset, threads: int, memory_bytes: int | None
+) -> list[list[int]]:
+    """Numbers of the configs that are trained together: they agree in what they share, and fit."""
+    limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
+    n_examples, n_inputs = data.train.pixels.shape
+    populations: list[list[int]] = []
+    filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
+    for number, config in enumerate(configs):
+        training = config.training
+        order_seed = None if training.batch_size is None else training.order_seed
+        key = training.dtype, training.batch_size, order_seed
+        n_chunks = chunk_count(training.batch_size or n_examples, n_examples)
+        needed = trial_bytes(config, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
+        if needed > limit:
+            raise SystemLimitError(
+                f"model.widths={list(config.model.layer_widths)} must fit into "
+                f"{limit / 1e9:.3g} GB of memory, but needs {needed / 1e9:.3g} GB to be trained"
+            )
+        members, used = filling.get(key, ([], 0))
+        if not members or used + needed > limit:
+            members, used = [], 0
+            populations.append(members)
+        members.append(number)
+        filling[key] = members, used + needed
+    return populations
+
+
+def _train(
+    course: Course,
+    trials: list[Trial],
+    threads: int,
+    pool: ThreadPoolExecutor,
+    losses: NDArray[np.float64],
+    progress: Progress | None,
+    snapshots: Snapshots | None,
+) -> None:
+    """Trains a population to the last trial's end."""
+    population: Population | None = None
+    step, last = 0, 0
+    batches = next_epoch(course)
+    while running := [trial for trial in trials if trial.ending == RUNNING]:
+        if population is None or len(running) < len(population.trials):
+            population = assemble(course, running, threads, population)
+            last = max(trial.config.training.steps for trial in running)
+            longest = _slice_steps(course.examples, running)
+        if course.epoch and step and step % course.epoch == 0:
+            batches = next_epoch(course)
+        n_steps = min(longest, last - step + 1)
+        if course.epoch:
+            n_steps = min(n_steps, course.epoch - step % course.epoch)
+        if snapshots is not None:
+            n_steps = min(n_steps, _take(snapshots, course, population, step))
+        run_slice(course, population, batches, step, n_steps, pool)
+        step += n_steps
+        if progress is not None:
+            for trial in running:
+                losses[trial.number] = trial.batch_loss[-1][min(trial.last_step - step, -1)]
+            progress(step - 1, losses.copy())
+
+
+def _take(snapshots: Snapshots, course: Course, population: Population, step: int) -> int:
+    """Copies the weights that are due now; returns in how many steps the next ones are."""
+    following = [_NEVER]
+    for place, trial in enumerate(population.trials):
+        due = snapshots.steps[trial.number]
+        if step in due:
+            snapshots.take(trial.number, step, present_weights(course, population, place))
+        following += [other - step for other in due if other > step]
+    return min(following)
+
+
+def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
+    """Steps that take a fraction of a second, so that progress is seen and an interrupt heard."""
+    n_rows, n_entries = len(examples.train.label), len(examples.train.value)
+    work = sum(
+        n_entries * trial.config.model.layer_widths[0]
+        + n_rows * sum(layer.W.size for layer in trial.first[1:])
+        for trial in trials
+    )
+    return int(np.clip(_SLICE_WORK / work, 1, _LONGEST_SLICE))
+
+
+def _result(trial: Trial, epoch: int) -> Result:
+    last = trial.last_step
+    batch_loss = np.concatenate(trial.batch_loss)[: last + 1]
+    accuracy = np.concatenate(trial.accuracy)[: last + 1]
+    evaluated = np.flatnonzero(~np.isnan(accuracy))
+    loss, loss_step, step_loss = batch_loss, np.arange(last + 1), None
+    if epoch:
+        whole_loss = np.concatenate(trial.whole_loss)[: last + 1]
+        is_taken = loss_step % epoch == 0
+        is_taken[-1] |= trial.ending == steps.COMPLETED
+        loss, loss_step = whole_loss[is_taken], loss_step[is_taken]
+        step_loss = batch_loss[:last]
+        if trial.ending == steps.NON_FINITE and np.isfinite(loss[-1]):
+            step_loss = batch_loss
+            loss, loss_step = np.append(loss, batch_loss[last]), np.append(loss_step, last)
+    return Result(
+        loss=loss,
+        loss_step=loss_step,
+        step_loss=step_loss,
+        validation_accuracy=accuracy[evaluated],
+        evaluated_step=evaluated,
+        weights=tuple((layer.W, layer.b) for layer in trial.weights),
+        ending=_ENDINGS[trial.ending],
+        last_step=last,
+    )

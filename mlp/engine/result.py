@@ -1,0 +1,101 @@
+"""What a training gives, in words that cost no compiled code to import."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp.network import Array, Params
+
+
+class Ending(StrEnum):
+    """How the training of one trial ended; the members carry a sentence for a person."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> "Ending":
+        """A member with its sentence."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    COMPLETED = "completed", "All steps were done."
+    NON_FINITE = "non_finite", "The loss became infinite or undefined, and the training ended."
+    PRUNED = "pruned", "The validation accuracy fell short of its threshold."
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the training of one trial gave.
+
+    Attributes:
+        loss: `(entry,)` float64. Full batch: entry i is the mean loss over the training part before
+            update i, the last one that of `weights`, so steps + 1 entries where the trial
+            completed. Minibatches: the same mean at step 0, at the end of each epoch and at the
+            last step. A non-finite loss is the last entry.
+        loss_step: `(entry,)` int64, the number of updates done when each entry was taken.
+        step_loss: `(step,)` float64, the mean loss of each step's batch before its update;
+            None for full batch. It may end with a non-finite entry, whose update was not done.
+        validation_accuracy: `(k,)` float64, 0 to 1, after every `training.evaluate_every` updates
+            and after the last; empty if nothing is held out, and not taken of a network whose
+            loss is not finite.
+        evaluated_step: `(k,)` int64, the number of updates done at each of these.
+        weights: `(W, b)` of each layer as trained, first layer first, in the training dtype.
+        ending: how the training ended.
+        last_step: the number of updates done.
+        sharpness_step: `(point,)` int64, the number of updates done at each measurement of the
+            sharpness; empty where nobody measured. Not from the training itself, but measured at
+            copies of its weights: see `mlp.stability.ratio`.
+        sharpness: `(point,)` float64, of the mean training loss.
+        sharpness_residual: `(point,)` float64, how sure that is; see
+            `mlp.stability.curvature.Sharpness`.
+        gradient_norm: `(point,)` float64, of the mean training loss.
+        stability_ratio: `(point,)` float64, effective step against sharpness.
+    """
+
+    loss: NDArray[np.float64]
+    loss_step: NDArray[np.int64]
+    step_loss: NDArray[np.float64] | None
+    validation_accuracy: NDArray[np.float64]
+    evaluated_step: NDArray[np.int64]
+    weights: tuple[tuple[Array, Array], ...]
+    ending: Ending
+    last_step: int
+    sharpness_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    sharpness: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    sharpness_residual: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    gradient_norm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    stability_ratio: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Copies of the weights while they are trained; no result depends on them.
+
+    Attributes:
+        steps: one a trial: the numbers of updates after which its weights are copied, if it gets
+            so far.
+        take: told a trial's place among the configs, a number of updates, and the weights; called
+            in the thread that trains.
+    """
+
+    steps: Sequence[Collection[int]]
+    take: Callable[[int, int, Params], None]
+
+
+Progress = Callable[[int, NDArray[np.float64]], None]
+"""Told a number of updates and the loss of each trial after so many, `(trial,)`.
+
+Called a few times a second, not at each step. With minibatches the loss is that of one batch. A
+trial that has ended keeps its last loss; one whose turn has not come has none, which is NaN. What
+is raised here ends the training and passes through.
+"""
+
+Thresholds = Mapping[int, float]
+"""Step -> validation accuracy below which a trial is pruned there, if it is evaluated there.
+
+A trial that was pruned at step s ends there again under {s: inf}.
+"""

@@ -1,0 +1,193 @@
+"""From the gradients of the chunks to the next weights, for one group of job.
+
+Sums go chunk by chunk, then pixel by pixel, column by column and upper weight by upper weight: an
+order in which a trial's neighbours have no part. What `mlp.gradient` does to one network is done
+here to columns: with `largest` the largest entry of a trial's gradient and `root` its norm in units
+of that, the step goes along `gradient / divisor * factor`.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mlp.engine.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
+
+SUM, MEAN, UNIT, CLIP = range(4)
+_RUNNING = 0
+
+
+@njit(nogil=True, error_model="numpy")
+def update_group(job, group, n_chunks, n_examples):
+    """Takes the step of each running trial of a group.
+
+    Args:
+        job: `mlp.engine.steps.job_handle`.
+        group: number of the group.
+        n_chunks: copies of the gradient that are in use.
+        n_examples: examples of the batch.
+    """
+    n_columns = (job.group_tile[group + 1] - job.group_tile[group]) * job.tile_shape[1]
+    start = job.group_tile[group] * job.tile_shape[1]
+    first, end = job.group_trial[group], job.group_trial[group + 1]
+    settings = np.zeros((5, n_columns), job.weights_first.dtype)
+    largest, divisor, factor, rate, momentum = settings
+    squares = np.zeros(n_columns, np.float64)
+    add_first(job, job.gradient_first, group, n_chunks, largest)
+    divisor[:] = 1
+    is_normed = False
+    for t in range(first, end):
+        add_upper(job, job.gradient_upper, t, n_chunks)
+        if job.normalization[t] >= UNIT and job.ending[t] == _RUNNING:
+            is_normed = True
+            columns = slice(job.column[t] - start, job.column[t] - start + job.width[t, 0])
+            divisor[columns] = largest_entry(job, job.gradient_upper, t, largest[columns])
+    if is_normed:
+        square_first(job, job.gradient_first, group, divisor, squares)
+    for t in range(first, end):
+        if job.ending[t] == _RUNNING:
+            c = job.column[t] - start
+            columns = slice(c, c + job.width[t, 0])
+            norm = 0.0
+            if job.normalization[t] >= UNIT:
+                norm = relative_norm(job, job.gradient_upper, t, divisor[c], squares[columns])
+            scale = scale_of(job.normalization[t], job.clip_norm[t], n_examples, divisor[c], norm)
+            divisor[columns], factor[columns] = scale
+            rate[columns] = job.learning_rate[t]
+            momentum[columns] = job.momentum[t]
+            step_upper(
+                job, job.weights_upper, job.velocity_upper, job.gradient_upper, t, settings[1:, c]
+            )
+    step_first(job, job.weights_first, job.velocity_first, job.gradient_first, group, settings)
+    for t in range(first, end):
+        for c in range(job.column[t] - start, job.column[t] - start + job.width[t, 0]):
+            if settings[0, c] != 0:
+                job.is_broken[t] = 1
+
+
+@njit(nogil=True, error_model="numpy")
+def scale_of(normalization, clip_norm, n_examples, largest, norm):
+    """Divisor and factor of a trial's gradient; `norm` is in units of `largest`."""
+    if normalization == SUM or (normalization == UNIT and norm == 0):
+        return 1.0, 1.0
+    if normalization == UNIT:
+        return float(largest), 1.0 / norm
+    if normalization == CLIP and largest / n_examples * norm > clip_norm:
+        return float(largest), clip_norm / norm
+    return float(n_examples), 1.0
+
+
+@njit(nogil=True)
+def first_place(job, group, column):
+    """Where a group's columns from `column` on begin in the first row of their tile."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    return (job.group_tile[group] + column // tile) * n_pixels * tile + column % tile
+
+
+@njit(nogil=True)
+def add_first(job, gradient, group, n_chunks, largest):
+    """Adds the chunks' gradients of the first layers; finds each column's largest entry."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    copy = job.group_tile[-1] * n_pixels * tile
+    for column in range(0, len(largest), lanes(gradient, NARROW)):
+        place = first_place(job, group, column)
+        most = zeros(gradient, NARROW)
+        for _ in range(n_pixels):
+            total = load(gradient, place, NARROW)
+            for chunk in range(1, n_chunks):
+                total = total + load(gradient, chunk * copy + place, NARROW)
+            store(gradient, place, total)
+            size = magnitude(total)
+            most = where_less(size, most, most, size)
+            place += tile
+        store(largest, column, most)
+
+
+@njit(nogil=True)
+def add_upper(job, gradient, trial, n_chunks):
+    """Adds the chunks' gradients of a trial's upper layers; output 0 mirrors output 1."""
+    copy = job.upper[-1]
+    depth = job.depth[trial]
+    mirror = job.offset[trial, depth + 1]
+    for i in range(job.upper[trial], mirror):
+        total = gradient[i]
+        for chunk in range(1, n_chunks):
+            total += gradient[chunk * copy + i]
+        gradient[i] = total
+    n = job.upper[trial + 1] - mirror
+    for i in range(n):
+        gradient[mirror + i] = -gradient[mirror - n + i]
+
+
+@njit(nogil=True, error_model="numpy")
+def largest_entry(job, gradient, trial, columns):
+    """The largest absolute entry of a trial's gradient; 1 where all are zero."""
+    most = columns[0]
+    for size in columns:
+        most = most if size < most else size
+    for i in range(job.upper[trial], job.upper[trial + 1]):
+        size = abs(gradient[i])
+        most = most if size < most else size
+    return most if most != 0 else most + 1
+
+
+@njit(nogil=True)
+def square_first(job, gradient, group, divisor, squares):
+    """Each column's sum of the squared entries, in float64 and in units of the divisor."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    for column in range(0, len(squares), lanes(gradient, NARROW)):
+        place = first_place(job, group, column)
+        unit = load(divisor, column, NARROW)
+        for _ in range(n_pixels):
+            widen_square(squares, column, load(gradient, place, NARROW) / unit)
+            place += tile
+
+
+@njit(nogil=True, error_model="numpy")
+def relative_norm(job, gradient, trial, unit, squares):
+    """A trial's L2 norm over all weights and biases, in the given unit."""
+    total = 0.0
+    for square in squares:
+        total += square
+    for i in range(job.upper[trial], job.upper[trial + 1]):
+        entry = np.float64(gradient[i]) / np.float64(unit)
+        total += entry * entry
+    return math.sqrt(total)
+
+
+@njit(nogil=True, error_model="numpy")
+def step_upper(job, weights, velocity, gradient, trial, settings):
+    """The step v = momentum v + g, w = w - rate v, for the layers above the first."""
+    divisor, factor, rate, momentum = settings[0], settings[1], settings[2], settings[3]
+    for i in range(job.upper[trial], job.upper[trial + 1]):
+        velocity[i] = momentum * velocity[i] + gradient[i] / divisor * factor
+        weights[i] -= rate * velocity[i]
+
+
+@njit(nogil=True)
+def step_first(job, weights, velocity, gradient, group, settings):
+    """The same for the first layers; columns without a rate stay as they are.
+
+    The pass over the examples leaves zero pixels out, but zero times a weight that is no finite
+    number is none either. So the first row of the settings receives what tells such columns apart:
+    zero where all weights are finite. (The last row, the biases, meets no zero.)
+    """
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    flat, row = settings.ravel(), settings.shape[1]
+    for column in range(0, row, lanes(weights, NARROW)):
+        place = first_place(job, group, column)
+        divisor, factor = load(flat, row + column, NARROW), load(flat, 2 * row + column, NARROW)
+        rate, momentum = load(flat, 3 * row + column, NARROW), load(flat, 4 * row + column, NARROW)
+        none = zeros(flat, NARROW)
+        doubt = none
+        for pixel in range(n_pixels):
+            g = load(gradient, place, NARROW) / divisor * factor
+            v = momentum * load(velocity, place, NARROW) + g
+            w = load(weights, place, NARROW)
+            new = where_less(none, rate, w - rate * v, w)
+            store(velocity, place, v)
+            store(weights, place, new)
+            if pixel < n_pixels - 1:
+                doubt = doubt + (new - new)
+            place += tile
+        store(flat, column, doubt)

@@ -1,0 +1,1 @@
+"""Conducts what the commands ask for."""

@@ -1,0 +1,1 @@
+"""The curvature along a run against its step."""

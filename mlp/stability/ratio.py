@@ -1,0 +1,214 @@
+"""Step size against curvature: the stability ratio of a run, and what it says of its mechanism.
+
+Near a minimum along a direction of curvature `c`, gradient descent with step `s` multiplies the
+distance to it by `1 - s c`: above `s c = 2` it overshoots by more than it came from. So with the
+sharpness, the largest curvature of the mean loss,
+
+    ratio = effective step x sharpness / 2,    with momentum m divided by (1 + m)
+
+where the effective step is the length of the step along the mean gradient `g`, over `|g|`:
+`learning_rate` times `N` for the sum over `N` examples, 1 for the mean, `1 / |g|` for unit,
+`min(1, c / |g|)` for clip. Above 1 a step leaves the present valley. That is not yet how the run
+ends: the next valley may be wider. For unit and clip this tells what a step of the present length
+does across the gradient; along it, steps of fixed length overshoot near any minimum. With the
+question's derivative, the spectral radius of its Jacobian stands in for the sharpness (see
+`mlp.stability.curvature`), and above 1 means the same: some small deviation grows.
+
+References:
+    Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of
+    stability" (also with momentum). Lewkowycz et al. 2020, "The large learning rate phase of deep
+    learning: the catapult mechanism".
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlp.config import RunConfig
+from mlp.curve import TAIL_SHARE, Verdict
+
+# At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
+EDGE_LOW = 0.8
+EDGE_HIGH = 1.25
+# To swing about a valley takes a ratio of 1; half of that, on average over the points measured, is
+# what is left where a swing goes from a valley's side to a flat.
+GONE = 0.5
+
+_TAIL_POINTS = 4  # two for each phase of a swing of period 2
+_FEWEST_FOR_TAIL = 8  # points in all: with fewer, the way there counts more
+
+Numbers = NDArray[np.float64]
+
+
+class Mechanism(StrEnum):
+    """How steps and curvature went together; the members carry a sentence for a person."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> "Mechanism":
+        """A member with its sentence."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    SATURATED = "saturated", "The loss swings where its curvature is gone: the units saturate."
+    ABOVE = "above", "The step is too large for the curvature to the end."
+    EDGE = "edge", "The curvature has settled where the step is just about too large."
+    STARTED_ABOVE = (
+        "started_above",
+        "The step was too large at the start, and the run never calmed.",
+    )
+    CATAPULT = "catapult", "The step was too large at the start; the run found a wider valley."
+    BELOW = "below", "The step is small enough for the curvature at the end, as at the start."
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The stability ratio of a run in short, and its mechanism.
+
+    Attributes:
+        start: at the first weights: the forecast. None where they were not measured, or not finite.
+        highest: the largest.
+        tail: the median over the last quarter of the steps done; at least the last point counts.
+        mechanism: how steps and curvature went together.
+    """
+
+    start: float | None
+    highest: float
+    tail: float
+    mechanism: Mechanism
+
+
+def sharpness_steps(config: RunConfig) -> tuple[int, ...]:
+    """The numbers of updates after which the sharpness of a run is measured.
+
+    `training.sharpness_points` of them, fewer where steps coincide: 0, the last, and log-spaced
+    ones between. Of eight or more, four lie in the last quarter, by odd distances, so that both
+    phases of a swing of period 2 are seen. None with minibatches: no step follows the gradient of
+    the loss that is measured.
+
+    Example:
+        >>> from mlp.door import read_run
+        >>> sharpness_steps(read_run({"training": {"steps": 1000, "sharpness_points": 10}}))
+        (0, 1, 5, 27, 143, 750, 817, 878, 939, 1000)
+    """
+    last, points = config.training.steps, config.training.sharpness_points
+    if points == 0 or config.training.batch_size is not None:
+        return ()
+    if points < _FEWEST_FOR_TAIL:
+        return _log_spaced(last, points)
+    quarter = math.ceil(TAIL_SHARE * last)
+    distance = max(quarter // _TAIL_POINTS, 1)
+    distance -= 1 - distance % 2
+    tail = {max(last - i * distance, 0) for i in range(_TAIL_POINTS)}
+    before = _log_spaced(max(last - quarter, 1), points - _TAIL_POINTS)
+    return tuple(sorted({*before, *tail}))
+
+
+def effective_step(
+    config: RunConfig, gradient_norm: ArrayLike, n_examples: int
+) -> NDArray[np.float64]:
+    """By what the mean gradient is multiplied in the first step from rest.
+
+    Args:
+        config: of the run.
+        gradient_norm: of the mean gradient, any shape. Where it is 0, unit makes no step.
+        n_examples: that a sum adds up.
+
+    Returns:
+        0 or more, in the shape of the norms.
+
+    Example:
+        >>> from mlp.door import read_run
+        >>> run = read_run({"gradient": {"normalization": "clip", "clip_norm": 1.0}})
+        >>> effective_step(run, [0.5, 2.0], 100)
+        array([0.5 , 0.25])
+    """
+    norm = np.asarray(gradient_norm, np.float64)
+    rate = config.optimizer.learning_rate
+    longest = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+    match config.gradient.normalization:
+        case "sum":
+            return np.full_like(norm, rate * n_examples)
+        case "mean":
+            return np.full_like(norm, rate)
+        case "unit":
+            return rate * longest
+        case "clip":
+            limit = config.gradient.clip_norm
+            return np.where(norm > limit, rate * limit * longest, rate)
+
+
+def stability_ratio(
+    config: RunConfig, sharpness: ArrayLike, gradient_norm: ArrayLike, n_examples: int
+) -> NDArray[np.float64]:
+    """Effective step x sharpness / 2, with momentum m divided by (1 + m).
+
+    The settings may be another run's than those the curvature was measured along: so the ratio is
+    known that a step would have had along the repaired run.
+
+    Args:
+        config: whose step is meant.
+        sharpness: of the mean training loss, any shape.
+        gradient_norm: of the mean training loss, likewise.
+        n_examples: of the training part.
+    """
+    step = effective_step(config, gradient_norm, n_examples)
+    return step * np.asarray(sharpness, np.float64) / (2 * (1 + config.optimizer.momentum))
+
+
+def judge_stability(
+    step: ArrayLike, ratio: ArrayLike, verdict: Verdict, last_step: int
+) -> Stability | None:
+    """What the stability ratio along a run says of its mechanism.
+
+    Decided by the tail, in this order: `saturated` (it oscillates, and the ratio is below `GONE`);
+    `above` and `edge` (the ratio is above and within `EDGE_LOW .. EDGE_HIGH`); then, with the ratio
+    below: `started_above` and `catapult` (it was above 1 at the start, and the loss is oscillating,
+    climbing or diverged, or none of these); `below`.
+
+    Args:
+        step: `(point,)`, updates done, increasing.
+        ratio: `(point,)`, finite.
+        verdict: on the loss curve.
+        last_step: updates done in all.
+
+    Returns:
+        None without any point.
+
+    Example:
+        >>> judge_stability([0, 50, 90, 99], [3.0, 0.5, 0.4, 0.4], Verdict.LEARNING, 99).mechanism
+        <Mechanism.CATAPULT: 'catapult'>
+    """
+    steps, ratios = np.asarray(step), np.asarray(ratio, np.float64)
+    if not ratios.size:
+        return None
+    is_tail = steps > (1 - TAIL_SHARE) * last_step
+    is_tail[-1] = True
+    start = float(ratios[0]) if steps[0] == 0 else None
+    tail = float(np.median(ratios[is_tail]))
+    return Stability(start, float(ratios.max()), tail, _mechanism(start, tail, verdict))
+
+
+def _mechanism(start: float | None, tail: float, verdict: Verdict) -> Mechanism:
+    if verdict is Verdict.OSCILLATING and tail < GONE:
+        return Mechanism.SATURATED
+    if tail > EDGE_HIGH:
+        return Mechanism.ABOVE
+    if tail >= EDGE_LOW:
+        return Mechanism.EDGE
+    if start is None or start <= 1:
+        return Mechanism.BELOW
+    is_wild = verdict in (Verdict.OSCILLATING, Verdict.CLIMBING, Verdict.DIVERGED)
+    return Mechanism.STARTED_ABOVE if is_wild else Mechanism.CATAPULT
+
+
+def _log_spaced(last: int, points: int) -> tuple[int, ...]:
+    if points == 1:
+        return (0,)
+    spaced = np.geomspace(1, last, points - 1) if points > 2 else [last]
+    return tuple(sorted({0, *(round(float(step)) for step in spaced)}))

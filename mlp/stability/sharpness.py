@@ -1,0 +1,229 @@
+"""The sharpness of many networks at once: one product with the data serves them all.
+
+A network's result is the same bit for bit whatever other networks are measured with it, in any
+order, with any number of threads.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from mlp.config import RunConfig
+from mlp.data.dataset import Dataset
+from mlp.engine.memory import available_bytes
+from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
+from mlp.engine.simd import WIDE
+from mlp.engine.sparse import BLOCK
+from mlp.errors import SystemLimitError
+from mlp.network import Params
+from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Network, Sharpness, measure
+from mlp.stability.ratio import sharpness_steps, stability_ratio
+
+Numbers = NDArray[np.float64]
+
+_NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
+_COLUMNS = 128  # first-layer units from which on a thread takes no further network beside them
+_WORKING_BYTES = 2**28  # likewise for the memory they take
+
+
+class SharpnessCurve(NamedTuple):
+    """The curvature along a run, `(point,)` each, at finite points only.
+
+    Attributes:
+        step: int64, updates done.
+        sharpness: of the mean training loss; see `mlp.stability.curvature.Sharpness`.
+        residual: see there.
+        gradient_norm: of the mean training loss.
+        ratio: the stability ratio.
+    """
+
+    step: NDArray[np.int64]
+    sharpness: Numbers
+    residual: Numbers
+    gradient_norm: Numbers
+    ratio: Numbers
+
+
+def measure_sharpness(
+    networks: Sequence[Network], data: Dataset, *, threads: int = 1
+) -> list[Sharpness]:
+    """Measures the sharpness of each network over the whole training part.
+
+    Args:
+        networks: of any shapes; all read the same pixels.
+        data: whose training part the loss is taken over.
+        threads: that measure; they change nothing but the time.
+
+    Returns:
+        One for each network, in their order.
+    """
+    if not networks:
+        return []
+    pixels = read_pixels(data.train, data.scale)
+    queue: SimpleQueue[tuple[int, Network]] = SimpleQueue()
+    for item in enumerate(networks):
+        queue.put(item)
+    # A product that is shared out over threads adds up in another order.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        shares = list(pool.map(lambda _: _work(queue, pixels), range(threads)))
+    found = dict(itertools.chain.from_iterable(shares))
+    return [found[number] for number in range(len(networks))]
+
+
+def measure_sharpness_curves(
+    configs: Sequence[RunConfig],
+    snapshots: Sequence[Mapping[int, Params]],
+    data: Dataset,
+    *,
+    threads: int = 1,
+) -> list[SharpnessCurve]:
+    """Measures the sharpness along runs, all of them together.
+
+    Args:
+        configs: one a run.
+        snapshots: one a run: updates done -> weights.
+        data: that they were trained on.
+        threads: that measure; they change nothing but the time.
+
+    Returns:
+        One for each run. Points where weights or curvature are not finite are left out.
+    """
+    networks = [
+        Network(weights, config.model.activation, config.gradient.derivative)
+        for config, taken in zip(configs, snapshots, strict=True)
+        for weights in taken.values()
+    ]
+    measured = iter(measure_sharpness(networks, data, threads=threads))
+    curves = []
+    for config, taken in zip(configs, snapshots, strict=True):
+        points = [(step, next(measured)) for step in taken]
+        curves.append(_curve(config, points, data.train.n_examples))
+    return curves
+
+
+@np.errstate(over="ignore")
+def _curve(
+    config: RunConfig, points: Sequence[tuple[int, Sharpness]], n_examples: int
+) -> SharpnessCurve:
+    def numbers(values: Iterable[float]) -> Numbers:
+        return np.fromiter(values, np.float64)
+
+    step = np.array([step for step, _ in points], np.int64)
+    sharpness = numbers(point.value for _, point in points)
+    norm = numbers(point.gradient_norm for _, point in points)
+    ratio = stability_ratio(config, sharpness, norm, n_examples)
+    residual = numbers(point.residual for _, point in points)
+    kept = np.isfinite(ratio)
+    return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
+
+
+def check_measurable(
+    configs: Sequence[RunConfig], data: Dataset, *, threads: int, memory_bytes: int | None = None
+) -> None:
+    """Refuses to measure what will not fit into memory, before it is trained.
+
+    Args:
+        configs: one a run.
+        data: that they will be trained on.
+        threads: that will measure.
+        memory_bytes: to be used at most; None: what is free.
+
+    Raises:
+        SystemLimitError: for a network that is too large.
+    """
+    limit = available_bytes() if memory_bytes is None else memory_bytes
+    n_examples, n_inputs = data.train.pixels.shape
+    for config in configs:
+        if sharpness_steps(config):
+            widths = config.model.layer_widths
+            needed = threads * _measuring_bytes(widths, n_inputs=n_inputs, n_examples=n_examples)
+            if needed > limit:
+                raise SystemLimitError(
+                    f"training.sharpness_points must be 0 for model.widths={list(widths)}: "
+                    f"measuring takes {needed / 1e9:.3g} GB of memory, of {limit / 1e9:.3g} GB"
+                )
+
+
+@dataclass(eq=False)
+class _Running:
+    """A measurement, what it asks for, and the memory it takes."""
+
+    number: int
+    measurement: Measurement
+    ask: Matrix
+    n_bytes: int
+
+
+@np.errstate(all="ignore")  # weights may be beyond all numbers
+def _work(queue: "SimpleQueue[tuple[int, Network]]", pixels: Pixels) -> list[tuple[int, Sharpness]]:
+    """Measures networks until none is left, some side by side."""
+    done: list[tuple[int, Sharpness]] = []
+    running: list[_Running] = []
+    while True:
+        running += _newcomers(queue, running, pixels)
+        if not running:
+            return done
+        for product in (project, collect):
+            running = _advance(running, product, pixels, done)
+
+
+def _newcomers(
+    queue: "SimpleQueue[tuple[int, Network]]", running: Sequence[_Running], pixels: Pixels
+) -> list[_Running]:
+    """Begins further measurements, as long as there is room beside those that run."""
+    n_columns = sum(len(one.ask) for one in running)
+    n_bytes = sum(one.n_bytes for one in running)
+    begun: list[_Running] = []
+    while n_columns < _COLUMNS and n_bytes < _WORKING_BYTES:
+        try:
+            number, network = queue.get_nowait()
+        except Empty:
+            break
+        widths = [layer.b.size for layer in network.params[:-1]]
+        measurement = measure(network, pixels)
+        needed = _measuring_bytes(widths, n_inputs=pixels.n_inputs, n_examples=pixels.n_examples)
+        one = _Running(number, measurement, next(measurement), needed)
+        n_columns += len(one.ask)
+        n_bytes += one.n_bytes
+        begun.append(one)
+    return begun
+
+
+def _advance(
+    running: Sequence[_Running],
+    product: Callable[[Pixels, Matrix], Matrix],
+    pixels: Pixels,
+    done: list[tuple[int, Sharpness]],
+) -> list[_Running]:
+    """Answers all measurements at once; those that end go to `done`."""
+    answers = product(pixels, np.vstack([one.ask for one in running]))
+    ends = np.cumsum([len(one.ask) for one in running])[:-1]
+    going_on: list[_Running] = []
+    for one, answer in zip(running, np.split(answers, ends), strict=True):
+        try:
+            one.ask = one.measurement.send(answer)
+        except StopIteration as end:
+            done.append((one.number, end.value))
+        else:
+            going_on.append(one)
+    return going_on
+
+
+def _measuring_bytes(widths: Sequence[int], *, n_inputs: int, n_examples: int) -> int:
+    """Memory that measuring the sharpness of one network takes, at most.
+
+    What each unit keeps of each example, and the directions that products were taken along, in
+    float64.
+    """
+    sizes = (n_inputs, *widths, 1)
+    n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    n_units = sum(widths) + WIDE // 8  # a tile may be partly empty
+    rows = -(-n_examples // BLOCK) * BLOCK + BLOCK
+    return 8 * (_NUMBERS_OF_UNIT * n_units * rows + (MAX_PRODUCTS + 8) * n_weights)

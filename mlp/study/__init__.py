@@ -1,0 +1,1 @@
+"""A search: its space, its identity, what is drawn next."""

@@ -1,0 +1,439 @@
+"""The search: a space and Optuna's samplers in, trials to train out, their results back in.
+
+A generation is asked in an in-memory copy of the study that holds only the trials of earlier
+generations, by samplers seeded from the study's seed and the trial's number; it reaches the stored
+study after its training, in trial order, one transaction a trial. So the stored study never holds a
+running trial, a trial's number is its place in the search, and an unfinished generation is asked
+again and comes out the same. Grid and quasi-random searches are lists of points, fixed by the space
+and the seed.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
+from mlp.curve import Verdict
+from mlp.door import with_settings
+from mlp.errors import BusyError, SettingError, StoreError, one_line
+from mlp.study.domain import Choice, Domain
+from mlp.study.enqueue import enqueued, enqueued_base
+from mlp.study.identity import TrialRow, differences, identity, study_name
+from mlp.study.points import list_points
+from mlp.study.pruning import thresholds
+from mlp.study.space import Space, draw, flat, parameters, read_space
+from mlp.tracking.store_uri import check_sqlite, mask, only_one, sqlite_path
+
+_IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
+_TEST_LOOKS = "mlp.test_looks"
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "validation_accuracy": "maximize",
+    "training_loss": "minimize",
+    "oscillation": "maximize",
+}
+
+Storage = optuna.storages.BaseStorage
+_MOST_DIFFERENCES = 5  # that are named
+_PATIENCE_S = 60.0  # for another program that holds the SQLite file
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search.
+
+    Attributes:
+        number: its place in the search, from 0.
+        config: what to train.
+        params: parameter name -> value, as Optuna knows them.
+    """
+
+    number: int
+    config: RunConfig
+    params: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a trial.
+
+    Attributes:
+        value: of the objective; None for a run that diverged or was pruned.
+        attributes: further facts for the store, plain JSON values.
+        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
+    """
+
+    value: float | None
+    attributes: Mapping[str, Any]
+    accuracy_at: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """An open study.
+
+    Attributes:
+        name: of the study.
+        config: of the search.
+        base: the settings that every trial shares, its data resolved.
+        space: what varies.
+        study: the stored study.
+        is_new: whether it was created just now.
+        points: the whole list of a grid or quasi-random search; None where Optuna samples.
+    """
+
+    name: str
+    config: Study
+    base: RunConfig
+    space: Space
+    study: optuna.Study
+    is_new: bool
+    points: Sequence[Mapping[str, Value]] | None
+
+
+def open_storage(url: str) -> Storage:
+    """Opens Optuna's store; an SQLite file is made where it is missing.
+
+    Raises:
+        SettingError: for an address of an unknown kind.
+        StoreError: for a file that cannot be read or written, or is of another version.
+    """
+    path = sqlite_path(url)
+    if path == Path(":memory:") or (path is None and url.startswith("sqlite")):
+        raise _bad_address(url)  # it would be gone at the end
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if path is not None:
+        check_sqlite(path, store="study store", setting="study.storage")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {one_line(error.strerror)}") from None
+        url = f"sqlite:///{path}"
+        options["connect_args"] = {"timeout": _PATIENCE_S}
+    try:
+        with only_one(path.parent) if path is not None else contextlib.nullcontext():
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except (ArgumentError, NoSuchModuleError, ImportError):
+        raise _bad_address(url) from None
+    except RuntimeError as error:  # Optuna's word for a store of another version
+        raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
+    except SQLAlchemyError as error:
+        raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+
+
+def storage_in_memory() -> Storage:
+    """A store that goes with the process, for measurements of the search itself."""
+    return optuna.storages.InMemoryStorage()
+
+
+@contextlib.contextmanager
+def one_sentence(url: str) -> Iterator[None]:
+    """Turns what Optuna's store raises while it is used into one of this program's errors.
+
+    Args:
+        url: of the store.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
+        if "database is locked" in said:
+            raise BusyError(
+                f"another program holds the study store {mask(url)}; close it or try again"
+            ) from None
+        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
+
+
+def _bad_address(url: str) -> SettingError:
+    return SettingError(
+        f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
+    )
+
+
+def known_data(storage: Storage, config: SweepConfig) -> str | None:
+    """The data set that the newest study with these settings has resolved, or None."""
+    wanted = {**identity(config, "", ""), "data": None}
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
+        if {**stored, "data": None} == wanted:
+            return str(stored["data"]["name"])
+    return None
+
+
+def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) -> Search:
+    """Opens the study of this identity, or creates it.
+
+    Args:
+        storage: from `open_storage`.
+        config: the sweep, its data resolved.
+        what: its `identity`.
+
+    Raises:
+        SettingError: for a study of that name with another identity; it names the difference.
+    """
+    name = study_name(config, what)
+    existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
+    direction = DIRECTIONS[config.study.objective]
+    if name in existing and not _is_blank(existing[name], direction):
+        _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction=direction,
+        load_if_exists=True,
+    )
+    if _IDENTITY not in study.user_attrs:
+        study.set_user_attr(_IDENTITY, canonical_json(what))
+    space = read_space(config.study.space, config.base)
+    return Search(
+        name=name,
+        config=config.study,
+        base=config.base,
+        space=space,
+        study=study,
+        is_new=name not in existing,
+        points=list_points(config.study, space, config.base),
+    )
+
+
+def _is_blank(summary: optuna.study.StudySummary, direction: str) -> bool:
+    """Whether a study was made and nothing more, as by a sweep that was killed at that moment."""
+    is_empty = not summary.n_trials and not summary.user_attrs
+    return is_empty and summary.direction.name == direction.upper()
+
+
+def _check_identity(name: str, text: str | None, what: Mapping[str, Any]) -> None:
+    """Refuses a stored study that is not the one that is wanted."""
+    if text is None:
+        raise SettingError(f"study {name} is of another program; choose another study.name")
+    stored = json.loads(text)
+    if stored != what:
+        found = differences(stored, what)
+        more = "; ..." if len(found) > _MOST_DIFFERENCES else ""
+        raise SettingError(
+            f"study {name} exists with other settings "
+            f"({'; '.join(found[:_MOST_DIFFERENCES])}{more}); choose another study.name"
+        )
+
+
+def related_study(
+    storage: Storage, config: SweepConfig, what: Mapping[str, Any]
+) -> tuple[str, list[str]] | None:
+    """The newest other study of the same file, and how the present one differs from it."""
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
+        if summary.study_name.startswith(f"{config.study.file}-") and stored and stored != what:
+            return summary.study_name, differences(stored, what)
+    return None
+
+
+def n_planned(search: Search) -> int:
+    """How many trials the study has in the end: what was asked for, at most the whole grid."""
+    if search.points is None:
+        return search.config.n_trials
+    return min(search.config.n_trials, len(search.points))
+
+
+def ask(search: Search) -> list[Trial]:
+    """The trials of the next generation; none where the study is complete.
+
+    Pure in the stored trials of earlier generations: asked again, the same generation comes out.
+    """
+    stored = search.study.get_trials(deepcopy=False)
+    generation = search.config.generation
+    first = len(stored) // generation * generation
+    numbers = range(first, min(first + generation, n_planned(search)))
+    if search.points is not None:
+        drawn = [_take(search, number, search.points[number]) for number in numbers]
+    else:
+        drawn = _sample(search, stored[:first], numbers)
+    return [trial for trial in drawn if trial.number >= len(stored)]
+
+
+def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
+    """Stores a trained trial, whole, in one transaction; trials are told in the order of number.
+
+    Raises:
+        BusyError: where another sweep, on another machine perhaps, has stored the trial already.
+    """
+    if len(search.study.get_trials(deepcopy=False)) != trial.number:
+        raise BusyError(f"another sweep is at work on the study {search.name}; wait for its end")
+    domains, study = parameters(search.space, search.base), search.config
+    search.study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
+            value=outcome.value,
+            params={name: _encoded(value) for name, value in trial.params.items()},
+            distributions={name: _distribution(domains[name]) for name in trial.params},
+            user_attrs=dict(outcome.attributes),
+            # They cost a row each, and only a pruner reads them.
+            intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
+        )
+    )
+
+
+def thresholds_at(search: Search, number: int) -> dict[int, float]:
+    """The bar for the trials of one generation, by the finished trials of earlier ones.
+
+    Args:
+        search: the study.
+        number: of any trial of the generation.
+
+    Returns:
+        Step -> validation accuracy; empty where nothing is pruned.
+    """
+    study = search.config
+    if study.pruner == "none":
+        return {}
+    n_earlier = number // study.generation * study.generation
+    earlier = search.study.get_trials(deepcopy=False)[:n_earlier]
+    finished = [t.intermediate_values for t in earlier if t.state is TrialState.COMPLETE]
+    percentile = 50.0 if study.pruner == "median" else study.percentile
+    return thresholds(finished, percentile, search.base.training.steps)
+
+
+def best_row(search: Search) -> TrialRow | None:
+    """The trial with the best value, the earliest of equals; None where all diverged."""
+    sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1
+    finished = [(row, row.value) for row in rows(search) if row.value is not None]
+    best = min(finished, key=lambda pair: (sign * pair[1], pair[0].number), default=None)
+    return best[0] if best else None
+
+
+def test_looks(search: Search) -> list[dict[str, Any]]:
+    """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`."""
+    looks: list[dict[str, Any]] = search.study.user_attrs.get(_TEST_LOOKS, [])
+    return looks
+
+
+def add_test_look(search: Search, number: int, test_accuracy: float) -> None:
+    """Notes a look at the test part for one trial."""
+    look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
+    search.study.set_user_attr(_TEST_LOOKS, [*test_looks(search), look])
+
+
+def rows(search: Search) -> list[TrialRow]:
+    """What is stored of the trials, in the order of their numbers."""
+    domains = parameters(search.space, search.base)
+    return [
+        TrialRow(
+            number=trial.number,
+            params={name: _plain(domains[name], value) for name, value in trial.params.items()},
+            verdict=Verdict(trial.user_attrs["verdict"]),
+            value=None if trial.state is TrialState.PRUNED else trial.value,
+            numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
+        )
+        for trial in search.study.get_trials(deepcopy=False)
+    ]
+
+
+def trial_of(search: Search, row: TrialRow) -> Trial:
+    """A stored trial as it was asked."""
+    return _take(search, row.number, row.params)
+
+
+def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
+    """Asks Optuna's sampler, in a copy of the study as it was before this generation."""
+    copy = optuna.create_study(direction=DIRECTIONS[search.config.objective])
+    copy.add_trials(earlier)
+    trials = []
+    for number in numbers:
+        copy.sampler = _sampler(search.config, number)
+        base, fixed = search.base, dict[str, Value]()
+        if number < len(search.config.enqueue):
+            base, fixed = _enqueued_at(search, number)
+            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
+        asked = copy.ask()
+        taken: dict[str, Value] = {}
+
+        def suggest(
+            name: str,
+            domain: Domain,
+            asked: optuna.Trial = asked,
+            taken: dict[str, Value] = taken,
+        ) -> Value:
+            taken[name] = _suggest(asked, name, domain)
+            return taken[name]
+
+        drawn = draw(search.space, base, suggest)
+        trials.append(Trial(number, with_settings(base, drawn), taken))
+    return trials
+
+
+def _sampler(study: Study, number: int) -> BaseSampler:
+    """A sampler whose stream depends on the study's seed and the trial's number alone."""
+    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
+    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
+
+
+def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
+    """The trial at one point of a list."""
+    base = search.base
+    if number < len(search.config.enqueue):
+        base = _enqueued_at(search, number)[0]
+    taken: dict[str, Value] = {}
+
+    def take(name: str, domain: Domain) -> Value:
+        taken[name] = point[name] if name in point else domain.corners()[0]
+        return taken[name]
+
+    drawn = draw(search.space, base, take)
+    return Trial(number, with_settings(base, drawn), taken)
+
+
+def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
+    point = flat(search.config.enqueue[number])
+    fixed = enqueued(point, search.space, search.base)
+    return enqueued_base(point, search.space, search.base), fixed
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if isinstance(domain, Choice):
+        return CategoricalDistribution([_encoded(value) for value in domain.values])
+    if domain.integer:
+        return IntDistribution(
+            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
+    if isinstance(domain, Choice):
+        choices = [_encoded(value) for value in domain.values]
+        return _plain(domain, asked.suggest_categorical(name, choices))
+    if domain.integer:
+        step = int(domain.step or 1)
+        return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
+    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    return domain.own(drawn)
+
+
+def _plain(domain: Domain, stored: Any) -> Value:
+    """The value that Optuna stored, as the space has it; its integers may come back as floats."""
+    if isinstance(domain, Choice):
+        return next(value for value in domain.values if _encoded(value) == stored)
+    return int(stored) if domain.integer else float(stored)
+
+
+def _encoded(value: Value) -> bool | int | float | str | None:
+    """The value as Optuna can store it: a list becomes its JSON text."""
+    return canonical_json(value) if isinstance(value, list) else value

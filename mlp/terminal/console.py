@@ -1,0 +1,131 @@
+"""What every command shares on the screen: one sentence for an error, an exit code, a help text."""
+
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from mlp.config import RunConfig
+from mlp.door import default_settings, setting_paths
+from mlp.errors import MlpError, SystemLimitError, one_line
+from mlp.study.domain import typed
+from mlp.terminal.compose import group_options, study_files
+from mlp.tracking.store_uri import mask
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(KeyboardInterrupt):
+    """Somebody or the system asks the process to end; the work in hand may be put in order.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as shells report it.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Notes which signal came."""
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; a fault ends the process with its exit code, a signal with 128 and its own.
+
+    A fault is one line on stderr, never a traceback; what is not an `MlpError` is a bug of this
+    package and keeps its traceback. The first Ctrl-C, SIGTERM or SIGHUP lets the command put its
+    things in order, the second ends the process at once.
+    """
+    heard = {number: signal.signal(number, _first_signal) for number in _SIGNALS}
+    try:
+        if sys.platform not in ("linux", "darwin"):
+            raise SystemLimitError(
+                f"only Linux and macOS are supported, but this is {sys.platform}"
+            )
+        command()
+        sys.stdout.flush()
+    except MlpError as error:
+        print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except StoppedError as stopped:
+        print(f"ended by {stopped}", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
+    except BrokenPipeError:
+        # Nobody reads any more (`| head`): Python must not try to flush again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
+def _first_signal(number: int, _frame: object) -> NoReturn:
+    for each in _SIGNALS:
+        signal.signal(each, _second_signal)
+    raise StoppedError(number)
+
+
+def _second_signal(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
+def rerun_command(run_id: str, config: RunConfig) -> str:
+    r"""What to type to train a run again, with the places that the config names.
+
+    Example:
+        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
+        'python -m mlp.rerun 0f \'data.root="my digits"\''
+    """
+    words = ["python", "-m", "mlp.rerun", run_id]
+    if config.data.root is not None:
+        words.append(f"data.root={_quoted(config.data.root)}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    return shlex.join(words)
+
+
+def usage(
+    command: str,
+    what: str,
+    examples: Mapping[str, str],
+    *,
+    first_word: str = "",
+    of_study: bool = False,
+) -> str:
+    """The help text of a command: what it does, examples, groups and settings.
+
+    Args:
+        command: its name, such as `train`.
+        what: one or two sentences.
+        examples: arguments -> what they do.
+        first_word: what comes before the settings, such as `RUN_ID`; then it is no Hydra
+            application.
+        of_study: whether the settings of a study belong to it.
+    """
+    call = f"python -m mlp.{command}"
+    groups = "" if first_word else " [group=option ...]"
+    lines = [f"usage: {call}{f' {first_word}' if first_word else ''}{groups} [setting=value ...]"]
+    lines += ["", what, "", "examples:"]
+    for arguments, text in examples.items():
+        lines += [f"  {call} {arguments}".rstrip(), f"      {text}"]
+    if not first_word:
+        lines += ["", "groups and their options:"]
+        lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
+    if of_study:
+        lines += [f"  sweeps: {', '.join(sorted(study_files()))}"]
+    lines += ["", "settings, with their defaults in the schema:"]
+    defaults = default_settings(of_study=of_study)
+    width = max(len(path) for path in defaults)
+    for path, text in setting_paths(of_study=of_study).items():
+        lines.append(f"  {path:<{width}}  {text} ({typed(defaults[path])})")
+    if not first_word:
+        lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
+    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'

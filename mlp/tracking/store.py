@@ -1,0 +1,224 @@
+"""Opens the tracking store, and says in one sentence what is wrong with it.
+
+Importing this imports MLflow, which takes seconds; `mlp.tracking.store_uri` says without it whether
+an address can work.
+"""
+
+import glob
+import logging
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+# Who trains at home expects nothing to be sent anywhere; MLflow reads these when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.db.base_sql_model import Base as Tables
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlp.config import Tracking
+from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
+from mlp.tracking import store_uri
+
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
+# What says it all, out of a text of many lines.
+_OUTAGE = re.compile(
+    r"too many \d+ error responses|[Cc]onnection refused|timed? ?out|Name or service not known"
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracking store.
+
+    Attributes:
+        client: the connection.
+        experiment_id: the experiment that all runs belong to.
+        uri: the address, fit to be printed: without its password.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+    uri: str
+
+
+def open_store(tracking: Tracking) -> Store:
+    """Opens the tracking store; makes it and the experiment where they are missing.
+
+    The first opening of an SQLite file makes its tables, which takes seconds; several processes
+    may do so at once.
+
+    Raises:
+        SettingError: for an address of an unknown kind.
+        StoreError: for a store that cannot be read or written, or an experiment that cannot be
+            used.
+        BusyError: for a store that another program has locked.
+        UnavailableError: for a server that does not answer.
+    """
+    uri = store_uri.resolve(tracking)
+    shown = store_uri.mask(uri)
+    _calm_mlflow(uri)
+    path = store_uri.sqlite_path(uri)
+    with one_sentence(shown):
+        if path is not None:
+            _make_sqlite(path)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment_id = _experiment(client, tracking.experiment, path, shown)
+    return Store(client, experiment_id, shown)
+
+
+def how_to_look(store: Store) -> list[str]:
+    """The command and the address that show the runs.
+
+    The address says `machine_learning` because MLflow's pages open as those for language models.
+    """
+    page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    if _is_server(store.uri):
+        return [f"{store.uri.rstrip('/')}/{page}"]
+    default = store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    where = "" if store.uri == default else f" --backend-store-uri {shlex.quote(store.uri)}"
+    return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
+
+
+@contextmanager
+def one_sentence(shown: str) -> Iterator[None]:
+    """Turns what MLflow and those below it raise into one of this program's errors.
+
+    Args:
+        shown: the store's address without its password.
+    """
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+        raise _fault(error, shown) from None
+
+
+def _fault(error: Exception, shown: str) -> MlpError:
+    """The error for a fault; its text is all there is to tell one from another."""
+    said = store_uri.mask(_innermost(error))
+    if "database is locked" in said:
+        return BusyError(f"another program holds the tracking store {shown}; close it or try again")
+    if "out-of-date database schema" in said:
+        return StoreError(_other_version(shown))
+    if "No space left" in said or "disk is full" in said:
+        return StoreError(f"no space is left for the tracking store {shown}; free some")
+    if isinstance(error, ImportError):
+        return StoreError(f"the tracking store {shown} needs a package: {one_line(said)}")
+    if _is_server(shown) and _is_outage(error):
+        known = _OUTAGE.search(said)
+        return UnavailableError(
+            f"the tracking store {shown} does not answer: {known[0] if known else one_line(said)}"
+        )
+    return StoreError(f"the tracking store {shown} failed: {one_line(said)}")
+
+
+def _innermost(error: BaseException) -> str:
+    """The text of the first cause, without SQLAlchemy's statement and MLflow's wrapping."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(getattr(error, "orig", None) or error)
+
+
+def _is_server(shown: str) -> bool:
+    return store_uri.sqlite_path(shown) is None
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether to try again later may help."""
+    if not isinstance(error, MlflowException):
+        return True
+    return int(error.get_http_status_code()) >= 500
+
+
+def _other_version(shown: str) -> str:
+    return (
+        f"the tracking store {shown} was made by another version of MLflow; "
+        f"make a copy of it, then run: mlflow db upgrade {shown}"
+    )
+
+
+def _calm_mlflow(uri: str) -> None:
+    """No chatter about tables, no traceback of what is told in a sentence, no minutes of waiting.
+
+    What the user has set in the environment stays.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if uri.startswith("http"):
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+def _make_sqlite(path: Path) -> None:
+    """Makes the file whole and only then gives it its name.
+
+    Making the tables takes seconds. Two processes that do it in the same file break it for good,
+    and so does one that is killed meanwhile.
+    """
+    if store_uri.tables(path):
+        _check_tables(path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with store_uri.only_one(path.parent):
+        if store_uri.tables(path):
+            return
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):  # by one that was killed
+            shutil.rmtree(left)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".new") as folder:
+            draft = Path(folder) / path.name
+            draft.touch()  # fails at once where MLflow would try for two minutes
+            made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
+            made.engine.dispose()
+            draft.rename(path)
+
+
+def _check_tables(path: Path) -> None:
+    """Refuses what MLflow would quietly turn into a store of its own or of today's version."""
+    missing = set(Tables.metadata.tables) - store_uri.tables(path)
+    if missing and "alembic_version" in store_uri.tables(path):
+        raise StoreError(_other_version(f"sqlite:///{path}"))
+    if missing:
+        raise StoreError(
+            f"{path} is a database of another program; choose another file by tracking.uri"
+        )
+
+
+def _experiment(client: MlflowClient, name: str, path: Path | None, shown: str) -> str:
+    """The id of the experiment, which another process may be making at the same time."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # MLflow's own default is ./mlruns of whoever comes first; beside the file it is found.
+        location = f"{_artifacts(path)}/{re.sub(r'[^a-zA-Z0-9-]', '_', name)}" if path else None
+        try:
+            return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise StoreError(
+            f"the experiment {name!r} in {shown} was deleted; choose another by "
+            f"tracking.experiment, or run: mlflow experiments restore -x {found.experiment_id}"
+        )
+    if path is not None and found.artifact_location.startswith("mlflow-artifacts:"):
+        raise StoreError(
+            f"the experiment {name!r} in {shown} was made through a tracking server, which keeps "
+            "its files; choose another by tracking.experiment, or the server by tracking.uri"
+        )
+    return str(found.experiment_id)
+
+
+def _artifacts(path: Path) -> str:
+    return (path.parent / "mlruns").as_uri()
