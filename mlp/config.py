@@ -293,6 +293,35 @@ class SweepConfig:
     study: Study
 
 
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
+class Explain:
+    """How much is trained to find what makes the loss of tracked runs oscillate."""
+
+    interventions: Annotated[
+        _Int,
+        Field(ge=1, le=1000, description="runs that oscillate, and as many quiet ones, to change"),
+    ] = 8
+    seeds: Annotated[
+        _Int, Field(ge=1, le=1000, description="further seeds that each change is repeated with")
+    ] = 4
+    timeout_s: Annotated[
+        Annotated[_Float, Field(gt=0)] | None,
+        Field(description="train nothing more after so many seconds; null: what the study took"),
+    ] = None
+    apply: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="of a single run: track the repaired run beside it"),
+    ] = False
+
+
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
+class ExplainConfig:
+    """An explanation: how much is trained, and where; `local` says nothing of what."""
+
+    local: RunConfig
+    explain: Explain
+
+
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
 RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, not what
 _LOCAL_SETTINGS = frozenset({"data.root"})

@@ -13,11 +13,18 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from mlp.config import RUN_GROUPS, RunConfig, Study, SweepConfig
+from mlp.config import RUN_GROUPS, Explain, ExplainConfig, RunConfig, Study, SweepConfig
 from mlp.errors import SettingError, one_line, shown
 
 _run_adapter = TypeAdapter(RunConfig)
 _study_adapter = TypeAdapter(Study)
+_explain_adapter = TypeAdapter(Explain)
+
+_FURTHER: dict[str, dict[str, Any]] = {
+    "sweep": {"study": Study()},
+    "explain": {"explain": Explain()},
+}
+"""Command -> groups of settings that it has beside those of a run."""
 
 
 def read_run(values: Mapping[str, Any]) -> RunConfig:
@@ -61,6 +68,20 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     return SweepConfig(base=base, study=study)
 
 
+def read_explain(values: Mapping[str, Any]) -> ExplainConfig:
+    """Checks a composed explanation: the groups of a run beside a group `explain`.
+
+    Raises:
+        SettingError: as `read_run`.
+    """
+    local = read_run({group: value for group, value in values.items() if group != "explain"})
+    try:
+        explain = _explain_adapter.validate_python(values.get("explain", {}))
+    except ValidationError as error:
+        raise SettingError(_sentence(error.errors()[0], ("explain",))) from None
+    return ExplainConfig(local=local, explain=explain)
+
+
 def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """The config with some settings changed, through the same door.
 
@@ -84,27 +105,27 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     return read_run(values)
 
 
-def setting_paths(*, of_study: bool = False) -> dict[str, str]:
-    """Dotted path -> description of every setting that can be typed."""
+def setting_paths(command: str = "train") -> dict[str, str]:
+    """Dotted path -> description of every setting that can be typed after a command."""
     return {
         f"{group}.{field.name}": _description(field.type)
-        for group, part in _groups(of_study=of_study).items()
+        for group, part in _groups(command).items()
         for field in dataclasses.fields(part)
     }
 
 
-def default_settings(*, of_study: bool = False) -> dict[str, Any]:
+def default_settings(command: str = "train") -> dict[str, Any]:
     """Dotted path -> value that a setting has where nobody says otherwise."""
     return {
         f"{group}.{name}": value
-        for group, part in _groups(of_study=of_study).items()
+        for group, part in _groups(command).items()
         for name, value in dataclasses.asdict(part).items()
     }
 
 
-def _groups(*, of_study: bool) -> dict[str, Any]:
+def _groups(command: str) -> dict[str, Any]:
     groups = {name: getattr(RunConfig(), name) for name in RUN_GROUPS}
-    return {**groups, "study": Study()} if of_study else groups
+    return groups | _FURTHER.get(command, {})
 
 
 def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
@@ -161,13 +182,13 @@ def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
 
 def _unknown(path: str) -> str:
     """The sentence for a key of a file or record that names no setting."""
-    known = setting_paths(of_study=True)
+    known = setting_paths("sweep")
     if path == "study":
         return "unknown setting 'study'; only a sweep has one"
     if path in known:  # as in a search space, but here it is a key like any other
         group, _, name = path.partition(".")
         return f"'{path}' must be written as a setting in its group, {group}: {{{name}: ...}}"
-    groups = list(_groups(of_study=True))
+    groups = list(_groups("sweep"))
     return unknown_setting(path, known if "." in path else [*groups, *known])
 
 

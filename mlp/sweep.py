@@ -38,7 +38,6 @@ def _usage() -> str:
         "sweep",
         "Searches a space of settings and tracks every run. Run again, it goes on where it was.",
         _EXAMPLES,
-        of_study=True,
     )
 
 

@@ -81,16 +81,16 @@ def test_a_command_that_ends_well_says_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("of_study", [False, True])
-def test_the_help_names_every_setting_group_and_example(of_study):
-    text = usage("x", "Does it.", {"a=1": "sets a"}, of_study=of_study)
+@pytest.mark.parametrize("command", ["train", "sweep", "explain"])
+def test_the_help_names_every_setting_group_and_example(command):
+    text = usage(command, "Does it.", {"a=1": "sets a"})
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
-    for path, what in setting_paths(of_study=of_study).items():
+    for path, what in setting_paths(command).items():
         assert what in lines[path]
     for group, names in group_options().items():
         assert f"  {group}: {', '.join(names)}" in text.splitlines()
-    assert ("  sweeps: " + ", ".join(sorted(study_files())) in text) == of_study
-    assert "python -m mlp.x a=1\n      sets a" in text
+    assert ("  sweeps: " + ", ".join(sorted(study_files())) in text) == (command == "sweep")
+    assert f"python -m mlp.{command} a=1\n      sets a" in text
 
 
 def test_the_help_of_a_command_with_a_first_word_names_no_groups():

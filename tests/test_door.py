@@ -197,9 +197,9 @@ def test_values_are_in_range(path, value, law):
 def test_the_tables_above_know_every_setting():
     described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
     rest = {"model.widths", "study.space", "study.enqueue"}
-    assert described | rest == set(setting_paths(of_study=True))
-    assert set(default_settings(of_study=True)) == set(setting_paths(of_study=True))
-    assert all(setting_paths(of_study=True).values()), "a setting without a description"
+    assert described | rest == set(setting_paths("sweep"))
+    assert set(default_settings("sweep")) == set(setting_paths("sweep"))
+    assert all(setting_paths("sweep").values()), "a setting without a description"
 
 
 @pytest.mark.parametrize("huge", [10**30, 10**400, 16**5000], ids=["30", "400", "too many"])
@@ -324,7 +324,7 @@ PLAIN = st.recursive(
     ),
     max_leaves=6,
 )
-PATHS = sorted(setting_paths(of_study=True))
+PATHS = sorted(setting_paths("sweep"))
 
 
 def assert_config_or_sentence(values):

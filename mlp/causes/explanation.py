@@ -12,6 +12,8 @@ from mlp.causes.inquiry import Side
 from mlp.causes.joint import Dependence, JointCure
 
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
+_DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
+_HOW_OFTEN = ("likewise", "in fewer runs")
 _MOST_LINES = 8  # of associations; the page shows them all
 
 
@@ -23,8 +25,7 @@ def sentences(answer: Answer) -> tuple[str, ...]:
     if answer.n_oscillating == 0 and not answer.causes:
         return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
     lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
-    if len(answer.causes) > 1:
-        lead.append("Likewise " + "; ".join(_short(cause) for cause in answer.causes[1:]) + ".")
+    lead += _further_causes(answer.causes[1:])
     if not lead:
         lead = [
             f"No setting was shown to make the loss oscillate, from {answer.n_trained} reruns of "
@@ -82,29 +83,67 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
             return f"{names} makes the loss oscillate: {_shown_by(cause)}."
 
 
+def _further_causes(causes: Sequence[Cause]) -> list[str]:
+    """One sentence on all but the first; those that decide the minority of runs are said to."""
+    often = [_short(cause) for cause in causes if _decides_most(cause)]
+    seldom = [_short(cause) for cause in causes if not _decides_most(cause)]
+    parts = [
+        f"{words} {'; '.join(own)}"
+        for words, own in zip(_HOW_OFTEN, (often, seldom), strict=True)
+        if own
+    ]
+    text = ", and ".join(parts)
+    return [f"{text[:1].upper()}{text[1:]}."] if parts else []
+
+
+def _decides_most(cause: Cause) -> bool:
+    """Whether its change turned at least half of what it could have turned, on either side."""
+    if cause.kind is not Kind.ALONE:
+        return True
+    sides = [_acting_side(effect) for effect in _acting(cause)]
+    return any(2 * side.n_with >= side.n_expected for side in sides)
+
+
 def _short(cause: Cause) -> str:
     what = _listed(cause.settings)
-    return f"{what}, {_shown_by(cause)}" if not cause.joint else f"{what}, both changed together"
+    if cause.joint:
+        return f"{what} (both changed together)"
+    return f"{what} ({', '.join(_brief(_acting_side(effect)) for effect in _acting(cause))})"
+
+
+def _brief(side: SideEffect) -> str:
+    such = next(iter(side.changes), "its change")
+    return f"{such} {_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns"
 
 
 def _shown_by(cause: Cause) -> str:
     """What the changes of a cause did, in numbers."""
+    return ", ".join(_effect_words(effect, cause) for effect in _acting(cause))
+
+
+def _acting(cause: Cause) -> list[Effect]:
+    """The effects that show a cause, without those that only repeat it."""
     shown = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
     acting = [e for e in shown if not e.factor.keeps_step] or shown
     if cause.kind is Kind.EFFECTIVE_STEP:
         acting = [e for e in acting if e.factor == Factor(LEARNING_RATE)] or acting
-    return ", ".join(_effect_words(effect) for effect in acting)
+    return acting
 
 
-def _effect_words(effect: Effect) -> str:
+def _acting_side(effect: Effect) -> SideEffect:
     side = effect.on(Side.STOPS) if effect.stops else None
     if side is None:
         side = max(effect.sides, key=lambda own: own.n_with_tested - own.n_against_tested)
-    did = "stopped it" if side.side is Side.STOPS else "started it"
+    return side
+
+
+def _effect_words(effect: Effect, cause: Cause) -> str:
+    side = _acting_side(effect)
     such = f" (such as {next(iter(side.changes))})" if side.changes else ""
+    what = "changing it alone" if len(cause.settings) == 1 else f"changing {effect.factor} alone"
     return (
-        f"{effect.factor.setting} changed alone{such} {did} in {side.n_with} of {side.n_expected} "
-        "reruns with new seeds"
+        f"{what}{such} {_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns with new "
+        "seeds"
     )
 
 

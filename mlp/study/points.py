@@ -20,7 +20,8 @@ _MAX_GRID = 100_000  # points; beyond that a list is no study
 def list_points(study: Study, space: Space, base: RunConfig) -> list[dict[str, Value]] | None:
     """The points of a grid or quasi-random search, parameter name -> value; None for others.
 
-    The enqueued points come first and count once. A longer list begins with the shorter one.
+    The enqueued points come first; a grid point that is one of them counts once. One that also sets
+    what the space does not vary is another point. A longer list begins with the shorter one.
     """
     if study.sampler not in ("grid", "qmc"):
         return None
@@ -29,7 +30,11 @@ def list_points(study: Study, space: Space, base: RunConfig) -> list[dict[str, V
         return [*first, *_quasi_random(study, space, base, study.n_trials - len(first))]
     points = list(_grid(space, base))
     order = np.random.RandomState(study.seed).permutation(len(points))
-    taken = {canonical_json(point) for point in first}
+    taken = {
+        canonical_json(whole)
+        for point, whole in zip(study.enqueue, first, strict=True)
+        if flat(point).keys() <= {entry.path for entry in space}
+    }
     return [*first, *(p for i in order if canonical_json(p := points[i]) not in taken)]
 
 

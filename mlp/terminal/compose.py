@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import RunConfig, Study, text_keys
+from mlp.config import Explain, RunConfig, Study, text_keys
 from mlp.door import setting_paths, unknown_setting
 from mlp.errors import SettingError, one_line, shown
 
@@ -76,6 +76,7 @@ def register() -> None:
     store.repo.pop("sweeps", None)  # those of the folder that was the working directory before
     store.store(name="schema", node=dataclasses.asdict(RunConfig()))
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
+    store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
     for name, file in study_files().items():
         try:
             node = _read_study_file(file)
@@ -99,7 +100,7 @@ def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | Non
     parsed = _parse(overrides)
     with _composer(config_dir) as search_path:
         for override in parsed:
-            _check_name(override, of_study=config_name == "sweep", config_dir=config_dir)
+            _check_name(override, config_name, config_dir)
             _check_one_value(override)
         with _one_sentence():
             config = hydra.compose(config_name, overrides=[*search_path, *overrides])
@@ -116,14 +117,16 @@ def _values(config: DictConfig) -> Any:
     return values
 
 
-def typed_settings(overrides: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:
+def typed_settings(
+    overrides: Sequence[str], groups: Sequence[str], *, command: str = "train"
+) -> dict[str, Any]:
     """Dotted path -> value of the settings of some groups that were typed one by one.
 
     Raises:
         SettingError: for an option of a whole group (`gradient=sum`), which would say nothing about
             the settings that it leaves alone.
     """
-    values = compose("train", overrides)
+    values = compose(command, overrides)
     typed = {}
     for override in _parse(overrides):
         group, _, name = override.key_or_group.partition(".")
@@ -249,14 +252,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _check_name(override: Override, *, of_study: bool, config_dir: str | None) -> None:
+def _check_name(override: Override, command: str, config_dir: str | None) -> None:
     """Refuses a setting, group or option that does not exist, with the nearest that does."""
     path = override.key_or_group
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
         return
     loader = GlobalHydra.instance().config_loader()
     groups = [group for group in loader.list_groups("") if group != "hydra"]
-    if not of_study:
+    if command != "sweep":
         groups.remove("sweeps")
     if path in groups:
         own = Path(config_dir or shipped("conf")) / path
@@ -276,7 +279,7 @@ def _check_name(override: Override, *, of_study: bool, config_dir: str | None) -
                 f"{path} must be one of {', '.join(options)}, but is '{option}'{hint}"
             )
         return
-    known = setting_paths(of_study=of_study)
+    known = setting_paths(command)
     if path not in known:
         raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
     if override.is_delete():

@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from mlp.config import RunConfig
@@ -79,12 +79,21 @@ def rerun_command(run_id: str, config: RunConfig) -> str:
         >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
         'python -m mlp.rerun 0f \'data.root="my digits"\''
     """
-    words = ["python", "-m", "mlp.rerun", run_id]
+    return shlex.join(["python", "-m", "mlp.rerun", run_id, *_places(config)])
+
+
+def explain_command(which: str, config: RunConfig) -> str:
+    """What to type to explain a study or a run, with the places that the config names."""
+    return shlex.join(["python", "-m", "mlp.explain", which, *_places(config)])
+
+
+def _places(config: RunConfig) -> list[str]:
+    words = []
     if config.data.root is not None:
         words.append(f"data.root={_quoted(config.data.root)}")
     if config.tracking.uri is not None:
         words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
-    return shlex.join(words)
+    return words
 
 
 def usage(
@@ -93,7 +102,7 @@ def usage(
     examples: Mapping[str, str],
     *,
     first_word: str = "",
-    of_study: bool = False,
+    only: Sequence[str] = (),
 ) -> str:
     """The help text of a command: what it does, examples, groups and settings.
 
@@ -103,7 +112,7 @@ def usage(
         examples: arguments -> what they do.
         first_word: what comes before the settings, such as `RUN_ID`; then it is no Hydra
             application.
-        of_study: whether the settings of a study belong to it.
+        only: groups, or settings, that can be typed; empty: all.
     """
     call = f"python -m mlp.{command}"
     groups = "" if first_word else " [group=option ...]"
@@ -114,12 +123,14 @@ def usage(
     if not first_word:
         lines += ["", "groups and their options:"]
         lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
-    if of_study:
+    if command == "sweep":
         lines += [f"  sweeps: {', '.join(sorted(study_files()))}"]
     lines += ["", "settings, with their defaults in the schema:"]
-    defaults = default_settings(of_study=of_study)
-    width = max(len(path) for path in defaults)
-    for path, text in setting_paths(of_study=of_study).items():
+    defaults, texts = default_settings(command), setting_paths(command)
+    if only:
+        texts = {p: s for p, s in texts.items() if p in only or p.partition(".")[0] in only}
+    width = max(len(path) for path in texts)
+    for path, text in texts.items():
         lines.append(f"  {path:<{width}}  {text} ({typed(defaults[path])})")
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]

@@ -1,13 +1,16 @@
 """Progress on the screen: a living bar in a terminal, plain lines anywhere else."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+_LINE_EVERY_S = 20.0  # often enough to know that it goes on, seldom enough for a log
 
 
 class Terminal(Console):
@@ -104,3 +107,39 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", completed=n_done, total=None)
         yield Meter(console, bar, task, time.monotonic(), n_done)
+
+
+@contextmanager
+def counting(
+    console: Console, what: str, n_expected: int
+) -> Iterator[Callable[[int, float], None]]:
+    """Counts while the block runs: a living bar in a terminal, a line now and then anywhere else.
+
+    Args:
+        console: where to.
+        what: is counted, such as `reruns`.
+        n_expected: how many it will be; more do no harm.
+
+    Yields:
+        Told how many are done and how many are in work.
+    """
+    said = [time.monotonic()]
+
+    def tell_line(done: int, in_work: float) -> None:
+        if time.monotonic() - said[0] >= _LINE_EVERY_S:
+            said[0] = time.monotonic()
+            say(console, f"{done + in_work:.0f} {what}")
+
+    if not console.is_terminal:
+        yield tell_line
+        return
+    columns = (BarColumn(bar_width=12), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=max(1, n_expected))
+
+        def tell_bar(done: int, in_work: float) -> None:
+            now = done + in_work
+            total = max(n_expected, math.ceil(now))
+            bar.update(task, completed=now, total=total, description=f"{now:.0f} of {total} {what}")
+
+        yield tell_bar

@@ -96,6 +96,8 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "flip_rate": judgement.flip_rate,
         "period_steps": judgement.period_steps,
         "largest_rise": judgement.largest_rise,
+        "last_rise_step": _last_rise_step(run),
+        "spiked": float(judgement.spiked),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
     if run.stability is not None:
@@ -153,6 +155,12 @@ def environment_tags() -> dict[str, str]:
 def _listed(widths: tuple[int, ...]) -> str:
     shown = ",".join(str(width) for width in widths[:6])
     return f"[{shown}]" if len(widths) <= 6 else f"[{shown},...]x{len(widths)}"
+
+
+def _last_rise_step(run: RunRecord) -> float | None:
+    """The step of the loss that last stood visibly above its running minimum."""
+    entry = run.judgement.last_rise_entry
+    return None if entry is None else float(run.result.loss_step[entry])
 
 
 def _diverged_at(result: Result) -> int:

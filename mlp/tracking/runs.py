@@ -43,7 +43,7 @@ __all__ = [
     "update_run",
 ]
 
-KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
+KEY, STUDY, TRIAL, EXPLAINS = "mlp.key", "mlp.study", "mlp.trial", "mlp.explains"
 STUDY_FILE = "study.json"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -107,7 +107,7 @@ def start_study(
         "mlflow.note.content": description,
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = _find(store, study_key)
+        known = find_run(store, study_key)
         run = known or store.client.create_run(store.experiment_id, tags=all_tags, run_name=name)
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
@@ -146,7 +146,7 @@ def publish_run(
     if parent is not None:
         all_tags["mlflow.parentRunId"] = parent
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = _find(store, key)
+        known = find_run(store, key)
         if known is not None and known.info.status == "FINISHED":
             return str(known.info.run_id)
         made = known or store.client.create_run(
@@ -196,14 +196,14 @@ def finish(store: Store, run_id: str, status: Status) -> None:
 def find_study(store: Store, name: str) -> str | None:
     """The id of a study's parent run; None if the store has none."""
     with one_sentence(store.uri):
-        run = _find(store, _study_key(name))
+        run = find_run(store, _study_key(name))
     return str(run.info.run_id) if run else None
 
 
 def find_trial(store: Store, study_key: str, number: int) -> str | None:
     """The id of the run of a study's trial; None if the store has none."""
     with one_sentence(store.uri):
-        run = _find(store, trial_key(study_key, str(number)))
+        run = find_run(store, trial_key(study_key, str(number)))
     return str(run.info.run_id) if run else None
 
 
@@ -224,7 +224,7 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     if not _RUN_ID.fullmatch(run_id):
         raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        run = _get_run(store, run_id)
+        run = get_run(store, run_id)
         if "mlp.curve_digest" not in run.data.tags:
             what = "the parent of a study" if STUDY in run.data.tags else "not one of this program"
             raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
@@ -246,7 +246,12 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     return TrackedRun(run_id, recipe, result, curve_digest, weights_digest, tags)
 
 
-def _get_run(store: Store, run_id: str) -> Run:
+def get_run(store: Store, run_id: str) -> Run:
+    """MLflow's own view of a run.
+
+    Raises:
+        MissingInputError: for a run that the store does not have.
+    """
     try:
         return store.client.get_run(run_id)
     except MlflowException as error:
@@ -255,9 +260,15 @@ def _get_run(store: Store, run_id: str) -> Run:
         raise MissingInputError(f"there is no run {run_id} in {store.uri}") from None
 
 
-def _find(store: Store, key: str) -> Run | None:
+def find_run(store: Store, key: str) -> Run | None:
+    """The run with a key; None if the store has none.
+
+    Args:
+        store: where.
+        key: made of letters, digits, `_`, `.`, `-` and `/`.
+    """
     found = store.client.search_runs(
-        [store.experiment_id], filter_string=f"tags.`{KEY}` = '{key}'", max_results=1
+        [store.experiment_id], filter_string=f"tags.`{KEY}` = '{_checked_key(key)}'", max_results=1
     )
     return found[0] if found else None
 

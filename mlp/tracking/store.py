@@ -91,6 +91,12 @@ def how_to_look(store: Store) -> list[str]:
     return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
 
 
+def run_address(store: Store, run_id: str) -> str:
+    """The address of a run's page; of a file, where `mlflow ui` shows it."""
+    base = store.uri.rstrip("/") if store.uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{base}/#/experiments/{store.experiment_id}/runs/{run_id}"
+
+
 @contextmanager
 def one_sentence(shown: str) -> Iterator[None]:
     """Turns what MLflow and those below it raise into one of this program's errors.

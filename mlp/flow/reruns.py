@@ -1,0 +1,134 @@
+"""Reruns of an explanation: trained as populations, judged, and recorded in the background."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from mlp.config import Execution, RunConfig, canonical_json, digest, settings_of
+from mlp.curve import Judgement
+from mlp.data.dataset import Dataset
+from mlp.engine.result import Result
+from mlp.flow.execution import n_threads, train_trials
+from mlp.flow.outcome import Timing, make_record
+from mlp.tracking.display import ThinCurve, run_name, thin
+from mlp.tracking.record import RunRecord
+from mlp.tracking.runs import EXPLAINS, KEY, publish_run
+from mlp.tracking.store import Store
+
+
+class Recorder:
+    """One background thread that records reruns as children of an explain run.
+
+    A rerun is found again by its settings, so it is recorded once, however often it is asked for.
+    """
+
+    def __init__(self, store: Store, key: str, parent: str) -> None:
+        """Nothing is written before the first rerun.
+
+        Args:
+            store: where.
+            key: of the study that is explained.
+            parent: id of the explain run.
+        """
+        self._store, self._key, self._parent = store, key, parent
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._written: list[Future[str]] = []
+        self._busy_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits for what was handed over; raises the first fault of the store.
+
+        On the way out of another error the rest is dropped.
+        """
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            for written in self._written:
+                written.result()
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that it will take to record what was handed over, by the pace so far."""
+        n_done = sum(written.done() for written in self._written)
+        return (len(self._written) - n_done) * self._busy_s / max(1, n_done)
+
+    def record(self, run: RunRecord) -> None:
+        """Hands over a rerun; returns at once."""
+        self._written.append(self._thread.submit(self._publish, run))
+
+    def _publish(self, run: RunRecord) -> str:
+        started = time.monotonic()
+        key = f"{self._key}/rerun/{digest(canonical_json(settings_of(run.config)))[:32]}"
+        tags = {KEY: key, EXPLAINS: self._key}
+        name = f"rerun {run_name(run.config)} seed {run.config.training.seed}"
+        run_id = publish_run(self._store, run, parent=self._parent, name=name, tags=tags)
+        self._busy_s += time.monotonic() - started
+        return run_id
+
+
+class Trainer:
+    """Trains configs for an inquiry and keeps their loss curves, thinned.
+
+    Attributes:
+        curves: plain config -> its loss.
+        n_trained: so far.
+        seconds: that the training of all of them took.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        execution: Execution,
+        recorder: Recorder,
+        told: Callable[[int, float], None],
+    ) -> None:
+        """Trains nothing yet.
+
+        Args:
+            data: the examples.
+            execution: how wide.
+            recorder: that every rerun is handed to.
+            told: called often with the reruns done and in work; may raise to stop.
+        """
+        self.curves: dict[RunConfig, ThinCurve] = {}
+        self.n_trained = 0
+        self.seconds = 0.0
+        self._data, self._execution, self._recorder = data, execution, recorder
+        self._told = told
+
+    def __call__(self, configs: Sequence[RunConfig]) -> list[Judgement]:
+        """Trains each and judges its loss."""
+        return [record.judgement for record in self._train(configs)]
+
+    def results(self, configs: Sequence[RunConfig]) -> list[Result]:
+        """Trains each; what is measured along the way is kept as well."""
+        return [record.result for record in self._train(configs)]
+
+    def _train(self, configs: Sequence[RunConfig]) -> list[RunRecord]:
+        started, started_ms = time.monotonic(), time.time_ns() // 1_000_000
+        found = train_trials(
+            configs,
+            self._data,
+            self._execution,
+            progress=lambda done, _losses: self._told(self.n_trained, done),
+        )
+        timing = Timing(started_ms, time.time_ns() // 1_000_000, n_threads(self._execution))
+        records = [
+            make_record(config, self._data, result, timing)
+            for config, result in zip(configs, found, strict=True)
+        ]
+        self.seconds += time.monotonic() - started
+        self.n_trained += len(configs)
+        for config, record in zip(configs, records, strict=True):
+            self.curves[config] = thin(record.result.loss, record.result.loss_step)
+            self._recorder.record(record)
+        return records

@@ -1,0 +1,315 @@
+"""The figures of a study, as plotly's objects: usable in a notebook as well as on the page.
+
+Colours keep the verdicts apart for colour-blind readers too, and a symbol goes with each.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from mlp.causes.association import Importance
+from mlp.causes.attribution import Answer
+from mlp.causes.effect import Effect, SideEffect
+from mlp.causes.evidence import Conclusion
+from mlp.causes.inquiry import Side
+from mlp.causes.observed import StudyRun
+from mlp.config import Value
+from mlp.curve import Verdict
+from mlp.report.summary import CurvePair, named_settings
+from mlp.study.domain import typed
+from mlp.tracking.display import ThinCurve
+from mlp.tracking.history import PastRun
+
+VERDICT_COLOURS = {
+    Verdict.DIVERGED: "#7b3294",
+    Verdict.OSCILLATING: "#d7301f",
+    Verdict.CLIMBING: "#f28e2b",
+    Verdict.LEARNING: "#2c7fb8",
+    Verdict.STALLED: "#8c8c8c",
+    Verdict.CONVERGED: "#1b9e77",
+}
+_SYMBOLS = {
+    Verdict.DIVERGED: "x",
+    Verdict.OSCILLATING: "circle",
+    Verdict.CLIMBING: "triangle-up",
+    Verdict.LEARNING: "diamond",
+    Verdict.STALLED: "square",
+    Verdict.CONVERGED: "circle-open",
+}
+_CONCLUSION_COLOURS = {
+    Conclusion.CAUSE: "#d7301f",
+    Conclusion.NO_EFFECT: "#1b9e77",
+    Conclusion.ONLY_FAILS: "#f28e2b",
+    Conclusion.TOO_LITTLE: "#8c8c8c",
+}
+_PAIR_HEIGHT, _LINE_HEIGHT = 230, 26
+_MOST_IMPORTANCES = 12
+_RATE, _NORMALIZATION = "optimizer.learning_rate", "gradient.normalization"
+
+
+def curves_figure(pairs: Sequence[CurvePair]) -> go.Figure:
+    """Oscillating losses, each with the loss of its repaired run, one below the other."""
+    from plotly.subplots import make_subplots
+
+    titles = [f"{pair.name} · repaired: {pair.change} ({pair.verdict.value})" for pair in pairs]
+    figure = make_subplots(
+        rows=max(1, len(pairs)),
+        cols=1,
+        subplot_titles=titles,
+        vertical_spacing=0.35 / max(2, len(pairs)),
+    )
+    for row, pair in enumerate(pairs, start=1):
+        for curve, name, verdict in (
+            (pair.before, "oscillating run", Verdict.OSCILLATING),
+            (pair.after, "repaired run", pair.verdict),
+        ):
+            colour = VERDICT_COLOURS[verdict if name == "oscillating run" else Verdict.CONVERGED]
+            figure.add_scatter(
+                x=curve.step.tolist(),
+                y=_rounded(curve.value.tolist()),
+                name=name,
+                legendgroup=name,
+                showlegend=row == 1,
+                mode="lines",
+                line={"color": colour, "width": 1.2},
+                row=row,
+                col=1,
+            )
+    figure.update_yaxes(type="log", title_text="loss", exponentformat="power")
+    figure.update_xaxes(title_text="step", row=len(pairs), col=1)
+    figure.update_layout(height=120 + _PAIR_HEIGHT * max(1, len(pairs)))
+    return _plain(figure)
+
+
+def causes_figure(answer: Answer) -> go.Figure:
+    """What changing each setting alone did, with 95 % intervals, in pairs with the same seed."""
+    figure = go.Figure()
+    for side, title in ((Side.STOPS, "stops it"), (Side.STARTS, "starts it")):
+        own = [(e, s) for e in answer.effects if (s := e.on(side)) is not None and s.n_pairs]
+        own.sort(key=lambda item: item[1].difference.value)
+        if not own:
+            continue
+        shares = [s.difference for _, s in own]
+        figure.add_scatter(
+            x=[share.value for share in shares],
+            y=[str(effect.factor) for effect, _ in own],
+            error_x={
+                "type": "data",
+                "array": [share.high - share.value for share in shares],
+                "arrayminus": [share.value - share.low for share in shares],
+                "thickness": 1.4,
+            },
+            mode="markers",
+            name=title,
+            marker={
+                "size": 11,
+                "symbol": "circle" if side is Side.STOPS else "diamond-open",
+                "color": [_CONCLUSION_COLOURS[effect.conclusion] for effect, _ in own],
+            },
+            text=[_effect_hover(effect, s) for effect, s in own],
+            hovertemplate="%{y}<br>%{text}<extra></extra>",
+        )
+    n_lines = len({str(effect.factor) for effect in answer.effects})
+    figure.add_vline(x=0, line_width=1, line_dash="dot")
+    figure.update_xaxes(
+        title_text="share of the pairs that turned", tickformat=".0%", range=[-1.05, 1.05]
+    )
+    figure.update_layout(height=150 + _LINE_HEIGHT * max(4, n_lines))
+    return _plain(figure)
+
+
+def importance_figure(importances: Sequence[Importance]) -> go.Figure:
+    """How much of the verdict goes along with each parameter over the whole study."""
+    shown = list(importances[:_MOST_IMPORTANCES])[::-1]
+    figure = go.Figure(
+        go.Bar(
+            x=[max(0.0, own.of_study) for own in shown],
+            y=[own.parameter for own in shown],
+            orientation="h",
+            marker={"color": ["#2c7fb8" if own.is_clear else "#c0c0c0" for own in shown]},
+            text=[
+                f"most often at {own.most_often}, least at {own.least_often} "
+                f"(p = {own.p_value:.2g}, {own.n_runs} runs)"
+                for own in shown
+            ],
+            textposition="none",
+            hovertemplate="%{y}: %{x:.0%}<br>%{text}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="share of the verdict's variance", tickformat=".0%")
+    figure.update_layout(height=130 + _LINE_HEIGHT * max(3, len(shown)), showlegend=False)
+    return _plain(figure)
+
+
+def map_figure(runs: Sequence[PastRun], addresses: Sequence[str]) -> go.Figure:
+    """Learning rate by normalization, each run coloured by its verdict."""
+    names = list(dict.fromkeys(run.config.gradient.normalization for run in runs))
+    figure = go.Figure()
+    for verdict in Verdict:
+        own = [i for i, run in enumerate(runs) if run.judgement.verdict is verdict]
+        figure.add_scatter(
+            x=[runs[i].config.optimizer.learning_rate for i in own],
+            y=[_lane(names, runs[i], i) for i in own],
+            mode="markers",
+            name=verdict.value,
+            marker={
+                "color": VERDICT_COLOURS[verdict],
+                "symbol": _SYMBOLS[verdict],
+                "size": 9,
+                "opacity": 0.85,
+            },
+            text=[runs[i].name for i in own],
+            customdata=[addresses[i] for i in own],
+            hovertemplate="%{text}<br>learning rate %{x:.4g}<extra>" + verdict.value + "</extra>",
+            visible=True if own else "legendonly",
+        )
+    figure.update_xaxes(type="log", title_text=_RATE, exponentformat="power")
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4]
+    )
+    figure.update_layout(height=170 + 70 * len(names))
+    return _plain(figure)
+
+
+def parallel_figure(runs: Sequence[PastRun], observed: Sequence[StudyRun]) -> go.Figure:
+    """Parallel coordinates: a line a run through its settings, coloured by its verdict."""
+    verdicts = list(VERDICT_COLOURS)
+    names = list(dict.fromkeys(name.partition("[")[0] for run in observed for name in run.params))
+    dimensions = [_dimension(name, runs) for name in names]
+    places = [verdicts.index(run.judgement.verdict) for run in runs]
+    dimensions.append(
+        {
+            "label": "verdict",
+            "values": places,
+            "tickvals": list(range(len(verdicts))),
+            "ticktext": [verdict.value for verdict in verdicts],
+            "range": [0, len(verdicts) - 1],
+        }
+    )
+    n = len(verdicts)
+    scale = [
+        [edge / n, VERDICT_COLOURS[verdict]]
+        for place, verdict in enumerate(verdicts)
+        for edge in (place, place + 1)
+    ]
+    figure = go.Figure(
+        go.Parcoords(
+            line={"color": places, "colorscale": scale, "cmin": -0.5, "cmax": n - 0.5},
+            dimensions=dimensions,
+            labelangle=-12,
+        )
+    )
+    figure.update_layout(height=430)
+    return _plain(figure, margin={"l": 90, "r": 90, "t": 90, "b": 30})
+
+
+def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> go.Figure:
+    """The stability ratio along each run, with the line at 1."""
+    figure = go.Figure()
+    seen: set[Verdict] = set()
+    for i, curve in ratios.items():
+        verdict = runs[i].judgement.verdict
+        figure.add_scatter(
+            x=[int(step) + 1 for step in curve.step],  # so that step 0 has a place on the axis
+            y=_rounded(curve.value.tolist()),
+            mode="lines+markers",
+            marker={"size": 4},
+            name=verdict.value,
+            legendgroup=verdict.value,
+            showlegend=verdict not in seen,
+            line={"color": VERDICT_COLOURS[verdict], "width": 1},
+            opacity=0.6,
+            text=[runs[i].name] * len(curve.step),
+            hovertemplate="%{text}<br>ratio %{y:.3g}<extra></extra>",
+        )
+        seen.add(verdict)
+    figure.add_hline(y=1, line_width=1.5, line_dash="dash")
+    figure.update_xaxes(type="log", title_text="step + 1", exponentformat="power")
+    figure.update_yaxes(type="log", title_text="stability ratio", exponentformat="power")
+    figure.update_layout(height=460)
+    return _plain(figure)
+
+
+def _effect_hover(effect: Effect, side: SideEffect) -> str:
+    endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
+    return (
+        f"{effect.conclusion.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
+        f"way {side.n_against}, of {side.n_pairs} pairs<br>ended {endings}"
+    )
+
+
+def _lane(names: Sequence[str], run: PastRun, place: int) -> float:
+    """The lane of a normalization, spread a little so that equal points stay apart."""
+    return names.index(run.config.gradient.normalization) + 0.5 * ((place * 0.618034) % 1 - 0.5)
+
+
+def _dimension(name: str, runs: Sequence[PastRun]) -> dict[str, object]:
+    values = [_setting(run, name) for run in runs]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        numbers = [float(v) for v in values if isinstance(v, int | float)]
+        if min(numbers) > 0 and max(numbers) > 20 * min(numbers):
+            return _logarithmic(name, numbers)
+        ticks = sorted(set(numbers))
+        few = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+        return {"label": name, "values": numbers, **(few if len(ticks) <= 6 else {})}
+    texts = [typed(value) for value in values]
+    known = list(dict.fromkeys(texts))
+    return {
+        "label": name,
+        "values": [known.index(text) for text in texts],
+        "tickvals": list(range(len(known))),
+        "ticktext": known,
+    }
+
+
+def _logarithmic(name: str, numbers: Sequence[float]) -> dict[str, object]:
+    """A dimension by its logarithm, with ticks at powers of ten; parcoords has no such axis."""
+    import math
+
+    logs = [math.log10(number) for number in numbers]
+    ticks = list(range(math.floor(min(logs)), math.ceil(max(logs)) + 1))
+    return {
+        "label": name,
+        "values": logs,
+        "tickvals": ticks,
+        "ticktext": [f"1e{tick}" for tick in ticks],
+        "range": [min(logs), max(logs)],
+    }
+
+
+def _setting(run: PastRun, name: str) -> Value:
+    group, _, setting = name.partition(".")
+    if name == "model.widths":
+        return max(run.config.model.layer_widths)
+    value: Value = getattr(getattr(run.config, group), setting)
+    return value
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _plain(figure: go.Figure, margin: Mapping[str, int] | None = None) -> go.Figure:
+    """No colours of its own: the page puts its light or dark ones in."""
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin=dict(margin or {"l": 60, "r": 20, "t": 50, "b": 50}),
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+__all__ = [
+    "VERDICT_COLOURS",
+    "causes_figure",
+    "curves_figure",
+    "importance_figure",
+    "map_figure",
+    "named_settings",
+    "parallel_figure",
+    "stability_figure",
+]

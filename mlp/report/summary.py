@@ -1,0 +1,252 @@
+"""What is drawn of a study and its explanation, reduced to plain numbers."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mlp.causes.attribution import Answer
+from mlp.causes.change import SEEDS, Factor
+from mlp.causes.inquiry import Inquiry, Results, Side, judged_after, strongest, turned
+from mlp.causes.observed import StudyRun
+from mlp.config import RunConfig, Value
+from mlp.curve import Verdict
+from mlp.engine.result import Result
+from mlp.report.question import QuestionSection
+from mlp.stability.forecast import Forecast, Quality, forecast_quality
+from mlp.stability.ratio import stability_ratio
+from mlp.study.domain import typed
+from mlp.tracking.display import ThinCurve
+from mlp.tracking.history import PastRun
+
+_MOST_PAIRS = 4  # curves that are drawn against their repaired ones; more do not fit a screen
+_MOST_GROUPS = 48  # lines of the table of combinations
+_FIRST_STEP = "stability_ratio_start"
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A picked run, and the change of one setting with which it no longer swings.
+
+    Attributes:
+        run: its place in the study.
+        text: the change as typed.
+        repaired: the changed run, with the run's own seed.
+        verdict: of the changed run.
+    """
+
+    run: int
+    text: str
+    repaired: RunConfig
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class CurvePair:
+    """The loss of a run that oscillates, and of the same run with one setting changed.
+
+    Attributes:
+        name: of the run.
+        settings: of the run, as typed, those that vary.
+        change: as typed.
+        before: its loss.
+        after: the loss of the changed run.
+        verdict: of the changed run.
+    """
+
+    name: str
+    settings: str
+    change: str
+    before: ThinCurve
+    after: ThinCurve
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Combination:
+    """All runs that differ in their seeds alone.
+
+    Attributes:
+        settings: those that vary, as typed.
+        counts: verdict -> runs.
+        amplitude: median over the runs.
+        periods: period in steps -> runs, of those that have one.
+        final_loss: median over the runs that stayed finite; None without any.
+    """
+
+    settings: Mapping[str, str]
+    counts: Mapping[Verdict, int]
+    amplitude: float
+    periods: Mapping[int, int]
+    final_loss: float | None
+
+
+@dataclass(frozen=True)
+class RepairedRatio:
+    """What the step of a saturated run would be against the curvature of its repaired run.
+
+    Attributes:
+        name: of the run.
+        change: that repairs it.
+        own_tail: the stability ratio of the run itself over the tail.
+        highest: of its step along the repaired run.
+        tail: likewise, over the tail.
+    """
+
+    name: str
+    change: str
+    own_tail: float
+    highest: float
+    tail: float
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """Everything that the page of a study shows.
+
+    Attributes:
+        title: the study's name.
+        facts: short lines: how many runs, of what, when.
+        sentences: the answer.
+        evidence: the answer's evidence as plain text.
+        answer: for the figures.
+        runs: of the study, as tracked.
+        observed: the same as attribution sees them.
+        pairs: oscillating curves against repaired ones.
+        ratios: place in `runs` -> stability ratio along the run.
+        quality: how good the forecast by the ratio at the start was, by normalization.
+        repaired_ratios: of saturated runs.
+        combinations: runs by settings, seeds put together; empty where there are too many.
+        question: the section on the question's own run; None where the study does not ask it.
+        addresses: of the runs in MLflow.
+        commands: what to type next.
+    """
+
+    title: str
+    facts: tuple[str, ...]
+    sentences: tuple[str, ...]
+    evidence: str
+    answer: Answer
+    runs: tuple[PastRun, ...]
+    observed: tuple[StudyRun, ...]
+    pairs: tuple[CurvePair, ...]
+    ratios: Mapping[int, ThinCurve]
+    quality: Mapping[str, Quality]
+    repaired_ratios: tuple[RepairedRatio, ...]
+    combinations: tuple[Combination, ...]
+    question: QuestionSection | None
+    addresses: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
+    """For each picked oscillating run the cure by the best supported setting that cures it."""
+    order = [effect.factor for cause in found.causes for effect in cause.effects]
+    order += [effect.factor for effect in sorted(found.effects, key=lambda own: own.p_value)]
+    cures = []
+    for pick in inquiry.on(Side.STOPS):
+        for factor in dict.fromkeys(order):
+            change = strongest(pick, factor, results)
+            judged = judged_after(pick, [change], 0, results) if change else None
+            if change is None or judged is None or not turned(pick, judged):
+                continue
+            repaired = _repaired(pick.configs[0], dict(change.values[0]))
+            cures.append(Cure(pick.run, change.text, repaired, judged.verdict))
+            break
+    return cures
+
+
+def spread_out(cures: Sequence[Cure]) -> list[Cure]:
+    """A few cures by different changes, those of the first runs first."""
+    by_change: dict[str, list[Cure]] = {}
+    for cure in cures:
+        by_change.setdefault(cure.text, []).append(cure)
+    in_turn = sorted(
+        (
+            (place, n, cure)
+            for n, own in enumerate(by_change.values())
+            for place, cure in enumerate(own)
+        ),
+        key=lambda item: item[:2],
+    )
+    return [cure for _, _, cure in in_turn[:_MOST_PAIRS]]
+
+
+def combinations_of(
+    runs: Sequence[PastRun], observed: Sequence[StudyRun]
+) -> tuple[Combination, ...]:
+    """Runs by their settings, seeds put together; the most oscillating first.
+
+    Empty where few combinations have more than one run, or there are too many to read.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, run in enumerate(observed):
+        groups.setdefault(typed(_without_seeds(run.params)), []).append(i)
+    if len(groups) > _MOST_GROUPS or len(groups) * 2 > len(runs):
+        return ()
+    found = [_combination([runs[i] for i in own], observed[own[0]]) for own in groups.values()]
+    return tuple(sorted(found, key=lambda own: -own.counts.get(Verdict.OSCILLATING, 0)))
+
+
+def quality_of(runs: Sequence[PastRun]) -> dict[str, Quality]:
+    """How good the forecast was, over the runs that have one; by normalization."""
+    return forecast_quality(
+        Forecast(run.config.gradient.normalization, run.metrics[_FIRST_STEP], run.judgement.verdict)
+        for run in runs
+        if _FIRST_STEP in run.metrics and run.config.training.batch_size is None
+    )
+
+
+def repaired_ratio(
+    run: PastRun, cure: Cure, result: Result, n_examples: int
+) -> RepairedRatio | None:
+    """The ratio of a run's own step along its repaired run; None where nothing was measured."""
+    if not result.sharpness.size:
+        return None
+    ratio = stability_ratio(run.config, result.sharpness, result.gradient_norm, n_examples)
+    is_tail = result.sharpness_step >= 0.75 * result.last_step
+    return RepairedRatio(
+        name=run.name,
+        change=cure.text,
+        own_tail=run.metrics.get("stability_ratio_tail", math.nan),
+        highest=float(ratio.max()),
+        tail=float(median(ratio[is_tail].tolist() or ratio[-1:].tolist())),
+    )
+
+
+def named_settings(params: Mapping[str, Value]) -> str:
+    """The settings that vary, as typed, on one line."""
+    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else typed(value)
+
+
+def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
+    judged = [run.judgement for run in runs]
+    losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
+    settings = _without_seeds(example.params)
+    return Combination(
+        settings={name: _short(value) for name, value in settings.items()},
+        counts=Counter(own.verdict for own in judged),
+        amplitude=median(own.amplitude for own in judged),
+        periods=Counter(own.period_steps for own in judged if own.period_steps is not None),
+        final_loss=median(losses) if losses else None,
+    )
+
+
+def _without_seeds(params: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in params.items() if name not in SEEDS}
+
+
+def _repaired(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
+    from mlp.door import with_settings
+
+    return with_settings(config, values)
+
+
+def factor_names(answer: Answer) -> list[Factor]:
+    """Everything that was changed, causes first, then by evidence."""
+    return [effect.factor for effect in sorted(answer.effects, key=lambda own: own.p_value)]

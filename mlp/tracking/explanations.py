@@ -1,0 +1,75 @@
+"""Explanations in MLflow: the run that holds the reruns, the page, the answer where people look."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
+
+# isort: split
+
+from mlflow.entities import RunTag
+
+from mlp.tracking import display
+from mlp.tracking.runs import EXPLAINS, KEY, find_run
+
+_NOTE = "mlflow.note.content"
+_END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
+_LONGEST_TAG = 5000
+
+
+def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
+    """The run whose children are the reruns of a study: the one that is there, or a new one.
+
+    Args:
+        store: where.
+        key: of the study.
+        name: of the run, for a person.
+        parent: id of the study's run, if it has one.
+
+    Returns:
+        Its id; it is RUNNING.
+    """
+    own_key = f"{key}/explain"
+    tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    with one_sentence(store.uri):
+        known = find_run(store, own_key)
+        if known is not None:
+            store.client.update_run(known.info.run_id, status="RUNNING")
+            return str(known.info.run_id)
+        made = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
+    return str(made.info.run_id)
+
+
+def log_page(store: Store, run_id: str, text: str, name: str) -> None:
+    """Adds a page to a run's artifacts; an older one of that name is replaced."""
+    with one_sentence(store.uri), TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(text, encoding="utf-8")
+        store.client.log_artifact(run_id, str(file))
+
+
+def describe_answer(
+    store: Store, run_ids: Iterable[str], *, sentences: Sequence[str], causes: Sequence[str]
+) -> None:
+    """Puts the answer where people look: first in a run's note, and in tags to filter by.
+
+    What the note said before stays below it; an earlier answer goes.
+    """
+    said = "\n\n".join(f"**{sentences[0]}**" if i == 0 else s for i, s in enumerate(sentences))
+    named = ", ".join(dict.fromkeys(causes)) or "none shown"
+    with one_sentence(store.uri):
+        for run_id in run_ids:
+            before = store.client.get_run(run_id).data.tags
+            rest = before.get(_NOTE, "")
+            if "mlp.answer" in before and _END_OF_ANSWER in rest:
+                rest = rest.partition(_END_OF_ANSWER)[2]
+            elif "mlp.answer" in before:
+                rest = ""
+            note = f"{said}{_END_OF_ANSWER}{rest}" if rest else said
+            tags = {"mlp.causes": named, "mlp.answer": " ".join(sentences), _NOTE: note}
+            store.client.log_batch(
+                run_id, tags=[RunTag(name, text[:_LONGEST_TAG]) for name, text in tags.items()]
+            )

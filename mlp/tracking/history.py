@@ -1,0 +1,351 @@
+"""Studies read back from MLflow, whoever recorded them: what was set, and what the loss did.
+
+Settings are read from the params of the runs, verdicts from their tags and metrics, so that a study
+of thousands of runs takes a few requests. The store may be anybody's: a value reaches the schema
+through the door or its run is left out, and nothing is resolved or executed.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
+
+# isort: split
+
+import numpy as np
+from mlflow.entities import Run
+
+from mlp.config import RunConfig, SweepConfig
+from mlp.curve import Judgement, Verdict, judge
+from mlp.door import read_run, read_sweep, setting_paths
+from mlp.errors import MissingInputError, RecordError, SettingError, one_line
+from mlp.tracking.display import ThinCurve
+from mlp.tracking.recipe import LARGEST_TEXT, parse_json
+from mlp.tracking.record import read_text
+from mlp.tracking.runs import EXPLAINS, KEY, STUDY, STUDY_FILE, get_run
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[\w.-]{1,200}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_STUDY_END = "/study"
+_PAGE = 1000  # runs a request; MLflow's own default
+_MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A tracked run as attribution and the report see it.
+
+    Attributes:
+        run_id: MLflow's id.
+        name: for a person.
+        trial: its number in its study; None outside of one.
+        config: its settings, checked.
+        judgement: what its loss did.
+        data_digest: SHA-256 of its data, 64 hex digits; None where nobody noted it.
+        metrics: the last value of each, finite.
+        started_ms: milliseconds since 1970 in UTC.
+        ended_ms: likewise.
+    """
+
+    run_id: str
+    name: str
+    trial: int | None
+    config: RunConfig
+    judgement: Judgement
+    data_digest: str | None
+    metrics: Mapping[str, float]
+    started_ms: int
+    ended_ms: int
+
+
+@dataclass(frozen=True)
+class PastStudy:
+    """Runs that are looked at together.
+
+    Attributes:
+        name: of the study or experiment.
+        key: what explanations of it are found again by.
+        run_id: the parent run; None for an experiment that no study made.
+        experiment_id: MLflow's.
+        sweep: the settings of the study; None where nobody recorded them.
+        runs: by trial, then by time; finished ones only.
+        n_left_out: runs that could not be read.
+        why_left_out: of the first of them.
+        duration_s: seconds in which any of the runs was trained.
+    """
+
+    name: str
+    key: str
+    run_id: str | None
+    experiment_id: str
+    sweep: SweepConfig | None
+    runs: tuple[PastRun, ...]
+    n_left_out: int
+    why_left_out: str
+    duration_s: float
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text is an id as MLflow gives them: 32 hex digits."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def is_study(store: Store, run_id: str) -> bool:
+    """Whether a run is the parent of a study.
+
+    Raises:
+        MissingInputError: for a run that the store does not have.
+    """
+    return _study_key(_get(store, run_id)) is not None
+
+
+def read_study(store: Store, which: str | None) -> PastStudy:
+    """Reads the runs of a study.
+
+    Args:
+        store: where.
+        which: a study's name, the id of its parent run, or the name of an experiment; None: the
+            study that was started last.
+
+    Raises:
+        MissingInputError: where there is none.
+        RecordError: for one without any run that can be read.
+    """
+    with one_sentence(store.uri):
+        parent = _find_parent(store, which)
+        if parent is None:
+            return _whole_experiment(store, which)
+        key = _study_key(parent)
+        assert key is not None
+        name = one_line(parent.data.tags.get(STUDY, key))
+        children = _search(
+            store,
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+        )
+        trials = [run for run in children if EXPLAINS not in run.data.tags]
+        sweep = _read_sweep(store, parent.info.run_id)
+        return _study(store, name, key, parent, sweep, trials)
+
+
+def read_reruns(store: Store, study: PastStudy) -> tuple[PastRun, ...]:
+    """The reruns that earlier explanations of a study have trained."""
+    with one_sentence(store.uri):
+        found = _search(store, [study.experiment_id], f"tags.`{EXPLAINS}` = '{study.key}'")
+        runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
+    return tuple(runs)
+
+
+def read_points(store: Store, run_id: str, metric: str) -> ThinCurve:
+    """The points of a curve as they were logged: its lows and highs; finite ones only."""
+    with one_sentence(store.uri):
+        points = store.client.get_metric_history(run_id, metric)
+    known = {int(point.step): float(point.value) for point in points if math.isfinite(point.value)}
+    steps = np.array(sorted(known), np.int64)
+    return ThinCurve(np.array([known[int(step)] for step in steps], np.float64), steps)
+
+
+def _find_parent(store: Store, which: str | None) -> Run | None:
+    if which is not None and is_run_id(which):
+        run = _get(store, which)
+        if _study_key(run) is None:
+            raise RecordError(f"run {which} is not the parent of a study")
+        return run
+    parents = (
+        run for run in _search(store, [store.experiment_id], _named(which)) if _study_key(run)
+    )
+    found = next(parents, None)
+    if found is None and which is None:
+        raise MissingInputError(
+            f"there is no study in {store.uri}; python -m mlp.sweep makes one, and a name or an id "
+            "finds one elsewhere"
+        )
+    return found
+
+
+def _named(which: str | None) -> str:
+    if which is None:
+        return f"tags.`{KEY}` LIKE '%{_STUDY_END}'"
+    name = which if _NAME.fullmatch(which) else "-"  # it is quoted in the filter
+    return f"tags.`{STUDY}` = '{name}' AND tags.`{KEY}` LIKE '%{_STUDY_END}'"
+
+
+def _whole_experiment(store: Store, which: str | None) -> PastStudy:
+    """All runs of an experiment that somebody else may have made."""
+    assert which is not None
+    experiment = store.client.get_experiment_by_name(which)
+    if experiment is None:
+        known = {
+            one_line(run.data.tags.get(STUDY, ""))
+            for run in _search(store, [store.experiment_id], _named(None))
+        }
+        near = difflib.get_close_matches(which, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise MissingInputError(
+            f"there is no study and no experiment {one_line(which)} in {store.uri}{hint}"
+        )
+    found = _search(store, [experiment.experiment_id], "attributes.status = 'FINISHED'")
+    runs = [run for run in found if EXPLAINS not in run.data.tags and _study_key(run) is None]
+    key = f"experiment-{experiment.experiment_id}"
+    return _study(store, one_line(experiment.name), key, None, None, runs)
+
+
+def _study(
+    store: Store,
+    name: str,
+    key: str,
+    parent: Run | None,
+    sweep: SweepConfig | None,
+    children: Sequence[Run],
+) -> PastStudy:
+    runs, reasons = _read_all(store, children)
+    if not runs:
+        why = f": {reasons[0]}" if reasons else ""
+        raise RecordError(f"{name} has no finished run whose settings and loss can be read{why}")
+    return PastStudy(
+        name=name,
+        key=key,
+        run_id=parent.info.run_id if parent else None,
+        experiment_id=str(children[0].info.experiment_id),
+        sweep=sweep,
+        runs=tuple(sorted(runs, key=lambda run: (run.trial or 0, run.started_ms, run.run_id))),
+        n_left_out=len(reasons),
+        why_left_out=reasons[0] if reasons else "",
+        duration_s=_busy_s(runs),
+    )
+
+
+def _read_all(store: Store, found: Sequence[Run]) -> tuple[list[PastRun], list[str]]:
+    """The runs that can be read, and why the others cannot."""
+    runs, reasons = [], []
+    for run in found:
+        if run.info.status != "FINISHED":
+            continue
+        try:
+            runs.append(_read(store, run))
+        except (RecordError, SettingError) as error:
+            reasons.append(f"run {run.info.run_id}: {error}")
+    return runs, reasons
+
+
+def _read(store: Store, run: Run) -> PastRun:
+    tags = run.data.tags
+    metrics = {k: float(v) for k, v in run.data.metrics.items() if math.isfinite(v)}
+    digest, trial = tags.get("mlp.data_digest", ""), tags.get("mlp.trial", "")
+    return PastRun(
+        run_id=str(run.info.run_id),
+        name=one_line(run.info.run_name or run.info.run_id),
+        trial=int(trial) if re.fullmatch(r"\d{1,9}", trial) else None,
+        config=_config(run.data.params),
+        judgement=_judgement(store, run, metrics),
+        data_digest=digest if _DIGEST.fullmatch(digest) else None,
+        metrics=metrics,
+        started_ms=int(run.info.start_time or 0),
+        ended_ms=int(run.info.end_time or run.info.start_time or 0),
+    )
+
+
+def _config(params: Mapping[str, str]) -> RunConfig:
+    """The settings among the params, through the door."""
+    values: dict[str, dict[str, Any]] = {}
+    for path in setting_paths():
+        group, _, name = path.partition(".")
+        if path in params and group not in ("tracking", "execution") and path != "data.root":
+            values.setdefault(group, {})[name] = _plain(params[path])
+    if not values:
+        raise RecordError("it has no param that is a setting")
+    return read_run(values)
+
+
+def _plain(text: str) -> Any:
+    """What a param was before MLflow made a text of it."""
+    known: dict[str, bool | None] = {"None": None, "True": True, "False": False}
+    if text in known:
+        return known[text]
+    try:
+        return json.loads(text, parse_constant=lambda _: text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _judgement(store: Store, run: Run, metrics: Mapping[str, float]) -> Judgement:
+    """What was noted of the loss; judged here where another program recorded the run."""
+    verdict = run.data.tags.get("verdict")
+    if verdict not in set(Verdict) or "amplitude" not in metrics:
+        curve = read_points(store, run.info.run_id, "loss")
+        if not curve.value.size:
+            raise RecordError("it has no loss curve")
+        return judge(curve.value)
+    period = metrics.get("period_steps")
+    return Judgement(
+        verdict=Verdict(verdict),
+        amplitude=metrics["amplitude"],
+        flip_rate=metrics.get("flip_rate", 0.0),
+        period_steps=None if period is None else int(period),
+        largest_rise=metrics.get("largest_rise", 0.0),
+        last_rise_entry=None,
+        spiked=bool(metrics.get("spiked", 0.0)),
+    )
+
+
+def _read_sweep(store: Store, run_id: str) -> SweepConfig | None:
+    """The settings of a study from its file; None where there is none that can be used."""
+    sizes = {file.path: file.file_size or 0 for file in store.client.list_artifacts(run_id)}
+    if not 0 < sizes.get(STUDY_FILE, 0) <= LARGEST_TEXT:
+        return None
+    with TemporaryDirectory() as folder:
+        store.client.download_artifacts(run_id, STUDY_FILE, folder)
+        values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
+    if not isinstance(values, dict):
+        raise RecordError(f"{STUDY_FILE} must be an object")
+    return read_sweep(values)
+
+
+def _study_key(run: Run) -> str | None:
+    """The key of the study whose parent a run is; None for any other run."""
+    key = str(run.data.tags.get(KEY, ""))
+    name = key.removesuffix(_STUDY_END)
+    return name if name != key and _NAME.fullmatch(name) else None
+
+
+def _get(store: Store, run_id: str) -> Run:
+    with one_sentence(store.uri):
+        return get_run(store, run_id)
+
+
+def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Run]:
+    """All runs that meet a condition, the newest first."""
+    return list(_pages(store, experiments, condition))
+
+
+def _pages(store: Store, experiments: Sequence[str], condition: str) -> Iterator[Run]:
+    token, n = None, 0
+    while n < _MOST_RUNS:
+        page = store.client.search_runs(
+            list(experiments),
+            filter_string=condition,
+            max_results=_PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        n, token = n + len(page), page.token
+        if not token:
+            return
+
+
+def _busy_s(runs: Sequence[PastRun]) -> float:
+    """Seconds covered by the trainings of the runs; those of a population run at once."""
+    busy, reached = 0, 0
+    for run in sorted(runs, key=lambda run: run.started_ms):
+        busy += max(0, run.ended_ms - max(run.started_ms, reached))
+        reached = max(reached, run.ended_ms)
+    return busy / 1000
