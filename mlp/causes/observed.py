@@ -11,6 +11,13 @@ from mlp.study.space import Entry, Space
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
 
+# How long and how precisely is the question itself, and so is what is measured on the way.
+_NO_CAUSE = (
+    "training.steps",
+    "training.dtype",
+    "training.evaluate_every",
+    "training.sharpness_points",
+)
 _LIKELY_LOG = 20.0  # numbers that span more than this were most likely drawn by their logarithm
 
 
@@ -85,7 +92,7 @@ def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
         configs: of the runs.
         space: of their study, if they come from one.
     """
-    known = {entry.path for entry in space} | set(SEEDS)
+    known = {entry.path for entry in space} | {*SEEDS, *_NO_CAUSE}
     seen = [settings_of(plain(config)) for config in configs]
     varied = [
         path

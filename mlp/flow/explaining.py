@@ -144,7 +144,7 @@ def _prepared(
     store: Store, study: PastStudy, config: ExplainConfig, console: Console, started: float
 ) -> _Work:
     """The runs that can be compared, their space, and their data."""
-    data_config, runs = _of_one_data(study, console)
+    data_config, runs = _comparable(study, console)
     counts = Counter(run.judgement.verdict.value for run in runs)
     told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
     say(console, f"{study.name}: {len(runs)} runs ({told}) in {store.uri}")
@@ -167,16 +167,21 @@ def _prepared(
     return _Work(store, study, runs, observed, space, data, config, console, started)
 
 
-def _of_one_data(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
-    """The data that most runs were trained on, and those runs."""
-    kinds = Counter(dataclasses.replace(run.config.data, root=None) for run in study.runs)
+def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
+    """The data and precision that most runs were trained with, and those runs."""
+    kinds = Counter(_kind(run) for run in study.runs)
     common = kinds.most_common(1)[0][0]
-    runs = tuple(r for r in study.runs if dataclasses.replace(r.config.data, root=None) == common)
+    runs = tuple(run for run in study.runs if _kind(run) == common)
     if len(runs) < len(study.runs):
-        say(console, f"{len(study.runs) - len(runs)} runs on other data are left out")
-    if common.name == "auto":
+        n_other = len(study.runs) - len(runs)
+        say(console, f"{n_other} of other data or precision than most are not compared")
+    if common[0].name == "auto":
         raise RecordError(f"{study.name} does not say which data its runs were trained on")
-    return common, runs
+    return common[0], runs
+
+
+def _kind(run: PastRun) -> tuple[Data, str]:
+    return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
 
 
 def _unmeasured(config: RunConfig) -> RunConfig:
@@ -335,7 +340,7 @@ def _is_saturated(run: PastRun) -> bool:
 
 def _question(work: _Work, trainer: Trainer) -> QuestionSection | None:
     """The section on the question's own run, where the study has it."""
-    own = next((run for run in work.runs if is_question(run.config)), None)
+    own = next((run for run in work.study.runs if is_question(run.config)), None)
     if own is None:
         return None
     loss = fetch_run(work.store, own.run_id).result.loss

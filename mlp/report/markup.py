@@ -45,6 +45,11 @@ def plot(name: str, figure: go.Figure, *, wide: bool = False) -> str:
     )
 
 
+def link(address: str, text: str) -> Raw:
+    """A link to MLflow; the page's script puts in where the server is, if it can tell."""
+    return Raw(f'<a class=run href="{escape(address)}">{escape(text)}</a>')
+
+
 def escape(text: object) -> str:
     """A text as HTML shows it."""
     return html.escape(str(text))

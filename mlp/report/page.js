@@ -32,12 +32,41 @@ async function draw() {
   }
 }
 
-function openRuns() {
+// Inside MLflow's artifact view the page lies in a frame that may open nothing: only a click with
+// Ctrl, or with the middle button, opens a tab. As a file it can open what it likes.
+const isFramed = location.protocol === "blob:";
+
+function addressOf(address) {
+  const hash = address.slice(address.indexOf("#"));
+  const server = isFramed ? new URL(location.href.slice("blob:".length)).origin + "/" : null;
+  return server ? server + hash : address;
+}
+
+function hint() {
+  const place = document.getElementById("hint");
+  place.hidden = false;
+  clearTimeout(hint.timer);
+  hint.timer = setTimeout(() => { place.hidden = true; }, 4000);
+}
+
+function linkRuns() {
+  for (const link of document.querySelectorAll("a.run")) {
+    link.href = addressOf(link.href);
+    if (!isFramed) link.target = "_blank";
+    link.addEventListener("click", (event) => {
+      if (!isFramed || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      hint();
+    });
+  }
+}
+
+function openFromMap() {
   const map = document.getElementById("figure-map");
   if (!map) return;
   map.on("plotly_click", (event) => {
     const address = event.points[0].customdata;
-    if (address) window.open(address, "_blank", "noopener");
+    if (address && !isFramed) window.open(address, "_blank", "noopener");
   });
 }
 
@@ -55,5 +84,6 @@ function filterRuns() {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+linkRuns();
 filterRuns();
-draw().then(openRuns);
+draw().then(openFromMap);

@@ -43,7 +43,8 @@ def _answer(content: PageContent) -> str:
     sentences = "".join(f"<p>{markup.escape(sentence)}</p>" for sentence in content.sentences)
     facts = "".join(f"<li>{markup.escape(fact)}</li>" for fact in content.facts)
     return (
-        f"<header><h1>Why does the loss oscillate?</h1><p class=name>{markup.escape(content.title)}</p>"
+        "<header><h1>Why does the loss oscillate?</h1>"
+        f"<p class=name>{markup.escape(content.title)}</p>"
         f"<div class=answer>{sentences}</div><ul class=facts>{facts}</ul></header>"
     )
 
@@ -69,10 +70,8 @@ def _causes(content: PageContent) -> str:
         "have them; no proof of a cause. Grey bars may be chance."
     )
     importances = found.association.importances
-    evidence = (
-        f"<details><summary>The evidence in words</summary><pre>{markup.escape(content.evidence)}</pre>"
-        "</details>"
-    )
+    words = f"<pre>{markup.escape(content.evidence)}</pre>"
+    evidence = f"<details><summary>The evidence in words</summary>{words}</details>"
     return markup.section(
         "What changing one setting did",
         what_was_done,
@@ -90,7 +89,7 @@ def _space(content: PageContent) -> str:
     lines = figures.parallel_figure(content.runs, content.observed)
     return markup.section(
         "Where in the space",
-        "A click on a point opens the run in MLflow.",
+        "Hover over a point for its run; opened as a file, a click shows it in MLflow.",
         markup.plot("map", by_rate),
     ) + markup.section(
         "All settings",
@@ -132,8 +131,8 @@ def _question(asked: QuestionSection | None) -> str:
     return markup.section(
         "The question's own run",
         f"Its loss goes from {asked.lowest:.3f} to {asked.highest:.3f} here, and from 0.455 to "
-        "4.852 at the iterations that the question printed. The same settings and first weights; the "
-        "swings are chaotic, so that no two machines agree on them for long. "
+        "4.852 at the iterations that the question printed. The same settings and first weights; "
+        "the swings are chaotic, so that no two machines agree on them for long. "
         "Amplitude and final loss are medians over the seeds.",
         f"<p class=answer>{markup.escape(asked.repair)}</p>",
         corners,
@@ -146,8 +145,8 @@ def _stability(content: PageContent) -> str:
         return ""
     return markup.section(
         "Step against curvature",
-        "The stability ratio, effective step x sharpness / 2, along the runs: above 1 a step leaves "
-        "the present valley. That is not yet how a run ends.",
+        "The stability ratio, effective step x sharpness / 2, along the runs: above 1 a step "
+        "leaves the present valley. That is not yet how a run ends.",
         markup.plot("stability", figures.stability_figure(content.runs, content.ratios)),
         _quality(content.quality),
         _repaired(content.repaired_ratios),
@@ -181,8 +180,8 @@ def _quality(quality: Mapping[str, Quality]) -> str:
         "false alarms",
     )
     return (
-        "<h3>The forecast before the first step</h3><p>A ratio above 1 at the first weights forecasts "
-        "an oscillating end.</p>" + markup.table(heads, rows)
+        "<h3>The forecast before the first step</h3><p>A ratio above 1 at the first weights "
+        "forecasts an oscillating end.</p>" + markup.table(heads, rows)
     )
 
 
@@ -195,9 +194,9 @@ def _repaired(ratios: Sequence[RepairedRatio]) -> str:
     )
     heads = ("saturated run", "its ratio at the end", "repaired by", "highest", "at the end")
     return (
-        "<h3>Saturated runs</h3><p>Their units saturate until the curvature, and the ratio with it, "
-        "is gone. The last two columns give the ratio of the same step along the repaired run.</p>"
-        + markup.table(heads, rows)
+        "<h3>Saturated runs</h3><p>Their units saturate until the curvature, and the ratio with "
+        "it, is gone. The last two columns give the ratio of the same step along the repaired "
+        "run.</p>" + markup.table(heads, rows)
     )
 
 
@@ -231,12 +230,8 @@ def _runs(content: PageContent) -> str:
         accuracy = run.metrics.get("final_validation_accuracy")
         rows.append(
             (
-                markup.Raw(
-                    f'<a target="_blank" rel="noopener" href="{markup.escape(address)}">{markup.escape(run.name)}</a>'
-                ),
-                markup.Raw(
-                    f"<span class=verdict data-verdict={verdict.value}>{verdict.value}</span>"
-                ),
+                markup.link(address, run.name),
+                markup.Raw(f"<span class=verdict data-verdict={verdict}>{verdict}</span>"),
                 f"{run.judgement.amplitude:.3g}",
                 "" if run.judgement.period_steps is None else str(run.judgement.period_steps),
                 "" if accuracy is None else f"{accuracy:.4f}",
@@ -293,6 +288,7 @@ _PAGE = """<!doctype html>
 <main>
 {body}
 </main>
+<div id="hint" role="status" hidden>Ctrl-click opens the run in a new tab.</div>
 <script>{script}</script>
 </body>
 </html>
