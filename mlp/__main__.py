@@ -5,6 +5,7 @@ import sys
 _COMMANDS = {
     "sweep": "search a space of settings, track every run, say which settings oscillate",
     "train": "train and track one run",
+    "explain": "say which settings make the loss oscillate, and prove it by reruns",
     "rerun": "train a tracked run again: identical, or what differs",
     "bench": "time the engine beside PyTorch, JAX and others, as far as they are installed",
 }
@@ -14,7 +15,7 @@ def main() -> None:
     """The command."""
     print("usage: python -m mlp.COMMAND [setting=value ...]\n")
     for name, what in _COMMANDS.items():
-        print(f"  {name:<6} {what}")
+        print(f"  {name:<7} {what}")
     print("\nhelp of one: python -m mlp.COMMAND --help   first: python -m mlp.sweep sweeps=smoke")
     if sys.argv[1:] not in ([], ["--help"], ["-h"]):
         sys.exit(2)

@@ -24,7 +24,7 @@ from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
 from mlp.terminal.compose import own_study_files
-from mlp.terminal.console import rerun_command
+from mlp.terminal.console import explain_command, rerun_command
 from mlp.terminal.screen import meter, say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
 from mlp.tracking import spool
@@ -215,6 +215,8 @@ def _say_next(session: Session, best: TrialRow) -> None:
     """What to type next."""
     run_id = session.publisher.run_ids.get(best.number)
     commands = [rerun_command(run_id, session.config.base)] if run_id else []
+    if session.publisher.study_run_id is not None:
+        commands.append(explain_command(session.search.name, session.config.base))
     commands += session.publisher.how_to_look
     if commands:
         say(session.console, "next:", *(f"  {line}" for line in commands))

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -68,7 +68,7 @@ class Explanation:
     answer: Answer
     sentences: tuple[str, ...]
     run_id: str
-    page: str
+    page: str = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,231 @@
+"""`python -m mlp.explain`: a small real study, its answer on screen, in MLflow and as a page."""
+
+import io
+import json
+import re
+import sys
+
+import mlflow
+import pytest
+from sweeping import command, plain, sweep
+
+from mlp.config import Tracking
+from mlp.curve import Verdict
+from mlp.door import read_explain
+from mlp.errors import DataError, MissingInputError, RecordError, SettingError
+from mlp.explain import main
+from mlp.flow.explaining import explain_study
+from mlp.flow.repairing import explain_run
+from mlp.tracking.history import read_reruns, read_study
+from mlp.tracking.runs import fetch_run
+from mlp.tracking.store import open_store
+
+STUDY = (
+    "study.name=small",
+    "study.n_trials=16",
+    "study.generation=16",
+    "study.sampler=qmc",
+    "study.space.optimizer.learning_rate.low=0.3",
+    "study.space.optimizer.learning_rate.high=300",
+    "study.space.gradient.normalization=[mean]",
+    "training.steps=120",
+)
+SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, made_store):
+    """A study with its explanation: where it lies, what was said, what was found."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("studied")
+    shutil.copy(made_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        sweep(*STUDY)
+        said = io.StringIO()
+        found = explain_study("small", read_explain({"explain": SMALL}), plain(said))
+    return folder, said.getvalue(), found
+
+
+@pytest.fixture
+def inside(studied, monkeypatch):
+    folder, said, found = studied
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return said, found
+
+
+def test_the_cause_is_named_on_the_screen_in_mlflow_and_on_the_page(inside):
+    said, found = inside
+    assert [cause.settings for cause in found.answer.causes] == [("optimizer.learning_rate",)]
+    assert found.sentences[0].startswith("optimizer.learning_rate makes the loss oscillate: ")
+    for sentence in found.sentences:
+        assert sentence in said
+        assert sentence in found.page
+    store = open_store(Tracking())
+    parent = store.client.get_run(found.study.run_id)
+    assert parent.data.tags["mlp.causes"] == "optimizer.learning_rate"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith(f"**{found.sentences[0]}**")
+    assert "best is trial" in note, "what the sweep noted is gone"
+    assert [file.path for file in store.client.list_artifacts(found.study.run_id)] == [
+        "report.html",
+        "study.json",
+    ]
+
+
+def test_reruns_are_children_of_the_explain_run_and_have_all_that_a_rerun_needs(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    explained = store.client.get_run(found.run_id)
+    assert explained.info.status == "FINISHED"
+    assert explained.data.tags["mlflow.parentRunId"] == found.study.run_id
+    reruns = read_reruns(store, found.study)
+    assert len(reruns) >= found.answer.n_trained > 30
+    tracked = fetch_run(store, reruns[0].run_id)
+    assert tracked.recipe.config.training.steps == 120
+
+
+def test_what_was_trained_is_not_trained_again(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    before = len(read_reruns(store, found.study))
+    said = io.StringIO()
+    again = explain_study(None, read_explain({"explain": SMALL}), plain(said))
+    assert "reruns: about 0," in said.getvalue()
+    assert again.answer.causes == found.answer.causes
+    assert again.run_id == found.run_id
+    assert len(read_reruns(store, found.study)) == before
+
+
+def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    by_name = read_study(store, "small")
+    assert len(by_name.runs) == 16
+    assert {run.judgement.verdict for run in by_name.runs} >= {Verdict.OSCILLATING}
+    assert read_study(store, found.study.run_id) == by_name
+    everything = read_study(store, "three-vs-seven")
+    assert everything.run_id is None
+    assert {run.run_id for run in everything.runs} == {run.run_id for run in by_name.runs}
+    with pytest.raises(MissingInputError, match="did you mean small"):
+        read_study(store, "smal")
+    with pytest.raises(RecordError, match="is not the parent of a study"):
+        read_study(store, by_name.runs[0].run_id)
+
+
+def test_runs_that_another_program_recorded_are_judged_and_explained(inside, tmp_path):
+    """Params that are settings and a metric `loss` are enough."""
+    uri = f"sqlite:///{tmp_path}/foreign.db"
+    mlflow.set_tracking_uri(uri)
+    try:
+        client = mlflow.MlflowClient(uri)
+        experiment = client.create_experiment(
+            "foreign", artifact_location=(tmp_path / "a").as_uri()
+        )
+        for rate, high in ((0.1, 1.0), (50.0, 3.0)):
+            run = client.create_run(experiment).info.run_id
+            client.log_param(run, "optimizer.learning_rate", rate)
+            client.log_param(run, "data.name", "digits")
+            client.log_param(run, "colour", "blue")
+            for step in range(60):
+                client.log_metric(run, "loss", high if step % 2 else 1 / (step + 1), step=step)
+            client.set_terminated(run)
+        bare = client.create_run(experiment).info.run_id
+        client.set_terminated(bare)
+    finally:
+        mlflow.set_tracking_uri(None)
+    study = read_study(open_store(Tracking(uri=uri)), "foreign")
+    assert [run.config.optimizer.learning_rate for run in study.runs] == [0.1, 50.0]
+    assert {run.judgement.verdict for run in study.runs} == {Verdict.OSCILLATING}
+    assert study.n_left_out == 1
+    assert "no param that is a setting" in study.why_left_out
+
+
+def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
+    _, found = inside
+    swinging = next(r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING)
+    said = io.StringIO()
+    config = read_explain({"explain": {"seeds": 2, "apply": True, "timeout_s": 60.0}})
+    mended = explain_run(swinging.run_id, config, plain(said))
+    assert mended is not None
+    assert mended.cures[0].verdict in (Verdict.LEARNING, Verdict.CONVERGED)
+    new_id = re.search(r"run ([0-9a-f]{32}), repaired from", said.getvalue())[1]
+    store = open_store(Tracking())
+    tags = store.client.get_run(new_id).data.tags
+    assert tags["mlp.repair_of"] == swinging.run_id
+    assert tags["verdict"] == mended.cures[0].verdict.value
+
+
+def test_a_quiet_run_has_nothing_to_stop(inside):
+    _, found = inside
+    quiet = next(r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING)
+    said = io.StringIO()
+    assert explain_run(quiet.run_id, read_explain({}), plain(said)) is None
+    assert "no oscillation to stop" in said.getvalue()
+
+
+def test_other_data_than_the_study_had_are_refused(inside, monkeypatch):
+    store = open_store(Tracking())
+    study = read_study(store, "small")
+    for run in study.runs:
+        store.client.set_tag(run.run_id, "mlp.data_digest", "0" * 64)
+    try:
+        with pytest.raises(DataError, match="other data than digits is here"):
+            explain_study("small", read_explain({}), plain(io.StringIO()))
+    finally:
+        for run in study.runs:
+            store.client.set_tag(run.run_id, "mlp.data_digest", run.data_digest)
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_escapes_names(inside):
+    _, found = inside
+    page = found.page
+    assert len(page.encode()) < 6_000_000
+    own = page[: page.index("<script>")] + page[page.index("<main>") :]
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//(?!127\.0\.0\.1)""", own)
+    assert own.index("makes the loss oscillate") < own.index("<section>")
+    blocks = re.findall(r"<script type='application/json'[^>]*>(.*?)</script>", own, re.DOTALL)
+    assert len(blocks) == 5
+    assert all(json.loads(block)["data"] for block in blocks)
+    for run in found.study.runs:
+        assert run.run_id in own
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(here, monkeypatch, capsys):
+    for arguments, code, words in (
+        (["optimizer.learning_rate=1"], 2, "read from the runs that are explained"),
+        (["explain.seeds=0"], 2, "explain.seeds must be at least 1"),
+        (["explain.seed=3"], 2, "did you mean 'explain.seeds'?"),
+        (["nothing"], 66, "there is no study and no experiment nothing"),
+        (["0" * 32], 66, "there is no run"),
+        ([], 66, "there is no study in"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["explain", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr().err
+        assert caught.value.code == code, said
+        assert words in said
+        assert said.count("\n") == 1
+
+
+def test_without_a_store_there_is_no_study_and_none_is_made(tmp_path):
+    done = command("explain", cwd=tmp_path)
+    assert done.returncode == 66
+    assert "python -m mlp.sweep makes one" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_its_settings_and_no_other(tmp_path):
+    done = command("explain", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "explain.timeout_s" in done.stdout
+    assert "optimizer.learning_rate" not in done.stdout
+
+
+def test_setting_errors_are_those_of_the_door():
+    with pytest.raises(SettingError, match=r"explain\.timeout_s must be greater than 0"):
+        read_explain({"explain": {"timeout_s": 0.0}})
