@@ -42,43 +42,29 @@ _CONCLUSION_COLOURS = {
     Conclusion.ONLY_FAILS: "#f28e2b",
     Conclusion.TOO_LITTLE: "#8c8c8c",
 }
-_PAIR_HEIGHT, _LINE_HEIGHT = 230, 26
+_PAIR_HEIGHT, _LINE_HEIGHT = 270, 26
 _MOST_IMPORTANCES = 12
 _RATE, _NORMALIZATION = "optimizer.learning_rate", "gradient.normalization"
 
 
-def curves_figure(pairs: Sequence[CurvePair]) -> go.Figure:
-    """Oscillating losses, each with the loss of its repaired run, one below the other."""
-    from plotly.subplots import make_subplots
-
-    titles = [f"{pair.name} · repaired: {pair.change} ({pair.verdict.value})" for pair in pairs]
-    figure = make_subplots(
-        rows=max(1, len(pairs)),
-        cols=1,
-        subplot_titles=titles,
-        vertical_spacing=0.35 / max(2, len(pairs)),
-    )
-    for row, pair in enumerate(pairs, start=1):
-        for curve, name, verdict in (
-            (pair.before, "oscillating run", Verdict.OSCILLATING),
-            (pair.after, "repaired run", pair.verdict),
-        ):
-            colour = VERDICT_COLOURS[verdict if name == "oscillating run" else Verdict.CONVERGED]
-            figure.add_scatter(
-                x=curve.step.tolist(),
-                y=_rounded(curve.value.tolist()),
-                name=name,
-                legendgroup=name,
-                showlegend=row == 1,
-                mode="lines",
-                line={"color": colour, "width": 1.2},
-                row=row,
-                col=1,
-            )
+def curves_figure(pair: CurvePair) -> go.Figure:
+    """The loss of an oscillating run with that of its repaired run."""
+    figure = go.Figure()
+    for curve, name, colour in (
+        (pair.before, "oscillating run", VERDICT_COLOURS[Verdict.OSCILLATING]),
+        (pair.after, "repaired run", VERDICT_COLOURS[Verdict.CONVERGED]),
+    ):
+        figure.add_scatter(
+            x=curve.step.tolist(),
+            y=_rounded(curve.value.tolist()),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 1.2},
+        )
     figure.update_yaxes(type="log", title_text="loss", exponentformat="power")
-    figure.update_xaxes(title_text="step", row=len(pairs), col=1)
-    figure.update_layout(height=120 + _PAIR_HEIGHT * max(1, len(pairs)))
-    return _plain(figure)
+    figure.update_xaxes(title_text="step")
+    figure.update_layout(height=_PAIR_HEIGHT)
+    return _plain(figure, margin={"l": 60, "r": 20, "t": 30, "b": 45})
 
 
 def causes_figure(answer: Answer) -> go.Figure:
@@ -98,6 +84,7 @@ def causes_figure(answer: Answer) -> go.Figure:
                 "array": [share.high - share.value for share in shares],
                 "arrayminus": [share.value - share.low for share in shares],
                 "thickness": 1.4,
+                "color": "#999999",
             },
             mode="markers",
             name=title,

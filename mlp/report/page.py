@@ -50,10 +50,16 @@ def _answer(content: PageContent) -> str:
 
 
 def _curves(content: PageContent) -> str:
+    pairs = [
+        f"<h3>{markup.escape(pair.name)}</h3>"
+        f"<p class=change>repaired by {markup.escape(pair.change)}: {pair.verdict.value}</p>"
+        + markup.plot(f"curves-{i}", figures.curves_figure(pair))
+        for i, pair in enumerate(content.pairs)
+    ]
     return markup.section(
         "Oscillating and repaired",
         "The loss of runs that oscillate, and of the same run with one setting changed.",
-        markup.plot("curves", figures.curves_figure(content.pairs)) if content.pairs else "",
+        *pairs,
     )
 
 
@@ -75,7 +81,7 @@ def _causes(content: PageContent) -> str:
     return markup.section(
         "What changing one setting did",
         what_was_done,
-        markup.plot("causes", figures.causes_figure(found)) if found.effects else "",
+        markup.plot("causes", figures.causes_figure(found), wide=True) if found.effects else "",
         evidence,
     ) + markup.section(
         "What goes along with it",
