@@ -23,6 +23,7 @@ INTEGERS = [
     "training.order_seed",
     "training.evaluate_every",
     "training.sharpness_points",
+    "training.shift",
     "data.split_seed",
     "execution.population",
     "execution.threads",
@@ -46,6 +47,7 @@ NAMES = {
     "normal, uniform, orthogonal or zeros",
     "gradient.normalization": "one of sum, mean, unit or clip",
     "gradient.derivative": "exact or question",
+    "optimizer.decay": "none or cosine",
     "training.dtype": "float32 or float64",
     "study.objective": "one of validation_accuracy, training_loss or oscillation",
     "study.sampler": "one of tpe, random, qmc or grid",
@@ -87,6 +89,8 @@ OUT_OF_RANGE = [
     ("training.evaluate_every", 0, "at least 1"),
     ("training.sharpness_points", -1, "at least 0"),
     ("training.sharpness_points", 1001, "at most 1000"),
+    ("training.shift", -1, "at least 0"),
+    ("training.shift", 15, "at most 14"),
     ("training.seed", -1, "at least 0"),
     ("training.seed", 2**32, "less than 4294967296"),
     ("training.order_seed", 2**32, "less than 4294967296"),
@@ -247,6 +251,12 @@ def test_the_questions_derivative_goes_with_sigmoid_alone(activation):
     assert refusal(values) == (
         f"gradient.derivative=question needs model.activation=sigmoid, but that is {activation!r}"
     )
+
+
+def test_a_shift_needs_batches():
+    message = "training.shift=2 needs training.batch_size, but that is null"
+    assert refusal({"training": {"shift": 2}}) == message
+    assert read_run({"training": {"shift": 2, "batch_size": 9}}).training.shift == 2
 
 
 @pytest.mark.parametrize(
