@@ -284,6 +284,12 @@ class Study:
         _Float,
         Field(gt=0, lt=100, description="share of earlier trials, in percent, to stay ahead of"),
     ] = 25.0
+    confirm_seeds: Annotated[
+        _Int,
+        Field(
+            ge=0, le=100, description="further seeds, on all but the test part, to test in the end"
+        ),
+    ] = 0
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),

@@ -30,6 +30,7 @@ INTEGERS = [
     "study.seed",
     "study.n_trials",
     "study.generation",
+    "study.confirm_seeds",
 ]
 NUMBERS = [
     "data.validation_fraction",
@@ -102,6 +103,8 @@ OUT_OF_RANGE = [
     ("study.n_trials", 0, "at least 1"),
     ("study.n_trials", 1_000_001, "at most 1000000"),
     ("study.generation", 0, "at least 1"),
+    ("study.confirm_seeds", -1, "at least 0"),
+    ("study.confirm_seeds", 101, "at most 100"),
     ("study.percentile", 0, "greater than 0"),
     ("study.percentile", 100, "less than 100"),
     ("study.timeout_s", 0, "greater than 0"),

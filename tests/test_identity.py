@@ -25,6 +25,7 @@ def identity_of(config, name="digits", data_digest="d" * 64):
     [
         sweep({"n_trials": 7}),
         sweep({"timeout_s": 3.0}),
+        sweep({"confirm_seeds": 5}),
         sweep({"storage": "sqlite:///elsewhere.db"}),
         sweep({"name": "mine"}),
         sweep({"file": "other"}),
