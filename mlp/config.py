@@ -145,6 +145,10 @@ class Optimizer:
 
     learning_rate: Annotated[_Float, Field(gt=0, description="step size")] = 0.5
     momentum: Annotated[_Float, Field(ge=0, lt=1, description="share of the last step kept")] = 0.0
+    decay: Annotated[
+        Literal["none", "cosine"],
+        Field(description="of the learning rate; cosine: down to 0 along half a cosine"),
+    ] = "none"
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -168,6 +172,16 @@ class Training:
     sharpness_points: Annotated[
         _Int, Field(ge=0, le=1000, description="steps at which sharpness is measured; full batch")
     ] = 0
+    shift: Annotated[
+        _Int,
+        Field(ge=0, le=14, description="pixels that each epoch moves an image at most; batches"),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.shift and self.batch_size is None:
+            raise ValueError(
+                f"training.shift={self.shift} needs training.batch_size, but that is null"
+            )
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -270,6 +284,12 @@ class Study:
         _Float,
         Field(gt=0, lt=100, description="share of earlier trials, in percent, to stay ahead of"),
     ] = 25.0
+    confirm_seeds: Annotated[
+        _Int,
+        Field(
+            ge=0, le=100, description="further seeds, on all but the test part, to test in the end"
+        ),
+    ] = 0
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
@@ -325,6 +345,9 @@ class ExplainConfig:
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
 RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, not what
 _LOCAL_SETTINGS = frozenset({"data.root"})
+# Settings that are younger than the first records, and what was done before there were any: no
+# defaults, which may change one day.
+YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift": 0}
 
 
 def settings_of(config: RunConfig) -> dict[str, Value]:
@@ -340,6 +363,22 @@ def settings_of(config: RunConfig) -> dict[str, Value]:
             if f"{group}.{name}" not in _LOCAL_SETTINGS:
                 flat[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def recorded_settings(config: RunConfig) -> dict[str, Value]:
+    """As `settings_of`, without younger settings where they ask for what was always done.
+
+    So records, studies and digests of before such a setting came stay what they are.
+
+    Example:
+        >>> "training.shift" in recorded_settings(RunConfig())
+        False
+    """
+    return {
+        path: value
+        for path, value in settings_of(config).items()
+        if path not in YOUNGER_SETTINGS or value != YOUNGER_SETTINGS[path]
+    }
 
 
 def canonical_json(value: Any) -> str:

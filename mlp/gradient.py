@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import Gradient, Optimizer
 from mlp.network import Array, Layer, Params
@@ -66,14 +67,42 @@ def global_norm(grads: Params) -> float:
     return largest * root
 
 
-def descend(params: Params, velocity: Params, grads: Params, optimizer: Optimizer) -> Descent:
-    """One update: `v = momentum v + g`, `w = w - learning_rate v`.
+def rate_share(optimizer: Optimizer, step: ArrayLike, steps: int) -> NDArray[np.float64]:
+    """The share of the learning rate that an update is made with, 0 to 1.
+
+    - none: 1 always
+    - cosine: `(1 + cos(pi step / steps)) / 2`, which falls from 1 to 0
+
+    Args:
+        optimizer: which of the two.
+        step: any shape, the number of updates done before, 0 to `steps`.
+        steps: of the training, 1 or more.
+
+    Example:
+        >>> rate_share(Optimizer(decay="cosine"), [0, 50, 75], 100).round(3).tolist()
+        [1.0, 0.5, 0.146]
+
+    References:
+        Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts" (cosine;
+        here there is no restart).
+    """
+    done = np.asarray(step, np.float64) / steps
+    if optimizer.decay == "none":
+        return np.ones_like(done)
+    return np.square(np.cos(np.pi / 2 * done))  # the same, without a difference that rounds to 0
+
+
+def descend(
+    params: Params, velocity: Params, grads: Params, optimizer: Optimizer, *, share: float = 1.0
+) -> Descent:
+    """One update: `v = momentum v + g`, `w = w - share learning_rate v`.
 
     Args:
         params: the weights `w`.
         velocity: `v`; zeros before the first update.
         grads: the normalized gradient `g`, as `normalize` gives it.
         optimizer: learning rate and momentum.
+        share: of the learning rate at this step, as `rate_share` gives it.
 
     Example:
         >>> one = (Layer(W=np.array([[1.0]]), b=np.array([0.0])),)
@@ -84,7 +113,7 @@ def descend(params: Params, velocity: Params, grads: Params, optimizer: Optimize
     References:
         Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
     """
-    momentum, learning_rate = optimizer.momentum, optimizer.learning_rate
+    momentum, learning_rate = optimizer.momentum, share * optimizer.learning_rate
     velocity = tuple(
         Layer(momentum * v.W + g.W, momentum * v.b + g.b)
         for v, g in zip(velocity, grads, strict=True)

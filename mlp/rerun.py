@@ -37,7 +37,13 @@ _EXAMPLES = {
 DIFFERENT = 1  # exit code, as of cmp and diff
 
 # Whether these fit together only the original's other settings can tell.
-_JOINT = ("model.depth", "model.widths", "model.activation", "gradient.derivative")
+_JOINT = (
+    "model.depth",
+    "model.widths",
+    "model.activation",
+    "gradient.derivative",
+    "training.shift",
+)
 
 
 @dataclass(frozen=True)

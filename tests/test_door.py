@@ -23,12 +23,14 @@ INTEGERS = [
     "training.order_seed",
     "training.evaluate_every",
     "training.sharpness_points",
+    "training.shift",
     "data.split_seed",
     "execution.population",
     "execution.threads",
     "study.seed",
     "study.n_trials",
     "study.generation",
+    "study.confirm_seeds",
 ]
 NUMBERS = [
     "data.validation_fraction",
@@ -46,6 +48,7 @@ NAMES = {
     "normal, uniform, orthogonal or zeros",
     "gradient.normalization": "one of sum, mean, unit or clip",
     "gradient.derivative": "exact or question",
+    "optimizer.decay": "none or cosine",
     "training.dtype": "float32 or float64",
     "study.objective": "one of validation_accuracy, training_loss or oscillation",
     "study.sampler": "one of tpe, random, qmc or grid",
@@ -87,6 +90,8 @@ OUT_OF_RANGE = [
     ("training.evaluate_every", 0, "at least 1"),
     ("training.sharpness_points", -1, "at least 0"),
     ("training.sharpness_points", 1001, "at most 1000"),
+    ("training.shift", -1, "at least 0"),
+    ("training.shift", 15, "at most 14"),
     ("training.seed", -1, "at least 0"),
     ("training.seed", 2**32, "less than 4294967296"),
     ("training.order_seed", 2**32, "less than 4294967296"),
@@ -98,6 +103,8 @@ OUT_OF_RANGE = [
     ("study.n_trials", 0, "at least 1"),
     ("study.n_trials", 1_000_001, "at most 1000000"),
     ("study.generation", 0, "at least 1"),
+    ("study.confirm_seeds", -1, "at least 0"),
+    ("study.confirm_seeds", 101, "at most 100"),
     ("study.percentile", 0, "greater than 0"),
     ("study.percentile", 100, "less than 100"),
     ("study.timeout_s", 0, "greater than 0"),
@@ -247,6 +254,12 @@ def test_the_questions_derivative_goes_with_sigmoid_alone(activation):
     assert refusal(values) == (
         f"gradient.derivative=question needs model.activation=sigmoid, but that is {activation!r}"
     )
+
+
+def test_a_shift_needs_batches():
+    message = "training.shift=2 needs training.batch_size, but that is null"
+    assert refusal({"training": {"shift": 2}}) == message
+    assert read_run({"training": {"shift": 2, "batch_size": 9}}).training.shift == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Gradient, Initialization, Model, Optimizer, Scheme
-from mlp.gradient import descend, global_norm, normalize
+from mlp.gradient import descend, global_norm, normalize, rate_share
 from mlp.network import Layer, gradient, initialize, loss
 
 NORMALIZATIONS = ["sum", "mean", "unit", "clip"]
@@ -168,3 +168,18 @@ def test_a_step_stays_in_float32_and_leaves_its_arguments_alone():
     assert flat(after.params).dtype == flat(after.velocity).dtype == np.float32
     assert np.array_equal(flat(params), [1, 2])
     assert np.array_equal(flat(zero), [0, 0])
+
+
+def test_the_rate_falls_from_all_of_it_to_nothing_along_half_a_cosine():
+    step = np.arange(1001)
+    share = rate_share(Optimizer(decay="cosine"), step, 1000)
+    np.testing.assert_allclose(share, (1 + np.cos(np.pi * step / 1000)) / 2, atol=1e-15)
+    assert (np.diff(share) < 0).all()
+    assert (rate_share(Optimizer(), step, 1000) == 1).all()
+
+
+def test_a_share_of_the_rate_makes_a_step_of_that_share():
+    params, grads = params_of([1.0, 2.0], "float64"), params_of([0.5, -0.5], "float64")
+    zero = params_of([0.0, 0.0], "float64")
+    half = descend(params, zero, grads, Optimizer(learning_rate=0.5), share=0.5)
+    assert flat(half.params).tolist() == [0.875, 2.125]

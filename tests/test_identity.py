@@ -25,6 +25,7 @@ def identity_of(config, name="digits", data_digest="d" * 64):
     [
         sweep({"n_trials": 7}),
         sweep({"timeout_s": 3.0}),
+        sweep({"confirm_seeds": 5}),
         sweep({"storage": "sqlite:///elsewhere.db"}),
         sweep({"name": "mine"}),
         sweep({"file": "other"}),
@@ -60,6 +61,8 @@ def test_what_is_the_same_study(other):
         (sweep(training={"order_seed": 7}), "training.order_seed 0 -> 7"),
         (sweep(training={"dtype": "float64"}), "training.dtype float32 -> float64"),
         (sweep(model={"widths": [3, 3]}), "model.widths 3 -> [3, 3]"),
+        (sweep(optimizer={"decay": "cosine"}), "optimizer.decay none -> cosine"),
+        (sweep(training={"shift": 1, "batch_size": 10}), "training.shift 0 -> 1"),
         (sweep(data={"split_seed": 1}), "data.split_seed 0 -> 1"),
         (sweep(data={"validation_fraction": 0.1}), "data.validation_fraction 0.2 -> 0.1"),
     ],
@@ -75,6 +78,10 @@ def test_other_data_make_another_study():
     assert identity_of(sweep()) != identity_of(sweep(), name="mnist")
     old, new = identity_of(sweep()), identity_of(sweep(), data_digest="e" * 64)
     assert differences(old, new) == [f"data.digest {'d' * 64} -> {'e' * 64}"]
+
+
+def test_a_study_from_before_a_setting_came_is_still_the_same():
+    assert study_name(sweep({"file": "smoke"}), identity_of(sweep())) == "smoke-6d2fef2a"
 
 
 def test_a_study_has_no_difference_to_itself():

@@ -13,7 +13,7 @@ from mlp.data.dataset import Dataset, load
 from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending
-from mlp.gradient import descend, normalize
+from mlp.gradient import descend, normalize, rate_share
 from mlp.network import Layer, accuracy, initialize, loss_and_gradient, mean_loss
 
 LAWFUL = settings(
@@ -42,6 +42,7 @@ def runs(draw, n_steps, dtype=None):
     derivatives = ["exact", "question"] if activation == "sigmoid" else ["exact"]
     normalization = draw(st.sampled_from(sorted(RATES)))
     widths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    batch_size = draw(st.sampled_from([None, None, 32, 100]))
     scheme = draw(st.sampled_from(["lecun_normal", "glorot_uniform", "orthogonal", "zeros"]))
     return read_run(
         {
@@ -55,10 +56,12 @@ def runs(draw, n_steps, dtype=None):
             "optimizer": {
                 "learning_rate": draw(st.sampled_from(RATES[normalization])),
                 "momentum": draw(st.sampled_from([0.0, 0.9])),
+                "decay": draw(st.sampled_from(["none", "cosine"])),
             },
             "training": {
                 "steps": draw(st.sampled_from([n_steps // 7, n_steps])),
-                "batch_size": draw(st.sampled_from([None, None, 32, 100])),
+                "batch_size": batch_size,
+                "shift": draw(st.sampled_from([0, 1, 3])) if batch_size else 0,
                 "dtype": dtype or draw(st.sampled_from(["float32", "float64"])),
                 "seed": draw(st.integers(0, 9)),
                 "order_seed": draw(st.integers(0, 1)),
@@ -177,7 +180,8 @@ def reference(run, data: Dataset):
         losses.append(mean_loss(passed.losses))
         if step < run.training.steps:
             grads = normalize(passed.grads, len(features), run.gradient)
-            params, velocity = descend(params, velocity, grads, run.optimizer)
+            share = float(rate_share(run.optimizer, step, run.training.steps))
+            params, velocity = descend(params, velocity, grads, run.optimizer, share=share)
     held_out = np.divide(data.validation.pixels, data.scale, dtype=run.training.dtype)
     share = accuracy(params, held_out, data.validation.labels, run.model.activation)
     return np.array(losses), params, share
@@ -194,6 +198,7 @@ def calm(run):
             "optimizer.learning_rate": CALM[run.gradient.normalization],
             "training.steps": 50,
             "training.batch_size": None,
+            "training.shift": 0,
             "initialization.scale": 1.0,
         },
     )

@@ -1,25 +1,28 @@
 """What training gives: curves against plain loops, and a trial that never notices the others."""
 
 import gzip
+import math
 import os
+from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlp.data.dataset import Dataset, Part
+from mlp.data.dataset import Dataset, Part, moved
 from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
-from mlp.gradient import descend, normalize
+from mlp.gradient import descend, normalize, rate_share
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
 
 
 def dataset(train, validation, *, scale=16):
     """Without a test part: training that looked at one would fail."""
-    return Dataset("made up", scale, (3, 3), train, validation, test=None, digest="")
+    side = math.isqrt(train.pixels.shape[1])
+    return Dataset("made up", scale, (side, side), train, validation, test=None, digest="")
 
 
 def part(n, *, seed, n_inputs=9):
@@ -46,6 +49,7 @@ def mixed_configs():
         config(gradient={"normalization": "unit"}, training={"dtype": "float64"}),
         config(gradient={"normalization": "clip"}, optimizer={"momentum": 0.9}),
         config(training={"batch_size": 8}),
+        config(training={"batch_size": 8, "shift": 1}, optimizer={"decay": "cosine"}),
         wild_config(),
     ]
 
@@ -71,8 +75,11 @@ def assert_same(one, other):
     assert (one.ending, one.last_step) == (other.ending, other.last_step)
 
 
-def plain_loop(run, data, batches):
-    """The loss before each update and after the last, accuracies after each, weights."""
+def plain_loop(run, data, batches, seen=None):
+    """The loss before each update and after the last, accuracies after each, weights.
+
+    `seen` gives the features that each update goes by, where they are not those of the data.
+    """
     X, X_held = (
         (p.pixels / data.scale).astype(run.training.dtype) for p in (data.train, data.validation)
     )
@@ -81,11 +88,13 @@ def plain_loop(run, data, batches):
     params = initialize(run.model, run.initialization, n_inputs=9, seed=seed, dtype=dtype)
     velocity = tuple(Layer(0 * W, 0 * b) for W, b in params)
     losses, accuracies = [loss(params, X, y, f)], []
-    for _, rows in zip(range(run.training.steps), batches, strict=False):
+    for step, rows in zip(range(run.training.steps), batches, strict=False):
         derivative = run.gradient.derivative
-        grads = loss_and_gradient(params, X[rows], y[rows], f, derivative=derivative).grads
+        x = (X if seen is None else next(seen))[rows]
+        grads = loss_and_gradient(params, x, y[rows], f, derivative=derivative).grads
         grads = normalize(grads, y[rows].size, run.gradient)
-        params, velocity = descend(params, velocity, grads, run.optimizer)
+        share = float(rate_share(run.optimizer, step, run.training.steps))
+        params, velocity = descend(params, velocity, grads, run.optimizer, share=share)
         losses.append(loss(params, X, y, f))
         accuracies.append(accuracy(params, X_held, data.validation.labels, f))
     return losses, accuracies, params
@@ -131,6 +140,62 @@ def test_minibatches_equal_a_plain_loop(normalization):
     np.testing.assert_allclose(result.loss, [losses[i] for i in (0, 7, 14, 16)], rtol=1e-10)
     assert result.evaluated_step.tolist() == [5, 10, 15, 16]
     assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 15, 16)]
+    assert_close(result.weights, params)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_moved_minibatches_equal_a_plain_loop(shift):
+    run = config(
+        optimizer={"learning_rate": 0.05, "momentum": 0.5, "decay": "cosine"},
+        training={
+            "dtype": "float64",
+            "batch_size": 8,
+            "steps": 16,
+            "order_seed": 3,
+            "shift": shift,
+        },
+    )
+    order, seen = [], []
+    rng = np.random.RandomState(3)
+    for _ in range(3):  # epochs of 7 batches
+        rows = rng.permutation(53)
+        ways = rng.randint(-shift, shift + 1, (2, 53))
+        order += [rows[start : start + 8] for start in range(0, 53, 8)]
+        seen += [moved(DATA.train.pixels, (3, 3), *ways) / 16] * 7
+    (result,) = train([run], DATA)
+    losses, accuracies, params = plain_loop(run, DATA, order, iter(seen))
+    np.testing.assert_allclose(result.loss, [losses[i] for i in (0, 7, 14, 16)], rtol=1e-10)
+    assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 15, 16)]
+    assert_close(result.weights, params)
+    (unmoved,) = train([with_settings(run, {"training.shift": 0})], DATA)
+    assert not np.allclose(result.loss[1:], unmoved.loss[1:], rtol=1e-6)
+
+
+def test_images_at_the_edge_reach_pixels_that_were_never_inked():
+    pixels = np.zeros((20, 9), np.uint8)
+    pixels[:, 4] = 16  # the middle alone; its eight neighbours are reached
+    data = dataset(Part(pixels, np.arange(20, dtype=np.uint8) % 2), DATA.validation)
+    data = replace(data, validation=Part(pixels[:2], np.array([0, 1], np.uint8)))
+    runs = [config(training={"batch_size": 5, "shift": shift}) for shift in (0, 1)]
+    still, moving = (result.weights[0][0] for result in train(runs, data))
+    first = initialize(runs[0].model, runs[0].initialization, n_inputs=9, seed=0, dtype="float32")[
+        0
+    ].W
+    assert (still != first).any(axis=1).tolist() == [pixel == 4 for pixel in range(9)]
+    assert (moving != first).any(axis=1).all()
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_the_rate_falls_along_a_cosine(batch_size):
+    optimizer = {"learning_rate": 0.05, "momentum": 0.5, "decay": "cosine"}
+    run = config(
+        optimizer=optimizer,
+        training={"dtype": "float64", "batch_size": batch_size, "steps": 16, "order_seed": 3},
+    )
+    (result,) = train([run], DATA)
+    batches = repeat(slice(None)) if batch_size is None else batches_of(8, 3)
+    losses, _, params = plain_loop(run, DATA, batches)
+    np.testing.assert_allclose(result.loss, [losses[i] for i in result.loss_step], rtol=1e-10)
     assert_close(result.weights, params)
 
 

@@ -139,6 +139,7 @@ FOREIGN_CONFIGS = {
     "local setting": (changed("settings.data.root", "/etc"), "must not have the key 'root'"),
     "tracking": (changed("settings.tracking", {"uri": "x"}), "must not have the key 'tracking'"),
     "look-alike": (changed("settings.m\u043edel", {}), "must not have the key"),
+    "younger": (changed("settings.optimizer.decay", "steps"), "decay must be none or cosine"),
     "wrong type": (changed("settings.model.depth", "2"), "model.depth must be an integer"),
     "out of range": (changed("settings.optimizer.learning_rate", -1), "greater than 0"),
     "widths": (changed("settings.model.widths", [1, 2, 3]), "model.depth = 2 entries"),
@@ -172,6 +173,23 @@ def test_missing_setting_is_refused():
     del values["settings"]["optimizer"]["momentum"]
     with pytest.raises(RecordError, match="optimizer must have the key 'momentum'"):
         read_recipe(json.dumps(values))
+
+
+YOUNGER = {"optimizer.decay": "cosine", "training.shift": 2, "training.batch_size": 16}
+
+
+def test_a_record_from_before_a_setting_came_reads_as_what_was_done_then():
+    assert "decay" not in GOOD["settings"]["optimizer"]  # as in the oldest records
+    assert "shift" not in GOOD["settings"]["training"]
+    assert read_recipe(json.dumps(GOOD)).config == make_record().config
+
+
+def test_a_younger_setting_is_recorded_where_it_does_something():
+    recorded = make_record(YOUNGER)
+    text = record.config_json(recorded)
+    values = json.loads(text)["settings"]
+    assert (values["optimizer"]["decay"], values["training"]["shift"]) == ("cosine", 2)
+    assert read_recipe(text).config == recorded.config
 
 
 JSON = st.recursive(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mlp.engine.sparse import BLOCK, cut_batches, pack_images
+from mlp.data.dataset import moved
+from mlp.engine.sparse import BLOCK, cut_batches, move_images, pack_images
 
 
 def images(n, seed=0):
@@ -25,6 +26,20 @@ def test_rows_keep_their_pixels_and_end_with_the_constant_one():
     packed = pack_images(pixels, labels, live, 16)
     for i in range(20):
         assert dense_row(packed, i, live.sum() + 1).tolist() == [*pixels[i, live], 16]
+    assert packed.label.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("shift", [0, 1, 5])
+def test_moved_rows_are_moved_images(shift):
+    pixels, labels = images(50)
+    live = np.ones(12, bool)
+    live[:2] = pixels[:, :2].any(axis=0)
+    ways = np.random.RandomState(2).randint(-shift, shift + 1, (2, 50))
+    packed = move_images(pack_images(pixels, labels, live, 16), live, (3, 4), *ways)
+    expected = moved(pixels, (3, 4), *ways)
+    for i in range(50):
+        assert dense_row(packed, i, live.sum() + 1).tolist() == [*expected[i, live], 16]
+        assert (np.diff(packed.pixel[packed.start[i] : packed.start[i + 1]].astype(int)) > 0).all()
     assert packed.label.tolist() == labels.tolist()
 
 

@@ -15,6 +15,8 @@ from mlp.data.fetch import MNIST, Source, cache_folder, read_cache
 from mlp.data.idx import IdxFile, parse_idx, read_folder
 from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
 
+Integers = NDArray[np.int64]
+
 ROOT_VARIABLE = "MLP_DATA_ROOT"
 AUTO_SILENCE_S = 5.0  # data=auto waits no longer for a network that says nothing
 
@@ -88,6 +90,30 @@ def features(
         [0.0, 0.2, 1.0]
     """
     return np.divide(pixels, scale, dtype=np.dtype(dtype))
+
+
+def moved(
+    pixels: NDArray[np.uint8], shape: tuple[int, int], down: Integers, right: Integers
+) -> NDArray[np.uint8]:
+    """Images moved by whole pixels, each by its own way; what leaves the image is gone.
+
+    Args:
+        pixels: `(n, rows * columns)`.
+        shape: rows and columns of an image.
+        down: `(n,)`, rows that each goes down; up where negative.
+        right: `(n,)`, columns that each goes right; left where negative.
+
+    Example:
+        >>> image = np.array([[1, 2, 3, 4]], np.uint8)
+        >>> moved(image, (2, 2), np.array([1]), np.array([0])).tolist()
+        [[0, 0, 1, 2]]
+    """
+    rows, columns = (np.arange(size) for size in shape)
+    row, column = rows[:, None] - down[:, None, None], columns - right[:, None, None]
+    is_inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+    images = pixels.reshape(-1, *shape)
+    found = images[np.arange(len(images))[:, None, None], row % shape[0], column % shape[1]]
+    return np.where(is_inside, found, 0).astype(np.uint8).reshape(pixels.shape)
 
 
 def load(

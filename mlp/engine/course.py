@@ -1,14 +1,14 @@
 """What the trials of a population share: the data as lists of pixels, cut for one way to train."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset, features
 from mlp.engine.layout import Array, Mask
-from mlp.engine.sparse import BLOCK, Batches, Images, cut_batches, pack_images
+from mlp.engine.sparse import BLOCK, Batches, Images, cut_batches, move_images, pack_images
 from mlp.engine.steps import CHUNKS
 
 
@@ -17,16 +17,21 @@ class Examples:
     """Training and held-out part as lists of non-zero pixels.
 
     Attributes:
-        live: `(d,)`, pixels that are non-zero anywhere; the others' weights never change.
+        live: `(d,)`, pixels that are non-zero anywhere, once the images of the training part are
+            moved; the others' weights never change.
         train: what the weights are fitted to.
         held_out: what accuracies are taken on; None if there is nothing.
         scale: the pixel that stands for 1.
+        shape: rows and columns of an image.
+        shift: pixels that an epoch moves an image at most.
     """
 
     live: Mask
     train: Images
     held_out: Images | None
     scale: int
+    shape: tuple[int, int]
+    shift: int
 
     @property
     def n_pixels(self) -> int:
@@ -46,7 +51,7 @@ class Course:
         whole: the training part in one piece.
         held_out: the held-out part, if there is one.
         feature: `(256,)`, the number that each raw pixel value stands for.
-        order: draws the order of each epoch.
+        order: draws the order of each epoch, and how its images are moved.
     """
 
     examples: Examples
@@ -59,16 +64,38 @@ class Course:
     order: np.random.RandomState
 
 
-def read_examples(data: Dataset) -> Examples:
-    """Lists the non-zero pixels of the training and the validation part."""
+class Epoch(NamedTuple):
+    """What an epoch trains on: the images, moved where they are to be, and their batches."""
+
+    images: Images
+    batches: Batches
+
+
+def read_examples(data: Dataset, shift: int) -> Examples:
+    """Lists the non-zero pixels of the training and the validation part.
+
+    Args:
+        data: the examples.
+        shift: pixels that an epoch moves an image at most.
+    """
     train, held_out = data.train, data.validation
-    live = np.logical_or(train.pixels.any(axis=0), held_out.pixels.any(axis=0))
+    reached = _reached(np.asarray(train.pixels.any(axis=0)), data.shape, shift)
+    live = np.logical_or(reached, held_out.pixels.any(axis=0))
     return Examples(
         live,
         pack_images(train.pixels, train.labels, live, data.scale),
         pack_images(held_out.pixels, held_out.labels, live, data.scale) if len(held_out) else None,
         data.scale,
+        data.shape,
+        shift,
     )
+
+
+def _reached(inked: Mask, shape: tuple[int, int], shift: int) -> Mask:
+    """The pixels that are at most `shift` rows and columns from one of those given."""
+    around = np.pad(inked.reshape(shape), shift)
+    windows = np.lib.stride_tricks.sliding_window_view(around, (2 * shift + 1, 2 * shift + 1))
+    return np.asarray(windows.any(axis=(-2, -1))).ravel()
 
 
 def plan_course(examples: Examples, config: RunConfig) -> Course:
@@ -92,13 +119,21 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
     )
 
 
-def next_epoch(course: Course) -> Batches:
-    """The batches of the next epoch; the full batch where there are no others."""
+def next_epoch(course: Course) -> Epoch:
+    """The batches of the next epoch; the full batch where there are no others.
+
+    Drawn are the order, then, for images that are to be moved, how far down and right each goes.
+    """
+    examples = course.examples
+    images, shift = examples.train, examples.shift
     if course.batch_size is None:
-        return course.whole
-    images = course.examples.train
+        return Epoch(images, course.whole)
     order = course.order.permutation(len(images.label))
-    return cut_batches(images, order, course.batch_size, course.examples.n_pixels, course.dtype)
+    if shift:
+        ways = course.order.randint(-shift, shift + 1, (2, len(images.label)))
+        images = move_images(images, examples.live, examples.shape, *ways)
+    cut = cut_batches(images, order, course.batch_size, examples.n_pixels, course.dtype)
+    return Epoch(images, cut)
 
 
 def chunk_count(batch_size: int, n_examples: int) -> int:

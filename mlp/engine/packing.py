@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.engine import kernels, steps, update
-from mlp.engine.course import Course, chunk_count
+from mlp.engine.course import Course, Epoch, chunk_count
 from mlp.engine.handle import Handle
 from mlp.engine.layout import (
     Layout,
@@ -24,7 +24,7 @@ from mlp.engine.layout import (
 )
 from mlp.engine.passes import RUNNING, scratch_size
 from mlp.engine.simd import WIDE, aligned_zeros
-from mlp.engine.sparse import Batches
+from mlp.gradient import rate_share
 from mlp.network import Params, initialize
 
 Array = NDArray[np.floating]
@@ -167,7 +167,6 @@ def _groups(widths: Sequence[Sequence[int]], n_chunks: int, threads: int) -> lis
     return groups
 
 
-@np.errstate(over="ignore")  # a rate may be beyond the dtype
 def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
     def integers(values: Sequence[int]) -> NDArray[np.int64]:
         return np.array(values, np.int64)
@@ -176,7 +175,6 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
         activation=integers([_ACTIVATIONS[c.model.activation] for c in configs]),
         derivative=integers([_DERIVATIVES[c.gradient.derivative] for c in configs]),
         normalization=integers([_NORMALIZATIONS[c.gradient.normalization] for c in configs]),
-        learning_rate=np.array([c.optimizer.learning_rate for c in configs], dtype),
         momentum=np.array([c.optimizer.momentum for c in configs], dtype),
         clip_norm=np.array([c.gradient.clip_norm for c in configs]),
         steps=integers([c.training.steps for c in configs]),
@@ -190,7 +188,7 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
 def run_slice(
     course: Course,
     population: Population,
-    batches: Batches,
+    epoch: Epoch,
     first_step: int,
     n_steps: int,
     pool: ThreadPoolExecutor,
@@ -200,13 +198,13 @@ def run_slice(
     Args:
         course: what it is trained on.
         population: which.
-        batches: of this epoch.
+        epoch: the images and batches to learn from.
         first_step: updates done before.
         n_steps: steps to do, within the epoch.
         pool: a thread for each scratch but the first, which is this thread's.
     """
     record = _record(course, population, first_step, n_steps)
-    job, sources = _job(course, population, record, first_step, n_steps), _sources(course, batches)
+    job, sources = _job(course, population, record, first_step, n_steps), _sources(course, epoch)
     threads = list(zip(population.scratch, population.totals, strict=True))
     others = [
         pool.submit(_take_part, job, sources, *own, thread)
@@ -255,11 +253,11 @@ def _job(
     )
 
 
-def _sources(course: Course, batches: Batches) -> steps.Sources:
+def _sources(course: Course, epoch: Epoch) -> steps.Sources:
     train, held_out = course.examples.train, course.examples.held_out
     whole = Handle(train, course.whole)
     return steps.Sources(
-        batch=whole if batches is course.whole else Handle(train, batches),
+        batch=whole if epoch.batches is course.whole else Handle(*epoch),
         held_out=whole if held_out is None else Handle(held_out, course.held_out),
         whole=whole,
     )
@@ -270,6 +268,15 @@ def _take_part(
 ) -> None:
     while not steps.advance(job, sources, scratch, totals, thread):
         time.sleep(0)  # others may need the core more than a thread that waits
+
+
+@np.errstate(over="ignore")  # a rate may be beyond the dtype
+def _rates(configs: Sequence[RunConfig], step: NDArray[np.int64], dtype: str) -> Array:
+    """The learning rate of each update, `(trials, steps)`."""
+    rates = [
+        c.optimizer.learning_rate * rate_share(c.optimizer, step, c.training.steps) for c in configs
+    ]
+    return np.array(rates).astype(dtype)
 
 
 def _record(course: Course, population: Population, first_step: int, n_steps: int) -> steps.Record:
@@ -293,5 +300,6 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         whole_loss=np.full((n, n_steps), np.nan),
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
+        rate=_rates([trial.config for trial in population.trials], step, course.dtype),
         due=np.logical_or.reduceat(due, groups, axis=0).astype(np.int64),
     )

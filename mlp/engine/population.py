@@ -4,6 +4,7 @@ Configs in, results out: whoever calls `train` does not see how the trials share
 trial's result does not depend on its neighbours, their order or the number of threads.
 """
 
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,9 +45,9 @@ def train(
 ) -> list[Result]:
     """Trains one network for each config.
 
-    Trials that agree in dtype, batch size and batch order are trained together in one pass over
-    the data, as many at once as fit into memory. A trial whose loss becomes infinite or undefined
-    ends there, and that is its result; no floating-point warning escapes.
+    Trials that agree in dtype, batch size, batch order and shift are trained together in one pass
+    over the data, as many at once as fit into memory. A trial whose loss becomes infinite or
+    undefined ends there, and that is its result; no floating-point warning escapes.
 
     Args:
         configs: one a trial; `data`, `tracking` and `execution` in them are not read.
@@ -64,13 +65,14 @@ def train(
         SystemLimitError: for a network that does not fit into memory, before any is trained.
     """
     populations = _populations(configs, data, threads, memory_bytes)
-    examples = read_examples(data)
+    read = functools.cache(functools.partial(read_examples, data))
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
         for numbers in populations:
-            course = plan_course(examples, configs[numbers[0]])
+            first = configs[numbers[0]]
+            course = plan_course(read(first.training.shift), first)
             trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
             _train(course, trials, threads, pool, losses, progress, snapshots)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
@@ -88,7 +90,7 @@ def _populations(
     for number, config in enumerate(configs):
         training = config.training
         order_seed = None if training.batch_size is None else training.order_seed
-        key = training.dtype, training.batch_size, order_seed
+        key = training.dtype, training.batch_size, order_seed, training.shift
         n_chunks = chunk_count(training.batch_size or n_examples, n_examples)
         needed = trial_bytes(config, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
         if needed > limit:
@@ -117,20 +119,20 @@ def _train(
     """Trains a population to the last trial's end."""
     population: Population | None = None
     step, last = 0, 0
-    batches = next_epoch(course)
+    epoch = next_epoch(course)
     while running := [trial for trial in trials if trial.ending == RUNNING]:
         if population is None or len(running) < len(population.trials):
             population = assemble(course, running, threads, population)
             last = max(trial.config.training.steps for trial in running)
             longest = _slice_steps(course.examples, running)
         if course.epoch and step and step % course.epoch == 0:
-            batches = next_epoch(course)
+            epoch = next_epoch(course)
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
         if snapshots is not None:
             n_steps = min(n_steps, _take(snapshots, course, population, step))
-        run_slice(course, population, batches, step, n_steps, pool)
+        run_slice(course, population, epoch, step, n_steps, pool)
         step += n_steps
         if progress is not None:
             for trial in running:

@@ -72,6 +72,29 @@ def pack_images(
     )
 
 
+def move_images(
+    images: Images,
+    live: NDArray[np.bool_],
+    shape: tuple[int, int],
+    down: NDArray[np.int64],
+    right: NDArray[np.int64],
+) -> Images:
+    """Moves each image by its own way, as `mlp.data.dataset.moved` does.
+
+    Args:
+        images: the rows.
+        live: `(rows * columns,)`, with every pixel that an image can be moved to.
+        shape: rows and columns of an image.
+        down: `(n,)`, rows that each goes down.
+        right: `(n,)`, columns that each goes right.
+    """
+    canvas, place = np.flatnonzero(live), np.cumsum(live) - 1
+    start, pixel = np.empty_like(images.start), np.empty_like(images.pixel)
+    value = np.empty_like(images.value)
+    n = _move(images, canvas, place, *shape, down, right, start, pixel, value)
+    return Images(start, pixel[:n], value[:n], images.label)
+
+
 def cut_batches(
     images: Images, order: NDArray[np.int64], batch_size: int, n_pixels: int, dtype: str
 ) -> Batches:
@@ -94,6 +117,27 @@ def cut_batches(
     side = np.zeros(n_blocks * BLOCK, dtype)
     _sort_blocks(images, order, block_position, n_pixels, pixel_start, row, value, side)
     return Batches(order, batch_block, block_position, pixel_start, row, value, side)
+
+
+@njit(nogil=True, cache=True)
+def _move(images, canvas, place, n_rows, n_columns, down, right, start, pixel, value):
+    """Writes the pixels that stay inside, in their order; returns how many there are."""
+    n = 0
+    for i in range(len(images.label)):
+        start[i] = n
+        for entry in range(images.start[i], images.start[i + 1]):
+            to = images.pixel[entry]
+            if to < len(canvas):  # the last one is constant and stays
+                row = canvas[to] // n_columns + down[i]
+                column = canvas[to] % n_columns + right[i]
+                if row < 0 or row >= n_rows or column < 0 or column >= n_columns:
+                    continue
+                to = place[row * n_columns + column]
+            pixel[n] = to
+            value[n] = images.value[entry]
+            n += 1
+    start[-1] = n
+    return n
 
 
 @njit(nogil=True, cache=True)

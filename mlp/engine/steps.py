@@ -47,7 +47,6 @@ class Trials(NamedTuple):
         activation: int64, of `mlp.engine.kernels`.
         derivative: int64, of `mlp.engine.kernels`.
         normalization: int64, of `mlp.engine.update`.
-        learning_rate: of the training's dtype.
         momentum: of the training's dtype.
         clip_norm: float64.
         steps: int64.
@@ -60,7 +59,6 @@ class Trials(NamedTuple):
     activation: NDArray[np.int64]
     derivative: NDArray[np.int64]
     normalization: NDArray[np.int64]
-    learning_rate: NDArray[np.floating]
     momentum: NDArray[np.floating]
     clip_norm: NDArray[np.float64]
     steps: NDArray[np.int64]
@@ -71,13 +69,14 @@ class Trials(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a slice of steps leaves behind, `(trials, steps)` float64 each.
+    """What a slice of steps goes by and leaves behind, `(trials, steps)`, else float64.
 
     Attributes:
         batch_loss: mean loss of each step's batch.
         whole_loss: mean loss over the whole training part, where a step was due.
         accuracy: on the held-out part; NaN where none was taken.
         threshold: accuracy below which a trial is pruned.
+        rate: learning rate of each update, of the training's dtype.
         due: `(groups, steps, 3)` int64, 1 where a group passes over each of the three sources.
     """
 
@@ -85,6 +84,7 @@ class Record(NamedTuple):
     whole_loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     threshold: NDArray[np.float64]
+    rate: NDArray[np.floating]
     due: NDArray[np.int64]
 
 
@@ -193,7 +193,7 @@ def finish_step(job, sources, group, step):
             judge_step(job, t, step, job.first_step + step)
             goes_on |= job.ending[t] == RUNNING
     if goes_on:
-        update_group(job, group, n_chunks, n_examples)
+        update_group(job, group, step, n_chunks, n_examples)
 
 
 @njit(nogil=True)

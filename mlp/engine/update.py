@@ -18,12 +18,13 @@ _RUNNING = 0
 
 
 @njit(nogil=True, error_model="numpy")
-def update_group(job, group, n_chunks, n_examples):
+def update_group(job, group, step, n_chunks, n_examples):
     """Takes the step of each running trial of a group.
 
     Args:
         job: `mlp.engine.steps.job_handle`.
         group: number of the group.
+        step: number of the step within the slice.
         n_chunks: copies of the gradient that are in use.
         n_examples: examples of the batch.
     """
@@ -53,7 +54,7 @@ def update_group(job, group, n_chunks, n_examples):
                 norm = relative_norm(job, job.gradient_upper, t, divisor[c], squares[columns])
             scale = scale_of(job.normalization[t], job.clip_norm[t], n_examples, divisor[c], norm)
             divisor[columns], factor[columns] = scale
-            rate[columns] = job.learning_rate[t]
+            rate[columns] = job.rate[t, step]
             momentum[columns] = job.momentum[t]
             step_upper(
                 job, job.weights_upper, job.velocity_upper, job.gradient_upper, t, settings[1:, c]

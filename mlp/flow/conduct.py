@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -11,6 +11,7 @@ from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
+from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import (
     Session,
     publish_leftovers,
@@ -19,6 +20,7 @@ from mlp.flow.generation import (
     train_generation,
 )
 from mlp.flow.lock import only_driver
+from mlp.flow.mistakes import render_mistakes
 from mlp.flow.outcome import accuracy_on
 from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
@@ -30,6 +32,8 @@ from mlp.terminal.tables import render_verdicts, summarise_verdicts
 from mlp.tracking import spool
 from mlp.tracking.publish import Publisher, StudyPage
 from mlp.tracking.store_uri import mask, resolve
+
+WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
 def run_sweep(config: SweepConfig, console: Console) -> None:
@@ -189,13 +193,16 @@ def _end(session: Session) -> int:
 def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> None:
     """Names the best trial, on the screen and in MLflow; a complete study has it tested."""
     metrics = {**totals, **_best_metrics(session, best)}
+    files: dict[str, str] = {}
     tested = "the test part waits for the study's end"
     if len(search.rows(session.search)) >= search.n_planned(session.search):
-        test_accuracy, n_looks = _look_at_test(session, best)
-        looks = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-        tested = f"test accuracy {test_accuracy:.4f}{looks}"
-        of_test = {"test_accuracy": test_accuracy}
-        session.publisher.describe(metrics=of_test, tags={}, of_trial=best.number)
+        if session.config.study.confirm_seeds:
+            tested, of_test, files = _confirm(session, best)
+        else:
+            tested, of_test, files = _look_at_winner(session, best)
+        # A winner that was looked at with further seeds was chosen once all the same.
+        n_looks = len({look["trial"] for look in search.test_looks(session.search)})
+        tested += "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
         metrics |= {**of_test, "test_looks": n_looks}
     named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
     value = f"{session.config.study.objective} {best.value:.4f}"
@@ -203,6 +210,7 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> N
     say(session.console, winner)
     session.publisher.describe(
         metrics=metrics,
+        files=files,
         tags={"mlp.best_trial": str(best.number), "mlflow.note.content": winner},
     )
 
@@ -229,7 +237,8 @@ def _how_to_go_on(session: Session) -> str:
 
 def _unpublished(session: Session) -> list[str]:
     """What the tracking store did not take, and why."""
-    n_waiting = len(list(spool.waiting(session.spool)))
+    folders = session.spool, seeds_spool(session)
+    n_waiting = sum(len(list(spool.waiting(folder))) for folder in folders)
     problem = session.publisher.problem
     if n_waiting == 0 and problem is None:
         return []
@@ -250,16 +259,52 @@ def _best_metrics(session: Session, best: TrialRow) -> dict[str, float]:
     return found
 
 
-def _look_at_test(session: Session, best: TrialRow) -> tuple[float, int]:
-    """Test accuracy of the winner and the number of looks; no winner is looked at twice."""
-    looks = search.test_looks(session.search)
-    for look in looks:
-        if look["trial"] == best.number:
-            return float(look["test_accuracy"]), len(looks)
+class _Tested(NamedTuple):
+    """What a person, the parent run's metrics and its files say of the test part."""
+
+    said: str
+    metrics: dict[str, float]
+    files: dict[str, str]
+
+
+def _look_at_winner(session: Session, best: TrialRow) -> _Tested:
+    """Test accuracy of the winner itself, which is looked at once."""
+    found = _look_at_test(session, best)
+    session.publisher.describe(metrics={"test_accuracy": found}, tags={}, of_trial=best.number)
+    return _Tested(f"test accuracy {found:.4f}", {"test_accuracy": found}, {})
+
+
+def _confirm(session: Session, best: TrialRow) -> _Tested:
+    """Test accuracy of the winner's settings with further seeds, and a picture of what is wrong."""
+    found = confirm(session, best)
+    n = len(found.accuracies)
+    n_always = sum(mistake.n_wrong == n for mistake in found.mistakes)
+    low, high = min(found.accuracies), max(found.accuracies)
+    said = (
+        f"test accuracy {found.mean:.4f} as the mean of {n} further seeds on all {found.n_train} "
+        f"training examples\n  (lowest {low:.4f}, highest {high:.4f}, deviation "
+        f"{found.deviation:.4f}); all get {n_always} digits wrong, some {len(found.mistakes)}: "
+        f"{WRONG_DIGITS} of the study's run shows them"
+    )
+    metrics = {
+        "test_accuracy": found.mean,
+        "test_accuracy_deviation": found.deviation,
+        "test_accuracy_lowest": low,
+        "test_accuracy_highest": high,
+    }
+    picture = render_mistakes(found.mistakes, n, session.data)
+    return _Tested(said, metrics, {WRONG_DIGITS: picture})
+
+
+def _look_at_test(session: Session, best: TrialRow) -> float:
+    """Test accuracy of the winner; none is looked at twice."""
+    for look in search.test_looks(session.search):
+        if look["trial"] == best.number and "seed" not in look:
+            return float(look["test_accuracy"])
     record = session.records.get(best.number) or train_again(session, best)
     found = accuracy_on(session.data.test, record, session.data)
     search.add_test_look(session.search, best.number, found)
-    return found, len(looks) + 1
+    return found
 
 
 def _plain(config: SweepConfig) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def publish_leftovers(session: Session) -> None:
     for number, place in spool.waiting(session.spool):
         if number < len(table):
             config = search.trial_of(session.search, table[number]).config
-            record = _kept(session, number, place, config)
+            record = kept(session, f"trial {number}", place, config)
             if record is None:
                 record = train_again(session, table[number])
                 spool.put(session.spool, number, record)
@@ -111,22 +111,29 @@ def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecor
     found = {}
     for number, place in spool.waiting(session.spool):
         if number in wanted:
-            record = _kept(session, number, place, wanted[number].config)
+            record = kept(session, f"trial {number}", place, wanted[number].config)
             if record is not None:
                 found[number] = record
     return found
 
 
-def _kept(session: Session, number: int, place: Path, config: RunConfig) -> RunRecord | None:
-    """A trial from the spool; None, and a word about it, where it has to be trained again."""
+def kept(session: Session, name: str, place: Path, config: RunConfig) -> RunRecord | None:
+    """What the spool has of a run; None, and a word about it, where it is to be trained again.
+
+    Args:
+        session: whose data it was trained on.
+        name: of the run, for a person.
+        place: its folder.
+        config: what it must be a record of.
+    """
     try:
         record = spool.take(place)
     except RecordError as error:
-        say(session.console, f"trial {number} is trained again: {error}")
+        say(session.console, f"{name} is trained again: {error}")
         return None
     if is_record_of(record, config, session.data.digest):
         return record
-    say(session.console, f"trial {number} is trained again: what was kept is another run")
+    say(session.console, f"{name} is trained again: what was kept is another run")
     return None
 
 

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mlp.config import RunConfig, settings_of
 from mlp.curve import judge
 from mlp.data.dataset import Dataset, Part, features
 from mlp.engine.result import Ending, Result
-from mlp.network import Layer, accuracy
+from mlp.network import Array, Layer, Params, accuracy, forward
 from mlp.tracking.record import RunRecord
+
+MOST_WRONG = 100  # that are kept of a network
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,25 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
 def accuracy_on(part: Part, record: RunRecord, data: Dataset) -> float:
     """Share of a part of the data that the run's final weights get right, 0 to 1."""
     X = features(part.pixels, data.scale, record.config.training.dtype)
-    activation = record.config.model.activation
-    params = tuple(Layer(W, b) for W, b in record.result.weights)
-    return accuracy(params, X, part.labels, activation)
+    return accuracy(_params(record), X, part.labels, record.config.model.activation)
+
+
+def wrong_on(part: Part, record: RunRecord, data: Dataset) -> list[tuple[int, float]]:
+    """What the run's final weights get wrong of a part, and how sure they are of it.
+
+    Returns:
+        Place in the part, and the probability of the wrong class, 0.5 to 1; the surest first, and
+        of more than `MOST_WRONG` those only.
+    """
+    X = features(part.pixels, data.scale, record.config.training.dtype)
+    logits: Array = forward(_params(record), X, record.config.model.activation).logits
+    is_wrong = (logits[:, 1] > logits[:, 0]) != part.labels.astype(bool)
+    margin = np.abs(np.nan_to_num(logits[:, 1] - logits[:, 0])).astype(np.float64)
+    probability = 1 / (1 + np.exp(-margin))
+    places = np.flatnonzero(is_wrong)
+    surest = places[np.argsort(-probability[places], kind="stable")][:MOST_WRONG]
+    return [(int(place), float(probability[place])) for place in surest]
+
+
+def _params(record: RunRecord) -> Params:
+    return tuple(Layer(W, b) for W, b in record.result.weights)

@@ -22,6 +22,7 @@ from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError
+from mlp.gradient import rate_share
 from mlp.network import Params
 from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Network, Sharpness, measure
 from mlp.stability.ratio import sharpness_steps, stability_ratio
@@ -118,7 +119,8 @@ def _curve(
     step = np.array([step for step, _ in points], np.int64)
     sharpness = numbers(point.value for _, point in points)
     norm = numbers(point.gradient_norm for _, point in points)
-    ratio = stability_ratio(config, sharpness, norm, n_examples)
+    share = rate_share(config.optimizer, step, config.training.steps)
+    ratio = stability_ratio(config, sharpness, norm, n_examples) * share
     residual = numbers(point.residual for _, point in points)
     kept = np.isfinite(ratio)
     return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])

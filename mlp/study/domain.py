@@ -15,7 +15,7 @@ _LARGEST = sys.float_info.max
 _MOST_STEPS = 1_000_000  # in a range of floats; beyond that they are not told apart for certain
 DOMAIN_KEYS = frozenset({"low", "high", "log", "step", "choices", "each_layer", "by"})
 _INTEGERS = {"model.depth", "model.widths", "training.steps", "training.batch_size"} | {
-    f"training.{name}" for name in ("seed", "order_seed", "evaluate_every")
+    f"training.{name}" for name in ("seed", "order_seed", "evaluate_every", "shift")
 }
 
 

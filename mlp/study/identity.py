@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlp.config import SweepConfig, Value, canonical_json, digest, settings_of
+from mlp.config import (
+    YOUNGER_SETTINGS,
+    SweepConfig,
+    Value,
+    canonical_json,
+    digest,
+    recorded_settings,
+)
 from mlp.curve import Verdict
 from mlp.errors import SettingError
 from mlp.study.enqueue import check_enqueued
@@ -72,7 +79,7 @@ def identity(config: SweepConfig, data_name: str, data_digest: str) -> dict[str,
     the trials of the shorter one.
     """
     study = config.study
-    settings = settings_of(config.base)
+    settings = recorded_settings(config.base)
     varied = {entry.path for entry in read_space(study.space, config.base)}
     return {
         "data": {"name": data_name, "digest": data_digest},
@@ -107,7 +114,8 @@ def tracking_key(config: SweepConfig, what: Mapping[str, Any]) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two identities differ, a short text each, such as `training.steps 300 -> 200`."""
-    flat_old, flat_new = _leaves(old, ""), _leaves(new, "")
+    unsaid = {f"settings.{path}": value for path, value in YOUNGER_SETTINGS.items()}
+    flat_old, flat_new = ({**unsaid, **_leaves(each, "")} for each in (old, new))
     return [
         f"{path.removeprefix('settings.')} {flat_old.get(path)} -> {flat_new.get(path)}"
         for path in sorted({*flat_old, *flat_new})

@@ -320,14 +320,21 @@ def best_row(search: Search) -> TrialRow | None:
 
 
 def test_looks(search: Search) -> list[dict[str, Any]]:
-    """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`."""
+    """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`.
+
+    Where another network of the trial's settings was looked at, also its `seed` and what it got
+    `wrong`, as `mlp.flow.outcome.wrong_on` gives it.
+    """
     looks: list[dict[str, Any]] = search.study.user_attrs.get(_TEST_LOOKS, [])
     return looks
 
 
-def add_test_look(search: Search, number: int, test_accuracy: float) -> None:
-    """Notes a look at the test part for one trial."""
+def add_test_look(
+    search: Search, number: int, test_accuracy: float, further: Mapping[str, Any] | None = None
+) -> None:
+    """Notes a look at the test part for one trial, and further facts about it."""
     look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
+    look |= further or {}
     search.study.set_user_attr(_TEST_LOOKS, [*test_looks(search), look])
 
 

@@ -29,7 +29,7 @@ from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.recipe import LARGEST_TEXT, parse_json
 from mlp.tracking.record import read_text
-from mlp.tracking.runs import EXPLAINS, KEY, STUDY, STUDY_FILE, get_run
+from mlp.tracking.runs import CONFIRMS, EXPLAINS, KEY, STUDY, STUDY_FILE, get_run
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
@@ -131,7 +131,7 @@ def read_study(store: Store, which: str | None) -> PastStudy:
             [parent.info.experiment_id],
             f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
         )
-        trials = [run for run in children if EXPLAINS not in run.data.tags]
+        trials = [run for run in children if not {EXPLAINS, CONFIRMS} & set(run.data.tags)]
         sweep = _read_sweep(store, parent.info.run_id)
         return _study(store, name, key, parent, sweep, trials)
 

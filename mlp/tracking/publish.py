@@ -85,7 +85,9 @@ class Publisher:
         if error is None:
             self._raise_bug()
 
-    def publish(self, number: int, place: Path, record: RunRecord, name: str) -> None:
+    def publish(
+        self, number: int, place: Path, record: RunRecord, name: str, seed: int | None = None
+    ) -> None:
         """Hands over a finished trial; returns at once.
 
         Args:
@@ -93,19 +95,21 @@ class Publisher:
             place: its folder in the spool, removed once it is published.
             record: what to publish.
             name: of the run, for a person.
+            seed: of a further network with the trial's settings; None: the trial itself.
         """
-        self._submit(lambda: self._publish(number, place, record, name))
+        self._submit(lambda: self._publish(number, place, record, name, seed))
 
     def describe(
         self,
         *,
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
+        files: Mapping[str, str] | None = None,
         of_trial: int | None = None,
         step: int = 0,
     ) -> None:
-        """Adds metrics, at a step, and tags to the parent run, or to a published trial's run."""
-        self._submit(lambda: self._describe(of_trial, metrics, tags, step))
+        """Adds metrics, at a step, tags and files to the parent run or a published trial's run."""
+        self._submit(lambda: self._describe(of_trial, metrics, tags, files, step))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
@@ -157,17 +161,20 @@ class Publisher:
             description=page.description,
         )
 
-    def _publish(self, number: int, place: Path, record: RunRecord, name: str) -> None:
-        from mlp.tracking.runs import publish_run, trial_key
+    def _publish(
+        self, number: int, place: Path, record: RunRecord, name: str, seed: int | None
+    ) -> None:
+        from mlp.tracking.runs import CONFIRMS, TRIAL, publish_run, trial_key
 
         if self._gave_up:
             return
         assert self._store is not None
-        key = trial_key(self._page.key, str(number))
-        tags = {"mlp.study": self._page.name, "mlp.trial": str(number), "mlp.key": key}
-        self.run_ids[number] = publish_run(
-            self._store, record, parent=self.study_run_id, name=name, tags=tags
-        )
+        which = str(number) if seed is None else f"{number}.seed{seed}"
+        tags = {"mlp.study": self._page.name, "mlp.key": trial_key(self._page.key, which)}
+        tags[TRIAL if seed is None else CONFIRMS] = str(number)
+        run_id = publish_run(self._store, record, parent=self.study_run_id, name=name, tags=tags)
+        if seed is None:
+            self.run_ids[number] = run_id
         spool.drop(place)
 
     def _describe(
@@ -175,6 +182,7 @@ class Publisher:
         of_trial: int | None,
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
+        files: Mapping[str, str] | None,
         step: int,
     ) -> None:
         from mlp.tracking.runs import find_trial, update_run
@@ -187,7 +195,7 @@ class Publisher:
             if run_id is not None:
                 self.run_ids[of_trial] = run_id
         if run_id is not None:
-            update_run(self._store, run_id, metrics=metrics, tags=tags, step=step)
+            update_run(self._store, run_id, metrics=metrics, tags=tags, files=files, step=step)
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish

@@ -7,6 +7,7 @@ the schema to the letter; nothing in it is resolved, looked up or executed.
 import json
 import math
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -58,7 +59,7 @@ def write_recipe(recipe: Recipe) -> str:
     return config.canonical_json(
         {
             "version": _VERSION,
-            "settings": _settings(recipe.config),
+            "settings": _grouped(config.recorded_settings(recipe.config)),
             "data_digest": recipe.data_digest,
             "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
         }
@@ -104,12 +105,12 @@ def parse_json(text: str, *, source: str) -> Any:
         raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
 
 
-def _settings(run: RunConfig) -> dict[str, dict[str, config.Value]]:
-    settings: dict[str, dict[str, config.Value]] = {}
-    for path, value in config.settings_of(run).items():
+def _grouped(settings: Mapping[str, config.Value]) -> dict[str, dict[str, config.Value]]:
+    groups: dict[str, dict[str, config.Value]] = {}
+    for path, value in settings.items():
         group, _, name = path.partition(".")
-        settings.setdefault(group, {})[name] = value
-    return settings
+        groups.setdefault(group, {})[name] = value
+    return groups
 
 
 def _parse(text: str) -> Any:
@@ -136,21 +137,25 @@ def _check_values(value: Any, depth: int) -> None:
             _check_values(child, depth + 1)
 
 
-def _check_keys(name: str, values: Any, expected: set[str]) -> None:
+def _check_keys(name: str, values: Any, expected: set[str], optional: Collection[str] = ()) -> None:
     if not isinstance(values, dict):
         _refuse(f"{name} must be a mapping, but is {values!r}")
-    for key in sorted(values.keys() ^ expected):
+    for key in sorted((values.keys() | set(optional)) ^ expected):
         _refuse(f"{name} must {'have' if key in expected else 'not have'} the key {key!r}")
 
 
 def _read_settings(values: Any) -> RunConfig:
-    """The schema's own door, but with every setting there: a default may change one day."""
-    expected = _settings(RunConfig())
+    """The schema's own door, but with every setting there: a default may change one day.
+
+    A setting that is younger than the record may be missing, and is what was done at that time.
+    """
+    expected = _grouped(config.settings_of(RunConfig()))
+    younger = _grouped(config.YOUNGER_SETTINGS)
     _check_keys("settings", values, set(expected))
     for group, settings in expected.items():
-        _check_keys(f"settings.{group}", values[group], set(settings))
+        _check_keys(f"settings.{group}", values[group], set(settings), younger.get(group, ()))
     try:
-        run = door.read_run(values)
+        run = door.read_run({g: {**younger.get(g, {}), **part} for g, part in values.items()})
     except SettingError as error:
         _refuse(str(error))
     if run.data.name not in PIXELS:

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 KEY, STUDY, TRIAL, EXPLAINS = "mlp.key", "mlp.study", "mlp.trial", "mlp.explains"
+CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
 STUDY_FILE = "study.json"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -172,9 +173,13 @@ def update_run(
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
     step: int = 0,
 ) -> None:
-    """Adds to a run or to the parent run of a study; non-finite metrics are left out."""
+    """Adds to a run or to the parent run of a study; non-finite metrics are left out.
+
+    `files` are artifacts: name -> text; one of the same name is replaced.
+    """
     now = _now_ms()
     points = [
         Metric(name, float(value), now, step)
@@ -185,6 +190,8 @@ def update_run(
         store.client.log_batch(
             run_id, metrics=points, params=_params(params or {}), tags=_tags(tags or {})
         )
+        for name, text in (files or {}).items():
+            store.client.log_text(run_id, text, name)
 
 
 def finish(store: Store, run_id: str, status: Status) -> None:

@@ -1,0 +1,160 @@
+"""Confirms a study's winner: its settings with further seeds, on all examples but the test part.
+
+A network is kept in a spool of its own until MLflow has it, and its look at the test part is stored
+with the search: a sweep that was killed looks at no network twice and loses none.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlp.config import RunConfig
+from mlp.data.dataset import Dataset, load
+from mlp.door import with_settings
+from mlp.flow.execution import n_threads, train_trials
+from mlp.flow.generation import Session, kept
+from mlp.flow.mistakes import Mistake, summarise_mistakes
+from mlp.flow.outcome import Timing, accuracy_on, make_record, wrong_on
+from mlp.study import search
+from mlp.study.identity import TrialRow
+from mlp.terminal.screen import waiting
+from mlp.tracking import spool
+from mlp.tracking.display import run_name
+from mlp.tracking.record import RunRecord
+
+_MOST_SEEDS = 1000  # a place in the spool is the trial's number times this, and which seed it is
+_SEED_END = 2**32
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What networks with the winner's settings and further seeds made of the test part.
+
+    Attributes:
+        accuracies: of each network.
+        mistakes: what they get wrong.
+        n_train: examples each was trained on.
+    """
+
+    accuracies: tuple[float, ...]
+    mistakes: list[Mistake]
+    n_train: int
+
+    @property
+    def mean(self) -> float:
+        """Of the accuracies."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def deviation(self) -> float:
+        """Of the accuracies, with one seed less in the denominator; 0 of a single one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
+
+
+def seeds_spool(session: Session) -> Path:
+    """The folder of the networks that are not published yet; no study can be called so."""
+    return session.spool.with_name(f"{session.spool.name}+seeds")
+
+
+def confirm(session: Session, best: TrialRow) -> Confirmation:
+    """Trains and tests what is missing, and hands over to MLflow what is not there yet.
+
+    Args:
+        session: of a complete study.
+        best: its winner.
+    """
+    with waiting(session.console, "the winner's settings are trained with further seeds"):
+        base = dataclasses.replace(session.config.base.data, validation_fraction=0.0)
+        data = load(base, notice=lambda _line: None)
+        wanted = range(1, session.config.study.confirm_seeds + 1)
+        numbers = [best.number * _MOST_SEEDS + i for i in wanted]
+        records = _records(session, data, numbers)
+        for number, record in records.items():
+            _look(session, number, record, data)
+            _publish(session, number, record)
+        looks = [_looks(session)[number] for number in numbers]
+    wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
+    accuracies = tuple(float(look["test_accuracy"]) for look in looks)
+    mistakes = summarise_mistakes(wrong, data.test.labels)
+    return Confirmation(accuracies, mistakes, data.train.n_examples)
+
+
+def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, RunRecord]:
+    """The networks not tested or not published yet: those kept, and the others trained."""
+    kept_at = dict(spool.waiting(seeds_spool(session)))
+    looked_at = _looks(session)
+    configs = {
+        number: _config(session, number)
+        for number in sorted({*numbers, *kept_at})
+        if number in kept_at or number not in looked_at
+    }
+    records = {}
+    for number, config in configs.items():
+        if number in kept_at:
+            record = kept(session, _name(number), kept_at[number], config)
+            if record is not None:
+                records[number] = record
+    missing = [number for number in configs if number not in records]
+    if missing:
+        execution, started_ms = session.config.base.execution, _now_ms()
+        results = train_trials([configs[number] for number in missing], data, execution)
+        timing = Timing(started_ms, _now_ms(), n_threads(execution))
+        for number, result in zip(missing, results, strict=True):
+            record = make_record(configs[number], data, result, timing)
+            accuracy = accuracy_on(data.test, record, data)
+            records[number] = dataclasses.replace(record, test_accuracy=accuracy)
+            spool.put(seeds_spool(session), number, records[number])
+    return records
+
+
+def _config(session: Session, number: int) -> RunConfig:
+    """A trial's settings with another seed, nothing held out."""
+    trial, i = divmod(number, _MOST_SEEDS)
+    row = search.rows(session.search)[trial]
+    config = search.trial_of(session.search, row).config
+    training = config.training
+    return with_settings(
+        config,
+        {
+            "training.seed": (training.seed + i) % _SEED_END,
+            "training.order_seed": (training.order_seed + i) % _SEED_END,
+            "data.validation_fraction": 0.0,
+        },
+    )
+
+
+def _looks(session: Session) -> dict[int, dict[str, Any]]:
+    """Every look at such a network, by its number."""
+    return {
+        look["trial"] * _MOST_SEEDS + look["seed"]: look
+        for look in search.test_looks(session.search)
+        if "seed" in look
+    }
+
+
+def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> None:
+    if number not in _looks(session):
+        assert record.test_accuracy is not None
+        trial, i = divmod(number, _MOST_SEEDS)
+        further = {"seed": i, "wrong": wrong_on(data.test, record, data)}
+        search.add_test_look(session.search, trial, record.test_accuracy, further)
+
+
+def _publish(session: Session, number: int, record: RunRecord) -> None:
+    trial, i = divmod(number, _MOST_SEEDS)
+    place = spool.place_of(seeds_spool(session), number)
+    name = f"{run_name(record.config, trial=trial)} seed +{i}"
+    session.publisher.publish(trial, place, record, name, seed=i)
+
+
+def _name(number: int) -> str:
+    trial, i = divmod(number, _MOST_SEEDS)
+    return f"seed +{i} of trial {trial}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
