@@ -38,7 +38,11 @@ def run_command(command: Callable[[], None]) -> None:
     package and keeps its traceback. The first Ctrl-C, SIGTERM or SIGHUP lets the command put its
     things in order, the second ends the process at once.
     """
-    heard = {number: signal.signal(number, _first_signal) for number in _SIGNALS}
+    heard = {
+        number: signal.signal(number, _first_signal)
+        for number in _SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN  # nohup
+    }
     try:
         if sys.platform not in ("linux", "darwin"):
             raise SystemLimitError(
@@ -64,7 +68,8 @@ def run_command(command: Callable[[], None]) -> None:
 
 def _first_signal(number: int, _frame: object) -> NoReturn:
     for each in _SIGNALS:
-        signal.signal(each, _second_signal)
+        if signal.getsignal(each) is _first_signal:
+            signal.signal(each, _second_signal)
     raise StoppedError(number)
 
 

@@ -12,7 +12,8 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +22,14 @@ from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets
 
 # isort: split
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlp import config
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking import display, npz, record
+from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
 from mlp.tracking.recipe import LARGEST_TEXT, Recipe, read_recipe
 from mlp.tracking.record import CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE, RunRecord
 
@@ -43,14 +45,14 @@ __all__ = [
     "update_run",
 ]
 
-KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
 STUDY_FILE = "study.json"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
 _LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_MOST_TWINS = 10
+_PAGE = 1000  # runs of one answer
 _UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
 
 
@@ -98,16 +100,16 @@ def start_study(
     Returns:
         The id of the parent run.
     """
-    study_key = _study_key(key or name)
+    own_key = study_key(key or name)
     all_tags = {
         **display.environment_tags(),
         **tags,
-        KEY: study_key,
+        KEY: own_key,
         STUDY: name,
         "mlflow.note.content": description,
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = _find(store, study_key)
+        known = _find(store, own_key)
         run = known or store.client.create_run(store.experiment_id, tags=all_tags, run_name=name)
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
@@ -193,23 +195,43 @@ def finish(store: Store, run_id: str, status: Status) -> None:
         store.client.set_terminated(run_id, status, end_time=_now_ms())
 
 
+def recorded_trials(store: Store, key: str) -> set[int]:
+    """The numbers of a study's trials that have a finished run, or had one that a person deleted.
+
+    A trial that has a second run, because an answer of the server was lost, loses it.
+    """
+    start = trial_key(key, "")
+    with one_sentence(store.uri):
+        runs: dict[int, list[Run]] = defaultdict(list)
+        for run in _all_runs(store, f"tags.`{KEY}` LIKE '{start}%'", ViewType.ALL):
+            number = run.data.tags[KEY].removeprefix(start)
+            if number.isdigit():  # not the study's own run, nor one whose key LIKE took for alike
+                runs[int(number)].append(run)
+        for same in runs.values():
+            _one_of(store, [run for run in same if run.info.lifecycle_stage == "active"])
+    return {n for n, same in runs.items() if any(run.info.status == "FINISHED" for run in same)}
+
+
+def left_running(store: Store) -> dict[str, str | None]:
+    """Id of each run of this program that says RUNNING -> its study, None if it has none."""
+    running = f"attributes.status = 'RUNNING' AND tags.`{KEY}` LIKE '%'"
+    with one_sentence(store.uri):
+        found = _all_runs(store, running, ViewType.ACTIVE_ONLY)
+        return {run.info.run_id: run.data.tags.get(STUDY) for run in found}
+
+
 def find_study(store: Store, name: str) -> str | None:
     """The id of a study's parent run; None if the store has none."""
     with one_sentence(store.uri):
-        run = _find(store, _study_key(name))
+        run = _find(store, study_key(name))
     return str(run.info.run_id) if run else None
 
 
-def find_trial(store: Store, study_key: str, number: int) -> str | None:
+def find_trial(store: Store, key: str, number: int) -> str | None:
     """The id of the run of a study's trial; None if the store has none."""
     with one_sentence(store.uri):
-        run = _find(store, trial_key(study_key, str(number)))
+        run = _find(store, trial_key(key, str(number)))
     return str(run.info.run_id) if run else None
-
-
-def trial_key(study_key: str, number: str) -> str:
-    """What the run of a study's trial is found again by."""
-    return _checked_key(f"{study_key}/{number}")
 
 
 def fetch_run(store: Store, run_id: str) -> TrackedRun:
@@ -256,32 +278,41 @@ def _get_run(store: Store, run_id: str) -> Run:
 
 
 def _find(store: Store, key: str) -> Run | None:
+    """The run of a key; of several, which an answer that was lost may have made, one stays."""
     found = store.client.search_runs(
-        [store.experiment_id], filter_string=f"tags.`{KEY}` = '{key}'", max_results=1
+        [store.experiment_id], filter_string=f"tags.`{KEY}` = '{key}'", max_results=_MOST_TWINS
     )
-    return found[0] if found else None
+    return _one_of(store, list(found))
 
 
-def _study_key(name: str) -> str:
-    return _checked_key(f"{name}/study")
+def _one_of(store: Store, twins: list[Run]) -> Run | None:
+    """The finished one of several runs of one trial; the others go to MLflow's dustbin."""
+    twins.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
+    for twin in twins[1:]:
+        store.client.delete_run(twin.info.run_id)
+    return twins[0] if twins else None
+
+
+def _all_runs(store: Store, filter_string: str, view: int) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = store.client.search_runs(
+            [store.experiment_id], filter_string, view, max_results=_PAGE, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
     """What makes this run the same one when it is recorded again."""
     if KEY in tags:
-        return _checked_key(tags[KEY])
+        return checked_key(tags[KEY])
     if STUDY in tags and TRIAL in tags:
         return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
-
-
-def _checked_key(key: str) -> str:
-    if not _PLAIN_KEY.fullmatch(key):  # it is quoted in a filter
-        raise ValueError(
-            f"a key must be made of letters, digits, '_', '.', '-', '/', but is {key!r}"
-        )
-    return key
 
 
 def _download(store: Store, run_id: str, folder: Path) -> None:
