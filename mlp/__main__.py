@@ -6,6 +6,7 @@ _COMMANDS = {
     "sweep": "search a space of settings, track every run, say which settings oscillate",
     "train": "train and track one run",
     "rerun": "train a tracked run again: identical, or what differs",
+    "doctor": "look for what is wrong with stores, spool, locks and data, and mend it",
     "bench": "time the engine beside PyTorch, JAX and others, as far as they are installed",
 }
 

@@ -220,6 +220,15 @@ def left_running(store: Store) -> dict[str, str | None]:
         return {run.info.run_id: run.data.tags.get(STUDY) for run in found}
 
 
+def end_stale(store: Store, run_id: str) -> None:
+    """Ends a run that nobody works on as KILLED, or as a second run of the same trial."""
+    with one_sentence(store.uri):
+        run = store.client.get_run(run_id)
+        kept = _find(store, run.data.tags[KEY])
+        if kept is not None and kept.info.status == "RUNNING":
+            store.client.set_terminated(kept.info.run_id, "KILLED", end_time=_now_ms())
+
+
 def find_study(store: Store, name: str) -> str | None:
     """The id of a study's parent run; None if the store has none."""
     with one_sentence(store.uri):

@@ -108,6 +108,11 @@ def page_of(spool: Path) -> StudyPage:
     return read_page(spool / _PAGE_FILE)
 
 
+def has_page(spool: Path) -> bool:
+    """Whether a folder says whose trials wait in it."""
+    return (spool / _PAGE_FILE).is_file()
+
+
 def waiting(spool: Path) -> Iterator[tuple[int, Path]]:
     """Number and folder of each trial in the spool, in the order of the numbers."""
     for place in sorted(spool.glob("[0-9]*")):
