@@ -19,7 +19,7 @@ from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.study.domain import typed
 from mlp.terminal.compose import compose, typed_settings
-from mlp.terminal.console import run_command, usage
+from mlp.terminal.console import doctor_command, run_command, usage
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
@@ -150,7 +150,7 @@ def run_rerun(
     if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
     label = Label(f"rerun {run_name(record.config)}", tags)
-    _, new_id = publish_single(local.tracking, record, label)
+    _, new_id = publish_single(local.tracking, record, label, remedy=doctor_command(local))
     say(console, f"run {new_id}, rerun of {run_id}")
     return not is_plain or found.difference is None
 

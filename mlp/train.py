@@ -13,7 +13,7 @@ from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.compose import run_application
-from mlp.terminal.console import rerun_command, run_command, usage
+from mlp.terminal.console import doctor_command, rerun_command, run_command, usage
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
@@ -65,7 +65,8 @@ def run_train(config: RunConfig, console: Console) -> str:
 
     from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
 
-    store, run_id = publish_single(config.tracking, record, Label(run_name(record.config), {}))
+    label, remedy = Label(run_name(record.config), {}), doctor_command(config)
+    store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
     commands = [rerun_command(run_id, config), *how_to_look(store)]
     say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
     return run_id

@@ -144,7 +144,7 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
     label = Label("a run", {"mlp.rerun_of": "0" * 32})
     made = make_record()
     with pytest.raises(Exception, match=r"does not answer.*is kept in .*runs\.spool.*mlp\.doctor"):
-        publish.publish_single(tracking, made, label)
+        publish.publish_single(tracking, made, label, remedy="mlp.doctor")
     [(_, place)] = spool.waiting(spool.folder_of_runs())
     kept = spool.take(place)
     assert kept.label == label

@@ -26,7 +26,7 @@ from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
 from mlp.terminal.compose import own_study_files
-from mlp.terminal.console import rerun_command
+from mlp.terminal.console import doctor_command, rerun_command
 from mlp.terminal.screen import meter, say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
 from mlp.tracking import spool
@@ -244,7 +244,8 @@ def _unpublished(session: Session) -> list[str]:
     reason = f", because {problem}" if problem else ""
     return [
         f"not yet in MLflow: {n_waiting} runs{reason}",
-        "they are kept, and the same command or python -m mlp.doctor fix=true publishes them",
+        "they are kept; the same command publishes them, and so does",
+        f"  {doctor_command(session.config.base, session.config.study.storage)}",
     ]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from mlp.config import RunConfig
+from mlp.config import RunConfig, Study, Tracking
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
@@ -89,6 +89,27 @@ def rerun_command(run_id: str, config: RunConfig) -> str:
         words.append(f"data.root={_quoted(config.data.root)}")
     if config.tracking.uri is not None:
         words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    return shlex.join(words)
+
+
+def doctor_command(config: RunConfig, storage: str | None = None) -> str:
+    """What to type to have published what waits, with the places that the config names.
+
+    Args:
+        config: says where to publish.
+        storage: of the study; None for a single run, or where nobody named one.
+
+    Example:
+        >>> doctor_command(RunConfig())
+        'python -m mlp.doctor fix=true'
+    """
+    words = ["python", "-m", "mlp.doctor", "fix=true"]
+    if storage not in (None, Study().storage):
+        words.append(f"study.storage={_quoted(mask(str(storage)))}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    if config.tracking.experiment != Tracking().experiment:
+        words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
     return shlex.join(words)
 
 

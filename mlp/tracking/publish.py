@@ -314,8 +314,16 @@ class Publisher:
         finish(self._store, self.study_run_id, status)
 
 
-def publish_single(tracking: Tracking, record: RunRecord, label: Label) -> tuple["Store", str]:
+def publish_single(
+    tracking: Tracking, record: RunRecord, label: Label, *, remedy: str
+) -> tuple["Store", str]:
     """Publishes a run that belongs to no study; what the store does not take goes to the spool.
+
+    Args:
+        tracking: where.
+        record: of the run.
+        label: how it is to be shown.
+        remedy: the command that publishes it later.
 
     Returns:
         The store and the run's id.
@@ -335,8 +343,7 @@ def publish_single(tracking: Tracking, record: RunRecord, label: Label) -> tuple
     except (BusyError, StoreError, UnavailableError) as error:
         place = spool.put_single(record, label)
         raise type(error)(
-            f"{error}; the run is kept in {place.parent}, and python -m mlp.doctor fix=true "
-            "publishes it"
+            f"{error}; the run is kept in {place.parent}, and this publishes it: {remedy}"
         ) from None
 
 
