@@ -8,6 +8,8 @@ points at random, or kills real sweeps:
     cd tests && python crash.py kills 30
 """
 
+import functools
+import io
 import os
 import random
 import shutil
@@ -19,7 +21,12 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
-from sweeping import SMOKE, command, environment_of_commands, parent, sweep, table, tracked
+from sweeping import SMOKE, command, environment_of_commands, parent, plain, table, tracked
+
+from mlp.config import SweepConfig
+from mlp.door import read_sweep
+from mlp.flow.conduct import run_sweep
+from mlp.terminal.compose import compose
 
 KILLED = 137
 CALLS = ("create_run", "log_batch", "log_artifact", "log_artifacts", "set_terminated", "update_run")
@@ -47,18 +54,25 @@ FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["mlp.flow.conduct", "mlp.tracking.runs", "sweeping", "crash"])
 
 
-def study_in(folder: Path, name: str) -> None:
+@functools.cache
+def commands(name: str) -> list[SweepConfig]:
+    """The commands of a study, composed once: that takes longer than the study."""
+    typed = STUDIES[name]
+    return [read_sweep(compose("sweep", [*SMOKE, *QUICK, *overrides])) for overrides in typed]
+
+
+def study_in(folder: Path, configs: list[SweepConfig]) -> None:
     """Goes through the commands of a study, as far as they are not done."""
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    for overrides in STUDIES[name]:
-        sweep(*QUICK, *overrides)
+    for config in configs:
+        run_sweep(config, plain(io.StringIO()))
 
 
-def study_until(folder: Path, name: str, last: int) -> None:
+def study_until(folder: Path, configs: list[SweepConfig], last: int) -> None:
     """As `study_in`, but dies before write number `last`; notes how many there are."""
     count = counting(last)
-    study_in(folder, name)
+    study_in(folder, configs)
     (folder / "n_writes").write_text(str(count()))
 
 
@@ -105,18 +119,17 @@ def run_fork(target: Callable[..., None], *args: object) -> int:
 def reference(folder: Path, store: Path, name: str) -> int:
     """Runs a study without a stop; returns how many writes it has."""
     shutil.copy(store, folder / "mlflow.db")
-    assert run_fork(study_until, folder, name, 10**9) == 0
+    assert run_fork(study_until, folder, commands(name), 10**9) == 0
     return int((folder / "n_writes").read_text())
 
 
 def die_and_go_on(folder: Path, store: Path, name: str, last: int) -> None:
     """Dies before a write, and types the same again."""
     shutil.copy(store, folder / "mlflow.db")
-    assert run_fork(study_until, folder, name, last) in (
-        KILLED,
-        0,
-    )  # 0: threads took turns otherwise
-    assert run_fork(study_in, folder, name) == 0
+    configs = commands(name)
+    # 0: the threads took turns otherwise this time, and there were fewer writes.
+    assert run_fork(study_until, folder, configs, last) in (KILLED, 0), "it failed by itself"
+    assert run_fork(study_in, folder, configs) == 0, "it could not be gone on with"
 
 
 def assert_same_end(folder: Path, expected: Path) -> None:

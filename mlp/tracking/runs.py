@@ -29,9 +29,10 @@ from mlp import config
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking import display, npz, record
+from mlp.tracking.download import download
 from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
-from mlp.tracking.recipe import LARGEST_TEXT, Recipe, read_recipe
-from mlp.tracking.record import CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE, RunRecord
+from mlp.tracking.recipe import Recipe
+from mlp.tracking.record import RunRecord
 
 __all__ = [
     "Store",
@@ -261,7 +262,7 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
             raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
         if run.info.status != "FINISHED":
             raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
-        _download(store, run_id, Path(folder))
+        download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
         recipe, result = record.read_artifacts(Path(folder))
     curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
     digests = {
@@ -322,31 +323,6 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
         return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
-
-
-def _download(store: Store, run_id: str, folder: Path) -> None:
-    """The three files of a run, none larger than its config allows."""
-    sizes = {
-        file.path: file.file_size or 0
-        for file in store.client.list_artifacts(run_id)
-        if not file.is_dir
-    }
-    _download_file(store, run_id, CONFIG_FILE, folder, sizes, most=LARGEST_TEXT)
-    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
-    for name, expected in (
-        (CURVE_FILE, record.expected_curve(run)),
-        (WEIGHTS_FILE, record.expected_weights(run)),
-    ):
-        _download_file(store, run_id, name, folder, sizes, most=npz.largest_file(expected))
-
-
-def _download_file(
-    store: Store, run_id: str, name: str, folder: Path, sizes: Mapping[str, int], *, most: int
-) -> None:
-    if not 0 < sizes.get(name, 0) <= most:
-        size = f"has {sizes[name]} bytes" if name in sizes else "is missing"
-        raise RecordError(f"run {run_id} must have a {name} of 1 to {most} bytes, but it {size}")
-    store.client.download_artifacts(run_id, name, str(folder))
 
 
 def _metrics(run: RunRecord) -> list[Metric]:
