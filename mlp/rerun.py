@@ -19,9 +19,11 @@ from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.study.domain import typed
 from mlp.terminal.compose import compose, typed_settings
-from mlp.terminal.console import run_command, usage
+from mlp.terminal.console import doctor_command, run_command, usage
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking.display import run_name
+from mlp.tracking.label import Label
+from mlp.tracking.publish import patiently, publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve, sqlite_path
 from mlp.train import train_record
@@ -130,11 +132,10 @@ def run_rerun(
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
 
-    from mlp.tracking.runs import fetch_run, publish_run
+    from mlp.tracking.runs import fetch_run
     from mlp.tracking.store import open_store  # MLflow takes seconds, so not before it is needed
 
-    store = open_store(local.tracking)
-    original = fetch_run(store, run_id)
+    original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
     config = dataclasses.replace(
         original.recipe.config,
@@ -154,9 +155,8 @@ def run_rerun(
     tags = {"mlp.rerun_of": run_id}
     if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
-    new_id = publish_run(
-        store, record, parent=None, name=f"rerun {run_name(record.config)}", tags=tags
-    )
+    label = Label(f"rerun {run_name(record.config)}", tags)
+    _, new_id = publish_single(local.tracking, record, label, remedy=doctor_command(local))
     say(console, f"run {new_id}, rerun of {run_id}")
     return not is_plain or found.difference is None
 

@@ -13,9 +13,11 @@ from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.compose import run_application
-from mlp.terminal.console import rerun_command, run_command, usage
+from mlp.terminal.console import doctor_command, rerun_command, run_command, usage
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking.display import run_name
+from mlp.tracking.label import Label
+from mlp.tracking.publish import publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve
 
@@ -53,19 +55,18 @@ def run_train(config: RunConfig, console: Console) -> str:
 
     Returns:
         The id of the run in MLflow.
+
+    Raises:
+        StoreError, UnavailableError, BusyError: where MLflow does not take it; it is kept then.
     """
     resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
 
-    from mlp.tracking.runs import publish_run
-    from mlp.tracking.store import (  # MLflow takes seconds, so not before it is needed
-        how_to_look,
-        open_store,
-    )
+    from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
 
-    store = open_store(config.tracking)
-    run_id = publish_run(store, record, parent=None, name=run_name(record.config), tags={})
+    label, remedy = Label(run_name(record.config), {}), doctor_command(config)
+    store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
     commands = [rerun_command(run_id, config), *how_to_look(store)]
     say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
     return run_id

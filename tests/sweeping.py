@@ -146,10 +146,20 @@ class TrackedRun:
     metrics: dict[str, float]
 
 
-def tracked(folder: Path) -> list[TrackedRun]:
-    """Every run of the store in a folder, without the seconds that MLflow takes to say so."""
+def tracked(folder: Path, experiment: str | None = None) -> list[TrackedRun]:
+    """Every run of the store in a folder, without the seconds that MLflow takes to say so.
+
+    Args:
+        folder: of the store.
+        experiment: None: all.
+    """
     with sqlite3.connect(folder / "mlflow.db") as file:
-        runs = file.execute("SELECT run_uuid, name, status FROM runs").fetchall()
+        runs = file.execute(
+            "SELECT r.run_uuid, r.name, r.status FROM runs r JOIN experiments e "
+            "ON e.experiment_id = r.experiment_id WHERE r.lifecycle_stage = 'active' "
+            "AND (e.name = ?1 OR ?1 IS NULL)",
+            (experiment,),
+        ).fetchall()
         tags, metrics = (
             {(run, key): value for run, key, value in file.execute(sql)}
             for sql in (

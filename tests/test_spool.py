@@ -12,21 +12,30 @@ from sweeping import environment_of_commands
 
 from mlp.errors import RecordError, StoreError
 from mlp.tracking import record, spool
+from mlp.tracking.label import Label, StudyPage
+
+LABEL = Label("#0", {"mlp.study": "s"})
+
+
+def put(folder, number, made):
+    return spool.put(folder, number, made, LABEL)
 
 
 def test_trial_comes_back_and_goes(tmp_path):
     study = tmp_path / "optuna.db.spool" / "study"
     made = make_record({"model.widths": [5, 4]})
-    place = spool.put(study, 12, made)
+    place = put(study, 12, made)
     assert list(spool.waiting(study)) == [(12, place)]
-    assert record.config_json(spool.take(place)) == record.config_json(made)
+    assert record.config_json(spool.take(place).record) == record.config_json(made)
+    assert spool.take(place).label == LABEL
     spool.drop(place)
+    spool.clear(study)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
     for number in (1_000_000, 3, 20, 100):
-        spool.put(tmp_path, number, make_record())
+        put(tmp_path, number, make_record())
     assert [number for number, _ in spool.waiting(tmp_path)] == [3, 20, 100, 1_000_000]
 
 
@@ -37,28 +46,58 @@ def test_spool_that_is_not_there_is_empty(tmp_path):
 
 def test_last_trial_takes_its_study_but_not_the_other_one_along(tmp_path):
     ours, theirs = tmp_path / "spool" / "ours", tmp_path / "spool" / "theirs"
-    kept = spool.put(theirs, 0, make_record())
-    spool.drop(spool.put(ours, 0, make_record()))
+    spool.put_page(ours, StudyPage("ours", "ours", {}, ""))
+    kept = put(theirs, 0, make_record())
+    last = put(ours, 0, make_record())
+    spool.clear(ours)
+    assert last.is_dir()
+    spool.drop(last)
+    spool.clear(ours)
     assert not ours.exists()
+    spool.clear(theirs)
     assert kept.is_dir()
 
 
+def test_folder_that_is_no_spool_stays(tmp_path):
+    spool.clear(tmp_path / "here" / "runs.spool")
+    (tmp_path / "here" / "runs.spool").mkdir(parents=True)
+    spool.clear(tmp_path / "here" / "runs.spool")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_page_of_a_study_comes_back(tmp_path):
+    page = StudyPage("s", "s-1", {"study": {"seed": 3, "space": {"a": [0.5, None]}}}, "**note**")
+    spool.put_page(tmp_path / "s", page)
+    assert spool.page_of(tmp_path / "s") == page
+    assert list(spool.waiting(tmp_path / "s")) == []
+    with pytest.raises(RecordError, match=r"study\.json is missing"):
+        spool.page_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1, "tags": {}}', '{"name": "a"'])
+def test_damaged_label_is_a_record_error(tmp_path, text):
+    place = put(tmp_path, 0, make_record())
+    (place / "label.json").write_text(text)
+    with pytest.raises(RecordError, match=r"label\.json cannot be used"):
+        spool.take(place)
+
+
 def test_putting_again_replaces(tmp_path):
-    spool.put(tmp_path, 0, make_record())
-    place = spool.put(tmp_path, 0, make_record({"training.seed": 9}))
-    assert spool.take(place).config.training.seed == 9
+    put(tmp_path, 0, make_record())
+    place = put(tmp_path, 0, make_record({"training.seed": 9}))
+    assert spool.take(place).record.config.training.seed == 9
 
 
 def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
     (tmp_path / "000000.part").mkdir()
     (tmp_path / "000000.part" / "weights.npz").write_bytes(b"half")
     assert list(spool.waiting(tmp_path)) == []
-    place = spool.put(tmp_path, 0, make_record())
+    place = put(tmp_path, 0, make_record())
     assert [file.name for file in tmp_path.iterdir()] == ["000000"]
     spool.take(place)
 
 
-@pytest.mark.parametrize("last", range(1, 10))
+@pytest.mark.parametrize("last", range(1, 12))
 def test_killed_writer_leaves_a_whole_trial_or_none(tmp_path, last):
     """It dies at each of its first renames, openings and flushes of files in turn."""
     script = f"""
@@ -66,6 +105,7 @@ import os, sys
 from pathlib import Path
 from sample_records import make_record
 from mlp.tracking import spool
+from mlp.tracking.label import Label
 made, n = make_record(), 0
 def die_at(event, args):
     global n
@@ -74,7 +114,7 @@ def die_at(event, args):
         if n == {last}:
             os._exit(9)
 sys.addaudithook(die_at)
-spool.put(Path({str(tmp_path)!r}), 0, made)
+spool.put(Path({str(tmp_path)!r}), 0, made, Label("#0", {{}}))
 """
     tests = os.path.dirname(__file__)  # noqa: PTH120
     environment = environment_of_commands()
@@ -83,7 +123,7 @@ spool.put(Path({str(tmp_path)!r}), 0, made)
     assert done.returncode == 9
     for _, place in spool.waiting(tmp_path):
         spool.take(place)
-    spool.take(spool.put(tmp_path, 0, make_record()))
+    spool.take(put(tmp_path, 0, make_record()))
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,7 +131,7 @@ spool.put(Path({str(tmp_path)!r}), 0, made)
     file=st.sampled_from(["config.json", "curve.npz", "weights.npz", "record.json"]), data=st.data()
 )
 def test_damage_is_a_record_error_or_does_no_harm(tmp_path_factory, file, data):
-    place = spool.put(tmp_path_factory.mktemp("spool"), 0, make_record())
+    place = put(tmp_path_factory.mktemp("spool"), 0, make_record())
     content = (place / file).read_bytes()
     cut = data.draw(st.integers(0, len(content) - 1))
     (place / file).write_bytes(content[:cut])
@@ -100,7 +140,7 @@ def test_damage_is_a_record_error_or_does_no_harm(tmp_path_factory, file, data):
 
 
 def test_missing_file_is_a_record_error(tmp_path):
-    place = spool.put(tmp_path, 0, make_record())
+    place = put(tmp_path, 0, make_record())
     (place / "curve.npz").unlink()
     with pytest.raises(RecordError, match=r"curve\.npz"):
         spool.take(place)
@@ -109,7 +149,7 @@ def test_missing_file_is_a_record_error(tmp_path):
 def test_folder_that_cannot_be_made_is_a_store_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write to .*: Not a directory"):
-        spool.put(tmp_path / "file" / "study", 0, make_record())
+        put(tmp_path / "file" / "study", 0, make_record())
 
 
 def test_spool_lies_beside_the_store(tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ from mlp.errors import AllDivergedError
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import (
     Session,
+    note_outage,
     publish_leftovers,
+    restore_missing,
     standing_of,
     train_again,
     train_generation,
@@ -26,11 +28,12 @@ from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
 from mlp.terminal.compose import own_study_files
-from mlp.terminal.console import explain_command, rerun_command
+from mlp.terminal.console import doctor_command, explain_command, rerun_command
 from mlp.terminal.screen import meter, say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
 from mlp.tracking import spool
-from mlp.tracking.publish import Publisher, StudyPage
+from mlp.tracking.label import StudyPage
+from mlp.tracking.publish import Publisher
 from mlp.tracking.store_uri import mask, resolve
 
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
@@ -72,9 +75,13 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
             config=_plain(config),
             description=f"Study `{opened.name}`, no winner yet.",
         )
-        with Publisher(config.base.tracking, page) as publisher:
-            place = folder / opened.name
-            n_finite = _conduct(Session(config, data, opened, place, publisher, console))
+        place = folder / opened.name
+        spool.put_page(place, page)
+        try:
+            with Publisher(config.base.tracking, page) as publisher:
+                n_finite = _conduct(Session(config, data, opened, page, place, publisher, console))
+        finally:
+            spool.clear(place)
     if publisher.problem is not None:
         raise publisher.problem  # all is trained and kept, but a script must know
     return n_finite
@@ -83,8 +90,10 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
 def _conduct(session: Session) -> int:
     """Trains what is missing and names the winner; the parent run's status is true afterwards."""
     try:
+        n_earlier = len(search.rows(session.search))
         publish_leftovers(session)
         _train_all(session)
+        restore_missing(session, n_earlier)
         return _end(session)
     except (KeyboardInterrupt, BrokenPipeError):
         session.publisher.give_up("KILLED")
@@ -158,6 +167,7 @@ def _train_all(session: Session) -> None:
             _note_seconds(session, trials[0].number // session.config.study.generation)
             standing = standing_of(session)
             shown.stored(standing)
+            note_outage(session)
 
 
 def _note_seconds(session: Session, generation: int) -> None:
@@ -245,7 +255,8 @@ def _unpublished(session: Session) -> list[str]:
     reason = f", because {problem}" if problem else ""
     return [
         f"not yet in MLflow: {n_waiting} runs{reason}",
-        "they are kept, and the same command publishes them",
+        "they are kept; the same command publishes them, and so does",
+        f"  {doctor_command(session.config.base, session.config.study.storage)}",
     ]
 
 

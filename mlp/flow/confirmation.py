@@ -24,6 +24,7 @@ from mlp.study.identity import TrialRow
 from mlp.terminal.screen import waiting
 from mlp.tracking import spool
 from mlp.tracking.display import run_name
+from mlp.tracking.label import Label, label_of_seed
 from mlp.tracking.record import RunRecord
 
 _MOST_SEEDS = 1000  # a place in the spool is the trial's number times this, and which seed it is
@@ -75,7 +76,7 @@ def confirm(session: Session, best: TrialRow) -> Confirmation:
         records = _records(session, data, numbers)
         for number, record in records.items():
             _look(session, number, record, data)
-            _publish(session, number, record)
+            session.publisher.publish(number, spool.place_of(seeds_spool(session), number))
         looks = [_looks(session)[number] for number in numbers]
     wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
     accuracies = tuple(float(look["test_accuracy"]) for look in looks)
@@ -107,7 +108,7 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
             record = make_record(configs[number], data, result, timing)
             accuracy = accuracy_on(data.test, record, data)
             records[number] = dataclasses.replace(record, test_accuracy=accuracy)
-            spool.put(seeds_spool(session), number, records[number])
+            spool.put(seeds_spool(session), number, records[number], _label(session, number))
     return records
 
 
@@ -144,11 +145,10 @@ def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> No
         search.add_test_look(session.search, trial, record.test_accuracy, further)
 
 
-def _publish(session: Session, number: int, record: RunRecord) -> None:
+def _label(session: Session, number: int) -> Label:
     trial, i = divmod(number, _MOST_SEEDS)
-    place = spool.place_of(seeds_spool(session), number)
-    name = f"{run_name(record.config, trial=trial)} seed +{i}"
-    session.publisher.publish(trial, place, record, name, seed=i)
+    name = f"{run_name(_config(session, number), trial=trial)} seed +{i}"
+    return label_of_seed(session.page, trial, i, name)
 
 
 def _name(number: int) -> str:

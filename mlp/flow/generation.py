@@ -1,5 +1,6 @@
 """A generation of a study: trained, judged, made safe, stored in the search, handed to MLflow."""
 
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from mlp.study.search import Outcome, Search, Trial
 from mlp.terminal.screen import Meter, Standing, say
 from mlp.tracking import spool
 from mlp.tracking.display import numbers, run_name
+from mlp.tracking.label import StudyPage, label_of_trial
 from mlp.tracking.publish import Publisher
 from mlp.tracking.record import RunRecord
 
@@ -33,21 +35,25 @@ class Session:
         config: of the sweep, its data resolved.
         data: the examples.
         search: the open study.
+        page: of the study in MLflow.
         spool: the study's folder for finished trials that are not published yet.
         publisher: to MLflow.
         console: for the user.
         records: trial number -> record of the best trial that this process has trained.
         seconds: what -> seconds spent on it in the present generation.
+        is_outage_said: whether the user knows that the tracking store fails.
     """
 
     config: SweepConfig
     data: Dataset
     search: Search
+    page: StudyPage
     spool: Path
     publisher: Publisher
     console: Console
     records: dict[int, RunRecord] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    is_outage_said: bool = False
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -65,9 +71,8 @@ def publish_leftovers(session: Session) -> None:
             config = search.trial_of(session.search, table[number]).config
             record = kept(session, f"trial {number}", place, config)
             if record is None:
-                record = train_again(session, table[number])
-                spool.put(session.spool, number, record)
-            _publish(session, number, place, record)
+                keep(session, number, train_again(session, table[number]))
+            session.publisher.publish(number, place)
 
 
 def train_generation(
@@ -97,7 +102,7 @@ def train_generation(
     with session.timed("log"):
         # All of them are safe before the first is stored: a kill in between trains nothing again.
         for trial in missing:
-            spool.put(session.spool, trial.number, records[trial.number])
+            keep(session, trial.number, records[trial.number])
         for trial in trials:
             _store(session, trial, records[trial.number])
         best = search.best_row(session.search)
@@ -127,7 +132,7 @@ def kept(session: Session, name: str, place: Path, config: RunConfig) -> RunReco
         config: what it must be a record of.
     """
     try:
-        record = spool.take(place)
+        record = spool.take(place).record
     except RecordError as error:
         say(session.console, f"{name} is trained again: {error}")
         return None
@@ -150,25 +155,77 @@ def _store(session: Session, trial: Trial, record: RunRecord) -> None:
         ),
     )
     search.tell(session.search, trial, outcome)
-    _publish(session, trial.number, spool.place_of(session.spool, trial.number), record)
+    session.publisher.publish(trial.number, spool.place_of(session.spool, trial.number))
 
 
-def _publish(session: Session, number: int, place: Path, record: RunRecord) -> None:
-    session.publisher.publish(number, place, record, run_name(record.config, trial=number))
+def keep(session: Session, number: int, record: RunRecord) -> Path:
+    """Makes a finished trial safe until it is published."""
+    label = label_of_trial(session.page, number, run_name(record.config, trial=number))
+    return spool.put(session.spool, number, record, label)
 
 
 def train_again(session: Session, row: TrialRow) -> RunRecord:
     """The record of a trial of an earlier sweep: training it again gives the same weights."""
-    config = search.trial_of(session.search, row).config
-    started_ms = _now_ms()
-    [result] = train_trials(
-        [config],
-        session.data,
-        session.config.base.execution,
-        thresholds=search.thresholds_at(session.search, row.number),
+    [record] = _train_again(session, [row])
+    return record
+
+
+def restore_missing(session: Session, n_earlier: int) -> None:
+    """Trains again, and publishes, what the tracking store has no run of.
+
+    A study may be continued with another tracking store, or with a new one in the place of one that
+    is gone; its trials have the same bits when they are trained again.
+
+    Args:
+        session: of the sweep.
+        n_earlier: trials that were stored before this sweep.
+    """
+    missing = session.publisher.missing(range(n_earlier)) if n_earlier else []
+    if not missing:
+        return
+    say(
+        session.console,
+        f"{len(missing)} earlier trials of this study have no run in the tracking store; they are "
+        "trained again, which gives the same, and recorded",
     )
-    timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
-    return make_record(config, session.data, result, timing)
+    table = search.rows(session.search)
+    size, n_different = session.config.study.generation, 0
+    for _, generation in itertools.groupby(missing, lambda number: number // size):
+        rows = [table[number] for number in generation]
+        for row, record in zip(rows, _train_again(session, rows), strict=True):
+            value = objective_value(record, session.config.study.objective)
+            n_different += value != row.value
+            session.publisher.publish(row.number, keep(session, row.number, record))
+    if n_different:
+        say(
+            session.console,
+            f"{n_different} of them came out differently: the study was made on another machine, "
+            "or with other versions",
+        )
+
+
+def _train_again(session: Session, rows: Sequence[TrialRow]) -> list[RunRecord]:
+    """The records of stored trials of one generation."""
+    configs = [search.trial_of(session.search, row).config for row in rows]
+    execution = session.config.base.execution
+    started_ms = _now_ms()
+    bar = search.thresholds_at(session.search, rows[0].number)
+    results = train_trials(configs, session.data, execution, thresholds=bar)
+    timing = Timing(started_ms, _now_ms(), n_threads(execution))
+    return [
+        make_record(config, session.data, result, timing)
+        for config, result in zip(configs, results, strict=True)
+    ]
+
+
+def note_outage(session: Session) -> None:
+    """Says once that the tracking store fails, and once that it is back."""
+    problem = session.publisher.problem
+    if problem is not None and not session.is_outage_said:
+        say(session.console, f"{problem}; the sweep goes on, and its runs are kept")
+    if problem is None and session.is_outage_said:
+        say(session.console, "the tracking store is back")
+    session.is_outage_said = problem is not None
 
 
 def standing_of(session: Session) -> Standing:

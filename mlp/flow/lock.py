@@ -78,3 +78,23 @@ def _holder(descriptor: int) -> str:
         return f"process {int(who['pid'])} on {who['host']} since {who['since']}"
     except (ValueError, KeyError, TypeError):  # it has the lock but not yet written its name
         return "another process"
+
+
+def holder_of(folder: Path, study: str) -> str | None:
+    """Who holds a study at this moment; None: nobody does. Nothing is changed.
+
+    Args:
+        folder: where the lock file lies.
+        study: its name.
+    """
+    try:
+        descriptor = os.open(folder / f"{study}.lock", os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None

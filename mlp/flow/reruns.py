@@ -13,8 +13,9 @@ from mlp.engine.result import Result
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.tracking.display import ThinCurve, run_name, thin
+from mlp.tracking.label import EXPLAINS, KEY
 from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import EXPLAINS, KEY, publish_run
+from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store
 
 

@@ -142,6 +142,12 @@ def storage_in_memory() -> Storage:
     return optuna.storages.InMemoryStorage()
 
 
+def stored_studies(storage: Storage) -> dict[str, int]:
+    """Name -> number of trials of every study."""
+    summaries = optuna.get_all_study_summaries(storage)
+    return {summary.study_name: summary.n_trials for summary in summaries}
+
+
 @contextlib.contextmanager
 def one_sentence(url: str) -> Iterator[None]:
     """Turns what Optuna's store raises while it is used into one of this program's errors.

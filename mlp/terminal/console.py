@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from mlp.config import RunConfig
+from mlp.config import RunConfig, Study, Tracking
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
@@ -38,7 +38,11 @@ def run_command(command: Callable[[], None]) -> None:
     package and keeps its traceback. The first Ctrl-C, SIGTERM or SIGHUP lets the command put its
     things in order, the second ends the process at once.
     """
-    heard = {number: signal.signal(number, _first_signal) for number in _SIGNALS}
+    heard = {
+        number: signal.signal(number, _first_signal)
+        for number in _SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN  # nohup
+    }
     try:
         if sys.platform not in ("linux", "darwin"):
             raise SystemLimitError(
@@ -64,7 +68,8 @@ def run_command(command: Callable[[], None]) -> None:
 
 def _first_signal(number: int, _frame: object) -> NoReturn:
     for each in _SIGNALS:
-        signal.signal(each, _second_signal)
+        if signal.getsignal(each) is _first_signal:
+            signal.signal(each, _second_signal)
     raise StoppedError(number)
 
 
@@ -94,6 +99,27 @@ def _places(config: RunConfig) -> list[str]:
     if config.tracking.uri is not None:
         words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
     return words
+
+
+def doctor_command(config: RunConfig, storage: str | None = None) -> str:
+    """What to type to have published what waits, with the places that the config names.
+
+    Args:
+        config: says where to publish.
+        storage: of the study; None for a single run, or where nobody named one.
+
+    Example:
+        >>> doctor_command(RunConfig())
+        'python -m mlp.doctor fix=true'
+    """
+    words = ["python", "-m", "mlp.doctor", "fix=true"]
+    if storage not in (None, Study().storage):
+        words.append(f"study.storage={_quoted(mask(str(storage)))}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    if config.tracking.experiment != Tracking().experiment:
+        words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
+    return shlex.join(words)
 
 
 def usage(

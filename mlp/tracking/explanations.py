@@ -11,7 +11,8 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 from mlflow.entities import RunTag
 
 from mlp.tracking import display
-from mlp.tracking.runs import EXPLAINS, KEY, find_run
+from mlp.tracking.label import EXPLAINS, KEY
+from mlp.tracking.runs import find_run
 
 _NOTE = "mlflow.note.content"
 _END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's

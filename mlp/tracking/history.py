@@ -27,9 +27,10 @@ from mlp.curve import Judgement, Verdict, judge
 from mlp.door import read_run, read_sweep, setting_paths
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking.display import ThinCurve
+from mlp.tracking.label import CONFIRMS, EXPLAINS, KEY, STUDY
 from mlp.tracking.recipe import LARGEST_TEXT, parse_json
 from mlp.tracking.record import read_text
-from mlp.tracking.runs import CONFIRMS, EXPLAINS, KEY, STUDY, STUDY_FILE, get_run
+from mlp.tracking.runs import STUDY_FILE, get_run
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
@@ -131,7 +132,7 @@ def read_study(store: Store, which: str | None) -> PastStudy:
             [parent.info.experiment_id],
             f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
         )
-        trials = [run for run in children if not {EXPLAINS, CONFIRMS} & set(run.data.tags)]
+        trials = [run for run in children if _is_trial(run)]
         sweep = _read_sweep(store, parent.info.run_id)
         return _study(store, name, key, parent, sweep, trials)
 
@@ -193,7 +194,7 @@ def _whole_experiment(store: Store, which: str | None) -> PastStudy:
             f"there is no study and no experiment {one_line(which)} in {store.uri}{hint}"
         )
     found = _search(store, [experiment.experiment_id], "attributes.status = 'FINISHED'")
-    runs = [run for run in found if EXPLAINS not in run.data.tags and _study_key(run) is None]
+    runs = [run for run in found if _is_trial(run) and _study_key(run) is None]
     key = f"experiment-{experiment.experiment_id}"
     return _study(store, one_line(experiment.name), key, None, None, runs)
 
@@ -307,6 +308,11 @@ def _read_sweep(store: Store, run_id: str) -> SweepConfig | None:
     if not isinstance(values, dict):
         raise RecordError(f"{STUDY_FILE} must be an object")
     return read_sweep(values)
+
+
+def _is_trial(run: Run) -> bool:
+    """Whether a run was trained for its own sake, and not for an explanation or confirmation."""
+    return not {EXPLAINS, CONFIRMS} & set(run.data.tags)
 
 
 def _study_key(run: Run) -> str | None:

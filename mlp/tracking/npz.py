@@ -27,6 +27,7 @@ Array = NDArray[Any]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file can name
 _LARGEST_FILE = 1 << 30  # bytes; a config may claim any size
+_FIRST_BYTES = b"PK\x03\x04"
 _HEADER_ROOM = 1024  # bytes for the names, zip entries and npy header of one array
 
 # NumPy evaluates a header as a Python literal; this is the only form that it writes.
@@ -117,6 +118,8 @@ def largest_file(expected: Mapping[str, Expected]) -> int:
 def unpack(data: bytes, expected: Mapping[str, Expected], *, source: str) -> dict[str, Array]:
     """As `read`, from the bytes of a file that is called `source`."""
     try:
+        if not data.startswith(_FIRST_BYTES):  # zipfile itself looks at the end alone
+            raise ValueError("it must begin with a zip member")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _checked_members(archive, expected)
             return {name: _array(archive, members[name], expected[name]) for name in members}

@@ -1,53 +1,56 @@
 """Publishes finished trials to MLflow in the background, while the next generation trains."""
 
-import contextlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mlp.config import Tracking
-from mlp.errors import MlpError
+from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
 from mlp.tracking import spool
+from mlp.tracking.label import TRIAL, Label, StudyPage
 from mlp.tracking.record import RunRecord
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.runs import Status
     from mlp.tracking.store import Store
 
+_T = TypeVar("_T")
 
-_LAST_PATIENCE_S = 3.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two tries while the sweep goes on
+_LAST_PATIENCE_S = 5.0  # with a store that fails when nothing else is left to do
+_LAST_PAUSE_S = 0.5
+_SLOWEST_S = 15.0  # for one job, when nothing else is left to do; of SQLite one takes 0.2
+_SIGNAL_PATIENCE_S = 3.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
 
 
-@dataclass(frozen=True)
-class StudyPage:
-    """What the parent run of a study says from the start.
+@dataclass(eq=False)
+class _Job:
+    """Something to be done with the store, again until it works.
 
     Attributes:
-        name: of the study.
-        key: what the study's runs are found again by.
-        config: its composed settings, plain values.
-        description: Markdown for its page.
-        tags: further tags of the parent run.
+        do: safe to be done twice.
+        is_vital: whether it is done even when nothing more is to be published.
+        is_done: that it is over, one way or another.
     """
 
-    name: str
-    key: str
-    config: Mapping[str, Any]
-    description: str
-    tags: Mapping[str, str] = field(default_factory=dict)
+    do: Callable[[], None]
+    is_vital: bool
+    is_done: threading.Event
 
 
 class Publisher:
     """One background thread that owns the tracking store for the length of a sweep.
 
-    It is opened there too (a new MLflow database takes seconds). A store that cannot be reached
-    stops nothing: what is finished stays in the spool, and `problem` says why.
+    It is opened there too (a new MLflow database takes seconds). A store that fails stops nothing:
+    what is finished stays in the spool, is tried again while the sweep goes on, and `problem` says
+    why it is still there. Only numbers and paths wait in memory; the runs themselves lie on disk.
 
     Attributes:
-        problem: the first fault of the store; None while all is well.
         run_ids: trial number -> MLflow run id, of those published or described by this object.
         study_run_id: the parent run's id; None until the store is open.
         how_to_look: commands and addresses that show the runs; empty until the store is open.
@@ -60,16 +63,27 @@ class Publisher:
             tracking: where to publish.
             page: of the study.
         """
-        self.problem: MlpError | None = None
         self.run_ids: dict[int, str] = {}
         self.study_run_id: str | None = None
         self.how_to_look: list[str] = []
         self._page = page
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._store: Store | None = None
+        self._outage: MlpError | None = None
+        self._refusal: MlpError | None = None
         self._bug: Exception | None = None
-        self._gave_up = False
-        self._submit(lambda: self._open(tracking))
+        self._jobs: deque[_Job] = deque()
+        self._news = threading.Condition()
+        self._hurried_at: float | None = None
+        self._is_over = False
+        # A store that hangs must not keep the process: what it has not taken lies in the spool.
+        self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
+        self._add(lambda: self._open(tracking), is_vital=True)
+        self._thread.start()
+
+    @property
+    def problem(self) -> MlpError | None:
+        """Why something is not published; None while all is well, and again after an outage."""
+        return self._outage or self._refusal
 
     def __enter__(self) -> Self:
         return self
@@ -80,24 +94,21 @@ class Publisher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Waits until everything that was handed over is published or known to have failed."""
-        self._thread.shutdown(wait=not self._gave_up)
+        """Ends the thread; what is not published by now stays in the spool."""
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
         if error is None:
             self._raise_bug()
 
-    def publish(
-        self, number: int, place: Path, record: RunRecord, name: str, seed: int | None = None
-    ) -> None:
+    def publish(self, number: int, place: Path) -> None:
         """Hands over a finished trial; returns at once.
 
         Args:
             number: of the trial.
             place: its folder in the spool, removed once it is published.
-            record: what to publish.
-            name: of the run, for a person.
-            seed: of a further network with the trial's settings; None: the trial itself.
         """
-        self._submit(lambda: self._publish(number, place, record, name, seed))
+        self._add(lambda: self._publish(number, place))
 
     def describe(
         self,
@@ -109,12 +120,24 @@ class Publisher:
         step: int = 0,
     ) -> None:
         """Adds metrics, at a step, tags and files to the parent run or a published trial's run."""
-        self._submit(lambda: self._describe(of_trial, metrics, tags, files, step))
+        self._add(lambda: self._describe(of_trial, metrics, tags, files, step))
+
+    def missing(self, numbers: Collection[int]) -> list[int]:
+        """Which of these trials the store has no finished run of; waits for what came before.
+
+        Returns:
+            Their numbers in order; none where the store fails.
+        """
+        found: list[int] = []
+        self._wait(self._add(lambda: found.extend(self._missing(numbers))))
+        return found
 
     def finish(self, status: "Status") -> None:
-        """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
-        self._submit(lambda: self._finish(status))
-        self._thread.submit(lambda: None).result()
+        """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it.
+
+        A store that fails is tried for a few seconds more.
+        """
+        self._wait(self._add(lambda: self._finish(status), is_vital=True))
         self._raise_bug()
 
     def give_up(self, status: "Status") -> None:
@@ -122,28 +145,112 @@ class Publisher:
 
         A store that does not take that within seconds is not waited for.
         """
-        self._gave_up = True
-        self._submit(lambda: self._finish(status))
-        with contextlib.suppress(TimeoutError):
-            self._thread.submit(lambda: None).result(_LAST_PATIENCE_S)
+        with self._news:
+            self._jobs = deque(job for job in self._jobs if job.is_vital)
+        last = self._add(lambda: self._finish(status), is_vital=True)
+        self._hurry()
+        last.is_done.wait(_SIGNAL_PATIENCE_S)
 
-    def _submit(self, job: Callable[[], None]) -> None:
-        self._thread.submit(self._guarded, job)
+    def _add(self, do: Callable[[], None], *, is_vital: bool = False) -> _Job:
+        job = _Job(do, is_vital, threading.Event())
+        with self._news:
+            if self._is_over:
+                job.is_done.set()
+            else:
+                self._jobs.append(job)
+            self._news.notify_all()
+        return job
 
-    def _guarded(self, job: Callable[[], None]) -> None:
-        """Runs a job unless one has failed; a fault of the store is kept, a bug raised later."""
-        if self.problem is not None or self._bug is not None:
-            return
-        try:
-            job()
-        except MlpError as error:
-            self.problem = error
-        except Exception as error:  # noqa: BLE001  raised again in the main thread
-            self._bug = error
+    def _hurry(self) -> None:
+        with self._news:
+            self._hurried_at = time.monotonic()
+            self._news.notify_all()
+
+    def _wait(self, job: _Job) -> None:
+        """Until a job is over, or the store hangs where not even a time limit ends it."""
+        self._hurry()
+        n_left = len(self._jobs)
+        while not job.is_done.wait(4 * _SLOWEST_S):
+            if len(self._jobs) == n_left:
+                self._outage = UnavailableError("the tracking store does not answer")
+                return
+            n_left = len(self._jobs)
+        self._hurried_at = None
 
     def _raise_bug(self) -> None:
         if self._bug is not None:
             raise self._bug
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            started, pause_s = time.monotonic(), _FIRST_PAUSE_S
+            while not self._attempt(job):
+                if self._pause(pause_s, started):
+                    self._stop()
+                    return
+                if job not in self._jobs:  # given up meanwhile
+                    break
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            with self._news:
+                if self._jobs and self._jobs[0] is job:
+                    self._jobs.popleft()
+            job.is_done.set()
+        self._stop()
+
+    def _next(self) -> _Job | None:
+        with self._news:
+            while not self._jobs and not self._is_over:
+                self._news.wait()
+            return None if self._is_over else self._jobs[0]
+
+    def _attempt(self, job: _Job) -> bool:
+        """Whether a job is over; False: it is worth another try."""
+        started, was_open = time.monotonic(), self._store is not None
+        try:
+            job.do()
+        except RecordError as error:  # of one trial's folder; the others have nothing to do with it
+            self._refusal = error
+        except MlpError as error:
+            self._outage = error
+            return False
+        except Exception as error:  # noqa: BLE001  raised again in the main thread
+            self._bug = error
+            self._end()
+            return True
+        self._outage = None
+        took_s = time.monotonic() - started
+        if self._hurried_at is not None and was_open and took_s > _SLOWEST_S:
+            self._outage = UnavailableError(f"the tracking store took {took_s:.0f} s for one run")
+            self._end()
+        return True
+
+    def _pause(self, pause_s: float, failing_since: float) -> bool:
+        """Waits for the next try; whether there is to be none."""
+        started = time.monotonic()
+        with self._news:
+            while not self._is_over:
+                now, hurried_at = time.monotonic(), self._hurried_at
+                if hurried_at is not None:
+                    if now - max(hurried_at, failing_since) > _LAST_PATIENCE_S:
+                        return True
+                    pause_s = _LAST_PAUSE_S
+                if now - started >= pause_s:
+                    return False
+                self._news.wait(started + pause_s - now)
+        return True
+
+    def _end(self) -> None:
+        with self._news:
+            self._is_over = True
+
+    def _stop(self) -> None:
+        """Lets go whoever waits."""
+        with self._news:
+            self._is_over = True
+            for job in self._jobs:
+                job.is_done.set()
 
     def _open(self, tracking: Tracking) -> None:
         from mlp.tracking.runs import start_study
@@ -157,23 +264,23 @@ class Publisher:
             name=page.name,
             key=page.key,
             settings=page.config,
-            tags=page.tags,
+            tags={},
             description=page.description,
         )
 
-    def _publish(
-        self, number: int, place: Path, record: RunRecord, name: str, seed: int | None
-    ) -> None:
-        from mlp.tracking.runs import CONFIRMS, TRIAL, publish_run, trial_key
+    def _publish(self, number: int, place: Path) -> None:
+        from mlp.tracking.runs import publish_run
 
-        if self._gave_up:
-            return
         assert self._store is not None
-        which = str(number) if seed is None else f"{number}.seed{seed}"
-        tags = {"mlp.study": self._page.name, "mlp.key": trial_key(self._page.key, which)}
-        tags[TRIAL if seed is None else CONFIRMS] = str(number)
-        run_id = publish_run(self._store, record, parent=self.study_run_id, name=name, tags=tags)
-        if seed is None:
+        kept = spool.take(place)
+        run_id = publish_run(
+            self._store,
+            kept.record,
+            parent=self.study_run_id,
+            name=kept.label.name,
+            tags=kept.label.tags,
+        )
+        if TRIAL in kept.label.tags:
             self.run_ids[number] = run_id
         spool.drop(place)
 
@@ -197,9 +304,64 @@ class Publisher:
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags, files=files, step=step)
 
+    def _missing(self, numbers: Collection[int]) -> list[int]:
+        from mlp.tracking.runs import recorded_trials
+
+        assert self._store is not None
+        return sorted(set(numbers) - recorded_trials(self._store, self._page.key))
+
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish
 
         assert self._store is not None
         assert self.study_run_id is not None
         finish(self._store, self.study_run_id, status)
+
+
+def publish_single(
+    tracking: Tracking, record: RunRecord, label: Label, *, remedy: str
+) -> tuple["Store", str]:
+    """Publishes a run that belongs to no study; what the store does not take goes to the spool.
+
+    Args:
+        tracking: where.
+        record: of the run.
+        label: how it is to be shown.
+        remedy: the command that publishes it later.
+
+    Returns:
+        The store and the run's id.
+
+    Raises:
+        MlpError: what is wrong with the store, and how the run gets there later.
+    """
+    from mlp.tracking.runs import publish_run
+    from mlp.tracking.store import open_store
+
+    def publish() -> tuple["Store", str]:
+        store = open_store(tracking)
+        return store, publish_run(store, record, parent=None, name=label.name, tags=label.tags)
+
+    try:
+        return patiently(publish)
+    except (BusyError, StoreError, UnavailableError) as error:
+        place = spool.put_single(record, label)
+        raise type(error)(
+            f"{error}; the run is kept in {place.parent}, and this publishes it: {remedy}"
+        ) from None
+
+
+def patiently(job: Callable[[], _T]) -> _T:
+    """Does something with a store that may be back in a moment.
+
+    Args:
+        job: safe to be done twice.
+    """
+    end = time.monotonic() + _LAST_PATIENCE_S
+    while True:
+        try:
+            return job()
+        except (BusyError, UnavailableError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(_LAST_PAUSE_S)

@@ -12,7 +12,8 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +22,17 @@ from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets
 
 # isort: split
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlp import config
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking import display, npz, record
-from mlp.tracking.recipe import LARGEST_TEXT, Recipe, read_recipe
-from mlp.tracking.record import CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE, RunRecord
+from mlp.tracking.download import download
+from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
+from mlp.tracking.recipe import Recipe
+from mlp.tracking.record import RunRecord
 
 __all__ = [
     "Store",
@@ -43,15 +46,14 @@ __all__ = [
     "update_run",
 ]
 
-KEY, STUDY, TRIAL, EXPLAINS = "mlp.key", "mlp.study", "mlp.trial", "mlp.explains"
-CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
 STUDY_FILE = "study.json"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
 _LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_MOST_TWINS = 10
+_PAGE = 1000  # runs of one answer
 _UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
 
 
@@ -99,16 +101,16 @@ def start_study(
     Returns:
         The id of the parent run.
     """
-    study_key = _study_key(key or name)
+    own_key = study_key(key or name)
     all_tags = {
         **display.environment_tags(),
         **tags,
-        KEY: study_key,
+        KEY: own_key,
         STUDY: name,
         "mlflow.note.content": description,
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = find_run(store, study_key)
+        known = find_run(store, own_key)
         run = known or store.client.create_run(store.experiment_id, tags=all_tags, run_name=name)
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
@@ -200,23 +202,52 @@ def finish(store: Store, run_id: str, status: Status) -> None:
         store.client.set_terminated(run_id, status, end_time=_now_ms())
 
 
+def recorded_trials(store: Store, key: str) -> set[int]:
+    """The numbers of a study's trials that have a finished run, or had one that a person deleted.
+
+    A trial that has a second run, because an answer of the server was lost, loses it.
+    """
+    start = trial_key(key, "")
+    with one_sentence(store.uri):
+        runs: dict[int, list[Run]] = defaultdict(list)
+        for run in _all_runs(store, f"tags.`{KEY}` LIKE '{start}%'", ViewType.ALL):
+            number = run.data.tags[KEY].removeprefix(start)
+            if number.isdigit():  # not the study's own run, nor one whose key LIKE took for alike
+                runs[int(number)].append(run)
+        for same in runs.values():
+            _one_of(store, [run for run in same if run.info.lifecycle_stage == "active"])
+    return {n for n, same in runs.items() if any(run.info.status == "FINISHED" for run in same)}
+
+
+def left_running(store: Store) -> dict[str, str | None]:
+    """Id of each run of this program that says RUNNING -> its study, None if it has none."""
+    running = f"attributes.status = 'RUNNING' AND tags.`{KEY}` LIKE '%'"
+    with one_sentence(store.uri):
+        found = _all_runs(store, running, ViewType.ACTIVE_ONLY)
+        return {run.info.run_id: run.data.tags.get(STUDY) for run in found}
+
+
+def end_stale(store: Store, run_id: str) -> None:
+    """Ends a run that nobody works on as KILLED, or as a second run of the same trial."""
+    with one_sentence(store.uri):
+        run = store.client.get_run(run_id)
+        kept = find_run(store, run.data.tags[KEY])
+        if kept is not None and kept.info.status == "RUNNING":
+            store.client.set_terminated(kept.info.run_id, "KILLED", end_time=_now_ms())
+
+
 def find_study(store: Store, name: str) -> str | None:
     """The id of a study's parent run; None if the store has none."""
     with one_sentence(store.uri):
-        run = find_run(store, _study_key(name))
+        run = find_run(store, study_key(name))
     return str(run.info.run_id) if run else None
 
 
-def find_trial(store: Store, study_key: str, number: int) -> str | None:
+def find_trial(store: Store, key: str, number: int) -> str | None:
     """The id of the run of a study's trial; None if the store has none."""
     with one_sentence(store.uri):
-        run = find_run(store, trial_key(study_key, str(number)))
+        run = find_run(store, trial_key(key, str(number)))
     return str(run.info.run_id) if run else None
-
-
-def trial_key(study_key: str, number: str) -> str:
-    """What the run of a study's trial is found again by."""
-    return _checked_key(f"{study_key}/{number}")
 
 
 def fetch_run(store: Store, run_id: str) -> TrackedRun:
@@ -237,7 +268,7 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
             raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
         if run.info.status != "FINISHED":
             raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
-        _download(store, run_id, Path(folder))
+        download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
         recipe, result = record.read_artifacts(Path(folder))
     curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
     digests = {
@@ -268,63 +299,48 @@ def get_run(store: Store, run_id: str) -> Run:
 
 
 def find_run(store: Store, key: str) -> Run | None:
-    """The run with a key; None if the store has none.
+    """The run of a key; of several, which an answer that was lost may have made, one stays.
 
     Args:
         store: where.
         key: made of letters, digits, `_`, `.`, `-` and `/`.
     """
     found = store.client.search_runs(
-        [store.experiment_id], filter_string=f"tags.`{KEY}` = '{_checked_key(key)}'", max_results=1
+        [store.experiment_id],
+        filter_string=f"tags.`{KEY}` = '{checked_key(key)}'",
+        max_results=_MOST_TWINS,
     )
-    return found[0] if found else None
+    return _one_of(store, list(found))
 
 
-def _study_key(name: str) -> str:
-    return _checked_key(f"{name}/study")
+def _one_of(store: Store, twins: list[Run]) -> Run | None:
+    """The finished one of several runs of one trial; the others go to MLflow's dustbin."""
+    twins.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
+    for twin in twins[1:]:
+        store.client.delete_run(twin.info.run_id)
+    return twins[0] if twins else None
+
+
+def _all_runs(store: Store, filter_string: str, view: int) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = store.client.search_runs(
+            [store.experiment_id], filter_string, view, max_results=_PAGE, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
     """What makes this run the same one when it is recorded again."""
     if KEY in tags:
-        return _checked_key(tags[KEY])
+        return checked_key(tags[KEY])
     if STUDY in tags and TRIAL in tags:
         return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
-
-
-def _checked_key(key: str) -> str:
-    if not _PLAIN_KEY.fullmatch(key):  # it is quoted in a filter
-        raise ValueError(
-            f"a key must be made of letters, digits, '_', '.', '-', '/', but is {key!r}"
-        )
-    return key
-
-
-def _download(store: Store, run_id: str, folder: Path) -> None:
-    """The three files of a run, none larger than its config allows."""
-    sizes = {
-        file.path: file.file_size or 0
-        for file in store.client.list_artifacts(run_id)
-        if not file.is_dir
-    }
-    _download_file(store, run_id, CONFIG_FILE, folder, sizes, most=LARGEST_TEXT)
-    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
-    for name, expected in (
-        (CURVE_FILE, record.expected_curve(run)),
-        (WEIGHTS_FILE, record.expected_weights(run)),
-    ):
-        _download_file(store, run_id, name, folder, sizes, most=npz.largest_file(expected))
-
-
-def _download_file(
-    store: Store, run_id: str, name: str, folder: Path, sizes: Mapping[str, int], *, most: int
-) -> None:
-    if not 0 < sizes.get(name, 0) <= most:
-        size = f"has {sizes[name]} bytes" if name in sizes else "is missing"
-        raise RecordError(f"run {run_id} must have a {name} of 1 to {most} bytes, but it {size}")
-    store.client.download_artifacts(run_id, name, str(folder))
 
 
 def _metrics(run: RunRecord) -> list[Metric]:

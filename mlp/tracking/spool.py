@@ -1,19 +1,34 @@
-"""Finished trials on their way to the tracking store, one folder each.
+"""Finished runs on their way to the tracking store, one folder each.
 
 A trial is written here, whole, before it is stored anywhere else, and goes when it is published. So
-a killed sweep neither trains a finished trial again nor loses one that MLflow has not seen.
+a killed sweep neither trains a finished trial again nor loses one that MLflow has not seen. Single
+runs come here only where the tracking store did not take them.
 """
 
+import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlp.errors import StoreError
+from mlp.tracking.label import Label, StudyPage, read_label, read_page, write_label
 from mlp.tracking.record import RunRecord, read_record, write_record
 from mlp.tracking.store_uri import sqlite_path
 
-_UNFINISHED = ".part"
+UNFINISHED = ".part"  # ends the name of what is being written, or was when its writer died
+
+_LABEL_FILE, _PAGE_FILE = "label.json", "study.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A run in the spool: its record and how it is to be shown."""
+
+    record: RunRecord
+    label: Label
 
 
 def folder_of(storage: str) -> Path:
@@ -22,18 +37,24 @@ def folder_of(storage: str) -> Path:
     return path.with_name(path.name + ".spool") if path else Path.cwd() / "optuna.spool"
 
 
+def folder_of_runs() -> Path:
+    """The spool of runs that belong to no study."""
+    return Path.cwd() / "runs.spool"
+
+
 def place_of(spool: Path, number: int) -> Path:
     """The folder of a trial."""
     return spool / f"{number:06d}"
 
 
-def put(spool: Path, number: int, record: RunRecord) -> Path:
+def put(spool: Path, number: int, record: RunRecord, label: Label) -> Path:
     """Writes a finished trial, so that it is there whole or not at all.
 
     Args:
         spool: the folder of the study; made if it does not exist.
         number: of the trial.
         record: what to keep.
+        label: how it is to be shown.
 
     Returns:
         The folder of the trial.
@@ -42,11 +63,12 @@ def put(spool: Path, number: int, record: RunRecord) -> Path:
         StoreError: where it cannot be written.
     """
     place = place_of(spool, number)
-    unfinished = place.with_suffix(_UNFINISHED)
+    unfinished = place.with_suffix(UNFINISHED)
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_record(unfinished, record)
+        write_label(unfinished / _LABEL_FILE, label)
         for file in (*unfinished.iterdir(), unfinished):
             _flush(file)
         shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
@@ -57,6 +79,40 @@ def put(spool: Path, number: int, record: RunRecord) -> Path:
     return place
 
 
+def put_single(record: RunRecord, label: Label) -> Path:
+    """Writes a run that belongs to no study; as `put`."""
+    return put(folder_of_runs(), time.time_ns(), record, label)
+
+
+def put_page(spool: Path, page: StudyPage) -> None:
+    """Writes whose trials wait in a folder, for who publishes them without the sweep.
+
+    Raises:
+        StoreError: where it cannot be written.
+    """
+    unfinished = spool / (_PAGE_FILE + UNFINISHED)
+    try:
+        spool.mkdir(parents=True, exist_ok=True)
+        write_label(unfinished, page)
+        unfinished.rename(spool / _PAGE_FILE)
+    except OSError as error:
+        raise StoreError(f"cannot write to {spool}: {error.strerror or error}") from None
+
+
+def page_of(spool: Path) -> StudyPage:
+    """Whose trials wait in a folder.
+
+    Raises:
+        RecordError: if it does not say.
+    """
+    return read_page(spool / _PAGE_FILE)
+
+
+def has_page(spool: Path) -> bool:
+    """Whether a folder says whose trials wait in it."""
+    return (spool / _PAGE_FILE).is_file()
+
+
 def waiting(spool: Path) -> Iterator[tuple[int, Path]]:
     """Number and folder of each trial in the spool, in the order of the numbers."""
     for place in sorted(spool.glob("[0-9]*")):
@@ -64,23 +120,42 @@ def waiting(spool: Path) -> Iterator[tuple[int, Path]]:
             yield int(place.name), place
 
 
-def take(place: Path) -> RunRecord:
+def take(place: Path) -> Kept:
     """Reads a trial back.
 
     Raises:
         RecordError: for a folder that does not hold what was written.
     """
-    return read_record(place)
+    return Kept(read_record(place), read_label(place / _LABEL_FILE))
 
 
 def drop(place: Path) -> None:
-    """Removes a trial that is published, and the study's folder with the last one."""
-    shutil.rmtree(place, ignore_errors=True)
-    for folder in (place.parent, place.parent.parent):
-        try:
-            folder.rmdir()
-        except OSError:  # others are still waiting there
-            return
+    """Removes a trial that is published; half removed, it is no trial any more."""
+    gone = place.with_suffix(UNFINISHED)
+    try:
+        shutil.rmtree(gone, ignore_errors=True)
+        place.rename(gone)
+    except OSError:  # it is not there
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def unfinished(spool: Path) -> list[Path]:
+    """What writers that died have left in a folder."""
+    return sorted(spool.glob(f"*{UNFINISHED}"))
+
+
+def clear(spool: Path) -> None:
+    """Removes a folder in which nothing waits, and the spool with the last one.
+
+    Only who holds the study may do so.
+    """
+    if next(waiting(spool), None) is not None:
+        return
+    shutil.rmtree(spool, ignore_errors=True)
+    if spool.parent.suffix == ".spool":
+        with contextlib.suppress(OSError):  # others are still waiting there
+            spool.parent.rmdir()
 
 
 def _flush(path: Path) -> None:

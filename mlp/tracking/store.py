@@ -157,12 +157,14 @@ def _other_version(shown: str) -> str:
 def _calm_mlflow(uri: str) -> None:
     """No chatter about tables, no traceback of what is told in a sentence, no minutes of waiting.
 
-    What the user has set in the environment stays.
+    What the user has set in the environment stays, but for the number of retries.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if uri.startswith("http"):
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        # MLflow sends a request again whose answer was lost, and then a run is there twice. Who
+        # calls looks first whether it is.
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
@@ -176,18 +178,30 @@ def _make_sqlite(path: Path) -> None:
     if store_uri.tables(path):
         _check_tables(path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with store_uri.only_one(path.parent):
         if store_uri.tables(path):
             return
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):  # by one that was killed
             shutil.rmtree(left)
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".new") as folder:
+        with _naming(path.parent):
+            made_in = TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+        with made_in as folder:
             draft = Path(folder) / path.name
             draft.touch()  # fails at once where MLflow would try for two minutes
             made = SqlAlchemyStore(f"sqlite:///{draft}", _artifacts(path))
             made.engine.dispose()
             draft.rename(path)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Names the folder, which the user knows, and not the file that was to be made in it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 def _check_tables(path: Path) -> None:
