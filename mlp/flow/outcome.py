@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlp.config import RunConfig, settings_of
 from mlp.curve import judge
 from mlp.data.dataset import Dataset, Part, features
@@ -70,3 +73,17 @@ def accuracy_on(part: Part, record: RunRecord, data: Dataset) -> float:
     activation = record.config.model.activation
     params = tuple(Layer(W, b) for W, b in record.result.weights)
     return accuracy(params, X, part.labels, activation)
+
+
+def example_images(data: Dataset) -> NDArray[np.uint8]:
+    """A three and a seven, `(2, pixel)`, that a model keeps as an input to try."""
+    part = data.validation if len(data.validation) else data.train
+    return part.pixels[[int(np.argmax(part.labels == label)) for label in (0, 1)]]
+
+
+def parts_of(data: Dataset) -> str:
+    """The sizes of a data set's parts, for a person."""
+    return (
+        f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
+        f"validate, {data.test.n_examples} to test"
+    )

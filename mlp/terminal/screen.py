@@ -19,6 +19,11 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def silent() -> Console:
+    """A console that shows nothing, for who calls from Python and reads the results."""
+    return Console(quiet=True)
+
+
 def say(console: Console, *lines: str) -> None:
     """Prints lines as they are: brackets are no markup, and a long line stays one line."""
     for line in lines:

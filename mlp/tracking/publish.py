@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlp.config import Tracking
 from mlp.errors import MlpError
 from mlp.tracking import spool
@@ -51,6 +54,7 @@ class Publisher:
         run_ids: trial number -> MLflow run id, of those published or described by this object.
         study_run_id: the parent run's id; None until the store is open.
         how_to_look: commands and addresses that show the runs; empty until the store is open.
+        how_to_serve: command that serves the model that was logged; None: none was.
     """
 
     def __init__(self, tracking: Tracking, page: StudyPage) -> None:
@@ -64,6 +68,7 @@ class Publisher:
         self.run_ids: dict[int, str] = {}
         self.study_run_id: str | None = None
         self.how_to_look: list[str] = []
+        self.how_to_serve: str | None = None
         self._page = page
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._store: Store | None = None
@@ -106,6 +111,12 @@ class Publisher:
     ) -> None:
         """Adds metrics, at a step, and tags to the parent run, or to a published trial's run."""
         self._submit(lambda: self._describe(of_trial, metrics, tags, step))
+
+    def log_model(
+        self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
+    ) -> None:
+        """Makes a model of a published trial's network, and registers it where a name is given."""
+        self._submit(lambda: self._log_model(number, name, example, register))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
@@ -188,6 +199,17 @@ class Publisher:
                 self.run_ids[of_trial] = run_id
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags, step=step)
+
+    def _log_model(
+        self, number: int, name: str, example: NDArray[np.uint8], register: str | None
+    ) -> None:
+        from mlp.tracking.model import log_model, serve_command
+
+        assert self._store is not None
+        run_id = self.run_ids.get(number)
+        if run_id is not None:
+            made = log_model(self._store, run_id, name=name, example=example, register=register)
+            self.how_to_serve = serve_command(self._store, made)
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish
