@@ -50,10 +50,11 @@ def train_network(
         MlpError: for data or a store that cannot be used.
 
     Example:
-        >>> run = train_network({"data": "digits", "training.steps": 40, "model.widths": [4, 2]})
+        >>> import mlp
+        >>> run = mlp.train_network({"data": "digits", "gradient": "unit", "training.steps": 40})
         >>> run.verdict.value
         'learning'
-        >>> run.curve["loss"].iloc[-1] < run.curve["loss"].iloc[0]
+        >>> bool(run.curve["loss"].iloc[-1] < run.curve["loss"].iloc[0])
         True
     """
     config = settings if isinstance(settings, RunConfig) else run_config(settings)
@@ -83,10 +84,11 @@ def rerun_network(
         DataError: for other data than the run was trained on.
 
     Example:
-        >>> run_id = train_network({"data": "digits", "training.steps": 40}).run_id
-        >>> rerun_network(run_id).difference is None
+        >>> import mlp
+        >>> run_id = mlp.train_network({"data": "digits", "training.steps": 40}).run_id
+        >>> mlp.rerun_network(run_id).difference is None
         True
-        >>> rerun_network(run_id, {"optimizer.learning_rate": 30.0}).run.verdict.value
+        >>> mlp.rerun_network(run_id, {"optimizer.learning_rate": 30.0}).run.verdict.value
         'oscillating'
     """
     made = run_rerun(run_id, local or run_config(), typed_changes(changes), console or silent())

@@ -107,10 +107,11 @@ def load_run(
         RecordError: for one that was not recorded by this program, or was changed since.
 
     Example:
-        >>> run_id = train_network({"data": "digits", "training.steps": 40}).run_id
-        >>> run = load_run(run_id)
-        >>> run.verdict.value, run.config.training.steps, [W.shape for W, b in run.weights]
-        ('learning', 40, [(64, 3), (3, 3), (3, 2)])
+        >>> import mlp
+        >>> run_id = mlp.train_network({"data": "digits", "training.steps": 40}).run_id
+        >>> run = mlp.load_run(run_id)
+        >>> run.config.training.steps, [W.shape for W, b in run.weights]
+        (40, [(64, 3), (3, 3), (3, 2)])
         >>> len(run.curve), list(run.curve)
         (41, ['loss', 'validation_accuracy'])
     """

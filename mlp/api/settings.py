@@ -24,7 +24,8 @@ def run_config(settings: Settings | None = None) -> RunConfig:
         SettingError: for an unknown setting or option, or a value that breaks a law.
 
     Example:
-        >>> run_config({"gradient": "clip", "model.widths": [5, 4]}).model.widths
+        >>> import mlp
+        >>> mlp.run_config({"gradient": "clip", "model.widths": [5, 4]}).model.widths
         (5, 4)
     """
     return read_run(_composed("train", [], settings or {}))
@@ -41,7 +42,8 @@ def study_config(study: str = "accuracy", settings: Settings | None = None) -> S
         SettingError: as `run_config`, and for a space that breaks a law.
 
     Example:
-        >>> config = study_config("smoke", {"study.n_trials": 8, "training.steps": 30})
+        >>> import mlp
+        >>> config = mlp.study_config("smoke", {"study.n_trials": 8, "training.steps": 30})
         >>> config.study.n_trials, config.base.data.name
         (8, 'digits')
     """

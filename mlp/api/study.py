@@ -42,11 +42,12 @@ def run_study(
             runs; what was trained is kept, and the same call goes on.
 
     Example:
-        >>> end = run_study("smoke", {"training.steps": 30})
+        >>> import mlp
+        >>> end = mlp.run_study("smoke", {"training.steps": 30})
         >>> end.n_trials, end.best_trial in range(4)
         (4, True)
-        >>> load_study(end.name)["verdict"].count()
-        4
+        >>> list(mlp.load_study(end.name)["trial"])
+        [0, 1, 2, 3]
     """
     from mlp.flow.conduct import run_sweep  # Optuna and more, which a slip need not wait for
 
@@ -70,7 +71,8 @@ def rehearse_study(
         SettingError: as `run_study`.
 
     Example:
-        >>> plan = rehearse_study("smoke", {"training.steps": 30})
+        >>> import mlp
+        >>> plan = mlp.rehearse_study("smoke", {"training.steps": 30})
         >>> plan.n_trials, sorted(plan.domains)
         (4, ['gradient.normalization', 'optimizer.learning_rate'])
     """
@@ -101,9 +103,10 @@ def load_study(
         MissingInputError: for a study or store that is not there.
 
     Example:
-        >>> frame = load_study(run_study("smoke", {"training.steps": 30}).name)
-        >>> frame.loc[0, "training.steps"], frame["optimizer.learning_rate"].dtype.name
-        (30, 'float64')
+        >>> import mlp
+        >>> frame = mlp.load_study(mlp.run_study("smoke", {"training.steps": 30}).name)
+        >>> frame[["training.steps", "optimizer.learning_rate"]].dtypes.to_dict()
+        {'training.steps': Int64Dtype(), 'optimizer.learning_rate': dtype('float64')}
     """
     import pandas as pd
 
@@ -155,6 +158,6 @@ def _column(texts: list[str | None], default: object) -> "pd.Series[Any]":
 
     known = pd.Series([None if text == "None" else text for text in texts], dtype="string")
     if isinstance(default, str):
-        return known
+        return known.str.replace(" ", "")  # of a list of widths
     numbers = pd.to_numeric(known, errors="coerce")
     return numbers.astype("float64" if isinstance(default, float) else "Int64")

@@ -76,7 +76,7 @@ def log_model(
         model = _find(store, run_id) or _make(store, run, _NO_NAME.sub("-", name), example)
         uri = f"models:/{model.model_id}"
         if register is not None:
-            uri = f"models:/{register}/{_version(store, register, model, uri)}"
+            uri = f"models:/{register}/{_version(store, register, model)}"
     return LoggedNetwork(str(model.model_id), uri)
 
 
@@ -168,9 +168,13 @@ def _points_of(store: Store, run: Run, model_id: str) -> Sequence[Metric]:
     ]
 
 
-def _version(store: Store, name: str, model: LoggedModel, source: str) -> Any:
+def _version(store: Store, name: str, model: LoggedModel) -> Any:
     """The registered version of a model; a new one where it has none."""
     client = store.client
+    # A server takes no folder for a source. A database does, and it looks up a model's address in
+    # whatever store this process has set globally (3.17), which may be another one.
+    is_server = store.uri.startswith("http")
+    source = f"models:/{model.model_id}" if is_server else model.artifact_location
     try:
         client.create_registered_model(name)
     except MlflowException as error:

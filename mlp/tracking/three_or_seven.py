@@ -44,7 +44,7 @@ class Network:
             images: `(image, pixel)` or `(image, row, column)`, raw pixels from 0 to the scale.
 
         Returns:
-            `(image, 2)`; a row adds up to 1.
+            `(image, 2)`; a row adds up to 1, but for rounding.
 
         Raises:
             ValueError: for images of another size than those of the training.
@@ -64,8 +64,8 @@ class Network:
             a = _activate(a @ W + b, self.activation)
         W, b = self.layers[-1]
         z = (a @ W + b).astype(np.float64)
-        seven = _sigmoid(z[:, 1] - z[:, 0])  # a softmax of two
-        return np.column_stack([1 - seven, seven])
+        margin = z[:, 1] - z[:, 0]
+        return np.column_stack([_sigmoid(-margin), _sigmoid(margin)])  # a softmax of two
 
     def predict(self, images: ArrayLike, params: object = None) -> "pd.DataFrame":  # noqa: ARG002
         """The likelier digit of each image, and how likely each is.
