@@ -1,10 +1,64 @@
-"""Sweeps of small NumPy networks, tracked, judged and explained."""
+"""Sweeps of small NumPy networks, tracked, judged and explained.
+
+The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study` and `load_study`
+for studies; `train_network`, `rerun_network` and `load_run` for single networks; `run_config` and
+`study_config` for their settings. A fault is an `MlpError` with one sentence.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlp.api.network import Rerun, rerun_network, train_network
+    from mlp.api.run import Run, load_run
+    from mlp.api.settings import run_config, study_config
+    from mlp.api.study import load_study, rehearse_study, run_study
+    from mlp.errors import MlpError
 
 import os
 import signal
 import sys
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "MlpError": "mlp.errors",
+    "Rerun": "mlp.api.network",
+    "Run": "mlp.api.run",
+    "load_run": "mlp.api.run",
+    "load_study": "mlp.api.study",
+    "rehearse_study": "mlp.api.study",
+    "rerun_network": "mlp.api.network",
+    "run_config": "mlp.api.settings",
+    "run_study": "mlp.api.study",
+    "study_config": "mlp.api.settings",
+    "train_network": "mlp.api.network",
+}
+
+__all__ = [
+    "MlpError",
+    "Rerun",
+    "Run",
+    "load_run",
+    "load_study",
+    "rehearse_study",
+    "rerun_network",
+    "run_config",
+    "run_study",
+    "study_config",
+    "train_network",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, and nothing before."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'mlp' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 def _end_at_once(number: int, _frame: object) -> None:

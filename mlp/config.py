@@ -195,6 +195,10 @@ class Tracking:
     experiment: Annotated[
         _Text, Field(min_length=1, max_length=250, description="name of the MLflow experiment")
     ] = "three-vs-seven"
+    register: Annotated[
+        Annotated[_Text, Field(min_length=1, max_length=200, pattern=_NAME)] | None,
+        Field(description="name in MLflow's registry that gets the (best) network; null: none"),
+    ] = None
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -294,6 +298,10 @@ class Study:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
     ] = None
+    dry_run: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="only show the space, first trials, time and memory; leave nothing"),
+    ] = False
     storage: Annotated[_Text, Field(min_length=1, description="Optuna's store")] = (
         "sqlite:///optuna.db"
     )

@@ -156,6 +156,7 @@ _LAWS = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "dataclass_type": "a group of settings",
+    "bool_type": "true or false",
 }
 _TYPES = {"int_type": "an integer", "float_type": "a number", "string_type": "a text"}
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mlp.api.study import rehearse_study, run_study
+from mlp.config import SweepConfig
 from mlp.door import read_sweep
 from mlp.study.identity import check_study
 from mlp.terminal.compose import run_application
@@ -11,6 +13,7 @@ from mlp.terminal.screen import Terminal
 _EXAMPLES = {
     "": "the default study: which settings tell threes from sevens best",
     "sweeps=smoke": "a few seconds, no network",
+    "study.dry_run=true": "only shows the space, the first trials, and the time it would take",
     "data=mnist study.n_trials=64 training.steps=1000": "longer, on MNIST",
     "study.space.optimizer.learning_rate.mean.high=100": "one end of the search space",
 }
@@ -26,11 +29,14 @@ def _check(values: Any) -> None:
 
 
 def _sweep(values: Any) -> None:
-    from mlp.flow.conduct import (
-        run_sweep,  # Optuna and more, which a wrong setting need not wait for
-    )
+    run_command(lambda: _run(read_sweep(values)))
 
-    run_command(lambda: run_sweep(read_sweep(values), Terminal()))
+
+def _run(config: SweepConfig) -> None:
+    if config.study.dry_run:
+        rehearse_study(config, console=Terminal())
+    else:
+        run_study(config, console=Terminal())
 
 
 def _usage() -> str:

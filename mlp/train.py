@@ -1,25 +1,12 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
-import math
-import time
 from typing import Any
 
-from rich.console import Console
-
-from mlp.config import RunConfig
-from mlp.data.dataset import load
-from mlp.door import read_run, with_settings
-from mlp.errors import DataError
-from mlp.flow.execution import n_threads, train_trials
-from mlp.flow.outcome import Timing, make_record
+from mlp.api.network import train_network
+from mlp.door import read_run
 from mlp.terminal.compose import run_application
-from mlp.terminal.console import doctor_command, rerun_command, run_command, usage
-from mlp.terminal.screen import Terminal, say
-from mlp.tracking.display import run_name
-from mlp.tracking.label import Label
-from mlp.tracking.publish import publish_single
-from mlp.tracking.record import RunRecord
-from mlp.tracking.store_uri import resolve
+from mlp.terminal.console import run_command, usage
+from mlp.terminal.screen import Terminal
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -35,87 +22,15 @@ def main() -> None:
 
 
 def _train(values: Any) -> None:
-    run_command(lambda: _train_and_say(read_run(values)))
+    run_command(lambda: _train_and_say(values))
 
 
-def _train_and_say(config: RunConfig) -> None:
-    run_train(config, Terminal())
+def _train_and_say(values: Any) -> None:
+    train_network(read_run(values), console=Terminal())
 
 
 def _usage() -> str:
     return usage("train", "Trains one network on threes and sevens and tracks the run.", _EXAMPLES)
-
-
-def run_train(config: RunConfig, console: Console) -> str:
-    """Trains one run and tracks it.
-
-    Args:
-        config: checked.
-        console: where the result is shown.
-
-    Returns:
-        The id of the run in MLflow.
-
-    Raises:
-        StoreError, UnavailableError, BusyError: where MLflow does not take it; it is kept then.
-    """
-    resolve(config.tracking)  # an address that cannot work is refused before the training
-    record = train_record(config, console)
-    say_result(record, console)  # before the store can fail
-
-    from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
-
-    label, remedy = Label(run_name(record.config), {}), doctor_command(config)
-    store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
-    commands = [rerun_command(run_id, config), *how_to_look(store)]
-    say(console, f"run {run_id} in {store.uri}", "next:", *(f"  {line}" for line in commands))
-    return run_id
-
-
-def train_record(
-    config: RunConfig,
-    console: Console,
-    *,
-    expected_digest: str | None = None,
-    pruned_at: int | None = None,
-) -> RunRecord:
-    """Loads the data, trains one run and judges it.
-
-    Args:
-        config: checked; `data.name` may be `auto`.
-        console: for what there is to say of the data.
-        expected_digest: of the data; None where any will do.
-        pruned_at: step at which it was given up and is so again; None: it goes on to its end.
-
-    Returns:
-        The record, its data resolved.
-
-    Raises:
-        DataError: for data with another digest than expected.
-    """
-    data = load(config.data, notice=lambda line: say(console, line))
-    if expected_digest not in (None, data.digest):
-        raise DataError(
-            f"the run was trained on other data than {data.name} is here: "
-            f"digest {expected_digest}, here {data.digest}"
-        )
-    config = with_settings(config, {"data.name": data.name})
-    started_ms = time.time_ns() // 1_000_000
-    thresholds = None if pruned_at is None else {pruned_at: math.inf}
-    [result] = train_trials([config], data, config.execution, thresholds=thresholds)
-    ended_ms = time.time_ns() // 1_000_000
-    timing = Timing(started_ms, ended_ms, n_threads(config.execution))
-    return make_record(config, data, result, timing)
-
-
-def say_result(record: RunRecord, console: Console) -> None:
-    """Shows the verdict and the last numbers of a run."""
-    result, judgement = record.result, record.judgement
-    line = f"{judgement.verdict.value}: {judgement.verdict.sentence}"
-    last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
-    if result.validation_accuracy.size:
-        last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
-    say(console, line, last)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from sample_records import make_record
 from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, MissingInputError, RecordError
-from mlp.rerun import compare, run_rerun
+from mlp.flow.again import compare, run_rerun
+from mlp.flow.single import run_train
 from mlp.tracking import npz
-from mlp.train import run_train
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def folders(original: Path) -> tuple[str, str]:
 def rerun(run_id, *overrides, **changed) -> tuple[bool, str]:
     said = io.StringIO()
     paths = {name.replace("__", "."): value for name, value in changed.items()}
-    same = run_rerun(run_id, run_config(*overrides), paths, plain(said))
-    return same, said.getvalue()
+    made = run_rerun(run_id, run_config(*overrides), paths, plain(said))
+    return not made.is_plain or made.comparison.difference is None, said.getvalue()
 
 
 def the_rerun(original_id):
@@ -89,6 +89,8 @@ def test_rerun_in_another_process_with_other_threads_is_identical(run_id):
     assert done.stdout.splitlines() == [
         "identical: 31 losses, 215 weights, bit for bit",
         f"run {new.run_id}, rerun of {run_id}",
+        "next:",
+        f"  python -m mlp.rerun {run_id} optimizer.learning_rate=0.25",
     ]
     assert new.tags["mlp.rerun_of"] == run_id
     assert new.tags["mlp.identical"] == "true"

@@ -10,28 +10,41 @@ import sys
 import termios
 from fcntl import ioctl
 
+import numpy as np
 import pytest
 from rich.console import Console
 from sweeping import SMOKE, environment_of_commands, plain
 
-from mlp.terminal.screen import Standing, Terminal, meter, say
+from mlp.curve import Verdict
+from mlp.terminal.screen import Standing, Terminal, meter, say, sparkline
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def test_standing_says_it_in_one_line():
-    assert str(Standing(0, 4, "", 0.0)) == "0/4 trials · 0% oscillating"
-    standing = Standing(2, 4, "0.9828 (trial 1)", 0.5)
+    assert str(Standing(0, 4, "")) == "0/4 trials · 0% oscillating"
+    standing = Standing(2, 4, "0.9828 (trial 1)", {Verdict.OSCILLATING: 1, Verdict.LEARNING: 1})
     assert str(standing) == "2/4 trials · best 0.9828 (trial 1) · 50% oscillating"
+    assert standing.in_counts() == "1 oscillating · 1 learning"
+    assert Standing(0, 4, "").in_counts() == ""
+
+
+def test_sparkline_has_a_mark_for_each_trial():
+    assert sparkline([1.0, 10.0, 100.0]) == "1 ▁▅█ 1e+02"
+    assert sparkline([0.5, np.inf, np.nan, 0.0]) == "0.5 ▁! ▁ 0.5"
+    assert sparkline([]) == sparkline([np.nan]) == sparkline([np.inf]) == ""
+    marks = sparkline(np.geomspace(0.1, 10, 500), most=12).split()[1]
+    assert len(marks) == 12
+    assert (marks[0], marks[-1]) == ("▁", "█")
 
 
 def test_outside_of_a_terminal_there_is_one_line_a_generation():
     said = io.StringIO()
     with meter(plain(said), 0) as shown:
         for _ in range(100):
-            shown.training(Standing(0, 4, "", 0.0), 1.0)
-        shown.stored(Standing(2, 4, "0.98 (trial 1)", 0.0))
-        shown.stored(Standing(4, 4, "0.98 (trial 1)", 0.0))
+            shown.training(Standing(0, 4, ""), 1.0)
+        shown.stored(Standing(2, 4, "0.98 (trial 1)"))
+        shown.stored(Standing(4, 4, "0.98 (trial 1)"))
     first, second = said.getvalue().splitlines()
     assert first.startswith("2/4 trials · best 0.98 (trial 1) · 0% oscillating · ")
     assert second.endswith(" · 0 s left")
@@ -41,22 +54,26 @@ def test_time_left_counts_only_what_was_trained_now():
     said = io.StringIO()
     with meter(plain(said), 1000) as shown:
         shown.started -= 10
-        shown.stored(Standing(1002, 1004, "", 0.0))
+        shown.stored(Standing(1002, 1004, ""))
     assert said.getvalue().endswith(" · 10 s left\n")
 
 
-@pytest.mark.parametrize("width", [80, 60, 40])
-def test_bar_is_one_line_of_the_terminal(width):
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_picture_is_three_lines_of_the_terminal(width):
     said = io.StringIO()
     console = Console(file=said, width=width, force_terminal=True, color_system=None)
-    standing = Standing(32, 128, "0.9828 (trial 131)", 1.0)
+    standing = Standing(32, 128, "0.9828 (trial 131)", dict.fromkeys(Verdict, 1000))
     with meter(console, 0) as shown:
-        shown.training(standing, 16.0)
-        shown.bar.refresh()
-    lines = [_CODES.sub("", line) for line in re.split(r"[\r\n]", said.getvalue())]
+        shown.training(standing, 16.0, np.geomspace(1e-4, 1e4, 200))
+        console.print(shown.picture)
+    lines = [_CODES.sub("", line).rstrip() for line in re.split(r"[\r\n]+", said.getvalue())]
+    first = next(i for i, line in enumerate(lines) if "32/128 trials" in line)
+    _, verdicts, losses = lines[first : first + 3]
     assert max(map(len, lines)) <= width
-    assert "\x1b[1A" not in said.getvalue().rstrip("\r\n")[:-20]  # a second line would be climbed
-    assert any("32/128 trials" in line for line in lines)
+    assert verdicts.startswith("verdicts 1000 diverged · ")
+    assert losses.startswith("loss of those in training 0.0001 ▁")
+    if width >= 60:
+        assert losses.endswith("█ 1e+04")
 
 
 def test_lines_are_said_as_they_are():

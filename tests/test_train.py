@@ -7,7 +7,7 @@ import pytest
 from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
-from mlp.train import run_train, train_record
+from mlp.flow.single import run_train, train_record
 
 
 def test_settings_typed_by_their_paths_are_those_of_the_run(here):
@@ -69,7 +69,7 @@ def test_impossible_store_is_refused_before_the_training(here, uri):
 def test_commands_to_type_next_name_the_places_that_were_given(here):
     said = io.StringIO()
     uri = f"sqlite:///{here}/mlflow.db"
-    run_id = run_train(run_config(f'tracking.uri="{uri}"'), plain(said))
+    run_id, _ = run_train(run_config(f'tracking.uri="{uri}"'), plain(said))
     assert f"""  python -m mlp.rerun {run_id} 'tracking.uri="{uri}"'\n""" in said.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -23,7 +24,8 @@ from mlp.flow.generation import (
 )
 from mlp.flow.lock import only_driver
 from mlp.flow.mistakes import render_mistakes
-from mlp.flow.outcome import accuracy_on
+from mlp.flow.outcome import accuracy_on, example_images, parts_of
+from mlp.flow.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
@@ -39,7 +41,30 @@ from mlp.tracking.store_uri import mask, resolve
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
-def run_sweep(config: SweepConfig, console: Console) -> None:
+@dataclass(frozen=True)
+class StudyEnd:
+    """How a study ended, or where it was left.
+
+    Attributes:
+        name: of the study.
+        n_trials: trials that it has.
+        n_finite: those whose loss stayed finite.
+        best_trial: number of the best one; None where there is none.
+        best_value: what the objective was there.
+        best_run_id: of its run in MLflow; None where MLflow did not take it.
+        test_accuracy: of the best one, 0 to 1; None before the study is complete.
+    """
+
+    name: str
+    n_trials: int
+    n_finite: int
+    best_trial: int | None = None
+    best_value: float | None = None
+    best_run_id: str | None = None
+    test_accuracy: float | None = None
+
+
+def run_sweep(config: SweepConfig, console: Console) -> StudyEnd:
     """Runs a study to its end, or goes on with it.
 
     Args:
@@ -55,13 +80,32 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = search.open_storage(config.study.storage)
     with search.one_sentence(config.study.storage):
-        n_finite = _run(config, storage, console)
-    if n_finite == 0:
+        end = _run(config, storage, console)
+    if end.n_finite == 0:
         raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
+    return end
 
 
-def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
-    """The sweep with its store open; returns how many runs stayed finite."""
+def run_rehearsal(config: SweepConfig, console: Console) -> Rehearsal:
+    """Shows what a study would be, and leaves nothing behind.
+
+    Args:
+        config: checked.
+        console: where it is shown.
+
+    Raises:
+        MlpError: for data or settings that cannot be used.
+    """
+    check_study(config)
+    config, data = _load(config, search.storage_in_memory(), console)
+    with waiting(console, "training for two seconds"):
+        rehearsal = rehearse(config, data)
+    say(console, *render_rehearsal(rehearsal, config, data))
+    return rehearsal
+
+
+def _run(config: SweepConfig, storage: search.Storage, console: Console) -> StudyEnd:
+    """The sweep with its store open."""
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
     folder = spool.folder_of(config.study.storage)
@@ -79,15 +123,15 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
         spool.put_page(place, page)
         try:
             with Publisher(config.base.tracking, page) as publisher:
-                n_finite = _conduct(Session(config, data, opened, page, place, publisher, console))
+                end = _conduct(Session(config, data, opened, page, place, publisher, console))
         finally:
             spool.clear(place)
     if publisher.problem is not None:
         raise publisher.problem  # all is trained and kept, but a script must know
-    return n_finite
+    return end
 
 
-def _conduct(session: Session) -> int:
+def _conduct(session: Session) -> StudyEnd:
     """Trains what is missing and names the winner; the parent run's status is true afterwards."""
     try:
         n_earlier = len(search.rows(session.search))
@@ -131,8 +175,7 @@ def _announce(
     lines = [
         f"study {opened.name} ({state}): {n_trials} trials of {steps} steps, "
         f"{config.study.sampler} for {config.study.objective}",
-        f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
-        f"validate, {data.test.n_examples} to test",
+        parts_of(data),
         f"search in {mask(config.study.storage)}, runs in {mask(resolve(config.base.tracking))}",
     ]
     if config.study.file in own_study_files():
@@ -177,8 +220,8 @@ def _note_seconds(session: Session, generation: int) -> None:
     session.publisher.describe(metrics=seconds, tags={}, step=generation)
 
 
-def _end(session: Session) -> int:
-    """Names the winner, looks at the test part for it; returns how many runs stayed finite."""
+def _end(session: Session) -> StudyEnd:
+    """Names the winner, looks at the test part for it."""
     table = search.rows(session.search)
     best = search.best_row(session.search)
     n_oscillating = sum(row.verdict is Verdict.OSCILLATING for row in table)
@@ -191,17 +234,33 @@ def _end(session: Session) -> int:
         note = f"None of {len(table)} runs came to its end with a finite loss."
         session.publisher.describe(metrics=totals, tags={"mlflow.note.content": note})
     else:
-        _say_winner(session, best, totals)
+        test_accuracy = _say_winner(session, best, totals)
     with waiting(session.console, "the last runs are being recorded"):
         session.publisher.finish("FINISHED")
     say(session.console, *_unpublished(session))
-    if best is not None:
-        _say_next(session, best)
-    return sum(row.verdict is not Verdict.DIVERGED for row in table)
+    end = StudyEnd(
+        name=session.search.name,
+        n_trials=len(table),
+        n_finite=sum(row.verdict is not Verdict.DIVERGED for row in table),
+    )
+    if best is None:
+        return end
+    _say_next(session, best)
+    return dataclasses.replace(
+        end,
+        best_trial=best.number,
+        best_value=best.value,
+        best_run_id=session.publisher.run_ids.get(best.number),
+        test_accuracy=test_accuracy,
+    )
 
 
-def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> None:
-    """Names the best trial, on the screen and in MLflow; a complete study has it tested."""
+def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> float | None:
+    """Names the best trial, on the screen and in MLflow; returns its test accuracy.
+
+    Only a complete study has its best trial tested, and made a model.
+    """
+    test_accuracy: float | None = None
     metrics = {**totals, **_best_metrics(session, best)}
     files: dict[str, str] = {}
     tested = "the test part waits for the study's end"
@@ -210,9 +269,16 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> N
             tested, of_test, files = _confirm(session, best)
         else:
             tested, of_test, files = _look_at_winner(session, best)
+        test_accuracy = of_test["test_accuracy"]
         # A winner that was looked at with further seeds was chosen once all the same.
         n_looks = len({look["trial"] for look in search.test_looks(session.search)})
         tested += "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
+        session.publisher.log_model(
+            best.number,
+            name=f"best of {session.search.name}",
+            example=example_images(session.data),
+            register=session.config.base.tracking.register,
+        )
         metrics |= {**of_test, "test_looks": n_looks}
     named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
     value = f"{session.config.study.objective} {best.value:.4f}"
@@ -223,6 +289,7 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> N
         files=files,
         tags={"mlp.best_trial": str(best.number), "mlflow.note.content": winner},
     )
+    return test_accuracy
 
 
 def _short(value: object) -> str:
@@ -236,6 +303,8 @@ def _say_next(session: Session, best: TrialRow) -> None:
     if session.publisher.study_run_id is not None:
         commands.append(explain_command(session.search.name, session.config.base))
     commands += session.publisher.how_to_look
+    if session.publisher.how_to_serve is not None:
+        commands.append(session.publisher.how_to_serve)
     if commands:
         say(session.console, "next:", *(f"  {line}" for line in commands))
 

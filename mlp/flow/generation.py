@@ -2,16 +2,17 @@
 
 import itertools
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.config import RunConfig, SweepConfig
-from mlp.curve import Verdict
 from mlp.data.dataset import Dataset
 from mlp.errors import RecordError
 from mlp.flow.execution import n_threads, train_trials
@@ -82,8 +83,8 @@ def train_generation(
     records = _from_spool(session, trials)
     missing = [trial for trial in trials if trial.number not in records]
 
-    def progress(trials_done: float, _losses: object) -> None:
-        shown.training(standing, trials_done)
+    def progress(trials_done: float, losses: NDArray[np.float64]) -> None:
+        shown.training(standing, trials_done, losses)
 
     started_ms = _now_ms()
     with session.timed("train"):
@@ -232,12 +233,11 @@ def standing_of(session: Session) -> Standing:
     """How far the study is, by what is stored."""
     rows = search.rows(session.search)
     best = search.best_row(session.search)
-    oscillating = sum(row.verdict is Verdict.OSCILLATING for row in rows)
     return Standing(
         n_done=len(rows),
         n_planned=search.n_planned(session.search),
         best=f"{best.value:.4f} (trial {best.number})" if best else "",
-        oscillating_share=oscillating / max(1, len(rows)),
+        verdicts=Counter(row.verdict for row in rows),
     )
 
 

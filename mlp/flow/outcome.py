@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlp.config import RunConfig, settings_of
 from mlp.curve import judge
@@ -89,6 +90,20 @@ def wrong_on(part: Part, record: RunRecord, data: Dataset) -> list[tuple[int, fl
     places = np.flatnonzero(is_wrong)
     surest = places[np.argsort(-probability[places], kind="stable")][:MOST_WRONG]
     return [(int(place), float(probability[place])) for place in surest]
+
+
+def example_images(data: Dataset) -> NDArray[np.uint8]:
+    """A three and a seven, `(2, pixel)`, that a model keeps as an input to try."""
+    part = data.validation if len(data.validation) else data.train
+    return part.pixels[[int(np.argmax(part.labels == label)) for label in (0, 1)]]
+
+
+def parts_of(data: Dataset) -> str:
+    """The sizes of a data set's parts, for a person."""
+    return (
+        f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
+        f"validate, {data.test.n_examples} to test"
+    )
 
 
 def _params(record: RunRecord) -> Params:

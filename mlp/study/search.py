@@ -259,6 +259,11 @@ def n_planned(search: Search) -> int:
     return min(search.config.n_trials, len(search.points))
 
 
+def domains(search: Search) -> dict[str, Domain]:
+    """Every parameter that any trial can have, by name, with the values it is drawn from."""
+    return parameters(search.space, search.base)
+
+
 def ask(search: Search) -> list[Trial]:
     """The trials of the next generation; none where the study is complete.
 

@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser  # the parser of the flags that Hydra documents
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import (
+    create_config_search_path,
+    get_args_parser,  # the parser of the flags that Hydra documents
+)
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,6 +33,7 @@ from yaml import YAMLError
 from mlp.config import Explain, RunConfig, Study, text_keys
 from mlp.door import setting_paths, unknown_setting
 from mlp.errors import SettingError, one_line, shown
+from mlp.terminal import completion
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
@@ -85,25 +90,32 @@ def register() -> None:
         store.store(group="sweeps", name=name, node=node, package="_global_")
 
 
-def compose(config_name: str, overrides: Sequence[str], *, config_dir: str | None = None) -> Any:
+def compose(
+    config_name: str,
+    overrides: Sequence[str],
+    *,
+    config_dir: str | None = None,
+    primary: str | None = None,
+) -> Any:
     """Composes a config and returns its plain values, every interpolation resolved.
 
     Args:
-        config_name: `train`, `sweep` or another primary config.
+        config_name: `train` or `sweep`, which says what settings there are.
         overrides: as typed, such as `["optimizer.learning_rate=0.1", "data=digits"]`.
         config_dir: a further folder of configs, as Hydra's `--config-dir`.
+        primary: another config to begin with, as Hydra's `--config-name`.
 
     Raises:
         SettingError: for whatever Hydra or OmegaConf refuses, and for unknown settings and options.
     """
     register()
     parsed = _parse(overrides)
-    with _composer(config_dir) as search_path:
+    with _composer(config_dir):
         for override in parsed:
-            _check_name(override, config_name, config_dir)
+            _check_name(override, config_name)
             _check_one_value(override)
         with _one_sentence():
-            config = hydra.compose(config_name, overrides=[*search_path, *overrides])
+            config = hydra.compose(primary or config_name, overrides=list(overrides))
         return _values(config)
 
 
@@ -160,20 +172,39 @@ def run_application(
     if args.help:
         print(usage())
         return
-    for flag in ("config_path", "experimental_rerun", "shell_completion"):
+    for flag in ("config_path", "experimental_rerun"):
         if getattr(args, flag, None):
             raise SettingError(f"--{flag.replace('_', '-')} is not supported here")
     if (args.resolve or args.package) and not args.cfg:
         raise SettingError("--resolve and --package go with --cfg")
-    name = args.config_name or config_name
+    if args.shell_completion:
+        _complete(config_name, args.overrides)
+        return
     for overrides in _jobs(args.overrides) if args.multirun else [args.overrides]:
-        values = compose(name, overrides, config_dir=args.config_dir)
+        values = compose(
+            config_name, overrides, config_dir=args.config_dir, primary=args.config_name
+        )
         _check_not_searched(overrides, values)
         check(values)
     with _no_trace_of_multirun(wanted=args.multirun):
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
             _plain(task)
         )()
+
+
+def _complete(config_name: str, what: Sequence[str]) -> None:
+    """Prints the script that bash evaluates, or what the line that is typed may go on with."""
+    text = completion.script(" ".join(what))
+    if text is not None:
+        print(text)
+        return
+    completion.prepare_query()
+    register()
+    if config_name != "sweep":
+        ConfigStore.instance().repo.pop("sweeps")
+    hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
+        _plain(print)
+    )()
 
 
 def _check_not_searched(overrides: Sequence[str], values: Any) -> None:
@@ -230,13 +261,19 @@ def _no_trace_of_multirun(*, wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _composer(config_dir: str | None) -> Iterator[list[str]]:
+def _composer(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None and not Path(config_dir).is_dir():
         raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        where = Path(config_dir).resolve() if config_dir else None
-        yield [f"hydra.searchpath=[file://{where}]"] if where else []
+    conf = str(shipped("conf"))
+    with hydra.initialize_config_dir(conf, version_base="1.3"):
+        if config_dir is not None:  # as Hydra's own application does it; its API has no way
+            search_path = create_config_search_path(conf)
+            place = f"file://{Path(config_dir).resolve()}"
+            search_path.prepend("command-line", place, anchor="schema")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="app", config_search_path=search_path)
+        yield
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -252,7 +289,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _check_name(override: Override, command: str, config_dir: str | None) -> None:
+def _check_name(override: Override, command: str) -> None:
     """Refuses a setting, group or option that does not exist, with the nearest that does."""
     path = override.key_or_group
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
@@ -262,8 +299,7 @@ def _check_name(override: Override, command: str, config_dir: str | None) -> Non
     if command != "sweep":
         groups.remove("sweeps")
     if path in groups:
-        own = Path(config_dir or shipped("conf")) / path
-        options = sorted({*loader.get_group_options(path), *(f.stem for f in own.glob("*.yaml"))})
+        options = sorted(loader.get_group_options(path))
         option = override.value()
         if path == "sweeps" and isinstance(option, str) and option in study_files():
             _read_study_file(study_files()[option])  # raises for one that cannot be read

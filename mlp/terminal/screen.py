@@ -1,14 +1,23 @@
-"""Progress on the screen: a living bar in a terminal, plain lines anywhere else."""
+"""Progress on the screen: a living picture in a terminal, plain lines anywhere else."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rich.console import Console
+import numpy as np
+from numpy.typing import ArrayLike
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
+
+from mlp.curve import Verdict
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_BROKEN, _UNKNOWN = "!", " "
 
 _LINE_EVERY_S = 20.0  # often enough to know that it goes on, seldom enough for a log
 
@@ -22,6 +31,11 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def silent() -> Console:
+    """A console that shows nothing, for who calls from Python and reads the results."""
+    return Console(quiet=True)
+
+
 def say(console: Console, *lines: str) -> None:
     """Prints lines as they are: brackets are no markup, and a long line stays one line."""
     for line in lines:
@@ -33,6 +47,35 @@ def waiting(console: Console, text: str) -> AbstractContextManager[object]:
     return console.status(text) if console.is_terminal else nullcontext()
 
 
+def sparkline(losses: ArrayLike, *, most: int = 80) -> str:
+    """One character a trial, as high as its loss on a logarithmic scale, with the ends in numbers.
+
+    Of more than `most` trials evenly spread ones are shown. A loss that is not finite is `!`, one
+    that is not known yet is blank.
+
+    Example:
+        >>> sparkline([0.001, 0.01, 0.1, 1.0])
+        '0.001 ▁▃▆█ 1'
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    if values.size > most:
+        values = values[np.linspace(0, values.size - 1, most).round().astype(int)]
+    is_seen = np.isfinite(values) & (values > 0)
+    if not is_seen.any():
+        return ""
+    low, high = float(values[is_seen].min()), float(values[is_seen].max())
+    span = math.log(high / low) or 1.0
+    marks = [
+        _BROKEN
+        if math.isinf(value)
+        else _UNKNOWN
+        if math.isnan(value)
+        else _BLOCKS[round(max(0.0, math.log(max(value, low) / low)) / span * (len(_BLOCKS) - 1))]
+        for value in values.tolist()
+    ]
+    return f"{low:.2g} {''.join(marks)} {high:.2g}"
+
+
 @dataclass(frozen=True)
 class Standing:
     """How far a study is.
@@ -41,18 +84,42 @@ class Standing:
         n_done: trials that are stored.
         n_planned: trials in the end.
         best: the best value and its trial, as a text; empty before the first.
-        oscillating_share: of the trials that are stored, 0 to 1.
+        verdicts: verdict -> stored trials with it.
     """
 
     n_done: int
     n_planned: int
     best: str
-    oscillating_share: float
+    verdicts: Mapping[Verdict, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         best = f" · best {self.best}" if self.best else ""
-        oscillating = f"{self.oscillating_share:.0%} oscillating"
-        return f"{self.n_done}/{self.n_planned} trials{best} · {oscillating}"
+        share = self.verdicts.get(Verdict.OSCILLATING, 0) / max(1, self.n_done)
+        return f"{self.n_done}/{self.n_planned} trials{best} · {share:.0%} oscillating"
+
+    def in_counts(self) -> str:
+        """The verdicts so far, such as `3 oscillating · 12 learning`; empty before the first."""
+        counts = [(self.verdicts.get(verdict, 0), verdict.value) for verdict in Verdict]
+        return " · ".join(f"{n} {verdict}" for n, verdict in counts if n)
+
+
+@dataclass(eq=False)
+class Picture:
+    """What moves in a terminal: a bar, the verdicts so far, the losses of those in training."""
+
+    bar: Progress
+    task: TaskID
+    standing: Standing
+    losses: ArrayLike = ()
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.bar
+        counts = self.standing.in_counts()
+        yield Text(f"verdicts {counts}" if counts else "", no_wrap=True, overflow="ellipsis")
+        heading = "loss of those in training "
+        room = options.max_width - len(heading) - len("0.0001  0.0001") - 1
+        line = sparkline(self.losses, most=max(room, 8))
+        yield Text(heading + line if line else "", no_wrap=True, overflow="ellipsis")
 
 
 @dataclass(eq=False)
@@ -60,30 +127,31 @@ class Meter:
     """Shows how a study goes on; made by `meter`."""
 
     console: Console
-    bar: Progress | None
-    task: TaskID | None
+    picture: Picture | None
     started: float
     first_done: int
 
-    def training(self, standing: Standing, trials_in_work: float) -> None:
+    def training(self, standing: Standing, trials_in_work: float, losses: ArrayLike = ()) -> None:
         """Told often while a generation trains.
 
         Args:
             standing: at the end of the last generation.
             trials_in_work: trials' worth of steps done in the present generation.
+            losses: `(trial,)`, the latest ones of the trials in training.
         """
-        if self.bar is not None and self.task is not None:
-            self.bar.update(
-                self.task,
+        if self.picture is not None:
+            self.picture.standing, self.picture.losses = standing, losses
+            self.picture.bar.update(
+                self.picture.task,
                 completed=standing.n_done + trials_in_work,
                 total=standing.n_planned,
-                description=str(standing),
+                description=_in_short(standing),
             )
 
     def stored(self, standing: Standing) -> None:
         """Told once after each generation."""
         self.training(standing, 0.0)
-        if self.bar is None:
+        if self.picture is None:
             done = standing.n_done - self.first_done
             elapsed = time.monotonic() - self.started
             left = elapsed / max(done, 1) * (standing.n_planned - standing.n_done)
@@ -99,14 +167,15 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
         n_done: trials that were there before; the estimate of the time left leaves them out.
     """
     if not console.is_terminal:
-        yield Meter(console, None, None, time.monotonic(), n_done)
+        yield Meter(console, None, time.monotonic(), n_done)
         return
-    # Next to the text a bar of 12 leaves the line whole at 80 columns; a longer text is cut.
+    # Next to the text a bar of 20 leaves the line whole at 80 columns; a longer text is cut.
     text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
-    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn(compact=True), TextColumn("left"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", completed=n_done, total=None)
-        yield Meter(console, bar, task, time.monotonic(), n_done)
+    columns = (BarColumn(bar_width=20), text, TimeRemainingColumn(compact=True), TextColumn("left"))
+    bar = Progress(*columns, console=console)
+    picture = Picture(bar, bar.add_task("", completed=n_done, total=None), Standing(n_done, 0, ""))
+    with Live(picture, console=console, transient=True, refresh_per_second=8):
+        yield Meter(console, picture, time.monotonic(), n_done)
 
 
 @contextmanager
@@ -143,3 +212,8 @@ def counting(
             bar.update(task, completed=now, total=total, description=f"{now:.0f} of {total} {what}")
 
         yield tell_bar
+
+
+def _in_short(standing: Standing) -> str:
+    best = f" · best {standing.best}" if standing.best else ""
+    return f"{standing.n_done}/{standing.n_planned} trials{best}"

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
 from mlp.tracking import spool
@@ -54,6 +57,7 @@ class Publisher:
         run_ids: trial number -> MLflow run id, of those published or described by this object.
         study_run_id: the parent run's id; None until the store is open.
         how_to_look: commands and addresses that show the runs; empty until the store is open.
+        how_to_serve: command that serves the model that was logged; None: none was.
     """
 
     def __init__(self, tracking: Tracking, page: StudyPage) -> None:
@@ -66,6 +70,7 @@ class Publisher:
         self.run_ids: dict[int, str] = {}
         self.study_run_id: str | None = None
         self.how_to_look: list[str] = []
+        self.how_to_serve: str | None = None
         self._page = page
         self._store: Store | None = None
         self._outage: MlpError | None = None
@@ -131,6 +136,12 @@ class Publisher:
         found: list[int] = []
         self._wait(self._add(lambda: found.extend(self._missing(numbers))))
         return found
+
+    def log_model(
+        self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
+    ) -> None:
+        """Makes a model of a published trial's network, and registers it where a name is given."""
+        self._add(lambda: self._log_model(number, name, example, register))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it.
@@ -309,6 +320,17 @@ class Publisher:
 
         assert self._store is not None
         return sorted(set(numbers) - recorded_trials(self._store, self._page.key))
+
+    def _log_model(
+        self, number: int, name: str, example: NDArray[np.uint8], register: str | None
+    ) -> None:
+        from mlp.tracking.model import log_model, serve_command
+
+        assert self._store is not None
+        run_id = self.run_ids.get(number)
+        if run_id is not None:
+            made = log_model(self._store, run_id, name=name, example=example, register=register)
+            self.how_to_serve = serve_command(self._store, made)
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish

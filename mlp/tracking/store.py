@@ -52,6 +52,11 @@ class Store:
     experiment_id: str
     uri: str
 
+    @property
+    def is_default(self) -> bool:
+        """Whether MLflow's commands find it, typed in the working directory without an address."""
+        return self.uri == store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+
 
 def open_store(tracking: Tracking) -> Store:
     """Opens the tracking store; makes it and the experiment where they are missing.
@@ -86,8 +91,7 @@ def how_to_look(store: Store) -> list[str]:
     page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
     if _is_server(store.uri):
         return [f"{store.uri.rstrip('/')}/{page}"]
-    default = store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
-    where = "" if store.uri == default else f" --backend-store-uri {shlex.quote(store.uri)}"
+    where = "" if store.is_default else f" --backend-store-uri {shlex.quote(store.uri)}"
     return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
 
 

@@ -26,3 +26,10 @@ def here(tmp_path, made_store, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _doctests_that_track_have_a_folder(request) -> None:
+    """Those of `mlp.api` train and track, in the working directory as their readers will."""
+    if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("mlp.api."):
+        request.getfixturevalue("here")
