@@ -13,9 +13,10 @@ from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.compose import run_application
-from mlp.terminal.console import rerun_command, run_command, usage
+from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking.display import run_name
+from mlp.tracking.note import rerun_command
 from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve
 

@@ -1,14 +1,11 @@
 """What every command shares on the screen: one sentence for an error, an exit code, a help text."""
 
 import os
-import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from mlp.config import RunConfig
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
@@ -72,21 +69,6 @@ def _second_signal(number: int, _frame: object) -> NoReturn:
     os._exit(128 + number)
 
 
-def rerun_command(run_id: str, config: RunConfig) -> str:
-    r"""What to type to train a run again, with the places that the config names.
-
-    Example:
-        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
-        'python -m mlp.rerun 0f \'data.root="my digits"\''
-    """
-    words = ["python", "-m", "mlp.rerun", run_id]
-    if config.data.root is not None:
-        words.append(f"data.root={_quoted(config.data.root)}")
-    if config.tracking.uri is not None:
-        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
-    return shlex.join(words)
-
-
 def usage(
     command: str,
     what: str,
@@ -124,8 +106,3 @@ def usage(
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
-    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'

@@ -12,6 +12,7 @@ from mlp.config import Tracking
 from mlp.errors import MlpError
 from mlp.tracking import spool
 from mlp.tracking.record import RunRecord
+from mlp.tracking.view import NOTE_TAG, StudyView
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.runs import Status
@@ -29,6 +30,8 @@ class StudyPage:
         name: of the study.
         key: what the study's runs are found again by.
         config: its composed settings, plain values.
+        searched: path of each setting that varies -> what it is drawn from.
+        view: columns and charts that show the study's runs.
         description: Markdown for its page.
         tags: further tags of the parent run.
     """
@@ -36,6 +39,8 @@ class StudyPage:
     name: str
     key: str
     config: Mapping[str, Any]
+    searched: Mapping[str, Any]
+    view: StudyView
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,6 +112,15 @@ class Publisher:
         """Adds metrics, at a step, and tags to the parent run, or to a published trial's run."""
         self._submit(lambda: self._describe(of_trial, metrics, tags, step))
 
+    def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
+        """Sets the description of the parent run, once that of a trial is published.
+
+        Args:
+            note: Markdown, of the experiment's id and the id of the trial's run.
+            of_trial: number of the trial that the note links to.
+        """
+        self._submit(lambda: self._annotate(note, of_trial))
+
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it."""
         self._submit(lambda: self._finish(status))
@@ -143,16 +157,18 @@ class Publisher:
 
     def _open(self, tracking: Tracking) -> None:
         from mlp.tracking.runs import start_study
-        from mlp.tracking.store import how_to_look, open_store
+        from mlp.tracking.store import how_to_look, open_store, show_view
 
         self._store = open_store(tracking)
-        self.how_to_look = how_to_look(self._store)
         page = self._page
+        self.how_to_look = how_to_look(self._store, page.view.name)
+        show_view(self._store, page.view)
         self.study_run_id = start_study(
             self._store,
             name=page.name,
             key=page.key,
             settings=page.config,
+            searched=page.searched,
             tags=page.tags,
             description=page.description,
         )
@@ -177,17 +193,29 @@ class Publisher:
         tags: Mapping[str, str],
         step: int,
     ) -> None:
-        from mlp.tracking.runs import find_trial, update_run
+        from mlp.tracking.runs import update_run
 
         assert self._store is not None
-        if of_trial is None:
-            run_id = self.study_run_id
-        else:
-            run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
-            if run_id is not None:
-                self.run_ids[of_trial] = run_id
+        run_id = self.study_run_id if of_trial is None else self._run_id(of_trial)
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags, step=step)
+
+    def _annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
+        assert self._store is not None
+        run_id = self._run_id(of_trial)
+        if run_id is not None:
+            text = note(self._store.experiment_id, run_id)
+            self._describe(None, {}, {NOTE_TAG: text}, 0)
+
+    def _run_id(self, of_trial: int) -> str | None:
+        """Of a published trial, by this process or an earlier one."""
+        from mlp.tracking.runs import find_trial
+
+        assert self._store is not None
+        run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
+        if run_id is not None:
+            self.run_ids[of_trial] = run_id
+        return run_id
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish

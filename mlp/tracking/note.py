@@ -1,0 +1,122 @@
+"""The descriptions that MLflow shows of studies and runs: short Markdown notes.
+
+MLflow's pages show some six lines of a description and hide the rest, so what matters comes first.
+"""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from mlp.config import RunConfig
+from mlp.curve import Verdict
+from mlp.tracking.display import numbers
+from mlp.tracking.record import RunRecord
+from mlp.tracking.store_uri import mask
+from mlp.tracking.view import page_query
+
+
+def run_note(run: RunRecord, run_id: str) -> str:
+    """What came of a run, and how to train it again.
+
+    Args:
+        run: what was recorded.
+        run_id: MLflow's id of it.
+    """
+    verdict = run.judgement.verdict
+    again = rerun_command(run_id, run.config)
+    half = run.config.optimizer.learning_rate / 2
+    commands = [
+        f"{again}  # the same, bit for bit",
+        f"{again} optimizer.learning_rate={half:.4g}  # with half its learning rate",
+    ]
+    return f"**{verdict.value}**: {verdict.sentence} {_numbers(run)}\n\n{_block(commands)}"
+
+
+def study_note(
+    verdicts: Sequence[Verdict],
+    *,
+    winner: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    commands: Sequence[str] = (),
+) -> str:
+    """What came of a study: verdicts, the best trial, its settings, what to type next.
+
+    Args:
+        verdicts: of all trials.
+        winner: Markdown about the best trial; None where no run stayed finite.
+        settings: its searched settings.
+        commands: to type.
+
+    Example:
+        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
+        **1 of 3 runs is oscillating**, 2 are stalled.
+        <BLANKLINE>
+        None of them came to its end with a finite loss.
+    """
+    counts = Counter(verdicts)
+    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
+    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
+    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
+    if winner is None:
+        return f"{line}.\n\nNone of them came to its end with a finite loss."
+    best = f"{winner}"
+    if settings:
+        best += "  \n" + " ".join(f"`{name}={_short(value)}`" for name, value in settings.items())
+    return "\n\n".join([f"{line}.", best, *([_block(commands)] if commands else [])])
+
+
+def run_link(experiment_id: str, run_id: str, name: str) -> str:
+    """A link from one page of MLflow to that of a run.
+
+    Example:
+        >>> run_link("1", "0f", "#3 lr 0.5")
+        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
+    """
+    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
+
+
+def rerun_command(run_id: str, config: RunConfig) -> str:
+    r"""What to type to train a run again, with the places that the config names.
+
+    Example:
+        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
+        'python -m mlp.rerun 0f \'data.root="my digits"\''
+    """
+    words = ["python", "-m", "mlp.rerun", run_id]
+    if config.data.root is not None:
+        words.append(f"data.root={_quoted(config.data.root)}")
+    if config.tracking.uri is not None:
+        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
+    return shlex.join(words)
+
+
+def _numbers(run: RunRecord) -> str:
+    known = numbers(run)
+    if "diverged_at_step" in known:
+        return f"It was lost at step {known['diverged_at_step']:.0f}."
+    parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
+    if "final_validation_accuracy" in known:
+        parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
+    if run.judgement.verdict is Verdict.OSCILLATING:
+        period = known.get("period_steps")
+        pace = "" if period is None else f" every {period:.3g} steps"
+        parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
+    return ", ".join(parts) + "."
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _block(commands: Sequence[str]) -> str:
+    return "\n".join(["```console", *commands, "```"])
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
+    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'
