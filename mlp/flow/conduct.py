@@ -216,7 +216,7 @@ def _note(session: Session, best: TrialRow, came_out: str) -> Callable[[str, str
             verdicts,
             winner=f"Best is {link}: {came_out}.",
             settings={entry.path: values[entry.path] for entry in session.search.space},
-            commands=[f"{rerun_command(run_id, session.config.base)}  # the best, bit for bit"],
+            commands=[rerun_command(run_id, session.config.base)],
         )
 
     return note

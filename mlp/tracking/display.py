@@ -10,10 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
+from mlp.curve import Verdict
 from mlp.engine.result import Ending, Result
 from mlp.tracking import environment, record
 from mlp.tracking.record import RunRecord
 
+# A hue a verdict, so that a chart of many runs can be read; of its shades, each run has one.
+_COLORS = {
+    Verdict.DIVERGED: ("#000000", "#3d3d3d", "#5a3d3d"),
+    Verdict.OSCILLATING: ("#d62728", "#ff7f0e", "#a50f15", "#f4665c"),
+    Verdict.CLIMBING: ("#9467bd", "#6a51a3", "#bc80bd"),
+    Verdict.LEARNING: ("#1f77b4", "#6baed6", "#08519c", "#17becf"),
+    Verdict.STALLED: ("#8c8c8c", "#bdbdbd", "#636363"),
+    Verdict.CONVERGED: ("#2ca02c", "#74c476", "#006d2c", "#8c9f2c"),
+}
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
@@ -174,6 +184,7 @@ def tags(run: RunRecord) -> dict[str, str]:
     return {
         "verdict": run.judgement.verdict.value,
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
+        "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
         "mlp.curve_digest": record.curve_digest(run.result),
@@ -203,6 +214,12 @@ def environment_tags() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = here.git_commit
         tags["mlflow.source.git.dirty"] = str(here.is_dirty).lower()
     return tags
+
+
+def _color(run: RunRecord) -> str:
+    """Of a run in MLflow's charts; the same run has the same one."""
+    shades = _COLORS[run.judgement.verdict]
+    return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

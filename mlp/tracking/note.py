@@ -26,11 +26,14 @@ def run_note(run: RunRecord, run_id: str) -> str:
     verdict = run.judgement.verdict
     again = rerun_command(run_id, run.config)
     half = run.config.optimizer.learning_rate / 2
-    commands = [
-        f"{again}  # the same, bit for bit",
-        f"{again} optimizer.learning_rate={half:.4g}  # with half its learning rate",
-    ]
-    return f"**{verdict.value}**: {verdict.sentence} {_numbers(run)}\n\n{_block(commands)}"
+    commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
+    return "\n\n".join(
+        [
+            f"**{verdict.value}**: {verdict.sentence} {_numbers(run)}",
+            "The same again, bit for bit, or with half its learning rate:",
+            _block(commands),
+        ]
+    )
 
 
 def study_note(
@@ -60,10 +63,10 @@ def study_note(
     line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
     if winner is None:
         return f"{line}.\n\nNone of them came to its end with a finite loss."
-    best = f"{winner}"
+    parts = [f"{line}.", winner, _block(commands)]
     if settings:
-        best += "  \n" + " ".join(f"`{name}={_short(value)}`" for name, value in settings.items())
-    return "\n\n".join([f"{line}.", best, *([_block(commands)] if commands else [])])
+        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
+    return "\n\n".join(parts)
 
 
 def run_link(experiment_id: str, run_id: str, name: str) -> str:

@@ -85,15 +85,20 @@ def _columns(view: StudyView) -> dict[str, Any]:
     if not view.is_validated:
         numbers.remove("final_validation_accuracy")
     widths = {
-        "attributes.`Run Name`": 250,
-        "tags.`verdict`": 100,
-        **{f"metrics.`{name}`": 110 for name in numbers},
-        **{f"params.`{path}`": 110 for path in view.searched},
+        "attributes.`Run Name`": 230,
+        "tags.`verdict`": 95,
+        **{f"metrics.`{name}`": _width(name) for name in numbers},
+        **{f"params.`{path}`": _width(path) for path in view.searched},
         "runDateAndNestInfo": 130,
         "duration": 80,
     }
     shown = [column for column in widths if "`" in column and "Run Name" not in column]
     return {"selectedColumns": shown, "columnOrder": list(widths), "columnWidths": widths}
+
+
+def _width(name: str) -> int:
+    """Of a column, in pixels: its heading is to be read as far as there is room for it."""
+    return min(135, 40 + 7 * len(name))
 
 
 def _charts(view: StudyView) -> dict[str, Any]:
@@ -108,12 +113,14 @@ def _charts(view: StudyView) -> dict[str, Any]:
         "metricKey": "loss",
         "selectedMetricKeys": ["loss"],
         "displayName": "loss",
-        "scaleType": "log",  # a converged loss would be a line at zero beside one that swings
+        # Linear, a converged loss is a line at zero beside one that swings; and free, it may sink
+        # to 1e-38 and press all others together. The bounds are powers of ten.
+        "scaleType": "log",
+        "range": {"yMin": -4, "yMax": 3},
         "xAxisScaleType": "linear",
         "xAxisKey": "step",
         "yAxisKey": "metric",
         "yAxisExpressions": [],
-        "range": {},
         "lineSmoothness": 0,
         "ignoreOutliers": False,
         "runsCountToCompare": 20,
