@@ -17,8 +17,8 @@ from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError
 from mlp.flow.single import register, train_record
 from mlp.study.domain import typed
-from mlp.terminal.console import doctor_command, rerun_command
 from mlp.terminal.screen import say
+from mlp.tracking.commands import doctor_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
 from mlp.tracking.publish import patiently, publish_single

@@ -2,12 +2,13 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from mlp.config import SweepConfig
+from mlp.config import SweepConfig, settings_of
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
@@ -29,14 +30,18 @@ from mlp.flow.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
+from mlp.study.space import flat
 from mlp.terminal.compose import own_study_files
-from mlp.terminal.console import doctor_command, explain_command, rerun_command
 from mlp.terminal.screen import meter, say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
 from mlp.tracking import spool
+from mlp.tracking.commands import doctor_command, explain_command, rerun_command
+from mlp.tracking.display import run_name
 from mlp.tracking.label import StudyPage
+from mlp.tracking.note import run_link, study_note
 from mlp.tracking.publish import Publisher
 from mlp.tracking.store_uri import mask, resolve
+from mlp.tracking.view import NOTE_TAG, StudyView
 
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
@@ -113,12 +118,7 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> Stud
         related = search.related_study(storage, config, what)
         opened = search.open_search(storage, config, what)
         _announce(console, config, opened, data, related)
-        page = StudyPage(
-            name=opened.name,
-            key=tracking_key(config, what),
-            config=_plain(config),
-            description=f"Study `{opened.name}`, no winner yet.",
-        )
+        page = _page(config, opened, tracking_key(config, what))
         place = folder / opened.name
         spool.put_page(place, page)
         try:
@@ -231,8 +231,8 @@ def _end(session: Session) -> StudyEnd:
     }
     session.console.print(render_verdicts(summarise_verdicts(table)))
     if best is None:
-        note = f"None of {len(table)} runs came to its end with a finite loss."
-        session.publisher.describe(metrics=totals, tags={"mlflow.note.content": note})
+        note = study_note([row.verdict for row in table])
+        session.publisher.describe(metrics=totals, tags={NOTE_TAG: note})
     else:
         test_accuracy = _say_winner(session, best, totals)
     with waiting(session.console, "the last runs are being recorded"):
@@ -285,11 +285,29 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> f
     winner = f"best is trial {best.number}: {value}, {tested}\n  {named}"
     say(session.console, winner)
     session.publisher.describe(
-        metrics=metrics,
-        files=files,
-        tags={"mlp.best_trial": str(best.number), "mlflow.note.content": winner},
+        metrics=metrics, files=files, tags={"mlp.best_trial": str(best.number)}
     )
+    session.publisher.annotate(_note(session, best, f"{value}, {tested}"), best.number)
     return test_accuracy
+
+
+def _note(session: Session, best: TrialRow, came_out: str) -> Callable[[str, str], str]:
+    """The description of the parent run, once it is known which runs there are."""
+    verdicts = [row.verdict for row in search.rows(session.search)]
+    config = search.trial_of(session.search, best).config
+    values = settings_of(config)
+
+    def note(experiment_id: str, run_id: str) -> str:
+        link = run_link(experiment_id, run_id, run_name(config, best.number))
+        base = session.config.base
+        return study_note(
+            verdicts,
+            winner=f"Best is {link}: {came_out}.",
+            settings={entry.path: values[entry.path] for entry in session.search.space},
+            commands=[explain_command(session.search.name, base), rerun_command(run_id, base)],
+        )
+
+    return note
 
 
 def _short(value: object) -> str:
@@ -385,6 +403,27 @@ def _look_at_test(session: Session, best: TrialRow) -> float:
     found = accuracy_on(session.data.test, record, session.data)
     search.add_test_look(session.search, best.number, found)
     return found
+
+
+def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
+    """What MLflow is told of the study before its first run."""
+    study, base = config.study, config.base
+    searched = {entry.path: flat(study.space)[entry.path] for entry in opened.space}
+    view = StudyView(
+        name=study.name or study.file,
+        study=opened.name,
+        objective=study.objective,
+        searched=tuple(searched),
+        is_validated=base.data.validation_fraction > 0,
+    )
+    return StudyPage(
+        name=opened.name,
+        key=key,
+        config=_plain(config),
+        searched=searched,
+        view=view,
+        description=f"The study {opened.name} goes on, or was stopped; no winner yet.",
+    )
 
 
 def _plain(config: SweepConfig) -> dict[str, Any]:

@@ -37,8 +37,8 @@ from mlp.report.summary import (
     spread_out,
 )
 from mlp.study.space import Space, read_space
-from mlp.terminal.console import explain_command, rerun_command
 from mlp.terminal.screen import counting, say, waiting
+from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.explanations import describe_answer, log_page, start_explanation
 from mlp.tracking.history import PastRun, PastStudy, read_points, read_reruns, read_study
@@ -374,8 +374,8 @@ def _say(work: _Work, found: Answer, content: PageContent) -> None:
     if not found.is_complete:
         say(work.console, f"the time was up; the same command goes on: {content.commands[0]}")
     at = work.study.run_id
-    where = run_address(work.store, at) if at else work.store.uri
-    say(work.console, f"{PAGE_FILE} is an artifact of {work.study.name}: {where}")
+    where = run_address(work.store, at, PAGE_FILE) if at else work.store.uri
+    say(work.console, f"the page, while mlflow ui runs: {where}")
     say(work.console, "next:", *(f"  {line}" for line in content.commands))
 
 

@@ -74,6 +74,7 @@ def publish_study(config: SweepConfig, folder: Path) -> str:
                     name=page.name,
                     key=page.key,
                     settings=page.config,
+                    searched=page.searched,
                     tags={},
                     description=page.description,
                 )

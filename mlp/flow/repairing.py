@@ -15,8 +15,8 @@ from mlp.door import with_settings
 from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
-from mlp.terminal.console import explain_command, rerun_command
 from mlp.terminal.screen import counting, say
+from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import TrackedRun, fetch_run, publish_run

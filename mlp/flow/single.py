@@ -12,8 +12,8 @@ from mlp.door import with_settings
 from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, example_images, make_record
-from mlp.terminal.console import doctor_command, rerun_command
 from mlp.terminal.screen import say
+from mlp.tracking.commands import doctor_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
 from mlp.tracking.publish import publish_single

@@ -1,14 +1,11 @@
 """What every command shares on the screen: one sentence for an error, an exit code, a help text."""
 
 import os
-import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from mlp.config import RunConfig, Study, Tracking
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
@@ -77,51 +74,6 @@ def _second_signal(number: int, _frame: object) -> NoReturn:
     os._exit(128 + number)
 
 
-def rerun_command(run_id: str, config: RunConfig) -> str:
-    r"""What to type to train a run again, with the places that the config names.
-
-    Example:
-        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
-        'python -m mlp.rerun 0f \'data.root="my digits"\''
-    """
-    return shlex.join(["python", "-m", "mlp.rerun", run_id, *_places(config)])
-
-
-def explain_command(which: str, config: RunConfig) -> str:
-    """What to type to explain a study or a run, with the places that the config names."""
-    return shlex.join(["python", "-m", "mlp.explain", which, *_places(config)])
-
-
-def _places(config: RunConfig) -> list[str]:
-    words = []
-    if config.data.root is not None:
-        words.append(f"data.root={_quoted(config.data.root)}")
-    if config.tracking.uri is not None:
-        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
-    return words
-
-
-def doctor_command(config: RunConfig, storage: str | None = None) -> str:
-    """What to type to have published what waits, with the places that the config names.
-
-    Args:
-        config: says where to publish.
-        storage: of the study; None for a single run, or where nobody named one.
-
-    Example:
-        >>> doctor_command(RunConfig())
-        'python -m mlp.doctor fix=true'
-    """
-    words = ["python", "-m", "mlp.doctor", "fix=true"]
-    if storage not in (None, Study().storage):
-        words.append(f"study.storage={_quoted(mask(str(storage)))}")
-    if config.tracking.uri is not None:
-        words.append(f"tracking.uri={_quoted(mask(config.tracking.uri))}")
-    if config.tracking.experiment != Tracking().experiment:
-        words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
-    return shlex.join(words)
-
-
 def usage(
     command: str,
     what: str,
@@ -161,8 +113,3 @@ def usage(
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
-    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'

@@ -1,17 +1,30 @@
 """What people see of a run in lists and charts: its name, points, numbers and tags."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
+from mlp.curve import Verdict
 from mlp.engine.result import Ending, Result
 from mlp.tracking import environment, record
 from mlp.tracking.record import RunRecord
 
+# A hue a verdict, so that a chart of many runs can be read; of its shades, each run has one.
+_COLORS = {
+    Verdict.DIVERGED: ("#000000", "#3d3d3d", "#5a3d3d"),
+    Verdict.OSCILLATING: ("#d62728", "#ff7f0e", "#a50f15", "#f4665c"),
+    Verdict.CLIMBING: ("#9467bd", "#6a51a3", "#bc80bd"),
+    Verdict.LEARNING: ("#1f77b4", "#6baed6", "#08519c", "#17becf"),
+    Verdict.STALLED: ("#8c8c8c", "#bdbdbd", "#636363"),
+    Verdict.CONVERGED: ("#2ca02c", "#74c476", "#006d2c", "#8c9f2c"),
+}
+_OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
 
@@ -98,6 +111,9 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "largest_rise": judgement.largest_rise,
         "last_rise_step": _last_rise_step(run),
         "spiked": float(judgement.spiked),
+        "n_weights": sum(W.size + b.size for W, b in result.weights),
+        # MLflow's charts have linear axes, and rates differ by factors of ten.
+        "log10_learning_rate": math.log10(run.config.optimizer.learning_rate),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
     if run.stability is not None:
@@ -115,12 +131,62 @@ def numbers(run: RunRecord) -> dict[str, float]:
     }
 
 
+def study_params(settings: Mapping[str, Any], searched: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parent run of a study lists: how it searches, and what all of its trials share.
+
+    A setting that varies is listed by what it is drawn from, not by a value that no trial has.
+
+    Args:
+        settings: plain nested values.
+        searched: path of each setting that varies -> what it is drawn from.
+
+    Example:
+        >>> study_params(
+        ...     {"model": {"depth": 2, "widths": 3}, "study": {"seed": 0, "space": {}}},
+        ...     {"model.depth": {"low": 1, "high": 3}},
+        ... )
+        {'model.widths': 3, 'study.seed': 0, 'study.space.model.depth': '1 to 3'}
+    """
+    flat = {
+        path: value
+        for path, value in _flat(settings).items()
+        if path not in searched
+        and path.split(".")[0] not in _OF_THE_PLACE
+        and not (searched and path.startswith("study.space"))
+    }
+    drawn = {f"study.space.{path}": drawn_from(entry) for path, entry in searched.items()}
+    return {**flat, **drawn}
+
+
+def drawn_from(entry: Any) -> str:
+    """What a setting is drawn from, in words; for an entry of a study's space.
+
+    Example:
+        >>> drawn_from({"by": "gradient.normalization", "sum": [0.1, 0.2], "mean": {"low": 1, \
+"high": 30, "log": True}})
+        'by gradient.normalization: sum 0.1, 0.2; mean 1 to 30 log'
+    """
+    if isinstance(entry, list | tuple):
+        return ", ".join(str(value) for value in entry)
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    if "by" in entry:
+        branches = [f"{name} {drawn_from(of)}" for name, of in entry.items() if name != "by"]
+        return f"by {entry['by']}: {'; '.join(branches)}"
+    words = [f"{entry['low']} to {entry['high']}"] if {"low", "high"} <= entry.keys() else []
+    for name, value in entry.items():
+        if name not in ("low", "high") and value not in (None, False):
+            words.append(name if value is True else f"{name} {drawn_from(value)}")
+    return " ".join(words)
+
+
 def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
     stability = run.stability
     return {
         "verdict": run.judgement.verdict.value,
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
+        "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
         "mlp.curve_digest": record.curve_digest(run.result),
@@ -150,6 +216,23 @@ def environment_tags() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = here.git_commit
         tags["mlflow.source.git.dirty"] = str(here.is_dirty).lower()
     return tags
+
+
+def _color(run: RunRecord) -> str:
+    """Of a run in MLflow's charts; the same run has the same one."""
+    shades = _COLORS[run.judgement.verdict]
+    return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _listed(widths: tuple[int, ...]) -> str:

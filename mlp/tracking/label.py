@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from mlp import config
 from mlp.errors import RecordError, one_line
 from mlp.tracking import npz
 from mlp.tracking.recipe import parse_json
+from mlp.tracking.view import StudyView
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
 CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
@@ -45,12 +47,16 @@ class StudyPage:
         key: what the study's runs are found again by.
         config: its composed settings, plain values.
         description: Markdown for its page.
+        searched: path of each setting that varies -> what it is drawn from.
+        view: columns and charts that show the study's runs; None: MLflow's own.
     """
 
     name: str
     key: str
     config: dict[str, Any]
     description: str
+    searched: dict[str, Any] = field(default_factory=dict)
+    view: StudyView | None = None
 
 
 def label_of_trial(page: StudyPage, number: int, name: str) -> Label:

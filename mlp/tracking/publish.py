@@ -17,6 +17,7 @@ from mlp.errors import BusyError, MlpError, RecordError, StoreError, Unavailable
 from mlp.tracking import spool
 from mlp.tracking.label import TRIAL, Label, StudyPage
 from mlp.tracking.record import RunRecord
+from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.runs import Status
@@ -143,6 +144,15 @@ class Publisher:
         """Makes a model of a published trial's network, and registers it where a name is given."""
         self._add(lambda: self._log_model(number, name, example, register))
 
+    def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
+        """Sets the description of the parent run, once that of a trial is published.
+
+        Args:
+            note: Markdown, of the experiment's id and the id of the trial's run.
+            of_trial: number of the trial that the note links to.
+        """
+        self._add(lambda: self._annotate(note, of_trial))
+
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it.
 
@@ -265,16 +275,19 @@ class Publisher:
 
     def _open(self, tracking: Tracking) -> None:
         from mlp.tracking.runs import start_study
-        from mlp.tracking.store import how_to_look, open_store
+        from mlp.tracking.store import how_to_look, open_store, show_view
 
         self._store = open_store(tracking)
-        self.how_to_look = how_to_look(self._store)
         page = self._page
+        self.how_to_look = how_to_look(self._store, page.view.name if page.view else None)
+        if page.view is not None:
+            show_view(self._store, page.view)
         self.study_run_id = start_study(
             self._store,
             name=page.name,
             key=page.key,
             settings=page.config,
+            searched=page.searched,
             tags={},
             description=page.description,
         )
@@ -303,15 +316,10 @@ class Publisher:
         files: Mapping[str, str] | None,
         step: int,
     ) -> None:
-        from mlp.tracking.runs import find_trial, update_run
+        from mlp.tracking.runs import update_run
 
         assert self._store is not None
-        if of_trial is None:
-            run_id = self.study_run_id
-        else:
-            run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
-            if run_id is not None:
-                self.run_ids[of_trial] = run_id
+        run_id = self.study_run_id if of_trial is None else self._run_id(of_trial)
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags, files=files, step=step)
 
@@ -331,6 +339,23 @@ class Publisher:
         if run_id is not None:
             made = log_model(self._store, run_id, name=name, example=example, register=register)
             self.how_to_serve = serve_command(self._store, made)
+
+    def _annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
+        assert self._store is not None
+        run_id = self._run_id(of_trial)
+        if run_id is not None:
+            text = note(self._store.experiment_id, run_id)
+            self._describe(None, {}, {NOTE_TAG: text}, None, 0)
+
+    def _run_id(self, of_trial: int) -> str | None:
+        """Of a published trial, by this process or an earlier one."""
+        from mlp.tracking.runs import find_trial
+
+        assert self._store is not None
+        run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
+        if run_id is not None:
+            self.run_ids[of_trial] = run_id
+        return run_id
 
     def _finish(self, status: "Status") -> None:
         from mlp.tracking.runs import finish

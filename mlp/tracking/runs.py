@@ -28,11 +28,12 @@ from mlflow.exceptions import MlflowException
 from mlp import config
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
-from mlp.tracking import display, npz, record
+from mlp.tracking import display, note, npz, record
 from mlp.tracking.download import download
 from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
 from mlp.tracking.recipe import Recipe
 from mlp.tracking.record import RunRecord
+from mlp.tracking.view import NOTE_TAG
 
 __all__ = [
     "Store",
@@ -84,6 +85,7 @@ def start_study(
     name: str,
     key: str | None = None,
     settings: Mapping[str, Any],
+    searched: Mapping[str, Any] | None = None,
     tags: Mapping[str, str],
     description: str,
 ) -> str:
@@ -95,6 +97,7 @@ def start_study(
         key: what it is found again by; None: its name.
         settings: plain nested values. They become params, which MLflow never changes: of a study
             that is continued only new ones are added. The current ones are in `study.json`.
+        searched: path of each setting that varies -> what it is drawn from.
         tags: further tags.
         description: Markdown, shown on the run's page.
 
@@ -103,11 +106,11 @@ def start_study(
     """
     own_key = study_key(key or name)
     all_tags = {
-        **display.environment_tags(),
-        **tags,
-        KEY: own_key,
         STUDY: name,
-        "mlflow.note.content": description,
+        **tags,
+        NOTE_TAG: description,
+        KEY: own_key,
+        **display.environment_tags(),
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
         known = find_run(store, own_key)
@@ -115,7 +118,8 @@ def start_study(
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
-        params = [param for param in _params(_flat(settings)) if param.key not in run.data.params]
+        shown = _params(display.study_params(settings, searched or {}))
+        params = [param for param in shown if param.key not in run.data.params]
         store.client.log_batch(run_id, params=params, tags=_tags(all_tags) if known else [])
         file = Path(folder) / STUDY_FILE
         file.write_text(config.canonical_json(settings), encoding="utf-8")
@@ -144,7 +148,7 @@ def publish_run(
     Returns:
         The id of the run, which has ended as FINISHED; a verdict is no failure.
     """
-    all_tags = {**display.environment_tags(), **display.tags(run), **tags}
+    all_tags = {**display.tags(run), **tags, **display.environment_tags()}
     all_tags[KEY] = key = _run_key(run, tags)
     if parent is not None:
         all_tags["mlflow.parentRunId"] = parent
@@ -160,7 +164,7 @@ def publish_run(
             run_id,
             metrics=_metrics(run),
             params=_params(config.settings_of(run.config)),
-            tags=_tags(all_tags) if known else [],
+            tags=_tags({**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}),
         )
         record.write_artifacts(Path(folder), run)
         store.client.log_artifacts(run_id, folder)
@@ -377,17 +381,6 @@ def _tags(tags: Mapping[str, str]) -> list[RunTag]:
 def _cut(value: Any, most: int) -> str:
     text = str(value)
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _now_ms() -> int:

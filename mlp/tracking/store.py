@@ -30,8 +30,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
 from mlp.tracking import store_uri
+from mlp.tracking.view import NOTE_TAG, StudyView, page_query
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
+_ABOUT = "Small networks that tell threes from sevens."
 # What says it all, out of a text of many lines.
 _OUTAGE = re.compile(
     r"too many \d+ error responses|[Cc]onnection refused|timed? ?out|Name or service not known"
@@ -83,22 +85,46 @@ def open_store(tracking: Tracking) -> Store:
     return Store(client, experiment_id, shown)
 
 
-def how_to_look(store: Store) -> list[str]:
+def show_view(store: Store, view: StudyView) -> None:
+    """Gives the experiment the view of a study, and a description that leads there.
+
+    A description that somebody else has written stays.
+    """
+    with one_sentence(store.uri):
+        experiment = store.client.get_experiment(store.experiment_id)
+        tags = {view.tag: view.value(experiment.creation_time or 0)}
+        if experiment.tags.get(NOTE_TAG, _ABOUT).startswith(_ABOUT):
+            link = f"[runs of the study {view.study}]({_page(store, view.name)})"
+            tags[NOTE_TAG] = f"{_ABOUT} Latest: {link}"
+        for name, value in tags.items():
+            if experiment.tags.get(name) != value:
+                store.client.set_experiment_tag(store.experiment_id, name, value)
+
+
+def how_to_look(store: Store, view: str | None = None) -> list[str]:
     """The command and the address that show the runs.
 
-    The address says `machine_learning` because MLflow's pages open as those for language models.
+    Args:
+        store: where they are.
+        view: name of the view to open; None: MLflow's own.
     """
-    page = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    page = _page(store, view)
     if _is_server(store.uri):
         return [f"{store.uri.rstrip('/')}/{page}"]
     where = "" if store.is_default else f" --backend-store-uri {shlex.quote(store.uri)}"
     return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
 
 
-def run_address(store: Store, run_id: str) -> str:
-    """The address of a run's page; of a file, where `mlflow ui` shows it."""
+def run_address(store: Store, run_id: str, artifact: str = "") -> str:
+    """The address of a run's page, or of one of its artifacts there; of a file, at `mlflow ui`."""
     base = store.uri.rstrip("/") if store.uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base}/#/experiments/{store.experiment_id}/runs/{run_id}"
+    where = f"/artifacts/{artifact}" if artifact else ""
+    page = f"#/experiments/{store.experiment_id}/runs/{run_id}{where}"
+    return f"{base}/{page}?{page_query(None)}"
+
+
+def _page(store: Store, view: str | None) -> str:
+    return f"#/experiments/{store.experiment_id}/runs?{page_query(view)}"
 
 
 @contextmanager
