@@ -11,9 +11,10 @@ from rich.console import Console
 
 from mlp.causes.association import associate
 from mlp.causes.attribution import Answer, answer, estimate, investigate
+from mlp.causes.change import plain
 from mlp.causes.explanation import render_answer, sentences
 from mlp.causes.first_step import gradient_norms
-from mlp.causes.inquiry import Effort, Inquiry, prepare
+from mlp.causes.inquiry import Effort, Inquiry, Results, prepare
 from mlp.causes.observed import StudyRun, complete_space, observe
 from mlp.causes.repair import describe_repair, repair
 from mlp.config import Data, ExplainConfig, RunConfig
@@ -117,7 +118,8 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     store = open_store(config.local.tracking)
     work = _prepared(store, read_study(store, which), config, console, started)
     inquiry = _inquiry(work)
-    known = _known(work)
+    earlier = _earlier(work)
+    known = {config: run.judgement for config, run in earlier.items()}
     key = work.study.key
     run_id = start_explanation(
         store, key=key, name=f"explain {work.study.name}", parent=work.study.run_id
@@ -127,7 +129,8 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         with Recorder(store, key, run_id) as recorder, _progress(work, known) as told:
             trainer = Trainer(work.data, config.local.execution, recorder, told)
             found = _investigate(work, inquiry, known, trainer, recorder)
-            content = _content(work, inquiry, known, found, trainer)
+            curves = _Curves(work.store, earlier, trainer)
+            content = _content(work, inquiry, known, found, curves)
         page = render_page(content)
         _record(work, found, content, run_id, page)
         status = "FINISHED"
@@ -200,13 +203,28 @@ def _inquiry(work: _Work) -> Inquiry:
     )
 
 
-def _known(work: _Work) -> dict[RunConfig, Judgement]:
+def _earlier(work: _Work) -> dict[RunConfig, PastRun]:
     """What earlier explanations have trained, where it was on these data."""
-    earlier = read_reruns(work.store, work.study)
-    own = [run for run in earlier if run.data_digest == work.data.digest]
-    return {
-        observe([run.config], [run.judgement.verdict], ())[0].config: run.judgement for run in own
-    }
+    reruns = read_reruns(work.store, work.study)
+    return {plain(run.config): run for run in reruns if run.data_digest == work.data.digest}
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Loss curves of reruns: of this explanation, of earlier ones, or trained once more."""
+
+    store: Store
+    earlier: Mapping[RunConfig, PastRun]
+    trainer: Trainer
+
+    def of(self, config: RunConfig) -> ThinCurve:
+        """The loss of a rerun, thinned."""
+        own = plain(config)
+        if own not in self.trainer.curves and own in self.earlier:
+            return read_points(self.store, self.earlier[own].run_id, "loss")
+        if own not in self.trainer.curves:
+            self.trainer([own])
+        return self.trainer.curves[own]
 
 
 def _progress(
@@ -254,9 +272,9 @@ def _investigate(
 def _content(
     work: _Work,
     inquiry: Inquiry,
-    known: Mapping[RunConfig, Judgement],
+    known: Results,
     found: Answer,
-    trainer: Trainer,
+    curves: _Curves,
 ) -> PageContent:
     """Everything that the page shows."""
     cures = find_cures(inquiry, known, found)
@@ -277,29 +295,25 @@ def _content(
         answer=found,
         runs=work.runs,
         observed=work.observed,
-        pairs=_pairs(work, spread_out(cures), trainer),
+        pairs=_pairs(work, spread_out(cures), curves),
         ratios=_ratios(work),
         quality=quality_of(work.runs),
-        repaired_ratios=_repaired_ratios(work, cures, trainer),
+        repaired_ratios=_repaired_ratios(work, cures, curves.trainer),
         combinations=combinations_of(work.runs, work.observed),
-        question=_question(work, trainer),
+        question=_question(work, known, curves.trainer),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
         commands=_commands(work),
     )
 
 
-def _pairs(work: _Work, cures: Sequence[Cure], trainer: Trainer) -> tuple[CurvePair, ...]:
-    """Curves of runs and of their repaired runs; what is not at hand is trained once more."""
-    plain = {cure: observe([cure.repaired], [cure.verdict], ())[0].config for cure in cures}
-    if absent := [config for config in plain.values() if config not in trainer.curves]:
-        trainer(list(dict.fromkeys(absent)))
+def _pairs(work: _Work, cures: Sequence[Cure], curves: _Curves) -> tuple[CurvePair, ...]:
     return tuple(
         CurvePair(
             name=work.runs[cure.run].name,
             settings=named_settings(work.observed[cure.run].params),
             change=cure.text,
             before=read_points(work.store, work.runs[cure.run].run_id, "loss"),
-            after=trainer.curves[plain[cure]],
+            after=curves.of(cure.repaired),
             verdict=cure.verdict,
         )
         for cure in cures
@@ -338,7 +352,7 @@ def _is_saturated(run: PastRun) -> bool:
     return tail is not None and tail < 0.5 and run.config.training.batch_size is None
 
 
-def _question(work: _Work, trainer: Trainer) -> QuestionSection | None:
+def _question(work: _Work, known: Results, trainer: Trainer) -> QuestionSection | None:
     """The section on the question's own run, where the study has it."""
     own = next((run for run in work.study.runs if is_question(run.config)), None)
     if own is None:
@@ -352,6 +366,7 @@ def _question(work: _Work, trainer: Trainer) -> QuestionSection | None:
         n_examples=work.n_examples,
         gradient_norm=work.norms,
         seeds=work.config.explain.seeds,
+        known=known,
     )
     return summarise_question(work.runs, own, loss, describe_repair(found))
 
