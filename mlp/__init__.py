@@ -1,14 +1,16 @@
 """Sweeps of small NumPy networks, tracked, judged and explained.
 
-The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study` and `load_study`
-for studies; `train_network`, `rerun_network` and `load_run` for single networks; `run_config` and
-`study_config` for their settings. A fault is an `MlpError` with one sentence.
+The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`
+and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and `load_run` for
+single networks; `run_config` and `study_config` for their settings. A fault is an `MlpError` with
+one sentence.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlp.api.explanation import explain_study, repair_run
     from mlp.api.network import Rerun, rerun_network, train_network
     from mlp.api.run import Run, load_run
     from mlp.api.settings import run_config, study_config
@@ -25,9 +27,11 @@ _PLACES = {
     "MlpError": "mlp.errors",
     "Rerun": "mlp.api.network",
     "Run": "mlp.api.run",
+    "explain_study": "mlp.api.explanation",
     "load_run": "mlp.api.run",
     "load_study": "mlp.api.study",
     "rehearse_study": "mlp.api.study",
+    "repair_run": "mlp.api.explanation",
     "rerun_network": "mlp.api.network",
     "run_config": "mlp.api.settings",
     "run_study": "mlp.api.study",
@@ -39,9 +43,11 @@ __all__ = [
     "MlpError",
     "Rerun",
     "Run",
+    "explain_study",
     "load_run",
     "load_study",
     "rehearse_study",
+    "repair_run",
     "rerun_network",
     "run_config",
     "run_study",

@@ -3,6 +3,7 @@
 import re
 import sys
 
+from mlp.api.explanation import explain_study, repair_run
 from mlp.config import RESULT_GROUPS, ExplainConfig
 from mlp.door import read_explain
 from mlp.errors import MissingInputError, SettingError, one_line
@@ -64,17 +65,15 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
     if which is not None and not which.isprintable():
         raise SettingError(f"a name must be printable, but is {one_line(which)!r}")
 
-    from mlp.flow.explaining import explain_study  # MLflow and plotly, so not before it is needed
-    from mlp.flow.repairing import explain_run
-    from mlp.tracking.history import is_study
+    from mlp.tracking.history import is_study  # MLflow, so not before it is needed
     from mlp.tracking.store import open_store
 
     console = Terminal()
     is_id = which is not None and re.fullmatch(r"[0-9a-f]{32}", which) is not None
     if is_id and which is not None and not is_study(open_store(config.local.tracking), which):
-        explain_run(which, config, console)
+        repair_run(which, config, console=console)
     else:
-        explain_study(which, config, console)
+        explain_study(which, config, console=console)
 
 
 if __name__ == "__main__":

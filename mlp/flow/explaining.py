@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+import plotly.graph_objects as go
 from rich.console import Console
 
 from mlp.causes.association import associate
@@ -23,7 +24,7 @@ from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import DataError, RecordError
 from mlp.flow.reruns import Recorder, Trainer
-from mlp.report.page import render_page
+from mlp.report.page import figures_of, render_page
 from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
     Cure,
@@ -62,6 +63,7 @@ class Explanation:
         answer: which settings cause the oscillation, with the evidence.
         sentences: the answer for a person.
         run_id: of the explain run in MLflow.
+        content: what the page shows.
         page: the report as HTML.
     """
 
@@ -69,7 +71,12 @@ class Explanation:
     answer: Answer
     sentences: tuple[str, ...]
     run_id: str
+    content: PageContent = field(repr=False)
     page: str = field(repr=False)
+
+    def figures(self) -> dict[str, go.Figure]:
+        """The figures of the page by name, as plotly's objects."""
+        return figures_of(self.content)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     finally:
         finish(store, run_id, status)  # type: ignore[arg-type]
     _say(work, found, content)
-    return Explanation(work.study, found, content.sentences, run_id, page)
+    return Explanation(work.study, found, content.sentences, run_id, content, page)
 
 
 def _prepared(

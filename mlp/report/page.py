@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from mlp.curve import Verdict
@@ -11,6 +12,7 @@ from mlp.report.question import QuestionSection
 from mlp.report.summary import Combination, PageContent, RepairedRatio
 from mlp.stability.forecast import Quality
 
+_WIDE = ("causes", "parallel")  # figures that scroll sideways on a narrow screen
 _MOST_ROWS = 500  # of the table of runs; a longer one is MLflow's task
 
 
@@ -19,13 +21,17 @@ def render_page(content: PageContent) -> str:
 
     Whatever comes from a store (names, settings) is escaped.
     """
+    plots = {
+        name: markup.plot(name, figure, wide=name in _WIDE)
+        for name, figure in figures_of(content).items()
+    }
     sections = [
         _answer(content),
-        _curves(content),
+        _curves(content, plots),
         _question(content.question),
-        _causes(content),
-        _space(content),
-        _stability(content),
+        _causes(content, plots),
+        _space(plots),
+        _stability(content, plots),
         _combinations(content.combinations),
         _runs(content),
         _commands(content.commands),
@@ -39,6 +45,21 @@ def render_page(content: PageContent) -> str:
     )
 
 
+def figures_of(content: PageContent) -> dict[str, go.Figure]:
+    """The figures of a page by name; one that would show nothing is not there."""
+    found = content.answer
+    drawn = {f"curves-{i}": figures.curves_figure(pair) for i, pair in enumerate(content.pairs)}
+    if found.effects:
+        drawn["causes"] = figures.causes_figure(found)
+    if found.association.importances:
+        drawn["importance"] = figures.importance_figure(found.association.importances)
+    drawn["map"] = figures.map_figure(content.runs, content.addresses)
+    drawn["parallel"] = figures.parallel_figure(content.runs, content.observed)
+    if content.ratios:
+        drawn["stability"] = figures.stability_figure(content.runs, content.ratios)
+    return drawn
+
+
 def _answer(content: PageContent) -> str:
     sentences = "".join(f"<p>{markup.escape(sentence)}</p>" for sentence in content.sentences)
     facts = "".join(f"<li>{markup.escape(fact)}</li>" for fact in content.facts)
@@ -49,11 +70,11 @@ def _answer(content: PageContent) -> str:
     )
 
 
-def _curves(content: PageContent) -> str:
+def _curves(content: PageContent, plots: Mapping[str, str]) -> str:
     pairs = [
         f"<h3>{markup.escape(pair.name)}</h3>"
         f"<p class=change>repaired by {markup.escape(pair.change)}: {pair.verdict.value}</p>"
-        + markup.plot(f"curves-{i}", figures.curves_figure(pair))
+        + plots[f"curves-{i}"]
         for i, pair in enumerate(content.pairs)
     ]
     return markup.section(
@@ -63,8 +84,7 @@ def _curves(content: PageContent) -> str:
     )
 
 
-def _causes(content: PageContent) -> str:
-    found = content.answer
+def _causes(content: PageContent, plots: Mapping[str, str]) -> str:
     what_was_done = (
         "Each point is a setting that was changed in picked runs and trained again with further "
         "seeds, beside the unchanged run with the same seeds; lines are 95 % intervals. Red: a "
@@ -75,32 +95,29 @@ def _causes(content: PageContent) -> str:
         "Correlation over the whole study, both tails, conditional settings within the runs that "
         "have them; no proof of a cause. Grey bars may be chance."
     )
-    importances = found.association.importances
     words = f"<pre>{markup.escape(content.evidence)}</pre>"
     evidence = f"<details><summary>The evidence in words</summary>{words}</details>"
     return markup.section(
         "What changing one setting did",
         what_was_done,
-        markup.plot("causes", figures.causes_figure(found), wide=True) if found.effects else "",
+        plots.get("causes", ""),
         evidence,
     ) + markup.section(
         "What goes along with it",
         correlation,
-        markup.plot("importance", figures.importance_figure(importances)) if importances else "",
+        plots.get("importance", ""),
     )
 
 
-def _space(content: PageContent) -> str:
-    by_rate = figures.map_figure(content.runs, content.addresses)
-    lines = figures.parallel_figure(content.runs, content.observed)
+def _space(plots: Mapping[str, str]) -> str:
     return markup.section(
         "Where in the space",
         "Hover over a point for its run; opened as a file, a click shows it in MLflow.",
-        markup.plot("map", by_rate),
+        plots["map"],
     ) + markup.section(
         "All settings",
         "A line a run. Drag along an axis to keep the runs that cross it there.",
-        markup.plot("parallel", lines, wide=True),
+        plots["parallel"],
     )
 
 
@@ -146,14 +163,14 @@ def _question(asked: QuestionSection | None) -> str:
     )
 
 
-def _stability(content: PageContent) -> str:
+def _stability(content: PageContent, plots: Mapping[str, str]) -> str:
     if not content.ratios:
         return ""
     return markup.section(
         "Step against curvature",
         "The stability ratio, effective step x sharpness / 2, along the runs: above 1 a step "
         "leaves the present valley. That is not yet how a run ends.",
-        markup.plot("stability", figures.stability_figure(content.runs, content.ratios)),
+        plots["stability"],
         _quality(content.quality),
         _repaired(content.repaired_ratios),
     )
