@@ -302,7 +302,7 @@ def test_stores_of_other_versions(here):
     with sqlite3.connect("mlflow.db") as file:
         file.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     with sqlite3.connect("optuna.db") as file:
-        file.execute("UPDATE version_info SET schema_version = 11")
+        file.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'")
     _, said = doctor()
     assert wrong(said) == ["study store", "tracking store"]
     assert "mlflow db upgrade" in said
@@ -322,7 +322,7 @@ def test_data_that_are_damaged_or_missing(here, tmp_path, monkeypatch):
     monkeypatch.delenv("MLP_DATA_ROOT", raising=False)
     folder = put(tmp_path / "mnist", made_up_contents())
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    is_well, said = doctor("data=mnist", f'data.root="{folder}"')
+    is_well, said = doctor("data.name=mnist", f'data.root="{folder}"')
     assert not is_well
     assert len(re.findall(r"wrong data: .*the sha256 of", said)) == 3
     assert "lacks t10k-labels-idx1-ubyte" in said
