@@ -1,8 +1,6 @@
 """Sweeps from end to end: a real MLflow, a real Optuna store, and every way to be stopped."""
 
 import json
-import os
-import random
 import re
 import shutil
 import signal
@@ -11,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -34,9 +31,6 @@ from mlp.flow import generation
 from mlp.study.search import open_storage
 
 LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
-# Forks of a process that has imported everything, so that a sweep starts at once.
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mlp.flow.conduct", "mlp.tracking.runs", "sweeping"])
 
 
 @pytest.fixture(scope="module")
@@ -275,71 +269,6 @@ def test_second_sweep_of_a_study_is_sent_away(here, finished):
     [errors] = [words[1] for words in said if words[1]]
     assert re.fullmatch(r"error: study smoke-\w+ is held by process \d+ on .*\n", errors)
     assert_same_end(here, finished)
-
-
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(here, finished):
-    chance = random.Random(n := random.randrange(10**6))
-    print(f"moments drawn with seed {n}")
-    for _ in range(6):
-        process = FORKS.Process(target=sweep_in, args=(here,))
-        process.start()
-        time.sleep(chance.uniform(0.1, 3.0))
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
-            break
-    sweep()
-    assert_same_end(here, finished)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.6, 0.8, 0.99])
-def test_killed_before_any_write_it_ends_as_if_it_never_was(here, finished, n_writes, share):
-    """Dies at one of the SQL statements or renames of files that a whole sweep consists of."""
-    assert run_fork(sweep_until, here, round(n_writes * share)) == 137
-    sweep()
-    assert_same_end(here, finished)
-
-
-@pytest.fixture(scope="module")
-def n_writes(tmp_path_factory, made_store) -> int:
-    folder = tmp_path_factory.mktemp("counted")
-    shutil.copy(made_store, folder / "mlflow.db")
-    assert run_fork(sweep_until, folder, 10**9) == 0
-    return int((folder / "n_writes").read_text())
-
-
-def run_fork(target, *args) -> int:
-    process = FORKS.Process(target=target, args=args)
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def sweep_in(folder):
-    os.chdir(folder)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    sweep()
-
-
-def sweep_until(folder, last):
-    """Sweeps, and dies before write number `last`."""
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    n_writes = 0
-
-    def count(*_):
-        nonlocal n_writes
-        n_writes += 1
-        if n_writes == last:
-            os._exit(137)
-
-    event.listen(Engine, "before_cursor_execute", count)
-    event.listen(Engine, "commit", count)
-    sys.addaudithook(lambda name, _: count() if name in ("os.rename", "shutil.rmtree") else None)
-    sweep_in(folder)
-    Path("n_writes").write_text(str(n_writes))
 
 
 def assert_same_end(folder, expected):

@@ -166,6 +166,8 @@ def _check_running(config: SweepConfig) -> Iterator[Finding]:
         running = mending.left_running(config)
     else:
         with closing(_opened(path)) as file:
+            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall():
+                return
             running = dict(file.execute(_RUNNING).fetchall())
     folder = spool.folder_of(config.study.storage)
     stale = [run for run, study in running.items() if study is None or not holder_of(folder, study)]

@@ -430,4 +430,7 @@ def _plain(config: SweepConfig) -> dict[str, Any]:
     """The config as it is recorded: every setting, no password."""
     values = dataclasses.asdict(config.base)
     study = dataclasses.asdict(config.study)
-    return {**values, "study": {**study, "storage": mask(config.study.storage)}}
+    uri = config.base.tracking.uri
+    tracking = {**values["tracking"], "uri": uri and mask(uri)}
+    storage = mask(config.study.storage)
+    return {**values, "tracking": tracking, "study": {**study, "storage": storage}}
