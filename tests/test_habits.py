@@ -217,7 +217,7 @@ def test_optunas_own_command_shows_names_a_person_understands(here):
     for trial, row in zip(trials, stored(here), strict=True):
         assert set(trial["params"]) == {"optimizer.learning_rate", "gradient.normalization"}
         assert {"verdict", "final_loss", "amplitude"} <= set(trial["user_attrs"])
-        assert trial["value"] == row.value
+        assert trial["value"] == {"validation_accuracy": row.value}
     # What optuna-dashboard calls the axis of its charts, instead of "Objective 0".
     study = optuna.load_study(study_name=summary.study_name, storage="sqlite:///optuna.db")
     assert study.metric_names == ["validation_accuracy"]
