@@ -11,6 +11,7 @@ and the seed.
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +209,9 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
         load_if_exists=True,
     )
     if _IDENTITY not in study.user_attrs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([config.study.objective])  # else it is called "Objective 0"
         study.set_user_attr(_IDENTITY, canonical_json(what))
     space = read_space(config.study.space, config.base)
     return Search(

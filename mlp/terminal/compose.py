@@ -116,7 +116,9 @@ def compose(
             _check_one_value(override)
         with _one_sentence():
             config = hydra.compose(primary or config_name, overrides=list(overrides))
-        return _values(config)
+        values = _values(config)
+    _check_not_overruled(parsed, values)
+    return values
 
 
 def _values(config: DictConfig) -> Any:
@@ -219,6 +221,26 @@ def _check_not_searched(overrides: Sequence[str], values: Any) -> None:
             raise SettingError(
                 f"{path} is searched by this study; to fix it, add '~study.space.{path}'"
             )
+
+
+def _check_not_overruled(overrides: Sequence[Override], values: Any) -> None:
+    """Refuses a typed option of a group where a study file sets something else: it would be lost.
+
+    Settings that are typed one by one go before both.
+    """
+    typed = {override.key_or_group for override in overrides}
+    for override in overrides:
+        group, option = override.key_or_group, override.value()
+        file = shipped("conf") / group / f"{option}.yaml"
+        if not isinstance(option, str) or not group.isidentifier() or not file.is_file():
+            continue
+        for name, value in _read_yaml(file).items():
+            found = values[group][name]
+            if found != value and f"{group}.{name}" not in typed:
+                raise SettingError(
+                    f"{group}={option} has {group}.{name}={shown(value)}, but the study file sets "
+                    f"it to {shown(found)}; type the one that is meant, {group}.{name}=..."
+                )
 
 
 def _refuse_flag(message: str) -> NoReturn:
