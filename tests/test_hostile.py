@@ -17,7 +17,7 @@ from sweeping import command, plain, run_config
 
 from mlp.config import Tracking
 from mlp.errors import MlpError, RecordError
-from mlp.rerun import run_rerun
+from mlp.flow.again import run_rerun
 from mlp.tracking import record
 from mlp.tracking.display import tags
 from mlp.tracking.runs import fetch_run, open_store, publish_run

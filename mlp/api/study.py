@@ -1,6 +1,6 @@
 """A study run, rehearsed or read from Python; the command sweep calls this."""
 
-import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -8,7 +8,8 @@ from rich.console import Console
 from mlp.api.run import DEFAULT_EXPERIMENT, existing_store
 from mlp.api.settings import Settings, study_config
 from mlp.config import RunConfig, SweepConfig, Tracking, settings_of
-from mlp.errors import MissingInputError, SettingError, one_line
+from mlp.errors import one_line
+from mlp.study.domain import typed
 from mlp.terminal.screen import silent
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -17,8 +18,7 @@ if TYPE_CHECKING:  # importing these takes seconds
     from mlp.flow.conduct import StudyEnd
     from mlp.flow.rehearsal import Rehearsal
 
-_NAME = re.compile(r"\w[\w.-]*")
-_TEXTS = ("run_id", "name", "verdict", "mechanism", "ending")
+# Of curves, which MLflow lists as well; `final_loss` and the like say the same.
 _LAST_POINTS = ("loss", "validation_accuracy", "sharpness", "stability_ratio")
 
 
@@ -46,7 +46,7 @@ def run_study(
         >>> end = mlp.run_study("smoke", {"training.steps": 30})
         >>> end.n_trials, end.best_trial in range(4)
         (4, True)
-        >>> list(mlp.load_study(end.name)["trial"])
+        >>> mlp.load_study(end.name)["trial"].tolist()
         [0, 1, 2, 3]
     """
     from mlp.flow.conduct import run_sweep  # Optuna and more, which a slip need not wait for
@@ -82,25 +82,29 @@ def rehearse_study(
 
 
 def load_study(
-    name: str, *, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT
+    name: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
 ) -> "pd.DataFrame":
     """The tracked runs of a study as one frame, ready for CSV or Parquet.
 
     Args:
-        name: of the study, such as `smoke-1a2b3c4d`; or of its file, which means the newest study
-            of that file.
+        name: of the study, such as `smoke-1a2b3c4d`; or the id of its parent run, or the name of an
+            experiment; None: the study that was started last.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
         experiment: name of the MLflow experiment.
 
     Returns:
-        A row a trial, in their order: `trial`, `run_id`, `name`, `verdict`, `mechanism`, `ending`;
-        each setting of the run by its path, widths as they are typed; then the numbers of its
-        curve, such as `final_loss`, `amplitude` and `final_validation_accuracy`, NaN where a run
-        has none.
+        A row a finished run, in the order of the trials: `trial`, `run_id`, `name`, `verdict` and
+        `mechanism`; each setting of the run by its path, widths as they are typed; then the numbers
+        of its curve, such as `final_loss`, `amplitude` and `final_validation_accuracy`. What a run
+        does not have is missing.
 
     Raises:
         MissingInputError: for a study or store that is not there.
+        RecordError: for one without any run that can be read.
 
     Example:
         >>> import mlp
@@ -110,35 +114,27 @@ def load_study(
     """
     import pandas as pd
 
-    from mlp.tracking.listing import study_runs
+    wanted = f"study {one_line(name)}" if name else "study"
+    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
 
-    if not _NAME.fullmatch(name):
-        raise SettingError(
-            f"the name of a study must be like smoke-1a2b3c4d, but is {one_line(name)}"
-        )
-    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), f"study {name}")
-    runs = study_runs(store, name)
-    if not runs:
-        raise MissingInputError(f"there is no study {name} in {store.uri}")
-    facts = pd.DataFrame(
-        {
-            "trial": [run.trial for run in runs],
-            "run_id": [run.run_id for run in runs],
-            "name": [run.name for run in runs],
-            "verdict": [run.tags.get("verdict") for run in runs],
-            "mechanism": [run.tags.get("mechanism") for run in runs],
-            "ending": [run.tags.get("mlp.ending") for run in runs],
-        }
-    )
-    facts[list(_TEXTS)] = facts[list(_TEXTS)].astype("string")
-    settings = {
-        path: _column([run.params.get(path) for run in runs], default)
-        for path, default in _defaults().items()
+    from mlp.tracking.history import read_study
+
+    runs = read_study(store, name).runs
+    facts = {
+        "trial": pd.Series([run.trial for run in runs], dtype="Int64"),
+        "run_id": _texts([run.run_id for run in runs]),
+        "name": _texts([run.name for run in runs]),
+        "verdict": _texts([run.judgement.verdict.value for run in runs]),
+        "mechanism": _texts([run.mechanism for run in runs]),
     }
-    numbers = pd.DataFrame([run.metrics for run in runs]).drop(
-        columns=list(_LAST_POINTS), errors="ignore"
-    )
-    return pd.concat([facts, pd.DataFrame(settings), numbers], axis=1)
+    settings = [settings_of(run.config) for run in runs]
+    columns = {
+        path: _column([values[path] for values in settings], default)
+        for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
+    }
+    numbers = pd.DataFrame([dict(run.metrics) for run in runs])
+    numbers = numbers.drop(columns=list(_LAST_POINTS), errors="ignore")
+    return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
 
 
 def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
@@ -147,17 +143,16 @@ def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
     return study_config(study, settings)
 
 
-def _defaults() -> dict[str, object]:
-    """Setting -> a value of its kind; of the widths, which may be a list, a text."""
-    return {**settings_of(RunConfig()), "model.widths": "3"}
-
-
-def _column(texts: list[str | None], default: object) -> "pd.Series[Any]":
-    """A setting's params as a column of its own kind; what is not there is missing."""
+def _texts(values: Sequence[object]) -> "pd.Series[Any]":
     import pandas as pd
 
-    known = pd.Series([None if text == "None" else text for text in texts], dtype="string")
+    return pd.Series([None if value is None else typed(value) for value in values], dtype="string")
+
+
+def _column(values: Sequence[object], default: object) -> "pd.Series[Any]":
+    """A setting as a column of one kind, by what it is where nobody says otherwise."""
+    import pandas as pd
+
     if isinstance(default, str):
-        return known.str.replace(" ", "")  # of a list of widths
-    numbers = pd.to_numeric(known, errors="coerce")
-    return numbers.astype("float64" if isinstance(default, float) else "Int64")
+        return _texts(values)
+    return pd.Series(values, dtype="float64" if isinstance(default, float) else "Int64")

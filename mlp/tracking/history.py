@@ -54,6 +54,7 @@ class PastRun:
         metrics: the last value of each, finite.
         started_ms: milliseconds since 1970 in UTC.
         ended_ms: likewise.
+        mechanism: what was noted of the stability; None where nobody measured it.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class PastRun:
     metrics: Mapping[str, float]
     started_ms: int
     ended_ms: int
+    mechanism: str | None = None
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ def _read(store: Store, run: Run) -> PastRun:
         metrics=metrics,
         started_ms=int(run.info.start_time or 0),
         ended_ms=int(run.info.end_time or run.info.start_time or 0),
+        mechanism=one_line(tags["mechanism"]) if "mechanism" in tags else None,
     )
 
 
