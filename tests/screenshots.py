@@ -110,8 +110,8 @@ def _save(page, name: str) -> None:
         page.wait_for_timeout(1000)
     picture = Image.open(io.BytesIO(now)).convert("RGB")
     DOCS.mkdir(exist_ok=True)
-    # Maximum coverage keeps the few pixels of a colour that the other methods merge into grey.
-    palette = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # Without k-means, the few pixels of a colour would be merged into grey.
+    palette = picture.quantize(256, kmeans=10, dither=Image.Dither.NONE)
     palette.save(DOCS / name, optimize=True)
     print(f"{name}: {(DOCS / name).stat().st_size // 1000} kB", flush=True)
 

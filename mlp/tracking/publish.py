@@ -30,19 +30,19 @@ class StudyPage:
         name: of the study.
         key: what the study's runs are found again by.
         config: its composed settings, plain values.
-        searched: path of each setting that varies -> what it is drawn from.
-        view: columns and charts that show the study's runs.
         description: Markdown for its page.
         tags: further tags of the parent run.
+        searched: path of each setting that varies -> what it is drawn from.
+        view: columns and charts that show the study's runs; None: MLflow's own.
     """
 
     name: str
     key: str
     config: Mapping[str, Any]
-    searched: Mapping[str, Any]
-    view: StudyView
     description: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    searched: Mapping[str, Any] = field(default_factory=dict)
+    view: StudyView | None = None
 
 
 class Publisher:
@@ -161,8 +161,9 @@ class Publisher:
 
         self._store = open_store(tracking)
         page = self._page
-        self.how_to_look = how_to_look(self._store, page.view.name)
-        show_view(self._store, page.view)
+        self.how_to_look = how_to_look(self._store, page.view)
+        if page.view is not None:
+            show_view(self._store, page.view)
         self.study_run_id = start_study(
             self._store,
             name=page.name,
