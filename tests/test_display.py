@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sample_records import make_record
 
 from mlp.door import read_run
-from mlp.tracking.display import CHART_POINTS, numbers, run_name, tags, thin
+from mlp.tracking.display import CHART_POINTS, numbers, run_name, study_params, tags, thin
 
 
 def flips(values):
@@ -100,6 +100,27 @@ def test_stability_is_shown_of_runs_that_were_measured():
     assert tags(measured)["mechanism"] == "catapult"
     assert not any(name.startswith("stability") for name in numbers(make_record()))
     assert "mechanism" not in tags(make_record())
+
+
+def test_same_run_has_the_same_colour_and_verdicts_differ():
+    swinging = make_record(loss=[1 + 0.5 * (-1) ** i for i in range(400)])
+    settled = make_record(loss=[0.5**i for i in range(60)] + [0.0] * 340)
+    colours = [tags(made)["mlflow.runColor"] for made in (swinging, swinging, settled)]
+    assert colours[0] == colours[1] != colours[2]
+
+
+def test_params_of_a_study_say_what_varies_instead_of_a_value_that_no_trial_has():
+    settings = {
+        "optimizer": {"learning_rate": 0.5, "momentum": 0.9},
+        "execution": {"threads": 2},
+        "study": {"seed": 0, "space": {"optimizer": {"learning_rate": {"low": 1, "high": 2}}}},
+    }
+    drawn = {"optimizer.learning_rate": {"low": 1, "high": 2, "log": True, "step": None}}
+    assert study_params(settings, drawn) == {
+        "optimizer.momentum": 0.9,
+        "study.seed": 0,
+        "study.space.optimizer.learning_rate": "1 to 2 log",
+    }
 
 
 @pytest.mark.parametrize(

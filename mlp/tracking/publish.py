@@ -279,7 +279,7 @@ class Publisher:
 
         self._store = open_store(tracking)
         page = self._page
-        self.how_to_look = how_to_look(self._store, page.view.name if page.view else None)
+        self.how_to_look = how_to_look(self._store, page.view)
         if page.view is not None:
             show_view(self._store, page.view)
         self.study_run_id = start_study(

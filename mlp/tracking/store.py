@@ -94,19 +94,19 @@ def show_view(store: Store, view: StudyView) -> None:
         experiment = store.client.get_experiment(store.experiment_id)
         tags = {view.tag: view.value(experiment.creation_time or 0)}
         if experiment.tags.get(NOTE_TAG, _ABOUT).startswith(_ABOUT):
-            link = f"[runs of the study {view.study}]({_page(store, view.name)})"
+            link = f"[runs of the study {view.study}]({_page(store, view)})"
             tags[NOTE_TAG] = f"{_ABOUT} Latest: {link}"
         for name, value in tags.items():
             if experiment.tags.get(name) != value:
                 store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
-def how_to_look(store: Store, view: str | None = None) -> list[str]:
+def how_to_look(store: Store, view: StudyView | None = None) -> list[str]:
     """The command and the address that show the runs.
 
     Args:
         store: where they are.
-        view: name of the view to open; None: MLflow's own.
+        view: to open there; None: MLflow's own.
     """
     page = _page(store, view)
     if _is_server(store.uri):
@@ -123,8 +123,8 @@ def run_address(store: Store, run_id: str, artifact: str = "") -> str:
     return f"{base}/{page}?{page_query(None)}"
 
 
-def _page(store: Store, view: str | None) -> str:
-    return f"#/experiments/{store.experiment_id}/runs?{page_query(view)}"
+def _page(store: Store, view: StudyView | None) -> str:
+    return f"#/experiments/{store.experiment_id}/runs?{page_query(view.name if view else None)}"
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def _columns(view: StudyView) -> dict[str, Any]:
         "tags.`verdict`": 95,
         **{f"metrics.`{name}`": _width(name) for name in numbers},
         **{f"params.`{path}`": _width(path) for path in view.searched},
-        "runDateAndNestInfo": 130,
+        "runDateAndNestInfo": 145,
         "duration": 80,
     }
     shown = [column for column in widths if "`" in column and "Run Name" not in column]

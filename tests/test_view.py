@@ -1,0 +1,69 @@
+"""The view of a study in MLflow's pages: what it sorts by, lists and draws."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mlp.tracking.view import StudyView
+
+VIEW = StudyView(
+    name="mine",
+    study="mine-0f",
+    objective="oscillation",
+    searched=("model.widths", "optimizer.learning_rate", "gradient.normalization"),
+    is_validated=True,
+)
+
+
+def state(view):
+    return json.loads(json.loads(view.value(0))["state"])
+
+
+def test_columns_are_verdict_numbers_and_what_the_study_searches():
+    assert state(VIEW)["selectedColumns"] == [
+        "tags.`verdict`",
+        "metrics.`final_loss`",
+        "metrics.`final_validation_accuracy`",
+        "metrics.`amplitude`",
+        "params.`model.widths`",
+        "params.`optimizer.learning_rate`",
+        "params.`gradient.normalization`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric", "is_ascending"),
+    [
+        ("validation_accuracy", "metrics.`final_validation_accuracy`", False),
+        ("training_loss", "metrics.`final_loss`", True),
+        ("oscillation", "metrics.`amplitude`", False),
+    ],
+)
+def test_best_runs_come_first(objective, metric, is_ascending):
+    found = state(dataclasses.replace(VIEW, objective=objective))
+    assert (found["orderByKey"], found["orderByAsc"]) == (metric, is_ascending)
+    assert found["searchFilter"] == "tags.`mlp.study` = 'mine-0f'"
+
+
+@pytest.mark.parametrize("is_validated", [True, False])
+def test_coordinates_have_only_what_every_run_has(is_validated):
+    loss, coordinates = state(dataclasses.replace(VIEW, is_validated=is_validated))[
+        "compareRunCharts"
+    ]
+    assert loss["selectedMetricKeys"] == ["loss"]
+    assert coordinates["selectedParams"] == ["gradient.normalization"]
+    accuracy = ["final_validation_accuracy"] if is_validated else []
+    assert coordinates["selectedMetrics"] == [
+        "n_weights",
+        "log10_learning_rate",
+        *accuracy,
+        "amplitude",
+    ]
+
+
+def test_a_view_of_many_settings_fits_into_a_tag():
+    searched = tuple(f"group.setting_number_{i}" for i in range(40))
+    assert (
+        len(dataclasses.replace(VIEW, searched=searched).value(10**13)) < 20_000
+    )  # MLflow's limit
