@@ -80,7 +80,7 @@ def test_the_default_study_is_accuracy():
 
 
 def test_there_are_files():
-    assert {"accuracy", "smoke", "seed", "oscillation"} <= set(STUDIES)
+    assert {"accuracy", "best", "smoke", "seed", "oscillation"} <= set(STUDIES)
     assert set(group_options()) >= {"data", "model", "gradient", "optimizer", "training"}
 
 
@@ -211,8 +211,8 @@ def test_slips_end_in_one_sentence(override, message):
     ("override", "message"),
     [
         ("study.n_trial=3", "unknown setting 'study.n_trial'; did you mean 'study.n_trials'?"),
-        ("sweeps=acuracy", "sweeps must be one of accuracy, oscillation, seed, smoke, but is 'acu"),
-        ("sweeps=null", "sweeps must be one of accuracy, oscillation, seed, smoke, but is None"),
+        ("sweeps=acuracy", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
+        ("sweeps=null", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
         ("study=3", "unknown setting 'study'"),
         (
             "study.sampler=qcm",
