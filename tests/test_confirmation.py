@@ -90,9 +90,13 @@ def test_winner_is_tested_with_further_seeds_on_all_training_examples(here, trai
 def test_same_command_again_trains_and_looks_no_more(here, trained):
     sweep(THREE)
     before = outcome(here)
-    sweep(THREE)
+    said = sweep(THREE)
     assert trained == [3]
     assert outcome(here) == before
+    winner = parent(here).tags["mlp.best_trial"]
+    [best] = (run for run in tracked(here) if run.tags.get("mlp.trial") == winner)
+    assert f"python -m mlp.rerun {best.run_id}" in said
+    assert best.metrics["confirmed_test_accuracy"] == parent(here).metrics["test_accuracy"]
 
 
 def test_more_seeds_are_those_and_further_ones(here, trained):

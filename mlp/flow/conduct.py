@@ -375,6 +375,8 @@ def _look_at_winner(session: Session, best: TrialRow) -> _Tested:
 def _confirm(session: Session, best: TrialRow) -> _Tested:
     """Test accuracy of the winner's settings with further seeds, and a picture of what is wrong."""
     found = confirm(session, best)
+    of_others = {"confirmed_test_accuracy": found.mean}  # not of the winner's own network
+    session.publisher.describe(metrics=of_others, tags={}, of_trial=best.number)
     n = len(found.accuracies)
     n_always = sum(mistake.n_wrong == n for mistake in found.mistakes)
     low, high = min(found.accuracies), max(found.accuracies)
