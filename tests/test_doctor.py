@@ -239,7 +239,7 @@ def test_run_that_says_running_is_ended(here):
     others = store.client.create_run(store.experiment_id)  # somebody else's
     is_well, said = doctor()
     assert (is_well, wrong(said)) == (False, ["runs in progress"])
-    assert "2 runs say RUNNING, but nothing works on them" in said
+    assert "2 runs say RUNNING, but no sweep works on them" in said
     assert doctor(fix=True)[0]
     assert store.client.get_run(study.run_id).info.status == "KILLED"
     assert store.client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"

@@ -176,8 +176,8 @@ def _check_running(config: SweepConfig) -> Iterator[Finding]:
         stale = [run for run in stale if running[run] in own]
     if stale:
         yield _wrong(
-            f"{len(stale)} runs say RUNNING, but nothing works on them",
-            f"{FIX} sets them to KILLED",
+            f"{len(stale)} runs say RUNNING, but no sweep works on them",
+            f"{FIX} sets them to KILLED; an explain in progress sets its own right at its end",
             lambda: mending.end_runs(config, stale),
         )
     elif running:
