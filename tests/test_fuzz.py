@@ -82,7 +82,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
-PATHS = st.sampled_from(sorted(setting_paths(of_study=True)))
+PATHS = st.sampled_from(sorted(setting_paths("sweep")))
 
 
 def check_sentence(error: MlpError) -> None:
