@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlp.api.settings import run_config, study_config
     from mlp.api.study import load_study, rehearse_study, run_study
     from mlp.errors import MlpError
+    from mlp.flow.conduct import StudyEnd
+    from mlp.flow.rehearsal import Rehearsal
 
 import os
 import signal
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "MlpError": "mlp.errors",
+    "Rehearsal": "mlp.flow.rehearsal",
     "Rerun": "mlp.api.network",
     "Run": "mlp.api.run",
+    "StudyEnd": "mlp.flow.conduct",
     "explain_study": "mlp.api.explanation",
     "load_run": "mlp.api.run",
     "load_study": "mlp.api.study",
@@ -41,8 +45,10 @@ _PLACES = {
 
 __all__ = [
     "MlpError",
+    "Rehearsal",
     "Rerun",
     "Run",
+    "StudyEnd",
     "explain_study",
     "load_run",
     "load_study",
@@ -56,11 +62,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports what is asked for, and nothing before."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'mlp' has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+if not TYPE_CHECKING:  # a type checker is to see the names above and no others
+
+    def __getattr__(name: str) -> Any:
+        """Imports what is asked for, and nothing before."""
+        if name not in _PLACES:
+            raise AttributeError(f"module 'mlp' has no attribute {name!r}")
+        return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

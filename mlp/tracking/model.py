@@ -184,6 +184,6 @@ def _version(store: Store, name: str, model: LoggedModel) -> Any:
         if version.source == source:
             return version.version
     made = client.create_model_version(
-        name, source, run_id=model.source_run_id, model_id=model.model_id
+        name, source, run_id=model.source_run_id, model_id=model.model_id, await_creation_for=0
     )
     return made.version
