@@ -434,7 +434,7 @@ def test_a_slip_exits_with_two_and_one_line_and_leaves_nothing(arguments, messag
     [
         (["train", "--cfg", "job", "model=relu"], "activation: relu"),
         (["train", "--info"], "Defaults Tree"),
-        (["sweep", "--help"], "sweeps: accuracy, mine, oscillation, seed, smoke"),
+        (["sweep", "--help"], "sweeps: accuracy, best, mine, oscillation, seed, smoke"),
     ],
 )
 def test_flags_that_only_show_leave_nothing(arguments, expected, folder):
