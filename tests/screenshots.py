@@ -1,7 +1,7 @@
-"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a minute or two.
+"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a few minutes.
 
-It runs a study in a temporary folder, starts `mlflow ui` there, looks at it with a headless
-Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
+It runs a study in a temporary folder and explains it, starts `mlflow ui` there, looks at it with a
+headless Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
 """
 
 import io
@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from mlflow_pages import browser, open_fresh, served, wait_for_runs
@@ -36,8 +35,7 @@ def main(overrides: list[str]) -> None:
         folder = Path(name)
         overrides = overrides or list(STUDY)
         _run(folder, "sweep", *overrides)
-        if find_spec("mlp.explain") is not None:
-            _run(folder, "explain", *overrides)
+        _run(folder, "explain")
         with served(folder) as address, browser(1440, 800) as page:
             experiment = f"{address}/#/experiments/1"
             view = next(word for word in overrides if word.startswith("sweeps=")).split("=")[1]
@@ -79,11 +77,7 @@ def _take_charts(page, address: str, folder: Path) -> None:
 
 
 def _take_report(page, experiment: str, folder: Path) -> None:
-    files = sorted(folder.glob(f"mlruns/*/*/artifacts/{REPORT}"))
-    if not files:
-        print(f"no {REPORT}, so no picture of it")
-        return
-    run_id = files[-1].parts[-3]
+    run_id = next(folder.glob(f"mlruns/*/*/artifacts/{REPORT}")).parts[-3]
     open_fresh(page, f"{experiment}/runs/{run_id}/artifacts/{REPORT}?workflowType=machine_learning")
     page.frame_locator("iframe").locator("h1").first.wait_for()
     _save(page, "mlflow-report.png")
