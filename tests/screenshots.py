@@ -19,9 +19,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 STUDY = ("sweeps=oscillation", "data=digits")
 REPORT = "report.html"
 
-# Runs by verdict, the one with the largest swings first, then the lowest loss.
+# Trials by verdict, the one with the largest swings first, then the lowest loss.
 _BY_VERDICT = """
 SELECT verdict.run_uuid FROM tags verdict
+JOIN runs trial ON trial.run_uuid = verdict.run_uuid AND trial.name LIKE '#%'
 JOIN latest_metrics amplitude ON amplitude.run_uuid = verdict.run_uuid AND amplitude.key='amplitude'
 JOIN latest_metrics loss ON loss.run_uuid = verdict.run_uuid AND loss.key = 'final_loss'
 WHERE verdict.key = 'verdict' AND verdict.value = ?
@@ -105,7 +106,7 @@ def _save(page, name: str) -> None:
     picture = Image.open(io.BytesIO(now)).convert("RGB")
     DOCS.mkdir(exist_ok=True)
     # Without k-means, the few pixels of a colour would be merged into grey.
-    palette = picture.quantize(256, kmeans=10, dither=Image.Dither.NONE)
+    palette = picture.quantize(128, kmeans=10, dither=Image.Dither.NONE)
     palette.save(DOCS / name, optimize=True)
     print(f"{name}: {(DOCS / name).stat().st_size // 1000} kB", flush=True)
 
