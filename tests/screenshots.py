@@ -1,7 +1,7 @@
-"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a minute or two.
+"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a few minutes.
 
-It runs a study in a temporary folder, starts `mlflow ui` there, looks at it with a headless
-Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
+It runs a study in a temporary folder and explains it, starts `mlflow ui` there, looks at it with a
+headless Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
 """
 
 import io
@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from mlflow_pages import browser, open_fresh, served, wait_for_runs
@@ -20,9 +19,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 STUDY = ("sweeps=oscillation", "data=digits")
 REPORT = "report.html"
 
-# Runs by verdict, the one with the largest swings first, then the lowest loss.
+# Trials by verdict, the one with the largest swings first, then the lowest loss.
 _BY_VERDICT = """
 SELECT verdict.run_uuid FROM tags verdict
+JOIN runs trial ON trial.run_uuid = verdict.run_uuid AND trial.name LIKE '#%'
 JOIN latest_metrics amplitude ON amplitude.run_uuid = verdict.run_uuid AND amplitude.key='amplitude'
 JOIN latest_metrics loss ON loss.run_uuid = verdict.run_uuid AND loss.key = 'final_loss'
 WHERE verdict.key = 'verdict' AND verdict.value = ?
@@ -36,8 +36,7 @@ def main(overrides: list[str]) -> None:
         folder = Path(name)
         overrides = overrides or list(STUDY)
         _run(folder, "sweep", *overrides)
-        if find_spec("mlp.explain") is not None:
-            _run(folder, "explain", *overrides)
+        _run(folder, "explain")
         with served(folder) as address, browser(1440, 800) as page:
             experiment = f"{address}/#/experiments/1"
             view = next(word for word in overrides if word.startswith("sweeps=")).split("=")[1]
@@ -79,11 +78,7 @@ def _take_charts(page, address: str, folder: Path) -> None:
 
 
 def _take_report(page, experiment: str, folder: Path) -> None:
-    files = sorted(folder.glob(f"mlruns/*/*/artifacts/{REPORT}"))
-    if not files:
-        print(f"no {REPORT}, so no picture of it")
-        return
-    run_id = files[-1].parts[-3]
+    run_id = next(folder.glob(f"mlruns/*/*/artifacts/{REPORT}")).parts[-3]
     open_fresh(page, f"{experiment}/runs/{run_id}/artifacts/{REPORT}?workflowType=machine_learning")
     page.frame_locator("iframe").locator("h1").first.wait_for()
     _save(page, "mlflow-report.png")
@@ -111,7 +106,7 @@ def _save(page, name: str) -> None:
     picture = Image.open(io.BytesIO(now)).convert("RGB")
     DOCS.mkdir(exist_ok=True)
     # Without k-means, the few pixels of a colour would be merged into grey.
-    palette = picture.quantize(256, kmeans=10, dither=Image.Dither.NONE)
+    palette = picture.quantize(128, kmeans=10, dither=Image.Dither.NONE)
     palette.save(DOCS / name, optimize=True)
     print(f"{name}: {(DOCS / name).stat().st_size // 1000} kB", flush=True)
 
