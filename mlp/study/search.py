@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.door import with_settings
-from mlp.errors import BusyError, SettingError, StoreError, one_line
+from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
 from mlp.study.domain import Choice, Domain
 from mlp.study.enqueue import enqueued, enqueued_base
 from mlp.study.identity import TrialRow, differences, identity, study_name
@@ -135,7 +135,7 @@ def open_storage(url: str) -> Storage:
     except RuntimeError as error:  # Optuna's word for a store of another version
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
+        raise _fault(error, url) from None
 
 
 def storage_in_memory() -> Storage:
@@ -159,15 +159,19 @@ def one_sentence(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        said = one_line(mask(str(getattr(cause, "orig", None) or cause)))
-        if "database is locked" in said:
-            raise BusyError(
-                f"another program holds the study store {mask(url)}; close it or try again"
-            ) from None
-        raise StoreError(f"the study store {mask(url)} failed: {said}") from None
+        raise _fault(error, url) from None
+
+
+def _fault(error: BaseException, url: str) -> MlpError:
+    """The error for what a store raised: the first cause, without SQLAlchemy's statement."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = one_line(mask(str(getattr(error, "orig", None) or error)))
+    if "database is locked" in said:
+        return BusyError(
+            f"another program holds the study store {mask(url)}; close it or try again"
+        )
+    return StoreError(f"the study store {mask(url)} failed: {said}")
 
 
 def _bad_address(url: str) -> SettingError:
