@@ -4,8 +4,8 @@ A write is an SQL statement or commit of Optuna's or MLflow's store, a rename or
 folders, or a call of MLflow's client, before and after it. Run as a script, this goes through
 points at random, or kills real sweeps:
 
-    cd tests && python crash.py points 200
-    cd tests && python crash.py kills 30
+    cd tests && python crash.py points 200 [SEED [STUDY ...]]
+    cd tests && python crash.py kills 30 [SEED]
 """
 
 import functools
@@ -44,7 +44,9 @@ STUDIES: dict[str, list[tuple[str, ...]]] = {
     "tpe": [("study.sampler=tpe", "study.n_trials=13", "study.generation=4")],
     "qmc": [("study.sampler=qmc", "study.n_trials=5")],
     "grid": [(*GRID, "study.n_trials=6")],
-    "pruned": [("study.pruner=median", "study.n_trials=7")],
+    "pruned": [
+        ("study.pruner=percentile", "study.percentile=80", "study.n_trials=11", "training.steps=40")
+    ],
     "timed": [("study.timeout_s=1e-9", "study.n_trials=5")] * 2,
     "raised": [("study.n_trials=2",), ("study.n_trials=5",)],
 }
@@ -154,23 +156,23 @@ def made_store(folder: Path) -> Path:
     return file
 
 
-def try_points(n_points: int, seed: int) -> int:
+def try_points(n_points: int, seed: int, names: list[str]) -> int:
     """Dies at points drawn at random; returns at how many of them something was different."""
     chance = random.Random(seed)
     n_different = 0
     with tempfile.TemporaryDirectory() as top:
         store = made_store(Path(top))
         expected = {}
-        for name in STUDIES:
+        for name in names:
             expected[name] = Path(top) / name
             expected[name].mkdir()
             n = reference(expected[name], store, name)
             print(f"{name}: {n} writes, {len(table(expected[name]))} trials", flush=True)
         for i in range(n_points):
-            name = list(STUDIES)[i % len(STUDIES)]
+            name = names[i % len(names)]
             last = chance.randint(1, int((expected[name] / "n_writes").read_text()))
             n_different += not _holds(Path(top), store, name, last, expected[name])
-            if (i + 1) % 20 == 0:
+            if (i + 1) % 10 == 0:
                 print(f"{i + 1} points, {n_different} different", flush=True)
     return n_different
 
@@ -194,7 +196,7 @@ def _holds(top: Path, store: Path, name: str, last: int, expected: Path) -> bool
 def kill_processes(n_kills: int, seed: int) -> int:
     """Kills real sweeps with SIGKILL at moments drawn at random; 1 if the end is different."""
     chance = random.Random(seed)
-    arguments = (*SMOKE, *QUICK, "study.sampler=tpe", "study.n_trials=400", "study.generation=8")
+    arguments = (*SMOKE, *QUICK, "study.sampler=tpe", "study.n_trials=80", "study.generation=8")
     with tempfile.TemporaryDirectory() as top:
         store = made_store(Path(top))
         folders = [Path(top) / name for name in ("whole", "killed")]
@@ -211,7 +213,7 @@ def kill_processes(n_kills: int, seed: int) -> int:
                 env={**environment_of_commands(), "MLFLOW_TRACKING_URI": ""},
                 stdout=subprocess.DEVNULL,
             ) as process:
-                time.sleep(chance.uniform(0.5, 12.0))
+                time.sleep(chance.uniform(0.5, 20.0))
                 process.kill()
                 is_over = process.wait() == 0
             if is_over:
@@ -235,6 +237,9 @@ if __name__ == "__main__":
     what, number = sys.argv[1], int(sys.argv[2])
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(10**6)
     print(f"seed {seed}")
-    n_different = (try_points if what == "points" else kill_processes)(number, seed)
+    if what == "points":
+        n_different = try_points(number, seed, sys.argv[4:] or list(STUDIES))
+    else:
+        n_different = kill_processes(number, seed)
     print(f"{number} {what}, {n_different} different")
     sys.exit(n_different > 0)

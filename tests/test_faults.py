@@ -286,7 +286,10 @@ def test_study_that_goes_on_in_another_store_is_whole_there(here, made_store):
 
 
 def test_pruned_trial_is_recorded_again_as_it_was(here, made_store):
-    pruning = ("study.pruner=median", "study.n_trials=8", "training.evaluate_every=2")
+    pruning = (
+        *("study.pruner=percentile", "study.percentile=80", "study.n_trials=11"),
+        *("study.generation=3", "training.evaluate_every=2"),
+    )
     sweep(*pruning)
     before = table(here)
     assert {row.state for row in before} == {"PRUNED", "COMPLETE"}
