@@ -11,6 +11,7 @@ from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
+from mlp.flow.execution import open_executor
 from mlp.flow.generation import (
     Session,
     publish_leftovers,
@@ -58,7 +59,10 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
     folder = spool.folder_of(config.study.storage)
-    with only_driver(folder, study_name(config, what)):
+    with (
+        only_driver(folder, study_name(config, what), config.study.storage) as still_held,
+        open_executor(config.base.execution, notice=lambda line: say(console, line)) as executor,
+    ):
         related = search.related_study(storage, config, what)
         opened = search.open_search(storage, config, what)
         _announce(console, config, opened, data, related)
@@ -70,7 +74,9 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> int:
         )
         with Publisher(config.base.tracking, page) as publisher:
             place = folder / opened.name
-            n_finite = _conduct(Session(config, data, opened, place, publisher, console))
+            session = Session(config, data, opened, place, publisher, console)
+            session.executor, session.still_held = executor, still_held
+            n_finite = _conduct(session)
     if publisher.problem is not None:
         raise publisher.problem  # all is trained and kept, but a script must know
     return n_finite
@@ -158,9 +164,12 @@ def _train_all(session: Session) -> None:
 
 def _note_seconds(session: Session, generation: int) -> None:
     """Where the time of a generation went, as metrics of the parent run at its number."""
-    seconds = {f"seconds_{what}": value for what, value in session.seconds.items()}
+    spent = {f"seconds_{what}": value for what, value in session.seconds.items()}
     session.seconds.clear()
-    session.publisher.describe(metrics=seconds, tags={}, step=generation)
+    idle = session.executor.idle_share() if session.executor is not None else None
+    if idle is not None:
+        spent["idle_share"] = idle
+    session.publisher.describe(metrics=spent, tags={}, step=generation)
 
 
 def _end(session: Session) -> int:

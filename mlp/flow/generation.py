@@ -2,19 +2,21 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from mlp.config import RunConfig, SweepConfig
+from mlp.config import Execution, RunConfig, SweepConfig
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset
+from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value
+from mlp.flow.work import Executor
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Outcome, Search, Trial
@@ -38,6 +40,8 @@ class Session:
         console: for the user.
         records: trial number -> record of the best trial that this process has trained.
         seconds: what -> seconds spent on it in the present generation.
+        executor: who trains, kept open for the whole sweep; None: opened for each call.
+        still_held: raises BusyError where another sweep has taken the study meanwhile.
     """
 
     config: SweepConfig
@@ -48,6 +52,13 @@ class Session:
     console: Console
     records: dict[int, RunRecord] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    executor: Executor | None = None
+    still_held: Callable[[], None] = lambda: None
+
+    @property
+    def where(self) -> Executor | Execution:
+        """Where to train."""
+        return self.executor or self.config.base.execution
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -81,23 +92,30 @@ def train_generation(
         shown.training(standing, trials_done)
 
     started_ms = _now_ms()
-    with session.timed("train"):
-        execution = session.config.base.execution
-        configs = [trial.config for trial in missing]
-        bar = search.thresholds_at(session.search, trials[0].number)
-        results = (
-            train_trials(configs, session.data, execution, thresholds=bar, progress=progress)
-            if configs
-            else []
-        )
-    timing = Timing(started_ms, _now_ms(), n_threads(execution))
-    for trial, result in zip(missing, results, strict=True):
+
+    def keep(place: int, result: Result) -> None:
+        """Makes a trial safe while others still train: after a kill it is not trained again."""
+        trial = missing[place]
         with session.timed("judge"):
+            timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
             records[trial.number] = make_record(trial.config, session.data, result, timing)
-    with session.timed("log"):
-        # All of them are safe before the first is stored: a kill in between trains nothing again.
-        for trial in missing:
             spool.put(session.spool, trial.number, records[trial.number])
+        if result.ending is Ending.CRASHED:
+            say(session.console, f"trial {trial.number} is recorded as crashed")
+
+    with session.timed("train"):
+        if missing:
+            train_trials(
+                [trial.config for trial in missing],
+                session.data,
+                session.where,
+                thresholds=search.thresholds_at(session.search, trials[0].number),
+                progress=progress,
+                kept=keep,
+            )
+    session.seconds["train"] -= session.seconds["judge"]
+    with session.timed("log"):
+        session.still_held()
         for trial in trials:
             _store(session, trial, records[trial.number])
         best = search.best_row(session.search)
@@ -157,7 +175,7 @@ def train_again(session: Session, row: TrialRow) -> RunRecord:
     [result] = train_trials(
         [config],
         session.data,
-        session.config.base.execution,
+        session.where,
         thresholds=search.thresholds_at(session.search, row.number),
     )
     timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
