@@ -48,8 +48,11 @@ def run_sweep(config: SweepConfig, console: Console) -> None:
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = search.open_storage(config.study.storage)
-    with search.one_sentence(config.study.storage):
-        n_finite = _run(config, storage, console)
+    try:
+        with search.one_sentence(config.study.storage):
+            n_finite = _run(config, storage, console)
+    finally:
+        search.close_storage(storage)
     if n_finite == 0:
         raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
 

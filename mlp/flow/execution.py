@@ -23,7 +23,8 @@ from mlp.flow.work import Done, Executor, Lost, Task, WorkDone, train_population
 from mlp.stability.ratio import sharpness_steps
 
 _MOST_DEATHS = 3  # of workers that trained a trial alone, before it counts as the reason
-_MOST_LOSSES = 10  # of any kind, before a trial that was alone counts as the reason all the same
+# Where workers of other trials die, too, something else is the reason; but it must end some day.
+_MOST_LOSSES = 12
 
 Kept = Callable[[int, Result], None]
 """Told the place of a trial among the configs, and its result, as soon as that is there."""
@@ -95,8 +96,8 @@ def train_trials(
         kept: called in this thread with each result as it comes, in any order.
 
     Returns:
-        One result for each config, in the same order. A trial that was the death of every worker
-        that trained it alone has a result without weights, whose ending is `CRASHED`.
+        One result for each config, in the same order. A trial that was the death of its
+        workers, one after the other, has a result without weights, whose ending is `CRASHED`.
 
     Raises:
         SystemLimitError: for a trial that does not fit into memory, before any is trained.
@@ -151,7 +152,7 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self.results: dict[int, Result] = {}
-        self._deaths: Counter[int] = Counter()  # of workers, while they trained it alone
+        self._deaths: list[int] = []  # trials that workers died of, or with, alone
         self._losses: Counter[int] = Counter()
 
     def take(self, answer: Done | Lost) -> list[Task]:
@@ -174,13 +175,24 @@ class _Tally:
             # One of them may be the reason, and its neighbours are not to go down with it again.
             return [_alone(lost.task, n) for n in numbers] if lost.is_suspect else [lost.task]
         [number] = numbers
-        self._deaths[number] += lost.is_suspect
-        if self._deaths[number] < _MOST_DEATHS and self._losses[number] < _MOST_LOSSES:
+        if lost.is_suspect:
+            self._deaths.append(number)
+        if not self._is_guilty(number):
             self.notice(f"a trial is trained again: {lost.reason}")
             return [lost.task]
         self.notice(f"a trial is given up and recorded as crashed: {lost.reason}")
         self._keep(number, _crashed(self.configs[number]))
         return []
+
+    def _is_guilty(self, number: int) -> bool:
+        """Whether a trial must be what its workers die of: they die of it, and of no other."""
+        if self._losses[number] >= _MOST_LOSSES:
+            return True
+        if number not in self._deaths:
+            return False
+        since = self._deaths[self._deaths.index(number) :]
+        n_own = since.count(number)
+        return n_own >= _MOST_DEATHS + len(since) - n_own
 
     def _keep(self, number: int, result: Result) -> None:
         if number in self.results:  # a late duplicate: the same bits

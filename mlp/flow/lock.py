@@ -89,13 +89,18 @@ def _locked_in_server(storage: str, study: str) -> Iterator[Callable[[], None]]:
         try:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
+            _leave(connection)
             connection = patiently(storage, lambda: _taken(engine, study), ())
 
     try:
         yield still_held
     finally:
-        with suppress(SQLAlchemyError):  # the server may be gone, and the lock with it
-            connection.close()
+        _leave(connection)
+
+
+def _leave(connection: Connection) -> None:
+    with suppress(SQLAlchemyError):  # the server may be gone, and the lock with it
+        connection.close()
 
 
 def _taken(engine: Engine, study: str) -> Connection:
@@ -110,7 +115,7 @@ def _taken(engine: Engine, study: str) -> Connection:
     if connection.execute(text(_TAKE), {"key": key}).scalar_one():
         return connection
     holder = _holder_in_server(connection, key)
-    connection.close()
+    _leave(connection)
     raise BusyError(f"study {study} is held by {holder}; end that first")
 
 

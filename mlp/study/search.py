@@ -139,6 +139,13 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot open {mask(url)}: {one_line(error)}") from None
 
 
+def close_storage(storage: Storage) -> None:
+    """Ends the connections to a server; a file has none that matter."""
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def storage_in_memory() -> Storage:
     """A store that goes with the process, for measurements of the search itself."""
     return optuna.storages.InMemoryStorage()
