@@ -1,0 +1,295 @@
+"""Training on a Ray cluster of two machines of one CPU, and everything that may befall it.
+
+The cluster is real, but all of it runs here. Each test ends with the same bits as this process.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from clusters import add_node, raylet_of, two_nodes, workers
+
+from mlp.config import Execution
+from mlp.data.dataset import load
+from mlp.door import read_run, with_settings
+from mlp.engine.result import Ending
+from mlp.errors import SystemLimitError, UnavailableError
+from mlp.flow import worker
+from mlp.flow.execution import open_executor, train_trials
+from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
+
+BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(BASE.data, notice=print)
+
+
+@pytest.fixture(scope="module")
+def configs():
+    draw = random.Random(0)
+    settings = [
+        {
+            "model.depth": (depth := draw.randint(1, 3)),
+            "model.widths": [draw.randint(2, 24) for _ in range(depth)],
+            "optimizer.learning_rate": 10 ** draw.uniform(-2, 1.5),
+        }
+        for _ in range(12)
+    ]
+    return [with_settings(BASE, each) for each in settings]
+
+
+@pytest.fixture(scope="module")
+def expected(configs, data):
+    return digests(train_trials(configs, data, Execution()))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with two_nodes() as running:
+        yield running
+
+
+@pytest.fixture
+def notices():
+    return []
+
+
+@pytest.fixture
+def executor(cluster, notices):
+    with open_executor(over(cluster), notice=notices.append) as opened:
+        yield opened
+
+
+def over(cluster, **settings):
+    return Execution(engine="ray", address=cluster.address, **settings)
+
+
+def digests(results):
+    return [(curve_digest(r), weights_digest(r), sharpness_digest(r)) for r in results]
+
+
+class meanwhile:  # noqa: N801  a context manager
+    """Does something once while populations train."""
+
+    def __init__(self, harm) -> None:
+        self.thread = threading.Thread(target=self._wait_and, args=(harm,))
+        self.over = threading.Event()
+        self.is_done = False
+
+    def _wait_and(self, harm) -> None:
+        while not self.over.wait(0.05):
+            if workers():
+                time.sleep(0.3)
+                harm()
+                self.is_done = True
+                return
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        assert self.is_done, "nothing was at work to be harmed"
+
+
+def test_same_bits_as_in_this_process(executor, configs, data, expected):
+    assert executor.slots() == 2
+    told, kept = [], []
+    results = train_trials(
+        configs,
+        data,
+        executor,
+        progress=lambda done, _: told.append(done),
+        kept=lambda number, result: kept.append(number),
+    )
+    assert digests(results) == expected
+    assert sorted(kept) == list(range(len(configs)))
+    assert told == sorted(told) or max(told) <= len(configs)
+    assert 0 <= executor.idle_share() < 1
+    assert executor.idle_share() is None
+
+
+def test_thresholds_prune_there_as_here(executor, configs, data):
+    bar = {500: 0.9, 1000: 0.97}
+    here = train_trials(configs, data, Execution(), thresholds=bar)
+    there = train_trials(configs, data, executor, thresholds=bar)
+    assert digests(here) == digests(there)
+    assert Ending.PRUNED in {result.ending for result in here}
+
+
+def test_killed_worker(executor, configs, data, expected, notices):
+    with meanwhile(lambda: kill(workers()[0])):
+        assert digests(train_trials(configs, data, executor)) == expected
+    assert any("trained again: worker" in line and "died" in line for line in notices)
+
+
+def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
+    with (
+        open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
+        meanwhile(lambda: os.kill(workers()[0], signal.SIGSTOP)),
+    ):
+        assert digests(train_trials(configs, data, executor)) == expected
+    assert any("said nothing for" in line for line in notices)
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+# A trial that is the reason
+
+
+def test_poisoned_trial_is_recorded_as_crashed_and_its_neighbours_kept(
+    harmful, configs, data, expected, notices
+):
+    with harmful("os.kill(os.getpid(), 9)", notices) as executor:
+        results = train_trials(configs, data, executor)
+    assert results[5].ending is Ending.CRASHED
+    assert results[5].weights == ()
+    others = [i for i in range(len(configs)) if i != 5]
+    found = digests(results)
+    assert [found[i] for i in others] == [expected[i] for i in others]
+    assert sum("died" in line for line in notices) in (3, 4)  # alone; at first in company perhaps
+    assert notices[-1].startswith("a trial is given up and recorded as crashed: ")
+
+
+def test_trial_that_raises_takes_nobody_along(harmful, configs, data, expected, notices):
+    with harmful("raise MemoryError('too much')", notices) as executor:
+        results = train_trials(configs, data, executor)
+    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [5]
+    assert "its training raised MemoryError: too much" in notices[-1]
+
+
+def test_trial_that_hangs_is_ended_by_its_worker(harmful, configs, data, expected, notices):
+    with harmful("time.sleep(1000)", notices, silence_s=3.0) as executor:
+        results = train_trials(configs, data, executor)
+    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [5]
+    others = [i for i in range(len(configs)) if i != 5]
+    found = digests(results)
+    assert [found[i] for i in others] == [expected[i] for i in others]
+
+
+@pytest.fixture
+def harmful(cluster, configs, monkeypatch):
+    """An executor on whose workers trial 5 does something bad."""
+    import ray
+
+    remote = ray.remote(max_retries=0, num_cpus=1, num_returns="streaming")
+
+    @contextlib.contextmanager
+    def opened(deed, notices, **settings):
+        seed = configs[5].optimizer.learning_rate
+        with open_executor(over(cluster, **settings), notice=notices.append) as executor:
+            monkeypatch.setattr(executor, "_train", remote(_harmful(seed, deed)))
+            yield executor
+
+    return opened
+
+
+def _harmful(rate, deed):
+    """What workers run in place of `mlp.flow.cluster._train`; it travels to them as code."""
+
+    def train(configs, data, thresholds, threads, silence_s):
+        import os
+        import time
+
+        import ray
+
+        from mlp.flow import worker
+
+        original = worker.train_population
+
+        def bad(configs, *args, **kwargs):
+            if any(config.optimizer.learning_rate == rate for config in configs):
+                exec(deed, {"os": os, "time": time})
+            return original(configs, *args, **kwargs)
+
+        worker.train_population = bad
+        try:
+            node = ray.get_runtime_context().get_node_id()
+            yield from worker.train(node, configs, data, thresholds, threads, silence_s)
+        finally:
+            worker.train_population = original
+
+    return train
+
+
+# Machines
+
+
+def test_killed_machine(configs, data, expected, notices):
+    with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
+        [other] = cluster.worker_nodes
+        with meanwhile(lambda: kill(raylet_of(other))):
+            assert digests(train_trials(configs, data, executor)) == expected
+        assert not any("crashed" in line for line in notices)
+
+
+def test_frozen_machine(configs, data, expected, notices):
+    with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
+        [other] = cluster.worker_nodes
+
+        with meanwhile(lambda: os.kill(raylet_of(other), signal.SIGSTOP)):
+            assert digests(train_trials(configs, data, executor)) == expected
+        assert not any("crashed" in line for line in notices)
+
+
+def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected, notices):
+    with (
+        two_nodes(head_cpus=0) as cluster,
+        open_executor(over(cluster), notice=notices.append) as executor,
+    ):
+        [other] = cluster.worker_nodes
+
+        def replace():
+            kill(raylet_of(other))
+            time.sleep(4)
+            add_node(cluster)
+
+        with meanwhile(replace):
+            assert digests(train_trials(configs, data, executor)) == expected
+
+
+def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
+    monkeypatch.setattr("mlp.flow.cluster._HEAD_PATIENCE_S", 5.0)
+    long = [with_settings(config, {"training.steps": 10**8}) for config in configs]
+    with two_nodes() as cluster:
+        head = cluster.head_node.all_processes["gcs_server"][0].process.pid
+        with (
+            meanwhile(lambda: kill(head)),
+            pytest.raises(UnavailableError, match="head of the Ray cluster"),
+        ):
+            train_trials(long, data, over(cluster))
+
+
+# What is refused
+
+
+def test_no_cluster_is_one_sentence():
+    with (
+        pytest.raises(UnavailableError, match=r"no Ray cluster answers at 127\.0\.0\.1:1:"),
+        open_executor(Execution(engine="ray", address="127.0.0.1:1")),
+    ):
+        pass
+
+
+def test_worker_with_other_code_is_refused(executor, configs, data, monkeypatch):
+    here = worker.versions()
+    monkeypatch.setattr("mlp.flow.cluster.versions", lambda: {**here, "numpy": "1.0"})
+    with pytest.raises(SystemLimitError, match=r"has numpy \d\S+, but here it is 1.0; install"):
+        train_trials(configs[:1], data, executor)
+
+
+def test_network_that_does_not_fit_is_refused_as_in_this_process(executor, data):
+    wide = with_settings(BASE, {"model.depth": 30, "model.widths": 65_000})
+    for where in (executor, Execution()):
+        with pytest.raises(SystemLimitError, match="must fit into"):
+            train_trials([with_settings(wide, {"training.sharpness_points": 0})], data, where)
