@@ -248,14 +248,19 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
         open_executor(over(cluster), notice=notices.append) as executor,
     ):
         [other] = cluster.worker_nodes
+        killed_at = []
 
-        def replace():
-            kill(raylet_of(other))
-            time.sleep(4)
-            add_node(cluster)
+        def replace(*_: object) -> None:
+            if not killed_at and workers():
+                kill(raylet_of(other))
+                killed_at.append(time.monotonic())
+            elif len(killed_at) == 1 and time.monotonic() - killed_at[0] > 4:
+                killed_at.append(0.0)
+                add_node(cluster)
 
-        with meanwhile(replace):
-            assert digests(train_trials(configs, data, executor)) == expected
+        found = digests(train_trials(configs, data, executor, progress=replace))
+        assert len(killed_at) == 2
+        assert found == expected
 
 
 def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):

@@ -7,6 +7,7 @@ counted in one place, `mlp.flow.execution`. What happens on a worker is in `mlp.
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import numpy as np
 # Who trains at home expects nothing to be sent anywhere; Ray reads these when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
 
 import ray
 from ray import exceptions as faults
@@ -31,6 +33,7 @@ from mlp.flow.work import Done, Lost, Task, WorkDone
 from mlp.flow.worker import BEAT_S, Answer, Sign, train, versions
 from mlp.tracking.environment import cpu
 
+_KNOCK_S = 5.0  # for a first answer
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
 _HEAD_PATIENCE_S = 30.0  # for the cluster's head; Ray itself ends the driver after 60
@@ -275,11 +278,27 @@ def _connect(execution: Execution, n_threads: int) -> None:
     heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _one_sentence(execution.address):
+            _knock(execution.address)
             ray.init(address=execution.address, **options)
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Whether anybody is at an address at all: Ray itself tries for most of a minute.
+
+    Raises:
+        ConnectionError: if not.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # auto and local are no addresses
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(one_line(error)) from None
 
 
 def _keep_ray_quiet() -> None:
