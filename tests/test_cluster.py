@@ -6,21 +6,27 @@ The cluster is real, but all of it runs here. Each test ends with the same bits 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import threading
 import time
 
 import pytest
 from clusters import add_node, raylet_of, two_nodes, workers
+from sweeping import SMOKE, command, parent, start, sweep, table, tracked
 
 from mlp.config import Execution
 from mlp.data.dataset import load
-from mlp.door import read_run, with_settings
+from mlp.door import read_run, read_sweep, with_settings
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError, UnavailableError
 from mlp.flow import worker
 from mlp.flow.execution import open_executor, train_trials
+from mlp.study import search
+from mlp.study.identity import identity
+from mlp.terminal.compose import compose
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
+from mlp.tracking.runs import fetch_run, open_store
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
 
@@ -185,10 +191,9 @@ def harmful(cluster, configs, monkeypatch):
     remote = ray.remote(max_retries=0, num_cpus=1, num_returns="streaming")
 
     @contextlib.contextmanager
-    def opened(deed, notices, **settings):
-        seed = configs[5].optimizer.learning_rate
+    def opened(deed, notices, rate=configs[5].optimizer.learning_rate, **settings):
         with open_executor(over(cluster, **settings), notice=notices.append) as executor:
-            monkeypatch.setattr(executor, "_train", remote(_harmful(seed, deed)))
+            monkeypatch.setattr(executor, "_train", remote(_harmful(rate, deed)))
             yield executor
 
     return opened
@@ -220,6 +225,96 @@ def _harmful(rate, deed):
             worker.train_population = original
 
     return train
+
+
+# Whole sweeps
+
+
+def test_sweep_has_the_same_table_and_says_how_idle_the_workers_were(cluster, here, made_store):
+    (here / "alone").mkdir()
+    shutil.copy(made_store, here / "alone" / "mlflow.db")
+    words = (*SMOKE, "study.n_trials=8", "study.generation=8")
+    done = command("sweep", *words, *on(cluster), cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command("sweep", *words, cwd=here / "alone").returncode == 0
+    assert table(here) == table(here / "alone")
+    assert 0 <= parent(here).metrics["idle_share"] < 1
+
+
+def test_driver_that_is_killed_goes_on_to_the_same_end(cluster, here, made_store):
+    (here / "alone").mkdir()
+    shutil.copy(made_store, here / "alone" / "mlflow.db")
+    words = (*SMOKE, "training.steps=4000", "study.n_trials=12", "study.generation=6")
+    with start("sweep", *words, *on(cluster)) as process:
+        while not list(here.glob("optuna.db.spool/*/*")) and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = command("sweep", *words, *on(cluster), cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command("sweep", *words, cwd=here / "alone").returncode == 0
+    assert table(here) == table(here / "alone")
+    assert {run.status for run in tracked(here)} == {"FINISHED"}
+
+
+def test_ctrl_c_ends_in_order(cluster, here):
+    words = (*SMOKE, "training.steps=5000000", "study.n_trials=2")
+    with start("sweep", *words, *on(cluster)) as process:
+        while not workers() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == "ended by SIGINT\n"
+    assert "0 of 2 trials are kept, and the same command goes on from there" in said
+    end = time.monotonic() + 20
+    while workers():  # nobody trains for a driver that is gone
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_crashed_trial_is_in_the_study_and_in_mlflow(harmful, here, monkeypatch, notices):
+    """Every worker that gets trial 1 dies; the sweep ends, and the next one trains nothing."""
+    config = read_sweep(compose("sweep", [*SMOKE, "study.n_trials=4", "study.generation=4"]))
+    rate = search_first(config, 1)
+    with harmful("os.kill(os.getpid(), 9)", notices, rate=rate) as executor:
+        monkeypatch.setattr("mlp.flow.conduct.open_executor", given(executor))
+        said = sweep("study.n_trials=4", "study.generation=4")
+    assert "trial 1 is recorded as crashed" in said
+    rows = table(here)
+    assert [(row.state, row.verdict) for row in rows if row.number == 1] == [("PRUNED", "diverged")]
+    assert [row.state for row in rows].count("COMPLETE") == 3
+    [run] = (run for run in tracked(here) if run.tags.get("mlp.trial") == "1")
+    assert run.tags["mlp.ending"] == "crashed"
+    assert run.status == "FINISHED"
+    fetched = fetch_run(open_store(config.base.tracking), run.run_id)
+    assert fetched.recipe.ending is Ending.CRASHED
+    assert fetched.result.weights == ()
+    monkeypatch.undo()
+    os.chdir(here)
+    assert "nothing to train" in sweep("study.n_trials=4", "study.generation=4")
+
+
+def on(cluster):
+    return "execution=ray", f"execution.address={cluster.address}"
+
+
+def search_first(config, number):
+    """The learning rate of a trial of the first generation."""
+    data = load(config.base.data, notice=print)
+    what = identity(config, data.name, data.digest)
+    opened = search.open_search(search.storage_in_memory(), config, what)
+    return search.ask(opened)[number].config.optimizer.learning_rate
+
+
+def given(executor):
+    @contextlib.contextmanager
+    def opened(_, *, notice):
+        executor.notice = notice
+        yield executor
+
+    return opened
 
 
 # Machines

@@ -31,7 +31,7 @@ def cut(costs: Sequence[float], *, n_slots: int, most: int | None = None) -> lis
 
     Example:
         >>> cut([1.0] * 8, n_slots=2)
-        [[0, 1], [2, 3], [4], [5], [6], [7]]
+        [[0, 1], [2], [3], [4], [5], [6], [7]]
     """
     order = sorted(range(len(costs)), key=lambda number: (-costs[number], number))
     left = total = sum(costs)
