@@ -13,6 +13,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ra
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+AT_WORK = ("ray::_train", "ray::train")  # what Ray calls the process of a task
+
 
 @contextlib.contextmanager
 def two_nodes(*, head_cpus: int = 1, others: int = 1) -> Iterator[Cluster]:
@@ -57,12 +59,14 @@ def raylet_of(node: Any) -> int:
     return node.all_processes["raylet"][0].process.pid
 
 
-def workers(at_work_only: bool = True) -> list[int]:
-    """Processes of this machine that train a population for the tests' own clusters."""
+def workers(cluster: Cluster) -> list[int]:
+    """Processes of a cluster's machines that train a population just now."""
+    raylets = {str(raylet_of(node)) for node in cluster.list_all_nodes()}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
-            if words.startswith("ray::_train" if at_work_only else "ray::"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
+            if parent in raylets and name.startswith(AT_WORK):
                 found.append(int(folder.name))
     return found

@@ -59,15 +59,16 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     return results
 
 
-def on_worker(configs, data, thresholds, threads, silence_s):
+def on_worker(held, *arguments):
     """In place of `mlp.flow.cluster._train`; it travels to the workers as code."""
     import ray
 
     from mlp.flow import worker
+    from mlp.flow.cluster import fetched
 
     worker.train_population = train_nothing
     node = ray.get_runtime_context().get_node_id()
-    yield from worker.train(node, configs, data, thresholds, threads, silence_s)
+    yield from worker.train(node, fetched(held), *arguments)
 
 
 def main() -> None:

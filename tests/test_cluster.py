@@ -83,14 +83,15 @@ def digests(results):
 class meanwhile:  # noqa: N801  a context manager
     """Does something once while populations train."""
 
-    def __init__(self, harm) -> None:
+    def __init__(self, cluster, harm) -> None:
+        self.cluster = cluster
         self.thread = threading.Thread(target=self._wait_and, args=(harm,))
         self.over = threading.Event()
         self.is_done = False
 
     def _wait_and(self, harm) -> None:
         while not self.over.wait(0.05):
-            if workers():
+            if workers(self.cluster):
                 time.sleep(0.3)
                 harm()
                 self.is_done = True
@@ -130,8 +131,8 @@ def test_thresholds_prune_there_as_here(executor, configs, data):
     assert Ending.PRUNED in {result.ending for result in here}
 
 
-def test_killed_worker(executor, configs, data, expected, notices):
-    with meanwhile(lambda: kill(workers()[0])):
+def test_killed_worker(cluster, executor, configs, data, expected, notices):
+    with meanwhile(cluster, lambda: kill(workers(cluster)[0])):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("trained again: worker" in line and "died" in line for line in notices)
 
@@ -139,7 +140,7 @@ def test_killed_worker(executor, configs, data, expected, notices):
 def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
     with (
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
-        meanwhile(lambda: os.kill(workers()[0], signal.SIGSTOP)),
+        meanwhile(cluster, lambda: os.kill(workers(cluster)[0], signal.SIGSTOP)),
     ):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("said nothing for" in line for line in notices)
@@ -202,13 +203,14 @@ def harmful(cluster, configs, monkeypatch):
 def _harmful(rate, deed):
     """What workers run in place of `mlp.flow.cluster._train`; it travels to them as code."""
 
-    def train(configs, data, thresholds, threads, silence_s):
+    def train(held, *arguments):
         import os
         import time
 
         import ray
 
         from mlp.flow import worker
+        from mlp.flow.cluster import fetched
 
         original = worker.train_population
 
@@ -220,7 +222,7 @@ def _harmful(rate, deed):
         worker.train_population = bad
         try:
             node = ray.get_runtime_context().get_node_id()
-            yield from worker.train(node, configs, data, thresholds, threads, silence_s)
+            yield from worker.train(node, fetched(held), *arguments)
         finally:
             worker.train_population = original
 
@@ -261,7 +263,7 @@ def test_driver_that_is_killed_goes_on_to_the_same_end(cluster, here, made_store
 def test_ctrl_c_ends_in_order(cluster, here):
     words = (*SMOKE, "training.steps=5000000", "study.n_trials=2")
     with start("sweep", *words, *on(cluster)) as process:
-        while not workers() and process.poll() is None:
+        while not workers(cluster) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=60)
@@ -269,7 +271,7 @@ def test_ctrl_c_ends_in_order(cluster, here):
     assert errors == "ended by SIGINT\n"
     assert "0 of 2 trials are kept, and the same command goes on from there" in said
     end = time.monotonic() + 20
-    while workers():  # nobody trains for a driver that is gone
+    while workers(cluster):  # nobody trains for a driver that is gone
         assert time.monotonic() < end
         time.sleep(0.2)
 
@@ -323,7 +325,7 @@ def given(executor):
 def test_killed_machine(configs, data, expected, notices):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
-        with meanwhile(lambda: kill(raylet_of(other))):
+        with meanwhile(cluster, lambda: kill(raylet_of(other))):
             assert digests(train_trials(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
 
@@ -332,7 +334,7 @@ def test_frozen_machine(configs, data, expected, notices):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
 
-        with meanwhile(lambda: os.kill(raylet_of(other), signal.SIGSTOP)):
+        with meanwhile(cluster, lambda: os.kill(raylet_of(other), signal.SIGSTOP)):
             assert digests(train_trials(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
 
@@ -346,7 +348,7 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
         killed_at = []
 
         def replace(*_: object) -> None:
-            if not killed_at and workers():
+            if not killed_at and workers(cluster):
                 kill(raylet_of(other))
                 killed_at.append(time.monotonic())
             elif len(killed_at) == 1 and time.monotonic() - killed_at[0] > 4:
@@ -364,7 +366,7 @@ def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
         with (
-            meanwhile(lambda: kill(head)),
+            meanwhile(cluster, lambda: kill(head)),
             pytest.raises(UnavailableError, match="head of the Ray cluster"),
         ):
             train_trials(long, data, over(cluster))

@@ -5,6 +5,7 @@ counted in one place, `mlp.flow.execution`. What happens on a worker is in `mlp.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -121,7 +122,7 @@ class Cluster:
         if not self._running:
             self._counted_to = self._heard = time.monotonic()
         ref = self._train.remote(
-            task.configs, self._data[1], task.thresholds, self.n_threads, self._silence_s
+            (self._data[1],), task.configs, task.thresholds, self.n_threads, self._silence_s
         )
         self._running[ref] = _Running(task, ref)
 
@@ -175,7 +176,9 @@ class Cluster:
                 return None
             word = ray.get(awaited)
         except faults.RayTaskError as error:
-            raise _fault_of_worker(error, running) from None
+            if not isinstance(error.cause, faults.RayError):
+                raise _fault_of_worker(error, running) from None
+            return Lost(running.task, f"{running.who} could not be sent the data", False)
         except _SUSPECT as error:
             is_suspect = running.sign is None or running.sign.node not in self._view.dead
             return Lost(running.task, f"{running.who} {_died(error)}", is_suspect)
@@ -350,9 +353,21 @@ def _fault_of_worker(error: faults.RayTaskError, running: _Running) -> Exception
     return error
 
 
-def _train(*arguments: Any) -> Iterator[Sign | float | Answer]:
+@functools.lru_cache(maxsize=1)
+def fetched(held: tuple[Any]) -> Dataset:
+    """On a worker: the examples, the same object for as long as they are the same.
+
+    Args:
+        held: the reference to them, in a tuple, so that Ray leaves it alone.
+    """
+    data = ray.get(held[0])
+    assert isinstance(data, Dataset)
+    return data
+
+
+def _train(held: tuple[Any], *arguments: Any) -> Iterator[Sign | float | Answer]:
     """On a worker: says who it is, how far it is, and at last what came out."""
-    yield from train(ray.get_runtime_context().get_node_id(), *arguments)
+    yield from train(ray.get_runtime_context().get_node_id(), fetched(held), *arguments)
 
 
 def _train_in_silence(*arguments: Any) -> Answer:

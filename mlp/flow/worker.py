@@ -60,8 +60,8 @@ class Answer:
 
 def train(
     node: str,
-    configs: Sequence[RunConfig],
     data: Dataset,
+    configs: Sequence[RunConfig],
     thresholds: Thresholds | None,
     threads: int,
     silence_s: float,
@@ -73,8 +73,8 @@ def train(
 
     Args:
         node: the machine's name in the cluster.
-        configs: one a trial.
         data: the examples.
+        configs: one a trial.
         thresholds: that prune each of them; None prunes nothing.
         threads: that train, and as many for BLAS.
         silence_s: seconds.
