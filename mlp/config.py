@@ -205,13 +205,27 @@ class Tracking:
 class Execution:
     """Where and how wide the training runs. Changes no result."""
 
+    engine: Annotated[
+        Literal["local", "ray"], Field(description="local: this process; ray: a Ray cluster")
+    ] = "local"
+    address: Annotated[
+        _Text,
+        Field(min_length=1, description="of the cluster: auto, HOST:PORT, ray://HOST:PORT, local"),
+    ] = "auto"
+    memory_gb: Annotated[
+        Annotated[_Float, Field(gt=0)] | None,
+        Field(description="memory that a population reserves on a worker; null: none"),
+    ] = None
+    silence_s: Annotated[
+        _Float, Field(gt=0, le=1e6, description="a worker that says nothing for so long is hung")
+    ] = 600.0
     population: Annotated[
         Annotated[_Int, Field(ge=1)] | None,
         Field(description="trials trained at once; null: all of a generation that fit in memory"),
     ] = None
     threads: Annotated[
         Annotated[_Int, Field(ge=1, le=1024)] | None,
-        Field(description="threads that train; null: one for each core"),
+        Field(description="threads of a population; null: one for each core (ray: one CPU)"),
     ] = None
 
 

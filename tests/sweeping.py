@@ -52,7 +52,11 @@ def plain(file: io.StringIO) -> Console:
 
 
 def command(
-    name: str, *arguments: str, cwd: Path | None = None, **environment: str
+    name: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    patience_s: float = 300,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command as its users do."""
     return subprocess.run(
@@ -61,18 +65,18 @@ def command(
         env=environment_of_commands() | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=patience_s,
         check=False,
     )
 
 
-def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+def start(name: str, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
     """Starts a command whose words are to be read while it runs."""
     return subprocess.Popen(
         [sys.executable, "-m", f"mlp.{name}", *arguments],
         env=environment_of_commands(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE if stdout == subprocess.PIPE else stdout,
         text=True,
     )
 

@@ -1,5 +1,6 @@
 """What the trials of a population share: the data as lists of pixels, cut for one way to train."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -71,6 +72,9 @@ class Epoch(NamedTuple):
     batches: Batches
 
 
+@functools.lru_cache(
+    maxsize=1
+)  # a tenth of a second for MNIST, and a worker of a cluster asks often
 def read_examples(data: Dataset, shift: int) -> Examples:
     """Lists the non-zero pixels of the training and the validation part.
 

@@ -25,6 +25,7 @@ class Ending(StrEnum):
     COMPLETED = "completed", "All steps were done."
     NON_FINITE = "non_finite", "The loss became infinite or undefined, and the training ended."
     PRUNED = "pruned", "The validation accuracy fell short of its threshold."
+    CRASHED = "crashed", "Each worker that trained it alone died; nothing is known of it."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,8 @@ class Result:
             and after the last; empty if nothing is held out, and not taken of a network whose
             loss is not finite.
         evaluated_step: `(k,)` int64, the number of updates done at each of these.
-        weights: `(W, b)` of each layer as trained, first layer first, in the training dtype.
+        weights: `(W, b)` of each layer as trained, first layer first, in the training dtype. None
+            of a trial that crashed, whose one loss is undefined.
         ending: how the training ended.
         last_step: the number of updates done.
         sharpness_step: `(point,)` int64, the number of updates done at each measurement of the

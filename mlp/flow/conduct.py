@@ -14,6 +14,7 @@ from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
 from mlp.flow.confirmation import confirm, seeds_spool
+from mlp.flow.execution import open_executor
 from mlp.flow.generation import (
     Session,
     note_outage,
@@ -84,8 +85,11 @@ def run_sweep(config: SweepConfig, console: Console) -> StudyEnd:
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = search.open_storage(config.study.storage)
-    with search.one_sentence(config.study.storage):
-        end = _run(config, storage, console)
+    try:
+        with search.one_sentence(config.study.storage):
+            end = _run(config, storage, console)
+    finally:
+        search.close_storage(storage)
     if end.n_finite == 0:
         raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
     return end
@@ -114,7 +118,10 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> Stud
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
     folder = spool.folder_of(config.study.storage)
-    with only_driver(folder, study_name(config, what)):
+    with (
+        only_driver(folder, study_name(config, what), config.study.storage) as still_held,
+        open_executor(config.base.execution, notice=lambda line: say(console, line)) as executor,
+    ):
         related = search.related_study(storage, config, what)
         opened = search.open_search(storage, config, what)
         _announce(console, config, opened, data, related)
@@ -123,7 +130,9 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> Stud
         spool.put_page(place, page)
         try:
             with Publisher(config.base.tracking, page) as publisher:
-                end = _conduct(Session(config, data, opened, page, place, publisher, console))
+                session = Session(config, data, opened, page, place, publisher, console)
+                session.executor, session.still_held = executor, still_held
+                end = _conduct(session)
         finally:
             spool.clear(place)
     if publisher.problem is not None:
@@ -215,9 +224,12 @@ def _train_all(session: Session) -> None:
 
 def _note_seconds(session: Session, generation: int) -> None:
     """Where the time of a generation went, as metrics of the parent run at its number."""
-    seconds = {f"seconds_{what}": value for what, value in session.seconds.items()}
+    spent = {f"seconds_{what}": value for what, value in session.seconds.items()}
     session.seconds.clear()
-    session.publisher.describe(metrics=seconds, tags={}, step=generation)
+    idle = session.executor.idle_share() if session.executor is not None else None
+    if idle is not None:
+        spent["idle_share"] = idle
+    session.publisher.describe(metrics=spent, tags={}, step=generation)
 
 
 def _end(session: Session) -> StudyEnd:

@@ -1,122 +1,254 @@
-"""Where populations train: in this process, over its cores."""
+"""Where populations train: in this process, or on the workers of a cluster; and what if one dies.
 
-import dataclasses
+The result is the same wherever and however often a population was begun; see law 1 of the engine: a
+trial does not depend on its neighbours. So a lost population is simply trained again, and a trial
+that kills its workers is found by training each one alone.
+"""
+
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Progress, Result, Snapshots, Thresholds
-from mlp.network import Params
+from mlp.engine.result import Ending, Result, Thresholds
+from mlp.errors import SettingError
+from mlp.flow.cut import cost, cut
+from mlp.flow.work import Done, Executor, Lost, Task, WorkDone, train_population
 from mlp.stability.ratio import sharpness_steps
 
-WorkDone = Callable[[float, NDArray[np.float64]], None]
-"""Told how many trials' worth of steps are done, and the latest losses of those in training."""
+_MOST_DEATHS = 3  # of workers that trained a trial alone, before it counts as the reason
+# Where workers of other trials die, too, something else is the reason; but it must end some day.
+_MOST_LOSSES = 12
+
+Kept = Callable[[int, Result], None]
+"""Told the place of a trial among the configs, and its result, as soon as that is there."""
 
 
 def n_threads(execution: Execution) -> int:
-    """How many threads train: as set, else one for each core that this process may use."""
+    """How many threads train a population: as set, else one for each core of this process.
+
+    On a cluster that is the number of CPUs that each population asks for, and one if not set.
+    """
     if execution.threads is not None:
         return execution.threads
+    if execution.engine == "ray":
+        return 1
     if hasattr(os, "sched_getaffinity"):  # Linux; fewer than the machine's in a container
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
+@contextmanager
+def open_executor(
+    execution: Execution, *, notice: Callable[[str], None] = lambda _: None
+) -> Iterator[Executor]:
+    """Whoever trains, for the length of the block.
+
+    Args:
+        execution: where and how wide.
+        notice: told in one line what a person should know.
+
+    Raises:
+        SettingError: for a cluster where Ray is not installed.
+        UnavailableError: for a cluster that does not answer.
+        SystemLimitError: for a cluster of other versions than are here.
+    """
+    executor: Executor
+    if execution.engine == "ray":
+        try:
+            from mlp.flow.cluster import Cluster  # Ray, an extra
+        except ImportError as error:
+            raise SettingError(
+                f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"
+            ) from None
+        executor = Cluster(execution, n_threads(execution), notice)
+    else:
+        executor = _Here(execution, notice)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
 def train_trials(
     configs: Sequence[RunConfig],
     data: Dataset,
-    execution: Execution,
+    where: Execution | Executor,
     *,
     thresholds: Thresholds | None = None,
     progress: WorkDone | None = None,
+    kept: Kept | None = None,
 ) -> list[Result]:
     """Trains one network for each config; where and how wide changes no result.
-
-    The sharpness is measured afterwards, at copies of the weights: whether and where it is, is seen
-    nowhere else in the results.
 
     Args:
         configs: one a trial.
         data: the examples, resolved and parted.
-        execution: how wide.
+        where: who trains, or the settings to open one for this call.
         thresholds: that prune each of them; None prunes nothing.
         progress: called a few times a second, in this thread; may raise to stop.
+        kept: called in this thread with each result as it comes, in any order.
 
     Returns:
-        One result for each config, in the same order.
-    """
-    from mlp.engine.population import train  # compiled code, whose import takes half a second
+        One result for each config, in the same order. A trial that was the death of its
+        workers, one after the other, has a result without weights, whose ending is `CRASHED`.
 
+    Raises:
+        SystemLimitError: for a trial that does not fit into memory, before any is trained.
+        UnavailableError: for a cluster that is lost.
+    """
+    if isinstance(where, Execution):
+        with open_executor(where) as executor:
+            return train_trials(
+                configs, data, executor, thresholds=thresholds, progress=progress, kept=kept
+            )
     if any(sharpness_steps(config) for config in configs):
         from mlp.stability.sharpness import check_measurable
 
-        check_measurable(configs, data, threads=n_threads(execution))
-    size = execution.population or max(1, len(configs))
-    results: list[Result] = []
-    for first in range(0, len(configs), size):
-        part = configs[first : first + size]
-        taken: list[dict[int, Params]] = [{} for _ in part]
-        trained = train(
-            part,
-            data,
-            threads=n_threads(execution),
-            thresholds=None if thresholds is None else [thresholds] * len(part),
-            progress=_counted(progress, first, part),
-            snapshots=_kept_in(taken, part),
-        )
-        results += _measured(trained, part, taken, data, n_threads(execution))
-    return results
+        check_measurable(configs, data, threads=where.n_threads)
+    tally = _Tally(configs, where.notice, kept)
+    for numbers in _populations(configs, data, where):
+        where.submit(Task(tuple(numbers), tuple(configs[i] for i in numbers), data, thresholds))
+    while len(tally.results) < len(configs):
+        for answer in where.wait(_added_to(progress, len(tally.results))):
+            for task in tally.take(answer):
+                where.submit(task)
+    return [tally.results[number] for number in range(len(configs))]
 
 
-def _kept_in(taken: list[dict[int, Params]], configs: Sequence[RunConfig]) -> Snapshots | None:
-    """Keeps the weights at which the sharpness is to be measured."""
-    steps = [sharpness_steps(config) for config in configs]
-
-    def take(number: int, step: int, weights: Params) -> None:
-        taken[number][step] = weights
-
-    return Snapshots(steps, take) if any(steps) else None
-
-
-def _measured(
-    results: list[Result],
-    configs: Sequence[RunConfig],
-    taken: Sequence[dict[int, Params]],
-    data: Dataset,
-    threads: int,
-) -> list[Result]:
-    """The results with the sharpness at the weights that were kept, if any were."""
-    if not any(taken):
-        return results
-    from mlp.stability.sharpness import measure_sharpness_curves  # compiled code, likewise
-
-    curves = measure_sharpness_curves(configs, taken, data, threads=threads)
-    return [
-        dataclasses.replace(
-            result,
-            sharpness_step=curve.step,
-            sharpness=curve.sharpness,
-            sharpness_residual=curve.residual,
-            gradient_norm=curve.gradient_norm,
-            stability_ratio=curve.ratio,
-        )
-        for result, curve in zip(results, curves, strict=True)
-    ]
+def _populations(configs: Sequence[RunConfig], data: Dataset, where: Executor) -> list[list[int]]:
+    """Numbers of the trials that train together."""
+    most, n_slots = where.population, where.slots()
+    if n_slots == 1:  # nobody else waits, and one wide population is the fastest
+        size = most or max(1, len(configs))
+        numbers = list(range(len(configs)))
+        return [numbers[first : first + size] for first in range(0, len(configs), size)]
+    n_examples, n_entries = len(data.train), int(np.count_nonzero(data.train.pixels))
+    costs = [cost(config, n_examples=n_examples, n_entries=n_entries) for config in configs]
+    return cut(costs, n_slots=n_slots, most=most)
 
 
-def _counted(
-    progress: WorkDone | None, n_before: int, configs: Sequence[RunConfig]
-) -> Progress | None:
-    """Counts steps as trials' worth of work."""
-    if progress is None:
-        return None
-    steps = max(config.training.steps for config in configs)
-
-    def tell(step: int, losses: NDArray[np.float64]) -> None:
-        progress(n_before + len(configs) * min(1.0, step / steps), losses)
+def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
+    def tell(in_work: float, losses: NDArray[np.float64]) -> None:
+        if progress is not None:
+            progress(n_done + in_work, losses)
 
     return tell
+
+
+@dataclass(eq=False)
+class _Tally:
+    """What is there of each trial, and how often its population was lost."""
+
+    configs: Sequence[RunConfig]
+    notice: Callable[[str], None]
+    kept: Kept | None
+
+    def __post_init__(self) -> None:
+        self.results: dict[int, Result] = {}
+        self._deaths: list[int] = []  # trials that workers died of, or with, alone
+        self._losses: Counter[int] = Counter()
+
+    def take(self, answer: Done | Lost) -> list[Task]:
+        """Notes an answer; returns what is to be trained again because of it."""
+        if isinstance(answer, Lost):
+            return self._lost(answer)
+        again: list[Task] = []
+        for number, result in zip(answer.task.numbers, answer.results, strict=True):
+            if isinstance(result, str):
+                again += self._lost(Lost(_alone(answer.task, number), result, is_suspect=True))
+            else:
+                self._keep(number, result)
+        return again
+
+    def _lost(self, lost: Lost) -> list[Task]:
+        numbers = lost.task.numbers
+        self._losses.update(numbers)
+        if len(numbers) > 1:
+            self.notice(f"{len(numbers)} trials are trained again: {lost.reason}")
+            # One of them may be the reason, and its neighbours are not to go down with it again.
+            return [_alone(lost.task, n) for n in numbers] if lost.is_suspect else [lost.task]
+        [number] = numbers
+        if lost.is_suspect:
+            self._deaths.append(number)
+        if not self._is_guilty(number):
+            self.notice(f"a trial is trained again: {lost.reason}")
+            return [lost.task]
+        self.notice(f"a trial is given up and recorded as crashed: {lost.reason}")
+        self._keep(number, _crashed(self.configs[number]))
+        return []
+
+    def _is_guilty(self, number: int) -> bool:
+        """Whether a trial must be what its workers die of: they die of it, and of no other."""
+        if self._losses[number] >= _MOST_LOSSES:
+            return True
+        if number not in self._deaths:
+            return False
+        since = self._deaths[self._deaths.index(number) :]
+        n_own = since.count(number)
+        return n_own >= _MOST_DEATHS + len(since) - n_own
+
+    def _keep(self, number: int, result: Result) -> None:
+        if number in self.results:  # a late duplicate: the same bits
+            return
+        self.results[number] = result
+        if self.kept is not None:
+            self.kept(number, result)
+
+
+def _alone(task: Task, number: int) -> Task:
+    config = task.configs[task.numbers.index(number)]
+    return replace(task, numbers=(number,), configs=(config,))
+
+
+def _crashed(config: RunConfig) -> Result:
+    """What is known of a trial that never came back: nothing, so its one loss is undefined."""
+    return Result(
+        loss=np.array([np.nan]),
+        loss_step=np.zeros(1, np.int64),
+        step_loss=None if config.training.batch_size is None else np.empty(0),
+        validation_accuracy=np.empty(0),
+        evaluated_step=np.empty(0, np.int64),
+        weights=(),
+        ending=Ending.CRASHED,
+        last_step=0,
+    )
+
+
+class _Here:
+    """Trains in this process, one population after the other, each on all threads."""
+
+    def __init__(self, execution: Execution, notice: Callable[[str], None]) -> None:
+        self.n_threads = n_threads(execution)
+        self.population = execution.population
+        self.notice = notice
+        self._waiting: deque[Task] = deque()
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
+
+    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+        task = self._waiting.popleft()
+        results = train_population(
+            task.configs,
+            task.data,
+            threads=self.n_threads,
+            thresholds=task.thresholds,
+            progress=progress,
+        )
+        return [Done(task, tuple(results))]
+
+    def idle_share(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self._waiting.clear()

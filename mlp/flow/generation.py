@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp.config import RunConfig, SweepConfig
+from mlp.config import Execution, RunConfig, SweepConfig
 from mlp.data.dataset import Dataset
+from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value
+from mlp.flow.work import Executor
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Outcome, Search, Trial
@@ -43,6 +45,8 @@ class Session:
         records: trial number -> record of the best trial that this process has trained.
         seconds: what -> seconds spent on it in the present generation.
         is_outage_said: whether the user knows that the tracking store fails.
+        executor: who trains, kept open for the whole sweep; None: opened for each call.
+        still_held: raises BusyError where another sweep has taken the study meanwhile.
     """
 
     config: SweepConfig
@@ -55,6 +59,13 @@ class Session:
     records: dict[int, RunRecord] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     is_outage_said: bool = False
+    executor: Executor | None = None
+    still_held: Callable[[], None] = lambda: None
+
+    @property
+    def where(self) -> Executor | Execution:
+        """Where to train."""
+        return self.executor or self.config.base.execution
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -87,23 +98,30 @@ def train_generation(
         shown.training(standing, trials_done, losses)
 
     started_ms = _now_ms()
-    with session.timed("train"):
-        execution = session.config.base.execution
-        configs = [trial.config for trial in missing]
-        bar = search.thresholds_at(session.search, trials[0].number)
-        results = (
-            train_trials(configs, session.data, execution, thresholds=bar, progress=progress)
-            if configs
-            else []
-        )
-    timing = Timing(started_ms, _now_ms(), n_threads(execution))
-    for trial, result in zip(missing, results, strict=True):
+
+    def finished(place: int, result: Result) -> None:
+        """Makes a trial safe while others still train: after a kill it is not trained again."""
+        trial = missing[place]
         with session.timed("judge"):
+            timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
             records[trial.number] = make_record(trial.config, session.data, result, timing)
-    with session.timed("log"):
-        # All of them are safe before the first is stored: a kill in between trains nothing again.
-        for trial in missing:
             keep(session, trial.number, records[trial.number])
+        if result.ending is Ending.CRASHED:
+            say(session.console, f"trial {trial.number} is recorded as crashed")
+
+    with session.timed("train"):
+        if missing:
+            train_trials(
+                [trial.config for trial in missing],
+                session.data,
+                session.where,
+                thresholds=search.thresholds_at(session.search, trials[0].number),
+                progress=progress,
+                kept=finished,
+            )
+    session.seconds["train"] -= session.seconds["judge"]
+    with session.timed("log"):
+        session.still_held()
         for trial in trials:
             _store(session, trial, records[trial.number])
         best = search.best_row(session.search)
@@ -211,7 +229,7 @@ def _train_again(session: Session, rows: Sequence[TrialRow]) -> list[RunRecord]:
     execution = session.config.base.execution
     started_ms = _now_ms()
     bar = search.thresholds_at(session.search, rows[0].number)
-    results = train_trials(configs, session.data, execution, thresholds=bar)
+    results = train_trials(configs, session.data, session.where, thresholds=bar)
     timing = Timing(started_ms, _now_ms(), n_threads(execution))
     return [
         make_record(config, session.data, result, timing)

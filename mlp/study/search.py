@@ -12,10 +12,10 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -37,6 +37,7 @@ from mlp.study.enqueue import enqueued, enqueued_base
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import list_points
 from mlp.study.pruning import thresholds
+from mlp.study.server import patiently
 from mlp.study.space import Space, draw, flat, parameters, read_space
 from mlp.tracking.store_uri import check_sqlite, mask, only_one, sqlite_path
 
@@ -49,6 +50,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 
 Storage = optuna.storages.BaseStorage
+T = TypeVar("T")
 _MOST_DIFFERENCES = 5  # that are named
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
@@ -136,6 +138,13 @@ def open_storage(url: str) -> Storage:
         raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
     except SQLAlchemyError as error:
         raise _fault(error, url) from None
+
+
+def close_storage(storage: Storage) -> None:
+    """Ends the connections to a server; a file has none that matter."""
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def storage_in_memory() -> Storage:
@@ -277,7 +286,7 @@ def ask(search: Search) -> list[Trial]:
 
     Pure in the stored trials of earlier generations: asked again, the same generation comes out.
     """
-    stored = search.study.get_trials(deepcopy=False)
+    stored = _stored(search)
     generation = search.config.generation
     first = len(stored) // generation * generation
     numbers = range(first, min(first + generation, n_planned(search)))
@@ -294,20 +303,36 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     Raises:
         BusyError: where another sweep, on another machine perhaps, has stored the trial already.
     """
-    if len(search.study.get_trials(deepcopy=False)) != trial.number:
-        raise BusyError(f"another sweep is at work on the study {search.name}; wait for its end")
     domains, study = parameters(search.space, search.base), search.config
-    search.study.add_trial(
-        create_trial(
-            state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
-            value=outcome.value,
-            params={name: _encoded(value) for name, value in trial.params.items()},
-            distributions={name: _distribution(domains[name]) for name in trial.params},
-            user_attrs=dict(outcome.attributes),
-            # They cost a row each, and only a pruner reads them.
-            intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
-        )
+    told = create_trial(
+        state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
+        value=outcome.value,
+        params={name: _encoded(value) for name, value in trial.params.items()},
+        distributions={name: _distribution(domains[name]) for name in trial.params},
+        user_attrs=dict(outcome.attributes),
+        # They cost a row each, and only a pruner reads them.
+        intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
     )
+    is_first_try = True
+
+    def add() -> None:
+        nonlocal is_first_try
+        stored = search.study.get_trials(deepcopy=False)
+        # A server that went away may have stored it and had no time to say so.
+        if not is_first_try and len(stored) == trial.number + 1 and _is_same(stored[-1], told):
+            return
+        if len(stored) != trial.number:
+            raise BusyError(
+                f"another sweep is at work on the study {search.name}; wait for its end"
+            )
+        is_first_try = False
+        search.study.add_trial(told)
+
+    _patiently(search, add)
+
+
+def _is_same(stored: FrozenTrial, told: FrozenTrial) -> bool:
+    return (stored.params, stored.user_attrs) == (told.params, told.user_attrs)
 
 
 def thresholds_at(search: Search, number: int) -> dict[int, float]:
@@ -324,7 +349,7 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
     if study.pruner == "none":
         return {}
     n_earlier = number // study.generation * study.generation
-    earlier = search.study.get_trials(deepcopy=False)[:n_earlier]
+    earlier = _stored(search)[:n_earlier]
     finished = [t.intermediate_values for t in earlier if t.state is TrialState.COMPLETE]
     percentile = 50.0 if study.pruner == "median" else study.percentile
     return thresholds(finished, percentile, search.base.training.steps)
@@ -344,7 +369,9 @@ def test_looks(search: Search) -> list[dict[str, Any]]:
     Where another network of the trial's settings was looked at, also its `seed` and what it got
     `wrong`, as `mlp.flow.outcome.wrong_on` gives it.
     """
-    looks: list[dict[str, Any]] = search.study.user_attrs.get(_TEST_LOOKS, [])
+    looks: list[dict[str, Any]] = _patiently(
+        search, lambda: search.study.user_attrs.get(_TEST_LOOKS, [])
+    )
     return looks
 
 
@@ -353,8 +380,8 @@ def add_test_look(
 ) -> None:
     """Notes a look at the test part for one trial, and further facts about it."""
     look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
-    look |= further or {}
-    search.study.set_user_attr(_TEST_LOOKS, [*test_looks(search), look])
+    looks = [*test_looks(search), look | dict(further or {})]
+    _patiently(search, lambda: search.study.set_user_attr(_TEST_LOOKS, looks))
 
 
 def rows(search: Search) -> list[TrialRow]:
@@ -368,13 +395,22 @@ def rows(search: Search) -> list[TrialRow]:
             value=None if trial.state is TrialState.PRUNED else trial.value,
             numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
         )
-        for trial in search.study.get_trials(deepcopy=False)
+        for trial in _stored(search)
     ]
 
 
 def trial_of(search: Search, row: TrialRow) -> Trial:
     """A stored trial as it was asked."""
     return _take(search, row.number, row.params)
+
+
+def _stored(search: Search) -> list[FrozenTrial]:
+    return _patiently(search, lambda: search.study.get_trials(deepcopy=False))
+
+
+def _patiently(search: Search, call: Callable[[], T]) -> T:
+    """The call, begun again where the database server was away for a moment."""
+    return patiently(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
 
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:

@@ -52,7 +52,7 @@ def current() -> Environment:
         is_dirty=bool(
             commit and _output("git", *_in(checkout), "status", "--porcelain", "--", *_CODE)
         ),
-        cpu=_cpu(),
+        cpu=cpu(),
         system=f"{platform.system()} {platform.machine()}",
         user=_user(),
     )
@@ -100,7 +100,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+@functools.cache
+def cpu() -> str:
+    """Model of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig
 from mlp.curve import Judgement
-from mlp.engine.result import Result
+from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError, one_line
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 from mlp.tracking import npz
@@ -115,9 +115,12 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     """
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
     curve = npz.read(folder / CURVE_FILE, expected_curve(recipe.config))
-    weights = npz.read(folder / WEIGHTS_FILE, expected_weights(recipe.config))
+    has_weights = recipe.ending is not Ending.CRASHED
+    weights = npz.read(
+        folder / WEIGHTS_FILE, expected_weights(recipe.config) if has_weights else {}
+    )
     _check_curve(curve, recipe.config)
-    n_layers = recipe.config.model.depth + 1
+    n_layers = recipe.config.model.depth + 1 if has_weights else 0
     result = Result(
         loss=curve["loss"],
         loss_step=curve["loss_step"],

@@ -1,0 +1,2 @@
+CREATE DATABASE mlflow OWNER sweep;
+CREATE DATABASE mlflow_users OWNER sweep;

@@ -1,0 +1,135 @@
+"""Real servers on loopback for the tests: PostgreSQL and MLflow, ended by their process ids."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _postgres_programs() -> Path | None:
+    """Debian keeps them out of the PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("initdb")
+    return folders[-1] if folders else Path(found).parent if found else None
+
+
+class Postgres:
+    """A PostgreSQL server with a folder of its own; root may not run one, so nobody does."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs, self.port = folder, programs, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.user = "nobody" if os.getuid() == 0 else None
+        if self.user:
+            shutil.chown(folder, self.user)
+        words = ["initdb", "-D", "data", "-U", "study", "--auth=trust", "-E", "UTF8", "--no-sync"]
+        self._run(*words, "--locale=C").check_returncode()
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql+psycopg://study@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str) -> str:
+        """A new database; returns its address."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "study"]
+        self._run("createdb", *where, database).check_returncode()
+        return self.url(database)
+
+    def start(self) -> None:
+        words = ["-D", "data", "-k", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            [self.programs / "postgres", *words],
+            cwd=self.folder,
+            user=self.user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "study", "-d", "postgres"]
+        end = time.monotonic() + 60
+        while self._run("pg_isready", *where).returncode:
+            assert self.process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    def stop_immediately(self) -> None:
+        """As a crash: connections are cut, nothing is written to the end."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(30)
+
+    def _run(self, program: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [self.programs / program, *words],
+            cwd=self.folder,
+            user=self.user,
+            capture_output=True,
+            check=False,
+        )
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A running server; skips the test where PostgreSQL or its driver is not installed."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgres]'")
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="mlp-postgres-"))
+    server = None
+    try:
+        server = Postgres(folder, programs)
+        server.start()
+        yield server
+    finally:
+        if server is not None and server.process is not None and server.process.poll() is None:
+            server.stop_immediately()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, store: str, *, patience_s: float = 120.0) -> Iterator[str]:
+    """A tracking server that keeps runs in `store` and serves their files from a folder."""
+    port = free_port()
+    words = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + patience_s
+        url = f"http://127.0.0.1:{port}"
+        while not _answers(f"{url}/health"):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: its workers and no one else
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,397 @@
+"""Training on a Ray cluster of two machines of one CPU, and everything that may befall it.
+
+The cluster is real, but all of it runs here. Each test ends with the same bits as this process.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from clusters import add_node, raylet_of, two_nodes, workers
+from sweeping import SMOKE, command, parent, start, sweep, table, tracked
+
+from mlp.config import Execution
+from mlp.data.dataset import load
+from mlp.door import read_run, read_sweep, with_settings
+from mlp.engine.result import Ending
+from mlp.errors import SystemLimitError, UnavailableError
+from mlp.flow import worker
+from mlp.flow.execution import open_executor, train_trials
+from mlp.study import search
+from mlp.study.identity import identity
+from mlp.terminal.compose import compose
+from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
+from mlp.tracking.runs import fetch_run, open_store
+
+BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(BASE.data, notice=print)
+
+
+@pytest.fixture(scope="module")
+def configs():
+    draw = random.Random(0)
+    settings = [
+        {
+            "model.depth": (depth := draw.randint(1, 3)),
+            "model.widths": [draw.randint(2, 24) for _ in range(depth)],
+            "optimizer.learning_rate": 10 ** draw.uniform(-2, 1.5),
+        }
+        for _ in range(12)
+    ]
+    return [with_settings(BASE, each) for each in settings]
+
+
+@pytest.fixture(scope="module")
+def expected(configs, data):
+    return digests(train_trials(configs, data, Execution()))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with two_nodes() as running:
+        yield running
+
+
+@pytest.fixture
+def notices():
+    return []
+
+
+@pytest.fixture
+def executor(cluster, notices):
+    with open_executor(over(cluster), notice=notices.append) as opened:
+        yield opened
+
+
+def over(cluster, **settings):
+    return Execution(engine="ray", address=cluster.address, **settings)
+
+
+def digests(results):
+    return [(curve_digest(r), weights_digest(r), sharpness_digest(r)) for r in results]
+
+
+class meanwhile:  # noqa: N801  a context manager
+    """Does something once while populations train."""
+
+    def __init__(self, cluster, harm) -> None:
+        self.cluster = cluster
+        self.thread = threading.Thread(target=self._wait_and, args=(harm,))
+        self.over = threading.Event()
+        self.is_done = False
+
+    def _wait_and(self, harm) -> None:
+        while not self.over.wait(0.05):
+            if workers(self.cluster):
+                time.sleep(0.3)
+                harm()
+                self.is_done = True
+                return
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        assert self.is_done, "nothing was at work to be harmed"
+
+
+def test_same_bits_as_in_this_process(executor, configs, data, expected):
+    assert executor.slots() == 2
+    told, kept = [], []
+    results = train_trials(
+        configs,
+        data,
+        executor,
+        progress=lambda done, _: told.append(done),
+        kept=lambda number, result: kept.append(number),
+    )
+    assert digests(results) == expected
+    assert sorted(kept) == list(range(len(configs)))
+    assert told == sorted(told) or max(told) <= len(configs)
+    assert 0 <= executor.idle_share() < 1
+    assert executor.idle_share() is None
+
+
+def test_thresholds_prune_there_as_here(executor, configs, data):
+    bar = {500: 0.9, 1000: 0.97}
+    here = train_trials(configs, data, Execution(), thresholds=bar)
+    there = train_trials(configs, data, executor, thresholds=bar)
+    assert digests(here) == digests(there)
+    assert Ending.PRUNED in {result.ending for result in here}
+
+
+def test_killed_worker(cluster, executor, configs, data, expected, notices):
+    with meanwhile(cluster, lambda: kill(workers(cluster)[0])):
+        assert digests(train_trials(configs, data, executor)) == expected
+    assert any("trained again: worker" in line and "died" in line for line in notices)
+
+
+def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
+    with (
+        open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
+        meanwhile(cluster, lambda: os.kill(workers(cluster)[0], signal.SIGSTOP)),
+    ):
+        assert digests(train_trials(configs, data, executor)) == expected
+    assert any("said nothing for" in line for line in notices)
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+# A trial that is the reason
+
+
+def test_poisoned_trial_is_recorded_as_crashed_and_its_neighbours_kept(
+    harmful, configs, data, expected, notices
+):
+    with harmful("os.kill(os.getpid(), 9)", notices) as executor:
+        results = train_trials(configs, data, executor)
+    assert results[5].ending is Ending.CRASHED
+    assert results[5].weights == ()
+    others = [i for i in range(len(configs)) if i != 5]
+    found = digests(results)
+    assert [found[i] for i in others] == [expected[i] for i in others]
+    assert sum("died" in line for line in notices) in (3, 4)  # alone; at first in company perhaps
+    assert notices[-1].startswith("a trial is given up and recorded as crashed: ")
+
+
+def test_trial_that_raises_takes_nobody_along(harmful, configs, data, expected, notices):
+    with harmful("raise MemoryError('too much')", notices) as executor:
+        results = train_trials(configs, data, executor)
+    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [5]
+    assert "its training raised MemoryError: too much" in notices[-1]
+
+
+def test_trial_that_hangs_is_ended_by_its_worker(harmful, configs, data, expected, notices):
+    with harmful("time.sleep(1000)", notices, silence_s=3.0) as executor:
+        results = train_trials(configs, data, executor)
+    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [5]
+    others = [i for i in range(len(configs)) if i != 5]
+    found = digests(results)
+    assert [found[i] for i in others] == [expected[i] for i in others]
+
+
+@pytest.fixture
+def harmful(cluster, configs, monkeypatch):
+    """An executor on whose workers trial 5 does something bad."""
+    import ray
+
+    remote = ray.remote(max_retries=0, num_cpus=1, num_returns="streaming")
+
+    @contextlib.contextmanager
+    def opened(deed, notices, rate=configs[5].optimizer.learning_rate, **settings):
+        with open_executor(over(cluster, **settings), notice=notices.append) as executor:
+            monkeypatch.setattr(executor, "_train", remote(_harmful(rate, deed)))
+            yield executor
+
+    return opened
+
+
+def _harmful(rate, deed):
+    """What workers run in place of `mlp.flow.cluster._train`; it travels to them as code."""
+
+    def train(held, *arguments):
+        import os
+        import time
+
+        import ray
+
+        from mlp.flow import worker
+        from mlp.flow.cluster import fetched
+
+        original = worker.train_population
+
+        def bad(configs, *args, **kwargs):
+            if any(config.optimizer.learning_rate == rate for config in configs):
+                exec(deed, {"os": os, "time": time})
+            return original(configs, *args, **kwargs)
+
+        worker.train_population = bad
+        try:
+            node = ray.get_runtime_context().get_node_id()
+            yield from worker.train(node, fetched(held), *arguments)
+        finally:
+            worker.train_population = original
+
+    return train
+
+
+# Whole sweeps
+
+
+def test_sweep_has_the_same_table_and_says_how_idle_the_workers_were(cluster, here, made_store):
+    (here / "alone").mkdir()
+    shutil.copy(made_store, here / "alone" / "mlflow.db")
+    words = (*SMOKE, "study.n_trials=8", "study.generation=8")
+    done = command("sweep", *words, *on(cluster), cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command("sweep", *words, cwd=here / "alone").returncode == 0
+    assert table(here) == table(here / "alone")
+    assert 0 <= parent(here).metrics["idle_share"] < 1
+
+
+def test_driver_that_is_killed_goes_on_to_the_same_end(cluster, here, made_store):
+    (here / "alone").mkdir()
+    shutil.copy(made_store, here / "alone" / "mlflow.db")
+    words = (*SMOKE, "training.steps=4000", "study.n_trials=12", "study.generation=6")
+    with start("sweep", *words, *on(cluster)) as process:
+        while not list(here.glob("optuna.db.spool/*/*")) and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = command("sweep", *words, *on(cluster), cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command("sweep", *words, cwd=here / "alone").returncode == 0
+    assert table(here) == table(here / "alone")
+    assert {run.status for run in tracked(here)} == {"FINISHED"}
+
+
+def test_ctrl_c_ends_in_order(cluster, here):
+    words = (*SMOKE, "training.steps=5000000", "study.n_trials=2")
+    with start("sweep", *words, *on(cluster)) as process:
+        while not workers(cluster) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == "ended by SIGINT\n"
+    assert "0 of 2 trials are kept, and the same command goes on from there" in said
+    end = time.monotonic() + 20
+    while workers(cluster):  # nobody trains for a driver that is gone
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_crashed_trial_is_in_the_study_and_in_mlflow(harmful, here, monkeypatch, notices):
+    """Every worker that gets trial 1 dies; the sweep ends, and the next one trains nothing."""
+    config = read_sweep(compose("sweep", [*SMOKE, "study.n_trials=4", "study.generation=4"]))
+    rate = search_first(config, 1)
+    with harmful("os.kill(os.getpid(), 9)", notices, rate=rate) as executor:
+        monkeypatch.setattr("mlp.flow.conduct.open_executor", given(executor))
+        said = sweep("study.n_trials=4", "study.generation=4")
+    assert "trial 1 is recorded as crashed" in said
+    rows = table(here)
+    assert [(row.state, row.verdict) for row in rows if row.number == 1] == [("PRUNED", "diverged")]
+    assert [row.state for row in rows].count("COMPLETE") == 3
+    [run] = (run for run in tracked(here) if run.tags.get("mlp.trial") == "1")
+    assert run.tags["mlp.ending"] == "crashed"
+    assert run.status == "FINISHED"
+    fetched = fetch_run(open_store(config.base.tracking), run.run_id)
+    assert fetched.recipe.ending is Ending.CRASHED
+    assert fetched.result.weights == ()
+    monkeypatch.undo()
+    os.chdir(here)
+    assert "nothing to train" in sweep("study.n_trials=4", "study.generation=4")
+
+
+def on(cluster):
+    return "execution=ray", f"execution.address={cluster.address}"
+
+
+def search_first(config, number):
+    """The learning rate of a trial of the first generation."""
+    data = load(config.base.data, notice=print)
+    what = identity(config, data.name, data.digest)
+    opened = search.open_search(search.storage_in_memory(), config, what)
+    return search.ask(opened)[number].config.optimizer.learning_rate
+
+
+def given(executor):
+    @contextlib.contextmanager
+    def opened(_, *, notice):
+        executor.notice = notice
+        yield executor
+
+    return opened
+
+
+# Machines
+
+
+def test_killed_machine(configs, data, expected, notices):
+    with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
+        [other] = cluster.worker_nodes
+        with meanwhile(cluster, lambda: kill(raylet_of(other))):
+            assert digests(train_trials(configs, data, executor)) == expected
+        assert not any("crashed" in line for line in notices)
+
+
+def test_frozen_machine(configs, data, expected, notices):
+    with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
+        [other] = cluster.worker_nodes
+
+        with meanwhile(cluster, lambda: os.kill(raylet_of(other), signal.SIGSTOP)):
+            assert digests(train_trials(configs, data, executor)) == expected
+        assert not any("crashed" in line for line in notices)
+
+
+def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected, notices):
+    with (
+        two_nodes(head_cpus=0) as cluster,
+        open_executor(over(cluster), notice=notices.append) as executor,
+    ):
+        [other] = cluster.worker_nodes
+        killed_at = []
+
+        def replace(*_: object) -> None:
+            if not killed_at and workers(cluster):
+                kill(raylet_of(other))
+                killed_at.append(time.monotonic())
+            elif len(killed_at) == 1 and time.monotonic() - killed_at[0] > 4:
+                killed_at.append(0.0)
+                add_node(cluster)
+
+        found = digests(train_trials(configs, data, executor, progress=replace))
+        assert len(killed_at) == 2
+        assert found == expected
+
+
+def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
+    monkeypatch.setattr("mlp.flow.cluster._HEAD_PATIENCE_S", 5.0)
+    long = [with_settings(config, {"training.steps": 10**8}) for config in configs]
+    with two_nodes() as cluster:
+        head = cluster.head_node.all_processes["gcs_server"][0].process.pid
+        with (
+            meanwhile(cluster, lambda: kill(head)),
+            pytest.raises(UnavailableError, match="head of the Ray cluster"),
+        ):
+            train_trials(long, data, over(cluster))
+
+
+# What is refused
+
+
+def test_no_cluster_is_one_sentence():
+    with (
+        pytest.raises(UnavailableError, match=r"no Ray cluster answers at 127\.0\.0\.1:1:"),
+        open_executor(Execution(engine="ray", address="127.0.0.1:1")),
+    ):
+        pass
+
+
+def test_worker_with_other_code_is_refused(executor, configs, data, monkeypatch):
+    here = worker.versions()
+    monkeypatch.setattr("mlp.flow.cluster.versions", lambda: {**here, "numpy": "1.0"})
+    with pytest.raises(SystemLimitError, match=r"has numpy \d\S+, but here it is 1.0; install"):
+        train_trials(configs[:1], data, executor)
+
+
+def test_network_that_does_not_fit_is_refused_as_in_this_process(executor, data):
+    wide = with_settings(BASE, {"model.depth": 30, "model.widths": 65_000})
+    for where in (executor, Execution()):
+        with pytest.raises(SystemLimitError, match="must fit into"):
+            train_trials([with_settings(wide, {"training.sharpness_points": 0})], data, where)

@@ -1,0 +1,69 @@
+"""The cut of a generation into populations: complete, wide at first, even at the end."""
+
+import heapq
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlp.config import RunConfig
+from mlp.door import with_settings
+from mlp.flow.cut import cost, cut
+
+COSTS = st.lists(st.floats(0, 1e6), max_size=80)
+
+
+@given(COSTS, st.integers(1, 9), st.none() | st.integers(1, 5))
+def test_each_trial_is_in_one_population(costs, n_slots, most):
+    populations = cut(costs, n_slots=n_slots, most=most)
+    assert sorted(n for numbers in populations for n in numbers) == list(range(len(costs)))
+    assert all(populations)
+    assert most is None or max(map(len, populations), default=0) <= most
+
+
+def idle_share(costs, populations, n_slots):
+    """Of workers that each take the next population when they are free."""
+    ends = [0.0] * n_slots
+    for numbers in populations:
+        heapq.heappush(ends, heapq.heappop(ends) + sum(costs[n] for n in numbers))
+    return 1 - sum(ends) / (n_slots * max(ends))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_little_idle_time_for_a_generation_of_64_on_four_workers(seed):
+    """With the costs of the shipped space: depth 1 to 3, widths 2 to 32."""
+    draw = random.Random(seed)
+    configs = [
+        with_settings(
+            RunConfig(),
+            {
+                "model.depth": (depth := draw.randint(1, 3)),
+                "model.widths": [round(2 * 16 ** draw.random()) for _ in range(depth)],
+            },
+        )
+        for _ in range(64)
+    ]
+    costs = [cost(config, n_examples=9917, n_entries=1_500_000) for config in configs]
+    populations = cut(costs, n_slots=4)
+    assert idle_share(costs, populations, 4) < 0.1
+    assert len(populations) <= 40  # each costs some time of its own
+
+
+def test_early_populations_are_wide_and_large_trials_come_first():
+    costs = [1.0] * 30 + [5.0]
+    populations = cut(costs, n_slots=2)
+    assert populations[0][0] == 30
+    sums = [sum(costs[n] for n in numbers) for numbers in populations]
+    assert sums[0] > 3 * sums[-1]
+
+
+def test_cost_grows_with_work():
+    def of(**changes):
+        changed = with_settings(RunConfig(), {k.replace("__", "."): v for k, v in changes.items()})
+        return cost(changed, n_examples=1000, n_entries=50_000)
+
+    assert of(training__steps=1000) == 2 * of(training__steps=500)
+    assert of(model__widths=6) > of(model__widths=3)
+    assert of(training__batch_size=100) == pytest.approx(of() / 10)
+    assert of(training__batch_size=5000) == of()
