@@ -63,6 +63,7 @@ def test_group_that_the_study_file_overrules_is_refused_instead_of_doing_nothing
     assert shown("sweep", "sweeps=mine", "data=mnist", "data.name=mnist")["data"]["name"] == "mnist"
     assert shown("sweep", "sweeps=mine", "data=digits")["data"]["name"] == "digits"
     assert shown("sweep", "sweeps=smoke", "data=mnist")["data"]["name"] == "mnist"
+    assert shown("train", "data=digits", "data=mnist")["data"]["name"] == "mnist"
 
 
 def test_shown_config_is_what_a_run_records(here):

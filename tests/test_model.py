@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,11 +127,11 @@ def test_unfinished_model_is_made_anew(here, client, monkeypatch):
     said, fault = unpublished_sweep()
     assert isinstance(fault, StoreError)
     assert "best is trial" in said
-    assert [str(m.status) for m in models(client)] == ["PENDING"]
+    assert {str(m.status) for m in models(client)} == {"PENDING"}  # one of each try
     monkeypatch.undo()
     monkeypatch.chdir(here)
     sweep()
-    assert sorted(str(m.status) for m in models(client)) == ["PENDING", "READY"]
+    assert [str(m.status) for m in models(client)].count("READY") == 1
 
 
 def test_single_run_is_registered_where_a_name_is_given(here, client):

@@ -228,9 +228,9 @@ def _check_not_overruled(overrides: Sequence[Override], values: Any) -> None:
 
     Settings that are typed one by one go before both.
     """
-    typed = {override.key_or_group for override in overrides}
-    for override in overrides:
-        group, option = override.key_or_group, override.value()
+    typed = {override.key_or_group: override for override in overrides}  # the last of each counts
+    for group, override in typed.items():
+        option = override.value()
         file = shipped("conf") / group / f"{option}.yaml"
         if not isinstance(option, str) or not group.isidentifier() or not file.is_file():
             continue
