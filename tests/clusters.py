@@ -13,6 +13,9 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ra
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+long = pytest.mark.skipif(
+    "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"
+)
 AT_WORK = ("ray::_train", "ray::train")  # what Ray calls the process of a task
 
 

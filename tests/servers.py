@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+long = pytest.mark.skipif(
+    "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"
+)
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from clusters import add_node, raylet_of, two_nodes, workers
+from clusters import add_node, long, raylet_of, two_nodes, workers
 from sweeping import SMOKE, command, parent, start, sweep, table, tracked
 
 from mlp.config import Execution
@@ -137,6 +137,7 @@ def test_killed_worker(cluster, executor, configs, data, expected, notices):
     assert any("trained again: worker" in line and "died" in line for line in notices)
 
 
+@long
 def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
     with (
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
@@ -175,6 +176,7 @@ def test_trial_that_raises_takes_nobody_along(harmful, configs, data, expected, 
     assert "its training raised MemoryError: too much" in notices[-1]
 
 
+@long
 def test_trial_that_hangs_is_ended_by_its_worker(harmful, configs, data, expected, notices):
     with harmful("time.sleep(1000)", notices, silence_s=3.0) as executor:
         results = train_trials(configs, data, executor)
@@ -243,6 +245,7 @@ def test_sweep_has_the_same_table_and_says_how_idle_the_workers_were(cluster, he
     assert 0 <= parent(here).metrics["idle_share"] < 1
 
 
+@long
 def test_driver_that_is_killed_goes_on_to_the_same_end(cluster, here, made_store):
     (here / "alone").mkdir()
     shutil.copy(made_store, here / "alone" / "mlflow.db")
@@ -330,6 +333,7 @@ def test_killed_machine(configs, data, expected, notices):
         assert not any("crashed" in line for line in notices)
 
 
+@long
 def test_frozen_machine(configs, data, expected, notices):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
@@ -339,6 +343,7 @@ def test_frozen_machine(configs, data, expected, notices):
         assert not any("crashed" in line for line in notices)
 
 
+@long
 def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected, notices):
     with (
         two_nodes(head_cpus=0) as cluster,
@@ -360,6 +365,7 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
         assert found == expected
 
 
+@long
 def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
     monkeypatch.setattr("mlp.flow.cluster._HEAD_PATIENCE_S", 5.0)
     long = [with_settings(config, {"training.steps": 10**8}) for config in configs]

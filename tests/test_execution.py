@@ -1,16 +1,21 @@
 """Training and measuring together, on real digits: the measurement is seen nowhere else."""
 
 import dataclasses
+import sys
+from collections import Counter, deque
 
 import numpy as np
 import pytest
 
+from mlp.config import Execution
+from mlp.curve import Verdict, judge
 from mlp.data.dataset import load
 from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
-from mlp.errors import SystemLimitError
+from mlp.errors import SettingError, SystemLimitError
 from mlp.flow.execution import train_trials
+from mlp.flow.work import Done, Lost, train_population
 from mlp.network import Layer
 from mlp.stability.ratio import sharpness_steps
 from mlp.stability.sharpness import check_measurable
@@ -98,3 +103,110 @@ def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
                 assert isinstance(layer, Layer)
                 assert layer.W.tobytes() == W.tobytes()
                 assert layer.b.tobytes() == b.tobytes()
+
+
+# Losses, as the tally of them sees it: an executor that trains here, and loses what it is told to
+
+
+class Losing:
+    """Trains at once, but first asks `fate` of each population whether it is lost, and why."""
+
+    n_threads, population = 2, None
+
+    def __init__(self, fate):
+        self.fate, self.waiting, self.said, self.trained = fate, deque(), [], []
+        self.notice = self.said.append
+
+    def slots(self):
+        return 2
+
+    def submit(self, task):
+        self.waiting.append(task)
+
+    def wait(self, progress):
+        task = self.waiting.popleft()
+        lost = self.fate(task)
+        if lost is not None:
+            return [lost]
+        self.trained.append(task.numbers)
+        found = train_population(
+            task.configs, task.data, threads=1, thresholds=None, progress=progress
+        )
+        return [Done(task, tuple(found))]
+
+    def idle_share(self):
+        return None
+
+    def close(self): ...
+
+
+def deadly(*numbers):
+    """Whoever trains one of these dies."""
+    return lambda task: Lost(task, "it died", True) if {*numbers} & {*task.numbers} else None
+
+
+def test_poisoned_trial_is_found_and_costs_nobody_else_anything(data, results):
+    where = Losing(deadly(3))
+    found = train_trials(configs(9), data, where)
+    assert [result.ending for result in found].count(Ending.CRASHED) == 1
+    assert found[3].ending is Ending.CRASHED
+    for number in (0, 1, 2, 4, 5):
+        assert weights_digest(found[number]) == weights_digest(results[number])
+    assert sum("it died" in line for line in where.said) <= 4
+    assert judge(found[3].loss).verdict is Verdict.DIVERGED
+
+
+def test_two_poisoned_trials_are_both_found(data):
+    found = train_trials(configs(0), data, Losing(deadly(1, 4)))
+    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [1, 4]
+
+
+def test_trials_whose_workers_are_killed_by_others_are_not_blamed(data, results):
+    """Every worker dies four times over, whatever it trains: no trial is the reason for that."""
+    deaths = Counter()
+
+    def die(task):
+        deaths[task.numbers] += 1
+        return Lost(task, "it died", True) if deaths[task.numbers] <= 4 else None
+
+    found = train_trials(configs(9), data, Losing(die))
+    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
+
+
+def test_machine_that_goes_is_no_trial_s_fault(data, results):
+    gone = []
+
+    def go(task):
+        gone.append(task)
+        return Lost(task, "its machine went", False) if len(gone) <= 5 else None
+
+    where = Losing(go)
+    found = train_trials(configs(9), data, where)
+    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
+    assert all(task.numbers in where.trained for task in gone)  # none was taken apart
+
+
+def test_trial_that_is_lost_with_every_machine_ends_some_day(data):
+    [found] = train_trials(configs(0)[:1], data, Losing(lambda task: Lost(task, "gone", False)))
+    assert found.ending is Ending.CRASHED
+
+
+def test_result_that_is_a_text_is_that_trial_s_alone(data, results):
+    class Raising(Losing):
+        def wait(self, progress):
+            answers = super().wait(progress)
+            for place, answer in enumerate(answers):
+                texts = ["it raised" if n == 2 else None for n in answer.task.numbers]
+                both = zip(texts, answer.results, strict=True)
+                answers[place] = Done(answer.task, tuple(text or result for text, result in both))
+            return answers
+
+    found = train_trials(configs(9), data, Raising(lambda _: None))
+    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [2]
+    assert weights_digest(found[0]) == weights_digest(results[0])
+
+
+def test_ray_that_is_not_installed_is_said(monkeypatch, data):
+    monkeypatch.setitem(sys.modules, "mlp.flow.cluster", None)
+    with pytest.raises(SettingError, match=r"needs Ray: python -m pip install 'mlp-sweep\[ray\]'"):
+        train_trials(configs(0), data, Execution(engine="ray"))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
+from mlp.curve import Verdict
 from mlp.engine.result import Ending
 from mlp.errors import RecordError
 from mlp.tracking import npz, record
@@ -52,6 +53,17 @@ def test_record_survives_the_disk(tmp_path, settings, loss):
         for array, wanted in zip(layer, expected, strict=True):
             assert array.dtype == wanted.dtype
             np.testing.assert_array_equal(array, wanted)
+
+
+def test_record_of_a_crashed_trial_has_no_weights(tmp_path):
+    made = make_record(loss=[np.nan])
+    result = dataclasses.replace(made.result, weights=(), ending=Ending.CRASHED, last_step=0)
+    result = dataclasses.replace(result, evaluated_step=result.evaluated_step[:0])
+    result = dataclasses.replace(result, validation_accuracy=result.validation_accuracy[:0])
+    record.write_record(tmp_path, dataclasses.replace(made, result=result))
+    read = record.read_record(tmp_path)
+    assert (read.result.ending, read.result.weights) == (Ending.CRASHED, ())
+    assert read.judgement.verdict is Verdict.DIVERGED
 
 
 def test_record_keeps_an_infinite_judgement(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from servers import Postgres, mlflow_server, postgres
+from servers import Postgres, long, mlflow_server, postgres
 from sweeping import SMOKE, command, environment_of_commands, start, sweep, table
 
 from mlp.errors import BusyError, StoreError
@@ -153,7 +153,7 @@ def test_study_in_postgresql_is_that_in_sqlite(here, database, expected):
     assert not (here / "optuna.db").exists()
 
 
-@pytest.mark.parametrize("moment", ["ask", "tell"])
+@pytest.mark.parametrize("moment", [pytest.param("ask", marks=long), "tell"])
 def test_server_that_crashes_and_comes_back_is_waited_for(
     here, database, server, expected, monkeypatch, moment
 ):
@@ -254,6 +254,7 @@ def test_runs_go_to_a_tracking_server_and_come_back(here, tmp_path, database, ex
         assert {run.data.tags["mlp.weights_digest"] for run in trials} >= expected[1]
 
 
+@long
 def test_runs_go_to_postgresql_itself(here, database, expected):
     done = command("sweep", *SMOKE, f"tracking.uri={database}")
     assert (done.returncode, done.stderr) == (0, "")
