@@ -69,7 +69,7 @@ def test_the_cause_is_named_on_the_screen_in_mlflow_and_on_the_page(inside):
     assert parent.data.tags["mlp.causes"] == "optimizer.learning_rate"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith(f"**{found.sentences[0]}**")
-    assert "best is trial" in note, "what the sweep noted is gone"
+    assert "Best is [#" in note, "what the sweep noted is gone"
     assert [file.path for file in store.client.list_artifacts(found.study.run_id)] == [
         "report.html",
         "study.json",
@@ -86,6 +86,16 @@ def test_reruns_are_children_of_the_explain_run_and_have_all_that_a_rerun_needs(
     assert len(reruns) >= found.answer.n_trained > 30
     tracked = fetch_run(store, reruns[0].run_id)
     assert tracked.recipe.config.training.steps == 120
+
+
+def test_the_answer_stays_when_the_sweep_is_called_again(inside):
+    _, found = inside
+    sweep(*STUDY)
+    note = (
+        open_store(Tracking()).client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
+    )
+    assert note.startswith(f"**{found.sentences[0]}**")
+    assert note.count("Best is [#") == 1
 
 
 def test_what_was_trained_is_not_trained_again(inside):

@@ -1,6 +1,6 @@
 """Explanations in MLflow: the run that holds the reruns, the page, the answer where people look."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,8 +13,9 @@ from mlflow.entities import RunTag
 from mlp.tracking import display
 from mlp.tracking.label import EXPLAINS, KEY
 from mlp.tracking.runs import find_run
+from mlp.tracking.view import NOTE_TAG
 
-_NOTE = "mlflow.note.content"
+_ANSWER, _CAUSES = "mlp.answer", "mlp.causes"
 _END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
 _LONGEST_TAG = 5000
 
@@ -59,18 +60,32 @@ def describe_answer(
 
     What the note said before stays below it; an earlier answer goes.
     """
-    said = "\n\n".join(f"**{sentences[0]}**" if i == 0 else s for i, s in enumerate(sentences))
     named = ", ".join(dict.fromkeys(causes)) or "none shown"
     with one_sentence(store.uri):
         for run_id in run_ids:
             before = store.client.get_run(run_id).data.tags
-            rest = before.get(_NOTE, "")
-            if "mlp.answer" in before and _END_OF_ANSWER in rest:
-                rest = rest.partition(_END_OF_ANSWER)[2]
-            elif "mlp.answer" in before:
-                rest = ""
-            note = f"{said}{_END_OF_ANSWER}{rest}" if rest else said
-            tags = {"mlp.causes": named, "mlp.answer": " ".join(sentences), _NOTE: note}
+            note = before.get(NOTE_TAG, "")
+            rest = note.partition(_END_OF_ANSWER)[2] if _END_OF_ANSWER in note else note
+            rest = "" if rest == _shown(before.get(_ANSWER, "")) else rest
+            tags = {_CAUSES: named, _ANSWER: "\n\n".join(sentences)}
+            tags[NOTE_TAG] = _below(tags, rest)
             store.client.log_batch(
                 run_id, tags=[RunTag(name, text[:_LONGEST_TAG]) for name, text in tags.items()]
             )
+
+
+def below_answer(store: Store, run_id: str, note: str) -> str:
+    """A new note of a run with the answer before it, if an explanation has given one."""
+    with one_sentence(store.uri):
+        tags = store.client.get_run(run_id).data.tags
+    return _below(tags, note)
+
+
+def _below(tags: Mapping[str, str], note: str) -> str:
+    answer = _shown(tags.get(_ANSWER, ""))
+    return f"{answer}{_END_OF_ANSWER}{note}" if answer and note else answer or note
+
+
+def _shown(answer: str) -> str:
+    first, *rest = answer.split("\n\n")
+    return "\n\n".join([f"**{first}**", *rest]) if answer else ""

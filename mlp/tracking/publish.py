@@ -341,10 +341,13 @@ class Publisher:
             self.how_to_serve = serve_command(self._store, made)
 
     def _annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
+        from mlp.tracking.explanations import below_answer
+
         assert self._store is not None
         run_id = self._run_id(of_trial)
         if run_id is not None:
-            text = note(self._store.experiment_id, run_id)
+            said = note(self._store.experiment_id, run_id)
+            text = below_answer(self._store, str(self.study_run_id), said)
             self._describe(None, {}, {NOTE_TAG: text}, None, 0)
 
     def _run_id(self, of_trial: int) -> str | None:
