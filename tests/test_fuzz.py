@@ -8,7 +8,6 @@ A few hundred examples in each run; for longer, with other ones each time:
 import contextlib
 import io
 import json
-import random
 import sys
 import time
 import zipfile
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, example, given, seed, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sample_records import make_record
 
@@ -361,9 +360,17 @@ def run_for(seconds: float) -> None:
     while time.monotonic() < end:
         for prop in PROPERTIES:
             n_examples = 50 if prop is typed else 400
-            seed(random.randrange(2**32))(with_examples(prop, n_examples))()
+            settings.register_profile(
+                "long",
+                max_examples=n_examples,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
+            settings.load_profile("long")
+            prop()  # each time with another seed
             n_done[prop.__name__] += n_examples
-    print(f"{sum(n_done.values())} examples: {n_done}")
+            print(f"{sum(n_done.values())} examples: {n_done}", flush=True)
 
 
 if __name__ == "__main__":
