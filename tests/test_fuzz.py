@@ -28,6 +28,18 @@ from mlp.terminal.compose import compose
 from mlp.tracking import npz, record
 from mlp.tracking.recipe import read_recipe, write_recipe
 
+N_AT_ONCE = 100  # examples of a property before the next has its turn, in the long run
+
+if __name__ == "__main__":  # before the properties are made, which keep what is the default then
+    settings.register_profile(
+        "long",
+        max_examples=N_AT_ONCE,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("long")
+
 # Text that means something to Hydra, YAML, JSON, paths, filters or a terminal.
 PIECES = st.sampled_from(
     [
@@ -359,17 +371,8 @@ def run_for(seconds: float) -> None:
     n_done = dict.fromkeys((prop.__name__ for prop in PROPERTIES), 0)
     while time.monotonic() < end:
         for prop in PROPERTIES:
-            n_examples = 50 if prop is typed else 400
-            settings.register_profile(
-                "long",
-                max_examples=n_examples,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            )
-            settings.load_profile("long")
             prop()  # each time with another seed
-            n_done[prop.__name__] += n_examples
+            n_done[prop.__name__] += N_AT_ONCE
             print(f"{sum(n_done.values())} examples: {n_done}", flush=True)
 
 
