@@ -8,7 +8,6 @@ A few hundred examples in each run; for longer, with other ones each time:
 import contextlib
 import io
 import json
-import random
 import sys
 import time
 import zipfile
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, example, given, seed, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sample_records import make_record
 
@@ -28,6 +27,18 @@ from mlp.study.identity import check_study, differences, identity
 from mlp.terminal.compose import compose
 from mlp.tracking import npz, record
 from mlp.tracking.recipe import read_recipe, write_recipe
+
+N_AT_ONCE = 100  # examples of a property before the next has its turn, in the long run
+
+if __name__ == "__main__":  # before the properties are made, which keep what is the default then
+    settings.register_profile(
+        "long",
+        max_examples=N_AT_ONCE,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("long")
 
 # Text that means something to Hydra, YAML, JSON, paths, filters or a terminal.
 PIECES = st.sampled_from(
@@ -360,10 +371,9 @@ def run_for(seconds: float) -> None:
     n_done = dict.fromkeys((prop.__name__ for prop in PROPERTIES), 0)
     while time.monotonic() < end:
         for prop in PROPERTIES:
-            n_examples = 50 if prop is typed else 400
-            seed(random.randrange(2**32))(with_examples(prop, n_examples))()
-            n_done[prop.__name__] += n_examples
-    print(f"{sum(n_done.values())} examples: {n_done}")
+            prop()  # each time with another seed
+            n_done[prop.__name__] += N_AT_ONCE
+            print(f"{sum(n_done.values())} examples: {n_done}", flush=True)
 
 
 if __name__ == "__main__":
