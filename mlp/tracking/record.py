@@ -116,8 +116,8 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
     curve = npz.read(folder / CURVE_FILE, expected_curve(recipe.config))
     has_weights = recipe.ending is not Ending.CRASHED
-    weights = npz.read(
-        folder / WEIGHTS_FILE, expected_weights(recipe.config) if has_weights else {}
+    weights = (
+        npz.read(folder / WEIGHTS_FILE, expected_weights(recipe.config)) if has_weights else {}
     )
     _check_curve(curve, recipe.config)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
