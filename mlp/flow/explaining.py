@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -13,45 +13,27 @@ from rich.console import Console
 from mlp.causes.association import associate
 from mlp.causes.attribution import Answer, answer, estimate, investigate
 from mlp.causes.change import plain
-from mlp.causes.explanation import render_answer, sentences
-from mlp.causes.first_step import gradient_norms
-from mlp.causes.inquiry import Effort, Inquiry, Results, prepare
-from mlp.causes.observed import StudyRun, complete_space, observe
-from mlp.causes.repair import describe_repair, repair
+from mlp.causes.inquiry import Effort, Inquiry, prepare
+from mlp.causes.observed import complete_space, observe
 from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
-from mlp.data.dataset import Dataset, load
-from mlp.door import with_settings
+from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
+from mlp.flow.gathering import Curves, Subject, gather, unmeasured
 from mlp.flow.reruns import Recorder, Trainer
 from mlp.report.page import figures_of, render_page
-from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
-    Cure,
-    CurvePair,
     PageContent,
-    RepairedRatio,
-    combinations_of,
-    find_cures,
-    named_settings,
-    quality_of,
-    repaired_ratio,
-    spread_out,
 )
-from mlp.study.space import Space, read_space
+from mlp.study.space import read_space
 from mlp.terminal.screen import counting, say, waiting
-from mlp.tracking.commands import explain_command, rerun_command
-from mlp.tracking.display import ThinCurve
 from mlp.tracking.explanations import describe_answer, log_page, start_explanation
-from mlp.tracking.history import PastRun, PastStudy, read_points, read_reruns, read_study
-from mlp.tracking.runs import fetch_run, finish
-from mlp.tracking.store import Store, how_to_look, open_store, run_address
+from mlp.tracking.history import PastRun, PastStudy, read_reruns, read_study
+from mlp.tracking.runs import finish
+from mlp.tracking.store import Store, open_store, run_address
 
 PAGE_FILE = "report.html"
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
-_LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
-_MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
-_SHARPNESS_POINTS = 16  # along the repaired runs of saturated ones
 
 
 @dataclass(frozen=True)
@@ -77,35 +59,6 @@ class Explanation:
     def figures(self) -> dict[str, go.Figure]:
         """The figures of the page by name, as plotly's objects."""
         return figures_of(self.content)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What the steps of one explanation share."""
-
-    store: Store
-    study: PastStudy
-    runs: tuple[PastRun, ...]
-    observed: tuple[StudyRun, ...]
-    space: Space
-    data: Dataset
-    config: ExplainConfig
-    console: Console
-    started: float
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds that it may take: as long as the study did, where nobody says otherwise."""
-        return self.config.explain.timeout_s or max(self.study.duration_s, _LEAST_LIMIT_S)
-
-    @property
-    def n_examples(self) -> int:
-        """In the training part."""
-        return self.data.train.n_examples
-
-    def norms(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Gradient norms at the first weights."""
-        return gradient_norms(configs, self.data)
 
 
 def explain_study(which: str | None, config: ExplainConfig, console: Console) -> Explanation:
@@ -136,8 +89,8 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         with Recorder(store, key, run_id) as recorder, _progress(work, known) as told:
             trainer = Trainer(work.data, config.local.execution, recorder, told)
             found = _investigate(work, inquiry, known, trainer, recorder)
-            curves = _Curves(work.store, earlier, trainer)
-            content = _content(work, inquiry, known, found, curves)
+            curves = Curves(work.store, earlier, trainer)
+            content = gather(work, inquiry, known, found, curves)
         page = render_page(content)
         _record(work, found, content, run_id, page)
         status = "FINISHED"
@@ -152,7 +105,7 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
 
 def _prepared(
     store: Store, study: PastStudy, config: ExplainConfig, console: Console, started: float
-) -> _Work:
+) -> Subject:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
     counts = Counter(run.judgement.verdict.value for run in runs)
@@ -170,11 +123,11 @@ def _prepared(
             f"the study was trained on other data than {data.name} is here: digest "
             f"{min(str(own) for own in digests)}, here {data.digest}"
         )
-    configs = [_unmeasured(run.config) for run in runs]
+    configs = [unmeasured(run.config) for run in runs]
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
     space = complete_space(configs, named)
     observed = observe(configs, [run.judgement.verdict for run in runs], space)
-    return _Work(store, study, runs, observed, space, data, config, console, started)
+    return Subject(store, study, runs, observed, space, data, config, console, started)
 
 
 def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
@@ -194,12 +147,7 @@ def _kind(run: PastRun) -> tuple[Data, str]:
     return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
 
 
-def _unmeasured(config: RunConfig) -> RunConfig:
-    """The same training without measuring its sharpness, which no bit depends on."""
-    return with_settings(config, {"training.sharpness_points": 0})
-
-
-def _inquiry(work: _Work) -> Inquiry:
+def _inquiry(work: Subject) -> Inquiry:
     explain = work.config.explain
     return prepare(
         work.observed,
@@ -210,32 +158,14 @@ def _inquiry(work: _Work) -> Inquiry:
     )
 
 
-def _earlier(work: _Work) -> dict[RunConfig, PastRun]:
+def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
     """What earlier explanations have trained, where it was on these data."""
     reruns = read_reruns(work.store, work.study)
     return {plain(run.config): run for run in reruns if run.data_digest == work.data.digest}
 
 
-@dataclass(frozen=True)
-class _Curves:
-    """Loss curves of reruns: of this explanation, of earlier ones, or trained once more."""
-
-    store: Store
-    earlier: Mapping[RunConfig, PastRun]
-    trainer: Trainer
-
-    def of(self, config: RunConfig) -> ThinCurve:
-        """The loss of a rerun, thinned."""
-        own = plain(config)
-        if own not in self.trainer.curves and own in self.earlier:
-            return read_points(self.store, self.earlier[own].run_id, "loss")
-        if own not in self.trainer.curves:
-            self.trainer([own])
-        return self.trainer.curves[own]
-
-
 def _progress(
-    work: _Work, known: Mapping[RunConfig, Judgement]
+    work: Subject, known: Mapping[RunConfig, Judgement]
 ) -> AbstractContextManager[Callable[[int, float], None]]:
     again = f", {len(known)} of earlier explanations are used" if known else ""
     per_training = work.study.duration_s / max(1, len(work.runs))
@@ -249,7 +179,7 @@ def _progress(
 
 
 def _investigate(
-    work: _Work,
+    work: Subject,
     inquiry: Inquiry,
     known: dict[RunConfig, Judgement],
     trainer: Trainer,
@@ -276,109 +206,7 @@ def _investigate(
     )
 
 
-def _content(
-    work: _Work,
-    inquiry: Inquiry,
-    known: Results,
-    found: Answer,
-    curves: _Curves,
-) -> PageContent:
-    """Everything that the page shows."""
-    cures = find_cures(inquiry, known, found)
-    steps = sorted({run.config.training.steps for run in work.runs})
-    facts = (
-        f"{len(work.runs)} runs of {' or '.join(str(n) for n in steps)} steps on {work.data.name}: "
-        f"{work.n_examples} examples to train on",
-        f"{found.n_oscillating} oscillate; {found.n_trained} reruns from "
-        f"{found.n_picked[0]} oscillating and {found.n_picked[1]} quiet runs"
-        + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
-        "a cause is named at a chance of 1 % of naming any false one, over all settings together",
-    )
-    return PageContent(
-        title=work.study.name,
-        facts=facts,
-        sentences=sentences(found),
-        evidence=render_answer(found),
-        answer=found,
-        runs=work.runs,
-        observed=work.observed,
-        pairs=_pairs(work, spread_out(cures), curves),
-        ratios=_ratios(work),
-        quality=quality_of(work.runs),
-        repaired_ratios=_repaired_ratios(work, cures, curves.trainer),
-        combinations=combinations_of(work.runs, work.observed),
-        question=_question(work, known, curves.trainer),
-        addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
-        commands=_commands(work),
-    )
-
-
-def _pairs(work: _Work, cures: Sequence[Cure], curves: _Curves) -> tuple[CurvePair, ...]:
-    return tuple(
-        CurvePair(
-            name=work.runs[cure.run].name,
-            settings=named_settings(work.observed[cure.run].params),
-            change=cure.text,
-            before=read_points(work.store, work.runs[cure.run].run_id, "loss"),
-            after=curves.of(cure.repaired),
-            verdict=cure.verdict,
-        )
-        for cure in cures
-    )
-
-
-def _ratios(work: _Work) -> dict[int, ThinCurve]:
-    """The stability ratio along runs spread over the study, as far as it was measured."""
-    measured = [i for i, run in enumerate(work.runs) if "stability_ratio_max" in run.metrics]
-    step = max(1, -(-len(measured) // _MOST_DRAWN))
-    found = {
-        i: read_points(work.store, work.runs[i].run_id, "stability_ratio") for i in measured[::step]
-    }
-    return {i: curve for i, curve in found.items() if curve.value.size}
-
-
-def _repaired_ratios(
-    work: _Work, cures: Sequence[Cure], trainer: Trainer
-) -> tuple[RepairedRatio, ...]:
-    """For saturated runs: what their own step is against the curvature of the repaired run."""
-    own = [cure for cure in cures if _is_saturated(work.runs[cure.run])]
-    if not own:
-        return ()
-    measured = {"training.sharpness_points": _SHARPNESS_POINTS}
-    results = trainer.results([with_settings(cure.repaired, measured) for cure in own])
-    found = (
-        repaired_ratio(work.runs[cure.run], cure, result, work.n_examples)
-        for cure, result in zip(own, results, strict=True)
-    )
-    return tuple(ratio for ratio in found if ratio is not None)
-
-
-def _is_saturated(run: PastRun) -> bool:
-    """As `stability.ratio` says it, from what was noted of the run."""
-    tail = run.metrics.get("stability_ratio_tail")
-    return tail is not None and tail < 0.5 and run.config.training.batch_size is None
-
-
-def _question(work: _Work, known: Results, trainer: Trainer) -> QuestionSection | None:
-    """The section on the question's own run, where the study has it."""
-    own = next((run for run in work.study.runs if is_question(run.config)), None)
-    if own is None:
-        return None
-    loss = fetch_run(work.store, own.run_id).result.loss
-    space = tuple(entry for entry in work.space if not entry.path.startswith("training."))
-    found = repair(
-        with_settings(_unmeasured(own.config), {"training.dtype": "float32"}),
-        space,
-        trainer,
-        n_examples=work.n_examples,
-        gradient_norm=work.norms,
-        seeds=work.config.explain.seeds,
-        known=known,
-    )
-    return summarise_question(work.runs, own, loss, describe_repair(found))
-
-
-def _record(work: _Work, found: Answer, content: PageContent, run_id: str, page: str) -> None:
+def _record(work: Subject, found: Answer, content: PageContent, run_id: str, page: str) -> None:
     """The page and the answer, at the study's own run where there is one."""
     at = work.study.run_id or run_id
     with waiting(work.console, "the page is being recorded"):
@@ -391,7 +219,7 @@ def _record(work: _Work, found: Answer, content: PageContent, run_id: str, page:
         )
 
 
-def _say(work: _Work, found: Answer, content: PageContent) -> None:
+def _say(work: Subject, found: Answer, content: PageContent) -> None:
     say(work.console, "", *content.sentences, "")
     if not found.is_complete:
         say(work.console, f"the time was up; the same command goes on: {content.commands[0]}")
@@ -399,14 +227,3 @@ def _say(work: _Work, found: Answer, content: PageContent) -> None:
     where = run_address(work.store, at, PAGE_FILE) if at else work.store.uri
     say(work.console, f"the page, while mlflow ui runs: {where}")
     say(work.console, "next:", *(f"  {line}" for line in content.commands))
-
-
-def _commands(work: _Work) -> tuple[str, ...]:
-    """What to type next."""
-    swinging = next((run for run in work.runs if run.judgement.verdict == "oscillating"), None)
-    local = work.config.local
-    commands = [explain_command(work.study.name, local)]
-    if swinging is not None:
-        commands.append(f"{explain_command(swinging.run_id, local)}   # of {swinging.name}")
-        commands.append(rerun_command(swinging.run_id, local))
-    return (*commands, *how_to_look(work.store))
