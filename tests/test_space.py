@@ -384,3 +384,9 @@ def test_every_point_of_a_conditional_space():
         {DEPTH: 1, f"{WIDTHS}[1]": 5},
         *({DEPTH: 2, f"{WIDTHS}[1]": i, f"{WIDTHS}[2]": j} for i in (3, 5) for j in (3, 5)),
     ]
+
+
+def test_what_cannot_be_printed_is_not_printed():
+    with pytest.raises(SettingError) as caught:
+        read_space({"model.activation": "\x1f"}, RunConfig())
+    assert str(caught.value).isprintable()

@@ -29,6 +29,7 @@ from mlp.study.space import read_space
 from mlp.terminal.screen import counting, say, waiting
 from mlp.tracking.explanations import describe_answer, log_page, start_explanation
 from mlp.tracking.history import PastRun, PastStudy, read_reruns, read_study
+from mlp.tracking.publish import patiently
 from mlp.tracking.runs import finish
 from mlp.tracking.store import Store, open_store, run_address
 
@@ -75,8 +76,9 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         DataError: where the data here are not those of the study.
     """
     started = time.monotonic()
-    store = open_store(config.local.tracking)
-    work = _prepared(store, read_study(store, which), config, console, started)
+    store = patiently(lambda: open_store(config.local.tracking))
+    study = patiently(lambda: read_study(store, which))
+    work = _prepared(store, study, config, console, started)
     inquiry = _inquiry(work)
     earlier = _earlier(work)
     known = {config: run.judgement for config, run in earlier.items()}

@@ -18,6 +18,7 @@ from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
+from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import TrackedRun, fetch_run, publish_run
 from mlp.tracking.store import Store, open_store
@@ -42,8 +43,8 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
         MissingInputError, RecordError: for a run that cannot be read.
         DataError: where the data here are not those of the run.
     """
-    store = open_store(config.local.tracking)
-    original = fetch_run(store, run_id)
+    store = patiently(lambda: open_store(config.local.tracking))
+    original = patiently(lambda: fetch_run(store, run_id))
     judged = judge(original.result.loss)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if judged.verdict is not Verdict.OSCILLATING:

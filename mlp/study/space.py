@@ -30,7 +30,7 @@ from typing import Any
 
 from mlp.config import RESULT_GROUPS, RunConfig, Value
 from mlp.door import setting_paths, unknown_setting, with_settings
-from mlp.errors import SettingError, shown
+from mlp.errors import SettingError, one_line, shown
 from mlp.study.domain import DOMAIN_KEYS, Domain, read_domain, typed
 from mlp.study.odometer import Suggest, every_point
 
@@ -293,4 +293,4 @@ def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
         with_settings(base, drawn)
     except SettingError as error:
         point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
-        raise SettingError(f"study.space can draw {point}: {error}") from None
+        raise SettingError(f"study.space can draw {one_line(point)}: {error}") from None
