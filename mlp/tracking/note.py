@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlp.curve import Verdict
+from mlp.engine.result import Ending
 from mlp.tracking.commands import rerun_command
 from mlp.tracking.display import numbers
 from mlp.tracking.record import RunRecord
@@ -21,12 +22,15 @@ def run_note(run: RunRecord, run_id: str) -> str:
         run_id: MLflow's id of it.
     """
     verdict = run.judgement.verdict
+    came_of_it = f"**{verdict.value}**: {verdict.sentence}"
+    if run.result.ending is Ending.CRASHED:
+        came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
     again = rerun_command(run_id, run.config)
     half = run.config.optimizer.learning_rate / 2
     commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
     return "\n\n".join(
         [
-            f"**{verdict.value}**: {verdict.sentence} {_numbers(run)}",
+            f"{came_of_it} {_numbers(run)}".strip(),
             "The same again, bit for bit, or with half its learning rate:",
             _block(commands),
         ]
@@ -80,6 +84,8 @@ def _numbers(run: RunRecord) -> str:
     known = numbers(run)
     if "diverged_at_step" in known:
         return f"It was lost at step {known['diverged_at_step']:.0f}."
+    if "final_loss" not in known:
+        return ""
     parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
     if "final_validation_accuracy" in known:
         parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
