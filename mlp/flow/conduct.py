@@ -13,7 +13,7 @@ from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
-from mlp.flow.confirmation import confirm, seeds_spool
+from mlp.flow.confirmation import beside, confirm, seeds_spool
 from mlp.flow.execution import open_executor
 from mlp.flow.generation import (
     Session,
@@ -135,6 +135,7 @@ def _run(config: SweepConfig, storage: search.Storage, console: Console) -> Stud
                 end = _conduct(session)
         finally:
             spool.clear(place)
+            spool.clear(beside(place))
     if publisher.problem is not None:
         raise publisher.problem  # all is trained and kept, but a script must know
     return end

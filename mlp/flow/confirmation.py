@@ -58,7 +58,12 @@ class Confirmation:
 
 def seeds_spool(session: Session) -> Path:
     """The folder of the networks that are not published yet; no study can be called so."""
-    return session.spool.with_name(f"{session.spool.name}+seeds")
+    return beside(session.spool)
+
+
+def beside(place: Path) -> Path:
+    """The folder of such networks beside that of the study's trials."""
+    return place.with_name(f"{place.name}+seeds")
 
 
 def confirm(session: Session, best: TrialRow) -> Confirmation:
@@ -76,7 +81,7 @@ def confirm(session: Session, best: TrialRow) -> Confirmation:
         records = _records(session, data, numbers)
         for number, record in records.items():
             _look(session, number, record, data)
-            session.publisher.publish(number, spool.place_of(seeds_spool(session), number))
+            _publish(session, number)
         looks = [_looks(session)[number] for number in numbers]
     wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
     accuracies = tuple(float(look["test_accuracy"]) for look in looks)
@@ -143,6 +148,10 @@ def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> No
         trial, i = divmod(number, _MOST_SEEDS)
         further = {"seed": i, "wrong": wrong_on(data.test, record, data)}
         search.add_test_look(session.search, trial, record.test_accuracy, further)
+
+
+def _publish(session: Session, number: int) -> None:
+    session.publisher.publish(number, spool.place_of(seeds_spool(session), number))
 
 
 def _label(session: Session, number: int) -> Label:
