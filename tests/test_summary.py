@@ -22,6 +22,8 @@ QUESTION = {
     "gradient.derivative": "question",
     "optimizer.learning_rate": 0.005,
     "training.steps": 10_000,
+    "data.name": "mnist",
+    "data.validation_fraction": 0.0,
 }
 
 
@@ -133,6 +135,8 @@ def test_the_question_printed_its_loss_after_the_update():
         ("divided by N alone", {Verdict.LEARNING: 1}),
     ]
     assert not any(is_question(corner.config) for corner in corners)
+    for other in ({"data.name": "digits"}, {"model.widths": 4}, {"optimizer.momentum": 0.5}):
+        assert not is_question(with_settings(own.config, other))
 
 
 def test_each_run_is_drawn_once_in_the_colour_of_its_verdict():

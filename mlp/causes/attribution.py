@@ -43,6 +43,7 @@ class Answer:
         is_complete: whether everything that was asked is trained.
         causes: shown by reruns, the best supported first.
         without_effect: settings of which reruns show that changing them does nothing.
+        only_failing: settings whose change ends the swings, but mostly in runs that learn nothing.
         undecided: settings of which the reruns show neither.
         step_example: an oscillating run's learning rate, normalization and effective step at the
             start, where the effective step is a cause.
@@ -59,6 +60,7 @@ class Answer:
     is_complete: bool
     causes: tuple[Cause, ...]
     without_effect: tuple[str, ...]
+    only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
     step_example: "StepExample | None"
     effects: tuple[Effect, ...]
@@ -167,6 +169,13 @@ def answer(
     causes = find_causes(found, bonds, joint)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _without_effect(found, named)
+    failing = tuple(
+        e.factor.setting
+        for e in found
+        if e.conclusion is Conclusion.ONLY_FAILS
+        and not e.factor.keeps_step
+        and e.factor.setting not in named
+    )
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     runs = inquiry.runs
     has_step = (
@@ -185,7 +194,8 @@ def answer(
         is_complete=not next_trainings(inquiry, results),
         causes=causes,
         without_effect=idle,
-        undecided=tuple(s for s in tested if s not in named and s not in idle),
+        only_failing=failing,
+        undecided=tuple(s for s in tested if s not in (*named, *idle, *failing)),
         step_example=_step_example(inquiry, n_examples, gradient_norm) if has_step else None,
         effects=found,
         dependences=bonds,

@@ -11,6 +11,7 @@ from mlp.causes.inquiry import Side
 from mlp.causes.joint import Dependence, JointCure
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
+_FEWEST_TRIED = 6  # reruns that could have turned, before none of them turning says something
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 
@@ -123,13 +124,26 @@ def _is_effective_step(found: Sequence[Effect]) -> bool:
     normalization, learning_rate = _STEP
     if _SAME_STEP in named:
         return False
-    is_idle = any(e.factor == _SAME_STEP and e.conclusion is Conclusion.NO_EFFECT for e in found)
+    is_idle = any(e.factor == _SAME_STEP and _does_little(e) for e in found)
     only_fails = any(
         e.factor == normalization and e.conclusion is Conclusion.ONLY_FAILS for e in found
     )
     if normalization in named:
-        return learning_rate in named or is_idle
+        return is_idle
     return only_fails and learning_rate in named and is_idle
+
+
+def _does_little(effect: Effect) -> bool:
+    """Whether it was tried often enough to see that it mostly does not stop the oscillation.
+
+    Runs near the threshold fall to either side by their seed alone, so some do stop.
+    """
+    side = effect.on(Side.STOPS)
+    if effect.conclusion is Conclusion.NO_EFFECT:
+        return True
+    return (
+        side is not None and side.n_expected >= _FEWEST_TRIED and 2 * side.n_with < side.n_expected
+    )
 
 
 def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:

@@ -108,12 +108,14 @@ def _short(cause: Cause) -> str:
     what = _listed(cause.settings)
     if cause.joint:
         return f"{what} (both changed together)"
+    if cause.kind is not Kind.ALONE:
+        what += f" ({cause.kind.value})"
     return f"{what} ({', '.join(_brief(_acting_side(effect)) for effect in _acting(cause))})"
 
 
 def _brief(side: SideEffect) -> str:
-    such = next(iter(side.changes), "its change")
-    return f"{such} {_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns"
+    such = f"such as {next(iter(side.changes))}, " if side.changes else ""
+    return f"{such}{_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns"
 
 
 def _shown_by(cause: Cause) -> str:
@@ -161,6 +163,9 @@ def _rest(answer: Answer) -> list[str]:
     if answer.without_effect:
         verb = "does" if len(answer.without_effect) == 1 else "do"
         parts.append(f"{_listed(answer.without_effect)} {verb} nothing")
+    if answer.only_failing:
+        which = _listed(answer.only_failing)
+        parts.append(f"changing {which} ends the swings only in runs that learn nothing")
     if answer.undecided:
         parts.append(f"too little evidence on {_listed(answer.undecided)}")
     if not answer.is_complete:

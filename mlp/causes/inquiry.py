@@ -19,13 +19,14 @@ from mlp.causes.change import (
 )
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.causes.picking import spread
-from mlp.config import RunConfig, Value
+from mlp.config import RunConfig, Value, digest, settings_of
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
 from mlp.study.domain import typed
 from mlp.study.space import Space
 
 _MOST_SEEDS = 4  # times as many seeds as asked for, where fewer runs than asked for can be picked
+_SEEDS_OF_A_RUN = 256  # apart; 2 to the 28 seeds in all, of 2 to the 32
 _SEEDS_IN_DOUBT = 2  # times as many again, where a setting is in doubt
 
 Results = Mapping[RunConfig, Judgement]
@@ -128,7 +129,9 @@ def prepare(
         n_pairs = effort.interventions * effort.seeds
         n_seeds = min(n_most, math.ceil(n_pairs / max(1, len(picked))))
         for i in picked:
-            seeded = _with_seeds(runs[among[i]].config, first_seed, _SEEDS_IN_DOUBT * n_most)
+            config = runs[among[i]].config
+            first = first_seed + _block(config)
+            seeded = _with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
             drafts.append((among[i], side, n_seeds, seeded))
     norms = _norms([draft[3] for draft in drafts], space, gradient_norm)
     picks: dict[Side, list[Pick]] = {side: [] for side in Side}
@@ -187,6 +190,12 @@ def begins(verdict: Verdict, side: Side) -> bool:
 def ends(verdict: Verdict, side: Side) -> bool:
     """Whether a verdict is the one that a change on this side is to lead to."""
     return verdict in HEALTHY if side is Side.STOPS else verdict is Verdict.OSCILLATING
+
+
+def _block(config: RunConfig) -> int:
+    """Where a run's further seeds begin: runs that train nearly alike must not share their luck."""
+    own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
+    return int(digest(own)[:5], 16) * _SEEDS_OF_A_RUN
 
 
 def _with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:

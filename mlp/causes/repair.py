@@ -179,13 +179,28 @@ def describe_repair(found: Repair) -> str:
         end = "." if found.is_complete else " so far; the search was stopped early."
         return f"No change of one setting, or of two, stops the oscillation{end} {again}"
     best = found.cures[0]
-    others = dict.fromkeys(s for c in found.cures[1:] for s in c.settings if s not in best.settings)
-    how = "the smallest single change" if len(best.settings) == 1 else "the smallest change"
-    text = (
-        f"{' and '.join(best.settings)} makes it oscillate: {best.text} is {how} that stops it "
-        f"({best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds). {again}"
+    so_far = "" if found.is_complete else " so far (the search was stopped early)"
+    ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
+    if 2 * found.n_oscillating < found.n_seeds or not _is_reliable(best):
+        text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
+        return f"{text} {again}"
+    others = dict.fromkeys(
+        setting
+        for cure in found.cures[1:]
+        if _is_reliable(cure)
+        for setting in cure.settings
+        if setting not in best.settings
     )
+    how = "the smallest single change" if len(best.settings) == 1 else "the smallest change"
+    names = " and ".join(best.settings)
+    text = f"{names} makes it oscillate: {best.text} is {how} that stops it{so_far} ({ended})."
+    text = f"{text} {again}"
     return f"{text} Also stopped by: {', '.join(others)}." if others else text
+
+
+def _is_reliable(cure: Attempt) -> bool:
+    """Whether it works with more than half of the further seeds that were tried."""
+    return 2 * cure.n_cured > cure.n_seeds
 
 
 def _halved(

@@ -19,7 +19,7 @@ from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
-from mlp.flow.gathering import Curves, Subject, gather, unmeasured
+from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
 from mlp.flow.reruns import Recorder, Trainer
 from mlp.report.page import figures_of, render_page
 from mlp.report.summary import (
@@ -34,6 +34,8 @@ from mlp.tracking.runs import finish
 from mlp.tracking.store import Store, open_store, run_address
 
 PAGE_FILE = "report.html"
+# Of the time limit, for the inquiry; the rest is for what the page shows beside it.
+_SHARE, _SHARE_WITH_QUESTION = 0.9, 0.6
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
 
 
@@ -78,6 +80,7 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     started = time.monotonic()
     store = patiently(lambda: open_store(config.local.tracking))
     study = patiently(lambda: read_study(store, which))
+    store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
     work = _prepared(store, study, config, console, started)
     inquiry = _inquiry(work)
     earlier = _earlier(work)
@@ -88,10 +91,11 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     )
     status = "FAILED"
     try:
-        with Recorder(store, key, run_id) as recorder, _progress(work, known) as told:
+        with Recorder(store, key, run_id) as recorder, _progress(work, inquiry, known) as told:
             trainer = Trainer(work.data, config.local.execution, recorder, told)
             found = _investigate(work, inquiry, known, trainer, recorder)
-            curves = Curves(work.store, earlier, trainer)
+            goes_on = _clock(work, trainer, recorder, share=1.0)
+            curves = Curves(work.store, earlier, trainer, goes_on)
             content = gather(work, inquiry, known, found, curves)
         page = render_page(content)
         _record(work, found, content, run_id, page)
@@ -101,7 +105,7 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         raise
     finally:
         finish(store, run_id, status)  # type: ignore[arg-type]
-    _say(work, found, content)
+    _say(work, found, content, run_id)
     return Explanation(work.study, found, content.sentences, run_id, content, page)
 
 
@@ -119,11 +123,11 @@ def _prepared(
         dataclasses.replace(data_config, root=config.local.data.root),
         notice=lambda line: say(console, line),
     )
-    digests = {run.data_digest for run in runs} - {None}
-    if digests and digests != {data.digest}:
+    others = {run.data_digest for run in runs} - {None, data.digest}
+    if others:
         raise DataError(
             f"the study was trained on other data than {data.name} is here: digest "
-            f"{min(str(own) for own in digests)}, here {data.digest}"
+            f"{min(str(own) for own in others)}, here {data.digest}"
         )
     configs = [unmeasured(run.config) for run in runs]
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
@@ -167,11 +171,10 @@ def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
 
 
 def _progress(
-    work: Subject, known: Mapping[RunConfig, Judgement]
+    work: Subject, inquiry: Inquiry, known: Mapping[RunConfig, Judgement]
 ) -> AbstractContextManager[Callable[[int, float], None]]:
     again = f", {len(known)} of earlier explanations are used" if known else ""
-    per_training = work.study.duration_s / max(1, len(work.runs))
-    left = estimate(_inquiry(work), known, seconds_per_training=per_training)
+    left = estimate(inquiry, known, seconds_per_training=work.pace_s)
     say(
         work.console,
         f"reruns: about {left.n_trainings}, {left.duration_s:.0f} s; explain.timeout_s="
@@ -188,17 +191,10 @@ def _investigate(
     recorder: Recorder,
 ) -> Answer:
     """Trains until all is answered or the time is up, and reduces it; `known` grows."""
-    end = work.started + work.limit_s
-
-    def goes_on() -> bool:
-        per_training = trainer.seconds / trainer.n_trained if trainer.n_trained else 0.0
-        # Half a population beyond the limit is nearer to it than half a population before.
-        half = per_training * _POPULATION / 2
-        return time.monotonic() + half + recorder.backlog_s < end
-
-    known.update(
-        investigate(inquiry, trainer, known=known, population=_POPULATION, goes_on=goes_on)
-    )
+    share = _SHARE_WITH_QUESTION if own_question(work) else _SHARE
+    size = max(1, min(_POPULATION, int(share * work.limit_s / max(work.pace_s, 1e-3))))
+    goes_on = _clock(work, trainer, recorder, share=share, size=size)
+    known.update(investigate(inquiry, trainer, known=known, population=size, goes_on=goes_on))
     return answer(
         inquiry,
         known,
@@ -206,6 +202,20 @@ def _investigate(
         n_examples=work.n_examples,
         gradient_norm=work.norms,
     )
+
+
+def _clock(
+    work: Subject, trainer: Trainer, recorder: Recorder, *, share: float, size: int = 1
+) -> Callable[[], bool]:
+    """Whether there is time for a population of a size, within a share of the limit."""
+    end = work.started + share * work.limit_s
+
+    def goes_on() -> bool:
+        pace_s = trainer.seconds / trainer.n_trained if trainer.n_trained else work.pace_s
+        # Half a population beyond the limit is nearer to it than half a population before.
+        return time.monotonic() + pace_s * size / 2 + recorder.backlog_s < end
+
+    return goes_on
 
 
 def _record(work: Subject, found: Answer, content: PageContent, run_id: str, page: str) -> None:
@@ -221,11 +231,10 @@ def _record(work: Subject, found: Answer, content: PageContent, run_id: str, pag
         )
 
 
-def _say(work: Subject, found: Answer, content: PageContent) -> None:
+def _say(work: Subject, found: Answer, content: PageContent, run_id: str) -> None:
     say(work.console, "", *content.sentences, "")
     if not found.is_complete:
         say(work.console, f"the time was up; the same command goes on: {content.commands[0]}")
-    at = work.study.run_id
-    where = run_address(work.store, at, PAGE_FILE) if at else work.store.uri
+    where = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)
     say(work.console, f"the page, while mlflow ui runs: {where}")
     say(work.console, "next:", *(f"  {line}" for line in content.commands))

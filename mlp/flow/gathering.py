@@ -1,6 +1,6 @@
 """Gathers what the page of an explanation shows: curves, ratios, the question's own run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,9 +12,10 @@ from mlp.causes.first_step import gradient_norms
 from mlp.causes.inquiry import Inquiry, Results
 from mlp.causes.observed import StudyRun
 from mlp.causes.repair import describe_repair, repair
-from mlp.config import ExplainConfig, RunConfig
+from mlp.config import ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings
+from mlp.errors import RecordError
 from mlp.flow.reruns import Trainer
 from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
@@ -30,6 +31,7 @@ from mlp.report.summary import (
     spread_out,
 )
 from mlp.study.space import Space
+from mlp.terminal.screen import say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.history import PastRun, PastStudy, read_points
@@ -73,6 +75,11 @@ class Subject:
         return self.config.explain.timeout_s or max(self.study.duration_s, _LEAST_LIMIT_S)
 
     @property
+    def pace_s(self) -> float:
+        """Seconds that a training of the study took, in its populations."""
+        return self.study.duration_s / max(1, len(self.study.runs))
+
+    @property
     def n_examples(self) -> int:
         """In the training part."""
         return self.data.train.n_examples
@@ -89,6 +96,7 @@ class Curves:
     store: Store
     earlier: Mapping[RunConfig, PastRun]
     trainer: Trainer
+    goes_on: Callable[[], bool]
 
     def of(self, config: RunConfig) -> ThinCurve:
         """The loss of a rerun, thinned."""
@@ -129,9 +137,9 @@ def gather(
         pairs=_pairs(work, spread_out(cures), curves),
         ratios=_ratios(work),
         quality=quality_of(work.runs),
-        repaired_ratios=_repaired_ratios(work, cures, curves.trainer),
+        repaired_ratios=_repaired_ratios(work, cures, curves),
         combinations=combinations_of(work.runs, work.observed),
-        question=_question(work, known, curves.trainer),
+        question=_question(work, known, curves),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
         commands=_commands(work),
     )
@@ -162,14 +170,14 @@ def _ratios(work: Subject) -> dict[int, ThinCurve]:
 
 
 def _repaired_ratios(
-    work: Subject, cures: Sequence[Cure], trainer: Trainer
+    work: Subject, cures: Sequence[Cure], curves: Curves
 ) -> tuple[RepairedRatio, ...]:
     """For saturated runs: what their own step is against the curvature of the repaired run."""
     own = [cure for cure in cures if _is_saturated(work.runs[cure.run])]
-    if not own:
+    if not own or not curves.goes_on():
         return ()
     measured = {"training.sharpness_points": _SHARPNESS_POINTS}
-    results = trainer.results([with_settings(cure.repaired, measured) for cure in own])
+    results = curves.trainer.results([with_settings(cure.repaired, measured) for cure in own])
     found = (
         repaired_ratio(work.runs[cure.run], cure, result, work.n_examples)
         for cure, result in zip(own, results, strict=True)
@@ -183,21 +191,31 @@ def _is_saturated(run: PastRun) -> bool:
     return tail is not None and tail < 0.5 and run.config.training.batch_size is None
 
 
-def _question(work: Subject, known: Results, trainer: Trainer) -> QuestionSection | None:
-    """The section on the question's own run, where the study has it."""
-    own = next((run for run in work.study.runs if is_question(run.config)), None)
+def own_question(work: Subject) -> PastRun | None:
+    """The question's own run, if the study has it."""
+    return next((run for run in work.study.runs if is_question(run.config)), None)
+
+
+def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection | None:
+    """The section on the question's own run, where the study has it and its files are there."""
+    own = own_question(work)
     if own is None:
         return None
-    loss = fetch_run(work.store, own.run_id).result.loss
+    try:
+        loss = fetch_run(work.store, own.run_id).result.loss
+    except RecordError as error:
+        say(work.console, f"the question's run is left out of the page: {error}")
+        return None
     space = tuple(entry for entry in work.space if not entry.path.startswith("training."))
     found = repair(
         with_settings(unmeasured(own.config), {"training.dtype": "float32"}),
         space,
-        trainer,
+        curves.trainer,
         n_examples=work.n_examples,
         gradient_norm=work.norms,
         seeds=work.config.explain.seeds,
         known=known,
+        goes_on=curves.goes_on,
     )
     return summarise_question(work.runs, own, loss, describe_repair(found))
 
@@ -214,5 +232,8 @@ def _commands(work: Subject) -> tuple[str, ...]:
 
 
 def unmeasured(config: RunConfig) -> RunConfig:
-    """The same training without measuring its sharpness, which no bit depends on."""
-    return with_settings(config, {"training.sharpness_points": 0})
+    """The same training without what is measured on the way, which no bit depends on."""
+    return with_settings(
+        config,
+        {"training.sharpness_points": 0, "training.evaluate_every": Training().evaluate_every},
+    )

@@ -14,6 +14,7 @@ from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.tracking.display import ThinCurve, run_name, thin
 from mlp.tracking.label import EXPLAINS, KEY
+from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store
@@ -63,7 +64,10 @@ class Recorder:
         return (len(self._written) - n_done) * self._busy_s / max(1, n_done)
 
     def record(self, run: RunRecord) -> None:
-        """Hands over a rerun; returns at once."""
+        """Hands over a rerun; returns at once. Raises what an earlier one met in the store."""
+        for written in self._written:
+            if written.done():
+                written.result()
         self._written.append(self._thread.submit(self._publish, run))
 
     def _publish(self, run: RunRecord) -> str:
@@ -71,7 +75,9 @@ class Recorder:
         key = f"{self._key}/rerun/{digest(canonical_json(settings_of(run.config)))[:32]}"
         tags = {KEY: key, EXPLAINS: self._key}
         name = f"rerun {run_name(run.config)} seed {run.config.training.seed}"
-        run_id = publish_run(self._store, run, parent=self._parent, name=name, tags=tags)
+        run_id = patiently(
+            lambda: publish_run(self._store, run, parent=self._parent, name=name, tags=tags)
+        )
         self._busy_s += time.monotonic() - started
         return run_id
 

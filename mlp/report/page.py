@@ -156,7 +156,7 @@ def _question(asked: QuestionSection | None) -> str:
         f"Its loss goes from {asked.lowest:.3f} to {asked.highest:.3f} here, and from 0.455 to "
         "4.852 at the iterations that the question printed. The same settings and first weights; "
         "the swings are chaotic, so that no two machines agree on them for long. "
-        "Amplitude and final loss are medians over the seeds.",
+        "Amplitude and final loss are medians over the seeds. The repair was searched in float32.",
         f"<p class=answer>{markup.escape(asked.repair)}</p>",
         corners,
         f"<details open><summary>Loss by iteration</summary>{losses}</details>",

@@ -8,8 +8,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlp.config import RunConfig
+from mlp.config import RunConfig, Value, settings_of
 from mlp.curve import Verdict
+from mlp.door import with_settings
 from mlp.tracking.history import PastRun
 
 # What the question printed: iteration -> loss after that iteration's update.
@@ -36,7 +37,12 @@ PRINTED_LOSSES = {
 }
 _RATE = 0.005  # the question's learning rate
 _STEPS = 10_000
-_DEPTH = 2
+_NOT_TRAINED = (
+    "data.split_seed",
+    "training.sharpness_points",
+    "training.evaluate_every",
+    "training.order_seed",
+)
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,9 @@ class QuestionSection:
 
 
 def is_question(config: RunConfig) -> bool:
-    """Whether a run is the question's: settings, first weights, length and precision."""
-    return (
-        config.training.dtype == "float64"
-        and config.training.seed == 0
-        and config.training.steps == _STEPS
-        and _is_corner(config, "question", "sum")
-    )
+    """Whether a run is the question's: data, settings, first weights, length and precision."""
+    own: dict[str, Value] = {"training.dtype": "float64", "training.seed": 0}
+    return _is_corner(config, "question", "sum", own)
 
 
 def summarise_question(
@@ -129,13 +131,32 @@ def summarise_question(
     )
 
 
-def _is_corner(config: RunConfig, derivative: str, normalization: str) -> bool:
-    return (
-        config.model.depth == _DEPTH
-        and config.gradient.derivative == derivative
-        and config.gradient.normalization == normalization
-        and config.optimizer.learning_rate == _RATE
+def _is_corner(
+    config: RunConfig, derivative: str, normalization: str, own: Mapping[str, Value]
+) -> bool:
+    """Whether a run is the question's but for these settings."""
+    wanted = with_settings(
+        RunConfig(),
+        {
+            "data.name": "mnist",
+            "data.validation_fraction": 0.0,
+            "model.depth": 2,
+            "model.widths": [3, 3],
+            "optimizer.learning_rate": _RATE,
+            "training.steps": _STEPS,
+            "gradient.derivative": derivative,
+            "gradient.normalization": normalization,
+            **own,
+        },
     )
+    return _essence(config) == _essence(wanted)
+
+
+def _essence(config: RunConfig) -> dict[str, Value]:
+    """The settings that say what is trained; a split that holds nothing out says nothing."""
+    own = settings_of(config)
+    widths: list[Value] = list(config.model.layer_widths)
+    return {path: own[path] for path in own if path not in _NOT_TRAINED} | {"model.widths": widths}
 
 
 def _corner(
@@ -144,8 +165,9 @@ def _corner(
     own = [
         run
         for run in runs
-        if run.config.training.dtype == "float32"
-        and _is_corner(run.config, derivative, normalization)
+        if _is_corner(
+            run.config, derivative, normalization, {"training.seed": run.config.training.seed}
+        )
     ]
     if not own:
         return None

@@ -36,6 +36,32 @@ def download(uri: str, address: str, folder: Path) -> None:
             large.
         Exception: whatever MLflow raises.
     """
+    repository = _repository(uri, address)
+    sizes = _sizes(repository)
+    _get(repository, CONFIG_FILE, folder, sizes.get(CONFIG_FILE), LARGEST_TEXT)
+    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
+    for name, expected in (
+        (CURVE_FILE, record.expected_curve(run)),
+        (WEIGHTS_FILE, record.expected_weights(run)),
+    ):
+        _get(repository, name, folder, sizes.get(name), npz.largest_file(expected))
+
+
+def download_text(uri: str, address: str, name: str, folder: Path) -> None:
+    """Downloads one text of a run, as `download` does.
+
+    Args:
+        uri: of the tracking store.
+        address: of the run's files, as the store says.
+        name: of the text.
+        folder: to be filled.
+    """
+    repository = _repository(uri, address)
+    _get(repository, name, folder, _sizes(repository).get(name), LARGEST_TEXT)
+
+
+def _repository(uri: str, address: str) -> ArtifactRepository:
+    """Where a run's files are, if that is an address that is followed."""
     where = urlsplit(address)
     is_other_host = where.scheme not in _OF_CLOUDS and where.netloc not in (
         "",
@@ -44,17 +70,13 @@ def download(uri: str, address: str, folder: Path) -> None:
     allowed = _OF_FOLDERS if uri.startswith("sqlite") else (*_OF_FOLDERS, *_OF_SERVERS)
     if where.scheme not in allowed or is_other_host:
         raise RecordError(f"the files of the run are at {shown(address)}, which is not followed")
-    repository = get_artifact_repository(address, tracking_uri=uri)
-    sizes = {
+    return get_artifact_repository(address, tracking_uri=uri)
+
+
+def _sizes(repository: ArtifactRepository) -> dict[str, int]:
+    return {
         file.path: file.file_size or 0 for file in repository.list_artifacts() if not file.is_dir
     }
-    _get(repository, CONFIG_FILE, folder, sizes.get(CONFIG_FILE), LARGEST_TEXT)
-    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
-    for name, expected in (
-        (CURVE_FILE, record.expected_curve(run)),
-        (WEIGHTS_FILE, record.expected_weights(run)),
-    ):
-        _get(repository, name, folder, sizes.get(name), npz.largest_file(expected))
 
 
 def _get(

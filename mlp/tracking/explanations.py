@@ -17,7 +17,7 @@ from mlp.tracking.view import NOTE_TAG
 
 _ANSWER, _CAUSES = "mlp.answer", "mlp.causes"
 _END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
-_LONGEST_TAG = 5000
+_LONGEST_TAG = 8000
 
 
 def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
@@ -65,8 +65,8 @@ def describe_answer(
         for run_id in run_ids:
             before = store.client.get_run(run_id).data.tags
             note = before.get(NOTE_TAG, "")
-            rest = note.partition(_END_OF_ANSWER)[2] if _END_OF_ANSWER in note else note
-            rest = "" if rest == _shown(before.get(_ANSWER, "")) else rest
+            earlier = _shown(before.get(_ANSWER, ""))
+            rest = note.removeprefix(earlier).removeprefix(_END_OF_ANSWER) if earlier else note
             tags = {_CAUSES: named, _ANSWER: "\n\n".join(sentences)}
             tags[NOTE_TAG] = _below(tags, rest)
             store.client.log_batch(

@@ -25,10 +25,12 @@ from mlflow.entities import Run
 from mlp.config import RunConfig, SweepConfig
 from mlp.curve import Judgement, Verdict, judge
 from mlp.door import read_run, read_sweep, setting_paths
+from mlp.engine.result import Ending
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking.display import ThinCurve
+from mlp.tracking.download import download_text
 from mlp.tracking.label import CONFIRMS, EXPLAINS, KEY, STUDY
-from mlp.tracking.recipe import LARGEST_TEXT, parse_json
+from mlp.tracking.recipe import parse_json
 from mlp.tracking.record import read_text
 from mlp.tracking.runs import STUDY_FILE, get_run
 
@@ -36,6 +38,8 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _STUDY_END = "/study"
+_CUT_SHORT = (Ending.PRUNED.value, Ending.CRASHED.value)
+_LARGEST = 1.7e308  # MLflow writes so many for an infinity
 _PAGE = 1000  # runs a request; MLflow's own default
 _MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
 
@@ -135,7 +139,7 @@ def read_study(store: Store, which: str | None) -> PastStudy:
             f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
         )
         trials = [run for run in children if _is_trial(run)]
-        sweep = _read_sweep(store, parent.info.run_id)
+        sweep = _read_sweep(store, parent)
         return _study(store, name, key, parent, sweep, trials)
 
 
@@ -241,6 +245,8 @@ def _read_all(store: Store, found: Sequence[Run]) -> tuple[list[PastRun], list[s
 
 def _read(store: Store, run: Run) -> PastRun:
     tags = run.data.tags
+    if tags.get("mlp.ending") in _CUT_SHORT:
+        raise RecordError(f"it was {tags['mlp.ending']}, so its loss does not say how it ends")
     metrics = {k: float(v) for k, v in run.data.metrics.items() if math.isfinite(v)}
     digest, trial = tags.get("mlp.data_digest", ""), tags.get("mlp.trial", "")
     return PastRun(
@@ -284,10 +290,12 @@ def _judgement(store: Store, run: Run, metrics: Mapping[str, float]) -> Judgemen
     """What was noted of the loss; judged here where another program recorded the run."""
     verdict = run.data.tags.get("verdict")
     if verdict not in set(Verdict) or "amplitude" not in metrics:
-        curve = read_points(store, run.info.run_id, "loss")
-        if not curve.value.size:
+        points = store.client.get_metric_history(run.info.run_id, "loss")
+        known = {int(point.step): float(point.value) for point in points}
+        if not known:
             raise RecordError("it has no loss curve")
-        return judge(curve.value)
+        loss = np.array([known[step] for step in sorted(known)])
+        return judge(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),
@@ -300,17 +308,17 @@ def _judgement(store: Store, run: Run, metrics: Mapping[str, float]) -> Judgemen
     )
 
 
-def _read_sweep(store: Store, run_id: str) -> SweepConfig | None:
+def _read_sweep(store: Store, parent: Run) -> SweepConfig | None:
     """The settings of a study from its file; None where there is none that can be used."""
-    sizes = {file.path: file.file_size or 0 for file in store.client.list_artifacts(run_id)}
-    if not 0 < sizes.get(STUDY_FILE, 0) <= LARGEST_TEXT:
-        return None
     with TemporaryDirectory() as folder:
-        store.client.download_artifacts(run_id, STUDY_FILE, folder)
-        values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
-    if not isinstance(values, dict):
-        raise RecordError(f"{STUDY_FILE} must be an object")
-    return read_sweep(values)
+        try:
+            address = str(parent.info.artifact_uri)
+            uri = str(store.client.tracking_uri)
+            download_text(uri, address, STUDY_FILE, Path(folder))
+            values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
+            return read_sweep(values) if isinstance(values, dict) else None
+        except (RecordError, SettingError):  # what the runs differ in is the space then
+            return None
 
 
 def _is_trial(run: Run) -> bool:
@@ -354,7 +362,7 @@ def _pages(store: Store, experiments: Sequence[str], condition: str) -> Iterator
 def _busy_s(runs: Sequence[PastRun]) -> float:
     """Seconds covered by the trainings of the runs; those of a population run at once."""
     busy, reached = 0, 0
-    for run in sorted(runs, key=lambda run: run.started_ms):
+    for run in sorted((r for r in runs if r.started_ms), key=lambda run: run.started_ms):
         busy += max(0, run.ended_ms - max(run.started_ms, reached))
         reached = max(reached, run.ended_ms)
     return busy / 1000
