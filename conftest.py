@@ -2,12 +2,17 @@
 
 import importlib.util
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 # Doctests are looked for in every module, and this one imports Ray, an extra.
 collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py"]
+
+# Under nohup the commands that the tests start would ignore it, too.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

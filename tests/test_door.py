@@ -40,6 +40,8 @@ NUMBERS = [
     "optimizer.momentum",
     "study.percentile",
     "study.timeout_s",
+    "execution.memory_gb",
+    "execution.silence_s",
 ]
 NAMES = {
     "data.name": "one of auto, mnist or digits",
@@ -53,6 +55,7 @@ NAMES = {
     "study.objective": "one of validation_accuracy, training_loss or oscillation",
     "study.sampler": "one of tpe, random, qmc or grid",
     "study.pruner": "one of none, median or percentile",
+    "execution.engine": "local or ray",
 }
 TEXTS = [
     "data.root",
@@ -61,6 +64,8 @@ TEXTS = [
     "study.file",
     "study.name",
     "study.storage",
+    "tracking.register",
+    "execution.address",
 ]
 OPTIONAL = {
     "data.root",
@@ -70,6 +75,8 @@ OPTIONAL = {
     "execution.threads",
     "study.name",
     "study.timeout_s",
+    "tracking.register",
+    "execution.memory_gb",
 }
 OUT_OF_RANGE = [
     ("data.validation_fraction", -0.01, "at least 0"),
@@ -201,9 +208,14 @@ def test_values_are_in_range(path, value, law):
     assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
 
 
+@pytest.mark.parametrize("value", [0, 1, "true", None])
+def test_a_claim_is_true_or_false(value):
+    assert refusal(nested("study.dry_run", value)).startswith("study.dry_run must be")
+
+
 def test_the_tables_above_know_every_setting():
     described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
-    rest = {"model.widths", "study.space", "study.enqueue"}
+    rest = {"model.widths", "study.space", "study.enqueue", "study.dry_run"}
     assert described | rest == set(setting_paths("sweep"))
     assert set(default_settings("sweep")) == set(setting_paths("sweep"))
     assert all(setting_paths("sweep").values()), "a setting without a description"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sweeping import command, environment_of_commands, left_in, parent, stored, sweep, tracked
 
-from mlp.config import RESULT_GROUPS
+from mlp.config import RESULT_GROUPS, YOUNGER_SETTINGS
 
 FEW = ("data=digits", "training.steps=20")
 
@@ -73,6 +73,9 @@ def test_shown_config_is_what_a_run_records(here):
     [run] = tracked(here)
     settings = artifact(run.run_id, "config.json")["settings"]
     del before["data"]["root"]  # where, not what
+    for path, default in YOUNGER_SETTINGS.items():  # left out where they ask for what always was
+        group, _, name = path.partition(".")
+        assert settings[group].setdefault(name, default) == default
     assert settings == {group: before[group] for group in RESULT_GROUPS}
 
 

@@ -188,7 +188,7 @@ def test_rerun_of_it_trains_nothing(foreign, artifacts, only_here, monkeypatch, 
     file, data = FILES[name]
     (artifacts / file).write_bytes(data)
     local = run_config(f'tracking.uri="{store.uri}"')
-    monkeypatch.setattr("mlp.rerun.train_record", None)
+    monkeypatch.setattr("mlp.flow.again.train_record", None)
     with pytest.raises(RecordError):
         run_rerun(run_id, local, {}, plain(io.StringIO()))
     done = command("rerun", run_id, f'tracking.uri="{store.uri}"')
