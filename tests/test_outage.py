@@ -219,7 +219,7 @@ def test_server_that_is_killed_and_started_again_during_the_sweep(
 
 def test_slow_server_holds_up_no_training(server, hasty, digests, monkeypatch):
     """All is trained before the first trial is published; then what waits is waited for."""
-    server.way.pause_s = 0.3
+    server.way.pause_s = 0.1  # of each request; a model alone takes dozens
     server.way.set("slow")
     published_meanwhile = []
     original = publish.Publisher.finish
