@@ -30,6 +30,7 @@ from mlp.flow.execution import n_threads
 from mlp.network import initialize
 from mlp.study import search
 from mlp.study.identity import identity
+from mlp.study.storage import storage_in_memory
 from mlp.terminal.console import run_command
 
 _ROUNDS = 7
@@ -294,7 +295,7 @@ def _ask_ms(n_trials: int) -> float:
     study = {"n_trials": n_trials + _GENERATION, "generation": _GENERATION, "space": _SPACE}
     config = read_sweep({"study": study})
     what = identity(config, "digits", "")
-    asked = search.open_search(search.storage_in_memory(), config, what)
+    asked = search.open_search(storage_in_memory(), config, what)
     rng = np.random.RandomState(0)
     while True:
         begin = time.perf_counter()

@@ -16,6 +16,7 @@ from mlp.door import read_sweep
 from mlp.flow.execution import open_executor, train_trials
 from mlp.study import search
 from mlp.study.identity import identity
+from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     config = read_sweep(compose("sweep", [*words, f"study.n_trials={asked.trials}"]))
     data = load(config.base.data, notice=print)
     opened = search.open_search(
-        search.storage_in_memory(), config, identity(config, data.name, data.digest)
+        storage_in_memory(), config, identity(config, data.name, data.digest)
     )
     configs = [trial.config for trial in search.ask(opened)]
     here, ratios = Execution(threads=2), []

@@ -24,6 +24,7 @@ from mlp.flow import worker
 from mlp.flow.execution import open_executor, train_trials
 from mlp.study import search
 from mlp.study.identity import identity
+from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 from mlp.tracking.runs import fetch_run, open_store
@@ -309,7 +310,7 @@ def search_first(config, number):
     """The learning rate of a trial of the first generation."""
     data = load(config.base.data, notice=print)
     what = identity(config, data.name, data.digest)
-    opened = search.open_search(search.storage_in_memory(), config, what)
+    opened = search.open_search(storage_in_memory(), config, what)
     return search.ask(opened)[number].config.optimizer.learning_rate
 
 

@@ -198,7 +198,7 @@ def test_the_page_is_one_file_that_loads_nothing_and_escapes_names(inside):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//(?!127\.0\.0\.1)""", own)
     assert own.index("makes the loss oscillate") < own.index("<section>")
     blocks = re.findall(r"<script type='application/json'[^>]*>(.*?)</script>", own, re.DOTALL)
-    assert len(blocks) == 4 + len(re.findall("class=change", own))
+    assert len(blocks) == 5 + len(re.findall("class=change", own))
     assert all(json.loads(block)["data"] for block in blocks)
     for run in found.study.runs:
         assert run.run_id in own

@@ -24,6 +24,7 @@ from mlp.door import read_run, read_sweep, setting_paths
 from mlp.errors import MlpError, RecordError, SettingError
 from mlp.study import search
 from mlp.study.identity import check_study, differences, identity
+from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
 from mlp.tracking import npz, record
 from mlp.tracking.recipe import read_recipe, write_recipe
@@ -205,7 +206,7 @@ def study(values: dict[str, Any], depth: int) -> None:
 def asked(config: SweepConfig) -> list[RunConfig]:
     what = identity(config, "digits", "0" * 64)
     assert differences(json.loads(json.dumps(what)), what) == []
-    opened = search.open_search(search.storage_in_memory(), config, what)
+    opened = search.open_search(storage_in_memory(), config, what)
     return [trial.config for trial in search.ask(opened)]
 
 

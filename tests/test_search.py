@@ -21,6 +21,7 @@ from mlp.study.domain import Range
 from mlp.study.identity import identity
 from mlp.study.search import Outcome
 from mlp.study.space import parameters
+from mlp.study.storage import open_storage
 from mlp.terminal.compose import compose
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
@@ -65,7 +66,7 @@ def url_of(folder, name="optuna.db"):
 def empty_store(tmp_path_factory):
     """A store with its tables and no study: making one takes a second, a copy does not."""
     folder = tmp_path_factory.mktemp("store")
-    search.open_storage(url_of(folder))
+    open_storage(url_of(folder))
     return folder / "optuna.db"
 
 
@@ -77,7 +78,7 @@ def folder(tmp_path, empty_store):
 
 def opened(folder, config):
     """As a new process would, on a storage of its own."""
-    storage = search.open_storage(url_of(folder))
+    storage = open_storage(url_of(folder))
     return search.open_search(storage, config, identity(config, "digits", "d" * 64))
 
 
@@ -412,7 +413,7 @@ def test_an_explicit_name_with_another_identity_is_refused(folder):
 
 
 def test_a_study_of_another_program_is_not_touched(folder):
-    storage = search.open_storage(url_of(folder))
+    storage = open_storage(url_of(folder))
     optuna.create_study(storage=storage, study_name="theirs").set_user_attr("theirs", 1)
     with pytest.raises(SettingError, match="study theirs is of another program"):
         opened(folder, sweep(name="theirs"))
@@ -424,7 +425,7 @@ def test_a_study_of_another_program_is_not_touched(folder):
 def test_a_study_whose_maker_was_killed_at_once_is_gone_on_with(name, folder):
     config = sweep(name=name)
     study_name = name or opened(folder, config).name
-    storage = search.open_storage(url_of(folder))
+    storage = open_storage(url_of(folder))
     if name is None:
         optuna.delete_study(study_name=study_name, storage=storage)
     optuna.create_study(storage=storage, study_name=study_name, direction="maximize")
@@ -436,7 +437,7 @@ def test_a_study_whose_maker_was_killed_at_once_is_gone_on_with(name, folder):
 
 
 def test_the_newest_other_study_of_the_file_is_named(folder):
-    storage = search.open_storage(url_of(folder))
+    storage = open_storage(url_of(folder))
     new = sweep(seed=3)
     what = identity(new, "digits", "d" * 64)
     assert search.related_study(storage, new, what) is None
@@ -448,7 +449,7 @@ def test_the_newest_other_study_of_the_file_is_named(folder):
 
 
 def test_data_that_were_resolved_are_known_again(folder):
-    storage = search.open_storage(url_of(folder))
+    storage = open_storage(url_of(folder))
     auto = read_sweep({"study": {"space": {RATE: [0.1]}}})
     assert search.known_data(storage, auto) is None
     search.open_search(storage, auto, identity(auto, "digits", "d" * 64))
@@ -501,7 +502,7 @@ def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
 
 def refusal(url, error=StoreError):
     with pytest.raises(error) as caught:
-        search.open_storage(url)
+        open_storage(url)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 500
@@ -509,13 +510,13 @@ def refusal(url, error=StoreError):
 
 
 def test_a_new_store_is_made_with_its_folder_there(tmp_path):
-    search.open_storage(url_of(tmp_path, "a b [c].db"))
+    open_storage(url_of(tmp_path, "a b [c].db"))
     assert [file.name for file in tmp_path.iterdir()] == ["a b [c].db"]
 
 
 def test_a_relative_store_lies_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    search.open_storage("sqlite:///optuna.db")
+    open_storage("sqlite:///optuna.db")
     assert (tmp_path / "optuna.db").is_file()
 
 
@@ -553,7 +554,7 @@ def test_a_folder_is_refused(tmp_path):
 
 
 def test_the_folder_of_a_new_store_is_made(tmp_path):
-    search.open_storage(f"sqlite:///{tmp_path}/not/yet/optuna.db")
+    open_storage(f"sqlite:///{tmp_path}/not/yet/optuna.db")
     assert (tmp_path / "not/yet/optuna.db").is_file()
 
 
@@ -580,7 +581,7 @@ def test_a_file_of_another_database_program_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         connection.execute("CREATE TABLE diary (day TEXT)")
     connection.close()
-    search.open_storage(url_of(tmp_path))
+    open_storage(url_of(tmp_path))
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         connection.execute("SELECT * FROM diary")
     connection.close()

@@ -10,7 +10,9 @@ from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
 from mlp.engine.result import Ending, Result
-from mlp.report.figures import map_figure, parallel_figure, stability_figure
+from mlp.report.figures import map_figure, stability_figure
+from mlp.report.optuna_plots import search_figure
+from mlp.report.parallel import parallel_figure
 from mlp.report.question import PRINTED_LOSSES, is_question, summarise_question
 from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
 from mlp.tracking.display import ThinCurve
@@ -145,7 +147,7 @@ def test_each_run_is_drawn_once_in_the_colour_of_its_verdict():
         past(Verdict.LEARNING, gradient__normalization="sum"),
     ]
     observed = [seen(run, optimizer__learning_rate=1.0) for run in runs]
-    figure = map_figure(runs, ["a", "b"])
+    figure = map_figure(runs)
     drawn = {trace.name: list(trace.x) for trace in figure.data if len(trace.x)}
     assert drawn == {"oscillating": [3.0], "learning": [0.5]}
     lines = parallel_figure(runs, observed).data[0]
@@ -157,6 +159,22 @@ def test_each_run_is_drawn_once_in_the_colour_of_its_verdict():
     curve = ThinCurve(np.array([2.0, 0.5]), np.array([0, 9]))
     ratio = stability_figure(runs, {1: curve}).data[0]
     assert (list(ratio.x), list(ratio.y), ratio.name) == ([1, 10], [2.0, 0.5], "learning")
+
+
+def test_the_search_is_drawn_with_the_best_so_far():
+    accuracies = [0.5, 0.9, 0.7, 0.95, 0.6, 0.8, 0.97, 0.9]
+    runs = [
+        dataclasses.replace(past(metrics={"final_validation_accuracy": value}), trial=2 * number)
+        for number, value in enumerate(accuracies)
+    ]
+    drawn = search_figure(runs, "validation_accuracy").data
+    points, best = (t for t in drawn if t.name in ("validation_accuracy", "Best Value"))
+    assert dict(zip(points.x, points.y, strict=True)) == dict(
+        zip(range(0, 16, 2), accuracies, strict=True)
+    )
+    assert list(best.y)[-1] == 0.97
+    assert search_figure(runs, "oscillation") is None
+    assert search_figure(runs[:3], "validation_accuracy") is None
 
 
 @pytest.mark.parametrize("rates", [(1e-5, 1.0), (0.001, 0.1)])

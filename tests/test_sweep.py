@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from sweeping import (
     DIVERGING,
@@ -28,7 +29,7 @@ from sweeping import (
 
 from mlp.errors import AllDivergedError, SettingError, StoreError
 from mlp.flow import generation
-from mlp.study.search import open_storage
+from mlp.study.storage import open_storage
 
 LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
 
@@ -479,3 +480,27 @@ def wait_for(condition, process=None, patience_s=60.0):
 
 def parent_exists(folder) -> bool:
     return any("mlp.study" in run.tags for run in tracked(folder))
+
+
+def test_the_forecast_is_stored_before_the_first_step(here, made_store, monkeypatch):
+    shutil.copy(made_store, here / "mlflow.db")
+    noted: list[dict[str, float]] = []
+    really_train = generation.train_trials
+
+    def train(configs, *args, **kwargs):
+        if len(configs) > 0:
+            [study] = optuna.get_all_study_summaries("sqlite:///optuna.db")
+            parts = [v for k, v in study.user_attrs.items() if k.startswith("mlp.forecasts/")]
+            noted.append({number: ratio for part in parts for number, ratio in part.items()})
+        return really_train(configs, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "train_trials", train)
+    sweep("training.sharpness_points=3", "study.generation=2")
+    assert [len(known) for known in noted] == [2, 4]
+    starts = {
+        run.tags["mlp.trial"]: run.metrics["stability_ratio_start"]
+        for run in tracked(here)
+        if "mlp.trial" in run.tags
+    }
+    assert len(starts) == 4
+    assert noted[-1] == starts  # of the weights that were trained, bit for bit

@@ -13,7 +13,7 @@ oscillate again with further seeds, anything that needs a dozen pairs to be show
 causes in the picked runs and within the space; nothing is claimed about other spaces.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp.causes.association import Association
@@ -162,6 +162,7 @@ def answer(
         n_examples: in the training part.
         gradient_norm: as for `inquiry.prepare`; asked for one run at most.
     """
+    results = consulted = _Consulted(results)
     found = effects(inquiry, results)
     curing = curing_factors(found)
     bonds = dependences(inquiry, curing, results)
@@ -190,7 +191,7 @@ def answer(
         n_runs=len(runs),
         n_oscillating=sum(run.is_oscillating for run in runs),
         n_picked=(len(inquiry.on(Side.STOPS)), len(inquiry.on(Side.STARTS))),
-        n_trained=len(results),
+        n_trained=len(consulted.keys_read),
         is_complete=not next_trainings(inquiry, results),
         causes=causes,
         without_effect=idle,
@@ -202,6 +203,25 @@ def answer(
         joint_cures=joint,
         association=association,
     )
+
+
+class _Consulted(Mapping[RunConfig, Judgement]):
+    """Results that remember which of them were asked for: earlier answers may have had others."""
+
+    def __init__(self, results: Results) -> None:
+        self.keys_read: set[RunConfig] = set()
+        self._results = results
+
+    def __getitem__(self, config: RunConfig) -> Judgement:
+        found = self._results[config]
+        self.keys_read.add(config)
+        return found
+
+    def __iter__(self) -> Iterator[RunConfig]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
 
 
 def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlp.config import Execution, RunConfig, Tracking, Value, settings_of
+from mlp.config import Execution, Gradient, Initialization, RunConfig, Tracking, Value, settings_of
 from mlp.door import with_settings
 from mlp.errors import SettingError
 from mlp.study.domain import Choice, Domain, Range, typed
@@ -18,6 +18,10 @@ from mlp.study.space import Entry, Space
 
 NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rate"
 DEPTH, WIDTHS = "model.depth", "model.widths"
+_DEFAULTS: dict[str, float] = {  # of settings that can be without any effect
+    "gradient.clip_norm": Gradient().clip_norm,
+    "initialization.scale": Initialization().scale,
+}
 SEEDS = ("training.seed", "training.order_seed")
 
 _FACTOR_OF_TEN = 10.0
@@ -71,9 +75,13 @@ def plain(config: RunConfig) -> RunConfig:
         >>> near, far = RunConfig(execution=Execution(threads=1)), RunConfig()
         >>> near == far, plain(near) == plain(far)
         (False, True)
+        >>> mean = RunConfig(gradient=Gradient(normalization="mean", clip_norm=3.0))
+        >>> plain(mean) == plain(RunConfig())
+        True
     """
     local = {"data.root": None, WIDTHS: config.model.layer_widths}
-    changed = with_settings(config, local)
+    idle = {path: own for path, own in _DEFAULTS.items() if not _is_active(config, path)}
+    changed = with_settings(config, {**local, **idle})
     return RunConfig(
         data=changed.data,
         model=changed.model,

@@ -32,6 +32,7 @@ from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
 from mlp.study.space import flat
+from mlp.study.storage import Storage, close_storage, one_sentence, open_storage, storage_in_memory
 from mlp.terminal.compose import own_study_files
 from mlp.terminal.screen import meter, say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
@@ -84,12 +85,12 @@ def run_sweep(config: SweepConfig, console: Console) -> StudyEnd:
     """
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
-    storage = search.open_storage(config.study.storage)
+    storage = open_storage(config.study.storage)
     try:
-        with search.one_sentence(config.study.storage):
+        with one_sentence(config.study.storage):
             end = _run(config, storage, console)
     finally:
-        search.close_storage(storage)
+        close_storage(storage)
     if end.n_finite == 0:
         raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
     return end
@@ -106,14 +107,14 @@ def run_rehearsal(config: SweepConfig, console: Console) -> Rehearsal:
         MlpError: for data or settings that cannot be used.
     """
     check_study(config)
-    config, data = _load(config, search.storage_in_memory(), console)
+    config, data = _load(config, storage_in_memory(), console)
     with waiting(console, "training for two seconds"):
         rehearsal = rehearse(config, data)
     say(console, *render_rehearsal(rehearsal, config, data))
     return rehearsal
 
 
-def _run(config: SweepConfig, storage: search.Storage, console: Console) -> StudyEnd:
+def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
     """The sweep with its store open."""
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
@@ -158,9 +159,7 @@ def _conduct(session: Session) -> StudyEnd:
         raise
 
 
-def _load(
-    config: SweepConfig, storage: search.Storage, console: Console
-) -> tuple[SweepConfig, Dataset]:
+def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[SweepConfig, Dataset]:
     """The data, and the config with their name in it; a continued study keeps what it had."""
     wanted = config.base.data
     if wanted.name == "auto" and (name := search.known_data(storage, config)):

@@ -107,7 +107,7 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
     missing = [number for number in configs if number not in records]
     if missing:
         execution, started_ms = session.config.base.execution, _now_ms()
-        results = train_trials([configs[number] for number in missing], data, execution)
+        results = train_trials([configs[number] for number in missing], data, session.where)
         timing = Timing(started_ms, _now_ms(), n_threads(execution))
         for number, result in zip(missing, results, strict=True):
             record = make_record(configs[number], data, result, timing)

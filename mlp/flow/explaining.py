@@ -19,6 +19,7 @@ from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
+from mlp.flow.execution import open_executor
 from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
 from mlp.flow.reruns import Recorder, Trainer
 from mlp.report.page import figures_of, render_page
@@ -91,8 +92,12 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     )
     status = "FAILED"
     try:
-        with Recorder(store, key, run_id) as recorder, _progress(work, inquiry, known) as told:
-            trainer = Trainer(work.data, config.local.execution, recorder, told)
+        with (
+            open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
+            Recorder(store, key, run_id) as recorder,
+            _progress(work, inquiry, known) as told,
+        ):
+            trainer = Trainer(work.data, where, recorder, told)
             found = _investigate(work, inquiry, known, trainer, recorder)
             goes_on = _clock(work, trainer, recorder, share=1.0)
             curves = Curves(work.store, earlier, trainer, goes_on)

@@ -142,6 +142,7 @@ def gather(
         question=_question(work, known, curves),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
         commands=_commands(work),
+        objective=work.study.sweep.study.objective if work.study.sweep else None,
     )
 
 

@@ -1,6 +1,7 @@
 """A generation of a study: trained, judged, made safe, stored in the search, handed to MLflow."""
 
 import itertools
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from mlp.errors import RecordError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value
 from mlp.flow.work import Executor
+from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Outcome, Search, Trial
@@ -109,6 +111,8 @@ def train_generation(
         if result.ending is Ending.CRASHED:
             say(session.console, f"trial {trial.number} is recorded as crashed")
 
+    with session.timed("forecast"):
+        _forecast(session, missing)
     with session.timed("train"):
         if missing:
             train_trials(
@@ -127,6 +131,29 @@ def train_generation(
         best = search.best_row(session.search)
         if best is not None and best.number in records:
             session.records = {best.number: records[best.number]}
+
+
+def _forecast(session: Session, trials: Sequence[Trial]) -> None:
+    """Notes the stability ratios at the first weights, before the first step of any of these.
+
+    Only of trials along which the sharpness is measured anyway.
+    """
+    measured = [trial for trial in trials if sharpness_steps(trial.config)]
+    noted = search.forecasts(session.search) if measured else {}
+    wanted = [trial for trial in measured if trial.number not in noted]
+    if not wanted:
+        return
+    from mlp.stability.sharpness import forecast  # imports compiled code
+
+    threads = n_threads(session.config.base.execution)
+    found = forecast([trial.config for trial in wanted], session.data, threads=threads)
+    ratios = {
+        trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
+    }
+    if ratios:
+        search.add_forecasts(session.search, ratios)
+        name = f"forecasts/{min(ratios):06d}.json"
+        session.publisher.describe(metrics={}, tags={}, files={name: json.dumps(ratios, indent=1)})
 
 
 def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecord]:

@@ -19,10 +19,10 @@ def studies(storage: str) -> dict[str, int]:
     Raises:
         MlpError: for a store that cannot be used.
     """
-    from mlp.study import search  # imports Optuna
+    from mlp.study.storage import one_sentence, open_storage, stored_studies  # imports Optuna
 
-    with search.one_sentence(storage):
-        return search.stored_studies(search.open_storage(storage))
+    with one_sentence(storage):
+        return stored_studies(open_storage(storage))
 
 
 def left_running(config: SweepConfig) -> dict[str, str | None]:

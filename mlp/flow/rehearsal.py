@@ -20,6 +20,7 @@ from mlp.study.domain import Choice, Domain, describe, typed
 from mlp.study.identity import identity, study_name
 from mlp.study.search import Search, Trial
 from mlp.study.space import draw
+from mlp.study.storage import storage_in_memory
 
 N_SHOWN = 5  # trials that are listed
 _CALIBRATION_S = 2.0
@@ -140,7 +141,7 @@ def _open(config: SweepConfig, data: Dataset) -> Search:
     study = dataclasses.replace(config.study, generation=generation)
     config = dataclasses.replace(config, study=study)
     what = identity(config, data.name, data.digest)
-    return search.open_search(search.storage_in_memory(), config, what)
+    return search.open_search(storage_in_memory(), config, what)
 
 
 def _training_seconds(configs: Sequence[RunConfig], data: Dataset) -> tuple[float, float]:

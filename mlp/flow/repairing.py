@@ -13,7 +13,7 @@ from mlp.curve import Judgement, Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import DataError
-from mlp.flow.execution import n_threads, train_trials
+from mlp.flow.execution import n_threads, open_executor, train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import explain_command, rerun_command
@@ -84,14 +84,17 @@ def _searched(
     end = time.monotonic() + limit_s
     n_trained = 0
     say(console, f"searching what stops it; explain.timeout_s={limit_s:.0f} ends the search")
-    with counting(console, "reruns", 2 * int(_RUNS_WORTH)) as told:
+    with (
+        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
+        counting(console, "reruns", 2 * int(_RUNS_WORTH)) as told,
+    ):
 
         def train(configs: Sequence[RunConfig]) -> list[Judgement]:
             nonlocal n_trained
             results = train_trials(
                 configs,
                 data,
-                config.local.execution,
+                where,
                 progress=lambda done, _losses: told(n_trained, done),
             )
             n_trained += len(configs)

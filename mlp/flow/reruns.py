@@ -6,12 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from mlp.config import Execution, RunConfig, canonical_json, digest, settings_of
+from mlp.config import RunConfig, canonical_json, digest, settings_of
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
-from mlp.flow.execution import n_threads, train_trials
+from mlp.flow.execution import train_trials
 from mlp.flow.outcome import Timing, make_record
+from mlp.flow.work import Executor
 from mlp.tracking.display import ThinCurve, run_name, thin
 from mlp.tracking.label import EXPLAINS, KEY
 from mlp.tracking.publish import patiently
@@ -50,9 +51,15 @@ class Recorder:
     ) -> None:
         """Waits for what was handed over; raises the first fault of the store.
 
-        On the way out of another error the rest is dropped.
+        What a person stops is recorded as far as it is trained; if he cannot wait for that either,
+        and on the way out of another error, the rest is dropped.
         """
-        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        is_stopped = isinstance(error, KeyboardInterrupt)
+        try:
+            self._thread.shutdown(wait=True, cancel_futures=error is not None and not is_stopped)
+        except KeyboardInterrupt:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+            raise
         if error is None:
             for written in self._written:
                 written.result()
@@ -94,7 +101,7 @@ class Trainer:
     def __init__(
         self,
         data: Dataset,
-        execution: Execution,
+        executor: Executor,
         recorder: Recorder,
         told: Callable[[int, float], None],
     ) -> None:
@@ -102,14 +109,14 @@ class Trainer:
 
         Args:
             data: the examples.
-            execution: how wide.
+            executor: who trains.
             recorder: that every rerun is handed to.
             told: called often with the reruns done and in work; may raise to stop.
         """
         self.curves: dict[RunConfig, ThinCurve] = {}
         self.n_trained = 0
         self.seconds = 0.0
-        self._data, self._execution, self._recorder = data, execution, recorder
+        self._data, self._executor, self._recorder = data, executor, recorder
         self._told = told
 
     def __call__(self, configs: Sequence[RunConfig]) -> list[Judgement]:
@@ -122,20 +129,23 @@ class Trainer:
 
     def _train(self, configs: Sequence[RunConfig]) -> list[RunRecord]:
         started, started_ms = time.monotonic(), time.time_ns() // 1_000_000
-        found = train_trials(
+        records: dict[int, RunRecord] = {}
+
+        def keep(place: int, result: Result) -> None:
+            """Records a rerun while others still train: what is stopped then has lost nothing."""
+            timing = Timing(started_ms, time.time_ns() // 1_000_000, self._executor.n_threads)
+            config = configs[place]
+            records[place] = record = make_record(config, self._data, result, timing)
+            self.curves[config] = thin(result.loss, result.loss_step)
+            self._recorder.record(record)
+
+        train_trials(
             configs,
             self._data,
-            self._execution,
+            self._executor,
             progress=lambda done, _losses: self._told(self.n_trained, done),
+            kept=keep,
         )
-        timing = Timing(started_ms, time.time_ns() // 1_000_000, n_threads(self._execution))
-        records = [
-            make_record(config, self._data, result, timing)
-            for config, result in zip(configs, found, strict=True)
-        ]
         self.seconds += time.monotonic() - started
         self.n_trained += len(configs)
-        for config, record in zip(configs, records, strict=True):
-            self.curves[config] = thin(record.result.loss, record.result.loss_step)
-            self._recorder.record(record)
-        return records
+        return [records[place] for place in range(len(configs))]

@@ -12,11 +12,8 @@ from mlp.causes.attribution import Answer
 from mlp.causes.effect import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Side
-from mlp.causes.observed import StudyRun
-from mlp.config import Value
 from mlp.curve import Verdict
-from mlp.report.summary import CurvePair, named_settings
-from mlp.study.domain import typed
+from mlp.report.summary import CurvePair
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.history import PastRun
 
@@ -64,7 +61,7 @@ def curves_figure(pair: CurvePair) -> go.Figure:
     figure.update_yaxes(type="log", title_text="loss", exponentformat="power")
     figure.update_xaxes(title_text="step")
     figure.update_layout(height=_PAIR_HEIGHT)
-    return _plain(figure, margin={"l": 60, "r": 20, "t": 30, "b": 45})
+    return bare(figure, margin={"l": 60, "r": 20, "t": 30, "b": 45})
 
 
 def causes_figure(answer: Answer) -> go.Figure:
@@ -102,7 +99,7 @@ def causes_figure(answer: Answer) -> go.Figure:
         title_text="share of the pairs that turned", tickformat=".0%", range=[-1.05, 1.05]
     )
     figure.update_layout(height=150 + _LINE_HEIGHT * max(4, n_lines))
-    return _plain(figure)
+    return bare(figure)
 
 
 def importance_figure(importances: Sequence[Importance]) -> go.Figure:
@@ -125,11 +122,11 @@ def importance_figure(importances: Sequence[Importance]) -> go.Figure:
     )
     figure.update_xaxes(title_text="share of the verdict's variance", tickformat=".0%")
     figure.update_layout(height=130 + _LINE_HEIGHT * max(3, len(shown)), showlegend=False)
-    return _plain(figure)
+    return bare(figure)
 
 
-def map_figure(runs: Sequence[PastRun], addresses: Sequence[str]) -> go.Figure:
-    """Learning rate by normalization, each run coloured by its verdict."""
+def map_figure(runs: Sequence[PastRun]) -> go.Figure:
+    """Learning rate by normalization, each run coloured by its verdict; its id is with it."""
     names = list(dict.fromkeys(run.config.gradient.normalization for run in runs))
     figure = go.Figure()
     for verdict in Verdict:
@@ -146,7 +143,7 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str]) -> go.Figure:
                 "opacity": 0.85,
             },
             text=[runs[i].name for i in own],
-            customdata=[addresses[i] for i in own],
+            customdata=[runs[i].run_id for i in own],
             hovertemplate="%{text}<br>learning rate %{x:.4g}<extra>" + verdict.value + "</extra>",
             visible=True if own else "legendonly",
         )
@@ -155,39 +152,7 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str]) -> go.Figure:
         tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4]
     )
     figure.update_layout(height=170 + 70 * len(names))
-    return _plain(figure)
-
-
-def parallel_figure(runs: Sequence[PastRun], observed: Sequence[StudyRun]) -> go.Figure:
-    """Parallel coordinates: a line a run through its settings, coloured by its verdict."""
-    verdicts = list(VERDICT_COLOURS)
-    names = list(dict.fromkeys(name.partition("[")[0] for run in observed for name in run.params))
-    dimensions = [_dimension(name, runs) for name in names]
-    places = [verdicts.index(run.judgement.verdict) for run in runs]
-    dimensions.append(
-        {
-            "label": "verdict",
-            "values": places,
-            "tickvals": list(range(len(verdicts))),
-            "ticktext": [verdict.value for verdict in verdicts],
-            "range": [0, len(verdicts) - 1],
-        }
-    )
-    n = len(verdicts)
-    scale = [
-        [edge / n, VERDICT_COLOURS[verdict]]
-        for place, verdict in enumerate(verdicts)
-        for edge in (place, place + 1)
-    ]
-    figure = go.Figure(
-        go.Parcoords(
-            line={"color": places, "colorscale": scale, "cmin": -0.5, "cmax": n - 0.5},
-            dimensions=dimensions,
-            labelangle=-12,
-        )
-    )
-    figure.update_layout(height=430)
-    return _plain(figure, margin={"l": 90, "r": 90, "t": 90, "b": 30})
+    return bare(figure)
 
 
 def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> go.Figure:
@@ -214,7 +179,7 @@ def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -
     figure.update_xaxes(type="log", title_text="step + 1", exponentformat="power")
     figure.update_yaxes(type="log", title_text="stability ratio", exponentformat="power")
     figure.update_layout(height=460)
-    return _plain(figure)
+    return bare(figure)
 
 
 def _effect_hover(effect: Effect, side: SideEffect) -> str:
@@ -230,53 +195,11 @@ def _lane(names: Sequence[str], run: PastRun, place: int) -> float:
     return names.index(run.config.gradient.normalization) + 0.5 * ((place * 0.618034) % 1 - 0.5)
 
 
-def _dimension(name: str, runs: Sequence[PastRun]) -> dict[str, object]:
-    values = [_setting(run, name) for run in runs]
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        numbers = [float(v) for v in values if isinstance(v, int | float)]
-        if min(numbers) > 0 and max(numbers) > 20 * min(numbers):
-            return _logarithmic(name, numbers)
-        ticks = sorted(set(numbers))
-        few = {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-        return {"label": name, "values": numbers, **(few if len(ticks) <= 6 else {})}
-    texts = [typed(value) for value in values]
-    known = list(dict.fromkeys(texts))
-    return {
-        "label": name,
-        "values": [known.index(text) for text in texts],
-        "tickvals": list(range(len(known))),
-        "ticktext": known,
-    }
-
-
-def _logarithmic(name: str, numbers: Sequence[float]) -> dict[str, object]:
-    """A dimension by its logarithm, with ticks at powers of ten; parcoords has no such axis."""
-    import math
-
-    logs = [math.log10(number) for number in numbers]
-    ticks = list(range(math.floor(min(logs)), math.ceil(max(logs)) + 1))
-    return {
-        "label": name,
-        "values": logs,
-        "tickvals": ticks,
-        "ticktext": [f"1e{tick}" for tick in ticks],
-        "range": [min(logs), max(logs)],
-    }
-
-
-def _setting(run: PastRun, name: str) -> Value:
-    group, _, setting = name.partition(".")
-    if name == "model.widths":
-        return max(run.config.model.layer_widths)
-    value: Value = getattr(getattr(run.config, group), setting)
-    return value
-
-
 def _rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 
-def _plain(figure: go.Figure, margin: Mapping[str, int] | None = None) -> go.Figure:
+def bare(figure: go.Figure, margin: Mapping[str, int] | None = None) -> go.Figure:
     """No colours of its own: the page puts its light or dark ones in."""
     figure.update_layout(
         template="none",
@@ -288,15 +211,3 @@ def _plain(figure: go.Figure, margin: Mapping[str, int] | None = None) -> go.Fig
     )
     figure.update_yaxes(automargin=True)
     return figure
-
-
-__all__ = [
-    "VERDICT_COLOURS",
-    "causes_figure",
-    "curves_figure",
-    "importance_figure",
-    "map_figure",
-    "named_settings",
-    "parallel_figure",
-    "stability_figure",
-]

@@ -65,8 +65,9 @@ function openFromMap() {
   const map = document.getElementById("figure-map");
   if (!map) return;
   map.on("plotly_click", (event) => {
-    const address = event.points[0].customdata;
-    if (address && !isFramed) window.open(address, "_blank", "noopener");
+    const run = event.points[0].customdata;
+    const address = document.body.dataset.address.replace("RUN", run);
+    if (run && !isFramed) window.open(address, "_blank", "noopener");
   });
 }
 

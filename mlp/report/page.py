@@ -8,6 +8,8 @@ from plotly.offline import get_plotlyjs
 
 from mlp.curve import Verdict
 from mlp.report import figures, markup
+from mlp.report.optuna_plots import search_figure
+from mlp.report.parallel import parallel_figure
 from mlp.report.question import QuestionSection
 from mlp.report.summary import Combination, PageContent, RepairedRatio
 from mlp.stability.forecast import Quality
@@ -33,6 +35,7 @@ def render_page(content: PageContent) -> str:
         _space(plots),
         _stability(content, plots),
         _combinations(content.combinations),
+        _search(plots),
         _runs(content),
         _commands(content.commands),
     ]
@@ -42,6 +45,7 @@ def render_page(content: PageContent) -> str:
         script=_asset("page.js"),
         plotly=get_plotlyjs(),
         body="\n".join(own for own in sections if own),
+        address=markup.escape(_template(content)),
     )
 
 
@@ -49,12 +53,16 @@ def figures_of(content: PageContent) -> dict[str, go.Figure]:
     """The figures of a page by name; one that would show nothing is not there."""
     found = content.answer
     drawn = {f"curves-{i}": figures.curves_figure(pair) for i, pair in enumerate(content.pairs)}
-    if found.effects:
+    if any(side.n_pairs for effect in found.effects for side in effect.sides):
         drawn["causes"] = figures.causes_figure(found)
     if found.association.importances:
         drawn["importance"] = figures.importance_figure(found.association.importances)
-    drawn["map"] = figures.map_figure(content.runs, content.addresses)
-    drawn["parallel"] = figures.parallel_figure(content.runs, content.observed)
+    drawn["map"] = figures.map_figure(content.runs)
+    drawn["parallel"] = parallel_figure(content.runs, content.observed)
+    if content.objective is not None:
+        history = search_figure(content.runs, content.objective)
+        if history is not None:
+            drawn["search"] = history
     if content.ratios:
         drawn["stability"] = figures.stability_figure(content.runs, content.ratios)
     return drawn
@@ -118,6 +126,17 @@ def _space(plots: Mapping[str, str]) -> str:
         "All settings",
         "A line a run. Drag along an axis to keep the runs that cross it there.",
         plots["parallel"],
+    )
+
+
+def _search(plots: Mapping[str, str]) -> str:
+    if "search" not in plots:
+        return ""
+    return markup.section(
+        "The search",
+        "What was sought, trial by trial, and the best so far, as Optuna draws it. Good runs and "
+        "oscillating ones are often close: the best value says nothing about the swings.",
+        plots["search"],
     )
 
 
@@ -294,6 +313,12 @@ def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _template(content: PageContent) -> str:
+    """The address of a run in MLflow with RUN in the place of its id."""
+    first = content.runs[0].run_id if content.runs else ""
+    return content.addresses[0].replace(first, "RUN") if first else ""
+
+
 def _asset(name: str) -> str:
     return files("mlp.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -307,7 +332,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 <script>{plotly}</script>
 </head>
-<body>
+<body data-address="{address}">
 <main>
 {body}
 </main>

@@ -121,6 +121,7 @@ class PageContent:
         question: the section on the question's own run; None where the study does not ask it.
         addresses: of the runs in MLflow.
         commands: what to type next.
+        objective: of the study; None where there was no search.
     """
 
     title: str
@@ -138,6 +139,7 @@ class PageContent:
     question: QuestionSection | None
     addresses: tuple[str, ...]
     commands: tuple[str, ...]
+    objective: str | None = None
 
 
 def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:

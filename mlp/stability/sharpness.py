@@ -23,7 +23,7 @@ from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
-from mlp.network import Params
+from mlp.network import Params, initialize
 from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Network, Sharpness, measure
 from mlp.stability.ratio import sharpness_steps, stability_ratio
 
@@ -107,6 +107,43 @@ def measure_sharpness_curves(
         points = [(step, next(measured)) for step in taken]
         curves.append(_curve(config, points, data.train.n_examples))
     return curves
+
+
+def forecast(
+    configs: Sequence[RunConfig], data: Dataset, *, threads: int = 1
+) -> list[float | None]:
+    """The stability ratio of each run at its first weights, before it is trained.
+
+    The same number, bit for bit, as the first point of `measure_sharpness_curves` along the run.
+
+    Args:
+        configs: one a run.
+        data: that they will be trained on.
+        threads: that measure; they change nothing but the time.
+
+    Returns:
+        One for each run; None with minibatches, and where it is not finite.
+
+    Raises:
+        SystemLimitError: for a network that is too large to be measured.
+    """
+    check_measurable(configs, data, threads=threads)
+    measurable = [config for config in configs if config.training.batch_size is None]
+    snapshots = [{0: _first_weights(config, data)} for config in measurable]
+    curves = measure_sharpness_curves(measurable, snapshots, data, threads=threads)
+    ratios = iter([float(curve.ratio[0]) if curve.ratio.size else None for curve in curves])
+    return [None if config.training.batch_size is not None else next(ratios) for config in configs]
+
+
+@np.errstate(all="ignore")  # first weights may be beyond the dtype
+def _first_weights(config: RunConfig, data: Dataset) -> Params:
+    return initialize(
+        config.model,
+        config.initialization,
+        n_inputs=data.train.pixels.shape[1],
+        seed=config.training.seed,
+        dtype=config.training.dtype,
+    )
 
 
 @np.errstate(over="ignore")

@@ -8,53 +8,42 @@ again and comes out the same. Grid and quasi-random searches are lists of points
 and the seed.
 """
 
-import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.door import with_settings
-from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
-from mlp.study.domain import Choice, Domain
+from mlp.errors import BusyError, SettingError
+from mlp.study import encoding
+from mlp.study.domain import Domain
 from mlp.study.enqueue import enqueued, enqueued_base
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import list_points
 from mlp.study.pruning import thresholds
 from mlp.study.server import patiently
 from mlp.study.space import Space, draw, flat, parameters, read_space
-from mlp.tracking.store_uri import check_sqlite, mask, only_one, sqlite_path
+from mlp.study.storage import Storage
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
 _TEST_LOOKS = "mlp.test_looks"
+_FORECASTS = "mlp.forecasts/"  # and the number of a generation's first trial
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "validation_accuracy": "maximize",
     "training_loss": "minimize",
     "oscillation": "maximize",
 }
 
-Storage = optuna.storages.BaseStorage
 T = TypeVar("T")
 _MOST_DIFFERENCES = 5  # that are named
-_PATIENCE_S = 60.0  # for another program that holds the SQLite file
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
 
 
 @dataclass(frozen=True)
@@ -108,85 +97,6 @@ class Search:
     study: optuna.Study
     is_new: bool
     points: Sequence[Mapping[str, Value]] | None
-
-
-def open_storage(url: str) -> Storage:
-    """Opens Optuna's store; an SQLite file is made where it is missing.
-
-    Raises:
-        SettingError: for an address of an unknown kind.
-        StoreError: for a file that cannot be read or written, or is of another version.
-    """
-    path = sqlite_path(url)
-    if path == Path(":memory:") or (path is None and url.startswith("sqlite")):
-        raise _bad_address(url)  # it would be gone at the end
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if path is not None:
-        check_sqlite(path, store="study store", setting="study.storage")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {path.parent}: {one_line(error.strerror)}") from None
-        url = f"sqlite:///{path}"
-        options["connect_args"] = {"timeout": _PATIENCE_S}
-    try:
-        with only_one(path.parent) if path is not None else contextlib.nullcontext():
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except (ArgumentError, NoSuchModuleError, ImportError):
-        raise _bad_address(url) from None
-    except RuntimeError as error:  # Optuna's word for a store of another version
-        raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
-    except SQLAlchemyError as error:
-        raise _fault(error, url) from None
-
-
-def close_storage(storage: Storage) -> None:
-    """Ends the connections to a server; a file has none that matter."""
-    if isinstance(storage, optuna.storages.RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def storage_in_memory() -> Storage:
-    """A store that goes with the process, for measurements of the search itself."""
-    return optuna.storages.InMemoryStorage()
-
-
-def stored_studies(storage: Storage) -> dict[str, int]:
-    """Name -> number of trials of every study."""
-    summaries = optuna.get_all_study_summaries(storage)
-    return {summary.study_name: summary.n_trials for summary in summaries}
-
-
-@contextlib.contextmanager
-def one_sentence(url: str) -> Iterator[None]:
-    """Turns what Optuna's store raises while it is used into one of this program's errors.
-
-    Args:
-        url: of the store.
-    """
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _fault(error, url) from None
-
-
-def _fault(error: BaseException, url: str) -> MlpError:
-    """The error for what a store raised: the first cause, without SQLAlchemy's statement."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    said = one_line(mask(str(getattr(error, "orig", None) or error)))
-    if "database is locked" in said:
-        return BusyError(
-            f"another program holds the study store {mask(url)}; close it or try again"
-        )
-    return StoreError(f"the study store {mask(url)} failed: {said}")
-
-
-def _bad_address(url: str) -> SettingError:
-    return SettingError(
-        f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
-    )
 
 
 def known_data(storage: Storage, config: SweepConfig) -> str | None:
@@ -307,8 +217,8 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     told = create_trial(
         state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
         value=outcome.value,
-        params={name: _encoded(value) for name, value in trial.params.items()},
-        distributions={name: _distribution(domains[name]) for name in trial.params},
+        params={name: encoding.encoded(value) for name, value in trial.params.items()},
+        distributions={name: encoding.distribution(domains[name]) for name in trial.params},
         user_attrs=dict(outcome.attributes),
         # They cost a row each, and only a pruner reads them.
         intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
@@ -384,13 +294,29 @@ def add_test_look(
     _patiently(search, lambda: search.study.set_user_attr(_TEST_LOOKS, looks))
 
 
+def forecasts(search: Search) -> dict[int, float]:
+    """Trial -> its stability ratio at the first weights, as noted before its first step."""
+    noted = _patiently(search, lambda: search.study.user_attrs)
+    parts = (part for name, part in noted.items() if name.startswith(_FORECASTS))
+    return {int(number): ratio for part in parts for number, ratio in part.items()}
+
+
+def add_forecasts(search: Search, ratios: Mapping[int, float]) -> None:
+    """Notes the stability ratios of trials that have made no step yet; trial -> ratio."""
+    texts = {str(number): ratio for number, ratio in ratios.items()}
+    name = f"{_FORECASTS}{min(ratios):06d}"
+    _patiently(search, lambda: search.study.set_user_attr(name, texts))
+
+
 def rows(search: Search) -> list[TrialRow]:
     """What is stored of the trials, in the order of their numbers."""
     domains = parameters(search.space, search.base)
     return [
         TrialRow(
             number=trial.number,
-            params={name: _plain(domains[name], value) for name, value in trial.params.items()},
+            params={
+                name: encoding.plain(domains[name], value) for name, value in trial.params.items()
+            },
             verdict=Verdict(trial.user_attrs["verdict"]),
             value=None if trial.state is TrialState.PRUNED else trial.value,
             numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
@@ -423,7 +349,7 @@ def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> l
         base, fixed = search.base, dict[str, Value]()
         if number < len(search.config.enqueue):
             base, fixed = _enqueued_at(search, number)
-            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
+            copy.enqueue_trial({name: encoding.encoded(v) for name, v in fixed.items()})
         asked = copy.ask()
         taken: dict[str, Value] = {}
 
@@ -433,7 +359,7 @@ def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> l
             asked: optuna.Trial = asked,
             taken: dict[str, Value] = taken,
         ) -> Value:
-            taken[name] = _suggest(asked, name, domain)
+            taken[name] = encoding.suggest(asked, name, domain)
             return taken[name]
 
         drawn = draw(search.space, base, suggest)
@@ -466,36 +392,3 @@ def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Valu
     point = flat(search.config.enqueue[number])
     fixed = enqueued(point, search.space, search.base)
     return enqueued_base(point, search.space, search.base), fixed
-
-
-def _distribution(domain: Domain) -> BaseDistribution:
-    if isinstance(domain, Choice):
-        return CategoricalDistribution([_encoded(value) for value in domain.values])
-    if domain.integer:
-        return IntDistribution(
-            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
-        )
-    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
-    if isinstance(domain, Choice):
-        choices = [_encoded(value) for value in domain.values]
-        return _plain(domain, asked.suggest_categorical(name, choices))
-    if domain.integer:
-        step = int(domain.step or 1)
-        return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
-    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-    return domain.own(drawn)
-
-
-def _plain(domain: Domain, stored: Any) -> Value:
-    """The value that Optuna stored, as the space has it; its integers may come back as floats."""
-    if isinstance(domain, Choice):
-        return next(value for value in domain.values if _encoded(value) == stored)
-    return int(stored) if domain.integer else float(stored)
-
-
-def _encoded(value: Value) -> bool | int | float | str | None:
-    """The value as Optuna can store it: a list becomes its JSON text."""
-    return canonical_json(value) if isinstance(value, list) else value
