@@ -213,6 +213,8 @@ def test_slips_end_in_one_sentence(override, message):
         ("study.n_trial=3", "unknown setting 'study.n_trial'; did you mean 'study.n_trials'?"),
         ("sweeps=acuracy", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
         ("sweeps=null", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
+        ("~sweeps=3", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
+        ("~gradient=[sum]", "gradient must be one of clip, mean, question, sum, unit, but is"),
         ("study=3", "unknown setting 'study'"),
         (
             "study.sampler=qcm",

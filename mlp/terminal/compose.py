@@ -325,7 +325,11 @@ def _check_name(override: Override, command: str) -> None:
         option = override.value()
         if path == "sweeps" and isinstance(option, str) and option in study_files():
             _read_study_file(study_files()[option])  # raises for one that cannot be read
-        if not (override.is_sweep_override() or override.is_delete() or _is_option(option)):
+        if override.is_delete():
+            is_fit = option is None or isinstance(option, str)
+        else:
+            is_fit = override.is_sweep_override() or _is_option(option)
+        if not is_fit:
             raise SettingError(
                 f"{path} must be one of {', '.join(options)}, but is {shown(option)}; "
                 f"its settings are written {path}.setting=value"
