@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mlp.api.settings import run_config, study_config
     from mlp.api.study import load_study, rehearse_study, run_study
     from mlp.errors import MlpError
-    from mlp.flow.conduct import StudyEnd
     from mlp.flow.rehearsal import Rehearsal
+    from mlp.flow.winner import StudyEnd
 
 import os
 import signal
@@ -30,7 +30,7 @@ _PLACES = {
     "Rehearsal": "mlp.flow.rehearsal",
     "Rerun": "mlp.api.network",
     "Run": "mlp.api.run",
-    "StudyEnd": "mlp.flow.conduct",
+    "StudyEnd": "mlp.flow.winner",
     "explain_study": "mlp.api.explanation",
     "load_run": "mlp.api.run",
     "load_study": "mlp.api.study",

@@ -15,8 +15,8 @@ from mlp.terminal.screen import silent
 if TYPE_CHECKING:  # importing these takes seconds
     import pandas as pd
 
-    from mlp.flow.conduct import StudyEnd
     from mlp.flow.rehearsal import Rehearsal
+    from mlp.flow.winner import StudyEnd
 
 # Of curves, which MLflow lists as well; `final_loss` and the like say the same.
 _LAST_POINTS = ("loss", "validation_accuracy", "sharpness", "stability_ratio")
