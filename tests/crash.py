@@ -28,7 +28,15 @@ from mlp.flow.conduct import run_sweep
 from mlp.terminal.compose import compose
 
 KILLED = 137
-CALLS = ("create_run", "log_batch", "log_artifact", "log_artifacts", "set_terminated", "update_run")
+CALLS = (
+    "create_run",
+    "log_batch",
+    "log_inputs",
+    "log_artifact",
+    "log_artifacts",
+    "set_terminated",
+    "update_run",
+)
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 QUICK = ("training.steps=10", "training.evaluate_every=2", "study.generation=3")
 GRID = (

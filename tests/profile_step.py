@@ -1,4 +1,4 @@
-"""Where the time of a step of one network goes, on one thread: the profile behind docs/speed.md.
+"""Where the time of a step goes, on one thread; what accuracies cost: behind docs/speed.md.
 
     cd tests && python profile_step.py
 
@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 
 from mlp.bench import find_data
-from mlp.config import RunConfig
+from mlp.config import Data, RunConfig
+from mlp.data.dataset import load
 from mlp.door import with_settings
 from mlp.engine import kernels
 from mlp.engine.handle import Handle
@@ -22,6 +23,10 @@ from mlp.engine.simd import NARROW, aligned_zeros
 from mlp.engine.sparse import BLOCK, cut_batches, pack_images
 
 ROUNDS, STEPS = 30, 100
+POPULATION, TURNS = 32, 15
+SMALL = with_settings(
+    RunConfig(), {"model.depth": 2, "model.widths": 3, "optimizer.learning_rate": 0.1}
+)
 TILE = NARROW // 4  # float32 columns that a pixel's weights take at least
 
 
@@ -59,6 +64,31 @@ def best(run: Callable[[], object]) -> float:
     return min(seconds)
 
 
+def price_of_accuracies(every: int) -> None:
+    """Training with an accuracy every so many steps against training with one at the end."""
+    data = load(Data(name="mnist"), notice=print)
+    few, many = (
+        [
+            with_settings(SMALL, {"training.seed": seed, "training.evaluate_every": period})
+            for seed in range(POPULATION)
+        ]
+        for period in (10**6, every)
+    )
+    ratios = []
+    for _ in range(TURNS):
+        seconds = []
+        for configs in (few, many):
+            started = time.perf_counter()
+            train(configs, data, threads=2)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[1] / seconds[0])
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    print(
+        f"{POPULATION} networks, an accuracy every {every} steps: {middle - 1:+.1%} of the time "
+        f"(quartiles of {TURNS} turns {low - 1:+.1%} and {high - 1:+.1%})"
+    )
+
+
 def main() -> None:
     data = find_data()
     part = data.train
@@ -70,12 +100,9 @@ def main() -> None:
     feature = (np.arange(256) / data.scale).astype(np.float32)
     weights, gradient = (aligned_zeros(n_pixels * TILE, np.float32) for _ in range(2))
     sums = aligned_zeros(BLOCK * TILE, np.float32)
-    config = with_settings(
-        RunConfig(), {"model.depth": 2, "model.widths": 3, "optimizer.learning_rate": 0.1}
-    )
 
     def steps(number: int) -> float:
-        long = with_settings(config, {"training.steps": number})
+        long = with_settings(SMALL, {"training.steps": number})
         return best(lambda: train([long], data, threads=1))
 
     ghz = 6e7 / best(lambda: spin(10**7)) / 1e9
@@ -96,6 +123,7 @@ def main() -> None:
             f"{cycles:.2f} cycles a non-zero pixel"
         )
     print(f"  all else: {(step - sum(passes.values())) * 1e3:.2f} ms")
+    price_of_accuracies(10)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="weights.npz")
     with np.load(path) as weights:
         np.testing.assert_array_equal(weights["W2"], made.result.weights[1][0])
+    publish(store, made, 7, study="seen-1", parent=parent)  # an answer was lost, say
+    [seen] = store.client.get_run(run_id).inputs.dataset_inputs
+    assert (seen.dataset.name, seen.dataset.digest) == ("digits 3-vs-7", "d" * 36)
+    assert json.loads(seen.dataset.profile) == {"train": 200, "validation": 50, "test": 60}
     settings = store.client.get_run(parent).data
     assert settings.params == {"study.seed": "3"}
     assert settings.tags["mlflow.note.content"] == "**note**"

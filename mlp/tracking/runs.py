@@ -22,7 +22,16 @@ from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets
 
 # isort: split
 
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 
 from mlp import config
@@ -53,6 +62,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_DATASET_DIGEST = 36  # of the 64 hex digits; MLflow takes no more
 _MOST_TWINS = 10
 _PAGE = 1000  # runs of one answer
 _UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
@@ -166,6 +176,7 @@ def publish_run(
             params=_params(config.settings_of(run.config)),
             tags=_tags({**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}),
         )
+        store.client.log_inputs(run_id, datasets=[_dataset(run)])
         record.write_artifacts(Path(folder), run)
         store.client.log_artifacts(run_id, folder)
         store.client.set_terminated(run_id, "FINISHED", end_time=run.ended_ms)
@@ -366,6 +377,20 @@ def _points(run: RunRecord, name: str, values: npz.Array, steps: npz.Array) -> l
         Metric(name, value, run.started_ms + round(step * pace_ms), step)
         for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
     ]
+
+
+def _dataset(run: RunRecord) -> DatasetInput:
+    """What the run was trained on, as MLflow's lists show it."""
+    data = run.config.data
+    profile = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
+    dataset = Dataset(
+        name=f"{data.name} 3-vs-7",
+        digest=run.data_digest[:_DATASET_DIGEST],
+        source_type="code",
+        source=config.canonical_json({"data": data.name}),
+        profile=config.canonical_json(profile),
+    )
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])
 
 
 def _params(settings: Mapping[str, Any]) -> list[Param]:
