@@ -1,4 +1,4 @@
-"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a few minutes.
+"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, some ten minutes.
 
 It runs a study in a temporary folder and explains it, starts `mlflow ui` there, looks at it with a
 headless Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
@@ -36,7 +36,7 @@ def main(overrides: list[str]) -> None:
         folder = Path(name)
         overrides = overrides or list(STUDY)
         _run(folder, "sweep", *overrides)
-        _run(folder, "explain")
+        _run(folder, "explain", "explain.timeout_s=900")
         with served(folder) as address, browser(1440, 800) as page:
             experiment = f"{address}/#/experiments/1"
             view = next(word for word in overrides if word.startswith("sweeps=")).split("=")[1]

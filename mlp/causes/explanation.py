@@ -200,7 +200,8 @@ def _side_words(side: SideEffect) -> str:
     return (
         f"{side.side.value} it in {side.n_with}, the opposite in {side.n_against} of "
         f"{side.n_pairs} pairs from {side.n_runs} runs: {side.difference.value:+.0%} "
-        f"[{side.difference.low:+.0%}, {side.difference.high:+.0%}]; ended {endings}"
+        f"[{side.difference.low:+.0%}, {side.difference.high:+.0%}], counting any other end "
+        f"{side.left.value:+.0%} [{side.left.low:+.0%}, {side.left.high:+.0%}]; ended {endings}"
     )
 
 
