@@ -63,7 +63,7 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
             )
             return (
                 f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}, while "
-                f"{NORMALIZATION} at the same effective step {_idle(cause)}."
+                f"{NORMALIZATION} changed at the same effective step {_idle(cause)}."
             )
         case Kind.TOGETHER:
             returned = sum(bond.n_returned for bond in cause.dependences)
@@ -127,9 +127,10 @@ def _acting(cause: Cause) -> list[Effect]:
     """The effects that show a cause, without those that only repeat it."""
     shown = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
     acting = [e for e in shown if not e.factor.keeps_step] or shown
-    if cause.kind is Kind.EFFECTIVE_STEP:
-        acting = [e for e in acting if e.factor == Factor(LEARNING_RATE)] or acting
-    return acting
+    if cause.kind is Kind.EFFECTIVE_STEP:  # one of the two shows it, best beside its own contrast
+        for setting in (NORMALIZATION, LEARNING_RATE):
+            acting = [e for e in acting if e.factor == Factor(setting)] or acting
+    return acting[:1] if cause.kind is Kind.EFFECTIVE_STEP else acting
 
 
 def _acting_side(effect: Effect) -> SideEffect:
