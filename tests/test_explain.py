@@ -14,6 +14,7 @@ from mlp.curve import Verdict
 from mlp.door import read_explain
 from mlp.errors import DataError, MissingInputError, RecordError, SettingError
 from mlp.explain import main
+from mlp.flow import reruns
 from mlp.flow.explaining import explain_study
 from mlp.flow.repairing import explain_run
 from mlp.tracking.history import read_reruns, read_study
@@ -239,3 +240,33 @@ def test_the_help_names_its_settings_and_no_other(tmp_path):
 def test_setting_errors_are_those_of_the_door():
     with pytest.raises(SettingError, match=r"explain\.timeout_s must be greater than 0"):
         read_explain({"explain": {"timeout_s": 0.0}})
+
+
+def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
+    _, found = inside
+    store = open_store(Tracking())
+    before = {run.run_id for run in read_reruns(store, found.study)}
+    really_train, calls = reruns.train_trials, []
+
+    def train(configs, *args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(configs))
+        return really_train(configs, *args, **kwargs)
+
+    monkeypatch.setattr(reruns, "train_trials", train)
+    said = io.StringIO()
+    more = {**SMALL, "seeds": SMALL["seeds"] + 2}
+    with pytest.raises(KeyboardInterrupt):
+        explain_study(None, read_explain({"explain": more}), plain(said))
+    kept = {run.run_id for run in read_reruns(store, found.study)} - before
+    assert len(kept) == calls[0] > 0
+    assert "the same command goes on" in said.getvalue()
+    assert store.client.get_run(found.run_id).info.status == "KILLED"
+
+
+def test_an_answer_counts_the_reruns_that_it_rests_on_and_no_others(inside):
+    _, found = inside
+    fewer = {**SMALL, "interventions": 1}
+    less = explain_study(None, read_explain({"explain": fewer}), plain(io.StringIO()))
+    assert 0 < less.answer.n_trained < found.answer.n_trained

@@ -28,6 +28,7 @@ from mlp.report.summary import (
 )
 from mlp.study.space import read_space
 from mlp.terminal.screen import counting, say, waiting
+from mlp.tracking.commands import explain_command
 from mlp.tracking.explanations import describe_answer, log_page, start_explanation
 from mlp.tracking.history import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.publish import patiently
@@ -107,6 +108,8 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        command = explain_command(work.study.name, config.local)
+        say(console, f"the reruns so far are kept, and the same command goes on: {command}")
         raise
     finally:
         finish(store, run_id, status)  # type: ignore[arg-type]
