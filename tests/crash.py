@@ -13,6 +13,7 @@ import io
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
-from sweeping import SMOKE, parent, plain, table, tracked
+from sweeping import SMOKE, parent, plain, start, table, tracked
 
 from mlp.config import SweepConfig
 from mlp.door import read_sweep
@@ -202,30 +203,55 @@ def _holds(top: Path, store: Path, name: str, last: int, expected: Path) -> bool
 
 
 def kill_processes(n_kills: int, seed: int) -> int:
-    """Kills sweeps with SIGKILL at moments drawn at random; 1 if the end is different."""
+    """Kills the real command with SIGKILL at random moments, until it has died so often.
+
+    A study that comes to its end meanwhile is compared, and another one begun.
+
+    Returns:
+        How many studies ended otherwise than one that nothing stopped.
+    """
     chance = random.Random(seed)
+    words = [*SMOKE, *QUICK, *STUDIES["long"][0]]
+    n_done = n_different = n_studies = 0
     with tempfile.TemporaryDirectory() as top:
-        store = made_store(Path(top))
-        whole, killed = Path(top) / "whole", Path(top) / "killed"
+        store, whole = made_store(Path(top)), Path(top) / "whole"
         whole.mkdir()
-        killed.mkdir()
-        started = time.monotonic()
         reference(whole, store, "long")
-        longest_s = (time.monotonic() - started) / 4
-        shutil.copy(store, killed / "mlflow.db")
-        for number in range(1, n_kills + 1):
-            process = FORKS.Process(target=study_in, args=(killed, commands("long")))
-            process.start()
-            time.sleep(chance.uniform(0.1, longest_s))
-            process.kill()
-            process.join()
-            print(f"kill {number}: {_standing(killed)}", flush=True)
-            if process.exitcode == 0:
-                print(f"the study was complete after {number - 1} kills")
-                break
-        assert run_fork(study_in, killed, commands("long")) == 0
-        assert_same_end(killed, whole)
-    return 0
+        while n_done < n_kills:
+            n_studies += 1
+            folder = Path(top) / f"killed-{n_studies}"
+            folder.mkdir()
+            shutil.copy(store, folder / "mlflow.db")
+            started = time.monotonic()
+            n_here = 0
+            while True:
+                process = start("sweep", *words, cwd=folder, stdout=subprocess.DEVNULL)
+                try:
+                    # The last kill of all is followed by a run to the end.
+                    process.wait(chance.uniform(0.5, 8) if n_done < n_kills else None)
+                    break
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    n_done, n_here = n_done + 1, n_here + 1
+                    print(f"kill {n_done}: {_standing(folder)}", flush=True)
+            is_same = process.returncode == 0 and _is_same_end(folder, whole)
+            n_different += not is_same
+            print(
+                f"study {n_studies} after {n_here} kills and {time.monotonic() - started:.0f} s: "
+                f"{'the same end' if is_same else 'DIFFERENT'}",
+                flush=True,
+            )
+    return n_different
+
+
+def _is_same_end(folder: Path, expected: Path) -> bool:
+    try:
+        assert_same_end(folder, expected)
+    except AssertionError as error:
+        print(error)
+        return False
+    return True
 
 
 def _standing(folder: Path) -> str:

@@ -70,10 +70,13 @@ def command(
     )
 
 
-def start(name: str, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+def start(
+    name: str, *arguments: str, cwd: Path | None = None, stdout: Any = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """Starts a command whose words are to be read while it runs."""
     return subprocess.Popen(
         [sys.executable, "-m", f"mlp.{name}", *arguments],
+        cwd=cwd,
         env=environment_of_commands(),
         stdout=stdout,
         stderr=subprocess.PIPE if stdout == subprocess.PIPE else stdout,
