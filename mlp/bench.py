@@ -337,7 +337,8 @@ def _bench() -> None:
         ],
         "machine": machine(options.threads),
     }
-    print(json.dumps(summary))
+    print("next: python -m mlp.bench --works mixed --peers question   (one part of it)")
+    print(json.dumps(summary))  # the last line, for programs
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ How well it agrees with labels by eye, and with which it does not: tests/curves/
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from mlp.sentence import WithSentence
 
 CHANCE_LOSS = math.log(2)  # mean loss of a network that always answers 1/2; two classes
 
@@ -38,17 +39,8 @@ SPIKE_SHARE = 1.0  # of the best loss so far: a doubled loss stands out in any p
 Curve = NDArray[np.float64]
 
 
-class Verdict(StrEnum):
+class Verdict(WithSentence):
     """What a loss curve did in the end; the members carry a sentence for a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> "Verdict":
-        """A member with its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
     DIVERGED = "diverged", "The loss became infinite or undefined, and the run ended there."
     OSCILLATING = "oscillating", "The loss keeps swinging up and down and does not settle."

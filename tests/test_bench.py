@@ -31,6 +31,14 @@ def test_the_last_line_is_one_json_object(benched):
     assert row["limit_ms"] > 0
 
 
+def test_the_line_before_says_what_to_type_next(benched):
+    command = benched[-2].removeprefix("next: python -m mlp.bench ").partition("   ")[0].split()
+    assert command[0] == "--works"
+    assert any(command[1] in work.name for work in works())
+    assert command[2] == "--peers"
+    assert command[3] in PEERS
+
+
 def test_what_is_absent_is_named_as_absent(benched):
     [row] = json.loads(benched[-1])["rows"]
     is_absent = row["ms_per_model_step"]["jax_jit"] is None

@@ -2,30 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.effect import Effect
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Side
 from mlp.causes.joint import Dependence, JointCure
+from mlp.sentence import WithSentence
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _FEWEST_TRIED = 6  # reruns that could have turned, before none of them turning says something
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 
-class Kind(StrEnum):
+class Kind(WithSentence):
     """In which way settings cause the oscillation; the members carry a sentence for a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> "Kind":
-        """A member with its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
     ALONE = "alone", "Changing it alone decides whether the loss oscillates."
     EFFECTIVE_STEP = "effective step", "They act through the effective step, and only through it."

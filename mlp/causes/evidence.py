@@ -7,9 +7,10 @@ settings together, however often somebody looks at the answer and lets it grow; 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from scipy import special
+
+from mlp.sentence import WithSentence
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
 NEGLIGIBLE = 0.2  # an effect on fewer runs than one in five is none that a person would act on
@@ -22,17 +23,8 @@ _LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are against
 
 
-class Conclusion(StrEnum):
+class Conclusion(WithSentence):
     """What the reruns say about a setting; the members carry a sentence for a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> "Conclusion":
-        """A member with its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
     CAUSE = "cause", "Changing it alone decides whether the loss oscillates."
     NO_EFFECT = "no effect", "Changing it makes no difference to the oscillation."

@@ -2,25 +2,16 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.network import Array, Params
+from mlp.sentence import WithSentence
 
 
-class Ending(StrEnum):
+class Ending(WithSentence):
     """How the training of one trial ended; the members carry a sentence for a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> "Ending":
-        """A member with its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
     COMPLETED = "completed", "All steps were done."
     NON_FINITE = "non_finite", "The loss became infinite or undefined, and the training ended."

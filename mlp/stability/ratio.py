@@ -22,13 +22,13 @@ References:
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
 from mlp.curve import TAIL_SHARE, Verdict
+from mlp.sentence import WithSentence
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
@@ -43,17 +43,8 @@ _FEWEST_FOR_TAIL = 8  # points in all: with fewer, the way there counts more
 Numbers = NDArray[np.float64]
 
 
-class Mechanism(StrEnum):
+class Mechanism(WithSentence):
     """How steps and curvature went together; the members carry a sentence for a person."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> "Mechanism":
-        """A member with its sentence."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
     SATURATED = "saturated", "The loss swings where its curvature is gone: the units saturate."
     ABOVE = "above", "The step is too large for the curvature to the end."
