@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -110,24 +110,37 @@ def mlflow_server(folder: Path, store: str, *, patience_s: float = 120.0) -> Ite
     port = free_port()
     words = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
     words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "server.log").open("wb") as log:
+    command = [sys.executable, "-m", "mlflow", "server", *words]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, folder, f"{url}/health", patience_s=patience_s):
+        yield url
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path],
+    folder: Path,
+    address: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    patience_s: float = 120.0,
+) -> Iterator[None]:
+    """A server that is started in a folder, answers at an address, and ends with its workers."""
+    log = folder / "server.log"
+    with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True
         )
     try:
         end = time.monotonic() + patience_s
-        url = f"http://127.0.0.1:{port}"
-        while not _answers(f"{url}/health"):
-            assert process.poll() is None, (folder / "server.log").read_text()
+        while not _answers(address):
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < end
             time.sleep(0.2)
-        yield url
+        yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: its workers and no one else
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: its workers and no one else
         process.wait(30)
 
 
