@@ -7,7 +7,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _CALL = re.compile(r"(mlp|np|mlflow)\.[\w.]+\(.*\)")  # inline, but there to be typed
 _TYPED = ("console", "bash", "sh", "shell")
-_PROGRAM = re.compile(r"(python3? -|mlflow|optuna|pip|curl)[\w-]* ")  # begins what is suggested
+_SUGGESTED = re.compile(r"(?:^ *| or )((?:python3? -m|mlflow|optuna[\w-]*|pip|curl) \S.*)")
 _NAMES = re.compile(r"\b[0-9a-f]{32}\b|\b[a-z]\w*-[0-9a-f]{8}\b")  # of runs and of studies
 _PATHS = re.compile(r"(sqlite://)?(?<![\w.])/\S+")
 _NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?%)?|·")
@@ -96,24 +96,26 @@ def _typed(body: str, line: int) -> list[Step]:
     """The commands of a block; with prompts, the lines between them are what was printed."""
     has_prompts = bool(re.search(r"^\$ ", body, re.MULTILINE))
     found: list[Step] = []
+    suggested: list[Step] = []
     for number, text in enumerate(body.replace("\\\n", " " * 2).splitlines()):
         if has_prompts and not text.startswith("$ "):
             found[-1] = replace(found[-1], shown=(*found[-1].shown, text))
-            found += _suggested([text], line + number)
+            suggested += _suggested([text], line + number)
         elif text.strip() and not text.startswith("#"):
             commands = re.split(r"\s&&\s", text.removeprefix("$ "))
+            found += suggested
             found += [Step("command", " ".join(c.split()), line + number) for c in commands]
-    return found
+            suggested = []
+    return found + suggested
 
 
-def _suggested(printed: "tuple[str, ...] | list[str]", line: int) -> list[Step]:
+def _suggested(printed: Sequence[str], line: int) -> list[Step]:
     """Commands in an output: what it says to type next."""
-    lines = [text.strip() for text in printed]
-    return [
-        Step("command", text, line + number)
-        for number, text in enumerate(lines)
-        if _PROGRAM.match(text) or text == "mlflow ui"
-    ]
+    found = []
+    for number, text in enumerate(printed):
+        if command := _SUGGESTED.search(text):
+            found.append(Step("command", command[1], line + number))
+    return found
 
 
 def _printed(code: str) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ def pairs_of_names(shown: tuple[str, ...], said: str) -> tuple[dict[str, str], l
     """Finds the lines that the README shows in what was printed, whatever their numbers.
 
     Args:
-        shown: lines of the README; `...` leaves lines out, and at the end of a line cuts it.
+        shown: lines of the README; `...` leaves lines out, or the rest of one.
         said: by the command.
 
     Returns:
@@ -136,12 +138,12 @@ def pairs_of_names(shown: tuple[str, ...], said: str) -> tuple[dict[str, str], l
     missing = []
     rest = said.splitlines()
     for line in shown:
-        head, is_cut = line.removesuffix("..."), line.endswith("...")
+        head, cut, _ = line.partition("...")
         if not head.strip():
             continue
         form = _form(head)
         for number, other in enumerate(rest):
-            if _form(other) == form or (is_cut and _form(other).startswith(form.rstrip("#"))):
+            if _form(other) == form or (cut and _form(other).startswith(form.rstrip("#"))):
                 names |= dict(zip(_NAMES.findall(head), _NAMES.findall(other), strict=False))
                 rest = rest[number + 1 :]
                 break
