@@ -165,7 +165,8 @@ def mlflow_ui(reader: Reader, text: str) -> Said:
 
 
 def serve_model(reader: Reader, text: str) -> Said:
-    """Stays up for what the README asks it next."""
+    """Stays up for what the README asks it next, in the place of the one before."""
+    reader.servers.close()
     [shown] = re.findall(r"--port (\d+)", text)
     port = str(free_port())
     words = [sys.executable, "-m", *shlex.split(text.replace(shown, port))]
