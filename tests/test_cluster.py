@@ -166,7 +166,7 @@ def test_poisoned_trial_is_recorded_as_crashed_and_its_neighbours_kept(
     others = [i for i in range(len(configs)) if i != 5]
     found = digests(results)
     assert [found[i] for i in others] == [expected[i] for i in others]
-    assert sum("died" in line for line in notices) in (3, 4)  # alone; at first in company perhaps
+    assert sum("died" in line for line in notices) == 3  # attempts, and no other worker died
     assert notices[-1].startswith("a trial is given up and recorded as crashed: ")
 
 
