@@ -1,5 +1,6 @@
 """The winner's settings with further seeds: trained once each, looked at once each, tracked."""
 
+import io
 import json
 import shutil
 import xml.etree.ElementTree as ET
@@ -7,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweeping import parent, sweep, table, tracked, unpublished_sweep
+from sweeping import SMOKE, parent, plain, sweep, table, tracked, unpublished_sweep
 
 from mlp.config import Execution, Tracking
 from mlp.data.dataset import load
+from mlp.doctor import run_doctor
+from mlp.door import read_sweep
 from mlp.flow import confirmation
 from mlp.flow.execution import train_trials
+from mlp.flow.lock import only_driver
 from mlp.flow.outcome import Timing, accuracy_on, make_record
+from mlp.terminal.compose import compose
 from mlp.tracking.history import read_study
 from mlp.tracking.recipe import read_recipe
 from mlp.tracking.record import weights_digest
@@ -174,6 +179,41 @@ def test_store_that_was_down_gets_the_networks_later(here, trained, monkeypatch)
     assert trained == [3]
     assert len(confirming(here)) == 3
     assert not (here / "optuna.db.spool").exists()
+
+
+def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkeypatch):
+    """The other one stays for the sweep: its look at the test part is yet to be noted."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, "_look", 2)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(THREE, "tracking.uri=http://127.0.0.1:9")
+    is_well, said = doctor()
+    assert not is_well
+    assert "3 networks with further seeds of smoke-" in said
+    is_well, said = doctor(fix=True)
+    assert "2 networks published; 1 are not in the study yet" in " ".join(said.split())
+    assert len(confirming(here)) == 2
+    assert {run.tags["mlflow.parentRunId"] for run in confirming(here)} == {parent(here).run_id}
+    assert len(table(here)) == 4
+    sweep(THREE)
+    assert trained == [3]
+    assert len(confirming(here)) == 3
+    assert doctor()[0]
+    assert not (here / "optuna.db.spool").exists()
+
+
+def test_doctor_leaves_networks_of_a_study_that_is_being_worked_on(here, monkeypatch):
+    unpublished_sweep(THREE, "tracking.uri=http://127.0.0.1:9")
+    [folder] = here.glob("optuna.db.spool/*+seeds")
+    with only_driver(folder.parent, folder.name.removesuffix("+seeds")):
+        assert "being worked on" in doctor(fix=True)[1]
+        assert len(list(folder.glob("[0-9]*"))) == 3
+
+
+def doctor(*, fix=False) -> tuple[bool, str]:
+    said = io.StringIO()
+    is_well = run_doctor(read_sweep(compose("sweep", [*SMOKE, THREE])), plain(said), fix=fix)
+    return is_well, said.getvalue()
 
 
 def test_the_picture_shows_every_mistake(here):

@@ -111,14 +111,16 @@ def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
 class Losing:
     """Trains at once, but first asks `fate` of each population whether it is lost, and why."""
 
-    n_threads, population = 2, None
+    n_threads = 2
 
-    def __init__(self, fate):
+    def __init__(self, fate, *, population=None, n_slots=2):
+        self.population, self.n_slots = population, n_slots
         self.fate, self.waiting, self.said, self.trained = fate, deque(), [], []
+        self.lost = Counter()
         self.notice = self.said.append
 
     def slots(self):
-        return 2
+        return self.n_slots
 
     def submit(self, task):
         self.waiting.append(task)
@@ -127,6 +129,7 @@ class Losing:
         task = self.waiting.popleft()
         lost = self.fate(task)
         if lost is not None:
+            self.lost.update(task.numbers)
             return [lost]
         self.trained.append(task.numbers)
         found = train_population(
@@ -152,13 +155,45 @@ def test_poisoned_trial_is_found_and_costs_nobody_else_anything(data, results):
     assert found[3].ending is Ending.CRASHED
     for number in (0, 1, 2, 4, 5):
         assert weights_digest(found[number]) == weights_digest(results[number])
-    assert sum("it died" in line for line in where.said) <= 4
+    assert sum("it died" in line for line in where.said) == 3  # in company, and twice alone
     assert judge(found[3].loss).verdict is Verdict.DIVERGED
 
 
-def test_two_poisoned_trials_are_both_found(data):
-    found = train_trials(configs(0), data, Losing(deadly(1, 4)))
+@pytest.mark.parametrize(("population", "attempts"), [(1, 3), (3, 3), (6, 4)])
+def test_two_poisoned_trials_are_both_found(data, population, attempts):
+    """In one population the first death is certainly that of neither, so each costs one more."""
+    where = Losing(deadly(1, 4), population=population, n_slots=1)
+    found = train_trials(configs(0), data, where)
     assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [1, 4]
+    assert {where.lost[1], where.lost[4]} == {attempts}
+
+
+def test_neighbour_of_a_poisoned_trial_is_not_blamed_for_what_that_did(data, results):
+    """Trial 2 dies with 3, and then twice alone of something else: that makes two of its own."""
+    where = Losing(lambda task: fate(task), n_slots=1)
+
+    def fate(task):
+        is_unlucky = task.numbers == (2,) and where.lost[2] < 3
+        return Lost(task, "it died", True) if is_unlucky or 3 in task.numbers else None
+
+    found = train_trials(configs(9), data, where)
+    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
+    assert weights_digest(found[2]) == weights_digest(results[2])
+
+
+def test_trial_whose_worker_dies_thrice_is_not_blamed_where_others_died_and_came_back(
+    data, results
+):
+    where = Losing(lambda task: fate(task), population=1)
+
+    def fate(task):
+        [number] = task.numbers
+        often = {0: 3, 1: 1, 5: 1}.get(number, 0)
+        return Lost(task, "it died", True) if where.lost[number] < often else None
+
+    found = train_trials(configs(9), data, where)
+    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
+    assert where.lost == {0: 3, 1: 1, 5: 1}
 
 
 def test_trials_whose_workers_are_killed_by_others_are_not_blamed(data, results):

@@ -192,13 +192,14 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
     folders = sorted(path for path in top.glob("*") if path.is_dir())
     n_waiting = 0
     for folder in folders:
-        if holder_of(top, folder.name):
-            yield _fine(f"{folder.name} is being worked on by {holder_of(top, folder.name)}")
+        if holder := holder_of(top, spool.study_of(folder)):
+            yield _fine(f"{folder.name} is being worked on by {holder}")
             continue
+        what = "networks with further seeds" if spool.is_of_seeds(folder) else "trials"
         n_waiting += (n := len(list(spool.waiting(folder))))
         if n:
             yield _wrong(
-                f"{n} trials of {folder.name} wait for MLflow",
+                f"{n} {what} of {spool.study_of(folder)} wait for MLflow",
                 f"the same sweep command publishes them, or {FIX}",
                 lambda folder=folder: mending.publish_study(config, folder),  # type: ignore[misc]
             )

@@ -6,12 +6,14 @@ counted in one place, `mlp.flow.execution`. What happens on a worker is in `mlp.
 
 import contextlib
 import functools
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ import numpy as np
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
+# A call after the connection is lost would start a cluster here, and train on that.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray
 from ray import exceptions as faults
@@ -34,10 +38,13 @@ from mlp.flow.work import Done, Lost, Task, WorkDone
 from mlp.flow.worker import BEAT_S, Answer, Sign, train, versions
 from mlp.tracking.environment import cpu
 
+_FAR = "ray://"
 _KNOCK_S = 5.0  # for a first answer
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
 _HEAD_PATIENCE_S = 30.0  # for the cluster's head; Ray itself ends the driver after 60
+# Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
+_TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
 _LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
 _IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
 
@@ -90,7 +97,7 @@ class Cluster:
         self.notice = notice
         self.population = execution.population
         self._silence_s = execution.silence_s
-        self._is_far = execution.address.startswith("ray://")
+        self._is_far = execution.address.startswith(_FAR)
         _connect(execution, n_threads)
         options: dict[str, Any] = {"num_cpus": n_threads, "max_retries": 0}
         if execution.memory_gb is not None:
@@ -273,7 +280,7 @@ class Cluster:
 
 def _connect(execution: Execution, n_threads: int) -> None:
     """Joins the cluster at the address; `local` starts one for this process."""
-    _keep_ray_quiet()
+    _keep_ray_quiet(is_far=execution.address.startswith(_FAR))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if execution.address == "local":
         options["num_cpus"] = max(n_threads, len(os.sched_getaffinity(0)))
@@ -282,6 +289,8 @@ def _connect(execution: Execution, n_threads: int) -> None:
     try:
         with _one_sentence(execution.address):
             _knock(execution.address)
+        # Ray's client warns before it gives up.
+        with _one_sentence(execution.address, _TOKEN), warnings.catch_warnings(action="ignore"):
             ray.init(address=execution.address, **options)
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
@@ -295,7 +304,7 @@ def _knock(address: str) -> None:
     Raises:
         ConnectionError: if not.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(_FAR).rpartition(":")
     if not (host and port.isdigit()):
         return  # auto and local are no addresses
     try:
@@ -304,15 +313,22 @@ def _knock(address: str) -> None:
         raise ConnectionError(one_line(error)) from None
 
 
-def _keep_ray_quiet() -> None:
+def _keep_ray_quiet(*, is_far: bool) -> None:
     """Ray prints pages of its own logs into this program's output when a machine goes."""
     module = sys.modules["ray._private.worker"]
     if hasattr(module, "print_to_stdstream"):
         module.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
+    if is_far:
+        from ray.util.client.logsclient import LogstreamClient  # needs grpcio
+
+        LogstreamClient.stdstream = lambda *_, **__: None
+        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
+        # This one sets its level itself, and does not pass on to the former.
+        logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
 
 
 @contextlib.contextmanager
-def _one_sentence(address: str = "") -> Iterator[None]:
+def _one_sentence(address: str = "", otherwise: str = "") -> Iterator[None]:
     """Turns what Ray raises of itself into one of this program's errors."""
     where = f" at {address}" if address else ""
     try:
@@ -320,7 +336,7 @@ def _one_sentence(address: str = "") -> Iterator[None]:
     except ConnectionError as error:
         raise UnavailableError(
             f"no Ray cluster answers{where}: {one_line(error)}; "
-            "start one with: ray start --head, or name another by execution.address"
+            f"start one with: ray start --head, or name another by execution.address{otherwise}"
         ) from None
     except RuntimeError as error:
         if "ersion mismatch" in str(error):

@@ -10,7 +10,6 @@ from mlp.config import SweepConfig
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
-from mlp.flow.confirmation import beside
 from mlp.flow.execution import open_executor
 from mlp.flow.generation import (
     Session,
@@ -103,7 +102,7 @@ def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
                 end = _conduct(session)
         finally:
             spool.clear(place)
-            spool.clear(beside(place))
+            spool.clear(spool.of_seeds(place))
     if publisher.problem is not None:
         raise publisher.problem  # all is trained and kept, but a script must know
     return end

@@ -27,7 +27,6 @@ from mlp.tracking.display import run_name
 from mlp.tracking.label import Label, label_of_seed
 from mlp.tracking.record import RunRecord
 
-_MOST_SEEDS = 1000  # a place in the spool is the trial's number times this, and which seed it is
 _SEED_END = 2**32
 
 
@@ -57,13 +56,8 @@ class Confirmation:
 
 
 def seeds_spool(session: Session) -> Path:
-    """The folder of the networks that are not published yet; no study can be called so."""
-    return beside(session.spool)
-
-
-def beside(place: Path) -> Path:
-    """The folder of such networks beside that of the study's trials."""
-    return place.with_name(f"{place.name}+seeds")
+    """The folder of the networks that are not published yet."""
+    return spool.of_seeds(session.spool)
 
 
 def confirm(session: Session, best: TrialRow) -> Confirmation:
@@ -77,7 +71,7 @@ def confirm(session: Session, best: TrialRow) -> Confirmation:
         base = dataclasses.replace(session.config.base.data, validation_fraction=0.0)
         data = load(base, notice=lambda _line: None)
         wanted = range(1, session.config.study.confirm_seeds + 1)
-        numbers = [best.number * _MOST_SEEDS + i for i in wanted]
+        numbers = [best.number * spool.MOST_SEEDS + i for i in wanted]
         records = _records(session, data, numbers)
         for number, record in records.items():
             _look(session, number, record, data)
@@ -98,6 +92,8 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
         for number in sorted({*numbers, *kept_at})
         if number in kept_at or number not in looked_at
     }
+    if configs:
+        spool.put_page(seeds_spool(session), session.page)
     records = {}
     for number, config in configs.items():
         if number in kept_at:
@@ -119,7 +115,7 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
 
 def _config(session: Session, number: int) -> RunConfig:
     """A trial's settings with another seed, nothing held out."""
-    trial, i = divmod(number, _MOST_SEEDS)
+    trial, i = divmod(number, spool.MOST_SEEDS)
     row = search.rows(session.search)[trial]
     config = search.trial_of(session.search, row).config
     training = config.training
@@ -136,7 +132,7 @@ def _config(session: Session, number: int) -> RunConfig:
 def _looks(session: Session) -> dict[int, dict[str, Any]]:
     """Every look at such a network, by its number."""
     return {
-        look["trial"] * _MOST_SEEDS + look["seed"]: look
+        look["trial"] * spool.MOST_SEEDS + look["seed"]: look
         for look in search.test_looks(session.search)
         if "seed" in look
     }
@@ -145,7 +141,7 @@ def _looks(session: Session) -> dict[int, dict[str, Any]]:
 def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> None:
     if number not in _looks(session):
         assert record.test_accuracy is not None
-        trial, i = divmod(number, _MOST_SEEDS)
+        trial, i = divmod(number, spool.MOST_SEEDS)
         further = {"seed": i, "wrong": wrong_on(data.test, record, data)}
         search.add_test_look(session.search, trial, record.test_accuracy, further)
 
@@ -155,13 +151,13 @@ def _publish(session: Session, number: int) -> None:
 
 
 def _label(session: Session, number: int) -> Label:
-    trial, i = divmod(number, _MOST_SEEDS)
+    trial, i = divmod(number, spool.MOST_SEEDS)
     name = f"{run_name(_config(session, number), trial=trial)} seed +{i}"
     return label_of_seed(session.page, trial, i, name)
 
 
 def _name(number: int) -> str:
-    trial, i = divmod(number, _MOST_SEEDS)
+    trial, i = divmod(number, spool.MOST_SEEDS)
     return f"seed +{i} of trial {trial}"
 
 

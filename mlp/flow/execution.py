@@ -2,7 +2,7 @@
 
 The result is the same wherever and however often a population was begun; see law 1 of the engine: a
 trial does not depend on its neighbours. So a lost population is simply trained again, and a trial
-that kills its workers is found by training each one alone.
+that kills its workers is found by training each one alone: three attempts in all.
 """
 
 import os
@@ -22,7 +22,7 @@ from mlp.flow.cut import cost, cut
 from mlp.flow.work import Done, Executor, Lost, Task, WorkDone, train_population
 from mlp.stability.ratio import sharpness_steps
 
-_MOST_DEATHS = 3  # of workers that trained a trial alone, before it counts as the reason
+_MOST_DEATHS = 3  # of workers that trained a trial, before it counts as the reason
 # Where workers of other trials die, too, something else is the reason; but it must end some day.
 _MOST_LOSSES = 12
 
@@ -144,7 +144,11 @@ def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
 
 @dataclass(eq=False)
 class _Tally:
-    """What is there of each trial, and how often its population was lost."""
+    """What is there of each trial, and whose populations were lost how often.
+
+    A trial whose worker died three times waits until every other trial is back, and is judged then:
+    who came back was not what its worker died of. Nobody is blamed for a neighbour's deed.
+    """
 
     configs: Sequence[RunConfig]
     notice: Callable[[str], None]
@@ -152,47 +156,81 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self.results: dict[int, Result] = {}
-        self._deaths: list[int] = []  # trials that workers died of, or with, alone
+        self._n_back = 0
         self._losses: Counter[int] = Counter()
+        self._deaths: list[tuple[int, ...]] = []  # trials that were with a worker when it died
+        self._back_before: dict[int, int] = {}  # how many were back when it died the first time
+        self._accused: dict[int, Lost] = {}
 
     def take(self, answer: Done | Lost) -> list[Task]:
         """Notes an answer; returns what is to be trained again because of it."""
-        if isinstance(answer, Lost):
-            return self._lost(answer)
         again: list[Task] = []
-        for number, result in zip(answer.task.numbers, answer.results, strict=True):
-            if isinstance(result, str):
+        if isinstance(answer, Lost):
+            again += self._lost(answer)
+        else:
+            for number, result in zip(answer.task.numbers, answer.results, strict=True):
+                if not isinstance(result, str):
+                    self._n_back += 1
+                    self._keep(number, result)
+                    continue
+                if len(answer.task.numbers) > 1:  # it raised in company, and again alone
+                    self._note_death((number,))
                 again += self._lost(Lost(_alone(answer.task, number), result, is_suspect=True))
-            else:
-                self._keep(number, result)
-        return again
+        return again + self._judged()
 
     def _lost(self, lost: Lost) -> list[Task]:
         numbers = lost.task.numbers
         self._losses.update(numbers)
+        if lost.is_suspect:
+            self._note_death(numbers)
         if len(numbers) > 1:
             self.notice(f"{len(numbers)} trials are trained again: {lost.reason}")
             # One of them may be the reason, and its neighbours are not to go down with it again.
             return [_alone(lost.task, n) for n in numbers] if lost.is_suspect else [lost.task]
         [number] = numbers
-        if lost.is_suspect:
-            self._deaths.append(number)
-        if not self._is_guilty(number):
-            self.notice(f"a trial is trained again: {lost.reason}")
-            return [lost.task]
+        if self._losses[number] >= _MOST_LOSSES:
+            self._give_up(lost)
+            return []
+        if lost.is_suspect and sum(number in death for death in self._deaths) >= _MOST_DEATHS:
+            self._accused[number] = lost
+            return []
+        self.notice(f"a trial is trained again: {lost.reason}")
+        return [lost.task]
+
+    def _note_death(self, numbers: tuple[int, ...]) -> None:
+        self._deaths.append(numbers)
+        for number in numbers:
+            self._back_before.setdefault(number, self._n_back)
+
+    def _judged(self) -> list[Task]:
+        """Judges the accused once nobody else is missing; returns who is tried again."""
+        if len(self.results) + len(self._accused) < len(self.configs):
+            return []
+        accused, self._accused = self._accused, {}
+        guilty = {number for number in accused if self._is_guilty(number, {*accused})}
+        again: list[Task] = []
+        for number, lost in accused.items():
+            if number in guilty:
+                self._give_up(lost)
+            else:
+                self.notice(f"a trial is trained again: {lost.reason}")
+                again.append(lost.task)
+        return again
+
+    def _is_guilty(self, number: int, accused: set[int]) -> bool:
+        """Whether a trial must be what its workers died of: it never came back, all others did."""
+        if len(accused) > 1 and self._n_back == min(self._back_before[n] for n in accused):
+            return False  # whatever trains dies: the reason is outside
+        others = accused - {number}
+        first = next(i for i, death in enumerate(self._deaths) if number in death)
+        certain = [death for death in self._deaths[first:] if not others & {*death}]
+        n_own = sum(number in death for death in certain)
+        return n_own >= _MOST_DEATHS + len(certain) - n_own
+
+    def _give_up(self, lost: Lost) -> None:
+        [number] = lost.task.numbers
         self.notice(f"a trial is given up and recorded as crashed: {lost.reason}")
         self._keep(number, _crashed(self.configs[number]))
-        return []
-
-    def _is_guilty(self, number: int) -> bool:
-        """Whether a trial must be what its workers die of: they die of it, and of no other."""
-        if self._losses[number] >= _MOST_LOSSES:
-            return True
-        if number not in self._deaths:
-            return False
-        since = self._deaths[self._deaths.index(number) :]
-        n_own = since.count(number)
-        return n_own >= _MOST_DEATHS + len(since) - n_own
 
     def _keep(self, number: int, result: Result) -> None:
         if number in self.results:  # a late duplicate: the same bits

@@ -1,6 +1,6 @@
 """Repairs that do no harm: each gives what a sweep would, but without training."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
 
 
 def publish_study(config: SweepConfig, folder: Path) -> str:
-    """Publishes the trials that wait in the spool of a study.
+    """Publishes the trials, or networks of further seeds, that wait in a folder of a study.
 
     Those that the study itself does not have yet stay for the sweep to go on with.
 
@@ -60,10 +60,10 @@ def publish_study(config: SweepConfig, folder: Path) -> str:
     """
     from mlp.tracking import runs
 
-    with only_driver(folder.parent, folder.name):
+    with only_driver(folder.parent, spool.study_of(folder)):
         page = spool.page_of(folder)
-        n_stored = studies(config.study.storage).get(page.name, 0)
-        places = [place for number, place in spool.waiting(folder) if number < n_stored]
+        stored = _stored(config, page.name, is_of_seeds=spool.is_of_seeds(folder))
+        places = [place for number, place in spool.waiting(folder) if number in stored]
         n_published, damaged = 0, []
         if places:
             store = _opened(config)
@@ -87,7 +87,8 @@ def publish_study(config: SweepConfig, folder: Path) -> str:
                     damaged.append(f"{place.name} ({error})")
         n_left = len(list(spool.waiting(folder))) - len(damaged)
         spool.clear(folder)
-    said = f"{n_published} trials published"
+    what = "networks" if spool.is_of_seeds(folder) else "trials"
+    said = f"{n_published} {what} published"
     if n_left:
         said += f"; {n_left} are not in the study yet: the same sweep command goes on with them"
     if damaged:
@@ -115,7 +116,7 @@ def clear(top: Path, folder: Path) -> str:
     Raises:
         BusyError: for a study that somebody holds.
     """
-    with only_driver(top, folder.name):
+    with only_driver(top, spool.study_of(folder)):
         spool.clear(folder)
     return f"{folder} removed"
 
@@ -130,6 +131,17 @@ def remove_locks(folder: Path, names: Sequence[str]) -> str:
         with only_driver(folder, name):  # it removes the file when it lets go
             pass
     return f"{len(names)} lock files removed"
+
+
+def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:
+    """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
+    if not is_of_seeds:
+        return range(studies(config.study.storage).get(study, 0))
+    from mlp.study.storage import one_sentence, open_storage, stored_looks
+
+    with one_sentence(config.study.storage):
+        looks = stored_looks(open_storage(config.study.storage), study)
+    return {look["trial"] * spool.MOST_SEEDS + look["seed"] for look in looks if "seed" in look}
 
 
 def _publish(store: "Store", place: Path, parent: str | None) -> None:

@@ -31,10 +31,9 @@ from mlp.study.points import list_points
 from mlp.study.pruning import thresholds
 from mlp.study.server import patiently
 from mlp.study.space import Space, draw, flat, parameters, read_space
-from mlp.study.storage import Storage
+from mlp.study.storage import TEST_LOOKS, Storage
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
-_TEST_LOOKS = "mlp.test_looks"
 _FORECASTS = "mlp.forecasts/"  # and the number of a generation's first trial
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "validation_accuracy": "maximize",
@@ -280,7 +279,7 @@ def test_looks(search: Search) -> list[dict[str, Any]]:
     `wrong`, as `mlp.flow.outcome.wrong_on` gives it.
     """
     looks: list[dict[str, Any]] = _patiently(
-        search, lambda: search.study.user_attrs.get(_TEST_LOOKS, [])
+        search, lambda: search.study.user_attrs.get(TEST_LOOKS, [])
     )
     return looks
 
@@ -291,7 +290,7 @@ def add_test_look(
     """Notes a look at the test part for one trial, and further facts about it."""
     look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
     looks = [*test_looks(search), look | dict(further or {})]
-    _patiently(search, lambda: search.study.set_user_attr(_TEST_LOOKS, looks))
+    _patiently(search, lambda: search.study.set_user_attr(TEST_LOOKS, looks))
 
 
 def forecasts(search: Search) -> dict[int, float]:

@@ -12,6 +12,7 @@ from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
 from mlp.tracking.store_uri import check_sqlite, mask, only_one, sqlite_path
 
 Storage = optuna.storages.BaseStorage
+TEST_LOOKS = "mlp.test_looks"  # the study's attribute that lists them
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
@@ -63,6 +64,13 @@ def stored_studies(storage: Storage) -> dict[str, int]:
     """Name -> number of trials of every study."""
     summaries = optuna.get_all_study_summaries(storage)
     return {summary.study_name: summary.n_trials for summary in summaries}
+
+
+def stored_looks(storage: Storage, study: str) -> list[dict[str, Any]]:
+    """What a study has noted of each look at the test part; nothing if there is no such study."""
+    summaries = optuna.get_all_study_summaries(storage)
+    found = (each.user_attrs for each in summaries if each.study_name == study)
+    return list(next(found, {}).get(TEST_LOOKS, []))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from mlp.errors import RecordError, shown
+from mlp.errors import RecordError, one_line, shown
 from mlp.tracking import npz, record
 from mlp.tracking.recipe import LARGEST_TEXT, read_recipe
 from mlp.tracking.record import CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE
@@ -74,9 +74,13 @@ def _repository(uri: str, address: str) -> ArtifactRepository:
 
 
 def _sizes(repository: ArtifactRepository) -> dict[str, int]:
-    return {
-        file.path: file.file_size or 0 for file in repository.list_artifacts() if not file.is_dir
-    }
+    try:
+        files = repository.list_artifacts()
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # MLflow checks no answer
+        raise RecordError(
+            f"the list of the run's files cannot be read: {one_line(error)}"
+        ) from None
+    return {file.path: file.file_size or 0 for file in files if not file.is_dir}
 
 
 def _get(

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,14 +88,18 @@ def serve_command(store: Store, made: LoggedNetwork) -> str:
 
 
 def _find(store: Store, run_id: str) -> LoggedModel | None:
-    """The run's finished model; that of an attempt which was cut short stays PENDING."""
+    """The run's finished model; what attempts that were cut short have left goes."""
     found = store.client.search_logged_models(
         [store.experiment_id], filter_string=f"source_run_id = '{run_id}'"
     )
+    for model in found:
+        if model.status != LoggedModelStatus.READY:
+            store.client.delete_logged_model(model.model_id)
     return next((model for model in found if model.status == LoggedModelStatus.READY), None)
 
 
 def _make(store: Store, run: Run, name: str, example: NDArray[np.uint8]) -> LoggedModel:
+    """A new model of a run; it ends READY, or FAILED where it cannot be made."""
     client, run_id = store.client, str(run.info.run_id)
     made = client.create_logged_model(
         store.experiment_id,
@@ -104,12 +109,17 @@ def _make(store: Store, run: Run, name: str, example: NDArray[np.uint8]) -> Logg
         params=run.data.params,
         tags={key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
     )
-    with TemporaryDirectory() as folder:
-        _save(Path(folder), store, run_id, made, example)
-        client.log_model_artifacts(made.model_id, str(Path(folder) / "model"))
-    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    client.log_batch(run_id, metrics=_points_of(store, run, made.model_id))
-    return client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+    try:
+        with TemporaryDirectory() as folder:
+            _save(Path(folder), store, run_id, made, example)
+            client.log_model_artifacts(made.model_id, str(Path(folder) / "model"))
+        client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+        client.log_batch(run_id, metrics=_points_of(store, run, made.model_id))
+        return client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+    except BaseException:
+        with suppress(Exception):  # the store may be what failed; the next attempt clears up
+            client.finalize_logged_model(made.model_id, LoggedModelStatus.FAILED)
+        raise
 
 
 def _save(

@@ -295,6 +295,12 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     for name, digest in digests.items():
         if run.data.tags.get(name) != digest:
             raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
+    for param in _params(config.settings_of(recipe.config)):
+        if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
+            raise RecordError(
+                f"run {run_id} was changed: its {record.CONFIG_FILE} has another {param.key} than "
+                "its params"
+            )
     tags = {one_line(name): one_line(value) for name, value in run.data.tags.items()}
     return TrackedRun(run_id, recipe, result, curve_digest, weights_digest, tags)
 

@@ -18,8 +18,10 @@ from mlp.tracking.label import Label, StudyPage, read_label, read_page, write_la
 from mlp.tracking.record import RunRecord, read_record, write_record
 from mlp.tracking.store_uri import sqlite_path
 
+MOST_SEEDS = 1000  # where networks of further seeds wait: the trial's number times this, and which
 UNFINISHED = ".part"  # ends the name of what is being written, or was when its writer died
 
+_SEEDS = "+seeds"  # no study can be called so
 _LABEL_FILE, _PAGE_FILE = "label.json", "study.json"
 
 
@@ -45,6 +47,21 @@ def folder_of_runs() -> Path:
 def place_of(spool: Path, number: int) -> Path:
     """The folder of a trial."""
     return spool / f"{number:06d}"
+
+
+def of_seeds(folder: Path) -> Path:
+    """The folder of networks with a winner's settings and further seeds, beside that of trials."""
+    return folder.with_name(folder.name + _SEEDS)
+
+
+def is_of_seeds(folder: Path) -> bool:
+    """Whether it is the folder of such networks."""
+    return folder.name.endswith(_SEEDS)
+
+
+def study_of(folder: Path) -> str:
+    """The study that a folder belongs to."""
+    return folder.name.removesuffix(_SEEDS)
 
 
 def put(spool: Path, number: int, record: RunRecord, label: Label) -> Path:

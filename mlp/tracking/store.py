@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+from google.protobuf.json_format import ParseError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.base_sql_model import Base as Tables
@@ -38,6 +39,9 @@ _ABOUT = "Small networks that tell threes from sevens."
 _OUTAGE = re.compile(
     r"too many \d+ error responses|[Cc]onnection refused|timed? ?out|Name or service not known"
 )
+
+# Of an answer that is JSON, but not what MLflow expects, protobuf raises an error of its own.
+_FAULTS = (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError, ParseError)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def one_sentence(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+    except _FAULTS as error:
         raise _fault(error, shown) from None
 
 
@@ -196,6 +200,8 @@ def _calm_mlflow(uri: str) -> None:
         # calls looks first whether it is.
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        # A server must not send this process to services that only this process can reach.
+        os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
