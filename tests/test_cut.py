@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from mlp.config import RunConfig
 from mlp.door import with_settings
+from mlp.engine.layout import tile_columns
 from mlp.flow.cut import cost, cut
 
 COSTS = st.lists(st.floats(0, 1e6), max_size=80)
 
 
-@given(COSTS, st.integers(1, 9), st.none() | st.integers(1, 5))
-def test_each_trial_is_in_one_population(costs, n_slots, most):
-    populations = cut(costs, n_slots=n_slots, most=most)
+@given(COSTS, st.integers(1, 9), st.none() | st.integers(1, 5), st.booleans())
+def test_each_trial_is_in_one_population(costs, n_slots, most, has_columns):
+    columns = [1 + i * 7 % 40 for i in range(len(costs))] if has_columns else None
+    populations = cut(costs, n_slots=n_slots, most=most, columns=columns)
     assert sorted(n for numbers in populations for n in numbers) == list(range(len(costs)))
     assert all(populations)
     assert most is None or max(map(len, populations), default=0) <= most
@@ -30,11 +32,10 @@ def idle_share(costs, populations, n_slots):
     return 1 - sum(ends) / (n_slots * max(ends))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_little_idle_time_for_a_generation_of_64_on_four_workers(seed):
-    """With the costs of the shipped space: depth 1 to 3, widths 2 to 32."""
+def generation_of_64(seed):
+    """As the shipped space has it: depth 1 to 3, widths 2 to 32."""
     draw = random.Random(seed)
-    configs = [
+    return [
         with_settings(
             RunConfig(),
             {
@@ -44,10 +45,30 @@ def test_little_idle_time_for_a_generation_of_64_on_four_workers(seed):
         )
         for _ in range(64)
     ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_little_idle_time_for_a_generation_of_64_on_four_workers(seed):
+    configs = generation_of_64(seed)
     costs = [cost(config, n_examples=9917, n_entries=1_500_000) for config in configs]
-    populations = cut(costs, n_slots=4)
+    columns = [config.model.layer_widths[0] for config in configs]
+    populations = cut(costs, n_slots=4, columns=columns)
     assert idle_share(costs, populations, 4) < 0.1
     assert len(populations) <= 40  # each costs some time of its own
+
+
+@pytest.mark.parametrize("n_slots", [2, 4])
+@pytest.mark.parametrize("seed", range(10))
+def test_few_columns_of_the_tiles_are_empty(seed, n_slots):
+    configs = generation_of_64(seed)
+    costs = [cost(config, n_examples=9917, n_entries=1_500_000) for config in configs]
+    columns = [config.model.layer_widths[0] for config in configs]
+    room, sizes = 0, []
+    for numbers in cut(costs, n_slots=n_slots, columns=columns):
+        sizes.append(sum(columns[n] for n in numbers))
+        tile = tile_columns(sizes[-1], "float32")
+        room += -(-sizes[-1] // tile) * tile
+    assert room < 1.1 * sum(sizes)
 
 
 def test_early_populations_are_wide_and_large_trials_come_first():

@@ -15,15 +15,30 @@ _SHARE_AHEAD = 2
 _FINEST = 16
 
 
-def cut(costs: Sequence[float], *, n_slots: int, most: int | None = None) -> list[list[int]]:
+# A pass over the pixels takes as long for one column of a tile as for all of them, see
+# `mlp.engine.layout.tile_columns`; so populations end where a tile does.
+_TILE_BYTES, _NARROW_BYTES = 128, 64
+
+
+def cut(
+    costs: Sequence[float],
+    *,
+    n_slots: int,
+    most: int | None = None,
+    columns: Sequence[int] | None = None,
+    item_bytes: int = 4,
+) -> list[list[int]]:
     """Parts trials into populations for workers that each take the next one when they are free.
 
-    Guided self-scheduling (Polychronopoulos and Kuck 1987) over trials in falling order of cost.
+    Guided self-scheduling (Polychronopoulos and Kuck 1987) over trials in falling order of cost; a
+    population that would leave part of a tile empty takes further trials that fit there.
 
     Args:
         costs: one a trial, in any unit, not negative.
         n_slots: populations that train side by side; 1 or more.
         most: trials in one population at most; None: no such limit.
+        columns: units of the first layer, one number a trial; None: tiles are of no interest.
+        item_bytes: of a weight.
 
     Returns:
         The numbers of the trials of each population, the population to begin with first. Each trial
@@ -44,9 +59,23 @@ def cut(costs: Sequence[float], *, n_slots: int, most: int | None = None) -> lis
         while order and filled + costs[order[0]] <= share and len(taken) != most:
             taken.append(order.pop(0))
             filled += costs[taken[-1]]
+        if columns is not None:
+            room = _room(sum(columns[number] for number in taken), item_bytes)
+            for number in [*order]:
+                if len(taken) != most and columns[number] <= room:
+                    order.remove(number)
+                    taken.append(number)
+                    room -= columns[number]
+                    filled += costs[number]
         populations.append(taken)
         left -= filled
     return populations
+
+
+def _room(n_columns: int, item_bytes: int) -> int:
+    """Columns that a population has free in its last tile."""
+    narrow, wide = _NARROW_BYTES // item_bytes, _TILE_BYTES // item_bytes
+    return narrow - n_columns if n_columns <= narrow else -n_columns % wide
 
 
 def cost(config: RunConfig, *, n_examples: int, n_entries: int) -> float:

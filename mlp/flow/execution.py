@@ -131,7 +131,13 @@ def _populations(configs: Sequence[RunConfig], data: Dataset, where: Executor) -
         return [numbers[first : first + size] for first in range(0, len(configs), size)]
     n_examples, n_entries = len(data.train), int(np.count_nonzero(data.train.pixels))
     costs = [cost(config, n_examples=n_examples, n_entries=n_entries) for config in configs]
-    return cut(costs, n_slots=n_slots, most=most)
+    return cut(
+        costs,
+        n_slots=n_slots,
+        most=most,
+        columns=[config.model.layer_widths[0] for config in configs],
+        item_bytes=max(np.dtype(config.training.dtype).itemsize for config in configs),
+    )
 
 
 def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
