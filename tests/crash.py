@@ -235,7 +235,8 @@ def kill_processes(n_kills: int, seed: int) -> int:
                     process.wait()
                     n_done, n_here = n_done + 1, n_here + 1
                     print(f"kill {n_done}: {_standing(folder)}", flush=True)
-            is_same = process.returncode == 0 and _is_same_end(folder, whole)
+            assert process.returncode == 0, "the command fails by itself"
+            is_same = _is_same_end(folder, whole)
             n_different += not is_same
             print(
                 f"study {n_studies} after {n_here} kills and {time.monotonic() - started:.0f} s: "

@@ -32,6 +32,7 @@ from mlp.causes.inquiry import Effort, Side, prepare
 from mlp.causes.observed import observe
 from mlp.causes.picking import spread
 from mlp.curve import Verdict
+from mlp.door import with_settings
 
 EFFORT = Effort(interventions=8, seeds=4)
 
@@ -242,6 +243,15 @@ def test_runs_that_differ_in_their_seed_alone_are_picked_once():
         ),
     )
     assert len(spread([*runs, twin], space, 8)) == 2
+
+
+def test_runs_that_differ_in_what_does_nothing_in_them_are_picked_once():
+    runs, space = study(RATE, 0, 2)
+    idle = dataclasses.replace(
+        runs[0], config=with_settings(runs[0].config, {"gradient.clip_norm": 7.0})
+    )
+    assert runs[0].config.gradient.normalization != "clip"
+    assert len(spread([*runs, idle], space, 8)) == 2
 
 
 def test_a_study_without_oscillation_has_nothing_to_stop():

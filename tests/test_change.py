@@ -161,3 +161,14 @@ def test_settings_outside_the_space_are_seen():
         "model.widths[2]": 9,
         "gradient.derivative": "question",
     }
+
+
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
+def test_a_rerun_is_found_again_by_the_key_that_it_was_recorded_with(normalization):
+    """And keeps what does nothing in the run itself: a change may wake it."""
+    config = config_of(gradient__normalization=normalization, gradient__clip_norm=3.0)
+    for change in changes(config):
+        changed = rerun(config, [change], 0)
+        assert plain(changed) == changed
+        if change.factor.setting != "gradient.clip_norm":
+            assert changed.gradient.clip_norm == 3.0

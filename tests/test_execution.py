@@ -245,3 +245,27 @@ def test_ray_that_is_not_installed_is_said(monkeypatch, data):
     monkeypatch.setitem(sys.modules, "mlp.flow.cluster", None)
     with pytest.raises(SettingError, match=r"needs Ray: python -m pip install 'mlp-sweep\[ray\]'"):
         train_trials(configs(0), data, Execution(engine="ray"))
+
+
+def test_machines_that_go_are_no_fault_of_their_trials(data, results):
+    """A population may lose eleven machines; what its trials lose alone is counted anew."""
+    where = Losing(lambda task: fate(task), population=4)
+
+    def fate(task):
+        n = max(where.lost[number] for number in task.numbers)
+        if n < 11 or n == 12:
+            return Lost(task, "its machine went", False)
+        return Lost(task, "it died", True) if n == 11 else None
+
+    found = train_trials(configs(9), data, where)
+    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
+
+
+def test_trial_that_takes_every_machine_with_it_is_found(data, results):
+    where = Losing(
+        lambda task: Lost(task, "its machine went", False) if 3 in task.numbers else None,
+        population=4,
+    )
+    found = train_trials(configs(9), data, where)
+    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
+    assert weights_digest(found[2]) == weights_digest(results[2])

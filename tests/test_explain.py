@@ -261,7 +261,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
         explain_study(None, read_explain({"explain": more}), plain(said))
     kept = {run.run_id for run in read_reruns(store, found.study)} - before
     assert len(kept) == calls[0] > 0
-    assert "the same command goes on" in said.getvalue()
+    assert f"{calls[0]} reruns are kept, and the same command goes on" in said.getvalue()
     assert store.client.get_run(found.run_id).info.status == "KILLED"
 
 

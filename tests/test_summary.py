@@ -164,15 +164,17 @@ def test_each_run_is_drawn_once_in_the_colour_of_its_verdict():
 def test_the_search_is_drawn_with_the_best_so_far():
     accuracies = [0.5, 0.9, 0.7, 0.95, 0.6, 0.8, 0.97, 0.9]
     runs = [
-        dataclasses.replace(past(metrics={"final_validation_accuracy": value}), trial=2 * number)
+        dataclasses.replace(
+            past(metrics={"final_validation_accuracy": value}), trial=number * 10**8
+        )
         for number, value in enumerate(accuracies)
     ]
     drawn = search_figure(runs, "validation_accuracy").data
     points, best = (t for t in drawn if t.name in ("validation_accuracy", "Best Value"))
-    assert dict(zip(points.x, points.y, strict=True)) == dict(
-        zip(range(0, 16, 2), accuracies, strict=True)
-    )
+    assert list(points.y) == accuracies
     assert list(best.y)[-1] == 0.97
+    diverged = past(Verdict.DIVERGED, metrics={"final_validation_accuracy": 0.99})
+    assert 0.99 not in [*search_figure([*runs, diverged], "validation_accuracy").data[0].y]
     assert search_figure(runs, "oscillation") is None
     assert search_figure(runs[:3], "validation_accuracy") is None
 

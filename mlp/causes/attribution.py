@@ -162,11 +162,11 @@ def answer(
         n_examples: in the training part.
         gradient_norm: as for `inquiry.prepare`; asked for one run at most.
     """
-    results = consulted = _Consulted(results)
-    found = effects(inquiry, results)
+    consulted = _Consulted(results)
+    found = effects(inquiry, consulted)
     curing = curing_factors(found)
-    bonds = dependences(inquiry, curing, results)
-    joint = joint_cures(inquiry, results)
+    bonds = dependences(inquiry, curing, consulted)
+    joint = joint_cures(inquiry, consulted)
     causes = find_causes(found, bonds, joint)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _without_effect(found, named)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlp.config import Execution, Gradient, Initialization, RunConfig, Tracking, Value, settings_of
+from mlp.config import Execution, RunConfig, Tracking, Value, settings_of
 from mlp.door import with_settings
 from mlp.errors import SettingError
 from mlp.study.domain import Choice, Domain, Range, typed
@@ -18,10 +18,6 @@ from mlp.study.space import Entry, Space
 
 NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rate"
 DEPTH, WIDTHS = "model.depth", "model.widths"
-_DEFAULTS: dict[str, float] = {  # of settings that can be without any effect
-    "gradient.clip_norm": Gradient().clip_norm,
-    "initialization.scale": Initialization().scale,
-}
 SEEDS = ("training.seed", "training.order_seed")
 
 _FACTOR_OF_TEN = 10.0
@@ -75,13 +71,9 @@ def plain(config: RunConfig) -> RunConfig:
         >>> near, far = RunConfig(execution=Execution(threads=1)), RunConfig()
         >>> near == far, plain(near) == plain(far)
         (False, True)
-        >>> mean = RunConfig(gradient=Gradient(normalization="mean", clip_norm=3.0))
-        >>> plain(mean) == plain(RunConfig())
-        True
     """
     local = {"data.root": None, WIDTHS: config.model.layer_widths}
-    idle = {path: own for path, own in _DEFAULTS.items() if not _is_active(config, path)}
-    changed = with_settings(config, {**local, **idle})
+    changed = with_settings(config, local)
     return RunConfig(
         data=changed.data,
         model=changed.model,
@@ -176,7 +168,7 @@ def changes_of(
     config = configs[0]
     changes: list[Change] = []
     for entry in space:
-        if entry.path in SEEDS or not _is_active(config, entry.path):
+        if entry.path in SEEDS or not is_active(config, entry.path):
             continue
         if entry.path == DEPTH:
             changes += _of_depth(config, entry, len(configs), order)
@@ -197,7 +189,7 @@ def domain_of(config: RunConfig, entry: Entry) -> tuple[str, Domain] | None:
     return (branch, entry.domains[branch]) if branch in entry.domains else None
 
 
-def _is_active(config: RunConfig, path: str) -> bool:
+def is_active(config: RunConfig, path: str) -> bool:
     """Whether the setting can do anything in this run."""
     match path:
         case "gradient.clip_norm":

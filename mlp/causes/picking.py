@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlp.causes.change import SEEDS, domain_of, position
+from mlp.causes.change import SEEDS, domain_of, is_active, position
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig, settings_of
 from mlp.study.domain import Range, typed
@@ -17,7 +17,8 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
 
     The first is the one with the smallest mean distance to all others, each next one the farthest
     from those picked so far (ties: the earlier run), so that the picks of a smaller n are the first
-    ones of a larger n. Runs that differ in their seeds alone count once.
+    ones of a larger n. Runs that differ in their seeds alone, or in what does nothing in them,
+    count once.
 
     Args:
         runs: to pick from, in the order of the study.
@@ -46,7 +47,8 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
 
 
 def _without_seeds(config: RunConfig) -> str:
-    return typed([v for path, v in settings_of(config).items() if path not in SEEDS])
+    settings = settings_of(config).items()
+    return typed([v for path, v in settings if path not in SEEDS and is_active(config, path)])
 
 
 def _distances(configs: Sequence[RunConfig], space: Space) -> NDArray[np.float64]:

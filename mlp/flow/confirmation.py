@@ -15,6 +15,8 @@ import numpy as np
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
+from mlp.engine.result import Ending, Result
+from mlp.errors import SystemLimitError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.generation import Session, kept
 from mlp.flow.mistakes import Mistake, summarise_mistakes
@@ -103,13 +105,21 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
     missing = [number for number in configs if number not in records]
     if missing:
         execution, started_ms = session.config.base.execution, _now_ms()
-        results = train_trials([configs[number] for number in missing], data, session.where)
-        timing = Timing(started_ms, _now_ms(), n_threads(execution))
-        for number, result in zip(missing, results, strict=True):
+
+        def keep(place: int, result: Result) -> None:
+            """Makes a network safe while others still train."""
+            number = missing[place]
+            if result.ending is Ending.CRASHED:
+                raise SystemLimitError(
+                    f"{_name(number)} kills the worker that trains it; the test part waits"
+                )
+            timing = Timing(started_ms, _now_ms(), n_threads(execution))
             record = make_record(configs[number], data, result, timing)
             accuracy = accuracy_on(data.test, record, data)
             records[number] = dataclasses.replace(record, test_accuracy=accuracy)
             spool.put(seeds_spool(session), number, records[number], _label(session, number))
+
+        train_trials([configs[number] for number in missing], data, session.where, kept=keep)
     return records
 
 

@@ -164,6 +164,7 @@ class _Tally:
         self.results: dict[int, Result] = {}
         self._n_back = 0
         self._losses: Counter[int] = Counter()
+        self._departures: Counter[int] = Counter()  # with others, when their machine went
         self._deaths: list[tuple[int, ...]] = []  # trials that were with a worker when it died
         self._back_before: dict[int, int] = {}  # how many were back when it died the first time
         self._accused: dict[int, Lost] = {}
@@ -186,13 +187,15 @@ class _Tally:
 
     def _lost(self, lost: Lost) -> list[Task]:
         numbers = lost.task.numbers
-        self._losses.update(numbers)
         if lost.is_suspect:
             self._note_death(numbers)
+        is_departure = len(numbers) > 1 and not lost.is_suspect
+        (self._departures if is_departure else self._losses).update(numbers)
         if len(numbers) > 1:
             self.notice(f"{len(numbers)} trials are trained again: {lost.reason}")
             # One of them may be the reason, and its neighbours are not to go down with it again.
-            return [_alone(lost.task, n) for n in numbers] if lost.is_suspect else [lost.task]
+            is_doubtful = lost.is_suspect or self._departures[numbers[0]] >= _MOST_LOSSES
+            return [_alone(lost.task, n) for n in numbers] if is_doubtful else [lost.task]
         [number] = numbers
         if self._losses[number] >= _MOST_LOSSES:
             self._give_up(lost)

@@ -92,10 +92,11 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
         store, key=key, name=f"explain {work.study.name}", parent=work.study.run_id
     )
     status = "FAILED"
+    recorder = Recorder(store, key, run_id)
     try:
         with (
             open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-            Recorder(store, key, run_id) as recorder,
+            recorder,
             _progress(work, inquiry, known) as told,
         ):
             trainer = Trainer(work.data, where, recorder, told)
@@ -109,7 +110,8 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     except KeyboardInterrupt:
         status = "KILLED"
         command = explain_command(work.study.name, config.local)
-        say(console, f"the reruns so far are kept, and the same command goes on: {command}")
+        kept = f"{recorder.n_recorded} reruns are kept"
+        say(console, f"{kept}, and the same command goes on from there: {command}")
         raise
     finally:
         finish(store, run_id, status)  # type: ignore[arg-type]

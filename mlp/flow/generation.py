@@ -1,7 +1,6 @@
 """A generation of a study: trained, judged, made safe, stored in the search, handed to MLflow."""
 
 import itertools
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -145,15 +144,14 @@ def _forecast(session: Session, trials: Sequence[Trial]) -> None:
         return
     from mlp.stability.sharpness import forecast  # imports compiled code
 
-    threads = n_threads(session.config.base.execution)
+    # On a cluster, too, the driver measures them, with the cores that it has.
+    threads = n_threads(Execution(threads=None))
     found = forecast([trial.config for trial in wanted], session.data, threads=threads)
     ratios = {
         trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
     }
     if ratios:
         search.add_forecasts(session.search, ratios)
-        name = f"forecasts/{min(ratios):06d}.json"
-        session.publisher.describe(metrics={}, tags={}, files={name: json.dumps(ratios, indent=1)})
 
 
 def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecord]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +19,8 @@ from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store
+
+_PATIENCE_S = 4.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
 
 
 class Recorder:
@@ -51,18 +53,23 @@ class Recorder:
     ) -> None:
         """Waits for what was handed over; raises the first fault of the store.
 
-        What a person stops is recorded as far as it is trained; if he cannot wait for that either,
-        and on the way out of another error, the rest is dropped.
+        What a person stops is recorded as far as it is trained, for some seconds and as long as the
+        store takes it; on the way out of another error the rest is dropped.
         """
-        is_stopped = isinstance(error, KeyboardInterrupt)
-        try:
-            self._thread.shutdown(wait=True, cancel_futures=error is not None and not is_stopped)
-        except KeyboardInterrupt:
-            self._thread.shutdown(wait=True, cancel_futures=True)
-            raise
+        if isinstance(error, KeyboardInterrupt):
+            wait(self._written, _PATIENCE_S, FIRST_EXCEPTION)
+        self._thread.shutdown(wait=True, cancel_futures=error is not None)
         if error is None:
             for written in self._written:
                 written.result()
+
+    @property
+    def n_recorded(self) -> int:
+        """Reruns that the store has taken."""
+        return sum(
+            written.done() and not written.cancelled() and written.exception() is None
+            for written in self._written
+        )
 
     @property
     def backlog_s(self) -> float:

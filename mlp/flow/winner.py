@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlp.config import settings_of
+from mlp.config import canonical_json, settings_of
 from mlp.curve import Verdict
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import Session, train_again
@@ -21,6 +21,7 @@ from mlp.tracking.display import run_name
 from mlp.tracking.note import run_link, study_note
 from mlp.tracking.view import NOTE_TAG
 
+FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
@@ -64,6 +65,9 @@ def name_winner(session: Session) -> StudyEnd:
         "oscillating_share": n_oscillating / max(1, len(table)),
     }
     session.console.print(render_verdicts(summarise_verdicts(table)))
+    if foretold := search.forecasts(session.search):
+        text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
+        session.publisher.describe(metrics={}, tags={}, files={FORECASTS: text})
     if best is None:
         note = study_note([row.verdict for row in table])
         session.publisher.describe(metrics=totals, tags={NOTE_TAG: note})

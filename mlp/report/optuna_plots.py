@@ -5,8 +5,8 @@ from typing import Literal
 
 import optuna.visualization
 import plotly.graph_objects as go
-from optuna.trial import TrialState
 
+from mlp.curve import Verdict
 from mlp.report.figures import bare
 from mlp.tracking.history import PastRun
 
@@ -31,14 +31,15 @@ def search_figure(runs: Sequence[PastRun], objective: str) -> go.Figure | None:
     if objective not in _METRICS:
         return None
     metric, direction = _METRICS[objective]
-    found = [(run.trial, run.metrics[metric]) for run in runs if metric in run.metrics]
-    values = {trial: value for trial, value in found if trial is not None}
+    values = [
+        run.metrics[metric]
+        for run in runs
+        if metric in run.metrics and run.judgement.verdict is not Verdict.DIVERGED
+    ]
     if len(values) < _LEAST_TRIALS:
         return None
     study = optuna.create_study(direction=direction)
-    for trial in range(max(values) + 1):
-        state = TrialState.COMPLETE if trial in values else TrialState.PRUNED
-        study.add_trial(optuna.trial.create_trial(value=values.get(trial), state=state))
+    study.add_trials([optuna.trial.create_trial(value=value) for value in values])
     figure = optuna.visualization.plot_optimization_history(study, target_name=objective)
     figure.update_layout(height=380, title_text=None)
     return bare(figure)

@@ -66,7 +66,7 @@ function openFromMap() {
   if (!map) return;
   map.on("plotly_click", (event) => {
     const run = event.points[0].customdata;
-    const address = document.body.dataset.address.replace("RUN", run);
+    const address = document.body.dataset.address.replace("%RUN%", run);
     if (run && !isFramed) window.open(address, "_blank", "noopener");
   });
 }

@@ -314,9 +314,9 @@ def _value(value: object) -> str:
 
 
 def _template(content: PageContent) -> str:
-    """The address of a run in MLflow with RUN in the place of its id."""
+    """The address of a run in MLflow with %RUN% in the place of its id."""
     first = content.runs[0].run_id if content.runs else ""
-    return content.addresses[0].replace(first, "RUN") if first else ""
+    return content.addresses[0].replace(first, "%RUN%") if first else ""
 
 
 def _asset(name: str) -> str:
