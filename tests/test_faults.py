@@ -27,7 +27,7 @@ from sweeping import (
 )
 
 from mlp.errors import BusyError, StoreError
-from mlp.study import search
+from mlp.study import storage
 
 LONG = ("training.steps=5000000", "study.n_trials=2")
 
@@ -201,7 +201,7 @@ def test_damaged_study_store_is_refused_and_kept(here):
 
 
 def test_study_store_that_is_locked_is_said_after_a_while(here, monkeypatch):
-    monkeypatch.setattr(search, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(storage, "_PATIENCE_S", 0.2)
     sweep()
     with sqlite3.connect("optuna.db", isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
