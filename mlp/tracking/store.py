@@ -149,6 +149,8 @@ def _fault(error: Exception, shown: str) -> MlpError:
     said = store_uri.mask(_innermost(error))
     if "database is locked" in said:
         return BusyError(f"another program holds the tracking store {shown}; close it or try again")
+    if "disk I/O error" in said:  # it may pass; whoever can try again does
+        return UnavailableError(f"the tracking store {shown} failed: disk I/O error")
     if "out-of-date database schema" in said:
         return StoreError(_other_version(shown))
     if "No space left" in said or "disk is full" in said:

@@ -26,7 +26,6 @@ _SECRET_IN_QUERY = re.compile(
 # SQLAlchemy 2.1 decodes a quoted character in a path, 2.0 does not.
 _AMBIGUOUS = re.compile(r"\?|%[0-9a-fA-F]{2}")
 
-_SQLITE_HEADER = b"SQLite format 3\0"
 _LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
 _LOCK_PAUSE_S = 0.1
 
@@ -94,9 +93,7 @@ def check_sqlite(
         if not path.is_file():
             raise StoreError(f"the {store} must be a plain file, but {path} is not")
         _check_access(path, setting)
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-        if header not in (b"", _SQLITE_HEADER):
+        if not _is_sqlite(path):
             raise StoreError(f"{path} is not an SQLite database; choose another by {setting}")
     folder = path.parent
     while not folder.exists():
@@ -104,6 +101,20 @@ def check_sqlite(
     if not folder.is_dir():
         raise StoreError(f"the {store} cannot be at {path}, because {folder} is no folder")
     _check_access(folder, setting)
+
+
+def _is_sqlite(path: Path) -> bool:
+    """Whether a file is a database, or empty, which becomes one.
+
+    SQLite itself looks: to close a file lets go of every lock that this process has on it (POSIX),
+    and SQLite alone knows when that would be the lock of another thread's transaction.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+            file.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        return "not a database" not in str(error)
+    return True
 
 
 def tables(path: Path) -> set[str]:
