@@ -94,6 +94,7 @@ def test_slip_in_a_study_is_found_before_anything_is_made(here):
 def test_trained_network_and_its_record_are_the_same(here, digits):
     run = mlp.train_network(FEW)
     back = mlp.load_run(run.run_id)
+    assert repr(back) == f"Run(run_id='{run.run_id}')"  # a notebook shows it
     pd.testing.assert_frame_equal(run.curve, back.curve)
     for mine, theirs in zip(run.weights, back.weights, strict=True):
         assert (mine.W.tobytes(), mine.b.tobytes()) == (theirs.W.tobytes(), theirs.b.tobytes())

@@ -266,3 +266,10 @@ def test_an_empty_study_is_answered():
     inquiry = prepare([], (), EFFORT, n_examples=1, gradient_norm=gradient_norms)
     assert next_trainings(inquiry, {}) == ()
     assert answer_of(inquiry, {}).causes == ()
+
+
+def test_nothing_is_claimed_where_nothing_was_rerun():
+    inquiry = inquiry_of(RATE)
+    said = sentences(answer_of(inquiry, {}))
+    assert said[0].startswith("Nothing has been rerun")
+    assert "so this may be a part of it" in said[-1]

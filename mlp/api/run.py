@@ -1,6 +1,6 @@
 """A tracked run as a notebook wants it: its config, curve, weights and answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ class Run:
     """
 
     run_id: str
-    config: RunConfig
-    result: Result
+    config: RunConfig = field(repr=False)
+    result: Result = field(repr=False)
 
     @cached_property
     def judgement(self) -> Judgement:

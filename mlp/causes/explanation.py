@@ -26,6 +26,8 @@ def sentences(answer: Answer) -> tuple[str, ...]:
         return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
     lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
     lead += _further_causes(answer.causes[1:])
+    if not lead and answer.n_trained == 0:
+        lead = ["Nothing has been rerun in the time there was, so no cause is known yet."]
     if not lead:
         lead = [
             f"No setting was shown to make the loss oscillate, from {answer.n_trained} reruns of "
