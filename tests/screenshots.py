@@ -1,4 +1,4 @@
-"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, some ten minutes.
+"""Takes the README's pictures of MLflow's pages: `python tests/screenshots.py`, a few minutes.
 
 It runs a study in a temporary folder and explains it, starts `mlflow ui` there, looks at it with a
 headless Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
