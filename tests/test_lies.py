@@ -4,6 +4,7 @@ What is true comes from a real `mlflow server`; see `test_hostile.py` for lies i
 """
 
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -26,7 +27,10 @@ from mlp.tracking import npz
 from mlp.tracking.runs import fetch_run, open_store
 
 # MLflow leaves the connection of an answer that it gave up to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning",
+    "ignore:.*unclosed:pytest.PytestUnraisableExceptionWarning",
+)
 
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 CONFIG, WEIGHTS, CURVE = (f"/artifacts/{name}" for name in ("config.json", "weights.npz", "curve"))
@@ -44,6 +48,13 @@ def true(tmp_path_factory, made_store):
             run_id = mlp.train_network(settings).run_id
         fetch_run(at(url), run_id)  # imports what reading takes
         yield url, run_id
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a test leaves to the collector is collected in it, and warns of nothing in the next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
