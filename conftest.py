@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,12 @@ def _doctests_that_track_have_a_folder(request) -> None:
     """Those of `mlp.api` train and track, in the working directory as their readers will."""
     if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("mlp.api."):
         request.getfixturevalue("here")
+
+
+@pytest.fixture
+def only_here(tmp_path, monkeypatch):
+    """The one folder in which files may be written."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

@@ -7,7 +7,6 @@ notes every file that is opened to be written, every socket, process, unpickling
 import io
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import hostile
@@ -65,15 +64,6 @@ def artifacts(foreign, tmp_path):
     yield folder
     shutil.rmtree(folder)
     shutil.copytree(kept, folder)
-
-
-@pytest.fixture
-def only_here(tmp_path, monkeypatch):
-    """The one folder in which files may be written."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def refused(foreign, only_here, kind: type[MlpError] = RecordError) -> str:

@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import shutil
-import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -55,15 +54,6 @@ def collected():
     """What a test leaves to the collector is collected in it, and warns of nothing in the next."""
     yield
     gc.collect()
-
-
-@pytest.fixture
-def only_here(tmp_path, monkeypatch):
-    """The one folder in which files may be written."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def told(change):
