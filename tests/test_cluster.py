@@ -85,7 +85,7 @@ def digests(results):
 
 
 class meanwhile:  # noqa: N801  a context manager
-    """Does something once while populations train."""
+    """Does something once to a worker that trains just then, or to what is around it."""
 
     def __init__(self, cluster, harm) -> None:
         self.cluster = cluster
@@ -95,9 +95,8 @@ class meanwhile:  # noqa: N801  a context manager
 
     def _wait_and(self, harm) -> None:
         while not self.over.wait(0.05):
-            if workers(self.cluster):
-                time.sleep(0.3)
-                harm()
+            if found := workers(self.cluster):
+                harm(found[0])
                 self.is_done = True
                 return
 
@@ -136,7 +135,7 @@ def test_thresholds_prune_there_as_here(executor, configs, data):
 
 
 def test_killed_worker(cluster, executor, configs, data, expected, notices):
-    with meanwhile(cluster, lambda: kill(workers(cluster)[0])):
+    with meanwhile(cluster, kill):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("trained again: " in line and "died" in line for line in notices), notices
 
@@ -145,7 +144,7 @@ def test_killed_worker(cluster, executor, configs, data, expected, notices):
 def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
     with (
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
-        meanwhile(cluster, lambda: os.kill(workers(cluster)[0], signal.SIGSTOP)),
+        meanwhile(cluster, lambda worker: os.kill(worker, signal.SIGSTOP)),
     ):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("said nothing for" in line for line in notices)
@@ -332,7 +331,7 @@ def given(executor):
 def test_killed_machine(configs, data, expected, notices):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
-        with meanwhile(cluster, lambda: kill(raylet_of(other))):
+        with meanwhile(cluster, lambda _: kill(raylet_of(other))):
             assert digests(train_trials(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
 
@@ -342,7 +341,7 @@ def test_frozen_machine(configs, data, expected, notices):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
 
-        with meanwhile(cluster, lambda: os.kill(raylet_of(other), signal.SIGSTOP)):
+        with meanwhile(cluster, lambda _: os.kill(raylet_of(other), signal.SIGSTOP)):
             assert digests(train_trials(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
 
@@ -376,7 +375,7 @@ def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
         with (
-            meanwhile(cluster, lambda: kill(head)),
+            meanwhile(cluster, lambda _: kill(head)),
             pytest.raises(UnavailableError, match="head of the Ray cluster"),
         ):
             train_trials(long, data, over(cluster))
@@ -450,10 +449,10 @@ def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_stor
         monkeypatch.setenv(name, value)
     (here / "alone").mkdir()
     shutil.copy(made_store, here / "alone" / "mlflow.db")
-    words = (*SMOKE, "training.steps=4000", "study.n_trials=8", "study.generation=8")
+    words = (*SMOKE, "training.steps=20000", "study.n_trials=8", "study.generation=8")
     with (
         start("sweep", *words, *on(door)) as process,
-        meanwhile(door, lambda: kill(workers(door)[0])),
+        meanwhile(door, kill),
     ):
         said, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
@@ -464,7 +463,8 @@ def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_stor
 
 
 def test_cluster_that_asks_for_a_token_is_one_sentence(door, here):
-    done = command("sweep", *SMOKE, *on(door), RAY_AUTH_MODE="disabled")
+    soon = {f"RAY_CLIENT_{which}_CONNECTION_TIMEOUT_S": "1" for which in ("INITIAL", "MAX")}
+    done = command("sweep", *SMOKE, *on(door), RAY_AUTH_MODE="disabled", **soon)
     assert done.returncode == 69
     assert done.stderr.startswith(f"error: no Ray cluster answers at {door.address}: ")
     assert done.stderr.endswith("if it asks for a token: export RAY_AUTH_MODE=token\n")
@@ -479,7 +479,7 @@ def test_head_that_is_lost_from_outside_is_one_sentence(here, tmp_path, monkeypa
         words = (*SMOKE, "training.steps=5000000", "study.n_trials=2")
         with (
             start("sweep", *words, *on(head)) as process,
-            meanwhile(head, lambda: os.kill(head.pid, signal.SIGTERM)),
+            meanwhile(head, lambda _: os.kill(head.pid, signal.SIGTERM)),
         ):
             _, errors = process.communicate(timeout=180)
     assert process.returncode == 69, errors
