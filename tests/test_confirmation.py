@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from losing import Losing, deadly
 from sweeping import SMOKE, parent, plain, sweep, table, tracked, unpublished_sweep
 
 from mlp.config import Execution, Tracking
 from mlp.data.dataset import load
 from mlp.doctor import run_doctor
 from mlp.door import read_sweep
+from mlp.errors import SystemLimitError
 from mlp.flow import confirmation
 from mlp.flow.execution import train_trials
 from mlp.flow.lock import only_driver
@@ -133,7 +135,7 @@ def stop_at(monkeypatch, name, n_calls):
     ("name", "n_calls", "n_trained"),
     [
         ("train_trials", 0, [3]),
-        ("make_record", 1, [3, 2]),
+        ("make_record", 1, [3, 3]),
         ("_look", 0, [3]),
         ("_look", 2, [3]),
         ("_publish", 0, [3]),
@@ -157,6 +159,25 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
     shutil.copy(made_store, here / "mlflow.db")
     sweep(THREE)
     assert outcome(here) == stopped
+
+
+def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(
+    here, trained, monkeypatch
+):
+    original = confirmation.train_trials
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            confirmation,
+            "train_trials",
+            lambda configs, data, where, **told: original(configs, data, Losing(deadly(1)), **told),
+        )
+        with pytest.raises(SystemLimitError, match=r"^seed \+2 of trial \d kills the worker"):
+            sweep(THREE)
+    assert "test_accuracy" not in parent(here).metrics
+    assert confirming(here) == []
+    sweep(THREE)
+    assert trained == [3, 1]
+    assert len(confirming(here)) == 3
 
 
 def test_damaged_network_in_the_spool_is_trained_again(here, trained, monkeypatch):

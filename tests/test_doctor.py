@@ -215,7 +215,8 @@ def test_what_somebody_holds_is_left_alone(here):
     store = open_store(Tracking())
     with only_driver(folder, "smoke-1"):
         spool.put_page(folder / "smoke-1", page)
-        spool.put(folder / "smoke-1", 0, make_record(), label_of_trial(page, 0, "#0"))
+        kept = spool.Kept(make_record(), label_of_trial(page, 0, "#0"))
+        spool.put(folder / "smoke-1", {0: kept})
         run = store.client.create_run(
             store.experiment_id, tags={"mlp.study": "smoke-1", "mlp.key": "smoke-1/study"}
         )

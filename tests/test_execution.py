@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
-from collections import Counter, deque
+from collections import Counter
 
 import numpy as np
 import pytest
+from losing import Losing, deadly
 
 from mlp.config import Execution
 from mlp.curve import Verdict, judge
@@ -15,7 +16,7 @@ from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
 from mlp.errors import SettingError, SystemLimitError
 from mlp.flow.execution import train_trials
-from mlp.flow.work import Done, Lost, train_population
+from mlp.flow.work import Done, Lost
 from mlp.network import Layer
 from mlp.stability.ratio import sharpness_steps
 from mlp.stability.sharpness import check_measurable
@@ -105,47 +106,7 @@ def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
                 assert layer.b.tobytes() == b.tobytes()
 
 
-# Losses, as the tally of them sees it: an executor that trains here, and loses what it is told to
-
-
-class Losing:
-    """Trains at once, but first asks `fate` of each population whether it is lost, and why."""
-
-    n_threads = 2
-
-    def __init__(self, fate, *, population=None, n_slots=2):
-        self.population, self.n_slots = population, n_slots
-        self.fate, self.waiting, self.said, self.trained = fate, deque(), [], []
-        self.lost = Counter()
-        self.notice = self.said.append
-
-    def slots(self):
-        return self.n_slots
-
-    def submit(self, task):
-        self.waiting.append(task)
-
-    def wait(self, progress):
-        task = self.waiting.popleft()
-        lost = self.fate(task)
-        if lost is not None:
-            self.lost.update(task.numbers)
-            return [lost]
-        self.trained.append(task.numbers)
-        found = train_population(
-            task.configs, task.data, threads=1, thresholds=None, progress=progress
-        )
-        return [Done(task, tuple(found))]
-
-    def idle_share(self):
-        return None
-
-    def close(self): ...
-
-
-def deadly(*numbers):
-    """Whoever trains one of these dies."""
-    return lambda task: Lost(task, "it died", True) if {*numbers} & {*task.numbers} else None
+# Losses, as the tally of them sees it
 
 
 def test_poisoned_trial_is_found_and_costs_nobody_else_anything(data, results):

@@ -24,7 +24,9 @@ def publisher(**settings) -> Publisher:
 
 def put(here, number):
     label = label_of_trial(PAGE, number, f"#{number}")
-    return spool.put(here / "spool" / "a-study", number, make_record(), label)
+    folder = here / "spool" / "a-study"
+    spool.put(folder, {number: spool.Kept(make_record(), label)})
+    return spool.place_of(folder, number)
 
 
 def test_trial_leaves_the_spool_when_it_is_published(here):

@@ -6,6 +6,7 @@ with the search: a sweep that was killed looks at no network twice and loses non
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,18 +107,21 @@ def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, R
     if missing:
         execution, started_ms = session.config.base.execution, _now_ms()
 
-        def keep(place: int, result: Result) -> None:
-            """Makes a network safe while others still train."""
-            number = missing[place]
-            if result.ending is Ending.CRASHED:
-                raise SystemLimitError(
-                    f"{_name(number)} kills the worker that trains it; the test part waits"
-                )
+        def keep(results: Mapping[int, Result]) -> None:
+            """Makes networks safe while others still train."""
             timing = Timing(started_ms, _now_ms(), n_threads(execution))
-            record = make_record(configs[number], data, result, timing)
-            accuracy = accuracy_on(data.test, record, data)
-            records[number] = dataclasses.replace(record, test_accuracy=accuracy)
-            spool.put(seeds_spool(session), number, records[number], _label(session, number))
+            runs = {}
+            for place, result in results.items():
+                number = missing[place]
+                if result.ending is Ending.CRASHED:
+                    raise SystemLimitError(
+                        f"{_name(number)} kills the worker that trains it; the test part waits"
+                    )
+                record = make_record(configs[number], data, result, timing)
+                accuracy = accuracy_on(data.test, record, data)
+                records[number] = dataclasses.replace(record, test_accuracy=accuracy)
+                runs[number] = spool.Kept(records[number], _label(session, number))
+            spool.put(seeds_spool(session), runs)
 
         train_trials([configs[number] for number in missing], data, session.where, kept=keep)
     return records

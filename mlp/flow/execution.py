@@ -7,7 +7,7 @@ that kills its workers is found by training each one alone: three attempts in al
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -26,8 +26,8 @@ _MOST_DEATHS = 3  # of workers that trained a trial, before it counts as the rea
 # Where workers of other trials die, too, something else is the reason; but it must end some day.
 _MOST_LOSSES = 12
 
-Kept = Callable[[int, Result], None]
-"""Told the place of a trial among the configs, and its result, as soon as that is there."""
+Kept = Callable[[Mapping[int, Result]], None]
+"""Told of results as soon as they are there: place among the configs -> result."""
 
 
 def n_threads(execution: Execution) -> int:
@@ -93,7 +93,7 @@ def train_trials(
         where: who trains, or the settings to open one for this call.
         thresholds: that prune each of them; None prunes nothing.
         progress: called a few times a second, in this thread; may raise to stop.
-        kept: called in this thread with each result as it comes, in any order.
+        kept: called in this thread with the results as they come, in any order.
 
     Returns:
         One result for each config, in the same order. A trial that was the death of its
@@ -175,10 +175,12 @@ class _Tally:
         if isinstance(answer, Lost):
             again += self._lost(answer)
         else:
-            for number, result in zip(answer.task.numbers, answer.results, strict=True):
+            answers = list(zip(answer.task.numbers, answer.results, strict=True))
+            back = {number: result for number, result in answers if not isinstance(result, str)}
+            self._n_back += len(back)
+            self._keep(back)
+            for number, result in answers:
                 if not isinstance(result, str):
-                    self._n_back += 1
-                    self._keep(number, result)
                     continue
                 if len(answer.task.numbers) > 1:  # it raised in company, and again alone
                     self._note_death((number,))
@@ -239,14 +241,14 @@ class _Tally:
     def _give_up(self, lost: Lost) -> None:
         [number] = lost.task.numbers
         self.notice(f"a trial is given up and recorded as crashed: {lost.reason}")
-        self._keep(number, _crashed(self.configs[number]))
+        self._keep({number: _crashed(self.configs[number])})
 
-    def _keep(self, number: int, result: Result) -> None:
-        if number in self.results:  # a late duplicate: the same bits
-            return
-        self.results[number] = result
-        if self.kept is not None:
-            self.kept(number, result)
+    def _keep(self, results: Mapping[int, Result]) -> None:
+        # A late duplicate has the same bits.
+        new = {number: result for number, result in results.items() if number not in self.results}
+        self.results.update(new)
+        if new and self.kept is not None:
+            self.kept(new)
 
 
 def _alone(task: Task, number: int) -> Task:

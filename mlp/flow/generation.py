@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ def publish_leftovers(session: Session) -> None:
             config = search.trial_of(session.search, table[number]).config
             record = kept(session, f"trial {number}", place, config)
             if record is None:
-                keep(session, number, train_again(session, table[number]))
+                keep(session, {number: train_again(session, table[number])})
             session.publisher.publish(number, place)
 
 
@@ -100,15 +100,21 @@ def train_generation(
 
     started_ms = _now_ms()
 
-    def finished(place: int, result: Result) -> None:
-        """Makes a trial safe while others still train: after a kill it is not trained again."""
-        trial = missing[place]
+    def finished(results: Mapping[int, Result]) -> None:
+        """Makes trials safe while others still train: after a kill they are not trained again."""
         with session.timed("judge"):
             timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
-            records[trial.number] = make_record(trial.config, session.data, result, timing)
-            keep(session, trial.number, records[trial.number])
-        if result.ending is Ending.CRASHED:
-            say(session.console, f"trial {trial.number} is recorded as crashed")
+            made = {
+                missing[place].number: make_record(
+                    missing[place].config, session.data, result, timing
+                )
+                for place, result in results.items()
+            }
+            keep(session, made)
+            records.update(made)
+        for number, record in made.items():
+            if record.result.ending is Ending.CRASHED:
+                say(session.console, f"trial {number} is recorded as crashed")
 
     with session.timed("forecast"):
         _forecast(session, missing)
@@ -202,10 +208,13 @@ def _store(session: Session, trial: Trial, record: RunRecord) -> None:
     session.publisher.publish(trial.number, spool.place_of(session.spool, trial.number))
 
 
-def keep(session: Session, number: int, record: RunRecord) -> Path:
-    """Makes a finished trial safe until it is published."""
-    label = label_of_trial(session.page, number, run_name(record.config, trial=number))
-    return spool.put(session.spool, number, record, label)
+def keep(session: Session, records: Mapping[int, RunRecord]) -> None:
+    """Makes finished trials safe until they are published; by their numbers."""
+    runs = {}
+    for number, record in records.items():
+        label = label_of_trial(session.page, number, run_name(record.config, trial=number))
+        runs[number] = spool.Kept(record, label)
+    spool.put(session.spool, runs)
 
 
 def train_again(session: Session, row: TrialRow) -> RunRecord:
@@ -236,10 +245,12 @@ def restore_missing(session: Session, n_earlier: int) -> None:
     size, n_different = session.config.study.generation, 0
     for _, generation in itertools.groupby(missing, lambda number: number // size):
         rows = [table[number] for number in generation]
-        for row, record in zip(rows, _train_again(session, rows), strict=True):
+        records = _train_again(session, rows)
+        keep(session, {row.number: record for row, record in zip(rows, records, strict=True)})
+        for row, record in zip(rows, records, strict=True):
             value = objective_value(record, session.config.study.objective)
             n_different += value != row.value
-            session.publisher.publish(row.number, keep(session, row.number, record))
+            session.publisher.publish(row.number, spool.place_of(session.spool, row.number))
     if n_different:
         say(
             session.console,

@@ -1,7 +1,7 @@
 """Reruns of an explanation: trained as populations, judged, and recorded in the background."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
@@ -138,13 +138,14 @@ class Trainer:
         started, started_ms = time.monotonic(), time.time_ns() // 1_000_000
         records: dict[int, RunRecord] = {}
 
-        def keep(place: int, result: Result) -> None:
-            """Records a rerun while others still train: what is stopped then has lost nothing."""
+        def keep(results: Mapping[int, Result]) -> None:
+            """Records reruns while others still train: what is stopped then has lost nothing."""
             timing = Timing(started_ms, time.time_ns() // 1_000_000, self._executor.n_threads)
-            config = configs[place]
-            records[place] = record = make_record(config, self._data, result, timing)
-            self.curves[config] = thin(result.loss, result.loss_step)
-            self._recorder.record(record)
+            for place, result in results.items():
+                config = configs[place]
+                records[place] = record = make_record(config, self._data, result, timing)
+                self.curves[config] = thin(result.loss, result.loss_step)
+                self._recorder.record(record)
 
         train_trials(
             configs,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,10 @@ def place_of(spool: Path, number: int) -> Path:
     return spool / f"{number:06d}"
 
 
+def _unfinished_of(spool: Path, number: int) -> Path:
+    return place_of(spool, number).with_suffix(UNFINISHED)
+
+
 def of_seeds(folder: Path) -> Path:
     """The folder of networks with a winner's settings and further seeds, beside that of trials."""
     return folder.with_name(folder.name + _SEEDS)
@@ -64,41 +68,44 @@ def study_of(folder: Path) -> str:
     return folder.name.removesuffix(_SEEDS)
 
 
-def put(spool: Path, number: int, record: RunRecord, label: Label) -> Path:
-    """Writes a finished trial, so that it is there whole or not at all.
+def put(spool: Path, runs: Mapping[int, Kept]) -> None:
+    """Writes finished trials, so that each is there whole or not at all.
+
+    Several at once cost little more than one: the first flush waits for the disk, and by then the
+    others are mostly on it.
 
     Args:
         spool: the folder of the study; made if it does not exist.
-        number: of the trial.
-        record: what to keep.
-        label: how it is to be shown.
-
-    Returns:
-        The folder of the trial.
+        runs: number of the trial -> what to keep.
 
     Raises:
-        StoreError: where it cannot be written.
+        StoreError: where they cannot be written.
     """
-    place = place_of(spool, number)
-    unfinished = place.with_suffix(UNFINISHED)
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write_record(unfinished, record)
-        write_label(unfinished / _LABEL_FILE, label)
-        for file in (*unfinished.iterdir(), unfinished):
-            _flush(file)
-        shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
-        unfinished.rename(place)
+        for number, run in runs.items():
+            unfinished = _unfinished_of(spool, number)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write_record(unfinished, run.record)
+            write_label(unfinished / _LABEL_FILE, run.label)
+        for number in runs:
+            unfinished = _unfinished_of(spool, number)
+            for file in (*unfinished.iterdir(), unfinished):
+                _flush(file)
+        for number in runs:
+            place = place_of(spool, number)
+            shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
+            _unfinished_of(spool, number).rename(place)
         _flush(spool)
     except OSError as error:
         raise StoreError(f"cannot write to {spool}: {error.strerror or error}") from None
-    return place
 
 
 def put_single(record: RunRecord, label: Label) -> Path:
     """Writes a run that belongs to no study; as `put`."""
-    return put(folder_of_runs(), time.time_ns(), record, label)
+    number = time.time_ns()
+    put(folder_of_runs(), {number: Kept(record, label)})
+    return place_of(folder_of_runs(), number)
 
 
 def put_page(spool: Path, page: StudyPage) -> None:
