@@ -23,7 +23,9 @@ _CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 def test_standing_says_it_in_one_line():
     assert str(Standing(0, 4, "")) == "0/4 trials · 0% oscillating"
-    standing = Standing(2, 4, "0.9828 (trial 1)", {Verdict.OSCILLATING: 1, Verdict.LEARNING: 1})
+    standing = Standing(
+        2, 4, "best 0.9828 (trial 1)", {Verdict.OSCILLATING: 1, Verdict.LEARNING: 1}
+    )
     assert str(standing) == "2/4 trials · best 0.9828 (trial 1) · 50% oscillating"
     assert standing.in_counts() == "1 oscillating · 1 learning"
     assert Standing(0, 4, "").in_counts() == ""
@@ -43,8 +45,8 @@ def test_outside_of_a_terminal_there_is_one_line_a_generation():
     with meter(plain(said), 0) as shown:
         for _ in range(100):
             shown.training(Standing(0, 4, ""), 1.0)
-        shown.stored(Standing(2, 4, "0.98 (trial 1)"))
-        shown.stored(Standing(4, 4, "0.98 (trial 1)"))
+        shown.stored(Standing(2, 4, "best 0.98 (trial 1)"))
+        shown.stored(Standing(4, 4, "best 0.98 (trial 1)"))
     first, second = said.getvalue().splitlines()
     assert first.startswith("2/4 trials · best 0.98 (trial 1) · 0% oscillating · ")
     assert second.endswith(" · 0 s left")
@@ -62,7 +64,7 @@ def test_time_left_counts_only_what_was_trained_now():
 def test_picture_is_three_lines_of_the_terminal(width):
     said = io.StringIO()
     console = Console(file=said, width=width, force_terminal=True, color_system=None)
-    standing = Standing(32, 128, "0.9828 (trial 131)", dict.fromkeys(Verdict, 1000))
+    standing = Standing(32, 128, "best 0.9828 (trial 131)", dict.fromkeys(Verdict, 1000))
     with meter(console, 0) as shown:
         shown.training(standing, 16.0, np.geomspace(1e-4, 1e4, 200))
         console.print(shown.picture)

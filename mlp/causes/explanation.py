@@ -52,6 +52,40 @@ def render_answer(answer: Answer) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def evidence_table(answer: Answer) -> tuple[str, ...]:
+    """What changing each setting did with new seeds, in lines for a screen; none without reruns.
+
+    The strongest evidence comes first.
+    """
+    best: dict[str, float] = {}
+    for own in answer.effects:
+        best[own.factor.setting] = min(best.get(own.factor.setting, 1.0), own.p_value)
+    tried = [own for own in answer.effects if any(side.n_pairs for side in own.sides)]
+    order = sorted(tried, key=lambda own: (best[own.factor.setting], *_place(own.factor)))
+    rows: list[tuple[str, ...]] = [
+        ("changed alone, new seeds", "stopped it", "started it", "so it is")
+    ]
+    for own in order:
+        name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
+        turned = (_turned(own.on(side)) for side in (Side.STOPS, Side.STARTS))
+        rows.append((name, *turned, own.conclusion.value))
+    if len(rows) == 1:
+        return ()
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return tuple(
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
+        for row in rows
+    )
+
+
+def _place(factor: Factor) -> tuple[str, bool]:
+    return factor.setting, factor.keeps_step
+
+
+def _turned(side: SideEffect | None) -> str:
+    return f"{side.n_with} of {side.n_expected}" if side and side.n_pairs else "·"
+
+
 def _cause_sentence(answer: Answer, cause: Cause) -> str:
     names = _listed(cause.settings)
     match cause.kind:

@@ -175,9 +175,11 @@ def repair(
 def describe_repair(found: Repair) -> str:
     """Why the run oscillates and what stops it, in one to three sentences."""
     again = f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
+    if not found.cures and not found.is_complete:
+        text = "The time was up before a change was found that stops this run."
+        return f"{text} {again}" if found.n_seeds else text
     if not found.cures:
-        end = "." if found.is_complete else " so far; the search was stopped early."
-        return f"No change of one setting, or of two, stops the oscillation{end} {again}"
+        return f"No change of one setting, or of two, stops the oscillation. {again}"
     best = found.cures[0]
     so_far = "" if found.is_complete else " so far (the search was stopped early)"
     ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"

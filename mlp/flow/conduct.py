@@ -131,7 +131,10 @@ def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[Swee
     if wanted.name == "auto" and (name := search.known_data(storage, config)):
         wanted = with_settings(config.base, {"data.name": name}).data
         other = "mnist" if name == "digits" else "digits"
-        say(console, f"data=auto stays {name}, as in this study so far; data={other} is another")
+        say(
+            console,
+            f"data=auto stays {name}, which this study began with; data={other} makes another one",
+        )
     data = load(wanted, notice=lambda line: say(console, line))
     base = with_settings(config.base, {"data.name": data.name})
     return dataclasses.replace(config, base=base), data

@@ -13,6 +13,7 @@ from rich.console import Console
 from mlp.causes.association import associate
 from mlp.causes.attribution import Answer, answer, estimate, investigate
 from mlp.causes.change import plain
+from mlp.causes.explanation import evidence_table
 from mlp.causes.inquiry import Effort, Inquiry, prepare
 from mlp.causes.observed import complete_space, observe
 from mlp.config import Data, ExplainConfig, RunConfig
@@ -153,7 +154,11 @@ def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun
     runs = tuple(run for run in study.runs if _kind(run) == common)
     if len(runs) < len(study.runs):
         n_other = len(study.runs) - len(runs)
-        say(console, f"{n_other} of other data or precision than most are not compared")
+        say(
+            console,
+            f"{n_other} with other data or another training.dtype than the rest: shown, but not "
+            "compared",
+        )
     if common[0].name == "auto":
         raise RecordError(f"{study.name} does not say which data its runs were trained on")
     return common[0], runs
@@ -183,13 +188,14 @@ def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
 def _progress(
     work: Subject, inquiry: Inquiry, known: Mapping[RunConfig, Judgement]
 ) -> AbstractContextManager[Callable[[int, float], None]]:
-    again = f", {len(known)} of earlier explanations are used" if known else ""
     left = estimate(inquiry, known, seconds_per_training=work.pace_s)
-    say(
-        work.console,
-        f"reruns: about {left.n_trainings}, {left.duration_s:.0f} s; explain.timeout_s="
-        f"{work.limit_s:.0f} stops them before{again}",
-    )
+    told = f"reruns to train: about {left.n_trainings}, {left.duration_s:.0f} s"
+    if not left.n_trainings:
+        told = "reruns to train: none"
+    elif left.duration_s > work.limit_s:
+        told += f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call"
+    again = f"; {len(known)} of earlier explanations are used" if known else ""
+    say(work.console, told + again)
     return counting(work.console, "reruns", left.n_trainings)
 
 
@@ -242,7 +248,8 @@ def _record(work: Subject, found: Answer, content: PageContent, run_id: str, pag
 
 
 def _say(work: Subject, found: Answer, content: PageContent, run_id: str) -> None:
-    say(work.console, "", *content.sentences, "")
+    table = evidence_table(found)
+    say(work.console, "", *content.sentences, "", *table, *([""] if table else []))
     if not found.is_complete:
         say(work.console, f"the time was up; the same command goes on: {content.commands[0]}")
     where = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)

@@ -12,10 +12,11 @@ from mlp.causes.first_step import gradient_norms
 from mlp.causes.inquiry import Inquiry, Results
 from mlp.causes.observed import StudyRun
 from mlp.causes.repair import describe_repair, repair
-from mlp.config import ExplainConfig, RunConfig, Training
+from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings
 from mlp.errors import RecordError
+from mlp.flow.execution import n_threads
 from mlp.flow.reruns import Trainer
 from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
@@ -86,7 +87,7 @@ class Subject:
 
     def norms(self, configs: Sequence[RunConfig]) -> list[float]:
         """Gradient norms at the first weights."""
-        return gradient_norms(configs, self.data)
+        return gradient_norms(configs, self.data, threads=n_threads(Execution()))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def gather(
         combinations=combinations_of(work.runs, work.observed),
         question=_question(work, known, curves),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
-        commands=_commands(work),
+        commands=_commands(work, found),
         objective=work.study.sweep.study.objective if work.study.sweep else None,
     )
 
@@ -221,11 +222,14 @@ def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection 
     return summarise_question(work.runs, own, loss, describe_repair(found))
 
 
-def _commands(work: Subject) -> tuple[str, ...]:
+def _commands(work: Subject, found: Answer) -> tuple[str, ...]:
     """What to type next."""
     swinging = next((run for run in work.runs if run.judgement.verdict == "oscillating"), None)
     local = work.config.local
-    commands = [explain_command(work.study.name, local)]
+    more = explain_command(work.study.name, local)
+    if found.is_complete:
+        more += f" explain.interventions={2 * work.config.explain.interventions}   # rests on more"
+    commands = [more]
     if swinging is not None:
         commands.append(f"{explain_command(swinging.run_id, local)}   # of {swinging.name}")
         commands.append(rerun_command(swinging.run_id, local))

@@ -17,7 +17,7 @@ from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
 from mlp.flow.execution import n_threads, train_trials
-from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value
+from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value, superlative
 from mlp.flow.work import Executor
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
@@ -285,12 +285,12 @@ def note_outage(session: Session) -> None:
 
 def standing_of(session: Session) -> Standing:
     """How far the study is, by what is stored."""
-    rows = search.rows(session.search)
+    rows, objective = search.rows(session.search), session.config.study.objective
     best = search.best_row(session.search)
     return Standing(
         n_done=len(rows),
         n_planned=search.n_planned(session.search),
-        best=f"{best.value:.4f} (trial {best.number})" if best else "",
+        best=f"{superlative(objective)} {best.value:.4f} (trial {best.number})" if best else "",
         verdicts=Counter(row.verdict for row in rows),
     )
 

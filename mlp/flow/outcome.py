@@ -69,6 +69,11 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
     return record.judgement.amplitude
 
 
+def superlative(objective: str) -> str:
+    """What the trial with the highest value is called: whoever seeks swings finds no best run."""
+    return "most unstable" if objective == "oscillation" else "best"
+
+
 def accuracy_on(part: Part, record: RunRecord, data: Dataset) -> float:
     """Share of a part of the data that the run's final weights get right, 0 to 1."""
     X = features(part.pixels, data.scale, record.config.training.dtype)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.repair import Repair, describe_repair, repair, standard_space
-from mlp.config import ExplainConfig, RunConfig
+from mlp.config import Execution, ExplainConfig, RunConfig
 from mlp.curve import Judgement, Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
@@ -82,7 +82,7 @@ def _searched(
 ) -> Repair:
     limit_s = config.explain.timeout_s or max(_LEAST_LIMIT_S, _RUNS_WORTH * _seconds(original))
     end = time.monotonic() + limit_s
-    n_trained = 0
+    n_trained, own = 0, n_threads(Execution())  # of the driver, on a cluster too
     say(console, f"searching what stops it; explain.timeout_s={limit_s:.0f} ends the search")
     with (
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
@@ -105,7 +105,7 @@ def _searched(
             standard_space(base),
             train,
             n_examples=data.train.n_examples,
-            gradient_norm=lambda configs: gradient_norms(configs, data),
+            gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
             seeds=config.explain.seeds,
             goes_on=lambda: time.monotonic() < end,
         )

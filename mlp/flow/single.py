@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mlp.config import RunConfig
+from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.door import with_settings
 from mlp.errors import DataError
 from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.outcome import Timing, example_images, make_record
-from mlp.terminal.screen import say
-from mlp.tracking.commands import doctor_command, rerun_command
+from mlp.terminal.screen import counting, say
+from mlp.tracking.commands import doctor_command, explain_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
 from mlp.tracking.publish import publish_single
@@ -47,6 +48,8 @@ def run_train(config: RunConfig, console: Console) -> tuple[str, RunRecord]:
     store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store)]
+    if record.judgement.verdict is Verdict.OSCILLATING:
+        commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
     commands += register(store, run_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return run_id, record
@@ -100,7 +103,15 @@ def train_record(
     config = with_settings(config, {"data.name": data.name})
     started_ms = time.time_ns() // 1_000_000
     thresholds = None if pruned_at is None else {pruned_at: math.inf}
-    [result] = train_trials([config], data, config.execution, thresholds=thresholds)
+    n_steps = config.training.steps
+    with counting(console, "steps", n_steps) as told:
+        [result] = train_trials(
+            [config],
+            data,
+            config.execution,
+            thresholds=thresholds,
+            progress=lambda share, _losses: told(0, share * n_steps),
+        )
     ended_ms = time.time_ns() // 1_000_000
     timing = Timing(started_ms, ended_ms, n_threads(config.execution))
     return make_record(config, data, result, timing)

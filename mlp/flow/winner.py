@@ -10,7 +10,7 @@ from mlp.curve import Verdict
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import Session, train_again
 from mlp.flow.mistakes import render_mistakes
-from mlp.flow.outcome import accuracy_on, example_images
+from mlp.flow.outcome import accuracy_on, example_images, superlative
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.terminal.screen import say, waiting
@@ -120,7 +120,8 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> f
         metrics |= {**of_test, "test_looks": n_looks}
     named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
     value = f"{session.config.study.objective} {best.value:.4f}"
-    winner = f"best is trial {best.number}: {value}, {tested}\n  {named}"
+    first = superlative(session.config.study.objective)
+    winner = f"{first} is trial {best.number}: {value}, {tested}\n  {named}"
     say(session.console, winner)
     session.publisher.describe(
         metrics=metrics, files=files, tags={"mlp.best_trial": str(best.number)}
@@ -135,12 +136,14 @@ def _note(session: Session, best: TrialRow, came_out: str) -> Callable[[str, str
     config = search.trial_of(session.search, best).config
     values = settings_of(config)
 
+    first = superlative(session.config.study.objective).capitalize()
+
     def note(experiment_id: str, run_id: str) -> str:
         link = run_link(experiment_id, run_id, run_name(config, best.number))
         base = session.config.base
         return study_note(
             verdicts,
-            winner=f"Best is {link}: {came_out}.",
+            winner=f"{first} is {link}: {came_out}.",
             settings={entry.path: values[entry.path] for entry in session.search.space},
             commands=[explain_command(session.search.name, base), rerun_command(run_id, base)],
         )
@@ -166,9 +169,11 @@ def _say_next(session: Session, best: TrialRow) -> None:
 
 
 def how_to_go_on(session: Session) -> str:
-    """What is kept of a study that is not complete."""
-    n_done, n_planned = len(search.rows(session.search)), search.n_planned(session.search)
-    return f"{n_done} of {n_planned} trials are kept, and the same command goes on from there"
+    """What is kept of a study that is not complete: trials that are stored, or wait to be."""
+    done = {row.number for row in search.rows(session.search)}
+    done |= {number for number, _ in spool.waiting(session.spool)}
+    n_planned = search.n_planned(session.search)
+    return f"{len(done)} of {n_planned} trials are kept, and the same command goes on from there"
 
 
 def unpublished(session: Session) -> list[str]:

@@ -83,7 +83,7 @@ class Standing:
     Attributes:
         n_done: trials that are stored.
         n_planned: trials in the end.
-        best: the best value and its trial, as a text; empty before the first.
+        best: the best value and its trial, in words; empty before the first.
         verdicts: verdict -> stored trials with it.
     """
 
@@ -93,7 +93,7 @@ class Standing:
     verdicts: Mapping[Verdict, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        best = f" · best {self.best}" if self.best else ""
+        best = f" · {self.best}" if self.best else ""
         share = self.verdicts.get(Verdict.OSCILLATING, 0) / max(1, self.n_done)
         return f"{self.n_done}/{self.n_planned} trials{best} · {share:.0%} oscillating"
 
@@ -215,5 +215,5 @@ def counting(
 
 
 def _in_short(standing: Standing) -> str:
-    best = f" · best {standing.best}" if standing.best else ""
+    best = f" · {standing.best}" if standing.best else ""
     return f"{standing.n_done}/{standing.n_planned} trials{best}"

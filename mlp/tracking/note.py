@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mlp.curve import Verdict
 from mlp.engine.result import Ending
-from mlp.tracking.commands import rerun_command
+from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import numbers
 from mlp.tracking.record import RunRecord
 from mlp.tracking.view import page_query
@@ -28,10 +28,14 @@ def run_note(run: RunRecord, run_id: str) -> str:
     again = rerun_command(run_id, run.config)
     half = run.config.optimizer.learning_rate / 2
     commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
+    offers = "The same again, bit for bit, or with half its learning rate:"
+    if verdict is Verdict.OSCILLATING:
+        commands.insert(0, explain_command(run_id, run.config))
+        offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
     return "\n\n".join(
         [
             f"{came_of_it} {_numbers(run)}".strip(),
-            "The same again, bit for bit, or with half its learning rate:",
+            offers,
             _block(commands),
         ]
     )
