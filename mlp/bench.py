@@ -312,12 +312,33 @@ def main() -> None:
     run_command(_bench)
 
 
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mlp.bench",
+        description="Times the engine beside other libraries, in turns within one process, and "
+        "checks that all compute the same losses. It takes some minutes with all of them.",
+    )
+    threads = n_threads(Execution())
+    parser.add_argument(
+        "--threads", type=int, default=threads, metavar="N", help=f"that compute ({threads})"
+    )
+    names = "; ".join(work.name for work in works())
+    parser.add_argument(
+        "--works", nargs="*", metavar="PART", help=f"those whose name has a part in it, of: {names}"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=sorted(PEERS),
+        default=list(PEERS),
+        metavar="NAME",
+        help=f"of {', '.join(sorted(PEERS))} (all that are installed: extra bench)",
+    )
+    return parser
+
+
 def _bench() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mlp.bench", description=__doc__)
-    parser.add_argument("--threads", type=int, default=n_threads(Execution()))
-    parser.add_argument("--works", nargs="*", help="parts of their names; default: all")
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS))
-    options = parser.parse_args()
+    options = _options().parse_args()
     data = find_data()
     rows = []
     for work in works():
@@ -329,6 +350,11 @@ def _bench() -> None:
             f"{growth.n_trials} trials of {_STUDY_STEPS} steps on digits: "
             f"{growth.trials_per_s:.0f} trials/s, peak memory {growth.peak_bytes / 1e6:.0f} MB; "
             f"TPE asks for one more in {growth.ask_ms:.1f} ms"
+        )
+    if rows:
+        print(
+            f"before it was timed, each contender took {_CHECKED_STEPS} steps: all losses are the "
+            f"engine's within {_LIKE} (scikit-learn's is left out: it starts from other weights)"
         )
     summary = {
         "rows": [

@@ -113,7 +113,7 @@ def shell(reader: Reader, text: str) -> Said:
 
 def module(reader: Reader, text: str, *further: str) -> Said:
     """`python -m`, in a process that need not import the libraries anew."""
-    words = shlex.split(text)[2:]
+    words = shlex.split(text, comments=True)[2:]
     if not HAS_MNIST:
         words = ["data=digits" if word == "data=mnist" else word for word in words]
     return run_module([*words, *further], reader.folder, reader.environment)
@@ -129,6 +129,10 @@ def short_study(reader: Reader, text: str) -> Said:
     if "name: mnist" in file and not HAS_MNIST:
         further.append("data.name=digits")
     return module(reader, text, *further)
+
+
+def short_run(reader: Reader, text: str) -> Said:
+    return module(reader, text, "training.steps=1000")
 
 
 def short_explanation(reader: Reader, text: str) -> Said:
@@ -252,6 +256,7 @@ RULES = (
     ),
     Rule("command", r"python -m mlp\.sweep .*study\.dry_run=true", module),
     Rule("command", r"python -m mlp\.sweep", short_study, "It takes up to ten minutes."),
+    Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),
     Rule("command", r"python -m mlp\b", module),
