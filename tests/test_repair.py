@@ -109,4 +109,5 @@ def test_a_search_without_time_ends_at_once(too_fast):
     found = repaired(SHARP, too_fast, goes_on=lambda: False)
     assert found.n_trained == 0
     assert not found.is_complete
-    assert "stopped early" in describe_repair(found)
+    said = "The time was up before a change was found that stops this run."
+    assert describe_repair(found) == said  # no word of seeds that nobody has trained
