@@ -16,10 +16,16 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlp.causes.evidence import Share, holm, wilson
 from mlp.causes.observed import StudyRun
+from mlp.causes.permutation import (
+    Codes,
+    Floats,
+    between_groups,
+    permuted_interaction,
+    permuted_share,
+)
 from mlp.config import Value
 from mlp.curve import Verdict
 from mlp.study.domain import typed
@@ -29,10 +35,6 @@ CLEAR_P_VALUE = 0.05  # an association is a hint, not a verdict, so the usual le
 _MAX_VALUES = 6  # more different numbers than this are put into ranges
 _RUNS_A_RANGE, _MOST_RANGES = 8, 4
 _LEAST_RUNS = 6  # of a parameter; with fewer no permutation could be clear
-_PERMUTATIONS = 4999
-
-_Codes = NDArray[np.intp]
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def rank_importances(
         n, k = len(having), len(labels)
         if k < 2 or n < _LEAST_RUNS or within == 0:
             continue
-        shares, p_value = _permuted(y, codes, random)
+        shares, p_value = permuted_share(y, codes, random)
         explained = max(0.0, 1 - (1 - shares) * (n - 1) / (n - k)) if n > k else 0.0
         means = [float(y[codes == code].mean()) for code in range(k)]
         ends = [labels[int(np.argmax(means))], labels[int(np.argmin(means))]]
@@ -218,7 +220,7 @@ def explained_shares(runs: Sequence[StudyRun]) -> dict[str, float]:
     for name in dict.fromkeys(name for run in runs for name in run.params):
         having = [run for run in runs if name in run.params]
         codes, _ = _grouped([run.params[name] for run in having])
-        between = float(_between(_oscillates(having)[None, :], codes)[0])
+        between = float(between_groups(_oscillates(having)[None, :], codes)[0])
         shares[name] = between / of_all if of_all > 0 else 0.0
     return shares
 
@@ -250,7 +252,7 @@ def find_interactions(
         codes = [
             _grouped([run.params[n] for run in having], most_ranges=2)[0] for n in names_of_pair
         ]
-        found = _interaction(_oscillates(having), codes[0], codes[1], random)
+        found = permuted_interaction(_oscillates(having), codes[0], codes[1], random)
         if found is not None:
             drafts.append((names_of_pair, len(having), found[0]))
             p_values.append(found[1])
@@ -261,11 +263,11 @@ def find_interactions(
     return tuple(sorted(pairs, key=lambda pair: (pair.p_value, -pair.explained)))
 
 
-def _oscillates(runs: Sequence[StudyRun]) -> _Floats:
+def _oscillates(runs: Sequence[StudyRun]) -> Floats:
     return np.array([run.is_oscillating for run in runs], dtype=np.float64)
 
 
-def _grouped(values: Sequence[Value], most_ranges: int = _MOST_RANGES) -> tuple[_Codes, list[str]]:
+def _grouped(values: Sequence[Value], most_ranges: int = _MOST_RANGES) -> tuple[Codes, list[str]]:
     """The group of each value, and the groups' labels."""
     texts = [typed(value) for value in values]
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -280,7 +282,7 @@ def _grouped(values: Sequence[Value], most_ranges: int = _MOST_RANGES) -> tuple[
     return np.array([labels.index(text) for text in texts], dtype=np.intp), labels
 
 
-def _ranges(numbers: _Floats, most_ranges: int) -> tuple[_Codes, list[str]]:
+def _ranges(numbers: Floats, most_ranges: int) -> tuple[Codes, list[str]]:
     """Ranges between quantiles; equal numbers stay in one range."""
     n_ranges = min(most_ranges, max(2, numbers.size // _RUNS_A_RANGE))
     edges = np.unique(np.quantile(numbers, np.arange(1, n_ranges) / n_ranges, method="lower"))
@@ -294,62 +296,3 @@ def _ranges(numbers: _Floats, most_ranges: int) -> tuple[_Codes, list[str]]:
 
 def _shown(value: float) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _permuted(y: _Floats, codes: _Codes, random: np.random.RandomState) -> tuple[float, float]:
-    """The share of y that the groups explain, and the p-value of it under permutation."""
-    shuffled = _shuffled(y, random)
-    values = _between(np.vstack([y, shuffled]), codes) / np.sum(np.square(y - y.mean()))
-    hits = int(np.count_nonzero(values[1:] >= values[0] - 1e-12))
-    return float(values[0]), (1 + hits) / (1 + _PERMUTATIONS)
-
-
-def _shuffled(values: _Floats, random: np.random.RandomState) -> _Floats:
-    """The values in as many random orders as there are permutations, `(permutation, run)`."""
-    rows: _Floats = values[np.argsort(random.random_sample((_PERMUTATIONS, values.size)), axis=1)]
-    return rows
-
-
-def _between(ys: _Floats, codes: _Codes) -> _Floats:
-    """Sum of squares between the groups, for each row of `ys`."""
-    members = np.eye(int(codes.max()) + 1)[codes]
-    sums = ys @ members
-    total: _Floats = np.sum(sums**2 / members.sum(axis=0), axis=1)
-    overall: _Floats = np.sum(ys, axis=1) ** 2 / ys.shape[1]
-    return total - overall
-
-
-def _interaction(
-    y: _Floats, one: _Codes, other: _Codes, random: np.random.RandomState
-) -> tuple[float, float] | None:
-    """Share explained by the cells beyond the additive model, and its p-value; None: no room."""
-    within = float(np.sum(np.square(y - y.mean())))
-    dummies = [np.eye(int(codes.max()) + 1)[codes] for codes in (one, other)]
-    cells = np.unique(one * (int(other.max()) + 1) + other, return_inverse=True)[1]
-    additive = _basis(np.hstack(dummies))
-    full = _basis(np.eye(int(cells.max()) + 1)[cells])
-    if within == 0 or full.shape[1] <= additive.shape[1] or y.size <= full.shape[1]:
-        return None
-    fitted = additive @ (additive.T @ y)
-    residuals = y - fitted
-
-    def beyond(rows: _Floats) -> _Floats:
-        """What the cells explain of each row, less what the additive model does, over the rest."""
-        by_cells = np.sum((rows @ full) ** 2, axis=1)
-        gain = by_cells - np.sum((rows @ additive) ** 2, axis=1)
-        rest = np.sum(rows**2, axis=1) - by_cells
-        shares: _Floats = gain / np.maximum(rest, 1e-9)
-        return shares
-
-    shuffled = _shuffled(residuals, random)
-    values = beyond(np.vstack([y, fitted + shuffled]))
-    hits = int(np.count_nonzero(values[1:] >= values[0] - 1e-12))
-    gain = float(np.sum((y @ full) ** 2) - np.sum((y @ additive) ** 2)) / within
-    return max(0.0, gain), (1 + hits) / (1 + _PERMUTATIONS)
-
-
-def _basis(columns: _Floats) -> _Floats:
-    """Orthonormal columns that span the same space."""
-    u, s, _ = np.linalg.svd(columns, full_matrices=False)
-    kept: _Floats = u[:, s > 1e-9 * s.max()]
-    return kept
