@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from planted import N_EXAMPLES, RATE, gradient_norms, training
 
-from mlp.causes.repair import describe_repair, repair, standard_space
+from mlp.causes.repair import describe_repair, repair
+from mlp.causes.standard_space import standard_space
 from mlp.config import RunConfig, settings_of
 from mlp.curve import Verdict
 from mlp.door import with_settings

@@ -21,13 +21,11 @@ from mlp.causes.joint import curing_pair, joint_cures
 from mlp.causes.observed import StudyRun, parameters_of
 from mlp.config import RunConfig, settings_of
 from mlp.curve import Judgement, Verdict
-from mlp.study.domain import Choice, Domain, Range
-from mlp.study.space import Entry, Space
+from mlp.study.domain import Domain, Range
+from mlp.study.space import Space
 
 _HALVINGS = 4  # of a number's way from the run's value to a cure: to a sixteenth of it
 _FAR = 100.0
-_FACTOR = 1000.0  # how far a number may go where no study bounds it
-_MOST_MOMENTUM = 0.99
 
 
 @dataclass(frozen=True)
@@ -77,34 +75,6 @@ class Repair:
     is_complete: bool
 
 
-def standard_space(config: RunConfig) -> Space:
-    """The settings that may be changed in a run, with bounds, where no study says so.
-
-    Seeds, data, steps and dtype are left alone: they are not why a run oscillates, or changing them
-    changes the question.
-    """
-    choices = {
-        "gradient.derivative": ("exact", "question"),
-        "gradient.normalization": ("mean", "sum", "unit", "clip"),
-        "initialization.scheme": ("lecun_normal", "glorot_uniform", "he_normal", "orthogonal"),
-        "model.activation": ("sigmoid", "tanh", "relu"),
-    }
-    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
-    settings = settings_of(config)
-    for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
-        value = settings[path]
-        assert isinstance(value, int | float)
-        domain = Range(value / _FACTOR, value * _FACTOR, True, None, False)
-        entries.append(Entry(path, {"": domain}, None, False))
-    momentum = Range(0.0, _MOST_MOMENTUM, False, None, False)
-    entries.append(Entry("optimizer.momentum", {"": momentum}, None, False))
-    depth = Range(1, config.model.depth + 1, False, None, True)
-    entries.append(Entry("model.depth", {"": depth}, None, False))
-    widths = Range(1, 2 * max(config.model.layer_widths), False, None, True)
-    entries.append(Entry("model.widths", {"": widths}, None, each_layer=True))
-    return tuple(entries)
-
-
 def repair(
     config: RunConfig,
     space: Space,
@@ -125,7 +95,7 @@ def repair(
 
     Args:
         config: of a run that oscillates.
-        space: what may be changed; of its study, or `standard_space`.
+        space: what may be changed; of its study, or the `standard_space`.
         train: configs -> judgements.
         n_examples: in the training part.
         gradient_norm: configs -> norms of the mean gradient at the start.
