@@ -16,7 +16,7 @@ from mlp.report.parallel import parallel_figure
 from mlp.report.question import PRINTED_LOSSES, is_question, summarise_question
 from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.history import PastRun
+from mlp.tracking.past_run import PastRun
 
 QUESTION = {
     "model.depth": 2,

@@ -35,7 +35,8 @@ from mlp.study.space import Space
 from mlp.terminal.screen import say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.history import PastRun, PastStudy, read_points
+from mlp.tracking.history import PastStudy, read_points
+from mlp.tracking.past_run import PastRun
 from mlp.tracking.runs import fetch_run
 from mlp.tracking.store import Store, how_to_look, run_address
 

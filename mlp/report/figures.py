@@ -15,7 +15,7 @@ from mlp.causes.inquiry import Side
 from mlp.curve import Verdict
 from mlp.report.summary import CurvePair
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.history import PastRun
+from mlp.tracking.past_run import PastRun
 
 VERDICT_COLOURS = {
     Verdict.DIVERGED: "#7b3294",

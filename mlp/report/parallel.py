@@ -9,7 +9,7 @@ from mlp.causes.observed import StudyRun
 from mlp.config import Value
 from mlp.report.figures import VERDICT_COLOURS, bare
 from mlp.study.domain import typed
-from mlp.tracking.history import PastRun
+from mlp.tracking.past_run import PastRun
 
 
 def parallel_figure(runs: Sequence[PastRun], observed: Sequence[StudyRun]) -> go.Figure:

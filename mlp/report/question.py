@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from mlp.config import RunConfig, Value, settings_of
 from mlp.curve import Verdict
 from mlp.door import with_settings
-from mlp.tracking.history import PastRun
+from mlp.tracking.past_run import PastRun
 
 # What the question printed: iteration -> loss after that iteration's update.
 PRINTED_LOSSES = {

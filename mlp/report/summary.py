@@ -18,7 +18,7 @@ from mlp.stability.forecast import Forecast, Quality, forecast_quality
 from mlp.stability.ratio import stability_ratio
 from mlp.study.domain import typed
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.history import PastRun
+from mlp.tracking.past_run import PastRun
 
 _MOST_PAIRS = 4  # curves that are drawn against their repaired ones; more do not fit a screen
 _MOST_GROUPS = 48  # lines of the table of combinations
