@@ -7,7 +7,8 @@ from rich.console import Console
 from mlp.config import SweepConfig
 from mlp.door import read_sweep
 from mlp.errors import MlpError, SettingError, one_line
-from mlp.flow.checkup import FIX, Finding, check_up
+from mlp.flow.checkup import check_up
+from mlp.flow.finding import FIX, Finding
 from mlp.terminal.compose import compose
 from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say

@@ -27,7 +27,7 @@ from mlp.config import Tracking
 from mlp.doctor import run_doctor
 from mlp.door import read_sweep
 from mlp.errors import StoreError
-from mlp.flow import checkup
+from mlp.flow import store_checks
 from mlp.flow.lock import only_driver
 from mlp.terminal.compose import compose
 from mlp.tracking import publish, spool
@@ -291,7 +291,7 @@ def test_file_of_no_database(here, name):
 
 
 def test_file_that_is_locked_is_said(here, monkeypatch):
-    monkeypatch.setattr(checkup, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(store_checks, "_PATIENCE_S", 0.1)
     with sqlite3.connect(here / "mlflow.db", isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         _, said = doctor()
