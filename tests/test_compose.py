@@ -14,7 +14,8 @@ from mlp.errors import SettingError
 from mlp.study.identity import check_study
 from mlp.study.space import flat
 from mlp.terminal import compose as composing
-from mlp.terminal.compose import compose, group_options, own_study_files, shipped, study_files
+from mlp.terminal.compose import compose
+from mlp.terminal.yaml_files import group_options, own_study_files, shipped, study_files
 from mlp.tracking.recipe import Recipe, read_recipe, write_recipe
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]

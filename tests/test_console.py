@@ -6,8 +6,8 @@ import pytest
 
 from mlp import errors
 from mlp.door import setting_paths
-from mlp.terminal.compose import group_options, study_files
 from mlp.terminal.console import run_command, usage
+from mlp.terminal.yaml_files import group_options, study_files
 
 FAULTS = [
     (errors.SettingError, 2),

@@ -6,12 +6,11 @@ command line is composed and checked here once before Hydra's own application se
 
 import contextlib
 import dataclasses
-import difflib
 import itertools
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,52 +22,26 @@ from hydra._internal.utils import (
 )
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import Explain, RunConfig, Study, text_keys
-from mlp.door import setting_paths, unknown_setting
-from mlp.errors import SettingError, one_line, shown
+from mlp.config import Explain, RunConfig, Study
+from mlp.errors import SettingError, shown
 from mlp.terminal import completion
+from mlp.terminal.overrides import (
+    check_name,
+    check_not_overruled,
+    check_not_searched,
+    check_one_value,
+    parse_overrides,
+)
+from mlp.terminal.yaml_files import read_study_file, shipped, study_files
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
 _MOST_JOBS = 32  # of a --multirun that are checked beforehand; each takes some 50 ms
-_FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
-
-
-def shipped(folder: str) -> Path:
-    """The folder `conf` or `sweeps`: inside an installed package, or beside it in a checkout."""
-    inside = _PACKAGE / folder
-    return inside if inside.is_dir() else _PACKAGE.parent / folder
-
-
-def study_files() -> dict[str, Path]:
-    """Name -> file of every study; one in ./sweeps goes before a shipped one of the same name."""
-    folders = (shipped("sweeps"), Path.cwd() / "sweeps")
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-
-
-def own_study_files() -> list[str]:
-    """Names of the shipped studies that a file in ./sweeps replaces."""
-    return [
-        name
-        for name, file in study_files().items()
-        if (shipped("sweeps") / file.name).is_file() and not _same(file, shipped("sweeps"))
-    ]
-
-
-def group_options() -> dict[str, list[str]]:
-    """Config group -> names of its options, of the shipped ones."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(shipped("conf").iterdir())
-        if folder.is_dir()
-    }
 
 
 def register() -> None:
@@ -84,7 +57,7 @@ def register() -> None:
     store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
     for name, file in study_files().items():
         try:
-            node = _read_study_file(file)
+            node = read_study_file(file)
         except SettingError as error:
             node = {"study": {_FAULT: str(error).replace("${", "$ {")}}
         store.store(group="sweeps", name=name, node=node, package="_global_")
@@ -109,15 +82,15 @@ def compose(
         SettingError: for whatever Hydra or OmegaConf refuses, and for unknown settings and options.
     """
     register()
-    parsed = _parse(overrides)
+    parsed = parse_overrides(overrides)
     with _composer(config_dir):
         for override in parsed:
-            _check_name(override, config_name)
-            _check_one_value(override)
+            check_name(override, config_name)
+            check_one_value(override)
         with _one_sentence():
             config = hydra.compose(primary or config_name, overrides=list(overrides))
         values = _values(config)
-    _check_not_overruled(parsed, values)
+    check_not_overruled(parsed, values)
     return values
 
 
@@ -142,7 +115,7 @@ def typed_settings(
     """
     values = compose(command, overrides)
     typed = {}
-    for override in _parse(overrides):
+    for override in parse_overrides(overrides):
         group, _, name = override.key_or_group.partition(".")
         if group in groups and not name:
             raise SettingError(f"name the settings one by one instead of {override.input_line!r}")
@@ -186,7 +159,7 @@ def run_application(
         values = compose(
             config_name, overrides, config_dir=args.config_dir, primary=args.config_name
         )
-        _check_not_searched(overrides, values)
+        check_not_searched(overrides, values)
         check(values)
     with _no_trace_of_multirun(wanted=args.multirun):
         hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
@@ -209,40 +182,6 @@ def _complete(config_name: str, what: Sequence[str]) -> None:
     )()
 
 
-def _check_not_searched(overrides: Sequence[str], values: Any) -> None:
-    """Refuses a typed setting that the study draws anew for each trial: it would do nothing."""
-    study = values.get("study") if isinstance(values, dict) else None
-    space = study.get("space") if isinstance(study, dict) else None
-    for override in _parse(overrides):
-        group, _, setting = override.key_or_group.partition(".")
-        domains = space.get(group) if isinstance(space, dict) else None
-        if setting and isinstance(domains, dict) and setting in domains:
-            path = override.key_or_group
-            raise SettingError(
-                f"{path} is searched by this study; to fix it, add '~study.space.{path}'"
-            )
-
-
-def _check_not_overruled(overrides: Sequence[Override], values: Any) -> None:
-    """Refuses a typed option of a group where a study file sets something else: it would be lost.
-
-    Settings that are typed one by one go before both.
-    """
-    typed = {override.key_or_group: override for override in overrides}  # the last of each counts
-    for group, override in typed.items():
-        option = override.value()
-        file = shipped("conf") / group / f"{option}.yaml"
-        if not isinstance(option, str) or not group.isidentifier() or not file.is_file():
-            continue
-        for name, value in _read_yaml(file).items():
-            found = values[group][name]
-            if found != value and f"{group}.{name}" not in typed:
-                raise SettingError(
-                    f"{group}={option} has {group}.{name}={shown(value)}, but the study file sets "
-                    f"it to {shown(found)}; type the one that is meant, {group}.{name}=..."
-                )
-
-
 def _refuse_flag(message: str) -> NoReturn:
     raise SettingError(f"{message}; --hydra-help lists the flags")
 
@@ -250,7 +189,7 @@ def _refuse_flag(message: str) -> NoReturn:
 def _jobs(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a multirun, at most as many as are worth a check."""
     lists = []
-    for override in _parse(overrides):
+    for override in parse_overrides(overrides):
         if override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
             values = override.sweep_string_iterator()
             lists.append([f"{override.get_key_element()}={value}" for value in values])
@@ -298,69 +237,6 @@ def _composer(config_dir: str | None) -> Iterator[None]:
         yield
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parsed = []
-    for override in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([override])
-        except (HydraException, ValueError):  # ValueError: an integer of thousands of digits
-            raise SettingError(
-                f"cannot read {shown(override)}; an override is written setting=value, and a value "
-                "with special characters in quotes of its own, setting='\"...\"'"
-            ) from None
-    return parsed
-
-
-def _check_name(override: Override, command: str) -> None:
-    """Refuses a setting, group or option that does not exist, with the nearest that does."""
-    path = override.key_or_group
-    if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
-        return
-    loader = GlobalHydra.instance().config_loader()
-    groups = [group for group in loader.list_groups("") if group != "hydra"]
-    if command != "sweep":
-        groups.remove("sweeps")
-    if path in groups:
-        options = sorted(loader.get_group_options(path))
-        option = override.value()
-        if path == "sweeps" and isinstance(option, str) and option in study_files():
-            _read_study_file(study_files()[option])  # raises for one that cannot be read
-        if override.is_delete():
-            is_fit = option is None or isinstance(option, str)
-        else:
-            is_fit = override.is_sweep_override() or _is_option(option)
-        if not is_fit:
-            raise SettingError(
-                f"{path} must be one of {', '.join(options)}, but is {shown(option)}; "
-                f"its settings are written {path}.setting=value"
-            )
-        if isinstance(option, str) and option not in options and not override.is_delete():
-            near = difflib.get_close_matches(option, options, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise SettingError(
-                f"{path} must be one of {', '.join(options)}, but is '{option}'{hint}"
-            )
-        return
-    known = setting_paths(command)
-    if path not in known:
-        raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
-    if override.is_delete():
-        raise SettingError(f"{path} cannot be removed; give it a value")
-
-
-def _is_option(value: object) -> bool:
-    """Whether Hydra can take a value for the name of an option, or of several."""
-    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
-
-
-def _check_one_value(override: Override) -> None:
-    if override.is_sweep_override():
-        raise SettingError(
-            f"{shown(override.input_line)} has several values; a list is written in brackets, "
-            f"{override.key_or_group}=[...], and --multirun runs one after the other"
-        )
-
-
 @contextlib.contextmanager
 def _one_sentence() -> Iterator[None]:
     """Turns what Hydra and OmegaConf refuse into one sentence."""
@@ -375,46 +251,3 @@ def _one_sentence() -> Iterator[None]:
         if message.startswith("study.space.") and "Cannot merge" in message:
             message += f"; '~{place}' '+{place}=...' puts another domain in its place"
         raise SettingError(message) from None
-
-
-def _read_study_file(file: Path) -> dict[str, Any]:
-    """The values of a study file; its space in groups, its name in it."""
-    values = {"study": {}, **_read_yaml(file)}
-    if isinstance(values["study"], dict):
-        values["study"]["file"] = file.stem
-        if isinstance(values["study"].get("space"), dict):
-            try:
-                values["study"]["space"] = _nested(values["study"]["space"])
-            except ValueError as error:
-                raise SettingError(f"the space of the study file {file} {error}") from None
-    return values
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(file))
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"cannot read the study file {file}: {one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise SettingError(f"the study file {file} must be a mapping with a group 'study'")
-    return {str(key): value for key, value in values.items()}
-
-
-def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
-    """Dotted paths as nested groups, so that the command line reaches into a space by its paths."""
-    nested: dict[str, Any] = {}
-    for path, domain in text_keys(space).items():
-        group, _, setting = path.partition(".")
-        new = {setting: domain} if setting else domain
-        if group not in nested:
-            nested[group] = new
-            continue
-        inside = nested[group]
-        if not isinstance(inside, dict) or not isinstance(new, dict) or inside.keys() & new.keys():
-            raise ValueError(f"must name each setting once, but has {path} twice")
-        inside.update(new)
-    return nested
-
-
-def _same(file: Path, folder: Path) -> bool:
-    return file.resolve().parent == folder.resolve()

@@ -9,7 +9,7 @@ from typing import NoReturn
 from mlp.door import default_settings, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
-from mlp.terminal.compose import group_options, study_files
+from mlp.terminal.yaml_files import group_options, study_files
 from mlp.tracking.store_uri import mask
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
