@@ -30,7 +30,8 @@ from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
-from mlp.tracking.runs import fetch_run, open_store
+from mlp.tracking.store import open_store
+from mlp.tracking.tracked_run import fetch_run
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
 

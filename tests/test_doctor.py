@@ -32,7 +32,7 @@ from mlp.flow.lock import only_driver
 from mlp.terminal.compose import compose
 from mlp.tracking import publish, spool
 from mlp.tracking.label import Label, StudyPage, label_of_trial
-from mlp.tracking.runs import open_store
+from mlp.tracking.store import open_store
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:

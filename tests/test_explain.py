@@ -18,8 +18,8 @@ from mlp.flow import reruns
 from mlp.flow.explaining import explain_study
 from mlp.flow.repairing import explain_run
 from mlp.tracking.history import read_reruns, read_study
-from mlp.tracking.runs import fetch_run
 from mlp.tracking.store import open_store
+from mlp.tracking.tracked_run import fetch_run
 
 STUDY = (
     "study.name=small",

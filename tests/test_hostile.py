@@ -19,7 +19,9 @@ from mlp.errors import MlpError, RecordError
 from mlp.flow.again import run_rerun
 from mlp.tracking import record
 from mlp.tracking.display import tags
-from mlp.tracking.runs import fetch_run, open_store, publish_run
+from mlp.tracking.runs import publish_run
+from mlp.tracking.store import open_store
+from mlp.tracking.tracked_run import fetch_run
 
 MADE = make_record()
 GOOD = record.config_json(MADE)

@@ -23,7 +23,8 @@ from sweeping import command, left_in, run_config
 import mlp
 from mlp.errors import MlpError, RecordError
 from mlp.tracking import npz
-from mlp.tracking.runs import fetch_run, open_store
+from mlp.tracking.store import open_store
+from mlp.tracking.tracked_run import fetch_run
 
 # MLflow leaves the connection of an answer that it gave up to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(

@@ -12,6 +12,7 @@ from mlp.errors import StoreError
 from mlp.tracking import publish, runs, spool
 from mlp.tracking.label import Label, StudyPage, label_of_trial
 from mlp.tracking.publish import Publisher
+from mlp.tracking.store import open_store
 
 PAGE = StudyPage(
     name="a-study", key="a-study", config={"study": {"seed": 3}}, description="**note**"
@@ -109,7 +110,7 @@ def test_trials_without_a_finished_run_are_known(here):
         published.publish(2, put(here, 2))
         assert published.missing(range(4)) == [1, 3]
         published.finish("FINISHED")
-    store = runs.open_store(Tracking())
+    store = open_store(Tracking())
     store.client.update_run(published.run_ids[2], status="KILLED")
     assert runs.recorded_trials(store, "a-study") == {0}
     assert runs.recorded_trials(store, "a_study") == set()  # _ is any letter to LIKE
@@ -119,7 +120,7 @@ def test_run_that_a_person_deleted_is_not_missing(here):
     with publisher() as published:
         published.publish(0, put(here, 0))
         published.finish("FINISHED")
-    runs.open_store(Tracking()).client.delete_run(published.run_ids[0])
+    open_store(Tracking()).client.delete_run(published.run_ids[0])
     with publisher() as published:
         assert published.missing([0]) == []
         published.finish("FINISHED")
@@ -131,7 +132,7 @@ def test_second_run_of_a_trial_goes(here, finds):
     with publisher() as published:
         published.publish(0, put(here, 0))
         published.finish("FINISHED")
-    store = runs.open_store(Tracking())
+    store = open_store(Tracking())
     key = {"mlp.key": "a-study/0"}
     twins = [store.client.create_run(store.experiment_id, tags=key) for _ in range(3)]
     assert finds(store, "a-study")

@@ -23,16 +23,9 @@ from mlp.errors import (
     UnavailableError,
 )
 from mlp.tracking import display, record
-from mlp.tracking.runs import (
-    Store,
-    fetch_run,
-    find_study,
-    finish,
-    open_store,
-    publish_run,
-    start_study,
-    update_run,
-)
+from mlp.tracking.runs import find_study, finish, publish_run, start_study, update_run
+from mlp.tracking.store import Store, open_store
+from mlp.tracking.tracked_run import fetch_run
 
 pytestmark = pytest.mark.usefixtures("no_address_of_the_user")
 
@@ -316,7 +309,7 @@ def test_a_run_that_was_changed_is_refused(store, name):
 
 def test_two_first_openings_at_once_both_succeed(tmp_path):
     program = (
-        "from mlp.config import Tracking; from mlp.tracking.runs import open_store; "
+        "from mlp.config import Tracking; from mlp.tracking.store import open_store; "
         "print(open_store(Tracking()).experiment_id)"
     )
     both = [

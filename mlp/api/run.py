@@ -115,7 +115,7 @@ def load_run(
         >>> len(run.curve), list(run.curve)
         (41, ['loss', 'validation_accuracy'])
     """
-    from mlp.tracking.runs import fetch_run
+    from mlp.tracking.tracked_run import fetch_run
 
     store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), f"run {run_id}")
     found = fetch_run(store, run_id)

@@ -26,7 +26,7 @@ from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve, sqlite_path
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
-    from mlp.tracking.runs import TrackedRun
+    from mlp.tracking.tracked_run import TrackedRun
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def run_rerun(
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
 
-    from mlp.tracking.runs import fetch_run
     from mlp.tracking.store import (  # MLflow takes seconds, so not before it is needed
         how_to_look,
         open_store,
     )
+    from mlp.tracking.tracked_run import fetch_run
 
     original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)

@@ -21,8 +21,9 @@ from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import TrackedRun, fetch_run, publish_run
+from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store, open_store
+from mlp.tracking.tracked_run import TrackedRun, fetch_run
 
 REPAIR_OF = "mlp.repair_of"
 _LEAST_LIMIT_S = 60.0  # one run's own time is too short to search in

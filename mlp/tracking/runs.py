@@ -1,4 +1,4 @@
-"""Studies and runs in MLflow: out as they are trained, back in for a rerun.
+"""Studies and runs in MLflow: recorded as they are trained, and found again.
 
 Like `mlp.tracking.store`, this imports MLflow, which takes seconds; so it is imported where
 tracking begins and not before. Runs are named by their ids everywhere; there is no active run, so
@@ -9,84 +9,33 @@ training, so that MLflow knows the same points when they come twice.
 """
 
 import math
-import re
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets MLflow up
+from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlp import config
-from mlp.engine.result import Result
-from mlp.errors import MissingInputError, RecordError, SettingError, one_line
-from mlp.tracking import display, note, npz, record
-from mlp.tracking.download import download
+from mlp.errors import MissingInputError
+from mlp.tracking import display, entities, note, record
 from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
-from mlp.tracking.recipe import Recipe
 from mlp.tracking.record import RunRecord
 from mlp.tracking.view import NOTE_TAG
-
-__all__ = [
-    "Store",
-    "TrackedRun",
-    "fetch_run",
-    "find_study",
-    "finish",
-    "open_store",
-    "publish_run",
-    "start_study",
-    "update_run",
-]
 
 STUDY_FILE = "study.json"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
-_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
-_DATASET_DIGEST = 36  # of the 64 hex digits; MLflow takes no more
 _MOST_TWINS = 10
 _PAGE = 1000  # runs of one answer
-_UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedRun:
-    """A run that was read back, checked against the digests it was recorded with.
-
-    Attributes:
-        run_id: MLflow's id of it.
-        recipe: its config, data digest and ending.
-        result: its curves and weights.
-        curve_digest: SHA-256 of the curves.
-        weights_digest: SHA-256 of the weights.
-        tags: what else was noted, each value one printable line.
-    """
-
-    run_id: str
-    recipe: Recipe
-    result: Result
-    curve_digest: str
-    weights_digest: str
-    tags: dict[str, str]
 
 
 def start_study(
@@ -128,9 +77,9 @@ def start_study(
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
-        shown = _params(display.study_params(settings, searched or {}))
+        shown = entities.params(display.study_params(settings, searched or {}))
         params = [param for param in shown if param.key not in run.data.params]
-        store.client.log_batch(run_id, params=params, tags=_tags(all_tags) if known else [])
+        store.client.log_batch(run_id, params=params, tags=entities.tags(all_tags) if known else [])
         file = Path(folder) / STUDY_FILE
         file.write_text(config.canonical_json(settings), encoding="utf-8")
         store.client.log_artifact(run_id, str(file))
@@ -172,11 +121,13 @@ def publish_run(
         run_id = str(made.info.run_id)
         store.client.log_batch(
             run_id,
-            metrics=_metrics(run),
-            params=_params(config.settings_of(run.config)),
-            tags=_tags({**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}),
+            metrics=entities.metrics(run),
+            params=entities.params(config.settings_of(run.config)),
+            tags=entities.tags(
+                {**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}
+            ),
         )
-        store.client.log_inputs(run_id, datasets=[_dataset(run)])
+        store.client.log_inputs(run_id, datasets=[entities.dataset(run)])
         record.write_artifacts(Path(folder), run)
         store.client.log_artifacts(run_id, folder)
         store.client.set_terminated(run_id, "FINISHED", end_time=run.ended_ms)
@@ -205,7 +156,10 @@ def update_run(
     ]
     with one_sentence(store.uri):
         store.client.log_batch(
-            run_id, metrics=points, params=_params(params or {}), tags=_tags(tags or {})
+            run_id,
+            metrics=points,
+            params=entities.params(params or {}),
+            tags=entities.tags(tags or {}),
         )
         for name, text in (files or {}).items():
             store.client.log_text(run_id, text, name)
@@ -265,46 +219,6 @@ def find_trial(store: Store, key: str, number: int) -> str | None:
     return str(run.info.run_id) if run else None
 
 
-def fetch_run(store: Store, run_id: str) -> TrackedRun:
-    """Reads a run back, trusting nothing in it.
-
-    Raises:
-        SettingError: for what is no run id.
-        MissingInputError: for a run that the store does not have.
-        RecordError: for one that this program did not record, or not to the end, or that was
-            changed since.
-    """
-    if not _RUN_ID.fullmatch(run_id):
-        raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
-    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        run = get_run(store, run_id)
-        if "mlp.curve_digest" not in run.data.tags:
-            what = "the parent of a study" if STUDY in run.data.tags else "not one of this program"
-            raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
-        if run.info.status != "FINISHED":
-            raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
-        download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
-        recipe, result = record.read_artifacts(Path(folder))
-    curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
-    digests = {
-        "mlp.data_digest": recipe.data_digest,
-        "mlp.curve_digest": curve_digest,
-        "mlp.sharpness_digest": record.sharpness_digest(result),
-        "mlp.weights_digest": weights_digest,
-    }
-    for name, digest in digests.items():
-        if run.data.tags.get(name) != digest:
-            raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
-    for param in _params(config.settings_of(recipe.config)):
-        if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
-            raise RecordError(
-                f"run {run_id} was changed: its {record.CONFIG_FILE} has another {param.key} than "
-                "its params"
-            )
-    tags = {one_line(name): one_line(value) for name, value in run.data.tags.items()}
-    return TrackedRun(run_id, recipe, result, curve_digest, weights_digest, tags)
-
-
 def get_run(store: Store, run_id: str) -> Run:
     """MLflow's own view of a run.
 
@@ -362,56 +276,6 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
         return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return config.digest(parts)
-
-
-def _metrics(run: RunRecord) -> list[Metric]:
-    result = run.result
-    return [
-        *_points(run, "loss", result.loss, result.loss_step),
-        *_points(run, "validation_accuracy", result.validation_accuracy, result.evaluated_step),
-        *_points(run, "sharpness", result.sharpness, result.sharpness_step),
-        *_points(run, "stability_ratio", result.stability_ratio, result.sharpness_step),
-        *(Metric(name, value, run.ended_ms, 0) for name, value in display.numbers(run).items()),
-    ]
-
-
-def _points(run: RunRecord, name: str, values: npz.Array, steps: npz.Array) -> list[Metric]:
-    """Points at the times that the training passed them, as far as they are known."""
-    curve = display.thin(values, steps)
-    pace_ms = (run.ended_ms - run.started_ms) / max(1, run.result.last_step)
-    return [
-        Metric(name, value, run.started_ms + round(step * pace_ms), step)
-        for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
-    ]
-
-
-def _dataset(run: RunRecord) -> DatasetInput:
-    """What the run was trained on, as MLflow's lists show it."""
-    data = run.config.data
-    profile = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
-    dataset = Dataset(
-        name=f"{data.name} 3-vs-7",
-        digest=run.data_digest[:_DATASET_DIGEST],
-        source_type="code",
-        source=config.canonical_json({"data": data.name}),
-        profile=config.canonical_json(profile),
-    )
-    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])
-
-
-def _params(settings: Mapping[str, Any]) -> list[Param]:
-    """Settings as params; the branches of a space may be called what no param can be, `[3,3]`."""
-    named = {_cut(_UNNAMEABLE.sub("_", name), _LONGEST_NAME): v for name, v in settings.items()}
-    return [Param(name, _cut(value, _LONGEST_PARAM)) for name, value in named.items()]
-
-
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(name, _cut(value, _LONGEST_TAG)) for name, value in tags.items()]
-
-
-def _cut(value: Any, most: int) -> str:
-    text = str(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _now_ms() -> int:
