@@ -21,8 +21,9 @@ from mlp.terminal.screen import say
 from mlp.tracking.commands import doctor_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label
-from mlp.tracking.publish import patiently, publish_single
+from mlp.tracking.publish import publish_single
 from mlp.tracking.record import RunRecord
+from mlp.tracking.retry import patiently
 from mlp.tracking.store_uri import resolve, sqlite_path
 
 if TYPE_CHECKING:  # importing MLflow takes seconds

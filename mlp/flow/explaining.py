@@ -33,7 +33,7 @@ from mlp.tracking.commands import explain_command
 from mlp.tracking.explanations import describe_answer, log_page, start_explanation
 from mlp.tracking.history import PastStudy, read_reruns, read_study
 from mlp.tracking.past_run import PastRun
-from mlp.tracking.publish import patiently
+from mlp.tracking.retry import patiently
 from mlp.tracking.runs import finish
 from mlp.tracking.store import Store, open_store, run_address
 

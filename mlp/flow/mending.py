@@ -154,7 +154,7 @@ def _publish(store: "Store", place: Path, parent: str | None) -> None:
 
 
 def _opened(config: SweepConfig) -> "Store":
-    from mlp.tracking.publish import patiently
+    from mlp.tracking.retry import patiently
     from mlp.tracking.store import open_store
 
     return patiently(lambda: open_store(config.base.tracking))

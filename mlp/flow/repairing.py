@@ -19,8 +19,8 @@ from mlp.flow.outcome import Timing, make_record
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
-from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
+from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store, open_store
 from mlp.tracking.tracked_run import TrackedRun, fetch_run

@@ -15,8 +15,8 @@ from mlp.flow.outcome import Timing, make_record
 from mlp.flow.work import Executor
 from mlp.tracking.display import ThinCurve, run_name, thin
 from mlp.tracking.label import EXPLAINS, KEY
-from mlp.tracking.publish import patiently
 from mlp.tracking.record import RunRecord
+from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store
 

@@ -1,50 +1,24 @@
 """Publishes finished trials to MLflow in the background, while the next generation trains."""
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import Tracking
-from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
+from mlp.errors import BusyError, MlpError, StoreError, UnavailableError
 from mlp.tracking import spool
 from mlp.tracking.label import TRIAL, Label, StudyPage
 from mlp.tracking.record import RunRecord
+from mlp.tracking.retry import JobQueue, patiently
 from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.runs import Status
     from mlp.tracking.store import Store
-
-_T = TypeVar("_T")
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two tries while the sweep goes on
-_LAST_PATIENCE_S = 5.0  # with a store that fails when nothing else is left to do
-_LAST_PAUSE_S = 0.5
-_SLOWEST_S = 15.0  # for one job, when nothing else is left to do; of SQLite one takes 0.2
-_SIGNAL_PATIENCE_S = 3.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
-
-
-@dataclass(eq=False)
-class _Job:
-    """Something to be done with the store, again until it works.
-
-    Attributes:
-        do: safe to be done twice.
-        is_vital: whether it is done even when nothing more is to be published.
-        is_done: that it is over, one way or another.
-    """
-
-    do: Callable[[], None]
-    is_vital: bool
-    is_done: threading.Event
 
 
 class Publisher:
@@ -74,22 +48,13 @@ class Publisher:
         self.how_to_serve: str | None = None
         self._page = page
         self._store: Store | None = None
-        self._outage: MlpError | None = None
-        self._refusal: MlpError | None = None
-        self._bug: Exception | None = None
-        self._jobs: deque[_Job] = deque()
-        self._news = threading.Condition()
-        self._hurried_at: float | None = None
-        self._is_over = False
-        # A store that hangs must not keep the process: what it has not taken lies in the spool.
-        self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
-        self._add(lambda: self._open(tracking), is_vital=True)
-        self._thread.start()
+        self._queue = JobQueue(lambda: self._store is not None)
+        self._queue.add(lambda: self._open(tracking), is_vital=True)
 
     @property
     def problem(self) -> MlpError | None:
         """Why something is not published; None while all is well, and again after an outage."""
-        return self._outage or self._refusal
+        return self._queue.problem
 
     def __enter__(self) -> Self:
         return self
@@ -101,11 +66,9 @@ class Publisher:
         traceback: TracebackType | None,
     ) -> None:
         """Ends the thread; what is not published by now stays in the spool."""
-        with self._news:
-            self._is_over = True
-            self._news.notify_all()
+        self._queue.end()
         if error is None:
-            self._raise_bug()
+            self._queue.raise_bug()
 
     def publish(self, number: int, place: Path) -> None:
         """Hands over a finished trial; returns at once.
@@ -114,7 +77,7 @@ class Publisher:
             number: of the trial.
             place: its folder in the spool, removed once it is published.
         """
-        self._add(lambda: self._publish(number, place))
+        self._queue.add(lambda: self._publish(number, place))
 
     def describe(
         self,
@@ -126,7 +89,7 @@ class Publisher:
         step: int = 0,
     ) -> None:
         """Adds metrics, at a step, tags and files to the parent run or a published trial's run."""
-        self._add(lambda: self._describe(of_trial, metrics, tags, files, step))
+        self._queue.add(lambda: self._describe(of_trial, metrics, tags, files, step))
 
     def missing(self, numbers: Collection[int]) -> list[int]:
         """Which of these trials the store has no finished run of; waits for what came before.
@@ -135,14 +98,14 @@ class Publisher:
             Their numbers in order; none where the store fails.
         """
         found: list[int] = []
-        self._wait(self._add(lambda: found.extend(self._missing(numbers))))
+        self._queue.wait(self._queue.add(lambda: found.extend(self._missing(numbers))))
         return found
 
     def log_model(
         self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
     ) -> None:
         """Makes a model of a published trial's network, and registers it where a name is given."""
-        self._add(lambda: self._log_model(number, name, example, register))
+        self._queue.add(lambda: self._log_model(number, name, example, register))
 
     def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
         """Sets the description of the parent run, once that of a trial is published.
@@ -151,127 +114,24 @@ class Publisher:
             note: Markdown, of the experiment's id and the id of the trial's run.
             of_trial: number of the trial that the note links to.
         """
-        self._add(lambda: self._annotate(note, of_trial))
+        self._queue.add(lambda: self._annotate(note, of_trial))
 
     def finish(self, status: "Status") -> None:
         """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it.
 
         A store that fails is tried for a few seconds more.
         """
-        self._wait(self._add(lambda: self._finish(status), is_vital=True))
-        self._raise_bug()
+        self._queue.wait(self._queue.add(lambda: self._finish(status), is_vital=True))
+        self._queue.raise_bug()
 
     def give_up(self, status: "Status") -> None:
         """Publishes no more trials, which stay in the spool, and ends the parent run if it can.
 
         A store that does not take that within seconds is not waited for.
         """
-        with self._news:
-            self._jobs = deque(job for job in self._jobs if job.is_vital)
-        last = self._add(lambda: self._finish(status), is_vital=True)
-        self._hurry()
-        last.is_done.wait(_SIGNAL_PATIENCE_S)
+        self._queue.give_up(lambda: self._finish(status))
 
-    def _add(self, do: Callable[[], None], *, is_vital: bool = False) -> _Job:
-        job = _Job(do, is_vital, threading.Event())
-        with self._news:
-            if self._is_over:
-                job.is_done.set()
-            else:
-                self._jobs.append(job)
-            self._news.notify_all()
-        return job
-
-    def _hurry(self) -> None:
-        with self._news:
-            self._hurried_at = time.monotonic()
-            self._news.notify_all()
-
-    def _wait(self, job: _Job) -> None:
-        """Until a job is over, or the store hangs where not even a time limit ends it."""
-        self._hurry()
-        n_left = len(self._jobs)
-        while not job.is_done.wait(4 * _SLOWEST_S):
-            if len(self._jobs) == n_left:
-                self._outage = UnavailableError("the tracking store does not answer")
-                return
-            n_left = len(self._jobs)
-        self._hurried_at = None
-
-    def _raise_bug(self) -> None:
-        if self._bug is not None:
-            raise self._bug
-
-    # What follows runs in the thread.
-
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            started, pause_s = time.monotonic(), _FIRST_PAUSE_S
-            while not self._attempt(job):
-                if self._pause(pause_s, started):
-                    self._stop()
-                    return
-                if job not in self._jobs:  # given up meanwhile
-                    break
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            with self._news:
-                if self._jobs and self._jobs[0] is job:
-                    self._jobs.popleft()
-            job.is_done.set()
-        self._stop()
-
-    def _next(self) -> _Job | None:
-        with self._news:
-            while not self._jobs and not self._is_over:
-                self._news.wait()
-            return None if self._is_over else self._jobs[0]
-
-    def _attempt(self, job: _Job) -> bool:
-        """Whether a job is over; False: it is worth another try."""
-        started, was_open = time.monotonic(), self._store is not None
-        try:
-            job.do()
-        except RecordError as error:  # of one trial's folder; the others have nothing to do with it
-            self._refusal = error
-        except MlpError as error:
-            self._outage = error
-            return False
-        except Exception as error:  # noqa: BLE001  raised again in the main thread
-            self._bug = error
-            self._end()
-            return True
-        self._outage = None
-        took_s = time.monotonic() - started
-        if self._hurried_at is not None and was_open and took_s > _SLOWEST_S:
-            self._outage = UnavailableError(f"the tracking store took {took_s:.0f} s for one run")
-            self._end()
-        return True
-
-    def _pause(self, pause_s: float, failing_since: float) -> bool:
-        """Waits for the next try; whether there is to be none."""
-        started = time.monotonic()
-        with self._news:
-            while not self._is_over:
-                now, hurried_at = time.monotonic(), self._hurried_at
-                if hurried_at is not None:
-                    if now - max(hurried_at, failing_since) > _LAST_PATIENCE_S:
-                        return True
-                    pause_s = _LAST_PAUSE_S
-                if now - started >= pause_s:
-                    return False
-                self._news.wait(started + pause_s - now)
-        return True
-
-    def _end(self) -> None:
-        with self._news:
-            self._is_over = True
-
-    def _stop(self) -> None:
-        """Lets go whoever waits."""
-        with self._news:
-            self._is_over = True
-            for job in self._jobs:
-                job.is_done.set()
+    # What follows runs in the thread of the queue.
 
     def _open(self, tracking: Tracking) -> None:
         from mlp.tracking.runs import start_study
@@ -399,19 +259,3 @@ def publish_single(
         raise type(error)(
             f"{error}; the run is kept in {place.parent}, and this publishes it: {remedy}"
         ) from None
-
-
-def patiently(job: Callable[[], _T]) -> _T:
-    """Does something with a store that may be back in a moment.
-
-    Args:
-        job: safe to be done twice.
-    """
-    end = time.monotonic() + _LAST_PATIENCE_S
-    while True:
-        try:
-            return job()
-        except (BusyError, UnavailableError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(_LAST_PAUSE_S)
