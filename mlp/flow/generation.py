@@ -22,7 +22,8 @@ from mlp.flow.work import Executor
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.study.search import Outcome, Search, Trial
+from mlp.study.sampling import Trial
+from mlp.study.search import Outcome, Search
 from mlp.terminal.screen import Meter, Standing, say
 from mlp.tracking import spool
 from mlp.tracking.display import numbers, run_name

@@ -18,7 +18,8 @@ from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.domain import Choice, Domain, describe, typed
 from mlp.study.identity import identity, study_name
-from mlp.study.search import Search, Trial
+from mlp.study.sampling import Trial
+from mlp.study.search import Search
 from mlp.study.space import draw
 from mlp.study.storage import storage_in_memory
 

@@ -8,7 +8,6 @@ again and comes out the same. Grid and quasi-random searches are lists of points
 and the seed.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,21 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
-from mlp.door import with_settings
 from mlp.errors import BusyError, SettingError
 from mlp.study import encoding
 from mlp.study.domain import Domain
-from mlp.study.enqueue import enqueued, enqueued_base
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import list_points
 from mlp.study.pruning import thresholds
+from mlp.study.sampling import Trial, sample, take
 from mlp.study.server import patiently
-from mlp.study.space import Space, draw, flat, parameters, read_space
+from mlp.study.space import Space, parameters, read_space
 from mlp.study.storage import TEST_LOOKS, Storage
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
@@ -43,21 +40,6 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 
 T = TypeVar("T")
 _MOST_DIFFERENCES = 5  # that are named
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the search.
-
-    Attributes:
-        number: its place in the search, from 0.
-        config: what to train.
-        params: parameter name -> value, as Optuna knows them.
-    """
-
-    number: int
-    config: RunConfig
-    params: Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -202,7 +184,14 @@ def ask(search: Search) -> list[Trial]:
     if search.points is not None:
         drawn = [_take(search, number, search.points[number]) for number in numbers]
     else:
-        drawn = _sample(search, stored[:first], numbers)
+        drawn = sample(
+            search.config,
+            search.base,
+            search.space,
+            direction=DIRECTIONS[search.config.objective],
+            earlier=stored[:first],
+            numbers=numbers,
+        )
     return [trial for trial in drawn if trial.number >= len(stored)]
 
 
@@ -338,56 +327,5 @@ def _patiently(search: Search, call: Callable[[], T]) -> T:
     return patiently(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
 
 
-def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
-    """Asks Optuna's sampler, in a copy of the study as it was before this generation."""
-    copy = optuna.create_study(direction=DIRECTIONS[search.config.objective])
-    copy.add_trials(earlier)
-    trials = []
-    for number in numbers:
-        copy.sampler = _sampler(search.config, number)
-        base, fixed = search.base, dict[str, Value]()
-        if number < len(search.config.enqueue):
-            base, fixed = _enqueued_at(search, number)
-            copy.enqueue_trial({name: encoding.encoded(v) for name, v in fixed.items()})
-        asked = copy.ask()
-        taken: dict[str, Value] = {}
-
-        def suggest(
-            name: str,
-            domain: Domain,
-            asked: optuna.Trial = asked,
-            taken: dict[str, Value] = taken,
-        ) -> Value:
-            taken[name] = encoding.suggest(asked, name, domain)
-            return taken[name]
-
-        drawn = draw(search.space, base, suggest)
-        trials.append(Trial(number, with_settings(base, drawn), taken))
-    return trials
-
-
-def _sampler(study: Study, number: int) -> BaseSampler:
-    """A sampler whose stream depends on the study's seed and the trial's number alone."""
-    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
-    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
-
-
 def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
-    """The trial at one point of a list."""
-    base = search.base
-    if number < len(search.config.enqueue):
-        base = _enqueued_at(search, number)[0]
-    taken: dict[str, Value] = {}
-
-    def take(name: str, domain: Domain) -> Value:
-        taken[name] = point[name] if name in point else domain.corners()[0]
-        return taken[name]
-
-    drawn = draw(search.space, base, take)
-    return Trial(number, with_settings(base, drawn), taken)
-
-
-def _enqueued_at(search: Search, number: int) -> tuple[RunConfig, dict[str, Value]]:
-    point = flat(search.config.enqueue[number])
-    fixed = enqueued(point, search.space, search.base)
-    return enqueued_base(point, search.space, search.base), fixed
+    return take(search.config, search.base, search.space, number=number, point=point)
