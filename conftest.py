@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-# Doctests are looked for in every module, and this one imports Ray, an extra.
-collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py"]
+# Doctests are looked for in every module, and these import Ray, an extra.
+collect_ignore = (
+    [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py", "mlp/flow/connection.py"]
+)
 
 # Under nohup the commands that the tests start would ignore it, too.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

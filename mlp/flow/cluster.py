@@ -6,14 +6,8 @@ counted in one place, `mlp.flow.execution`. What happens on a worker is in `mlp.
 
 import contextlib
 import functools
-import logging
-import os
-import signal
-import socket
-import sys
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,12 +15,9 @@ from typing import Any
 
 import numpy as np
 
-# Who trains at home expects nothing to be sent anywhere; Ray reads these when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
-# A call after the connection is lost would start a cluster here, and train on that.
-os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+from mlp.flow.connection import FAR, connect, one_sentence  # first: it sets Ray up
+
+# isort: split
 
 import ray
 from ray import exceptions as faults
@@ -38,13 +29,9 @@ from mlp.flow.work import Done, Lost, Task, WorkDone
 from mlp.flow.worker import BEAT_S, Answer, Sign, train, versions
 from mlp.tracking.environment import cpu
 
-_FAR = "ray://"
-_KNOCK_S = 5.0  # for a first answer
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
 _HEAD_PATIENCE_S = 30.0  # for the cluster's head; Ray itself ends the driver after 60
-# Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
-_TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
 _LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
 _IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
 
@@ -97,8 +84,8 @@ class Cluster:
         self.notice = notice
         self.population = execution.population
         self._silence_s = execution.silence_s
-        self._is_far = execution.address.startswith(_FAR)
-        _connect(execution, n_threads)
+        self._is_far = execution.address.startswith(FAR)
+        connect(execution, n_threads)
         options: dict[str, Any] = {"num_cpus": n_threads, "max_retries": 0}
         if execution.memory_gb is not None:
             options["memory"] = int(execution.memory_gb * 1e9)
@@ -136,7 +123,7 @@ class Cluster:
     def wait(self, progress: WorkDone) -> list[Done | Lost]:
         """What the workers have brought, and whom they have lost."""
         answers: list[Done | Lost] = []
-        with _one_sentence():
+        with one_sentence():
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_TICK_S)
             if ready:
                 n_running = len(self._running)
@@ -276,76 +263,6 @@ class Cluster:
         nodes = ray.nodes()
         cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
         self._view = _View(cpus=cpus, dead={node["NodeID"] for node in nodes if not node["Alive"]})
-
-
-def _connect(execution: Execution, n_threads: int) -> None:
-    """Joins the cluster at the address; `local` starts one for this process."""
-    _keep_ray_quiet(is_far=execution.address.startswith(_FAR))
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
-    if execution.address == "local":
-        options["num_cpus"] = max(n_threads, len(os.sched_getaffinity(0)))
-        options["include_dashboard"] = False
-    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with _one_sentence(execution.address):
-            _knock(execution.address)
-        # Ray's client warns before it gives up.
-        with _one_sentence(execution.address, _TOKEN), warnings.catch_warnings(action="ignore"):
-            ray.init(address=execution.address, **options)
-    finally:  # Ray puts its own in their place
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in heard.items():
-                signal.signal(number, handler)
-
-
-def _knock(address: str) -> None:
-    """Whether anybody is at an address at all: Ray itself tries for most of a minute.
-
-    Raises:
-        ConnectionError: if not.
-    """
-    host, _, port = address.removeprefix(_FAR).rpartition(":")
-    if not (host and port.isdigit()):
-        return  # auto and local are no addresses
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConnectionError(one_line(error)) from None
-
-
-def _keep_ray_quiet(*, is_far: bool) -> None:
-    """Ray prints pages of its own logs into this program's output when a machine goes."""
-    module = sys.modules["ray._private.worker"]
-    if hasattr(module, "print_to_stdstream"):
-        module.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
-    if is_far:
-        from ray.util.client.logsclient import LogstreamClient  # needs grpcio
-
-        LogstreamClient.stdstream = lambda *_, **__: None
-        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
-        # This one sets its level itself, and does not pass on to the former.
-        logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
-
-
-@contextlib.contextmanager
-def _one_sentence(address: str = "", otherwise: str = "") -> Iterator[None]:
-    """Turns what Ray raises of itself into one of this program's errors."""
-    where = f" at {address}" if address else ""
-    try:
-        yield
-    except ConnectionError as error:
-        raise UnavailableError(
-            f"no Ray cluster answers{where}: {one_line(error)}; "
-            f"start one with: ray start --head, or name another by execution.address{otherwise}"
-        ) from None
-    except RuntimeError as error:
-        if "ersion mismatch" in str(error):
-            raise SystemLimitError(
-                f"the Ray cluster{where} has other versions than are here: {one_line(error)}"
-            ) from None
-        raise
-    except (faults.AuthenticationError, faults.RpcError, faults.RaySystemError) as error:
-        raise UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}") from None
 
 
 def _died(error: faults.RayError) -> str:

@@ -1,0 +1,112 @@
+"""Joins a Ray cluster, and says in one sentence what is wrong with it.
+
+Importing this imports Ray, an extra.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+# Who trains at home expects nothing to be sent anywhere; Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
+# A call after the connection is lost would start a cluster here, and train on that.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+
+import ray
+from ray import exceptions as faults
+
+from mlp.config import Execution
+from mlp.errors import SystemLimitError, UnavailableError, one_line
+
+FAR = "ray://"  # how the address begins that Ray's client takes
+_KNOCK_S = 5.0  # for a first answer
+# Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
+_TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
+
+
+def connect(execution: Execution, n_threads: int) -> None:
+    """Joins the cluster at the address; `local` starts one that goes with this process.
+
+    Args:
+        execution: says where the cluster is.
+        n_threads: of a population; a local cluster has as many CPUs at least.
+
+    Raises:
+        UnavailableError: where none answers.
+        SystemLimitError: where Python or Ray has another version.
+    """
+    _keep_ray_quiet(is_far=execution.address.startswith(FAR))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    if execution.address == "local":
+        options["num_cpus"] = max(n_threads, len(os.sched_getaffinity(0)))
+        options["include_dashboard"] = False
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with one_sentence(execution.address):
+            _knock(execution.address)
+        # Ray's client warns before it gives up.
+        with one_sentence(execution.address, _TOKEN), warnings.catch_warnings(action="ignore"):
+            ray.init(address=execution.address, **options)
+    finally:  # Ray puts its own in their place
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in heard.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def one_sentence(address: str = "", otherwise: str = "") -> Iterator[None]:
+    """Turns what Ray raises of itself into one of this program's errors."""
+    where = f" at {address}" if address else ""
+    try:
+        yield
+    except ConnectionError as error:
+        raise UnavailableError(
+            f"no Ray cluster answers{where}: {one_line(error)}; "
+            f"start one with: ray start --head, or name another by execution.address{otherwise}"
+        ) from None
+    except RuntimeError as error:
+        if "ersion mismatch" in str(error):
+            raise SystemLimitError(
+                f"the Ray cluster{where} has other versions than are here: {one_line(error)}"
+            ) from None
+        raise
+    except (faults.AuthenticationError, faults.RpcError, faults.RaySystemError) as error:
+        raise UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}") from None
+
+
+def _knock(address: str) -> None:
+    """Whether anybody is at an address at all: Ray itself tries for most of a minute.
+
+    Raises:
+        ConnectionError: if not.
+    """
+    host, _, port = address.removeprefix(FAR).rpartition(":")
+    if not (host and port.isdigit()):
+        return  # auto and local are no addresses
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(one_line(error)) from None
+
+
+def _keep_ray_quiet(*, is_far: bool) -> None:
+    """Ray prints pages of its own logs into this program's output when a machine goes."""
+    module = sys.modules["ray._private.worker"]
+    if hasattr(module, "print_to_stdstream"):
+        module.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
+    if is_far:
+        from ray.util.client.logsclient import LogstreamClient  # needs grpcio
+
+        LogstreamClient.stdstream = lambda *_, **__: None
+        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
+        # This one sets its level itself, and does not pass on to the former.
+        logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
