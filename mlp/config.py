@@ -4,13 +4,12 @@ Values become these dataclasses through `mlp.door` alone.
 """
 
 import dataclasses
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict
 from pydantic.dataclasses import dataclass
 
+from mlp.canonical import text_keys
 from mlp.errors import shown
 
 Value = bool | int | float | str | None | list[Any]
@@ -250,21 +249,6 @@ class RunConfig:
             )
 
 
-def text_keys(value: Any) -> Any:
-    """A plain value whose keys are texts, at any depth: YAML reads the branch `1:` as a number.
-
-    Example:
-        >>> text_keys({"by": "model.depth", 1: [0.1], None: {"low": 2}})
-        {'by': 'model.depth', '1': [0.1], 'null': {'low': 2}}
-    """
-    if not isinstance(value, dict):
-        return value
-    texts = [key if isinstance(key, str) else canonical_json(key) for key in value]
-    if len(set(texts)) < len(texts):
-        raise ValueError(f"must name each key once, but has {shown(list(value))}")
-    return dict(zip(texts, map(text_keys, value.values()), strict=True))
-
-
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Study:
     """A search: which settings vary, how they are drawn and what is looked for."""
@@ -366,53 +350,3 @@ class ExplainConfig:
 
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
 RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, not what
-_LOCAL_SETTINGS = frozenset({"data.root"})
-# Settings that are younger than the first records, and what was done before there were any: no
-# defaults, which may change one day.
-YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift": 0}
-
-
-def settings_of(config: RunConfig) -> dict[str, Value]:
-    """Every setting that determines the result, by dotted path, in the schema's order.
-
-    Example:
-        >>> settings_of(RunConfig())["gradient.normalization"]
-        'mean'
-    """
-    flat: dict[str, Value] = {}
-    for group in RESULT_GROUPS:
-        for name, value in dataclasses.asdict(getattr(config, group)).items():
-            if f"{group}.{name}" not in _LOCAL_SETTINGS:
-                flat[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def recorded_settings(config: RunConfig) -> dict[str, Value]:
-    """As `settings_of`, without younger settings where they ask for what was always done.
-
-    So records, studies and digests of before such a setting came stay what they are.
-
-    Example:
-        >>> "training.shift" in recorded_settings(RunConfig())
-        False
-    """
-    return {
-        path: value
-        for path, value in settings_of(config).items()
-        if path not in YOUNGER_SETTINGS or value != YOUNGER_SETTINGS[path]
-    }
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces, no NaN.
-
-    Example:
-        >>> canonical_json({"b": 1, "a": [0.5]})
-        '{"a":[0.5],"b":1}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a plain value, 64 hex digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -4,9 +4,10 @@ import re
 import sys
 
 from mlp.api.network import rerun_network
-from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig, settings_of
+from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
 from mlp.door import read_run, with_settings
 from mlp.errors import SettingError, one_line
+from mlp.settings import settings_of
 from mlp.terminal.compose import compose, typed_settings
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal

@@ -31,8 +31,9 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     """Results of the right shapes, different for each config, without a training."""
     from itertools import pairwise
 
-    from mlp.config import digest, settings_of
+    from mlp.canonical import digest
     from mlp.engine.result import Ending, Result
+    from mlp.settings import settings_of
 
     results = []
     for config in configs:

@@ -6,8 +6,9 @@ import pytest
 
 from mlp.causes.change import Factor, changes_of, plain, rerun, step_factor
 from mlp.causes.observed import complete_space, parameters_of
-from mlp.config import Execution, RunConfig, settings_of
+from mlp.config import Execution, RunConfig
 from mlp.door import with_settings
+from mlp.settings import settings_of
 from mlp.study.space import read_space
 
 SPACE = {

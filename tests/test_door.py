@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp.config import RUN_GROUPS, RunConfig, SweepConfig, settings_of
+from mlp.config import RUN_GROUPS, RunConfig, SweepConfig
 from mlp.door import default_settings, read_run, read_sweep, setting_paths, with_settings
 from mlp.errors import SettingError
+from mlp.settings import settings_of
 
 INTEGERS = [
     "model.depth",

@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp.config import RunConfig, SweepConfig, settings_of
+from mlp.config import RunConfig, SweepConfig
 from mlp.door import read_run, read_sweep, setting_paths
 from mlp.errors import MlpError, RecordError, SettingError
+from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import check_study, differences, identity
 from mlp.study.storage import storage_in_memory

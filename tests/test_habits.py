@@ -11,7 +11,8 @@ import pytest
 import yaml
 from sweeping import command, environment_of_commands, left_in, parent, stored, sweep, tracked
 
-from mlp.config import RESULT_GROUPS, YOUNGER_SETTINGS
+from mlp.config import RESULT_GROUPS
+from mlp.settings import YOUNGER_SETTINGS
 
 FEW = ("data=digits", "training.steps=20")
 

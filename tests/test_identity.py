@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlp.config import digest
+from mlp.canonical import digest
 from mlp.door import read_sweep
 from mlp.errors import SettingError
 from mlp.study.identity import check_study, differences, identity, study_name

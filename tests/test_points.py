@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from mlp.config import RunConfig, canonical_json
+from mlp.canonical import canonical_json
+from mlp.config import RunConfig
 from mlp.door import read_sweep
 from mlp.errors import SettingError
 from mlp.study.points import check_grid, list_points

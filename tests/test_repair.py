@@ -8,9 +8,10 @@ from planted import N_EXAMPLES, RATE, gradient_norms, training
 
 from mlp.causes.repair import describe_repair, repair
 from mlp.causes.standard_space import standard_space
-from mlp.config import RunConfig, settings_of
+from mlp.config import RunConfig
 from mlp.curve import Verdict
 from mlp.door import with_settings
+from mlp.settings import settings_of
 
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
 

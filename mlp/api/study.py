@@ -7,8 +7,9 @@ from rich.console import Console
 
 from mlp.api.run import DEFAULT_EXPERIMENT, existing_store
 from mlp.api.settings import Settings, study_config
-from mlp.config import RunConfig, SweepConfig, Tracking, settings_of
+from mlp.config import RunConfig, SweepConfig, Tracking
 from mlp.errors import one_line
+from mlp.settings import settings_of
 from mlp.study.domain import typed
 from mlp.terminal.screen import silent
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlp.config import Execution, RunConfig, Tracking, Value, settings_of
+from mlp.config import Execution, RunConfig, Tracking, Value
 from mlp.door import with_settings
 from mlp.errors import SettingError
+from mlp.settings import settings_of
 from mlp.study.domain import Choice, Domain, Range, typed
 from mlp.study.space import Entry, Space
 

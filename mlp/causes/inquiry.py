@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mlp.canonical import digest
 from mlp.causes.association import explained_shares
 from mlp.causes.change import (
     LEARNING_RATE,
@@ -19,9 +20,10 @@ from mlp.causes.change import (
 )
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.causes.picking import spread
-from mlp.config import RunConfig, Value, digest, settings_of
+from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
+from mlp.settings import settings_of
 from mlp.study.domain import typed
 from mlp.study.space import Space
 

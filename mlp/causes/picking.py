@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from mlp.causes.change import SEEDS, domain_of, is_active, position
 from mlp.causes.observed import StudyRun
-from mlp.config import RunConfig, settings_of
+from mlp.config import RunConfig
+from mlp.settings import settings_of
 from mlp.study.domain import Range, typed
 from mlp.study.space import Space
 

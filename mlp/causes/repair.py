@@ -19,8 +19,9 @@ from mlp.causes.inquiry import (
 )
 from mlp.causes.joint import curing_pair, joint_cures
 from mlp.causes.observed import StudyRun, parameters_of
-from mlp.config import RunConfig, settings_of
+from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
+from mlp.settings import settings_of
 from mlp.study.domain import Domain, Range
 from mlp.study.space import Space
 

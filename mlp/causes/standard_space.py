@@ -1,6 +1,7 @@
 """What may be changed in a run, and how far, where no study says so."""
 
-from mlp.config import RunConfig, settings_of
+from mlp.config import RunConfig
+from mlp.settings import settings_of
 from mlp.study.domain import Choice, Range
 from mlp.study.space import Entry, Space
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp.config import RunConfig, Value, settings_of
+from mlp.config import RunConfig, Value
 from mlp.curve import judge
 from mlp.door import with_settings
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError
 from mlp.flow.single import register, train_record
+from mlp.settings import settings_of
 from mlp.study.domain import typed
 from mlp.terminal.screen import say
 from mlp.tracking.commands import doctor_command, rerun_command

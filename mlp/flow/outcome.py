@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlp.config import RunConfig, settings_of
+from mlp.config import RunConfig
 from mlp.curve import judge
 from mlp.data.dataset import Dataset, Part, features
 from mlp.engine.result import Ending, Result
 from mlp.network import Array, Layer, Params, accuracy, forward
+from mlp.settings import settings_of
 from mlp.tracking.record import RunRecord
 
 MOST_WRONG = 100  # that are kept of a network

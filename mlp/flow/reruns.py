@@ -6,13 +6,15 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
-from mlp.config import RunConfig, canonical_json, digest, settings_of
+from mlp.canonical import canonical_json, digest
+from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.flow.execution import train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.flow.work import Executor
+from mlp.settings import settings_of
 from mlp.tracking.display import ThinCurve, run_name, thin
 from mlp.tracking.label import EXPLAINS, KEY
 from mlp.tracking.record import RunRecord

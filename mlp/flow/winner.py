@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlp.config import canonical_json, settings_of
+from mlp.canonical import canonical_json
 from mlp.curve import Verdict
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import Session, train_again
 from mlp.flow.mistakes import render_mistakes
 from mlp.flow.outcome import accuracy_on, example_images, superlative
+from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.terminal.screen import say, waiting

@@ -8,9 +8,10 @@ from statistics import median
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlp.config import RunConfig, Value, settings_of
+from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
 from mlp.door import with_settings
+from mlp.settings import settings_of
 from mlp.tracking.past_run import PastRun
 
 # What the question printed: iteration -> loss after that iteration's update.

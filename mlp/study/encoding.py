@@ -10,7 +10,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mlp.config import Value, canonical_json
+from mlp.canonical import canonical_json
+from mlp.config import Value
 from mlp.study.domain import Choice, Domain
 
 

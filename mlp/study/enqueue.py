@@ -5,9 +5,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from mlp.config import RunConfig, Value, settings_of
+from mlp.config import RunConfig, Value
 from mlp.door import with_settings
 from mlp.errors import SettingError
+from mlp.settings import settings_of
 from mlp.study.domain import Domain, describe
 from mlp.study.odometer import every_point
 from mlp.study.space import Entry, Space, draw, look_up

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlp.config import RunConfig, Study, Value, canonical_json
+from mlp.canonical import canonical_json
+from mlp.config import RunConfig, Study, Value
 from mlp.errors import SettingError
 from mlp.study.domain import Domain
 from mlp.study.enqueue import enqueued, enqueued_base

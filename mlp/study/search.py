@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
+from mlp.canonical import canonical_json
+from mlp.config import RunConfig, Study, SweepConfig, Value
 from mlp.curve import Verdict
 from mlp.errors import BusyError, SettingError
 from mlp.study import encoding

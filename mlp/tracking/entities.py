@@ -10,7 +10,7 @@ import mlp.tracking.store  # noqa: F401  first: it sets MLflow up
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-from mlp import config
+from mlp.canonical import canonical_json
 from mlp.tracking import display, npz
 from mlp.tracking.record import RunRecord
 
@@ -50,8 +50,8 @@ def dataset(run: RunRecord) -> DatasetInput:
         name=f"{data.name} 3-vs-7",
         digest=run.data_digest[:_DATASET_DIGEST],
         source_type="code",
-        source=config.canonical_json({"data": data.name}),
-        profile=config.canonical_json(profile),
+        source=canonical_json({"data": data.name}),
+        profile=canonical_json(profile),
     )
     return DatasetInput(made, tags=[InputTag("mlflow.data.context", "training")])
 

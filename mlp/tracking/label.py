@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from mlp import config
+from mlp.canonical import canonical_json
 from mlp.errors import RecordError, one_line
 from mlp.tracking import npz
 from mlp.tracking.recipe import parse_json
@@ -99,7 +99,7 @@ def write_label(file: Path, label: Label | StudyPage) -> None:
     """Writes a label or the page of a study as JSON."""
     adapter = _labels if isinstance(label, Label) else _pages
     values: Mapping[str, Any] = adapter.dump_python(label)  # type: ignore[arg-type]
-    file.write_text(config.canonical_json(values), encoding="utf-8")
+    file.write_text(canonical_json(values), encoding="utf-8")
 
 
 def read_label(file: Path) -> Label:

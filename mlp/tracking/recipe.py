@@ -11,10 +11,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mlp import config, door
-from mlp.config import RunConfig
+from mlp import door
+from mlp.canonical import canonical_json
+from mlp.config import RunConfig, Value
 from mlp.engine.result import Ending
 from mlp.errors import RecordError, SettingError, one_line
+from mlp.settings import YOUNGER_SETTINGS, recorded_settings, settings_of
 
 PIXELS = {"mnist": 784, "digits": 64}  # inputs of a network, by resolved data set
 LARGEST_TEXT = 256 * 1024  # bytes; a real one has a few hundred
@@ -56,10 +58,10 @@ def write_recipe(recipe: Recipe) -> str:
     """
     if recipe.config.data.name not in PIXELS:
         raise ValueError(f"data.name must be resolved, but is {recipe.config.data.name!r}")
-    return config.canonical_json(
+    return canonical_json(
         {
             "version": _VERSION,
-            "settings": _grouped(config.recorded_settings(recipe.config)),
+            "settings": _grouped(recorded_settings(recipe.config)),
             "data_digest": recipe.data_digest,
             "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
         }
@@ -105,8 +107,8 @@ def parse_json(text: str, *, source: str) -> Any:
         raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
 
 
-def _grouped(settings: Mapping[str, config.Value]) -> dict[str, dict[str, config.Value]]:
-    groups: dict[str, dict[str, config.Value]] = {}
+def _grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    groups: dict[str, dict[str, Value]] = {}
     for path, value in settings.items():
         group, _, name = path.partition(".")
         groups.setdefault(group, {})[name] = value
@@ -149,8 +151,8 @@ def _read_settings(values: Any) -> RunConfig:
 
     A setting that is younger than the record may be missing, and is what was done at that time.
     """
-    expected = _grouped(config.settings_of(RunConfig()))
-    younger = _grouped(config.YOUNGER_SETTINGS)
+    expected = _grouped(settings_of(RunConfig()))
+    younger = _grouped(YOUNGER_SETTINGS)
     _check_keys("settings", values, set(expected))
     for group, settings in expected.items():
         _check_keys(f"settings.{group}", values[group], set(settings), younger.get(group, ()))

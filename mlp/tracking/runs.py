@@ -23,8 +23,9 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from mlp import config
+from mlp.canonical import canonical_json, digest
 from mlp.errors import MissingInputError
+from mlp.settings import settings_of
 from mlp.tracking import display, entities, note, record
 from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
 from mlp.tracking.record import RunRecord
@@ -81,7 +82,7 @@ def start_study(
         params = [param for param in shown if param.key not in run.data.params]
         store.client.log_batch(run_id, params=params, tags=entities.tags(all_tags) if known else [])
         file = Path(folder) / STUDY_FILE
-        file.write_text(config.canonical_json(settings), encoding="utf-8")
+        file.write_text(canonical_json(settings), encoding="utf-8")
         store.client.log_artifact(run_id, str(file))
     return run_id
 
@@ -122,7 +123,7 @@ def publish_run(
         store.client.log_batch(
             run_id,
             metrics=entities.metrics(run),
-            params=entities.params(config.settings_of(run.config)),
+            params=entities.params(settings_of(run.config)),
             tags=entities.tags(
                 {**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}
             ),
@@ -275,7 +276,7 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
     if STUDY in tags and TRIAL in tags:
         return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
-    return config.digest(parts)
+    return digest(parts)
 
 
 def _now_ms() -> int:

@@ -9,9 +9,9 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-from mlp import config
 from mlp.engine.result import Result
 from mlp.errors import RecordError, SettingError, one_line
+from mlp.settings import settings_of
 from mlp.tracking import entities, record
 from mlp.tracking.download import download
 from mlp.tracking.label import STUDY
@@ -72,7 +72,7 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     for name, digest in digests.items():
         if run.data.tags.get(name) != digest:
             raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
-    for param in entities.params(config.settings_of(recipe.config)):
+    for param in entities.params(settings_of(recipe.config)):
         if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
             raise RecordError(
                 f"run {run_id} was changed: its {record.CONFIG_FILE} has another {param.key} than "
