@@ -170,23 +170,11 @@ def answer(
     causes = find_causes(found, bonds, joint)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _without_effect(found, named)
-    failing = tuple(
-        e.factor.setting
-        for e in found
-        if e.conclusion is Conclusion.ONLY_FAILS
-        and not e.factor.keeps_step
-        and e.factor.setting not in named
-    )
+    failing = _only_failing(found, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     runs = inquiry.runs
-    has_step = (
-        any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
-        or {
-            LEARNING_RATE,
-            NORMALIZATION,
-        }
-        <= named
-    )
+    is_by_step = any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
+    has_step = is_by_step or {LEARNING_RATE, NORMALIZATION} <= named
     return Answer(
         n_runs=len(runs),
         n_oscillating=sum(run.is_oscillating for run in runs),
@@ -232,6 +220,17 @@ def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]
         for setting in settings
         if setting not in named
         and all(e.conclusion is Conclusion.NO_EFFECT for e in found if e.factor == Factor(setting))
+    )
+
+
+def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
+    """Settings that end the swings, but mostly in runs that learn nothing."""
+    return tuple(
+        e.factor.setting
+        for e in found
+        if e.conclusion is Conclusion.ONLY_FAILS
+        and not e.factor.keeps_step
+        and e.factor.setting not in named
     )
 
 

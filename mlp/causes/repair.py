@@ -105,20 +105,11 @@ def repair(
         goes_on: asked before each population.
     """
     run = StudyRun(plain(config), parameters_of(config, space), Verdict.OSCILLATING)
-    inquiry = prepare(
-        [run],
-        space,
-        Effort(interventions=1, seeds=seeds),
-        n_examples=n_examples,
-        gradient_norm=gradient_norm,
+    effort = Effort(interventions=1, seeds=seeds)
+    inquiry = _of_one_run(
+        prepare([run], space, effort, n_examples=n_examples, gradient_norm=gradient_norm), space
     )
     pick = inquiry.picks[0]
-    pick = replace(
-        pick,
-        configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
-        changes=(*pick.changes, *_farther(pick, space)),
-    )
-    inquiry = replace(inquiry, picks=(pick,))
     results = investigate(inquiry, train, known=known, goes_on=goes_on)
     candidates: list[tuple[Change, ...]] = [
         (change,) for change in _halved(pick, space, train, results, goes_on)
@@ -176,6 +167,33 @@ def _is_reliable(cure: Attempt) -> bool:
     return 2 * cure.n_cured > cure.n_seeds
 
 
+def _of_one_run(inquiry: Inquiry, space: Space) -> Inquiry:
+    """An inquiry into a single run: with fewer seeds, and numbers farther away."""
+    pick = inquiry.picks[0]
+    pick = replace(
+        pick,
+        configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
+        changes=(*pick.changes, *_farther(pick, space)),
+    )
+    return replace(inquiry, picks=(pick,))
+
+
+def _farther(pick: Pick, space: Space) -> list[Change]:
+    """Numbers a hundred times larger and smaller: no study says here what would be quiet."""
+    found = []
+    for factor in pick.factors:
+        value = settings_of(pick.configs[0])[factor.setting]
+        drawn = domain_of(pick.configs[0], next(e for e in space if e.path == factor.setting))
+        if not isinstance(value, float) or drawn is None or not isinstance(drawn[1], Range):
+            continue
+        known = [dict(change.values[0])[factor.setting] for change in pick.of_factor(factor)]
+        for times in (1 / _FAR, _FAR):
+            far = min(max(value * times, drawn[1].low), drawn[1].high)
+            if far not in (value, *known):
+                found.append(_to_value(pick, factor, far, drawn[1]))
+    return found
+
+
 def _halved(
     pick: Pick,
     space: Space,
@@ -225,22 +243,6 @@ def _half_way(pick: Pick, change: Change, failed: object, space: Space) -> Chang
     if drawn is None:
         return None
     return _to_value(pick, change.factor, value, drawn[1])
-
-
-def _farther(pick: Pick, space: Space) -> list[Change]:
-    """Numbers a hundred times larger and smaller: no study says here what would be quiet."""
-    found = []
-    for factor in pick.factors:
-        value = settings_of(pick.configs[0])[factor.setting]
-        drawn = domain_of(pick.configs[0], next(e for e in space if e.path == factor.setting))
-        if not isinstance(value, float) or drawn is None or not isinstance(drawn[1], Range):
-            continue
-        known = [dict(change.values[0])[factor.setting] for change in pick.of_factor(factor)]
-        for times in (1 / _FAR, _FAR):
-            far = min(max(value * times, drawn[1].low), drawn[1].high)
-            if far not in (value, *known):
-                found.append(_to_value(pick, factor, far, drawn[1]))
-    return found
 
 
 def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:
