@@ -1,8 +1,11 @@
 """What every command shares: one line for a fault, its exit code, a help that is complete."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
+from sweeping import environment_of_commands
 
 from mlp import errors
 from mlp.door import setting_paths
@@ -62,6 +65,24 @@ def test_signals_are_handled_as_before_when_a_command_has_ended(capsys):
     ended(errors.StoreError("what is wrong"), capsys)
     run_command(lambda: None)
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_that_a_library_reports_as_its_own_interrupt_keeps_its_code(number):
+    """As Ray's `wait` does: a handler's exception is lost there, and a bare one raised."""
+    script = (
+        "import os\n"
+        "from mlp.terminal.console import StoppedError, run_command\n"
+        "def command():\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    except StoppedError:\n"
+        "        raise KeyboardInterrupt from None\n"
+        "run_command(command)\n"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, env=environment_of_commands(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
 
 
 def test_a_bug_keeps_its_traceback():

@@ -13,6 +13,7 @@ from mlp.terminal.yaml_files import group_options, study_files
 from mlp.tracking.store_uri import mask
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_stopped_by: list[int] = []  # the first signal, once it has come
 
 
 class StoppedError(KeyboardInterrupt):
@@ -35,6 +36,7 @@ def run_command(command: Callable[[], None]) -> None:
     package and keeps its traceback. The first Ctrl-C, SIGTERM or SIGHUP lets the command put its
     things in order, the second ends the process at once.
     """
+    _stopped_by.clear()
     heard = {
         number: signal.signal(number, _first_signal)
         for number in _SIGNALS
@@ -50,7 +52,11 @@ def run_command(command: Callable[[], None]) -> None:
     except MlpError as error:
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except StoppedError as stopped:
+    except KeyboardInterrupt as error:
+        if not _stopped_by:
+            raise  # by nobody from outside
+        # Ray raises one of its own in the place of StoppedError.
+        stopped = error if isinstance(error, StoppedError) else StoppedError(_stopped_by[0])
         print(f"ended by {stopped}", file=sys.stderr)
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
@@ -67,6 +73,7 @@ def _first_signal(number: int, _frame: object) -> NoReturn:
     for each in _SIGNALS:
         if signal.getsignal(each) is _first_signal:
             signal.signal(each, _second_signal)
+    _stopped_by.append(number)
     raise StoppedError(number)
 
 
