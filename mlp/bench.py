@@ -8,8 +8,6 @@ calls, between its first and its last report of progress; so no contender is cha
 import argparse
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +16,17 @@ from itertools import pairwise
 
 import numpy as np
 
+from mlp.benchmark.growth import STUDY_STEPS, measure_growth
 from mlp.benchmark.machine import machine, product_gflops
 from mlp.benchmark.peers import PEERS, NotApplicableError, Steps, Task
 from mlp.config import Data, Execution, RunConfig
 from mlp.data.dataset import Dataset, Part, features, load
 from mlp.data.fetch import MNIST
-from mlp.door import read_run, read_sweep
+from mlp.door import read_run
 from mlp.engine.population import train
 from mlp.errors import MlpError
 from mlp.flow.execution import n_threads
 from mlp.network import initialize
-from mlp.study import search
-from mlp.study.identity import identity
-from mlp.study.storage import storage_in_memory
 from mlp.terminal.console import run_command
 
 _ROUNDS = 7
@@ -40,17 +36,6 @@ _CHECKED_STEPS = 3
 _LIKE = 1e-3  # relative, float32 against float64
 _OWN_LOSSES = {"sklearn"}  # starts from weights of its own
 _LEARNING_RATE = 0.1
-_TRIALS = (8, 64, 512)
-_GENERATION = 16
-_STUDY_STEPS = 100
-_SPACE = {  # as in the default study, with one learning rate
-    "model.depth": {"low": 1, "high": 3},
-    "model.widths": {"low": 2, "high": 32, "log": True, "each_layer": True},
-    "gradient.normalization": ["sum", "mean", "unit", "clip"],
-    "optimizer.learning_rate": {"low": 0.001, "high": 30.0, "log": True},
-    "initialization.scheme": ["lecun_normal", "glorot_uniform", "he_normal", "orthogonal"],
-}
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 @dataclass(frozen=True)
@@ -178,12 +163,12 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _config(widths: Sequence[int], seed: int, n_steps: int = 1) -> RunConfig:
+def _config(widths: Sequence[int], seed: int) -> RunConfig:
     return read_run(
         {
             "model": {"depth": len(widths), "widths": list(widths)},
             "optimizer": {"learning_rate": _LEARNING_RATE},
-            "training": {"seed": seed, "steps": n_steps},
+            "training": {"seed": seed, "steps": 1},
         }
     )
 
@@ -253,60 +238,6 @@ def _products(work: Work, data: Dataset) -> int:
     return per_example * len(data.train)
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How a study of small networks grows.
-
-    Attributes:
-        n_trials: trials, trained in generations of 16.
-        trials_per_s: trained.
-        ask_ms: that TPE takes to ask for the last of them, with the others in memory.
-        peak_bytes: the process's largest memory so far.
-    """
-
-    n_trials: int
-    trials_per_s: float
-    ask_ms: float
-    peak_bytes: int
-
-
-def measure_growth(threads: int) -> list[Growth]:
-    """Trains 8, 64 and 512 trials on the digits, 16 at a time; asks for as many, untrained."""
-    data = load(Data(name="digits"), notice=print)
-    rng = np.random.RandomState(0)
-    configs = [
-        _config([rng.randint(2, 33) for _ in range(rng.randint(1, 4))], seed, _STUDY_STEPS)
-        for seed in range(max(_TRIALS))
-    ]
-    train(configs[:2], data, threads=threads)
-    grown = []
-    for n in _TRIALS:
-        begin = time.perf_counter()
-        for first in range(0, n, _GENERATION):
-            train(configs[first : min(first + _GENERATION, n)], data, threads=threads)
-        seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-        grown.append(Growth(n, n / seconds, _ask_ms(n), peak))
-    return grown
-
-
-def _ask_ms(n_trials: int) -> float:
-    """Milliseconds that TPE takes for a trial of the generation after so many, values made up."""
-    study = {"n_trials": n_trials + _GENERATION, "generation": _GENERATION, "space": _SPACE}
-    config = read_sweep({"study": study})
-    what = identity(config, "digits", "")
-    asked = search.open_search(storage_in_memory(), config, what)
-    rng = np.random.RandomState(0)
-    while True:
-        begin = time.perf_counter()
-        trials = search.ask(asked)
-        seconds = time.perf_counter() - begin
-        if trials[0].number >= n_trials:
-            return seconds / len(trials) * 1e3
-        for trial in trials:
-            search.tell(asked, trial, search.Outcome(float(rng.random_sample()), {}))
-
-
 def main() -> None:
     """The command."""
     run_command(_bench)
@@ -347,7 +278,7 @@ def _bench() -> None:
             print(render(rows[-1:]), flush=True)
     for growth in measure_growth(options.threads):
         print(
-            f"{growth.n_trials} trials of {_STUDY_STEPS} steps on digits: "
+            f"{growth.n_trials} trials of {STUDY_STEPS} steps on digits: "
             f"{growth.trials_per_s:.0f} trials/s, peak memory {growth.peak_bytes / 1e6:.0f} MB; "
             f"TPE asks for one more in {growth.ask_ms:.1f} ms"
         )
