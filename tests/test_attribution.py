@@ -27,7 +27,7 @@ from mlp.causes.attribution import answer, estimate, investigate, next_trainings
 from mlp.causes.cause import Kind
 from mlp.causes.change import Factor
 from mlp.causes.evidence import Conclusion
-from mlp.causes.explanation import render_answer, sentences
+from mlp.causes.explanation import evidence_table, render_answer, sentences
 from mlp.causes.inquiry import Effort, Side, prepare
 from mlp.causes.observed import observe
 from mlp.causes.picking import spread
@@ -99,6 +99,25 @@ def test_the_effective_step_is_said_in_both_ways():
     assert text.startswith("The effective step makes the loss oscillate")
     assert "on the mean" in text
     assert "at the same effective step" in text
+
+
+def test_the_table_counts_what_the_sentence_counts():
+    found = explain(STEP, 0, 64, EFFORT)
+    heading, *lines = evidence_table(found)
+    assert heading.split("  ")[0] == "changed alone, new seeds"
+    assert len({line.index(line.split("  ")[-1]) for line in (heading, *lines)}) == 1
+    assert len(lines) == len([own for own in found.effects if any(s.n_pairs for s in own.sides)])
+    at = next(i for i, line in enumerate(lines) if line.startswith("gradient.normalization "))
+    kept = next(own for own in found.effects if own.factor.keeps_step)
+    assert lines[at + 1].startswith("  at the same effective step ")
+    for effect, line in (
+        (kept, lines[at + 1]),
+        *((e, lines[at]) for e in found.effects if e.factor == Factor("gradient.normalization")),
+    ):
+        assert line.endswith(f"  {effect.conclusion.value}")
+        side = effect.on(Side.STOPS)
+        assert f"  {side.n_with} of {side.n_expected}  " in line
+        assert f"stopped it in {side.n_with} of" in sentences(found)[0] or effect is kept
 
 
 def test_two_that_act_only_together_are_shown_as_a_pair():
@@ -271,5 +290,6 @@ def test_an_empty_study_is_answered():
 def test_nothing_is_claimed_where_nothing_was_rerun():
     inquiry = inquiry_of(RATE)
     said = sentences(answer_of(inquiry, {}))
+    assert evidence_table(answer_of(inquiry, {})) == ()
     assert said[0].startswith("Nothing has been rerun")
     assert "so this may be a part of it" in said[-1]

@@ -27,6 +27,15 @@ def test_note_of_a_diverged_run_says_when():
     assert "It was lost at step 2." in run_note(make_record(loss=[0.7, 0.9, math.inf]), "0f")
 
 
+def test_note_of_an_oscillating_run_offers_to_stop_it():
+    swinging = make_record(loss=[0.3 + i % 2 for i in range(200)])
+    assert swinging.judgement.verdict is Verdict.OSCILLATING
+    explain, again, _ = run_note(swinging, "0f").split("```console\n")[1].splitlines()[:3]
+    assert explain == "python -m mlp.explain 0f"
+    assert again == "python -m mlp.rerun 0f"
+    assert "mlp.explain" not in run_note(make_record(loss=[0.7, 0.6, 0.5]), "0f")
+
+
 def test_note_of_a_study_counts_verdicts_and_names_the_winner():
     verdicts = [Verdict.OSCILLATING] * 2 + [Verdict.LEARNING] * 3 + [Verdict.STALLED]
     note = study_note(

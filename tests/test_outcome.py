@@ -10,7 +10,7 @@ from mlp.config import Data
 from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.door import with_settings
-from mlp.flow.outcome import Timing, accuracy_on, is_record_of, objective_value
+from mlp.flow.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
 from mlp.flow.outcome import make_record as judged_record
 
 
@@ -18,6 +18,11 @@ def test_objectives_are_of_the_end_of_the_run():
     made = make_record()
     assert objective_value(made, "validation_accuracy") == made.result.validation_accuracy[-1]
     assert objective_value(made, "training_loss") == made.result.loss[-1]
+
+
+def test_no_run_that_swings_most_is_called_the_best():
+    assert superlative("validation_accuracy") == superlative("training_loss") == "best"
+    assert superlative("oscillation") == "most unstable"
 
 
 def test_oscillation_is_the_amplitude():

@@ -381,6 +381,19 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
     assert said[at + 1].startswith("not yet in MLflow: 2 runs")
 
 
+def test_interrupted_sweep_counts_what_is_trained_but_not_stored(here, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    said = []
+    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr(generation, "_store", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sweep()
+    assert {trial.state.name for trial in stored(here)} <= {"RUNNING", "WAITING"}
+    assert "2 of 4 trials are kept, and the same command goes on from there" in said
+
+
 @pytest.mark.parametrize("uri", ["ftp://nowhere", "sqlite:///folder"])
 def test_impossible_address_is_refused_before_anything_is_made(here, uri):
     (here / "folder").mkdir()

@@ -61,7 +61,10 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     for own in answer.effects:
         best[own.factor.setting] = min(best.get(own.factor.setting, 1.0), own.p_value)
     tried = [own for own in answer.effects if any(side.n_pairs for side in own.sides)]
-    order = sorted(tried, key=lambda own: (best[own.factor.setting], *_place(own.factor)))
+    order = sorted(
+        tried,
+        key=lambda own: (best[own.factor.setting], own.factor.setting, own.factor.keeps_step),
+    )
     rows: list[tuple[str, ...]] = [
         ("changed alone, new seeds", "stopped it", "started it", "so it is")
     ]
@@ -76,10 +79,6 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
         for row in rows
     )
-
-
-def _place(factor: Factor) -> tuple[str, bool]:
-    return factor.setting, factor.keeps_step
 
 
 def _turned(side: SideEffect | None) -> str:

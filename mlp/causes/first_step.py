@@ -39,6 +39,9 @@ def gradient_norms(configs: Sequence[RunConfig], data: Dataset, *, threads: int 
     Returns:
         One norm for each config, 0 or more; that of the question's derivative is of the update that
         stands in the gradient's place.
+
+    Raises:
+        SystemLimitError: for a network that does not fit into memory.
     """
     steps = [with_settings(config, _ONE_STEP) for config in configs]
     different = list(dict.fromkeys(steps))
