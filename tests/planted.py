@@ -20,9 +20,9 @@ import numpy as np
 from mlp.causes.association import Association
 from mlp.causes.attribution import Answer, answer, investigate
 from mlp.causes.cause import Kind
-from mlp.causes.change import step_factor
 from mlp.causes.inquiry import Effort, prepare
 from mlp.causes.observed import observe
+from mlp.causes.step import step_factor
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings

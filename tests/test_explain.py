@@ -9,6 +9,7 @@ import mlflow
 import pytest
 from sweeping import command, plain, sweep
 
+import mlp
 from mlp.config import Tracking
 from mlp.curve import Verdict
 from mlp.door import read_explain
@@ -175,6 +176,9 @@ def test_a_quiet_run_has_nothing_to_stop(inside):
     quiet = next(r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING)
     said = io.StringIO()
     assert explain_run(quiet.run_id, read_explain({}), plain(said)) is None
+    assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
+    with pytest.raises(SettingError, match=r"unknown setting 'explain.seed'; did you mean"):
+        mlp.repair_run(quiet.run_id, {"seed": 2})
     assert "no oscillation to stop" in said.getvalue()
 
 

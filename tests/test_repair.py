@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from planted import N_EXAMPLES, RATE, gradient_norms, training
+from planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
 from mlp.causes.repair import describe_repair, repair
 from mlp.causes.standard_space import standard_space
+from mlp.causes.step import step_example
 from mlp.config import RunConfig
 from mlp.curve import Verdict
 from mlp.door import with_settings
@@ -77,7 +78,21 @@ def test_if_no_single_change_cures_a_pair_is_searched():
     )
     assert set(found.cures[0].settings) == {"optimizer.learning_rate", "optimizer.momentum"}
     assert found.cures[0].n_cured == 4
-    assert "the smallest change that stops it" in describe_repair(found)
+    assert "make it oscillate: " in describe_repair(found)
+    assert "is the smallest change that stops it" in describe_repair(found)
+
+
+def test_a_step_that_is_hidden_in_the_normalization_is_told():
+    """The learning rate looks small, and on the sum it is not."""
+    config = with_settings(
+        RunConfig(), {"optimizer.learning_rate": 0.005, "gradient.normalization": "sum"}
+    )
+    by_step = dataclasses.replace(SHARP, score=lambda c: effective_step(c) - 0.65)
+    found = repaired(by_step, config)
+    assert str(found.step) == "0.005 on the sum is a step of 50 on the mean"
+    assert f"oscillate ({found.step}): " in describe_repair(found)
+    plain = with_settings(config, {"gradient.normalization": "mean"})
+    assert step_example(plain, N_EXAMPLES, gradient_norms) is None
 
 
 def test_quiet_failures_are_listed_apart(too_fast):

@@ -52,6 +52,18 @@ def test_outside_of_a_terminal_there_is_one_line_a_generation():
     assert second.endswith(" · 0 s left")
 
 
+def test_long_generation_says_now_and_then_how_far_it_is():
+    said = io.StringIO()
+    with meter(plain(said), 0) as shown:
+        for in_work in (0.5, 1.6, 1.7):
+            shown.said -= 25  # seconds ago
+            shown.training(Standing(4, 8, "", {}), in_work)
+            shown.training(Standing(4, 8, "", {}), in_work)
+    first, second, third = said.getvalue().splitlines()
+    assert first == "4 of 8 trials' worth of steps"
+    assert second == third == "6 of 8 trials' worth of steps"
+
+
 def test_time_left_counts_only_what_was_trained_now():
     said = io.StringIO()
     with meter(plain(said), 1000) as shown:

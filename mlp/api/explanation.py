@@ -26,8 +26,9 @@ def explain_study(
 
     Args:
         name: of a study, the id of its parent run, or of an experiment; None: the last study.
-        settings: of the group `explain`, such as `{"seeds": 8, "timeout_s": 600.0}`; or a whole
-            config, which says where to track as well.
+        settings: of the group `explain`, such as `{"seeds": 8, "timeout_s": 600.0}`, with their
+            group or without it, and with it of others, such as `{"execution.threads": 1}`; or a
+            whole config.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
         experiment: name of the MLflow experiment.
@@ -88,6 +89,11 @@ def _config(
 ) -> "ExplainConfig":
     if settings is not None and not isinstance(settings, dict):
         return settings
-    return read_explain(
-        {"explain": settings or {}, "tracking": {"uri": uri, "experiment": experiment}}
-    )
+    values: dict[str, dict[str, Any]] = {
+        "explain": {},
+        "tracking": {"uri": uri, "experiment": experiment},
+    }
+    for path, value in (settings or {}).items():
+        group, _, name = path.rpartition(".")
+        values.setdefault(group or "explain", {})[name] = value
+    return read_explain(values)

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 
 from mlp.causes.association import Association
 from mlp.causes.cause import Cause, Kind, curing_factors, find_causes
-from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor, step_factor
+from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.effect import Effect, effects
 from mlp.causes.evidence import Conclusion
-from mlp.causes.inquiry import GradientNorm, Inquiry, Results, Side
+from mlp.causes.inquiry import Inquiry, Results, Side
 from mlp.causes.intervention import n_left, next_batch
 from mlp.causes.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
+from mlp.causes.step import GradientNorm, StepExample, step_example
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 
@@ -62,26 +63,11 @@ class Answer:
     without_effect: tuple[str, ...]
     only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
-    step_example: "StepExample | None"
+    step_example: StepExample | None
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
     joint_cures: tuple[JointCure, ...]
     association: Association
-
-
-@dataclass(frozen=True)
-class StepExample:
-    """One oscillating run's step, said in both ways.
-
-    Attributes:
-        learning_rate: as set.
-        normalization: as set.
-        effective_step: the learning rate on the mean gradient that takes the same first step.
-    """
-
-    learning_rate: float
-    normalization: str
-    effective_step: float
 
 
 @dataclass(frozen=True)
@@ -237,17 +223,7 @@ def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
 def _step_example(
     inquiry: Inquiry, n_examples: int, gradient_norm: GradientNorm
 ) -> StepExample | None:
-    """The first picked run whose step is not simply its learning rate."""
-    picks = inquiry.on(Side.STOPS)
-    config = next(
-        (p.configs[0] for p in picks if p.configs[0].gradient.normalization != "mean"), None
-    )
-    if config is None:
-        return None
-    needs_norm = config.gradient.normalization in ("unit", "clip")
-    norm = gradient_norm([config])[0] if needs_norm else 1.0
-    rate = config.optimizer.learning_rate
-    if not norm > 0:
-        return None
-    step = rate * step_factor(config, n_examples, norm)
-    return StepExample(rate, config.gradient.normalization, step)
+    """Of the first picked run whose step is not simply its learning rate."""
+    configs = (pick.configs[0] for pick in inquiry.on(Side.STOPS))
+    config = next((c for c in configs if c.gradient.normalization != "mean"), None)
+    return step_example(config, n_examples, gradient_norm) if config is not None else None

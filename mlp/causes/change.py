@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from mlp.causes.step import step_factor
 from mlp.config import Execution, RunConfig, Tracking, Value
 from mlp.door import with_settings
 from mlp.errors import SettingError
@@ -108,33 +109,6 @@ def _changed(config: RunConfig, values: Values) -> RunConfig | None:
     except SettingError:
         return None
     return with_settings(changed, {WIDTHS: changed.model.layer_widths})
-
-
-def step_factor(config: RunConfig, n_examples: int, gradient_norm: float) -> float:
-    """Effective step over learning rate: what a learning rate of 1 is worth on the mean gradient.
-
-    N for `sum` over N examples, 1 for `mean`, 1 / |g| for `unit`, min(1, c / |g|) for `clip`, with
-    g the mean gradient where the step is taken.
-
-    Args:
-        config: of the run.
-        n_examples: in the training part; a batch has no more than its size of them.
-        gradient_norm: |g|, greater than 0.
-
-    Example:
-        >>> sum_of_all = with_settings(RunConfig(), {"gradient.normalization": "sum"})
-        >>> 0.005 * step_factor(sum_of_all, 12_396, gradient_norm=0.2)
-        61.980000000000004
-    """
-    match config.gradient.normalization:
-        case "sum":
-            return float(min(n_examples, config.training.batch_size or n_examples))
-        case "mean":
-            return 1.0
-        case "unit":
-            return 1 / gradient_norm
-        case "clip":
-            return min(1.0, config.gradient.clip_norm / gradient_norm)
 
 
 def changes_of(

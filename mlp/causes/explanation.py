@@ -90,12 +90,7 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
     match cause.kind:
         case Kind.EFFECTIVE_STEP:
             example = answer.step_example
-            said = (
-                f" ({example.learning_rate:.3g} on the {example.normalization} is a step of "
-                f"{example.effective_step:.3g} on the mean)"
-                if example
-                else ""
-            )
+            said = f" ({example})" if example else ""
             return (
                 f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}, while "
                 f"{NORMALIZATION} changed at the same effective step {_idle(cause)}."

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +20,7 @@ from mlp.causes.change import (
 )
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.causes.picking import spread
+from mlp.causes.step import GradientNorm
 from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
@@ -33,9 +34,6 @@ _SEEDS_IN_DOUBT = 2  # times as many again, where a setting is in doubt
 
 Results = Mapping[RunConfig, Judgement]
 """Plain config -> what training it gave."""
-
-GradientNorm = Callable[[Sequence[RunConfig]], Sequence[float]]
-"""Configs -> L2 norm of the gradient of the mean loss at their first weights."""
 
 
 class Side(StrEnum):

@@ -5,10 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mlp.causes.attribution import Train, investigate
-from mlp.causes.change import Change, Factor, domain_of, plain, position, rerun, shown
+from mlp.causes.change import (
+    LEARNING_RATE,
+    NORMALIZATION,
+    Change,
+    Factor,
+    domain_of,
+    plain,
+    position,
+    rerun,
+    shown,
+)
 from mlp.causes.inquiry import (
     Effort,
-    GradientNorm,
     Inquiry,
     Pick,
     Results,
@@ -19,6 +28,7 @@ from mlp.causes.inquiry import (
 )
 from mlp.causes.joint import curing_pair, joint_cures
 from mlp.causes.observed import StudyRun, parameters_of
+from mlp.causes.step import GradientNorm, StepExample, step_example
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of
@@ -27,6 +37,7 @@ from mlp.study.space import Space
 
 _HALVINGS = 4  # of a number's way from the run's value to a cure: to a sixteenth of it
 _FAR = 100.0
+_SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Repair:
 
     Attributes:
         config: of the run.
+        step: its first step; None where that is simply its learning rate.
         n_oscillating: further seeds with which it oscillates unchanged.
         n_seeds: further seeds that were tried.
         cures: verified changes, the most reliable first and of these the smallest; the first one is
@@ -68,6 +80,7 @@ class Repair:
     """
 
     config: RunConfig
+    step: StepExample | None
     n_oscillating: int
     n_seeds: int
     cures: tuple[Attempt, ...]
@@ -121,6 +134,7 @@ def repair(
     unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
     return Repair(
         config=run.config,
+        step=step_example(run.config, n_examples, gradient_norm),
         n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
         n_seeds=len(unchanged),
         cures=tuple(sorted(filter(_is_cure, attempts), key=_preference)),
@@ -157,7 +171,11 @@ def describe_repair(found: Repair) -> str:
     )
     how = "the smallest single change" if len(best.settings) == 1 else "the smallest change"
     names = " and ".join(best.settings)
-    text = f"{names} makes it oscillate: {best.text} is {how} that stops it{so_far} ({ended})."
+    verb = "makes" if len(best.settings) == 1 else "make"
+    said = f" ({found.step})" if found.step and _SIZE_OF_STEP.intersection(best.settings) else ""
+    text = (
+        f"{names} {verb} it oscillate{said}: {best.text} is {how} that stops it{so_far} ({ended})."
+    )
     text = f"{text} {again}"
     return f"{text} Also stopped by: {', '.join(others)}." if others else text
 

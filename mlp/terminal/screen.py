@@ -130,6 +130,7 @@ class Meter:
     picture: Picture | None
     started: float
     first_done: int
+    said: float  # when the last line was
 
     def training(self, standing: Standing, trials_in_work: float, losses: ArrayLike = ()) -> None:
         """Told often while a generation trains.
@@ -147,6 +148,9 @@ class Meter:
                 total=standing.n_planned,
                 description=_in_short(standing),
             )
+        elif trials_in_work and time.monotonic() - self.said >= _LINE_EVERY_S:
+            worth = standing.n_done + trials_in_work
+            self._line(f"{worth:.0f} of {standing.n_planned} trials' worth of steps")
 
     def stored(self, standing: Standing) -> None:
         """Told once after each generation."""
@@ -155,7 +159,11 @@ class Meter:
             done = standing.n_done - self.first_done
             elapsed = time.monotonic() - self.started
             left = elapsed / max(done, 1) * (standing.n_planned - standing.n_done)
-            say(self.console, f"{standing} · {left:.0f} s left")
+            self._line(f"{standing} · {left:.0f} s left")
+
+    def _line(self, text: str) -> None:
+        self.said = time.monotonic()
+        say(self.console, text)
 
 
 @contextmanager
@@ -166,8 +174,9 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
         console: where to.
         n_done: trials that were there before; the estimate of the time left leaves them out.
     """
+    now = time.monotonic()
     if not console.is_terminal:
-        yield Meter(console, None, time.monotonic(), n_done)
+        yield Meter(console, None, now, n_done, now)
         return
     # Next to the text a bar of 20 leaves the line whole at 80 columns; a longer text is cut.
     text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
@@ -175,7 +184,7 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
     bar = Progress(*columns, console=console)
     picture = Picture(bar, bar.add_task("", completed=n_done, total=None), Standing(n_done, 0, ""))
     with Live(picture, console=console, transient=True, refresh_per_second=8):
-        yield Meter(console, picture, time.monotonic(), n_done)
+        yield Meter(console, picture, now, n_done, now)
 
 
 @contextmanager
