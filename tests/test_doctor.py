@@ -326,7 +326,7 @@ def test_data_that_are_damaged_or_missing(here, tmp_path, monkeypatch):
     is_well, said = doctor("data.name=mnist", f'data.root="{folder}"')
     assert not is_well
     assert len(re.findall(r"wrong data: .*the sha256 of", said)) == 3
-    assert "lacks t10k-labels-idx1-ubyte" in said
+    assert "must hold t10k-labels-idx1-ubyte (or .gz), but does not" in said
 
 
 def test_full_disk_is_said(here, monkeypatch):

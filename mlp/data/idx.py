@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def read_folder(folder: Path, files: Iterable[IdxFile]) -> dict[str, bytes]:
     paths = {file: find(folder, file) for file in files}
     missing = [file.name for file, path in paths.items() if path is None]
     if missing:
-        raise MissingInputError(f"{folder} must hold {', '.join(missing)} (or .gz), but does not")
+        raise MissingInputError(lack(folder, missing))
     contents = {}
     for file, path in paths.items():
         assert path is not None
@@ -111,6 +111,11 @@ def read_folder(folder: Path, files: Iterable[IdxFile]) -> dict[str, bytes]:
             raise DataError(f"{path} {damage(content, file)}")
         contents[file.name] = content.raw
     return contents
+
+
+def lack(folder: Path, missing: Sequence[str]) -> str:
+    """The sentence for a folder in which files are missing."""
+    return f"{folder} must hold {', '.join(missing)} (or .gz), but does not"
 
 
 def find(folder: Path, file: IdxFile) -> Path | None:

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.fetch import MNIST, cache_folder
-from mlp.data.idx import damage, examine_file, find
+from mlp.data.idx import damage, examine_file, find, lack
 from mlp.errors import MlpError, one_line
 from mlp.flow import mending
 from mlp.flow.execution import n_threads
@@ -122,7 +122,7 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
             yield wrong(f"{path} {damage(content, file)}", way)
     if missing and (named or len(missing) < len(paths)):
         way = "name a folder that has them" if named else "the next sweep downloads them"
-        yield wrong(f"{folder} lacks {', '.join(missing)}", way)
+        yield wrong(lack(folder, missing), way)
     elif missing:
         yield fine(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
     elif not faults:

@@ -67,7 +67,7 @@ def curves_figure(pair: CurvePair) -> go.Figure:
 def causes_figure(answer: Answer) -> go.Figure:
     """What changing each setting alone did, with 95 % intervals, in pairs with the same seed."""
     figure = go.Figure()
-    for side, title in ((Side.STOPS, "stops it"), (Side.STARTS, "starts it")):
+    for side, title in ((Side.STARTS, "starts it"), (Side.STOPS, "stops it")):
         own = [(e, s) for e in answer.effects if (s := e.on(side)) is not None and s.n_pairs]
         own.sort(key=lambda item: item[1].difference.value)
         if not own:
@@ -85,6 +85,7 @@ def causes_figure(answer: Answer) -> go.Figure:
             },
             mode="markers",
             name=title,
+            orientation="h",  # the side by side of a group goes along the settings
             marker={
                 "size": 11,
                 "symbol": "circle" if side is Side.STOPS else "diamond-open",
@@ -96,9 +97,14 @@ def causes_figure(answer: Answer) -> go.Figure:
     n_lines = len({str(effect.factor) for effect in answer.effects})
     figure.add_vline(x=0, line_width=1, line_dash="dot")
     figure.update_xaxes(
-        title_text="share of the pairs that turned", tickformat=".0%", range=[-1.05, 1.05]
+        title_text="pairs that turned, less those that turned the other way",
+        tickformat=".0%",
+        range=[-1.05, 1.05],
     )
-    figure.update_layout(height=150 + _LINE_HEIGHT * max(4, n_lines))
+    figure.update_layout(
+        height=150 + _LINE_HEIGHT * max(4, n_lines), scattermode="group", scattergap=0.4
+    )
+    figure.update_layout(legend_traceorder="reversed")  # a group is drawn from the bottom up
     return bare(figure)
 
 

@@ -94,8 +94,10 @@ def _curves(content: PageContent, plots: Mapping[str, str]) -> str:
 
 def _causes(content: PageContent, plots: Mapping[str, str]) -> str:
     what_was_done = (
-        "Each point is a setting that was changed in picked runs and trained again with further "
-        "seeds, beside the unchanged run with the same seeds; lines are 95 % intervals. Red: a "
+        "A setting was changed in picked runs, trained again with further seeds, beside the "
+        "unchanged run with the same seeds: a pair. Circles: of pairs that start from an "
+        "oscillating run, how many then learn. Diamonds: of pairs that start from a healthy run, "
+        "how many then oscillate. Lines are 95 % intervals. Red: a "
         "cause. Green: no effect. Orange: only ends the swings in runs that learn nothing. Grey: "
         "too little evidence."
     )
