@@ -1,6 +1,8 @@
-"""Two machines of one CPU against two threads of this process, in turns, as a ratio.
+"""Machines of one CPU against as many threads of this process, in turns, as a ratio.
 
-MLP_DATA_ROOT=... python tests/compare_throughput.py --turns 5
+MLP_DATA_ROOT=... python tests/compare_throughput.py --turns 5 --workers 2
+
+With more workers than the machine has cores, only the idle share says something.
 """
 
 import argparse
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     words = ["data=mnist", f"training.steps={asked.steps}", f"study.generation={asked.trials}"]
     config = read_sweep(compose("sweep", [*words, f"study.n_trials={asked.trials}"]))
@@ -33,8 +36,8 @@ def main() -> None:
         storage_in_memory(), config, identity(config, data.name, data.digest)
     )
     configs = [trial.config for trial in search.ask(opened)]
-    here, ratios = Execution(threads=2), []
-    with two_nodes() as cluster:
+    here, ratios = Execution(threads=asked.workers), []
+    with two_nodes(others=asked.workers - 1) as cluster:
         there = Execution(engine="ray", address=cluster.address)
         with open_executor(there, notice=print) as workers:
             for where in (here, workers):  # compiled code is loaded, the data have arrived
