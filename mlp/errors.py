@@ -8,11 +8,20 @@ a script that calls the commands can tell faults apart.
 class MlpError(Exception):
     """A fault with one clear sentence for the user; never shown with a traceback.
 
+    Whatever was typed or read stands in it safely: a control character (a terminal would obey it)
+    becomes a question mark.
+
+    Args:
+        sentence: what is wrong, the value, and the way out.
+
     Attributes:
         exit_code: what the command exits with.
     """
 
     exit_code = 70  # EX_SOFTWARE
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_printable(sentence))
 
 
 class SettingError(MlpError):
@@ -92,5 +101,9 @@ def one_line(error: object, *, most: int = 300) -> str:
         'two lines'
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = _printable(text)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -187,7 +187,16 @@ def studies(draw) -> dict[str, Any]:
     return study
 
 
+_UNREADABLE = {  # a branch for a choice that a terminal would obey
+    "space": {
+        "initialization.scheme": "\x1f",
+        "optimizer.learning_rate": {"by": "initialization.scheme", "zeros": [0.5]},
+    }
+}
+
+
 @given(studies(), st.integers(0, 3))
+@example(_UNREADABLE, 1)
 def study(values: dict[str, Any], depth: int) -> None:
     """A study is refused, or it can be asked, twice the same, and each trial is a run."""
     try:
