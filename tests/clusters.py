@@ -1,6 +1,7 @@
 """A small Ray cluster on this machine, to be harmed."""
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import signal
@@ -15,10 +16,16 @@ from typing import Any
 
 import pytest
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed: pip install '.[ray]'", allow_module_level=True)
 
-from ray.cluster_utils import Cluster  # noqa: E402
-from servers import free_port  # noqa: E402
+import mlp.flow.connection  # noqa: F401  sets Ray up, before it is imported
+
+# isort: split
+
+import ray
+from ray.cluster_utils import Cluster
+from servers import free_port
 
 long = pytest.mark.skipif(
     "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"

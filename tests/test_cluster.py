@@ -142,13 +142,55 @@ def test_killed_worker(cluster, executor, configs, data, expected, notices):
 
 
 @long
-def test_frozen_worker_is_given_up(cluster, configs, data, expected, notices):
+def test_frozen_worker_is_given_up(configs, data, expected, notices):
+    def freeze(_):
+        while not (known := [r.sign.pid for r in executor._running.values() if r.sign]):
+            time.sleep(0.01)
+        os.kill(known[0], signal.SIGSTOP)
+
     with (
+        two_nodes() as cluster,
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
-        meanwhile(cluster, lambda worker: os.kill(worker, signal.SIGSTOP)),
+        meanwhile(cluster, freeze),
     ):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("said nothing for" in line for line in notices)
+
+
+@long
+def test_worker_that_froze_before_its_first_word_is_given_up(
+    configs, data, expected, notices, monkeypatch, tmp_path
+):
+    import ray
+
+    monkeypatch.setattr("mlp.flow.cluster._FIRST_WORD_S", 20.0)
+    remote = ray.remote(max_retries=0, num_cpus=1, num_returns="streaming")
+    with (
+        two_nodes() as cluster,
+        open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
+    ):
+        executor._train = remote(_frozen_once(tmp_path / "frozen"))
+        assert digests(train_trials(configs, data, executor)) == expected
+    assert any("no worker has said anything for 2" in line for line in notices), notices
+    assert not any("crashed" in line for line in notices)
+
+
+def _frozen_once(mark):
+    """As `mlp.flow.cluster._train`, but the first worker freezes; it travels to them as code."""
+
+    def train(held, *arguments):
+        import contextlib
+        import os
+        import signal
+
+        from mlp.flow.cluster import _train
+
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield from _train(held, *arguments)
+
+    return train
 
 
 def kill(pid):
@@ -386,7 +428,7 @@ HASTY = """
 import sys
 from mlp.flow import cluster
 from mlp.sweep import main
-cluster._HEAD_PATIENCE_S = 5.0
+cluster._HEAD_PATIENCE_S, cluster._LOOK_S = 3.0, 0.5
 sys.argv[0] = "sweep"
 main()
 """
@@ -394,13 +436,10 @@ main()
 
 @long
 def test_sweep_whose_head_was_lost_goes_on_with_another_cluster(here, made_store):
-    """Lost while the second of two generations trains; nothing of the first is trained again.
-
-    In a process of its own, which Ray ends a minute after the head is lost.
-    """
+    """Lost while the second of two generations trains; nothing of the first is trained again."""
     (here / "alone").mkdir()
     shutil.copy(made_store, here / "alone" / "mlflow.db")
-    words = (*SMOKE, "training.steps=250000", "study.n_trials=8", "study.generation=4")
+    words = (*SMOKE, "training.steps=1000000", "study.n_trials=8", "study.generation=4")
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
         with subprocess.Popen(
@@ -416,7 +455,7 @@ def test_sweep_whose_head_was_lost_goes_on_with_another_cluster(here, made_store
             kill(head)
             _, errors = process.communicate(timeout=120)
     assert process.returncode == 69, errors
-    assert errors.startswith("error: the head of the Ray cluster has not answered for 5 seconds; ")
+    assert errors.startswith("error: the head of the Ray cluster has not answered for 3 seconds; ")
     assert n_stored(here) == 4
     first = {run.run_id for run in tracked(here) if "mlp.trial" in run.tags}
     with two_nodes() as cluster:

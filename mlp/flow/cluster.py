@@ -31,9 +31,10 @@ from mlp.tracking.environment import cpu
 
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
-_HEAD_PATIENCE_S = 30.0  # for the cluster's head; Ray itself ends the driver after 60
+_HEAD_PATIENCE_S = 30.0  # for the cluster's head
 _LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
 _IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
+_FIRST_WORD_S = 120.0  # for some worker to start, import what it needs, and say who it is
 
 # The reason may be the trial itself: it takes all memory, or breaks the process.
 _SUSPECT = (faults.WorkerCrashedError, faults.OutOfMemoryError, faults.TaskCancelledError)
@@ -99,7 +100,7 @@ class Cluster:
         self._running: dict[Any, _Running] = {}
         self._other_cpus: set[str] = set()
         self._busy_s = self._slot_s = 0.0
-        self._counted_to = self._heard = time.monotonic()
+        self._counted_to = self._heard = self._told = time.monotonic()
         self._view = _View()
         self._closing = threading.Event()
         self._look()
@@ -114,7 +115,7 @@ class Cluster:
         if self._data is None or self._data[0] is not task.data:
             self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
         if not self._running:
-            self._counted_to = self._heard = time.monotonic()
+            self._counted_to = self._heard = self._told = time.monotonic()
         ref = self._train.remote(
             (self._data[1],), task.configs, task.thresholds, self.n_threads, self._silence_s
         )
@@ -134,6 +135,7 @@ class Cluster:
                     answers.append(answer)
             self._count_slots()
             answers += self._overdue()
+            self._hand_out_anew()
         self._check_head()
         progress(sum(running.n_done for running in self._running.values()), np.empty(0))
         return answers
@@ -211,6 +213,24 @@ class Cluster:
                 lost.append(Lost(running.task, f"{running.who} {reason}", is_hung))
         return lost
 
+    def _hand_out_anew(self) -> None:
+        """Withdraws what nobody has answered to, and submits it once more.
+
+        Ray does not say whether a population waits for a CPU or has a worker that froze before its
+        first word. Who only waits loses nothing by it, and neither counts as a loss.
+        """
+        patience = max(_FIRST_WORD_S, 1.2 * self._silence_s + BEAT_S)
+        silence = time.monotonic() - self._heard
+        if self._is_far or not self._running or silence < patience:
+            return
+        self.notice(f"no worker has said anything for {silence:.0f} s; all is handed out anew")
+        waiting = list(self._running.values())
+        self._running.clear()
+        for running in waiting:
+            with contextlib.suppress(faults.RayError, ValueError, TypeError):
+                ray.cancel(running.ref, force=True)
+            self.submit(running.task)
+
     def _check(self, sign: Sign) -> None:
         """Refuses a worker that would compute other bits; says where it might."""
         here = versions()
@@ -238,9 +258,9 @@ class Cluster:
         self._counted_to = now
         is_working = any(running.sign is not None for running in self._running.values())
         if is_working or not self._running:
-            self._heard = now
-        elif now - self._heard > _IDLE_NOTICE_S:
-            self._heard = now + 4 * _IDLE_NOTICE_S
+            self._told = now
+        elif now - self._told > _IDLE_NOTICE_S:
+            self._told = now + 4 * _IDLE_NOTICE_S
             n_cpus = sum(self._view.cpus)
             self.notice(
                 f"waiting for a worker: the cluster has {n_cpus:g} CPUs, none of them is free for "

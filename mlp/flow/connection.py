@@ -20,12 +20,19 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
 # A call after the connection is lost would start a cluster here, and train on that.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Ray ends the whole process, a notebook too, a minute after the head is lost, even if it has left.
+# How long to wait for a head is decided in `mlp.flow.cluster`.
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "1000000")
 
 import ray
 from ray import exceptions as faults
 
 from mlp.config import Execution
 from mlp.errors import SystemLimitError, UnavailableError, one_line
+
+_RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+if os.environ[_RECONNECT] == "1000000":
+    del os.environ[_RECONNECT]  # it is read by now, and Ray's other processes keep their own
 
 FAR = "ray://"  # how the address begins that Ray's client takes
 _KNOCK_S = 5.0  # for a first answer
