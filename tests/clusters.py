@@ -19,10 +19,6 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install '.[ray]'", allow_module_level=True)
 
-import mlp.flow.connection  # noqa: F401  sets Ray up, before it is imported
-
-# isort: split
-
 import ray
 from ray.cluster_utils import Cluster
 from servers import free_port

@@ -20,19 +20,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
 # A call after the connection is lost would start a cluster here, and train on that.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-# Ray ends the whole process, a notebook too, a minute after the head is lost, even if it has left.
-# How long to wait for a head is decided in `mlp.flow.cluster`.
-os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "1000000")
 
 import ray
 from ray import exceptions as faults
 
 from mlp.config import Execution
 from mlp.errors import SystemLimitError, UnavailableError, one_line
-
-_RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-if os.environ[_RECONNECT] == "1000000":
-    del os.environ[_RECONNECT]  # it is read by now, and Ray's other processes keep their own
 
 FAR = "ray://"  # how the address begins that Ray's client takes
 _KNOCK_S = 5.0  # for a first answer
@@ -61,12 +54,35 @@ def connect(execution: Execution, n_threads: int) -> None:
         with one_sentence(execution.address):
             _knock(execution.address)
         # Ray's client warns before it gives up.
-        with one_sentence(execution.address, _TOKEN), warnings.catch_warnings(action="ignore"):
+        with (
+            _outliving_the_head(is_own=execution.address == "local"),
+            one_sentence(execution.address, _TOKEN),
+            warnings.catch_warnings(action="ignore"),
+        ):
             ray.init(address=execution.address, **options)
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _outliving_the_head(*, is_own: bool) -> Iterator[None]:
+    """Joined meanwhile, a cluster that loses its head does not take this process along.
+
+    Ray would end it, a notebook too, after a minute, even if it had left the cluster by then. How
+    long to wait for a head is decided in `mlp.flow.cluster`. The processes of a cluster of one's
+    own, which are started meanwhile, are to go with it.
+    """
+    name = "RAY_gcs_rpc_server_reconnect_timeout_s"  # read by `ray.init`
+    if is_own or name in os.environ:
+        yield
+        return
+    os.environ[name] = "1000000"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextlib.contextmanager
