@@ -1,7 +1,6 @@
 """A small Ray cluster on this machine, to be harmed."""
 
 import contextlib
-import importlib.util
 import os
 import secrets
 import signal
@@ -16,12 +15,10 @@ from typing import Any
 
 import pytest
 
-if importlib.util.find_spec("ray") is None:
-    pytest.skip("Ray is not installed: pip install '.[ray]'", allow_module_level=True)
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 
-import ray
-from ray.cluster_utils import Cluster
-from servers import free_port
+from ray.cluster_utils import Cluster  # noqa: E402
+from servers import free_port  # noqa: E402
 
 long = pytest.mark.skipif(
     "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"

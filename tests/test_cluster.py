@@ -413,6 +413,7 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
 
 @long
 def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
+    """This process is its driver, and goes on: Ray would end it while the next tests run."""
     monkeypatch.setattr("mlp.flow.cluster._HEAD_PATIENCE_S", 5.0)
     long = [with_settings(config, {"training.steps": 10**8}) for config in configs]
     with two_nodes() as cluster:
