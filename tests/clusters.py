@@ -42,11 +42,16 @@ class Head:
 
 
 @contextlib.contextmanager
-def two_nodes(*, head_cpus: int = 1, others: int = 1) -> Iterator[Cluster]:
-    """A head and other machines of one CPU each, all of them processes of this machine."""
-    root = str(Path(__file__).parents[1])
+def two_nodes(
+    *, head_cpus: int = 1, others: int = 1, root: Path = Path(__file__).parents[1]
+) -> Iterator[Cluster]:
+    """A head and other machines of one CPU each, all of them processes of this machine.
+
+    Args:
+        root: folder where their workers find this program.
+    """
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = root  # workers take it from the processes that start them
+    os.environ["PYTHONPATH"] = str(root)  # workers take it from the processes that start them
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": head_cpus, "include_dashboard": False, **_SMALL},

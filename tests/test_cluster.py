@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from clusters import add_node, head_with_door, long, raylet_of, two_nodes, workers
@@ -104,10 +105,10 @@ class meanwhile:  # noqa: N801  a context manager
     def __enter__(self) -> None:
         self.thread.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self.over.set()
         self.thread.join()
-        assert self.is_done, "nothing was at work to be harmed"
+        assert error or self.is_done, "nothing was at work to be harmed"
 
 
 def test_same_bits_as_in_this_process(executor, configs, data, expected):
@@ -425,6 +426,57 @@ def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
             train_trials(long, data, over(cluster))
 
 
+@long
+def test_lost_head_does_not_end_the_process_later(tmp_path):
+    """Ray would end it after 60 seconds; and it can join another cluster right away."""
+    environment = environment_of_commands()
+    environment["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", OUTLIVING],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["outlived"]), done.stderr
+
+
+OUTLIVING = """
+import time
+
+from clusters import two_nodes
+from test_cluster import BASE, kill, meanwhile, over
+
+from mlp.data.dataset import load
+from mlp.door import with_settings
+from mlp.errors import UnavailableError
+from mlp.flow import cluster as module
+from mlp.flow.execution import train_trials
+
+module._HEAD_PATIENCE_S, module._LOOK_S = 3.0, 0.5
+data = load(BASE.data, notice=print)
+endless = [with_settings(BASE, {"training.steps": 10**8, "training.sharpness_points": 0})]
+short = [with_settings(BASE, {"training.steps": 20, "training.sharpness_points": 0})]
+with two_nodes() as cluster:
+    train_trials(short, data, over(cluster))
+with two_nodes() as cluster:
+    head = cluster.head_node.all_processes["gcs_server"][0].process.pid
+    try:
+        with meanwhile(cluster, lambda _: kill(head)):
+            train_trials(endless, data, over(cluster))
+    except UnavailableError as error:
+        print(error)
+lost_at = time.monotonic()
+module._HEAD_PATIENCE_S = 30.0
+with two_nodes() as cluster:
+    [result] = train_trials(short, data, over(cluster))
+    assert result.last_step == 20
+time.sleep(max(0.0, lost_at + 75 - time.monotonic()))
+print("outlived")
+"""
+
 HASTY = """
 import sys
 from mlp.flow import cluster
@@ -496,7 +548,7 @@ def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_stor
         meanwhile(door, kill),
     ):
         said, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) == (0, "")
+        assert (process.returncode, errors) == (0, "")
     assert "trained again: " in said
     assert "crashed" not in said
     assert command("sweep", *words, cwd=here / "alone").returncode == 0
@@ -537,6 +589,19 @@ def test_no_cluster_is_one_sentence():
         open_executor(Execution(engine="ray", address="127.0.0.1:1")),
     ):
         pass
+
+
+def test_worker_without_this_program_is_refused(configs, data, tmp_path, monkeypatch):
+    """Its trials are not taken for bad ones."""
+    monkeypatch.chdir(tmp_path)  # Ray tells workers of the driver's folder
+    (tmp_path / "mlp").mkdir()
+    (tmp_path / "mlp" / "__init__.py").write_text("")
+    refusal = r"cannot import what it needs: .*No module named 'mlp\..*; install this program on"
+    with (
+        two_nodes(others=0, root=tmp_path) as cluster,
+        pytest.raises(SystemLimitError, match=refusal),
+    ):
+        train_trials(configs, data, over(cluster))
 
 
 def test_worker_with_other_code_is_refused(executor, configs, data, monkeypatch):

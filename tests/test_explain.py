@@ -179,6 +179,8 @@ def test_a_quiet_run_has_nothing_to_stop(inside):
     assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
     with pytest.raises(SettingError, match=r"unknown setting 'explain.seed'; did you mean"):
         mlp.repair_run(quiet.run_id, {"seed": 2})
+    with pytest.raises(SettingError, match=r"explain.seeds is set twice"):
+        mlp.repair_run(quiet.run_id, {"seeds": 2, "explain.seeds": 3})
     assert "no oscillation to stop" in said.getvalue()
 
 

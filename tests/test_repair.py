@@ -91,8 +91,31 @@ def test_a_step_that_is_hidden_in_the_normalization_is_told():
     found = repaired(by_step, config)
     assert str(found.step) == "0.005 on the sum is a step of 50 on the mean"
     assert f"oscillate ({found.step}): " in describe_repair(found)
-    plain = with_settings(config, {"gradient.normalization": "mean"})
-    assert step_example(plain, N_EXAMPLES, gradient_norms) is None
+
+
+def test_the_step_is_not_blamed_where_it_stays_as_it_was():
+    """The normalization itself: a change at the same effective step cures as well."""
+    config = with_settings(
+        RunConfig(), {"optimizer.learning_rate": 0.005, "gradient.normalization": "sum"}
+    )
+    itself = dataclasses.replace(
+        SHARP, score=lambda c: 0.5 if c.gradient.normalization == "sum" else -0.5
+    )
+    found = repaired(itself, config)
+    text = describe_repair(found)
+    assert found.step is not None
+    assert str(found.step) not in text
+    if found.cures[0].keeps_step:
+        assert "makes it oscillate, at any size of the step: " in text
+        assert "single" not in text
+
+
+@pytest.mark.parametrize("normalization", ["mean", "clip"])
+def test_a_step_that_is_its_learning_rate_is_not_told(normalization):
+    config = with_settings(
+        RunConfig(), {"gradient.normalization": normalization, "gradient.clip_norm": 1.0}
+    )
+    assert step_example(config, N_EXAMPLES, lambda _: [0.5]) is None
 
 
 def test_quiet_failures_are_listed_apart(too_fast):

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from mlp.api.run import DEFAULT_EXPERIMENT
 from mlp.door import read_explain
+from mlp.errors import SettingError
 from mlp.terminal.screen import silent
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -95,5 +96,10 @@ def _config(
     }
     for path, value in (settings or {}).items():
         group, _, name = path.rpartition(".")
-        values.setdefault(group or "explain", {})[name] = value
+        own = values.setdefault(group or "explain", {})
+        if own.get(name) is not None:
+            raise SettingError(
+                f"explain.{name} is set twice" if not group else f"{path} is set twice"
+            )
+        own[name] = value
     return read_explain(values)

@@ -47,6 +47,7 @@ class Attempt:
     Attributes:
         text: as typed.
         settings: that it changes.
+        keeps_step: whether the normalization is changed at the same effective step.
         distance: how far it goes, as a share of the settings' domains.
         verdict: how the run ended with its own seed.
         n_cured: further seeds with which it ended learning or converged.
@@ -56,6 +57,7 @@ class Attempt:
 
     text: str
     settings: tuple[str, ...]
+    keeps_step: bool
     distance: float
     verdict: Verdict
     n_cured: int
@@ -169,15 +171,23 @@ def describe_repair(found: Repair) -> str:
         for setting in cure.settings
         if setting not in best.settings
     )
-    how = "the smallest single change" if len(best.settings) == 1 else "the smallest change"
+    is_single = len(best.settings) == 1
+    how = f"the smallest{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
-    verb = "makes" if len(best.settings) == 1 else "make"
-    said = f" ({found.step})" if found.step and _SIZE_OF_STEP.intersection(best.settings) else ""
-    text = (
-        f"{names} {verb} it oscillate{said}: {best.text} is {how} that stops it{so_far} ({ended})."
-    )
+    subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
+    text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     text = f"{text} {again}"
     return f"{text} Also stopped by: {', '.join(others)}." if others else text
+
+
+def _about_its_step(found: Repair) -> str:
+    """What the size of the step has to do with it, as far as the cures tell."""
+    best = found.cures[0]
+    if best.keeps_step:
+        return ", at any size of the step"
+    acts = _SIZE_OF_STEP.intersection(best.settings)
+    is_refuted = any(cure.keeps_step and _is_reliable(cure) for cure in found.cures)
+    return f" ({found.step})" if found.step and acts and not is_refuted else ""
 
 
 def _is_reliable(cure: Attempt) -> bool:
@@ -322,6 +332,7 @@ def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt
     return Attempt(
         text=" ".join(change.text for change in changes),
         settings=tuple(change.factor.setting for change in changes),
+        keeps_step=any(change.factor.keeps_step for change in changes),
         distance=sum(change.distance for change in changes),
         verdict=own.verdict,
         n_cured=sum(turned(pick, judged) for judged in known),

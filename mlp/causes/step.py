@@ -44,9 +44,8 @@ def step_example(
     if normalization == "mean":
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
-    if not norm > 0:
-        return None
-    return StepExample(rate, normalization, rate * step_factor(config, n_examples, norm))
+    factor = step_factor(config, n_examples, norm) if norm > 0 else 1.0
+    return StepExample(rate, normalization, rate * factor) if factor != 1 else None
 
 
 def step_factor(config: RunConfig, n_examples: int, gradient_norm: float) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp.flow.connection import FAR, connect, one_sentence  # first: it sets Ray up
+from mlp.flow.connection import FAR, connect, leave, one_sentence  # first: it sets Ray up
 
 # isort: split
 
@@ -32,7 +32,6 @@ from mlp.tracking.environment import cpu
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
 _HEAD_PATIENCE_S = 30.0  # for the cluster's head
-_LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
 _IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
 _FIRST_WORD_S = 120.0  # for some worker to start, import what it needs, and say who it is
 
@@ -99,11 +98,17 @@ class Cluster:
         self._data: tuple[Dataset, Any] | None = None
         self._running: dict[Any, _Running] = {}
         self._other_cpus: set[str] = set()
+        self._patience_s = self._first_patience_s()
         self._busy_s = self._slot_s = 0.0
         self._counted_to = self._heard = self._told = time.monotonic()
         self._view = _View()
         self._closing = threading.Event()
-        self._look()
+        try:
+            with one_sentence(execution.address):
+                self._look()
+        except BaseException:
+            self.close()
+            raise
         threading.Thread(target=self._look_around, daemon=True).start()
 
     def slots(self) -> int:
@@ -112,13 +117,14 @@ class Cluster:
 
     def submit(self, task: Task) -> None:
         """Hands a population to Ray; the examples travel once to each machine."""
-        if self._data is None or self._data[0] is not task.data:
-            self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
         if not self._running:
             self._counted_to = self._heard = self._told = time.monotonic()
-        ref = self._train.remote(
-            (self._data[1],), task.configs, task.thresholds, self.n_threads, self._silence_s
-        )
+        with one_sentence():
+            if self._data is None or self._data[0] is not task.data:
+                self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
+            ref = self._train.remote(
+                (self._data[1],), task.configs, task.thresholds, self.n_threads, self._silence_s
+            )
         self._running[ref] = _Running(task, ref)
 
     def wait(self, progress: WorkDone) -> list[Done | Lost]:
@@ -136,7 +142,8 @@ class Cluster:
             self._count_slots()
             answers += self._overdue()
             self._hand_out_anew()
-        self._check_head()
+        if not answers:  # what has come back is kept before the head is missed
+            self._check_head()
         progress(sum(running.n_done for running in self._running.values()), np.empty(0))
         return answers
 
@@ -149,30 +156,20 @@ class Cluster:
     def close(self) -> None:
         """Ends what still trains, and leaves the cluster."""
         self._closing.set()
-
-        def leave() -> None:
-            with contextlib.suppress(Exception):
-                for running in self._running.values():
-                    ray.cancel(running.ref, force=True)
-            with contextlib.suppress(Exception):
-                ray.shutdown()
-
-        leaving = threading.Thread(target=leave, daemon=True)
-        leaving.start()
-        leaving.join(_LEAVE_S)  # a head that is gone answers no good-bye
+        leave([running.ref for running in self._running.values()])
 
     def _hear(self, awaited: Any) -> Done | Lost | None:
         """Takes what a worker has said; None where that is not its last word."""
         running = self._running.pop(awaited)
         now = time.monotonic()
-        self._heard = now
+        self._heard, self._patience_s = now, self._first_patience_s()
         try:
             if awaited is running.ref and not self._is_far:  # the word is there, but maybe not here
                 self._running[next(awaited)] = running
                 return None
             word = ray.get(awaited)
         except faults.RayTaskError as error:
-            if not isinstance(error.cause, faults.RayError):
+            if not isinstance(error.cause, _INNOCENT):
                 raise _fault_of_worker(error, running) from None
             return Lost(running.task, f"{running.who} could not be sent the data", False)
         except _SUSPECT as error:
@@ -208,6 +205,7 @@ class Cluster:
                 del self._running[awaited]
                 with contextlib.suppress(faults.RayError, ValueError, TypeError):
                     ray.cancel(running.ref, force=True)
+                self._heard = now
                 silence = f"said nothing for {now - running.heard:.0f} s"
                 reason = silence if is_hung else "went with its machine"
                 lost.append(Lost(running.task, f"{running.who} {reason}", is_hung))
@@ -217,12 +215,13 @@ class Cluster:
         """Withdraws what nobody has answered to, and submits it once more.
 
         Ray does not say whether a population waits for a CPU or has a worker that froze before its
-        first word. Who only waits loses nothing by it, and neither counts as a loss.
+        first word. Who only waits loses nothing by it, and neither counts as a loss. A worker that
+        needs long for its first word has twice as long the next time.
         """
-        patience = max(_FIRST_WORD_S, 1.2 * self._silence_s + BEAT_S)
         silence = time.monotonic() - self._heard
-        if self._is_far or not self._running or silence < patience:
+        if self._is_far or not self._running or silence < self._patience_s:
             return
+        self._patience_s *= 2
         self.notice(f"no worker has said anything for {silence:.0f} s; all is handed out anew")
         waiting = list(self._running.values())
         self._running.clear()
@@ -230,6 +229,9 @@ class Cluster:
             with contextlib.suppress(faults.RayError, ValueError, TypeError):
                 ray.cancel(running.ref, force=True)
             self.submit(running.task)
+
+    def _first_patience_s(self) -> float:
+        return max(_FIRST_WORD_S, 1.2 * self._silence_s + BEAT_S)
 
     def _check(self, sign: Sign) -> None:
         """Refuses a worker that would compute other bits; says where it might."""
@@ -297,10 +299,11 @@ def _died(error: faults.RayError) -> str:
 
 def _fault_of_worker(error: faults.RayTaskError, running: _Running) -> Exception:
     """What was raised outside the training: a package that is missing there, or a bug here."""
-    if isinstance(error.cause, ImportError):
+    if isinstance(error.cause, ImportError | faults.RayError):  # or it cannot read what it is sent
+        said = str(error.cause).partition("\n")[0]
         return SystemLimitError(
-            f"{running.who} cannot import what it needs: {one_line(error.cause)}; "
-            "install this program on every machine"
+            f"{running.who} cannot import what it needs: {one_line(said)}; "
+            "install this program on every machine, in the same version"
         )
     assert isinstance(error, Exception)
     return error

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Who trains at home expects nothing to be sent anywhere; Ray reads these when it is imported.
@@ -29,6 +29,10 @@ from mlp.errors import SystemLimitError, UnavailableError, one_line
 
 FAR = "ray://"  # how the address begins that Ray's client takes
 _KNOCK_S = 5.0  # for a first answer
+_LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
+_leaving: list[
+    threading.Thread
+] = []  # from a cluster that does not answer; a process is in one only
 # Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
 _TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
 
@@ -41,9 +45,10 @@ def connect(execution: Execution, n_threads: int) -> None:
         n_threads: of a population; a local cluster has as many CPUs at least.
 
     Raises:
-        UnavailableError: where none answers.
+        UnavailableError: where none answers, or the last one is not left yet.
         SystemLimitError: where Python or Ray has another version.
     """
+    _join_the_leaving()
     _keep_ray_quiet(is_far=execution.address.startswith(FAR))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if execution.address == "local":
@@ -64,6 +69,38 @@ def connect(execution: Execution, n_threads: int) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
+
+
+def leave(refs: Sequence[Any]) -> None:
+    """Leaves the cluster, and ends what still trains there; takes five seconds at most.
+
+    Args:
+        refs: of what still trains.
+    """
+
+    def say_good_bye() -> None:
+        with contextlib.suppress(Exception):
+            for ref in refs:
+                ray.cancel(ref, force=True)
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+    leaving = threading.Thread(target=say_good_bye, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_S)  # a head that is gone answers no good-bye
+    if leaving.is_alive():
+        _leaving.append(leaving)
+
+
+def _join_the_leaving() -> None:
+    for thread in _leaving:
+        thread.join(3 * _LEAVE_S)
+    _leaving[:] = [thread for thread in _leaving if thread.is_alive()]
+    if _leaving:
+        raise UnavailableError(
+            "this process has not left its last Ray cluster yet, whose head is gone; "
+            "try again in a minute, or in another process"
+        )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, Result, Thresholds
-from mlp.errors import SettingError
+from mlp.errors import SettingError, UnavailableError
 from mlp.flow.cut import cost, cut
 from mlp.flow.work import Done, Executor, Lost, Task, WorkDone, train_population
 from mlp.stability.ratio import sharpness_steps
@@ -167,6 +167,7 @@ class _Tally:
         self._departures: Counter[int] = Counter()  # with others, when their machine went
         self._deaths: list[tuple[int, ...]] = []  # trials that were with a worker when it died
         self._back_before: dict[int, int] = {}  # how many were back when it died the first time
+        self._back_at_first: dict[int, int] = {}  # likewise, when it was lost the first time
         self._accused: dict[int, Lost] = {}
 
     def take(self, answer: Done | Lost) -> list[Task]:
@@ -191,6 +192,8 @@ class _Tally:
         numbers = lost.task.numbers
         if lost.is_suspect:
             self._note_death(numbers)
+        for number in numbers:
+            self._back_at_first.setdefault(number, self._n_back)
         is_departure = len(numbers) > 1 and not lost.is_suspect
         (self._departures if is_departure else self._losses).update(numbers)
         if len(numbers) > 1:
@@ -200,6 +203,13 @@ class _Tally:
             return [_alone(lost.task, n) for n in numbers] if is_doubtful else [lost.task]
         [number] = numbers
         if self._losses[number] >= _MOST_LOSSES:
+            is_innocent = not any(number in death for death in self._deaths)
+            if is_innocent and self._n_back == self._back_at_first[number]:
+                raise UnavailableError(
+                    f"a trial was lost {_MOST_LOSSES} times ({lost.reason}), and no other came "
+                    "back meanwhile; when machines stay for as long as a trial takes, the same "
+                    "command goes on"
+                )
             self._give_up(lost)
             return []
         if lost.is_suspect and sum(number in death for death in self._deaths) >= _MOST_DEATHS:

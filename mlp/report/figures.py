@@ -39,6 +39,7 @@ _CONCLUSION_COLOURS = {
     Conclusion.ONLY_FAILS: "#f28e2b",
     Conclusion.TOO_LITTLE: "#8c8c8c",
 }
+_SIDES = (Side.STOPS, Side.STARTS)  # the cures first
 _PAIR_HEIGHT, _LINE_HEIGHT = 270, 26
 _MOST_IMPORTANCES = 12
 _RATE, _NORMALIZATION = "optimizer.learning_rate", "gradient.normalization"
@@ -69,7 +70,6 @@ def causes_figure(answer: Answer) -> go.Figure:
     figure = go.Figure()
     for side, title in ((Side.STARTS, "starts it"), (Side.STOPS, "stops it")):
         own = [(e, s) for e in answer.effects if (s := e.on(side)) is not None and s.n_pairs]
-        own.sort(key=lambda item: item[1].difference.value)
         if not own:
             continue
         shares = [s.difference for _, s in own]
@@ -94,6 +94,10 @@ def causes_figure(answer: Answer) -> go.Figure:
             text=[_effect_hover(effect, s) for effect, s in own],
             hovertemplate="%{y}<br>%{text}<extra></extra>",
         )
+    order = sorted(answer.effects, key=lambda effect: [_difference(effect, s) for s in _SIDES])
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=[str(effect.factor) for effect in order]
+    )
     n_lines = len({str(effect.factor) for effect in answer.effects})
     figure.add_vline(x=0, line_width=1, line_dash="dot")
     figure.update_xaxes(
@@ -186,6 +190,11 @@ def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -
     figure.update_yaxes(type="log", title_text="stability ratio", exponentformat="power")
     figure.update_layout(height=460)
     return bare(figure)
+
+
+def _difference(effect: Effect, side: Side) -> float:
+    found = effect.on(side)
+    return found.difference.value if found is not None and found.n_pairs else 0.0
 
 
 def _effect_hover(effect: Effect, side: SideEffect) -> str:

@@ -95,11 +95,11 @@ def _curves(content: PageContent, plots: Mapping[str, str]) -> str:
 def _causes(content: PageContent, plots: Mapping[str, str]) -> str:
     what_was_done = (
         "A setting was changed in picked runs, trained again with further seeds, beside the "
-        "unchanged run with the same seeds: a pair. Circles: of pairs that start from an "
-        "oscillating run, how many then learn. Diamonds: of pairs that start from a healthy run, "
-        "how many then oscillate. Lines are 95 % intervals. Red: a "
-        "cause. Green: no effect. Orange: only ends the swings in runs that learn nothing. Grey: "
-        "too little evidence."
+        "unchanged run with the same seeds: a pair. Circles: pairs of an oscillating run of which "
+        "the changed one learns. Diamonds: pairs of a healthy run of which the changed one "
+        "oscillates. Each less the pairs in which the other one does. Lines are 95 % intervals. "
+        "Red: a cause. Green: no effect. Orange: only ends the swings in runs that learn nothing. "
+        "Grey: too little evidence."
     )
     correlation = (
         "Correlation over the whole study, both tails, conditional settings within the runs that "

@@ -139,8 +139,9 @@ def has_page(spool: Path) -> bool:
 
 def waiting(spool: Path) -> Iterator[tuple[int, Path]]:
     """Number and folder of each trial in the spool, in the order of the numbers."""
-    for place in sorted(spool.glob("[0-9]*")):
-        if place.is_dir() and place.name.isdigit():
+    named = [place for place in spool.glob("[0-9]*") if place.name.isdigit()]
+    for place in sorted(named, key=lambda place: int(place.name)):
+        if place.is_dir():
             yield int(place.name), place
 
 

@@ -197,6 +197,7 @@ def _calm_mlflow(uri: str) -> None:
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # of a call that failed and is repeated
     if uri.startswith("http"):
         # MLflow sends a request again whose answer was lost, and then a run is there twice. Who
         # calls looks first whether it is.
