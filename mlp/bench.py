@@ -220,12 +220,12 @@ def _time_engine(configs: Sequence[RunConfig], data: Dataset, threads: int, n: i
         _with_steps(configs, n),
         data,
         threads=threads,
-        progress=lambda step, _: marks.append((time.perf_counter(), step)),
+        progress=lambda done, _: marks.append((time.perf_counter(), done)),
     )
     (begin, first), (end, last) = marks[0], marks[-1]
     if len(marks) < _FEWEST_REPORTS:
         return _time_engine(configs, data, threads, 4 * n)
-    return (end - begin) / (last - first)
+    return (end - begin) / ((last - first) / len(configs))
 
 
 def _products(work: Work, data: Dataset) -> int:

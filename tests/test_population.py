@@ -336,12 +336,28 @@ def test_progress_is_told_the_last_losses_until_all_have_ended():
     told = []
     short, long = config(training={"steps": 2}), config(training={"steps": 2000})
     results = train([short, long], DATA, threads=2, progress=lambda *now: told.append(now))
-    steps = [step for step, _ in told]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 2000
-    assert len(steps) > 2
-    for step, losses in told:
-        assert losses.tolist() == [results[0].loss[-1], results[1].loss[step]]
+    updates = [n_done for n_done, _ in told]
+    assert updates == sorted(set(updates))
+    assert updates[-1] == 2002
+    assert len(updates) > 2
+    for n_done, losses in told:
+        assert losses.tolist() == [results[0].loss[-1], results[1].loss[n_done - 2]]
+
+
+def test_progress_goes_on_from_one_population_to_the_next():
+    """Trials of another dtype are trained apart, one after the other; a diverged one is done."""
+    told = []
+    training = {"steps": 500}
+    configs = [
+        config(training={**training, "dtype": "float64"}),
+        config(training=training),
+        config(training=training, optimizer={"learning_rate": 1e30}),
+    ]
+    train(configs, DATA, progress=lambda *now: told.append(now))
+    updates = [n_done for n_done, _ in told]
+    assert updates == sorted(updates)
+    assert 0 < updates[0] <= 500
+    assert updates[-1] == 1500
 
 
 @pytest.mark.parametrize("threads", [1, 2])

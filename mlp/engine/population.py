@@ -5,7 +5,7 @@ trial's result does not depend on its neighbours, their order or the number of t
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -69,12 +69,15 @@ def train(
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
+    n_done = 0
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
         for numbers in populations:
             first = configs[numbers[0]]
             course = plan_course(read(first.training.shift), first)
             trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
-            _train(course, trials, threads, pool, losses, progress, snapshots)
+            tell = None if progress is None else functools.partial(_tell, progress, n_done, losses)
+            _train(course, trials, threads, pool, losses, tell, snapshots)
+            n_done += sum(trial.config.training.steps for trial in trials)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
     return [results[number] for number in range(len(configs))]
 
@@ -113,7 +116,7 @@ def _train(
     threads: int,
     pool: ThreadPoolExecutor,
     losses: NDArray[np.float64],
-    progress: Progress | None,
+    tell: Callable[[Sequence[Trial], int], None] | None,
     snapshots: Snapshots | None,
 ) -> None:
     """Trains a population to the last trial's end."""
@@ -134,10 +137,25 @@ def _train(
             n_steps = min(n_steps, _take(snapshots, course, population, step))
         run_slice(course, population, epoch, step, n_steps, pool)
         step += n_steps
-        if progress is not None:
+        if tell is not None:
             for trial in running:
                 losses[trial.number] = trial.batch_loss[-1][min(trial.last_step - step, -1)]
-            progress(step - 1, losses.copy())
+            tell(trials, step - 1)
+
+
+def _tell(
+    progress: Progress,
+    n_before: int,
+    losses: NDArray[np.float64],
+    trials: Sequence[Trial],
+    step: int,
+) -> None:
+    """Reports what is done: by earlier populations, and by the present one at this step."""
+    n_own = 0
+    for trial in trials:
+        steps = trial.config.training.steps
+        n_own += min(step, steps) if trial.ending == RUNNING else steps
+    progress(n_before + n_own, losses.copy())
 
 
 def _take(snapshots: Snapshots, course: Course, population: Population, step: int) -> int:

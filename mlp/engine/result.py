@@ -80,11 +80,12 @@ class Snapshots:
 
 
 Progress = Callable[[int, NDArray[np.float64]], None]
-"""Told a number of updates and the loss of each trial after so many, `(trial,)`.
+"""Told how many updates are done, of all trials together, and the latest losses, `(trial,)`.
 
-Called a few times a second, not at each step. With minibatches the loss is that of one batch. A
-trial that has ended keeps its last loss; one whose turn has not come has none, which is NaN. What
-is raised here ends the training and passes through.
+Called a few times a second, not at each step. A trial that has ended early counts as if it had done
+all of its updates. With minibatches the loss is that of one batch. A trial that has ended keeps its
+last loss; one whose turn has not come has none, which is NaN. What is raised here ends the training
+and passes through.
 """
 
 Thresholds = Mapping[int, float]

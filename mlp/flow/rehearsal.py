@@ -81,7 +81,9 @@ def rehearse(config: SweepConfig, data: Dataset) -> Rehearsal:
     n_together = min(execution.population or config.study.generation, config.study.generation)
     n_together = min(n_together, n_trials)
     configs = [trial.config for trial in asked[:n_together]]
-    for_training, measured_s = _training_seconds(configs, data)
+    apart = _trained_apart(configs)
+    measured = [_training_seconds(alike, data, _CALIBRATION_S / len(apart)) for alike in apart]
+    for_training, measured_s = (sum(seconds) for seconds in zip(*measured, strict=True))
     for_sharpness = _sharpness_seconds(configs, data)
     return Rehearsal(
         name=study_name(config, identity(config, data.name, data.digest)),
@@ -145,7 +147,18 @@ def _open(config: SweepConfig, data: Dataset) -> Search:
     return search.open_search(storage_in_memory(), config, what)
 
 
-def _training_seconds(configs: Sequence[RunConfig], data: Dataset) -> tuple[float, float]:
+def _trained_apart(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """The trials by what keeps the engine from training them together."""
+    groups: dict[tuple[object, ...], list[RunConfig]] = {}
+    for config in configs:
+        key = config.training.dtype, config.training.batch_size, config.training.shift
+        groups.setdefault(key, []).append(config)
+    return list(groups.values())
+
+
+def _training_seconds(
+    configs: Sequence[RunConfig], data: Dataset, most_s: float
+) -> tuple[float, float]:
     """Seconds that these trials take to be trained, and seconds that were spent to find out.
 
     What comes before the first step is counted as it is; the steps, by the share that was done.
@@ -159,7 +172,7 @@ def _training_seconds(configs: Sequence[RunConfig], data: Dataset) -> tuple[floa
     def watch(trials_done: float, _losses: object) -> None:
         seconds = time.perf_counter() - started
         seen.append((seconds, trials_done / len(configs)))
-        if seconds > _CALIBRATION_S and len(seen) > 1:
+        if seconds > most_s and len(seen) > 1:
             raise _EnoughError
 
     try:

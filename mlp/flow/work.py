@@ -186,12 +186,12 @@ def _measured(
 
 
 def _counted(progress: WorkDone | None, configs: Sequence[RunConfig]) -> Progress | None:
-    """Counts steps as trials' worth of work."""
+    """Counts updates as trials' worth of work."""
     if progress is None:
         return None
-    steps = max(config.training.steps for config in configs)
+    n_updates = sum(config.training.steps for config in configs)
 
-    def tell(step: int, losses: NDArray[np.float64]) -> None:
-        progress(len(configs) * min(1.0, step / steps), losses)
+    def tell(n_done: int, losses: NDArray[np.float64]) -> None:
+        progress(len(configs) * n_done / n_updates, losses)
 
     return tell
