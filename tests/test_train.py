@@ -7,14 +7,14 @@ import pytest
 from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
-from mlp.flow.single import run_train, train_record
+from mlp.flow.single import run_train, say_result, train_record
 
 
 def test_settings_typed_by_their_paths_are_those_of_the_run(here):
     done = command(
         "train",
         "data=digits",
-        "training.steps=30",
+        "training.steps=60",
         "model.depth=2",
         "model.widths=[3,3]",
         "optimizer.learning_rate=0.6",
@@ -86,3 +86,18 @@ def test_diverged_run_is_a_result(here):
 def test_other_data_than_expected_are_refused_with_both_digests():
     with pytest.raises(DataError, match=r"digest 0{64}, here [0-9a-f]{64}"):
         train_record(run_config(), plain(io.StringIO()), expected_digest="0" * 64)
+
+
+def test_verdict_on_few_losses_says_so():
+    few = ("training.batch_size=16", "training.steps=60")
+    for settings, expected in (
+        (
+            few,
+            ["the verdict rests on 5 values of the loss, one an epoch; more steps make it surer"],
+        ),
+        (("training.steps=60",), []),
+    ):
+        said = io.StringIO()
+        record = train_record(run_config(*settings), plain(said))
+        say_result(record, plain(said))
+        assert [line for line in said.getvalue().splitlines() if "rests on" in line] == expected

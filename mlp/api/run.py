@@ -36,6 +36,10 @@ class Run:
     config: RunConfig = field(repr=False)
     result: Result = field(repr=False)
 
+    def __str__(self) -> str:
+        loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
+        return f"run {self.run_id}: {self.verdict.value}, {loss}"
+
     @cached_property
     def judgement(self) -> Judgement:
         """What the loss curve did, and the numbers behind it."""

@@ -29,9 +29,11 @@ def sentences(answer: Answer) -> tuple[str, ...]:
     if not lead and answer.n_trained == 0:
         lead = ["Nothing has been rerun in the time there was, so no cause is known yet."]
     if not lead:
+        trained = f"{answer.n_trained} reruns of {sum(answer.n_picked)} runs"
         lead = [
-            f"No setting was shown to make the loss oscillate, from {answer.n_trained} reruns of "
-            f"{sum(answer.n_picked)} runs."
+            f"No setting was shown to make the loss oscillate, from {trained}."
+            if answer.is_complete
+            else f"Not answered yet: {trained} show no cause so far."
         ]
     return (*lead, *_rest(answer))
 

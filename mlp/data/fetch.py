@@ -176,8 +176,8 @@ def _next_mirror(mirrors: list[_Mirror], source: Source) -> _Mirror:
     if any(mirror.has_wrong_bytes for mirror in mirrors):
         raise DataError(f"MNIST could not be downloaded: {failures}")
     raise UnavailableError(
-        f"MNIST could not be downloaded: {failures} (data.root=FOLDER reads the files from a "
-        "folder, data=digits needs none)"
+        f"MNIST could not be downloaded: {failures} (data.root=FOLDER, or MLP_DATA_ROOT in the "
+        "environment, reads the files from a folder; data=digits needs none)"
     )
 
 

@@ -1,6 +1,7 @@
 """Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -62,6 +63,9 @@ class Explanation:
     run_id: str
     content: PageContent = field(repr=False)
     page: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
 
     def figures(self) -> dict[str, go.Figure]:
         """The figures of the page by name, as plotly's objects."""
@@ -194,7 +198,10 @@ def _progress(
     if not left.n_trainings:
         told = "reruns to train: none"
     elif left.duration_s > work.limit_s:
-        told += f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call"
+        told += (
+            f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call; "
+            f"explain.timeout_s={10 * math.ceil(left.duration_s / 5)} is enough for all"
+        )
     again = f"; {len(known)} of earlier explanations are used" if known else ""
     say(work.console, told + again)
     return counting(work.console, "reruns", left.n_trainings)

@@ -85,7 +85,7 @@ def _searched(
     limit_s = config.explain.timeout_s or max(_LEAST_LIMIT_S, _RUNS_WORTH * _seconds(original))
     end = time.monotonic() + limit_s
     n_trained, own = 0, n_threads(Execution())  # of the driver, on a cluster too
-    say(console, f"searching what stops it; explain.timeout_s={limit_s:.0f} ends the search")
+    say(console, f"trying changes one at a time, for {limit_s:.0f} s at most (explain.timeout_s)")
     with (
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
         counting(console, "reruns", 2 * int(_RUNS_WORTH)) as told,

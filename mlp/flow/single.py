@@ -24,6 +24,8 @@ from mlp.tracking.store_uri import resolve
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store
 
+_FEW_LOSSES = 40  # the last quarter, which is judged, has ten of them
+
 
 def run_train(config: RunConfig, console: Console) -> tuple[str, RunRecord]:
     """Trains one run and tracks it.
@@ -125,3 +127,7 @@ def say_result(record: RunRecord, console: Console) -> None:
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
     say(console, line, last)
+    if result.loss.size < _FEW_LOSSES and record.judgement.verdict is not Verdict.DIVERGED:
+        seen = f"the verdict rests on {result.loss.size} values of the loss"
+        each = "" if record.config.training.batch_size is None else ", one an epoch"
+        say(console, f"{seen}{each}; more steps make it surer")

@@ -63,7 +63,7 @@ def render_verdicts(summary: Sequence[VerdictCounts]) -> Group:
     headings = [*(verdict.value for verdict in seen), "share"]
     width = max(len("setting"), *(len(counts.value) + 1 for counts in summary), 0)
     gap = " " if width + sum(len(name) + 2 for name in headings) > _COLUMNS else "  "
-    lines = [_line("verdicts by setting (share: of oscillating runs)", style="italic")]
+    lines = [_line("verdicts by setting (share: of runs that oscillate)", style="italic")]
     lines += [_line(gap.join([f"{'setting':<{width}}", *headings]), style="bold")]
     previous = ""
     for counts in summary:
