@@ -8,8 +8,8 @@ a script that calls the commands can tell faults apart.
 class MlpError(Exception):
     """A fault with one clear sentence for the user; never shown with a traceback.
 
-    Whatever was typed or read stands in it safely: a control character (a terminal would obey it)
-    becomes a question mark.
+    Whatever was typed or read stands in it safely: a line break becomes a space, and a control
+    character (a terminal would obey it) a question mark.
 
     Args:
         sentence: what is wrong, the value, and the way out.
@@ -100,10 +100,10 @@ def one_line(error: object, *, most: int = 300) -> str:
         >>> one_line(ValueError("two\nlines"))
         'two lines'
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = _printable(text)
+    text = _printable(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
+    spaced = (" " if character.isspace() else character for character in text)
+    return "".join(character if character.isprintable() else "?" for character in spaced)
