@@ -177,6 +177,8 @@ def test_a_quiet_run_has_nothing_to_stop(inside):
     said = io.StringIO()
     assert explain_run(quiet.run_id, read_explain({}), plain(said)) is None
     assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
+    elsewhere = {"tracking.experiment": Tracking().experiment}
+    assert mlp.repair_run(quiet.run_id, elsewhere) is None
     with pytest.raises(SettingError, match=r"unknown setting 'explain.seed'; did you mean"):
         mlp.repair_run(quiet.run_id, {"seed": 2})
     with pytest.raises(SettingError, match=r"explain.seeds is set twice"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
-from mlp.causes.repair import describe_repair, repair
+from mlp.causes.repair import repair
+from mlp.causes.repair_sentences import describe_repair
 from mlp.causes.standard_space import standard_space
 from mlp.causes.step import step_example
 from mlp.config import RunConfig

@@ -90,16 +90,13 @@ def _config(
 ) -> "ExplainConfig":
     if settings is not None and not isinstance(settings, dict):
         return settings
-    values: dict[str, dict[str, Any]] = {
-        "explain": {},
-        "tracking": {"uri": uri, "experiment": experiment},
-    }
-    for path, value in (settings or {}).items():
-        group, _, name = path.rpartition(".")
-        own = values.setdefault(group or "explain", {})
-        if own.get(name) is not None:
-            raise SettingError(
-                f"explain.{name} is set twice" if not group else f"{path} is set twice"
-            )
-        own[name] = value
+    values: dict[str, dict[str, Any]] = {"tracking": {"uri": uri, "experiment": experiment}}
+    given: set[str] = set()
+    for key, value in (settings or {}).items():
+        path = key if "." in key else f"explain.{key}"
+        if path in given:
+            raise SettingError(f"{path} is set twice")
+        given.add(path)
+        group, _, name = path.partition(".")
+        values.setdefault(group, {})[name] = value
     return read_explain(values)

@@ -82,6 +82,13 @@ def train(
     return [results[number] for number in range(len(configs))]
 
 
+def shared_settings(config: RunConfig) -> tuple[object, ...]:
+    """What trials must agree in to be trained in one pass over the data."""
+    training = config.training
+    order_seed = None if training.batch_size is None else training.order_seed
+    return training.dtype, training.batch_size, order_seed, training.shift
+
+
 def _populations(
     configs: Sequence[RunConfig], data: Dataset, threads: int, memory_bytes: int | None
 ) -> list[list[int]]:
@@ -91,10 +98,8 @@ def _populations(
     populations: list[list[int]] = []
     filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
     for number, config in enumerate(configs):
-        training = config.training
-        order_seed = None if training.batch_size is None else training.order_seed
-        key = training.dtype, training.batch_size, order_seed, training.shift
-        n_chunks = chunk_count(training.batch_size or n_examples, n_examples)
+        key = shared_settings(config)
+        n_chunks = chunk_count(config.training.batch_size or n_examples, n_examples)
         needed = trial_bytes(config, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
         if needed > limit:
             raise SystemLimitError(

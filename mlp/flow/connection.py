@@ -30,9 +30,8 @@ from mlp.errors import SystemLimitError, UnavailableError, one_line
 FAR = "ray://"  # how the address begins that Ray's client takes
 _KNOCK_S = 5.0  # for a first answer
 _LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
-_leaving: list[
-    threading.Thread
-] = []  # from a cluster that does not answer; a process is in one only
+# From a cluster that does not answer: a process can be in one only.
+_leaving: list[threading.Thread] = []
 # Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
 _TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
 

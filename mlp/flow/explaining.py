@@ -198,6 +198,7 @@ def _progress(
     if not left.n_trainings:
         told = "reruns to train: none"
     elif left.duration_s > work.limit_s:
+        # Twice what the reruns take: a part of the limit is for what the page shows beside them.
         told += (
             f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call; "
             f"explain.timeout_s={10 * math.ceil(left.duration_s / 5)} is enough for all"

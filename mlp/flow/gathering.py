@@ -11,7 +11,8 @@ from mlp.causes.explanation import render_answer, sentences
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.inquiry import Inquiry, Results
 from mlp.causes.observed import StudyRun
-from mlp.causes.repair import describe_repair, repair
+from mlp.causes.repair import repair
+from mlp.causes.repair_sentences import describe_repair
 from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings

@@ -148,11 +148,12 @@ def _open(config: SweepConfig, data: Dataset) -> Search:
 
 
 def _trained_apart(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """The trials by what keeps the engine from training them together."""
+    """The trials by what the engine cannot train together."""
+    from mlp.engine.population import shared_settings  # compiled code
+
     groups: dict[tuple[object, ...], list[RunConfig]] = {}
     for config in configs:
-        key = config.training.dtype, config.training.batch_size, config.training.shift
-        groups.setdefault(key, []).append(config)
+        groups.setdefault(shared_settings(config), []).append(config)
     return list(groups.values())
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from mlp.causes.first_step import gradient_norms
-from mlp.causes.repair import Repair, describe_repair, repair
+from mlp.causes.repair import Repair, repair
+from mlp.causes.repair_sentences import describe_repair
 from mlp.causes.standard_space import standard_space
 from mlp.config import Execution, ExplainConfig, RunConfig
 from mlp.curve import Judgement, Verdict, judge

@@ -1,0 +1,51 @@
+"""Why one run oscillates and what stops it, in sentences."""
+
+from mlp.causes.change import LEARNING_RATE, NORMALIZATION
+from mlp.causes.repair import Attempt, Repair
+
+_SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
+
+
+def describe_repair(found: Repair) -> str:
+    """Why the run oscillates and what stops it, in one to three sentences."""
+    again = f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
+    if not found.cures and not found.is_complete:
+        text = "The time was up before a change was found that stops this run."
+        return f"{text} {again}" if found.n_seeds else text
+    if not found.cures:
+        return f"No change of one setting, or of two, stops the oscillation. {again}"
+    best = found.cures[0]
+    so_far = "" if found.is_complete else " so far (the search was stopped early)"
+    ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
+    if 2 * found.n_oscillating < found.n_seeds or not _is_reliable(best):
+        text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
+        return f"{text} {again}"
+    others = dict.fromkeys(
+        setting
+        for cure in found.cures[1:]
+        if _is_reliable(cure)
+        for setting in cure.settings
+        if setting not in best.settings
+    )
+    is_single = len(best.settings) == 1
+    how = f"the smallest{' single' * (is_single and not best.keeps_step)} change"
+    names = " and ".join(best.settings)
+    subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
+    text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
+    text = f"{text} {again}"
+    return f"{text} Also stopped by: {', '.join(others)}." if others else text
+
+
+def _about_its_step(found: Repair) -> str:
+    """What the size of the step has to do with it, as far as the cures tell."""
+    best = found.cures[0]
+    if best.keeps_step:
+        return ", at any size of the step"
+    acts = _SIZE_OF_STEP.intersection(best.settings)
+    is_refuted = any(cure.keeps_step and _is_reliable(cure) for cure in found.cures)
+    return f" ({found.step})" if found.step and acts and not is_refuted else ""
+
+
+def _is_reliable(cure: Attempt) -> bool:
+    """Whether it works with more than half of the further seeds that were tried."""
+    return 2 * cure.n_cured > cure.n_seeds
