@@ -7,11 +7,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Doctests are looked for in every module, and these import Ray, an extra.
 collect_ignore = (
     [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py", "mlp/flow/connection.py"]
 )
+
+# No test is failed by the clock: on a busy machine any of its examples may take a second.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # Under nohup the commands that the tests start would ignore it, too.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

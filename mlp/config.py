@@ -68,7 +68,7 @@ class Data:
     validation_fraction: Annotated[
         _Float, Field(ge=0, le=0.9, description="share of the training part that is held out")
     ] = 0.2
-    split_seed: Annotated[_Seed, Field(description="seed of the parting")] = 0
+    split_seed: Annotated[_Seed, Field(description="seed of the validation split")] = 0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -82,7 +82,7 @@ class Model:
         Field(description="units of every hidden layer, or a list with one number a layer"),
     ] = 3
     activation: Annotated[
-        Literal["sigmoid", "tanh", "relu"], Field(description="of the hidden units")
+        Literal["sigmoid", "tanh", "relu"], Field(description="function of the hidden units")
     ] = "sigmoid"
 
     def __post_init__(self) -> None:
@@ -129,9 +129,9 @@ class Gradient:
 
     normalization: Annotated[
         Literal["sum", "mean", "unit", "clip"],
-        Field(description="sum or mean over examples; unit: norm 1; clip: mean, norm cut"),
+        Field(description="sum or mean over examples; unit: at norm 1; clip: mean, norm cut"),
     ] = "mean"
-    clip_norm: Annotated[_Float, Field(gt=0, description="largest norm under clip")] = 1.0
+    clip_norm: Annotated[_Float, Field(gt=0, description="largest gradient norm under clip")] = 1.0
     derivative: Annotated[
         Literal["exact", "question"],
         Field(description="of the activation; question: the factor in the question's code"),
@@ -157,13 +157,13 @@ class Training:
     steps: Annotated[_Int, Field(ge=1, le=_MAX_STEPS, description="updates of the weights")] = 500
     batch_size: Annotated[
         Annotated[_Int, Field(ge=1, le=_MAX_STEPS)] | None,
-        Field(description="examples a step; null: all"),
+        Field(description="examples in a step; null: all"),
     ] = None
     dtype: Annotated[
-        Literal["float32", "float64"], Field(description="of weights and arithmetic")
+        Literal["float32", "float64"], Field(description="type of weights and arithmetic")
     ] = "float32"
-    seed: Annotated[_Seed, Field(description="of the first weights")] = 0
-    order_seed: Annotated[_Seed, Field(description="of the order of the batches")] = 0
+    seed: Annotated[_Seed, Field(description="seed of the first weights")] = 0
+    order_seed: Annotated[_Seed, Field(description="seed of the order of the batches")] = 0
     evaluate_every: Annotated[
         _Int,
         Field(ge=1, le=_MAX_STEPS, description="steps from one validation accuracy to the next"),
@@ -209,7 +209,7 @@ class Execution:
     ] = "local"
     address: Annotated[
         _Text,
-        Field(min_length=1, description="of the cluster: auto, HOST:PORT, ray://HOST:PORT, local"),
+        Field(min_length=1, description="the cluster: auto, HOST:PORT, ray://HOST:PORT, local"),
     ] = "auto"
     memory_gb: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
@@ -220,7 +220,7 @@ class Execution:
     ] = 600.0
     population: Annotated[
         Annotated[_Int, Field(ge=1)] | None,
-        Field(description="trials trained at once; null: all of a generation that fit in memory"),
+        Field(description="trials trained at once; null: as many of a generation as fit in memory"),
     ] = None
     threads: Annotated[
         Annotated[_Int, Field(ge=1, le=1024)] | None,
@@ -273,10 +273,10 @@ class Study:
     sampler: Annotated[
         Literal["tpe", "random", "qmc", "grid"], Field(description="how trials are drawn")
     ] = "tpe"
-    seed: Annotated[_Seed, Field(description="of the sampler")] = 0
+    seed: Annotated[_Seed, Field(description="seed of the sampler")] = 0
     n_trials: Annotated[_Int, Field(ge=1, le=1_000_000, description="trials in all")] = 32
     generation: Annotated[
-        _Int, Field(ge=1, le=100_000, description="trials asked and trained together")
+        _Int, Field(ge=1, le=100_000, description="trials drawn and trained together")
     ] = 16
     pruner: Annotated[
         Literal["none", "median", "percentile"],
@@ -288,9 +288,7 @@ class Study:
     ] = 25.0
     confirm_seeds: Annotated[
         _Int,
-        Field(
-            ge=0, le=100, description="further seeds, on all but the test part, to test in the end"
-        ),
+        Field(ge=0, le=100, description="further seeds of the best settings, to test in the end"),
     ] = 0
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
@@ -298,11 +296,11 @@ class Study:
     ] = None
     dry_run: Annotated[
         Annotated[bool, Strict()],
-        Field(description="only show the space, first trials, time and memory; leave nothing"),
+        Field(description="only show space, first trials, time and memory; store nothing"),
     ] = False
-    storage: Annotated[_Text, Field(min_length=1, description="Optuna's store")] = (
-        "sqlite:///optuna.db"
-    )
+    storage: Annotated[
+        _Text, Field(min_length=1, description="Optuna's store, SQLite or PostgreSQL")
+    ] = "sqlite:///optuna.db"
     space: Annotated[
         dict[str, Any], AfterValidator(text_keys), Field(description="the settings that vary")
     ] = dataclasses.field(default_factory=dict)

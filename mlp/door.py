@@ -8,7 +8,7 @@ plain mappings come in, frozen dataclasses come out, or one `SettingError`.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -111,6 +111,17 @@ def setting_paths(command: str = "train") -> dict[str, str]:
         f"{group}.{field.name}": _description(field.type)
         for group, part in _groups(command).items()
         for field in dataclasses.fields(part)
+    }
+
+
+def setting_choices(command: str = "train") -> dict[str, tuple[str, ...]]:
+    """Dotted path -> the words that a setting can be, where it is one of a few."""
+    return {
+        f"{group}.{field.name}": get_args(annotated)
+        for group, part in _groups(command).items()
+        for field in dataclasses.fields(part)
+        for annotated in get_args(field.type)[:1]
+        if get_origin(annotated) is Literal
     }
 
 

@@ -108,6 +108,8 @@ def test_the_help_names_every_setting_group_and_example(command):
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     for path, what in setting_paths(command).items():
         assert what in lines[path]
+    below = text.splitlines()[text.splitlines().index(lines["gradient.normalization"]) + 1]
+    assert below.strip() == "one of sum, mean, unit, clip"
     for group, names in group_options().items():
         assert f"  {group}: {', '.join(names)}" in text.splitlines()
     assert ("  sweeps: " + ", ".join(sorted(study_files())) in text) == (command == "sweep")

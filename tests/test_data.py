@@ -192,7 +192,7 @@ class TestDigits:
             expected = [label_of[pixels.tobytes()] for pixels in part.pixels]
             assert part.labels.tolist() == expected
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.floats(0, 0.9), st.integers(0, 2**32 - 1))
     def test_the_parts_are_stratified_disjoint_complete_and_fixed(
         self, fraction: float, seed: int

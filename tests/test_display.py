@@ -136,3 +136,8 @@ def test_params_of_a_study_say_what_varies_instead_of_a_value_that_no_trial_has(
 )
 def test_run_name(model, name):
     assert run_name(read_run({"model": model}), 0) == name
+
+
+def test_run_name_tells_minibatches_and_momentum():
+    settings = {"training": {"batch_size": 64}, "optimizer": {"momentum": 0.85}}
+    assert run_name(read_run(settings)) == "lr 0.5 mean lecun 2x3 batch 64 momentum 0.85"

@@ -4,7 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.config import Gradient, Initialization, Model, Optimizer, Scheme
@@ -82,7 +82,6 @@ magnitudes = st.one_of(st.just(0.0), st.floats(1e-30, 1e30), st.floats(-1e30, -1
 entries = st.lists(magnitudes, min_size=2, max_size=8)
 
 
-@settings(deadline=None)
 @given(values=entries, dtype=st.sampled_from(["float32", "float64"]))
 def test_unit_has_norm_one_or_stays_zero(values, dtype):
     grads = params_of(values, dtype)

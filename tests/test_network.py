@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.config import Initialization, Model
@@ -150,7 +150,6 @@ def test_huge_logits_give_a_finite_loss_and_gradient(activation, dtype, size):
 logits = st.floats(-1e4, 1e4)
 
 
-@settings(deadline=None)  # the first call of a busy machine may be slow
 @given(zero=logits, one=logits, dtype=st.sampled_from(DTYPES))
 def test_the_probabilities_of_the_two_classes_add_up_to_one(zero, one, dtype):
     both = np.array([[zero, one]] * 2, dtype)

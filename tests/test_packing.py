@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Data
@@ -16,9 +16,7 @@ from mlp.engine.result import Ending
 from mlp.gradient import descend, normalize, rate_share
 from mlp.network import Layer, accuracy, initialize, loss_and_gradient, mean_loss
 
-LAWFUL = settings(
-    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=25
-)
+LAWFUL = settings(derandomize=True, max_examples=25)
 
 # Rates far beyond the stability threshold: the loss swings, and a wrong last bit grows to another
 # curve within some dozen steps.

@@ -15,6 +15,7 @@ from mlp.curve import Verdict
 from mlp.door import with_settings
 from mlp.settings import settings_of
 
+_OF_THE_STEP = ("optimizer.learning_rate", "gradient.normalization")
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
 
 
@@ -91,7 +92,11 @@ def test_a_step_that_is_hidden_in_the_normalization_is_told():
     by_step = dataclasses.replace(SHARP, score=lambda c: effective_step(c) - 0.65)
     found = repaired(by_step, config)
     assert str(found.step) == "0.005 on the sum is a step of 50 on the mean"
-    assert f"oscillate ({found.step}): " in describe_repair(found)
+    said = describe_repair(found)
+    assert f"oscillate ({found.step}): " in said
+    best, other = (next(c for c in found.cures if c.settings == (path,)) for path in _OF_THE_STEP)
+    assert f": {best.text} is " in said
+    assert said.endswith(f" Also stopped by {other.text}.")  # as it is typed, with its value
 
 
 def test_the_step_is_not_blamed_where_it_stays_as_it_was():

@@ -128,7 +128,7 @@ spool.put(Path({str(tmp_path)!r}), dict.fromkeys((0, 1), spool.Kept(made, Label(
     spool.take(put(tmp_path, 0, make_record()))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     file=st.sampled_from(["config.json", "curve.npz", "weights.npz", "record.json"]), data=st.data()
 )

@@ -20,20 +20,15 @@ def describe_repair(found: Repair) -> str:
     if 2 * found.n_oscillating < found.n_seeds or not _is_reliable(best):
         text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
         return f"{text} {again}"
-    others = dict.fromkeys(
-        setting
-        for cure in found.cures[1:]
-        if _is_reliable(cure)
-        for setting in cure.settings
-        if setting not in best.settings
-    )
+    others = {cure.settings: cure.text for cure in reversed(found.cures) if _is_reliable(cure)}
+    others.pop(best.settings)
     is_single = len(best.settings) == 1
     how = f"the smallest{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
     subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
     text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     text = f"{text} {again}"
-    return f"{text} Also stopped by: {', '.join(others)}." if others else text
+    return f"{text} Also stopped by {', '.join(reversed(others.values()))}." if others else text
 
 
 def _about_its_step(found: Repair) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from mlp.door import default_settings, setting_paths
+from mlp.door import default_settings, setting_choices, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
 from mlp.terminal.yaml_files import group_options, study_files
@@ -112,11 +112,14 @@ def usage(
         lines += [f"  sweeps: {', '.join(sorted(study_files()))}"]
     lines += ["", "settings, with their defaults in the schema:"]
     defaults, texts = default_settings(command), setting_paths(command)
+    choices = setting_choices(command)
     if only:
         texts = {p: s for p, s in texts.items() if p in only or p.partition(".")[0] in only}
     width = max(len(path) for path in texts)
     for path, text in texts.items():
         lines.append(f"  {path:<{width}}  {text} ({typed(defaults[path])})")
+        if path in choices:
+            lines.append(f"  {'':<{width}}  one of {', '.join(choices[path])}")
     if not first_word:
         lines += ["", "Hydra's own flags (--cfg job, --info, --multirun, ...): --hydra-help"]
     return "\n".join(lines)

@@ -42,12 +42,13 @@ class ThinCurve:
 
 
 def run_name(run: RunConfig, trial: int | None = None) -> str:
-    """What a person compares runs by, short.
+    """What a person compares runs by, short; minibatches and momentum where a run has them.
 
     Example:
         >>> run_name(RunConfig(), 12)
         '#12 lr 0.5 mean lecun 2x3'
     """
+    batch_size, momentum = run.training.batch_size, run.optimizer.momentum
     widths = run.model.layer_widths
     shape = f"{len(widths)}x{widths[0]}" if len(set(widths)) == 1 else _listed(widths)
     parts = [
@@ -56,6 +57,8 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
         run.gradient.normalization,
         run.initialization.scheme.removesuffix("_normal"),
         shape,
+        *([f"batch {batch_size}"] if batch_size is not None else []),
+        *([f"momentum {momentum:.3g}"] if momentum else []),
     ]
     return " ".join(parts)
 
