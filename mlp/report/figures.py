@@ -89,9 +89,9 @@ def causes_figure(answer: Answer) -> go.Figure:
             marker={
                 "size": 11,
                 "symbol": "circle" if side is Side.STOPS else "diamond-open",
-                "color": [_CONCLUSION_COLOURS[effect.conclusion] for effect, _ in own],
+                "color": [_CONCLUSION_COLOURS[_said_of(answer, e, s)] for e, s in own],
             },
-            text=[_effect_hover(effect, s) for effect, s in own],
+            text=[_effect_hover(_said_of(answer, e, s), e, s) for e, s in own],
             hovertemplate="%{y}<br>%{text}<extra></extra>",
         )
     order = sorted(answer.effects, key=lambda effect: [_difference(effect, s) for s in _SIDES])
@@ -197,10 +197,22 @@ def _difference(effect: Effect, side: Side) -> float:
     return found.difference.value if found is not None and found.n_pairs else 0.0
 
 
-def _effect_hover(effect: Effect, side: SideEffect) -> str:
+def _said_of(answer: Answer, effect: Effect, side: SideEffect) -> Conclusion:
+    """What the answer says of a setting on one side.
+
+    A side that turns the other way shows no cause, nor does what a named cause explains already.
+    """
+    if effect.conclusion is not Conclusion.CAUSE:
+        return effect.conclusion
+    is_named = any(effect.factor.setting in cause.settings for cause in answer.causes)
+    is_cause = is_named and side.difference.value > 0
+    return Conclusion.CAUSE if is_cause else Conclusion.TOO_LITTLE
+
+
+def _effect_hover(said: Conclusion, effect: Effect, side: SideEffect) -> str:
     endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
     return (
-        f"{effect.conclusion.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
+        f"{said.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
         f"way {side.n_against}, of {side.n_pairs} pairs<br>ended {endings}"
     )
 
