@@ -177,7 +177,8 @@ def test_finished_grid_cannot_be_extended(here):
         "study: {sampler: grid, space: {optimizer.learning_rate: [0.1, 1.0]}}\n"
         "data: {name: digits}\n"
     )
-    sweep("sweeps=both")
+    said = sweep("sweeps=both")
+    assert "the grid has 2 trials in all, fewer than study.n_trials=32" in said
     assert len(table(here)) == 2
     assert "nothing to train; the list is done" in sweep("sweeps=both")
 

@@ -153,6 +153,7 @@ def _announce(
     lines = [
         f"study {opened.name} ({state}): {n_trials} trials of {steps} steps, "
         f"{config.study.sampler} for {config.study.objective}",
+        *search.size_note(config.study, n_planned),
         parts_of(data),
         f"search in {mask(config.study.storage)}, runs in {mask(resolve(config.base.tracking))}",
     ]

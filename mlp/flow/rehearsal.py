@@ -111,6 +111,7 @@ def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> li
     return [
         f"study {found.name}: {found.n_trials} trials of {steps} steps, "
         f"{study.sampler} for {study.objective}",
+        *search.size_note(study, found.n_trials),
         parts_of(data),
         "space:",
         *space,

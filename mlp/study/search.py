@@ -168,6 +168,13 @@ def n_planned(search: Search) -> int:
     return min(search.config.n_trials, len(search.points))
 
 
+def size_note(study: Study, n_planned: int) -> list[str]:
+    """What to say of a grid that has fewer trials than were asked for."""
+    if n_planned >= study.n_trials:
+        return []
+    return [f"the grid has {n_planned} trials in all, fewer than study.n_trials={study.n_trials}"]
+
+
 def domains(search: Search) -> dict[str, Domain]:
     """Every parameter that any trial can have, by name, with the values it is drawn from."""
     return parameters(search.space, search.base)
