@@ -583,6 +583,33 @@ def test_head_that_is_lost_from_outside_is_one_sentence(here, tmp_path, monkeypa
 # What is refused
 
 
+@pytest.mark.parametrize(
+    ("fault", "n_faults", "n_tried"),
+    [
+        ("Starting Ray client server failed. See x.err", 2, 3),
+        ("Starting Ray client server failed. See x.err", 9, 3),
+        ("ray client connection timeout", 9, 1),
+    ],
+)
+def test_head_that_fails_to_start_a_process_for_a_client_is_asked_again(
+    monkeypatch, fault, n_faults, n_tried
+):
+    from mlp.flow.connection import connect  # imports Ray
+
+    tried = []
+
+    def init(**options):
+        tried.append(options["address"])
+        if len(tried) <= n_faults:
+            raise ConnectionError(fault)
+
+    monkeypatch.setattr("ray.init", init)
+    refused = pytest.raises(UnavailableError, match=fault)
+    with refused if n_faults >= n_tried else contextlib.nullcontext():
+        connect(Execution(engine="ray", address="auto"), 1)
+    assert len(tried) == n_tried
+
+
 def test_no_cluster_is_one_sentence():
     with (
         pytest.raises(UnavailableError, match=r"no Ray cluster answers at 127\.0\.0\.1:1:"),

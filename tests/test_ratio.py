@@ -58,20 +58,28 @@ def test_without_a_gradient_there_is_no_step():
 
 @pytest.fixture(scope="module")
 def minimum():
-    """A network where the loss is lowest near some start."""
+    """A network where the loss is lowest near some start.
+
+    From one start or another the search gets stuck in a ravine, another one on each kind of CPU.
+    """
     net = network(1, ("tanh", "exact"))
 
     def height(weights):
         return loss(shaped(weights, net.params), X, DATA.train.labels, "tanh")
 
-    found = minimize(
-        height,
-        flat(net.params),
-        jac=lambda weights: mean_gradient(weights, net),
-        method="BFGS",
-        options={"gtol": 1e-9, "maxiter": 2000},
-    )
-    return net._replace(params=shaped(found.x, net.params))
+    rng = np.random.RandomState(0)
+    for _ in range(20):
+        start = flat(net.params) + 0.3 * rng.standard_normal(flat(net.params).size)
+        found = minimize(
+            height,
+            start,
+            jac=lambda weights: mean_gradient(weights, net),
+            method="BFGS",
+            options={"gtol": 1e-9, "maxiter": 2000},
+        )
+        if np.linalg.norm(found.jac) < 1e-7:
+            return net._replace(params=shaped(found.x, net.params))
+    pytest.fail("no minimum was found from any start")
 
 
 @pytest.mark.parametrize("normalization", ["sum", "mean"])

@@ -29,6 +29,8 @@ from mlp.errors import SystemLimitError, UnavailableError, one_line
 
 FAR = "ray://"  # how the address begins that Ray's client takes
 _KNOCK_S = 5.0  # for a first answer
+_N_TRIES = 3
+_STILLBORN = "Starting Ray client server failed"  # as Ray says it
 _LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
 # From a cluster that does not answer: a process can be in one only.
 _leaving: list[threading.Thread] = []
@@ -63,11 +65,25 @@ def connect(execution: Execution, n_threads: int) -> None:
             one_sentence(execution.address, _TOKEN),
             warnings.catch_warnings(action="ignore"),
         ):
-            ray.init(address=execution.address, **options)
+            _init(address=execution.address, **options)
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, again where the process that the head starts for each of Ray's clients dies.
+
+    On a busy head it does now and then, within half a second and without a word.
+    """
+    for n_left in reversed(range(_N_TRIES)):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError as error:
+            if _STILLBORN not in str(error) or not n_left:
+                raise
 
 
 def leave(refs: Sequence[Any]) -> None:
