@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,39 @@ def head_with_door(folder: Path) -> Iterator[Head]:
         finally:
             head.terminate()  # it ends those that it started
             head.wait(60)
+
+
+@contextlib.contextmanager
+def next_client_stillborn(head: Head) -> Iterator[list[int]]:
+    """Meanwhile the process that the head starts for the next of Ray's clients is killed at once.
+
+    Yields:
+        The process id, once it is dead.
+    """
+    door = f"--port={head.address.rpartition(':')[2]}".encode()
+    [proxy] = [
+        folder
+        for folder in Path("/proc").glob("[0-9]*")
+        if {door, b"--mode=proxy"} <= set((folder / "cmdline").read_bytes().split(b"\0"))
+    ]
+    killed: list[int] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not (killed or is_over.is_set()):
+            for children in proxy.glob("task/*/children"):
+                with contextlib.suppress(OSError):
+                    for pid in map(int, children.read_text().split()):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 _SMALL = {"object_store_memory": 150 * 2**20}

@@ -16,7 +16,15 @@ import time
 from pathlib import Path
 
 import pytest
-from clusters import add_node, head_with_door, long, raylet_of, two_nodes, workers
+from clusters import (
+    add_node,
+    head_with_door,
+    long,
+    next_client_stillborn,
+    raylet_of,
+    two_nodes,
+    workers,
+)
 from sweeping import SMOKE, command, environment_of_commands, parent, start, sweep, table, tracked
 
 from mlp.config import Execution
@@ -553,6 +561,19 @@ def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_stor
     assert "crashed" not in said
     assert command("sweep", *words, cwd=here / "alone").returncode == 0
     assert table(here) == table(here / "alone")
+
+
+@long
+def test_process_for_a_client_that_dies_at_its_start_is_asked_for_again(
+    here, tmp_path, monkeypatch
+):
+    """As it happens on a busy head now and then."""
+    with head_with_door(tmp_path) as head, next_client_stillborn(head) as killed:
+        for name, value in head.token.items():
+            monkeypatch.setenv(name, value)
+        done = command("sweep", *SMOKE, *on(head))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert killed
 
 
 def test_cluster_that_asks_for_a_token_is_one_sentence(door, here):
