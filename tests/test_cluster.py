@@ -500,7 +500,7 @@ def test_sweep_whose_head_was_lost_goes_on_with_another_cluster(here, made_store
     """Lost while the second of two generations trains; nothing of the first is trained again."""
     (here / "alone").mkdir()
     shutil.copy(made_store, here / "alone" / "mlflow.db")
-    words = (*SMOKE, "training.steps=1000000", "study.n_trials=8", "study.generation=4")
+    words = (*SMOKE, "training.steps=30000", "study.n_trials=8", "study.generation=4")
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
         with subprocess.Popen(
@@ -597,7 +597,7 @@ def test_head_that_is_lost_from_outside_is_one_sentence(here, tmp_path, monkeypa
         ):
             _, errors = process.communicate(timeout=180)
     assert process.returncode == 69, errors
-    assert errors.startswith("error: ")
+    assert errors.startswith("error: "), errors
     assert errors.count("\n") == 1
 
 
@@ -629,6 +629,23 @@ def test_head_that_fails_to_start_a_process_for_a_client_is_asked_again(
     with refused if n_faults >= n_tried else contextlib.nullcontext():
         connect(Execution(engine="ray", address="auto"), 1)
     assert len(tried) == n_tried
+
+
+@pytest.mark.parametrize(("module", "n_told"), [("grpc._channel", 0), ("mlp.flow.cluster", 1)])
+def test_only_a_thread_of_grpc_ends_without_a_traceback(monkeypatch, module, n_told):
+    """It may find its channel closed under it where the head is lost."""
+    from mlp.flow.connection import keep_grpc_quiet  # imports Ray
+
+    told = []
+    monkeypatch.setattr("threading.excepthook", told.append)
+    keep_grpc_quiet()
+    keep_grpc_quiet()
+    names = {"__name__": module}
+    exec("def closed(): raise ValueError('Cannot invoke RPC on closed channel!')", names)
+    thread = threading.Thread(target=names["closed"])
+    thread.start()
+    thread.join()
+    assert len(told) == n_told
 
 
 def test_no_cluster_is_one_sentence():

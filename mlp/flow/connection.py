@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from traceback import walk_tb
 from typing import Any
 
 # Who trains at home expects nothing to be sent anywhere; Ray reads these when it is imported.
@@ -185,3 +186,19 @@ def _keep_ray_quiet(*, is_far: bool) -> None:
         logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
         # This one sets its level itself, and does not pass on to the former.
         logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
+        keep_grpc_quiet()
+
+
+def keep_grpc_quiet() -> None:
+    """A thread of gRPC's that finds its channel closed prints no traceback; all others still do."""
+    usual = threading.excepthook
+    if getattr(usual, "is_quiet_on_grpc", False):
+        return
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        modules = (f.f_globals.get("__name__", "") for f, _ in walk_tb(args.exc_traceback))
+        if "grpc" not in {module.partition(".")[0] for module in modules}:
+            usual(args)
+
+    tell.is_quiet_on_grpc = True  # type: ignore[attr-defined]
+    threading.excepthook = tell
