@@ -99,6 +99,18 @@ def test_a_step_that_is_hidden_in_the_normalization_is_told():
     assert said.endswith(f" Also stopped by {other.text}.")  # as it is typed, with its value
 
 
+def test_the_most_reliable_of_what_else_stops_it_is_said_first(too_fast):
+    found = repaired(SHARP, too_fast)
+    [best] = found.cures[:1]
+    paths = ("a", "optimizer.momentum", "b", "optimizer.momentum")
+    cures = [
+        dataclasses.replace(best, settings=(path,), text=f"{path}={i}")
+        for i, path in enumerate(paths)
+    ]
+    said = describe_repair(dataclasses.replace(found, cures=tuple(cures)))
+    assert said.endswith("Also stopped by optimizer.momentum=1, b=2.")
+
+
 def test_the_step_is_not_blamed_where_it_stays_as_it_was():
     """The normalization itself: a change at the same effective step cures as well."""
     config = with_settings(

@@ -20,15 +20,17 @@ def describe_repair(found: Repair) -> str:
     if 2 * found.n_oscillating < found.n_seeds or not _is_reliable(best):
         text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
         return f"{text} {again}"
-    others = {cure.settings: cure.text for cure in reversed(found.cures) if _is_reliable(cure)}
-    others.pop(best.settings)
+    others: dict[tuple[str, ...], str] = {}
+    for cure in filter(_is_reliable, found.cures):  # the most reliable of a setting comes first
+        others.setdefault(cure.settings, cure.text)
+    del others[best.settings]
     is_single = len(best.settings) == 1
     how = f"the smallest{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
     subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
     text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     text = f"{text} {again}"
-    return f"{text} Also stopped by {', '.join(reversed(others.values()))}." if others else text
+    return f"{text} Also stopped by {', '.join(others.values())}." if others else text
 
 
 def _about_its_step(found: Repair) -> str:

@@ -58,7 +58,7 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
         run.initialization.scheme.removesuffix("_normal"),
         shape,
         *([f"batch {batch_size}"] if batch_size is not None else []),
-        *([f"momentum {momentum:.3g}"] if momentum else []),
+        *([f"momentum {momentum:g}"] if momentum else []),
     ]
     return " ".join(parts)
 
