@@ -129,12 +129,12 @@ class Gradient:
 
     normalization: Annotated[
         Literal["sum", "mean", "unit", "clip"],
-        Field(description="sum or mean over examples; unit: at norm 1; clip: mean, norm cut"),
+        Field(description="sum or mean over examples; unit: scaled to norm 1; clip: mean, cut"),
     ] = "mean"
     clip_norm: Annotated[_Float, Field(gt=0, description="largest gradient norm under clip")] = 1.0
     derivative: Annotated[
         Literal["exact", "question"],
-        Field(description="of the activation; question: the factor in the question's code"),
+        Field(description="derivative of the activation; question: the question's factor"),
     ] = "exact"
 
 
@@ -146,7 +146,7 @@ class Optimizer:
     momentum: Annotated[_Float, Field(ge=0, lt=1, description="share of the last step kept")] = 0.0
     decay: Annotated[
         Literal["none", "cosine"],
-        Field(description="of the learning rate; cosine: down to 0 along half a cosine"),
+        Field(description="fall of the learning rate; cosine: to 0 along half a cosine"),
     ] = "none"
 
 
@@ -264,7 +264,7 @@ class Study:
     ] = "sweep"
     name: Annotated[
         Annotated[_Text, Field(min_length=1, max_length=200, pattern=_NAME)] | None,
-        Field(description="null: the study file's name and a digest of what determines results"),
+        Field(description="its name; null: its file's and a digest of what determines results"),
     ] = None
     objective: Annotated[
         Literal["validation_accuracy", "training_loss", "oscillation"],

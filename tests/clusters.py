@@ -114,14 +114,15 @@ def next_client_stillborn(head: Head) -> Iterator[list[int]]:
     """Meanwhile the process that the head starts for the next of Ray's clients is killed at once.
 
     Yields:
-        The process id, once it is dead.
+        The process id, once it was killed.
     """
     door = f"--port={head.address.rpartition(':')[2]}".encode()
-    [proxy] = [
-        folder
-        for folder in Path("/proc").glob("[0-9]*")
-        if {door, b"--mode=proxy"} <= set((folder / "cmdline").read_bytes().split(b"\0"))
-    ]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if {door, b"--mode=proxy"} <= set((folder / "cmdline").read_bytes().split(b"\0")):
+                found.append(folder)
+    [proxy] = found
     killed: list[int] = []
     is_over = threading.Event()
 
@@ -132,6 +133,7 @@ def next_client_stillborn(head: Head) -> Iterator[list[int]]:
                     for pid in map(int, children.read_text().split()):
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
+            time.sleep(0.001)  # Ray looks whether it lives half a second later
 
     watcher = threading.Thread(target=watch)
     watcher.start()

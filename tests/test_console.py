@@ -3,12 +3,13 @@
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from sweeping import environment_of_commands
 
 from mlp import errors
-from mlp.door import setting_paths
+from mlp.door import setting_choices, setting_paths
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.yaml_files import group_options, study_files
 
@@ -108,8 +109,13 @@ def test_the_help_names_every_setting_group_and_example(command):
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     for path, what in setting_paths(command).items():
         assert what in lines[path]
-    below = text.splitlines()[text.splitlines().index(lines["gradient.normalization"]) + 1]
-    assert below.strip() == "one of sum, mean, unit, clip"
+    offered = dict(pairwise(text.splitlines()))
+    for path in setting_paths(command):
+        words = setting_choices(command).get(path, ())
+        below = offered.get(lines[path], "")
+        assert below.strip().startswith("one of ") == bool(words)
+        assert not words or below.strip() == f"one of {', '.join(words)}"
+    assert setting_choices(command)["gradient.normalization"] == ("sum", "mean", "unit", "clip")
     for group, names in group_options().items():
         assert f"  {group}: {', '.join(names)}" in text.splitlines()
     assert ("  sweeps: " + ", ".join(sorted(study_files())) in text) == (command == "sweep")

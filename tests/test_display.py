@@ -138,6 +138,16 @@ def test_run_name(model, name):
     assert run_name(read_run({"model": model}), 0) == name
 
 
-def test_run_name_tells_minibatches_and_momentum():
-    settings = {"training": {"batch_size": 64}, "optimizer": {"momentum": 0.85}}
-    assert run_name(read_run(settings)) == "lr 0.5 mean lecun 2x3 batch 64 momentum 0.85"
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({"training": {"batch_size": 64}}, " batch 64"),
+        ({"optimizer": {"momentum": 0.9999}}, " momentum 0.9999"),
+        (
+            {"training": {"batch_size": 8}, "optimizer": {"momentum": 0.85}},
+            " batch 8 momentum 0.85",
+        ),
+    ],
+)
+def test_run_name_tells_minibatches_and_momentum(settings, end):
+    assert run_name(read_run(settings)) == f"lr 0.5 mean lecun 2x3{end}"

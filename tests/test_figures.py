@@ -8,9 +8,9 @@ from planted import RATE, explain
 from mlp.causes.change import LEARNING_RATE
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Effort, Side
-from mlp.report.figures import _CONCLUSION_COLOURS, causes_figure
+from mlp.report.figures import CONCLUSION_COLOURS, causes_figure
 
-RED, GREY = (_CONCLUSION_COLOURS[own] for own in (Conclusion.CAUSE, Conclusion.TOO_LITTLE))
+RED, GREY = (CONCLUSION_COLOURS[own] for own in (Conclusion.CAUSE, Conclusion.TOO_LITTLE))
 NAMES = {Side.STARTS: "starts it", Side.STOPS: "stops it"}
 
 

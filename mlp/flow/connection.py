@@ -186,18 +186,18 @@ def _keep_ray_quiet(*, is_far: bool) -> None:
         logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
         # This one sets its level itself, and does not pass on to the former.
         logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
-        keep_grpc_quiet()
+        _keep_grpc_quiet()
 
 
-def keep_grpc_quiet() -> None:
-    """A thread of gRPC's that finds its channel closed prints no traceback; all others still do."""
+def _keep_grpc_quiet() -> None:
+    """The thread of gRPC that watches a channel ends without a traceback if that is closed."""
     usual = threading.excepthook
     if getattr(usual, "is_quiet_on_grpc", False):
         return
 
     def tell(args: threading.ExceptHookArgs) -> None:
-        modules = (f.f_globals.get("__name__", "") for f, _ in walk_tb(args.exc_traceback))
-        if "grpc" not in {module.partition(".")[0] for module in modules}:
+        names = {frame.f_code.co_name for frame, _ in walk_tb(args.exc_traceback)}
+        if not (args.exc_type is ValueError and "_poll_connectivity" in names):
             usual(args)
 
     tell.is_quiet_on_grpc = True  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ _SYMBOLS = {
     Verdict.STALLED: "square",
     Verdict.CONVERGED: "circle-open",
 }
-_CONCLUSION_COLOURS = {
+CONCLUSION_COLOURS = {
     Conclusion.CAUSE: "#d7301f",
     Conclusion.NO_EFFECT: "#1b9e77",
     Conclusion.ONLY_FAILS: "#f28e2b",
@@ -89,9 +89,9 @@ def causes_figure(answer: Answer) -> go.Figure:
             marker={
                 "size": 11,
                 "symbol": "circle" if side is Side.STOPS else "diamond-open",
-                "color": [_CONCLUSION_COLOURS[_said_of(answer, e, s)] for e, s in own],
+                "color": [_effect_colour(answer, effect, s) for effect, s in own],
             },
-            text=[_effect_hover(_said_of(answer, e, s), e, s) for e, s in own],
+            text=[_effect_hover(effect, s) for effect, s in own],
             hovertemplate="%{y}<br>%{text}<extra></extra>",
         )
     order = sorted(answer.effects, key=lambda effect: [_difference(effect, s) for s in _SIDES])
@@ -197,22 +197,20 @@ def _difference(effect: Effect, side: Side) -> float:
     return found.difference.value if found is not None and found.n_pairs else 0.0
 
 
-def _said_of(answer: Answer, effect: Effect, side: SideEffect) -> Conclusion:
-    """What the answer says of a setting on one side.
-
-    A side that turns the other way shows no cause, nor does what a named cause explains already.
-    """
-    if effect.conclusion is not Conclusion.CAUSE:
-        return effect.conclusion
-    is_named = any(effect.factor.setting in cause.settings for cause in answer.causes)
-    is_cause = is_named and side.difference.value > 0
-    return Conclusion.CAUSE if is_cause else Conclusion.TOO_LITTLE
+def _effect_colour(answer: Answer, effect: Effect, side: SideEffect) -> str:
+    """Of its conclusion; grey where another cause explains it, or this side does not show it."""
+    shown = effect.conclusion
+    if shown is Conclusion.CAUSE:
+        is_named = any(effect.factor.setting in cause.settings for cause in answer.causes)
+        if not is_named or side.difference.value <= 0:
+            shown = Conclusion.TOO_LITTLE
+    return CONCLUSION_COLOURS[shown]
 
 
-def _effect_hover(said: Conclusion, effect: Effect, side: SideEffect) -> str:
+def _effect_hover(effect: Effect, side: SideEffect) -> str:
     endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
     return (
-        f"{said.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
+        f"{effect.conclusion.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
         f"way {side.n_against}, of {side.n_pairs} pairs<br>ended {endings}"
     )
 

@@ -169,10 +169,11 @@ def n_planned(search: Search) -> int:
 
 
 def size_note(study: Study, n_planned: int) -> list[str]:
-    """What to say of a grid that has fewer trials than were asked for."""
-    if n_planned >= study.n_trials:
+    """What to say of a grid that has fewer trials than `study.n_trials`."""
+    if study.sampler != "grid" or n_planned >= study.n_trials:
         return []
-    return [f"the grid has {n_planned} trials in all, fewer than study.n_trials={study.n_trials}"]
+    trials = "1 trial" if n_planned == 1 else f"{n_planned} trials"
+    return [f"the grid has {trials} in all, fewer than study.n_trials={study.n_trials}"]
 
 
 def domains(search: Search) -> dict[str, Domain]:
