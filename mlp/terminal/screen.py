@@ -150,7 +150,7 @@ class Meter:
             )
         elif trials_in_work and time.monotonic() - self.said >= _LINE_EVERY_S:
             worth = standing.n_done + trials_in_work
-            self._line(f"{worth:.0f} of {standing.n_planned} trials' worth of steps")
+            self._line(f"{worth / standing.n_planned:.0%} of all steps are done")
 
     def stored(self, standing: Standing) -> None:
         """Told once after each generation."""
