@@ -3,6 +3,7 @@
 import io
 import re
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,17 +139,33 @@ def test_compared_losses_lie_over_each_other_and_the_oscillation_is_drawn(seen):
     drawn.locator(".scatterlayer .trace").nth(1).wait_for()
     drawn_losses = drawn.evaluate("plot => plot.data.map(line => Array.from(line.y ?? []))")
     assert any(np.allclose(line, loss[swinging]) for line in drawn_losses if len(line) == 320)
-    area = drawn.locator(".nsewdrag").first.bounding_box()
-    assert _share_of_tall_columns(page.screenshot(clip=area)) > 0.5
+    assert _share_of_tall_columns(_picture_of(page, drawn)) > 0.5
+
+
+def _picture_of(page, drawn) -> bytes:
+    """The area of a chart, twice the same: the lines are on the page before they are painted."""
+    before, end = b"", time.monotonic() + 30
+    while True:
+        picture = page.screenshot(clip=drawn.locator(".nsewdrag").first.bounding_box())
+        is_painted = picture == before and _ink(picture).any()
+        if is_painted or time.monotonic() > end:
+            return picture
+        before = picture
+        time.sleep(0.3)
 
 
 def _share_of_tall_columns(png: bytes) -> float:
     """Share of a picture's columns, in its right half, whose ink spans a fifth of its height."""
-    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
-    ink = (picture.max(axis=2) - picture.min(axis=2)) > 40  # a colour; the grid is grey
+    ink = _ink(png)
     right = ink[:, ink.shape[1] // 2 :]
     spans = [np.ptp(rows) if (rows := np.flatnonzero(column)).size else 0 for column in right.T]
     return float(np.mean(np.array(spans) > 0.2 * ink.shape[0]))
+
+
+def _ink(png: bytes):
+    """`(row, column)`: where a picture has a colour; the grid is grey."""
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
+    return (picture.max(axis=2) - picture.min(axis=2)) > 40
 
 
 def test_charts_show_losses_and_parallel_coordinates_of_all_runs(seen):
