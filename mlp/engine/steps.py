@@ -19,6 +19,7 @@ from mlp.engine.atomics import claim, count_up, peek
 from mlp.engine.handle import Handle
 from mlp.engine.layout import Array
 from mlp.engine.passes import RUNNING, pass_chunk
+from mlp.engine.subnormal import flush_subnormals, restore
 from mlp.engine.update import update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
@@ -34,6 +35,7 @@ _COMPILED = (
     "simd",
     "sparse",
     "steps",
+    "subnormal",
     "update",
 )
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
@@ -256,6 +258,7 @@ def _compile(version: str) -> Any:
             thread: its number.
         """
         assert version
+        before = flush_subnormals()
         control, n_groups = job.control, len(job.group_trial) - 1
         idle = 0
         while True:
@@ -279,6 +282,7 @@ def _compile(version: str) -> Any:
                     ticket = peek(control, group * CONTROL)
             idle += 1
             if is_done or idle > _IDLE_LOOKS:
+                restore(before)
                 return is_done
 
     return advance
