@@ -1,5 +1,6 @@
 """`python -m mlp.explain`: a small real study, its answer on screen, in MLflow and as a page."""
 
+import dataclasses
 import io
 import json
 import re
@@ -10,12 +11,13 @@ import pytest
 from sweeping import command, plain, sweep
 
 import mlp
+from mlp.causes.repair_sentences import describe_repair
 from mlp.config import Tracking
 from mlp.curve import Verdict
 from mlp.door import read_explain
 from mlp.errors import DataError, MissingInputError, RecordError, SettingError
 from mlp.explain import main
-from mlp.flow import reruns
+from mlp.flow import repairing, reruns
 from mlp.flow.explaining import explain_study
 from mlp.flow.repairing import explain_run
 from mlp.tracking.history import read_reruns, read_study
@@ -84,7 +86,7 @@ def test_reruns_are_children_of_the_explain_run_and_have_all_that_a_rerun_needs(
     explained = store.client.get_run(found.run_id)
     assert explained.info.status == "FINISHED"
     assert explained.data.tags["mlflow.parentRunId"] == found.study.run_id
-    reruns = read_reruns(store, found.study)
+    reruns = read_reruns(store, found.study.key)
     assert len(reruns) >= found.answer.n_trained > 30
     tracked = fetch_run(store, reruns[0].run_id)
     assert tracked.recipe.config.training.steps == 120
@@ -103,13 +105,13 @@ def test_the_answer_stays_when_the_sweep_is_called_again(inside):
 def test_what_was_trained_is_not_trained_again(inside):
     _, found = inside
     store = open_store(Tracking())
-    before = len(read_reruns(store, found.study))
+    before = len(read_reruns(store, found.study.key))
     said = io.StringIO()
     again = explain_study(None, read_explain({"explain": SMALL}), plain(said))
     assert "reruns to train: none; " in said.getvalue()
     assert again.answer.causes == found.answer.causes
     assert again.run_id == found.run_id
-    assert len(read_reruns(store, found.study)) == before
+    assert len(read_reruns(store, found.study.key)) == before
 
 
 def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
@@ -169,6 +171,52 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
     tags = store.client.get_run(new_id).data.tags
     assert tags["mlp.repair_of"] == swinging.run_id
     assert tags["verdict"] == mended.cures[0].verdict.value
+    answer = describe_repair(mended)
+    original = store.client.get_run(swinging.run_id).data.tags
+    assert original["mlflow.note.content"].startswith(f"**{answer}**")
+    assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
+    assert original["mlp.causes"] == "optimizer.learning_rate"
+    reruns = read_reruns(store, f"run-{swinging.run_id}")
+    assert len(reruns) == mended.n_trained
+    again = explain_run(swinging.run_id, read_explain({"explain": {"seeds": 2}}), plain(said))
+    assert f"{len(reruns)} reruns of earlier calls are used" in said.getvalue()
+    assert dataclasses.replace(again, step=mended.step) == mended
+    assert len(read_reruns(store, f"run-{swinging.run_id}")) == len(reruns)
+    assert read_study(store, "small").runs == found.study.runs
+
+
+def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
+    _, found = inside
+    swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][-1]
+    key = f"run-{swinging.run_id}"
+    store = open_store(Tracking())
+    said = io.StringIO()
+    train, n_calls = repairing.Trainer.__call__, []
+
+    def stopped(self, configs):
+        n_calls.append(len(configs))
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return train(self, configs)
+
+    config = read_explain({"explain": {"seeds": 2}})
+    with monkeypatch.context() as patched:
+        patched.setattr(repairing.Trainer, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            explain_run(swinging.run_id, config, plain(said))
+    n_kept = sum(n_calls[:2])
+    assert f"{n_kept} reruns are kept, and the same command goes on from there" in said.getvalue()
+    assert len(read_reruns(store, key)) == n_kept
+    assert [run.info.status for run in _explained(store, key)] == ["KILLED"]
+    mended = explain_run(swinging.run_id, config, plain(said))
+    assert f"{n_kept} reruns of earlier calls are used" in said.getvalue()
+    assert mended.is_complete
+    assert len(read_reruns(store, key)) == mended.n_trained
+    assert [run.info.status for run in _explained(store, key)] == ["FINISHED"]
+
+
+def _explained(store, key):
+    return store.client.search_runs([store.experiment_id], f"tags.`mlp.key` = '{key}/explain'")
 
 
 def test_a_quiet_run_has_nothing_to_stop(inside):
@@ -253,7 +301,7 @@ def test_setting_errors_are_those_of_the_door():
 def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
     _, found = inside
     store = open_store(Tracking())
-    before = {run.run_id for run in read_reruns(store, found.study)}
+    before = {run.run_id for run in read_reruns(store, found.study.key)}
     really_train, calls = reruns.train_trials, []
 
     def train(configs, *args, **kwargs):
@@ -267,7 +315,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
     more = {**SMALL, "seeds": SMALL["seeds"] + 2}
     with pytest.raises(KeyboardInterrupt):
         explain_study(None, read_explain({"explain": more}), plain(said))
-    kept = {run.run_id for run in read_reruns(store, found.study)} - before
+    kept = {run.run_id for run in read_reruns(store, found.study.key)} - before
     assert len(kept) == calls[0] > 0
     assert f"{calls[0]} reruns are kept, and the same command goes on" in said.getvalue()
     assert store.client.get_run(found.run_id).info.status == "KILLED"

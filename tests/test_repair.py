@@ -7,7 +7,7 @@ import pytest
 from planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
 from mlp.causes.repair import repair
-from mlp.causes.repair_sentences import describe_repair
+from mlp.causes.repair_sentences import describe_repair, named_causes
 from mlp.causes.standard_space import standard_space
 from mlp.causes.step import step_example
 from mlp.config import RunConfig
@@ -53,6 +53,11 @@ def test_the_smallest_cure_is_found_and_verified(too_fast):
     text = describe_repair(found)
     assert text.startswith("optimizer.learning_rate makes it oscillate: optimizer.learning_rate=3.")
     assert "4 of 4 further seeds" in text
+    assert named_causes(found) == best.settings
+    by_chance = dataclasses.replace(found, n_oscillating=1)
+    assert "by chance perhaps" in describe_repair(by_chance)
+    assert named_causes(by_chance) == ()
+    assert named_causes(dataclasses.replace(found, cures=())) == ()
 
 
 def test_a_lucky_cure_is_no_repair(too_fast):
@@ -96,7 +101,7 @@ def test_a_step_that_is_hidden_in_the_normalization_is_told():
     assert f"oscillate ({found.step}): " in said
     best, other = (next(c for c in found.cures if c.settings == (path,)) for path in _OF_THE_STEP)
     assert f": {best.text} is " in said
-    assert said.endswith(f" Also stopped by {other.text}.")  # as it is typed, with its value
+    assert f" Also stopped by {other.text}. " in said  # as it is typed, with its value
 
 
 def test_the_most_reliable_of_what_else_stops_it_is_said_first(too_fast):
@@ -108,7 +113,67 @@ def test_the_most_reliable_of_what_else_stops_it_is_said_first(too_fast):
         for i, path in enumerate(paths)
     ]
     said = describe_repair(dataclasses.replace(found, cures=tuple(cures)))
-    assert said.endswith("Also stopped by optimizer.momentum=1, b=2.")
+    assert " Also stopped by optimizer.momentum=1, b=2. " in said
+
+
+def test_what_does_not_stop_it_is_said_last(too_fast):
+    found = repaired(SHARP, too_fast)
+    assert "model.depth" in found.without_effect
+    assert "optimizer.learning_rate" not in found.without_effect
+    *names, last = found.without_effect
+    said = describe_repair(found)
+    assert said.endswith(
+        f" With its own seed no change of {', '.join(names)} or {last} that was tried stops it."
+    )
+    one = dataclasses.replace(found, without_effect=("a",))
+    assert describe_repair(one).endswith(" no change of a that was tried stops it.")
+    none = dataclasses.replace(found, without_effect=())
+    assert "no change" not in describe_repair(none)
+
+
+def test_only_what_stops_it_is_trained_with_further_seeds(too_fast):
+    trained = []
+
+    def train(configs):
+        trained.append(configs)
+        return training(SHARP, 0)(configs)
+
+    found = repair(
+        too_fast,
+        standard_space(too_fast),
+        train,
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+        population=5,
+    )
+    assert max(map(len, trained)) == 5
+    trained = [config for configs in trained for config in configs]
+    assert len(trained) == found.n_trained
+    curing = {setting for cure in found.cures for setting in cure.settings}
+    before = settings_of(found.config)
+    for config in trained:
+        own = {p: v for p, v in settings_of(config).items() if v != before[p]}
+        if own.pop("training.seed", None) is not None:
+            assert set(own) <= curing
+
+
+def test_a_search_is_complete_unless_it_was_stopped(too_fast):
+    asked = []
+
+    def goes_on():
+        asked.append(True)
+        return True
+
+    whole = repaired(SHARP, too_fast, population=8, goes_on=goes_on)
+    assert whole.is_complete
+    n_asked = len(asked)
+    answers = iter([True] * (n_asked - 1))
+    cut = repaired(SHARP, too_fast, population=8, goes_on=lambda: next(answers, False))
+    assert not cut.is_complete
+    assert whole.n_trained - 8 <= cut.n_trained < whole.n_trained
+    assert cut.cures[0].settings == whole.cures[0].settings
+    answers = iter([True] * n_asked)  # the time is up with the last rerun
+    assert repaired(SHARP, too_fast, population=8, goes_on=lambda: next(answers, False)) == whole
 
 
 def test_the_step_is_not_blamed_where_it_stays_as_it_was():

@@ -10,7 +10,7 @@ from mlp.errors import SettingError
 from mlp.terminal.screen import silent
 
 if TYPE_CHECKING:  # importing these takes seconds
-    from mlp.causes.repair import Repair
+    from mlp.causes.repaired import Repair
     from mlp.config import ExplainConfig
     from mlp.flow.explaining import Explanation
 

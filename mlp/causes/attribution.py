@@ -22,7 +22,7 @@ from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.effect import Effect, effects
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Inquiry, Results, Side
-from mlp.causes.intervention import n_left, next_batch
+from mlp.causes.intervention import n_left, next_batch, next_turning_batch
 from mlp.causes.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
 from mlp.causes.step import GradientNorm, StepExample, step_example
 from mlp.config import RunConfig
@@ -101,6 +101,11 @@ def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
     return batch or next_joint_batch(inquiry, curing_factors(effects(inquiry, results)), results)
 
 
+def next_cures(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next to know what stops the runs, and nothing about what has no effect."""
+    return next_turning_batch(inquiry, results) or next_joint_batch(inquiry, (), results)
+
+
 def investigate(
     inquiry: Inquiry,
     train: Train,
@@ -108,6 +113,7 @@ def investigate(
     known: Results | None = None,
     population: int = 64,
     goes_on: Callable[[], bool] = lambda: True,
+    asked: Callable[[Inquiry, Results], tuple[RunConfig, ...]] = next_trainings,
 ) -> dict[RunConfig, Judgement]:
     """Trains what the inquiry asks for, until it is answered or the time is up.
 
@@ -117,12 +123,13 @@ def investigate(
         known: results of an earlier call; nothing of it is trained again.
         population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
+        asked: what to train next; empty when all is answered.
 
     Returns:
         Everything known, `known` included; `answer` takes it whether it is complete or not.
     """
     results = dict(known or {})
-    while batch := next_trainings(inquiry, results):
+    while batch := asked(inquiry, results):
         for first in range(0, len(batch), population):
             if not goes_on():
                 return results

@@ -22,16 +22,31 @@ _WORTH_ASKING = 3.0  # capital on either side from which more seeds may well set
 def next_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
     """What to train next; empty when all single changes are answered.
 
-    First the settings that go along with oscillation most, over all picks, then all others: every
-    change with the run's own seed and the unchanged run with further seeds; then the changes that
-    turned the verdict, with the further seeds; then the same for the next picks. After that the
-    strongest change of the settings that turned nothing, so that they can be said to have no
-    effect; at last twice and then four times as many seeds for the settings that the reruns favour
-    without settling them.
+    First what turns the verdict. After that the strongest change of the settings that turned
+    nothing, so that they can be said to have no effect; at last twice and then four times as many
+    seeds for the settings that the reruns favour without settling them.
 
     Args:
         inquiry: as prepared.
         results: everything trained so far, also by an earlier and smaller effort.
+    """
+    if batch := next_turning_batch(inquiry, results):
+        return batch
+    if batch := missing(_confirming(inquiry.picks, None, results), results):
+        return batch
+    for times in (2, 4):
+        open_factors = [e.factor for e in effects(inquiry, results) if _may_settle(e)]
+        if batch := missing(_settling(inquiry, open_factors, results, times), results):
+            return batch
+    return ()
+
+
+def next_turning_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next to know which single changes turn the verdict; empty when that is known.
+
+    First the settings that go along with oscillation most, over all picks, then all others: every
+    change with the run's own seed and the unchanged run with further seeds; then the changes that
+    turned the verdict, with the further seeds; then the same for the next picks.
     """
     for factors in (inquiry.factors[:_LEADING], inquiry.factors):
         for first in range(0, len(inquiry.picks), _PICKS_A_ROUND):
@@ -40,12 +55,6 @@ def next_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
                 return batch
             if batch := missing(_confirming(round_, factors, results), results):
                 return batch
-    if batch := missing(_confirming(inquiry.picks, None, results), results):
-        return batch
-    for times in (2, 4):
-        open_factors = [e.factor for e in effects(inquiry, results) if _may_settle(e)]
-        if batch := missing(_settling(inquiry, open_factors, results, times), results):
-            return batch
     return ()
 
 

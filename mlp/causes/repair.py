@@ -1,10 +1,9 @@
 """One run: why it oscillates, and the smallest change that stops it, verified by training it."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from mlp.causes.attribution import Train, investigate
+from mlp.causes.attribution import Train, investigate, next_cures
 from mlp.causes.change import (
     Change,
     Factor,
@@ -24,68 +23,21 @@ from mlp.causes.inquiry import (
     prepare,
     turned,
 )
+from mlp.causes.intervention import missing
 from mlp.causes.joint import curing_pair, joint_cures
 from mlp.causes.observed import StudyRun, parameters_of
-from mlp.causes.step import GradientNorm, StepExample, step_example
+from mlp.causes.repaired import Repair, summarise
+from mlp.causes.step import GradientNorm, step_example
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of
 from mlp.study.domain import Domain, Range
 from mlp.study.space import Space
 
-_HALVINGS = 4  # of a number's way from the run's value to a cure: to a sixteenth of it
+# A number's way from the run's value to a cure is cut in four, and a quarter in four again.
+# Three values train together in little more time than one.
+_ROUNDS, _POINTS = 2, 3
 _FAR = 100.0
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A change that was tried on the run.
-
-    Attributes:
-        text: as typed.
-        settings: that it changes.
-        keeps_step: whether the normalization is changed at the same effective step.
-        distance: how far it goes, as a share of the settings' domains.
-        verdict: how the run ended with its own seed.
-        n_cured: further seeds with which it ended learning or converged.
-        n_seeds: further seeds that were tried.
-        config: the changed run, with its own seed.
-    """
-
-    text: str
-    settings: tuple[str, ...]
-    keeps_step: bool
-    distance: float
-    verdict: Verdict
-    n_cured: int
-    n_seeds: int
-    config: RunConfig
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Why one run oscillates, and what stops it.
-
-    Attributes:
-        config: of the run.
-        step: its first step; None where that is simply its learning rate.
-        n_oscillating: further seeds with which it oscillates unchanged.
-        n_seeds: further seeds that were tried.
-        cures: verified changes, the most reliable first and of these the smallest; the first one is
-            the repair. Empty: none was found.
-        quiet_failures: changes that end the swings in a run that learns nothing.
-        n_trained: reruns.
-        is_complete: whether everything was tried.
-    """
-
-    config: RunConfig
-    step: StepExample | None
-    n_oscillating: int
-    n_seeds: int
-    cures: tuple[Attempt, ...]
-    quiet_failures: tuple[Attempt, ...]
-    n_trained: int
-    is_complete: bool
 
 
 def repair(
@@ -97,14 +49,15 @@ def repair(
     gradient_norm: GradientNorm,
     seeds: int = 4,
     known: Results | None = None,
+    population: int = 64,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Repair:
     """Searches the smallest change that stops the oscillation of one run.
 
     Every single change is trained with the run's own seed and the strongest one of each setting
-    with further seeds. Where a number cures, the way to it is halved four times: the smallest
-    change of each setting that still cures is then verified with the further seeds. Only if no
-    single change cures, pairs are searched.
+    with further seeds. Where a number cures, the way to it is cut in sixteen: the smallest change
+    of each setting that still cures is then verified with the further seeds. Only if no single
+    change cures, pairs are searched.
 
     Args:
         config: of a run that oscillates.
@@ -114,6 +67,7 @@ def repair(
         gradient_norm: configs -> norms of the mean gradient at the start.
         seeds: further seeds.
         known: results of an earlier call.
+        population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
     """
     run = StudyRun(plain(config), parameters_of(config, space), Verdict.OSCILLATING)
@@ -122,29 +76,66 @@ def repair(
         prepare([run], space, effort, n_examples=n_examples, gradient_norm=gradient_norm), space
     )
     pick = inquiry.picks[0]
-    results = investigate(inquiry, train, known=known, goes_on=goes_on)
-    candidates: list[tuple[Change, ...]] = [
-        (change,) for change in _halved(pick, space, train, results, goes_on)
-    ]
-    candidates += [(best,) for f in pick.factors for best in by_strength(pick, f, results)[:1]]
-    candidates += _pairs(inquiry, results)
-    _verify(pick, candidates, train, results, goes_on)
-    attempts = [a for both in candidates if (a := _attempt(pick, both, results)) is not None]
-    unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
-    return Repair(
-        config=run.config,
-        step=step_example(run.config, n_examples, gradient_norm),
-        n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
-        n_seeds=len(unchanged),
-        cures=tuple(sorted(filter(_is_cure, attempts), key=_preference)),
-        quiet_failures=tuple(
-            own
-            for change in pick.changes
-            if (own := _attempt(pick, [change], results)) and _is_quiet_failure(own)
-        ),
-        n_trained=len(results),
-        is_complete=goes_on(),
+    trials = _Trials(pick, train, population, goes_on)
+    trials.results = investigate(
+        inquiry,
+        train,
+        known=known,
+        population=population,
+        goes_on=trials.go_on,
+        asked=next_cures,
     )
+    candidates: list[tuple[Change, ...]] = [(change,) for change in _approached(trials, space)]
+    candidates += [
+        (best,) for f in pick.factors for best in by_strength(pick, f, trials.results)[:1]
+    ]
+    candidates += _pairs(inquiry, trials.results)
+    trials.train_missing(filter(trials.cures, candidates), range(1, pick.n_seeds + 1))
+    step = step_example(run.config, n_examples, gradient_norm)
+    return summarise(pick, candidates, trials.results, step=step, is_complete=trials.is_complete)
+
+
+class _Trials:
+    """What is trained of one run, and what came of it.
+
+    Attributes:
+        pick: the run and its changes.
+        results: everything known.
+        is_complete: whether there was time for everything that was wanted.
+    """
+
+    def __init__(
+        self, pick: Pick, train: Train, population: int, goes_on: Callable[[], bool]
+    ) -> None:
+        self.pick = pick
+        self.results: dict[RunConfig, Judgement] = {}
+        self.is_complete = True
+        self._train, self._population, self._goes_on = train, population, goes_on
+
+    def go_on(self) -> bool:
+        """Whether there is time for another population; asked only where one is wanted."""
+        self.is_complete = self._goes_on()
+        return self.is_complete
+
+    def cures(self, changes: Sequence[Change]) -> bool:
+        """Whether these changes stop the run with its own seed."""
+        judged = judged_after(self.pick, changes, 0, self.results)
+        return judged is not None and turned(self.pick, judged)
+
+    def train_missing(self, candidates: Iterable[Sequence[Change]], seeds: Sequence[int]) -> bool:
+        """Trains what is not known yet; whether there was anything, and time for all of it."""
+        wanted = [
+            rerun(self.pick.configs[seed], changes, seed)
+            for changes in candidates
+            for seed in seeds
+        ]
+        configs = missing(wanted, self.results)
+        for first in range(0, len(configs), self._population):
+            if not self.go_on():
+                return False
+            some = configs[first : first + self._population]
+            self.results.update(zip(some, self._train(some), strict=True))
+        return bool(wanted)
 
 
 def _of_one_run(inquiry: Inquiry, space: Space) -> Inquiry:
@@ -174,55 +165,49 @@ def _farther(pick: Pick, space: Space) -> list[Change]:
     return found
 
 
-def _halved(
-    pick: Pick,
-    space: Space,
-    train: Train,
-    results: dict[RunConfig, Judgement],
-    goes_on: Callable[[], bool],
-) -> list[Change]:
+def _approached(trials: _Trials, space: Space) -> list[Change]:
     """For each number that cures, the smallest change on the way to it that still does."""
+    pick = trials.pick
+    start = settings_of(pick.configs[0])
     smallest: dict[Factor, Change] = {}
     for factor in pick.factors:
-        best = next(iter(by_strength(pick, factor, results)), None)
-        value = settings_of(pick.configs[0])[factor.setting]
-        judged = judged_after(pick, [best], 0, results) if best else None
-        if best and judged and turned(pick, judged) and isinstance(value, float):
+        best = next(iter(by_strength(pick, factor, trials.results)), None)
+        if best and trials.cures([best]) and isinstance(start[factor.setting], float):
             smallest[factor] = best
-    failed = {f: settings_of(pick.configs[0])[f.setting] for f in smallest}
-    for _ in range(_HALVINGS):
-        halves = {
-            f: half
-            for f, change in smallest.items()
-            if (half := _half_way(pick, change, failed[f], space)) is not None
-        }
-        if not _train_missing(
-            pick, [[half] for half in halves.values()], [0], train, results, goes_on
-        ):
+    failed = {factor: start[factor.setting] for factor in smallest}
+    for _ in range(_ROUNDS):
+        ways = {f: _between(pick, change, failed[f], space) for f, change in smallest.items()}
+        if not trials.train_missing([[step] for way in ways.values() for step in way], [0]):
             break
-        for factor, half in halves.items():
-            judged = judged_after(pick, [half], 0, results)
-            if judged is not None and turned(pick, judged):
-                smallest[factor] = half
-            elif judged is not None:
-                failed[factor] = dict(half.values[0])[factor.setting]  # type: ignore[assignment]
+        for factor, way in ways.items():
+            for step in way:
+                if not trials.cures([step]):
+                    failed[factor] = dict(step.values[0])[factor.setting]  # type: ignore[assignment]
+                    break
+                smallest[factor] = step
     return list(smallest.values())
 
 
-def _half_way(pick: Pick, change: Change, failed: object, space: Space) -> Change | None:
-    """The change half way from a value that does not cure; None once they are one."""
+def _between(pick: Pick, change: Change, failed: object, space: Space) -> list[Change]:
+    """Changes at even distances on the way from a cure to a value that does not cure."""
     setting = change.factor.setting
     cured = dict(change.values[0])[setting]
     assert isinstance(cured, int | float)
     assert isinstance(failed, int | float)
-    middle = math.sqrt(cured * failed) if min(cured, failed) > 0 else (cured + failed) / 2
-    value = float(f"{middle:.3g}")
-    if value in (cured, failed):
-        return None
     drawn = domain_of(pick.configs[0], next(entry for entry in space if entry.path == setting))
     if drawn is None:
-        return None
-    return _to_value(pick, change.factor, value, drawn[1])
+        return []
+    shares = [i / (_POINTS + 1) for i in range(1, _POINTS + 1)]
+    if min(cured, failed) > 0:
+        values = [cured ** (1 - share) * failed**share for share in shares]
+    else:
+        values = [cured + (failed - cured) * share for share in shares]
+    different = dict.fromkeys(float(f"{value:.3g}") for value in values)
+    return [
+        _to_value(pick, change.factor, value, drawn[1])
+        for value in different
+        if value not in (cured, failed)
+    ]
 
 
 def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:
@@ -240,68 +225,3 @@ def _pairs(inquiry: Inquiry, results: Results) -> list[tuple[Change, ...]]:
     pick = inquiry.picks[0]
     found = [curing_pair(pick, cure.factors, results) for cure in joint_cures(inquiry, results)]
     return [both for both in found if both is not None]
-
-
-def _verify(
-    pick: Pick,
-    candidates: Sequence[Sequence[Change]],
-    train: Train,
-    results: dict[RunConfig, Judgement],
-    goes_on: Callable[[], bool],
-) -> None:
-    curing = [both for both in candidates if _turns(pick, both, results)]
-    _train_missing(pick, curing, range(1, pick.n_seeds + 1), train, results, goes_on)
-
-
-def _turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
-    judged = judged_after(pick, changes, 0, results)
-    return judged is not None and turned(pick, judged)
-
-
-def _train_missing(
-    pick: Pick,
-    candidates: Sequence[Sequence[Change]],
-    seeds: Sequence[int],
-    train: Train,
-    results: dict[RunConfig, Judgement],
-    goes_on: Callable[[], bool],
-) -> bool:
-    """Trains what is not known yet; whether there was anything, and time for it."""
-    wanted = [rerun(pick.configs[s], changes, s) for changes in candidates for s in seeds]
-    configs = tuple(dict.fromkeys(c for c in wanted if c is not None and c not in results))
-    if not configs or not goes_on():
-        return bool(wanted) and not configs
-    results.update(zip(configs, train(configs), strict=True))
-    return True
-
-
-def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt | None:
-    own, config = judged_after(pick, changes, 0, results), rerun(pick.configs[0], changes, 0)
-    if own is None or config is None:
-        return None
-    further = [judged_after(pick, changes, s, results) for s in range(1, pick.n_seeds + 1)]
-    known = [judged for judged in further if judged is not None]
-    return Attempt(
-        text=" ".join(change.text for change in changes),
-        settings=tuple(change.factor.setting for change in changes),
-        keeps_step=any(change.factor.keeps_step for change in changes),
-        distance=sum(change.distance for change in changes),
-        verdict=own.verdict,
-        n_cured=sum(turned(pick, judged) for judged in known),
-        n_seeds=len(known),
-        config=config,
-    )
-
-
-def _is_cure(attempt: Attempt) -> bool:
-    return attempt.verdict in (Verdict.LEARNING, Verdict.CONVERGED)
-
-
-def _is_quiet_failure(attempt: Attempt) -> bool:
-    return not _is_cure(attempt) and attempt.verdict is not Verdict.OSCILLATING
-
-
-def _preference(attempt: Attempt) -> tuple[int, float, float]:
-    """Fewest settings, then most further seeds cured, then the shortest way."""
-    share = attempt.n_cured / attempt.n_seeds if attempt.n_seeds else 0.0
-    return len(attempt.settings), -share, attempt.distance

@@ -1,7 +1,7 @@
 """Why one run oscillates and what stops it, in sentences."""
 
 from mlp.causes.change import LEARNING_RATE, NORMALIZATION
-from mlp.causes.repair import Attempt, Repair
+from mlp.causes.repaired import Attempt, Repair
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 
@@ -17,7 +17,7 @@ def describe_repair(found: Repair) -> str:
     best = found.cures[0]
     so_far = "" if found.is_complete else " so far (the search was stopped early)"
     ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
-    if 2 * found.n_oscillating < found.n_seeds or not _is_reliable(best):
+    if _is_chance(found):
         text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
         return f"{text} {again}"
     others: dict[tuple[str, ...], str] = {}
@@ -30,7 +30,24 @@ def describe_repair(found: Repair) -> str:
     subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
     text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     text = f"{text} {again}"
-    return f"{text} Also stopped by {', '.join(others.values())}." if others else text
+    if others:
+        text = f"{text} Also stopped by {', '.join(others.values())}."
+    return f"{text}{_without_effect(found)}"
+
+
+def _without_effect(found: Repair) -> str:
+    *names, last = found.without_effect or ("",)
+    listed = f"{', '.join(names)} or {last}" if names else last
+    return f" With its own seed no change of {listed} that was tried stops it." if listed else ""
+
+
+def named_causes(found: Repair) -> tuple[str, ...]:
+    """The settings that the answer names; none where what stops the run may be chance."""
+    return found.cures[0].settings if found.cures and not _is_chance(found) else ()
+
+
+def _is_chance(found: Repair) -> bool:
+    return 2 * found.n_oscillating < found.n_seeds or not _is_reliable(found.cures[0])
 
 
 def _about_its_step(found: Repair) -> str:

@@ -23,7 +23,7 @@ from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
 from mlp.flow.execution import open_executor
 from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
-from mlp.flow.reruns import Recorder, Trainer
+from mlp.flow.reruns import Recorder, Trainer, explanation
 from mlp.report.page import figures_of, render_page
 from mlp.report.summary import (
     PageContent,
@@ -31,11 +31,10 @@ from mlp.report.summary import (
 from mlp.study.space import read_space
 from mlp.terminal.screen import counting, say, waiting
 from mlp.tracking.commands import explain_command
-from mlp.tracking.explanations import describe_answer, log_page, start_explanation
+from mlp.tracking.explanations import describe_answer, log_page
 from mlp.tracking.history import PastStudy, read_reruns, read_study
 from mlp.tracking.past_run import PastRun
 from mlp.tracking.retry import patiently
-from mlp.tracking.runs import finish
 from mlp.tracking.store import Store, open_store, run_address
 
 PAGE_FILE = "report.html"
@@ -93,13 +92,14 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     inquiry = _inquiry(work)
     earlier = _earlier(work)
     known = {config: run.judgement for config, run in earlier.items()}
-    key = work.study.key
-    run_id = start_explanation(
-        store, key=key, name=f"explain {work.study.name}", parent=work.study.run_id
-    )
-    status = "FAILED"
-    recorder = Recorder(store, key, run_id)
-    try:
+    with explanation(
+        store,
+        key=work.study.key,
+        name=work.study.name,
+        parent=work.study.run_id,
+        console=console,
+        command=explain_command(work.study.name, config.local),
+    ) as recorder:
         with (
             open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
             recorder,
@@ -111,18 +111,9 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
             curves = Curves(work.store, earlier, trainer, goes_on)
             content = gather(work, inquiry, known, found, curves)
         page = render_page(content)
-        _record(work, found, content, run_id, page)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        command = explain_command(work.study.name, config.local)
-        kept = f"{recorder.n_recorded} reruns are kept"
-        say(console, f"{kept}, and the same command goes on from there: {command}")
-        raise
-    finally:
-        finish(store, run_id, status)  # type: ignore[arg-type]
-    _say(work, found, content, run_id)
-    return Explanation(work.study, found, content.sentences, run_id, content, page)
+        _record(work, found, content, recorder.parent, page)
+    _say(work, found, content, recorder.parent)
+    return Explanation(work.study, found, content.sentences, recorder.parent, content, page)
 
 
 def _prepared(
@@ -186,7 +177,7 @@ def _inquiry(work: Subject) -> Inquiry:
 
 def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
     """What earlier explanations have trained, where it was on these data."""
-    reruns = read_reruns(work.store, work.study)
+    reruns = read_reruns(work.store, work.study.key)
     return {plain(run.config): run for run in reruns if run.data_digest == work.data.digest}
 
 

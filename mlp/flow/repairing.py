@@ -2,24 +2,28 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 
 from rich.console import Console
 
+from mlp.causes.change import plain
 from mlp.causes.first_step import gradient_norms
-from mlp.causes.repair import Repair, repair
-from mlp.causes.repair_sentences import describe_repair
+from mlp.causes.repair import repair
+from mlp.causes.repair_sentences import describe_repair, named_causes
+from mlp.causes.repaired import Repair
 from mlp.causes.standard_space import standard_space
-from mlp.config import Execution, ExplainConfig, RunConfig
-from mlp.curve import Judgement, Verdict, judge
+from mlp.config import Execution, ExplainConfig
+from mlp.curve import Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import DataError
 from mlp.flow.execution import n_threads, open_executor, train_trials
 from mlp.flow.outcome import Timing, make_record
+from mlp.flow.reruns import Recorder, Trainer, explanation
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
+from mlp.tracking.explanations import describe_answer
+from mlp.tracking.history import read_reruns
 from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
@@ -28,7 +32,9 @@ from mlp.tracking.tracked_run import TrackedRun, fetch_run
 
 REPAIR_OF = "mlp.repair_of"
 _LEAST_LIMIT_S = 60.0  # one run's own time is too short to search in
-_RUNS_WORTH = 40.0  # trainings that a repair most often takes, in populations
+_RUNS_WORTH = 40.0  # times that of the run alone; the reruns share their passes over the data
+_RERUNS = 80  # that a search most often takes
+_POPULATION = 8  # fills the vectors; more would be little faster, and overrun the time limit
 
 
 def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair | None:
@@ -48,19 +54,35 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
     """
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
+    store = dataclasses.replace(store, experiment_id=original.experiment_id)
     judged = judge(original.result.loss)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if judged.verdict is not Verdict.OSCILLATING:
         say(console, "there is no oscillation to stop in this run")
         return None
     data = _its_data(original, config, console)
-    base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
-    found = _searched(base, data, config, console, original)
-    say(console, "", describe_repair(found), "")
+    command = explain_command(run_id, config.local)
+    with explanation(
+        store,
+        key=f"run-{run_id}",
+        name=run_name(original.recipe.config),
+        parent=run_id,
+        console=console,
+        command=command,
+    ) as recorder:
+        found = _searched(store, original, data, config, console, recorder)
+        said = describe_repair(found)
+        patiently(
+            lambda: describe_answer(
+                store, (run_id, recorder.parent), sentences=[said], causes=named_causes(found)
+            )
+        )
+    say(console, "", said, "")
+    if not found.is_complete:
+        say(console, f"the time was up; the same command goes on: {command}")
     if found.cures and config.explain.apply:
         _apply(store, original, found, data, config, console)
     elif found.cures:
-        command = explain_command(run_id, config.local)
         say(console, "next:", f"  {command} explain.apply=true   # tracks the repaired run")
     return found
 
@@ -77,46 +99,46 @@ def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> 
 
 
 def _searched(
-    base: RunConfig,
+    store: Store,
+    original: TrackedRun,
     data: Dataset,
     config: ExplainConfig,
     console: Console,
-    original: TrackedRun,
+    recorder: Recorder,
 ) -> Repair:
-    limit_s = config.explain.timeout_s or max(_LEAST_LIMIT_S, _RUNS_WORTH * _seconds(original))
-    end = time.monotonic() + limit_s
-    n_trained, own = 0, n_threads(Execution())  # of the driver, on a cluster too
-    say(console, f"trying changes one at a time, for {limit_s:.0f} s at most (explain.timeout_s)")
+    base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
+    earlier = read_reruns(store, f"run-{original.run_id}")
+    known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
+    limit_s = config.explain.timeout_s or max(_LEAST_LIMIT_S, _RUNS_WORTH * original.duration_s)
+    again = f"; {len(known)} reruns of earlier calls are used" if known else ""
+    say(
+        console,
+        f"trying changes one at a time, for {limit_s:.0f} s at most (explain.timeout_s){again}",
+    )
+    end, own = time.monotonic() + limit_s, n_threads(Execution())  # of the driver, not a worker's
     with (
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-        counting(console, "reruns", 2 * int(_RUNS_WORTH)) as told,
+        recorder,
+        counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
     ):
+        trainer = Trainer(data, where, recorder, told)
+        size = _POPULATION * where.slots()
 
-        def train(configs: Sequence[RunConfig]) -> list[Judgement]:
-            nonlocal n_trained
-            results = train_trials(
-                configs,
-                data,
-                where,
-                progress=lambda done, _losses: told(n_trained, done),
-            )
-            n_trained += len(configs)
-            return [judge(result.loss) for result in results]
+        def goes_on() -> bool:
+            pace_s = trainer.seconds / max(1, trainer.n_trained)
+            return time.monotonic() + pace_s * size / 2 + recorder.backlog_s < end
 
         return repair(
             base,
             standard_space(base),
-            train,
+            trainer,
             n_examples=data.train.n_examples,
             gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
             seeds=config.explain.seeds,
-            goes_on=lambda: time.monotonic() < end,
+            known=known,
+            population=size,
+            goes_on=goes_on,
         )
-
-
-def _seconds(original: TrackedRun) -> float:
-    """What a single training may take, by its number of steps: some milliseconds a step."""
-    return original.recipe.config.training.steps / 1000
 
 
 def _apply(

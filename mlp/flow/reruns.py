@@ -1,10 +1,13 @@
 """Reruns of an explanation: trained as populations, judged, and recorded in the background."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
+
+from rich.console import Console
 
 from mlp.canonical import canonical_json, digest
 from mlp.config import RunConfig
@@ -15,11 +18,13 @@ from mlp.flow.execution import train_trials
 from mlp.flow.outcome import Timing, make_record
 from mlp.flow.work import Executor
 from mlp.settings import settings_of
+from mlp.terminal.screen import say
 from mlp.tracking.display import ThinCurve, run_name, thin
+from mlp.tracking.explanations import start_explanation
 from mlp.tracking.label import EXPLAINS, KEY
 from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
-from mlp.tracking.runs import publish_run
+from mlp.tracking.runs import Status, finish, publish_run
 from mlp.tracking.store import Store
 
 _PATIENCE_S = 4.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
@@ -29,6 +34,9 @@ class Recorder:
     """One background thread that records reruns as children of an explain run.
 
     A rerun is found again by its settings, so it is recorded once, however often it is asked for.
+
+    Attributes:
+        parent: id of the explain run.
     """
 
     def __init__(self, store: Store, key: str, parent: str) -> None:
@@ -39,7 +47,8 @@ class Recorder:
             key: of the study that is explained.
             parent: id of the explain run.
         """
-        self._store, self._key, self._parent = store, key, parent
+        self.parent = parent
+        self._store, self._key = store, key
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._written: list[Future[str]] = []
         self._busy_s = 0.0
@@ -92,10 +101,39 @@ class Recorder:
         tags = {KEY: key, EXPLAINS: self._key}
         name = f"rerun {run_name(run.config)} seed {run.config.training.seed}"
         run_id = patiently(
-            lambda: publish_run(self._store, run, parent=self._parent, name=name, tags=tags)
+            lambda: publish_run(self._store, run, parent=self.parent, name=name, tags=tags)
         )
         self._busy_s += time.monotonic() - started
         return run_id
+
+
+@contextmanager
+def explanation(
+    store: Store, *, key: str, name: str, parent: str | None, console: Console, command: str
+) -> Iterator[Recorder]:
+    """The run of an explanation in MLflow, from its start to its end, however it ends.
+
+    Args:
+        store: where.
+        key: of what is explained.
+        name: of it, for a person.
+        parent: id of the run that is explained, or of its study's; None for an experiment.
+        console: told what is kept when a person stops it.
+        command: that goes on from there.
+    """
+    run_id = start_explanation(store, key=key, name=f"explain {name}", parent=parent)
+    recorder = Recorder(store, key, run_id)
+    status: Status = "FAILED"
+    try:
+        yield recorder
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        kept = f"{recorder.n_recorded} reruns are kept"
+        say(console, f"{kept}, and the same command goes on from there: {command}")
+        raise
+    finally:
+        finish(store, run_id, status)
 
 
 class Trainer:

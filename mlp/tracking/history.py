@@ -24,7 +24,7 @@ from mlp.door import read_sweep
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.download import download_text
-from mlp.tracking.label import CONFIRMS, EXPLAINS, KEY, STUDY
+from mlp.tracking.label import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
 from mlp.tracking.past_run import PastRun, read_past_run
 from mlp.tracking.recipe import parse_json
 from mlp.tracking.record import read_text
@@ -107,10 +107,10 @@ def read_study(store: Store, which: str | None) -> PastStudy:
         return _study(store, name, key, parent, sweep, trials)
 
 
-def read_reruns(store: Store, study: PastStudy) -> tuple[PastRun, ...]:
-    """The reruns that earlier explanations of a study have trained."""
+def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
+    """The reruns that earlier explanations of a study or a run have trained, by its key."""
     with one_sentence(store.uri):
-        found = _search(store, [study.experiment_id], f"tags.`{EXPLAINS}` = '{study.key}'")
+        found = _search(store, [store.experiment_id], f"tags.`{EXPLAINS}` = '{checked_key(key)}'")
         runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
     return tuple(runs)
 

@@ -27,6 +27,8 @@ class TrackedRun:
 
     Attributes:
         run_id: MLflow's id of it.
+        experiment_id: likewise, of where it is.
+        duration_s: seconds that it trained, with its population if it had one.
         recipe: its config, data digest and ending.
         result: its curves and weights.
         curve_digest: SHA-256 of the curves.
@@ -35,6 +37,8 @@ class TrackedRun:
     """
 
     run_id: str
+    experiment_id: str
+    duration_s: float
     recipe: Recipe
     result: Result
     curve_digest: str
@@ -79,4 +83,13 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
                 "its params"
             )
     tags = {one_line(name): one_line(value) for name, value in run.data.tags.items()}
-    return TrackedRun(run_id, recipe, result, curve_digest, weights_digest, tags)
+    return TrackedRun(
+        run_id=run_id,
+        experiment_id=str(run.info.experiment_id),
+        duration_s=max(0, (run.info.end_time or 0) - (run.info.start_time or 0)) / 1000,
+        recipe=recipe,
+        result=result,
+        curve_digest=curve_digest,
+        weights_digest=weights_digest,
+        tags=tags,
+    )
