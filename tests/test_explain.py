@@ -114,6 +114,20 @@ def test_what_was_trained_is_not_trained_again(inside):
     assert len(read_reruns(store, found.study.key)) == before
 
 
+def test_a_study_that_still_trains_is_explained_as_far_as_it_is(inside):
+    said, found = inside
+    at_work = "the study is not at its end: this is about the runs that are there now"
+    assert at_work not in said
+    store = open_store(Tracking())
+    store.client.update_run(found.study.run_id, status="RUNNING")
+    again = io.StringIO()
+    try:
+        explain_study("small", read_explain({"explain": SMALL}), plain(again))
+    finally:
+        store.client.set_terminated(found.study.run_id)
+    assert at_work in again.getvalue()
+
+
 def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
     _, found = inside
     store = open_store(Tracking())

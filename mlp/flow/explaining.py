@@ -124,6 +124,8 @@ def _prepared(
     counts = Counter(run.judgement.verdict.value for run in runs)
     told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
     say(console, f"{study.name}: {len(runs)} runs ({told}) in {store.uri}")
+    if study.is_running:
+        say(console, "the study is not at its end: this is about the runs that are there now")
     if study.n_left_out:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
     data = load(

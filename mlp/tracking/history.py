@@ -51,6 +51,7 @@ class PastStudy:
         n_left_out: runs that could not be read.
         why_left_out: of the first of them.
         duration_s: seconds in which any of the runs was trained.
+        is_running: whether its run says that more are being trained.
     """
 
     name: str
@@ -62,6 +63,7 @@ class PastStudy:
     n_left_out: int
     why_left_out: str
     duration_s: float
+    is_running: bool
 
 
 def is_run_id(text: str) -> bool:
@@ -191,6 +193,7 @@ def _study(
         n_left_out=len(reasons),
         why_left_out=reasons[0] if reasons else "",
         duration_s=_busy_s(runs),
+        is_running=parent is not None and parent.info.status == "RUNNING",
     )
 
 
