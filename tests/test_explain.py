@@ -229,6 +229,26 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     assert [run.info.status for run in _explained(store, key)] == ["FINISHED"]
 
 
+def test_a_short_time_is_not_overrun_by_a_wide_population(inside, monkeypatch):
+    _, found = inside
+    swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][1]
+    said, sizes = io.StringIO(), []
+    search = repairing.repair
+
+    def seen(*args, population, **kwargs):
+        sizes.append(population)
+        return search(*args, population=population, **kwargs)
+
+    monkeypatch.setattr(repairing, "repair", seen)
+    cut = explain_run(swinging.run_id, read_explain({"explain": {"timeout_s": 0.01}}), plain(said))
+    assert cut.n_trained <= 1
+    assert not cut.is_complete
+    assert "The time was up before a change was found" in said.getvalue()
+    assert f"the same command goes on: python -m mlp.explain {swinging.run_id}" in said.getvalue()
+    explain_run(swinging.run_id, read_explain({"explain": {"seeds": 1}}), plain(said))
+    assert sizes == [1, 8]
+
+
 def _explained(store, key):
     return store.client.search_runs([store.experiment_id], f"tags.`mlp.key` = '{key}/explain'")
 

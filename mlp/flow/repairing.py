@@ -122,7 +122,8 @@ def _searched(
         counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
     ):
         trainer = Trainer(data, where, recorder, told)
-        size = _POPULATION * where.slots()
+        n_in_time = int(limit_s / max(original.duration_s, 1e-3))
+        size = max(1, min(_POPULATION * where.slots(), n_in_time))
 
         def goes_on() -> bool:
             pace_s = trainer.seconds / max(1, trainer.n_trained)
