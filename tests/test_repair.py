@@ -87,6 +87,10 @@ def test_if_no_single_change_cures_a_pair_is_searched():
     assert found.cures[0].n_cured == 4
     assert "make it oscillate: " in describe_repair(found)
     assert "is the smallest change that stops it" in describe_repair(found)
+    assert {"optimizer.learning_rate", "model.depth"} <= set(found.without_effect)  # each alone
+    in_vain = describe_repair(found).partition("no change of ")[2]
+    assert "model.depth" in in_vain
+    assert "optimizer.learning_rate" not in in_vain
 
 
 def test_a_step_that_is_hidden_in_the_normalization_is_told():

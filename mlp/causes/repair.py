@@ -114,7 +114,7 @@ class _Trials:
 
     def go_on(self) -> bool:
         """Whether there is time for another population; asked only where one is wanted."""
-        self.is_complete = self._goes_on()
+        self.is_complete = self.is_complete and self._goes_on()
         return self.is_complete
 
     def cures(self, changes: Sequence[Change]) -> bool:

@@ -36,7 +36,9 @@ def describe_repair(found: Repair) -> str:
 
 
 def _without_effect(found: Repair) -> str:
-    *names, last = found.without_effect or ("",)
+    """What was changed in vain; without those that stop it together."""
+    acting = {setting for cure in found.cures for setting in cure.settings}
+    *names, last = [name for name in found.without_effect if name not in acting] or [""]
     listed = f"{', '.join(names)} or {last}" if names else last
     return f" With its own seed no change of {listed} that was tried stops it." if listed else ""
 
