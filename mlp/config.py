@@ -330,7 +330,7 @@ class Explain:
     ] = 4
     timeout_s: Annotated[
         Annotated[_Float, Field(gt=0)] | None,
-        Field(description="train nothing more after so many seconds; null: what the study took"),
+        Field(description="stop after so many seconds; null: the study's own, for a run no limit"),
     ] = None
     apply: Annotated[
         Annotated[bool, Strict()],

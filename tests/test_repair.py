@@ -1,6 +1,7 @@
 """One run: the smallest change that stops its oscillation, trained before it is claimed."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -80,17 +81,24 @@ def test_if_no_single_change_cures_a_pair_is_searched():
         ),
     )
     space = tuple(e for e in standard_space(config) if e.path != "gradient.normalization")
-    found = repair(
-        config, space, training(both, 0), n_examples=N_EXAMPLES, gradient_norm=gradient_norms
-    )
+    trained = []
+
+    def train(configs):
+        trained.extend(configs)
+        return training(both, 0)(configs)
+
+    found = repair(config, space, train, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     assert set(found.cures[0].settings) == {"optimizer.learning_rate", "optimizer.momentum"}
     assert found.cures[0].n_cured == 4
     assert "make it oscillate: " in describe_repair(found)
     assert "is the smallest change that stops it" in describe_repair(found)
-    assert {"optimizer.learning_rate", "model.depth"} <= set(found.without_effect)  # each alone
-    in_vain = describe_repair(found).partition("no change of ")[2]
-    assert "model.depth" in in_vain
-    assert "optimizer.learning_rate" not in in_vain
+    assert "model.depth" in found.without_effect
+    assert "optimizer.learning_rate" not in found.without_effect  # it acts, if not alone
+    paired = {s for cure in found.cures for s in cure.settings}
+    for own in trained:
+        changed = {p for p, v in settings_of(own).items() if v != settings_of(found.config)[p]}
+        if "training.seed" in changed:
+            assert changed - {"training.seed"} in (set(), paired)
 
 
 def test_a_step_that_is_hidden_in_the_normalization_is_told():
@@ -162,22 +170,31 @@ def test_only_what_stops_it_is_trained_with_further_seeds(too_fast):
 
 
 def test_a_search_is_complete_unless_it_was_stopped(too_fast):
+    """Its clock may change its mind; a search that it has stopped once stays stopped."""
     asked = []
-
-    def goes_on():
-        asked.append(True)
-        return True
-
-    whole = repaired(SHARP, too_fast, population=8, goes_on=goes_on)
+    whole = repaired(SHARP, too_fast, population=8, goes_on=lambda: asked.append(True) or True)
     assert whole.is_complete
-    n_asked = len(asked)
-    answers = iter([True] * (n_asked - 1))
-    cut = repaired(SHARP, too_fast, population=8, goes_on=lambda: next(answers, False))
-    assert not cut.is_complete
-    assert whole.n_trained - 8 <= cut.n_trained < whole.n_trained
-    assert cut.cures[0].settings == whole.cures[0].settings
-    answers = iter([True] * n_asked)  # the time is up with the last rerun
+    for stop in range(len(asked)):
+        answers = iter([True] * stop + [False])
+        cut = repaired(SHARP, too_fast, population=8, goes_on=functools.partial(next, answers, 1))
+        assert not cut.is_complete
+        assert cut.n_trained <= 8 * stop
+        assert (cut.cures, cut.n_trained) != (whole.cures, whole.n_trained)
+    answers = iter([True] * len(asked))  # the time is up with the last rerun
     assert repaired(SHARP, too_fast, population=8, goes_on=lambda: next(answers, False)) == whole
+
+
+def test_what_was_not_tried_with_further_seeds_is_not_called_a_cause(too_fast):
+    found = repaired(SHARP, too_fast)
+    own = dataclasses.replace(found.cures[0], n_cured=0, n_seeds=0)
+    cut = dataclasses.replace(
+        found, cures=(own,), n_oscillating=0, n_seeds=0, is_complete=False, without_effect=()
+    )
+    assert describe_repair(cut) == (
+        f"With its own seed {own.text} stops it ({own.verdict.value}); the time was up before it "
+        "was tried with further seeds."
+    )
+    assert named_causes(cut) == ()
 
 
 def test_the_step_is_not_blamed_where_it_stays_as_it_was():

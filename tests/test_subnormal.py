@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from numba import njit
 
+from mlp.config import RunConfig
+from mlp.data.dataset import load
+from mlp.door import with_settings
+from mlp.engine.population import train
 from mlp.engine.subnormal import flush_subnormals, restore
 
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
 SMALL = {np.float32: (1e-30, 1e-10), np.float64: (1e-300, 1e-20)}
 
 
@@ -21,7 +26,7 @@ def products(x, y, tiny):
     return before, while_flushed, (x[0] * y[0], tiny[0] * x[1])
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others do it as fast")
+@pytest.mark.skipif(not IS_X86, reason="others do it as fast")
 @pytest.mark.parametrize("dtype", list(SMALL))
 def test_subnormal_numbers_are_zero_only_while_they_are_flushed(dtype):
     x, y = (np.array([value, 1e3], dtype) for value in SMALL[dtype])
@@ -31,3 +36,20 @@ def test_subnormal_numbers_are_zero_only_while_they_are_flushed(dtype):
     assert before[1] > 0
     assert while_flushed == (0, 0)
     assert after == before
+
+
+@pytest.mark.skipif(not IS_X86, reason="others do it as fast")
+def test_training_flushes_them_and_leaves_the_thread_as_it_was():
+    """The first layer's biases begin at 0, and every update of them is subnormal."""
+    tiny = {
+        "data.name": "digits",
+        "initialization.scale": 1e-20,
+        "optimizer.learning_rate": 1e-25,
+        "training.steps": 3,
+    }
+    config = with_settings(RunConfig(), tiny)
+    [result] = train([config], load(config.data, notice=print))
+    assert np.all(result.weights[0][1] == 0)
+    assert np.any(result.weights[-1][1] != 0)  # those of the last layer are not
+    smallest = np.finfo(np.float32).smallest_normal
+    assert 0 < smallest * np.float32(0.25) < smallest

@@ -23,7 +23,14 @@ from mlp.causes.effect import Effect, effects
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Inquiry, Results, Side
 from mlp.causes.intervention import n_left, next_batch, next_turning_batch
-from mlp.causes.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
+from mlp.causes.joint import (
+    Dependence,
+    JointCure,
+    dependences,
+    joint_cures,
+    next_joint_batch,
+    next_pair_batch,
+)
 from mlp.causes.step import GradientNorm, StepExample, step_example
 from mlp.config import RunConfig
 from mlp.curve import Judgement
@@ -102,8 +109,8 @@ def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
 
 
 def next_cures(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next to know what stops the runs, and nothing about what has no effect."""
-    return next_turning_batch(inquiry, results) or next_joint_batch(inquiry, (), results)
+    """What to train next to know what stops the runs: of two settings with their own seeds only."""
+    return next_turning_batch(inquiry, results) or next_pair_batch(inquiry, results)
 
 
 def investigate(

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -175,6 +175,11 @@ def judged_after(
     """What the run with these changes gave with a seed; None if not trained or not possible."""
     config = rerun(pick.configs[seed], changes, seed)
     return results.get(config) if config is not None else None
+
+
+def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunConfig, ...]:
+    """Those that exist and are not trained, once each."""
+    return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
 
 
 def turned(pick: Pick, judged: Judgement) -> bool:

@@ -6,12 +6,12 @@ next follows from the results so far and from nothing else, so the training can 
 any two batches and gone on with later, and every answer on the way is a valid one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from mlp.causes.change import Factor, rerun
 from mlp.causes.effect import Effect, effects
 from mlp.causes.evidence import Conclusion, capital
-from mlp.causes.inquiry import Inquiry, Pick, Results, judged_after, strongest, turned
+from mlp.causes.inquiry import Inquiry, Pick, Results, judged_after, missing, strongest, turned
 from mlp.config import RunConfig
 
 _LEADING = 3  # settings that are looked at first
@@ -56,11 +56,6 @@ def next_turning_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, .
             if batch := missing(_confirming(round_, factors, results), results):
                 return batch
     return ()
-
-
-def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunConfig, ...]:
-    """Those that exist and are not trained, once each."""
-    return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
 
 
 def n_left(inquiry: Inquiry, results: Results) -> int:

@@ -12,7 +12,16 @@ from itertools import combinations, permutations, product
 
 from mlp.causes.change import Change, Factor, rerun
 from mlp.causes.evidence import ERROR_RATE, Conclusion, Share, capital, p_value_of, wilson
-from mlp.causes.inquiry import Inquiry, Pick, Results, Side, judged_after, strongest, turned
+from mlp.causes.inquiry import (
+    Inquiry,
+    Pick,
+    Results,
+    Side,
+    judged_after,
+    missing,
+    strongest,
+    turned,
+)
 from mlp.causes.observed import HEALTHY
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
@@ -92,10 +101,14 @@ def next_joint_batch(
         _screening_pairs(inquiry, results),
         _confirming_pairs(inquiry, results),
     ):
-        batch = tuple(dict.fromkeys(c for c in stage if c is not None and c not in results))
-        if batch:
+        if batch := missing(stage, results):
             return batch
     return ()
+
+
+def next_pair_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """Pairs of changes for the runs that no single one cures, with their own seeds."""
+    return missing(_screening_pairs(inquiry, results), results)
 
 
 def dependences(

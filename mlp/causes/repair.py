@@ -20,10 +20,10 @@ from mlp.causes.inquiry import (
     Results,
     by_strength,
     judged_after,
+    missing,
     prepare,
     turned,
 )
-from mlp.causes.intervention import missing
 from mlp.causes.joint import curing_pair, joint_cures
 from mlp.causes.observed import StudyRun, parameters_of
 from mlp.causes.repaired import Repair, summarise
@@ -54,10 +54,10 @@ def repair(
 ) -> Repair:
     """Searches the smallest change that stops the oscillation of one run.
 
-    Every single change is trained with the run's own seed and the strongest one of each setting
-    with further seeds. Where a number cures, the way to it is cut in sixteen: the smallest change
-    of each setting that still cures is then verified with the further seeds. Only if no single
-    change cures, pairs are searched.
+    Every single change is trained with the run's own seed and, of each setting that stops it, the
+    strongest one with further seeds. Where a number cures, the way to it is cut in sixteen: the
+    smallest change that still cures is then verified with the further seeds. Only if no single
+    change cures, pairs are searched in the same way.
 
     Args:
         config: of a run that oscillates.
@@ -202,12 +202,9 @@ def _between(pick: Pick, change: Change, failed: object, space: Space) -> list[C
         values = [cured ** (1 - share) * failed**share for share in shares]
     else:
         values = [cured + (failed - cured) * share for share in shares]
-    different = dict.fromkeys(float(f"{value:.3g}") for value in values)
-    return [
-        _to_value(pick, change.factor, value, drawn[1])
-        for value in different
-        if value not in (cured, failed)
-    ]
+    low, high = min(cured, failed), max(cured, failed)
+    rounded = dict.fromkeys(float(f"{value:.3g}") for value in values)
+    return [_to_value(pick, change.factor, v, drawn[1]) for v in rounded if low < v < high]
 
 
 def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:

@@ -7,7 +7,7 @@ _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 
 
 def describe_repair(found: Repair) -> str:
-    """Why the run oscillates and what stops it, in one to three sentences."""
+    """Why the run oscillates, what stops it and what does not, in one to four sentences."""
     again = f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
     if not found.cures and not found.is_complete:
         text = "The time was up before a change was found that stops this run."
@@ -15,6 +15,11 @@ def describe_repair(found: Repair) -> str:
     if not found.cures:
         return f"No change of one setting, or of two, stops the oscillation. {again}"
     best = found.cures[0]
+    if not is_verified(found):
+        return (
+            f"With its own seed {best.text} stops it ({best.verdict.value}); the time was up "
+            "before it was tried with further seeds."
+        )
     so_far = "" if found.is_complete else " so far (the search was stopped early)"
     ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
     if _is_chance(found):
@@ -36,16 +41,19 @@ def describe_repair(found: Repair) -> str:
 
 
 def _without_effect(found: Repair) -> str:
-    """What was changed in vain; without those that stop it together."""
-    acting = {setting for cure in found.cures for setting in cure.settings}
-    *names, last = [name for name in found.without_effect if name not in acting] or [""]
+    *names, last = found.without_effect or ("",)
     listed = f"{', '.join(names)} or {last}" if names else last
     return f" With its own seed no change of {listed} that was tried stops it." if listed else ""
 
 
+def is_verified(found: Repair) -> bool:
+    """Whether there is a change that stops the run, and that was tried with further seeds."""
+    return bool(found.cures) and found.cures[0].n_seeds > 0
+
+
 def named_causes(found: Repair) -> tuple[str, ...]:
     """The settings that the answer names; none where what stops the run may be chance."""
-    return found.cures[0].settings if found.cures and not _is_chance(found) else ()
+    return found.cures[0].settings if is_verified(found) and not _is_chance(found) else ()
 
 
 def _is_chance(found: Repair) -> bool:

@@ -47,7 +47,8 @@ class Repair:
         cures: verified changes, the most reliable first and of these the smallest; the first one is
             the repair. Empty: none was found.
         quiet_failures: changes that end the swings in a run that learns nothing.
-        without_effect: settings with every tried value of which the run goes on to oscillate.
+        without_effect: settings of no cure; with its own seed and every value that was tried, the
+            run goes on to oscillate.
         n_trained: reruns.
         is_complete: whether everything was tried.
     """
@@ -73,25 +74,27 @@ def summarise(
 ) -> Repair:
     """What the results say of a run and of the changes that may stop it."""
     attempts = [a for both in candidates if (a := _attempt(pick, both, results)) is not None]
+    cures = tuple(sorted(filter(_is_cure, attempts), key=_preference))
+    acting = {setting for cure in cures for setting in cure.settings}
     unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
     return Repair(
         config=pick.configs[0],
         step=step,
         n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
         n_seeds=len(unchanged),
-        cures=tuple(sorted(filter(_is_cure, attempts), key=_preference)),
+        cures=cures,
         quiet_failures=tuple(
             own
             for change in pick.changes
             if (own := _attempt(pick, [change], results)) and _is_quiet_failure(own)
         ),
-        without_effect=_without_effect(pick, results),
+        without_effect=tuple(s for s in _in_vain(pick, results) if s not in acting),
         n_trained=len(results),
         is_complete=is_complete,
     )
 
 
-def _without_effect(pick: Pick, results: Results) -> tuple[str, ...]:
+def _in_vain(pick: Pick, results: Results) -> tuple[str, ...]:
     """Settings that were changed in every way, and the run with its own seed went on as before."""
     judged: dict[str, list[Judgement | None]] = {}
     for change in pick.changes:

@@ -23,7 +23,7 @@ from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
 from mlp.flow.execution import open_executor
 from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
-from mlp.flow.reruns import Recorder, Trainer, explanation
+from mlp.flow.reruns import Recorder, Trainer, recorded_explanation
 from mlp.report.page import figures_of, render_page
 from mlp.report.summary import (
     PageContent,
@@ -92,7 +92,7 @@ def explain_study(which: str | None, config: ExplainConfig, console: Console) ->
     inquiry = _inquiry(work)
     earlier = _earlier(work)
     known = {config: run.judgement for config, run in earlier.items()}
-    with explanation(
+    with recorded_explanation(
         store,
         key=work.study.key,
         name=work.study.name,
@@ -124,8 +124,6 @@ def _prepared(
     counts = Counter(run.judgement.verdict.value for run in runs)
     told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
     say(console, f"{study.name}: {len(runs)} runs ({told}) in {store.uri}")
-    if study.is_running:
-        say(console, "the study is not at its end: this is about the runs that are there now")
     if study.n_left_out:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
     data = load(
@@ -253,7 +251,7 @@ def _say(work: Subject, found: Answer, content: PageContent, run_id: str) -> Non
     table = evidence_table(found)
     say(work.console, "", *content.sentences, "", *table, *([""] if table else []))
     if not found.is_complete:
-        say(work.console, f"the time was up; the same command goes on: {content.commands[0]}")
+        say(work.console, f"the time was up; this goes on: {content.commands[0]}")
     where = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)
     say(work.console, f"the page, while mlflow ui runs: {where}")
     say(work.console, "next:", *(f"  {line}" for line in content.commands))

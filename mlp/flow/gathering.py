@@ -132,7 +132,7 @@ def gather(
     return PageContent(
         title=work.study.name,
         facts=facts,
-        sentences=sentences(found),
+        sentences=(*sentences(found), *_of_a_part(work)),
         evidence=render_answer(found),
         answer=found,
         runs=work.runs,
@@ -222,6 +222,13 @@ def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection 
         goes_on=curves.goes_on,
     )
     return summarise_question(work.runs, own, loss, describe_repair(found))
+
+
+def _of_a_part(work: Subject) -> list[str]:
+    """Said with the answer, so that it stands wherever the answer does."""
+    if work.study.is_at_end:
+        return []
+    return [f"The study is not at its end: this is about the {len(work.runs)} runs that it had."]
 
 
 def _commands(work: Subject, found: Answer) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """Explains one run: why it oscillates, and the smallest change that stops it, trained to see."""
 
 import dataclasses
+import math
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 
+from mlp.canonical import canonical_json, digest
 from mlp.causes.change import plain
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.repair import repair
-from mlp.causes.repair_sentences import describe_repair, named_causes
+from mlp.causes.repair_sentences import describe_repair, is_verified, named_causes
 from mlp.causes.repaired import Repair
 from mlp.causes.standard_space import standard_space
 from mlp.config import Execution, ExplainConfig
@@ -18,12 +21,14 @@ from mlp.door import with_settings
 from mlp.errors import DataError
 from mlp.flow.execution import n_threads, open_executor, train_trials
 from mlp.flow.outcome import Timing, make_record
-from mlp.flow.reruns import Recorder, Trainer, explanation
+from mlp.flow.reruns import Recorder, Trainer, recorded_explanation
+from mlp.settings import settings_of
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.explanations import describe_answer
 from mlp.tracking.history import read_reruns
+from mlp.tracking.label import KEY
 from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
@@ -31,10 +36,8 @@ from mlp.tracking.store import Store, open_store
 from mlp.tracking.tracked_run import TrackedRun, fetch_run
 
 REPAIR_OF = "mlp.repair_of"
-_LEAST_LIMIT_S = 60.0  # one run's own time is too short to search in
-_RUNS_WORTH = 40.0  # times that of the run alone; the reruns share their passes over the data
-_RERUNS = 80  # that a search most often takes
-_POPULATION = 8  # fills the vectors; more would be little faster, and overrun the time limit
+_RERUNS = 60  # that a search most often takes
+_POPULATION = 8  # fills the vectors; more would be little faster, and overrun a time limit
 
 
 def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair | None:
@@ -62,7 +65,7 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
         return None
     data = _its_data(original, config, console)
     command = explain_command(run_id, config.local)
-    with explanation(
+    with recorded_explanation(
         store,
         key=f"run-{run_id}",
         name=run_name(original.recipe.config),
@@ -71,20 +74,24 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
         command=command,
     ) as recorder:
         found = _searched(store, original, data, config, console, recorder)
-        said = describe_repair(found)
-        patiently(
-            lambda: describe_answer(
-                store, (run_id, recorder.parent), sentences=[said], causes=named_causes(found)
-            )
-        )
-    say(console, "", said, "")
+        _describe(store, found, (run_id, recorder.parent))
+    say(console, "", describe_repair(found), "")
     if not found.is_complete:
-        say(console, f"the time was up; the same command goes on: {command}")
-    if found.cures and config.explain.apply:
+        say(console, f"the time was up; this goes on: {command}")
+    if is_verified(found) and config.explain.apply:
         _apply(store, original, found, data, config, console)
-    elif found.cures:
+    elif is_verified(found):
         say(console, "next:", f"  {command} explain.apply=true   # tracks the repaired run")
     return found
+
+
+def _describe(store: Store, found: Repair, run_ids: Sequence[str]) -> None:
+    causes = named_causes(found)
+    if not causes and not found.is_complete:
+        causes = ("not settled",)
+    patiently(
+        lambda: describe_answer(store, run_ids, sentences=[describe_repair(found)], causes=causes)
+    )
 
 
 def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> Dataset:
@@ -109,21 +116,18 @@ def _searched(
     base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
     earlier = read_reruns(store, f"run-{original.run_id}")
     known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
-    limit_s = config.explain.timeout_s or max(_LEAST_LIMIT_S, _RUNS_WORTH * original.duration_s)
+    limit_s, own = config.explain.timeout_s, n_threads(Execution())  # of the driver, no worker's
+    ends = f"explain.timeout_s={limit_s:g} ends it" if limit_s else "explain.timeout_s can end it"
     again = f"; {len(known)} reruns of earlier calls are used" if known else ""
-    say(
-        console,
-        f"trying changes one at a time, for {limit_s:.0f} s at most (explain.timeout_s){again}",
-    )
-    end, own = time.monotonic() + limit_s, n_threads(Execution())  # of the driver, not a worker's
+    say(console, f"trying changes one at a time; {ends}{again}")
+    end = time.monotonic() + (limit_s or math.inf)
     with (
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
         recorder,
         counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
     ):
         trainer = Trainer(data, where, recorder, told)
-        n_in_time = int(limit_s / max(original.duration_s, 1e-3))
-        size = max(1, min(_POPULATION * where.slots(), n_in_time))
+        size = _POPULATION * where.slots()
 
         def goes_on() -> bool:
             pace_s = trainer.seconds / max(1, trainer.n_trained)
@@ -158,10 +162,14 @@ def _apply(
     [result] = train_trials([repaired], data, config.local.execution)
     timing = Timing(started_ms, time.time_ns() // 1_000_000, n_threads(config.local.execution))
     record: RunRecord = make_record(repaired, data, result, timing)
-    tags = {REPAIR_OF: original.run_id, "mlp.repair": best.text}
-    new_id = publish_run(
-        store, record, parent=None, name=f"repaired {run_name(repaired)}", tags=tags
-    )
+    own = digest(canonical_json(settings_of(repaired)))[:32]
+    tags = {
+        KEY: f"run-{original.run_id}/repaired/{own}",
+        REPAIR_OF: original.run_id,
+        "mlp.repair": best.text,
+    }
+    name = f"repaired {run_name(repaired)}"
+    new_id = patiently(lambda: publish_run(store, record, parent=None, name=name, tags=tags))
     say(
         console,
         f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",

@@ -44,7 +44,7 @@ class Recorder:
 
         Args:
             store: where.
-            key: of the study that is explained.
+            key: of the study or run that is explained.
             parent: id of the explain run.
         """
         self.parent = parent
@@ -67,7 +67,7 @@ class Recorder:
         What a person stops is recorded as far as it is trained, for some seconds and as long as the
         store takes it; on the way out of another error the rest is dropped.
         """
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | BrokenPipeError):
             wait(self._written, _PATIENCE_S, FIRST_EXCEPTION)
         self._thread.shutdown(wait=True, cancel_futures=error is not None)
         if error is None:
@@ -108,7 +108,7 @@ class Recorder:
 
 
 @contextmanager
-def explanation(
+def recorded_explanation(
     store: Store, *, key: str, name: str, parent: str | None, console: Console, command: str
 ) -> Iterator[Recorder]:
     """The run of an explanation in MLflow, from its start to its end, however it ends.
@@ -127,10 +127,9 @@ def explanation(
     try:
         yield recorder
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         status = "KILLED"
-        kept = f"{recorder.n_recorded} reruns are kept"
-        say(console, f"{kept}, and the same command goes on from there: {command}")
+        say(console, f"{recorder.n_recorded} reruns are kept; this goes on from there: {command}")
         raise
     finally:
         finish(store, run_id, status)

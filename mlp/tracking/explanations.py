@@ -21,13 +21,13 @@ _LONGEST_TAG = 8000
 
 
 def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
-    """The run whose children are the reruns of a study: the one that is there, or a new one.
+    """The run whose children are reruns: the one that is there, or a new one.
 
     Args:
         store: where.
-        key: of the study.
-        name: of the run, for a person.
-        parent: id of the study's run, if it has one.
+        key: of the study or run that is explained.
+        name: of the new run, for a person.
+        parent: id of the run that is explained, or of the study's, if it has one.
 
     Returns:
         Its id; it is RUNNING.

@@ -51,7 +51,7 @@ class PastStudy:
         n_left_out: runs that could not be read.
         why_left_out: of the first of them.
         duration_s: seconds in which any of the runs was trained.
-        is_running: whether its run says that more are being trained.
+        is_at_end: whether its run is finished, or has as many trials as were asked for.
     """
 
     name: str
@@ -63,7 +63,7 @@ class PastStudy:
     n_left_out: int
     why_left_out: str
     duration_s: float
-    is_running: bool
+    is_at_end: bool
 
 
 def is_run_id(text: str) -> bool:
@@ -193,7 +193,9 @@ def _study(
         n_left_out=len(reasons),
         why_left_out=reasons[0] if reasons else "",
         duration_s=_busy_s(runs),
-        is_running=parent is not None and parent.info.status == "RUNNING",
+        is_at_end=parent is None
+        or parent.info.status == "FINISHED"
+        or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
     )
 
 

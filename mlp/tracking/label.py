@@ -17,7 +17,7 @@ from mlp.tracking.view import StudyView
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
 CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
-EXPLAINS = "mlp.explains"  # of a rerun that explains that study
+EXPLAINS = "mlp.explains"  # of a rerun that explains that study or run
 
 _LARGEST_FILE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
 _PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter

@@ -28,7 +28,6 @@ class TrackedRun:
     Attributes:
         run_id: MLflow's id of it.
         experiment_id: likewise, of where it is.
-        duration_s: seconds that it trained, with its population if it had one.
         recipe: its config, data digest and ending.
         result: its curves and weights.
         curve_digest: SHA-256 of the curves.
@@ -38,7 +37,6 @@ class TrackedRun:
 
     run_id: str
     experiment_id: str
-    duration_s: float
     recipe: Recipe
     result: Result
     curve_digest: str
@@ -86,7 +84,6 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     return TrackedRun(
         run_id=run_id,
         experiment_id=str(run.info.experiment_id),
-        duration_s=max(0, (run.info.end_time or 0) - (run.info.start_time or 0)) / 1000,
         recipe=recipe,
         result=result,
         curve_digest=curve_digest,
