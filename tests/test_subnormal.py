@@ -43,8 +43,9 @@ def test_training_flushes_them_and_leaves_the_thread_as_it_was():
     """The first layer's biases begin at 0, and every update of them is subnormal."""
     tiny = {
         "data.name": "digits",
+        "model.depth": 1,
         "initialization.scale": 1e-20,
-        "optimizer.learning_rate": 1e-25,
+        "optimizer.learning_rate": 1e-19,
         "training.steps": 3,
     }
     config = with_settings(RunConfig(), tiny)
