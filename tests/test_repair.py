@@ -128,6 +128,15 @@ def test_the_most_reliable_of_what_else_stops_it_is_said_first(too_fast):
     assert " Also stopped by optimizer.momentum=1, b=2. " in said
 
 
+def test_a_change_is_not_called_the_smallest_beside_a_smaller_one(too_fast):
+    found = repaired(SHARP, too_fast)
+    [best] = found.cures[:1]
+    nearer = dataclasses.replace(best, settings=("a",), distance=best.distance / 2, n_cured=3)
+    assert f"{best.text} is the smallest single change" in describe_repair(found)
+    said = describe_repair(dataclasses.replace(found, cures=(best, nearer)))
+    assert f"{best.text} is the most reliable single change that stops it" in said
+
+
 def test_what_does_not_stop_it_is_said_last(too_fast):
     found = repaired(SHARP, too_fast)
     assert "model.depth" in found.without_effect

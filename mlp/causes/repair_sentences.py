@@ -25,18 +25,20 @@ def describe_repair(found: Repair) -> str:
     if _is_chance(found):
         text = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
         return f"{text} {again}"
-    others: dict[tuple[str, ...], str] = {}
+    others: dict[tuple[str, ...], Attempt] = {}
     for cure in filter(_is_reliable, found.cures):  # the most reliable of a setting comes first
-        others.setdefault(cure.settings, cure.text)
+        others.setdefault(cure.settings, cure)
     del others[best.settings]
     is_single = len(best.settings) == 1
-    how = f"the smallest{' single' * (is_single and not best.keeps_step)} change"
+    is_smallest = all(best.distance <= other.distance for other in others.values())
+    how = "the smallest" if is_smallest else "the most reliable"
+    how += f"{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
     subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
     text = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     text = f"{text} {again}"
     if others:
-        text = f"{text} Also stopped by {', '.join(others.values())}."
+        text = f"{text} Also stopped by {', '.join(other.text for other in others.values())}."
     return f"{text}{_without_effect(found)}"
 
 
