@@ -13,7 +13,7 @@ import pytest
 from sweeping import command, plain, sweep
 
 import mlp
-from mlp.causes.repair_sentences import describe_repair
+from mlp.causes.repaired import describe_repair
 from mlp.config import Tracking
 from mlp.curve import Verdict
 from mlp.door import read_explain
@@ -196,9 +196,9 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
     tags = store.client.get_run(new_id).data.tags
     assert tags["mlp.repair_of"] == swinging.run_id
     assert tags["verdict"] == mended.cures[0].verdict.value
-    answer = describe_repair(mended)
+    first, *_ = describe_repair(mended)
     original = store.client.get_run(swinging.run_id).data.tags
-    assert original["mlflow.note.content"].startswith(f"**{answer}**")
+    assert original["mlflow.note.content"].startswith(f"**{first}**\n\n")
     assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
     assert original["mlp.causes"] == "optimizer.learning_rate"
     reruns = read_reruns(store, f"run-{swinging.run_id}")

@@ -8,7 +8,7 @@ import pytest
 from planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
 from mlp.causes.repair import repair
-from mlp.causes.repair_sentences import describe_repair, named_causes
+from mlp.causes.repaired import named_causes
 from mlp.causes.standard_space import standard_space
 from mlp.causes.step import step_example
 from mlp.config import RunConfig
@@ -51,12 +51,12 @@ def test_the_smallest_cure_is_found_and_verified(too_fast):
         if value != settings_of(found.config)[path]
     }
     assert changed == {"optimizer.learning_rate"}
-    text = describe_repair(found)
+    text = str(found)
     assert text.startswith("optimizer.learning_rate makes it oscillate: optimizer.learning_rate=3.")
     assert "4 of 4 further seeds" in text
     assert named_causes(found) == best.settings
     by_chance = dataclasses.replace(found, n_oscillating=1)
-    assert "by chance perhaps" in describe_repair(by_chance)
+    assert "by chance perhaps" in str(by_chance)
     assert named_causes(by_chance) == ()
     assert named_causes(dataclasses.replace(found, cures=())) == ()
 
@@ -90,8 +90,8 @@ def test_if_no_single_change_cures_a_pair_is_searched():
     found = repair(config, space, train, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     assert set(found.cures[0].settings) == {"optimizer.learning_rate", "optimizer.momentum"}
     assert found.cures[0].n_cured == 4
-    assert "make it oscillate: " in describe_repair(found)
-    assert "is the smallest change that stops it" in describe_repair(found)
+    assert "make it oscillate: " in str(found)
+    assert "is the smallest change that stops it" in str(found)
     assert "model.depth" in found.without_effect
     assert "optimizer.learning_rate" not in found.without_effect  # it acts, if not alone
     paired = {s for cure in found.cures for s in cure.settings}
@@ -109,7 +109,7 @@ def test_a_step_that_is_hidden_in_the_normalization_is_told():
     by_step = dataclasses.replace(SHARP, score=lambda c: effective_step(c) - 0.65)
     found = repaired(by_step, config)
     assert str(found.step) == "0.005 on the sum is a step of 50 on the mean"
-    said = describe_repair(found)
+    said = str(found)
     assert f"oscillate ({found.step}): " in said
     best, other = (next(c for c in found.cures if c.settings == (path,)) for path in _OF_THE_STEP)
     assert f": {best.text} is " in said
@@ -124,16 +124,34 @@ def test_the_most_reliable_of_what_else_stops_it_is_said_first(too_fast):
         dataclasses.replace(best, settings=(path,), text=f"{path}={i}")
         for i, path in enumerate(paths)
     ]
-    said = describe_repair(dataclasses.replace(found, cures=tuple(cures)))
+    said = str(dataclasses.replace(found, cures=tuple(cures)))
     assert " Also stopped by optimizer.momentum=1, b=2. " in said
+
+
+def test_why_the_obvious_does_not_stop_it_is_said(too_fast):
+    """A rate so small that nothing is learned, and one that was luck."""
+    found = repaired(SHARP, too_fast)
+    [best] = found.cures[:1]
+    stalled = dataclasses.replace(best, settings=("a",), text="a=1", verdict=Verdict.STALLED)
+    farther = dataclasses.replace(stalled, text="a=9", distance=best.distance + 1)
+    lucky = dataclasses.replace(best, settings=("b",), text="b=2", n_cured=1)
+    acting = dataclasses.replace(stalled, settings=best.settings, text="c=3")
+    said = str(
+        dataclasses.replace(found, cures=(best, lucky), quiet_failures=(farther, stalled, acting))
+    )
+    assert " With its own seed, but seldom with further ones, by b=2 (1 of 4). " in said
+    assert " Swings end, but it does not learn, with a=1 (stalled). " in said
+    assert "c=3" not in said
+    nothing = dataclasses.replace(found, cures=(), quiet_failures=(stalled,))
+    assert str(nothing).endswith(" Swings end, but it does not learn, with a=1 (stalled).")
 
 
 def test_a_change_is_not_called_the_smallest_beside_a_smaller_one(too_fast):
     found = repaired(SHARP, too_fast)
     [best] = found.cures[:1]
     nearer = dataclasses.replace(best, settings=("a",), distance=best.distance / 2, n_cured=3)
-    assert f"{best.text} is the smallest single change" in describe_repair(found)
-    said = describe_repair(dataclasses.replace(found, cures=(best, nearer)))
+    assert f"{best.text} is the smallest single change" in str(found)
+    said = str(dataclasses.replace(found, cures=(best, nearer)))
     assert f"{best.text} is the most reliable single change that stops it" in said
 
 
@@ -142,14 +160,14 @@ def test_what_does_not_stop_it_is_said_last(too_fast):
     assert "model.depth" in found.without_effect
     assert "optimizer.learning_rate" not in found.without_effect
     *names, last = found.without_effect
-    said = describe_repair(found)
+    said = str(found)
     assert said.endswith(
         f" With its own seed no change of {', '.join(names)} or {last} that was tried stops it."
     )
     one = dataclasses.replace(found, without_effect=("a",))
-    assert describe_repair(one).endswith(" no change of a that was tried stops it.")
+    assert str(one).endswith(" no change of a that was tried stops it.")
     none = dataclasses.replace(found, without_effect=())
-    assert "no change" not in describe_repair(none)
+    assert "no change" not in str(none)
 
 
 def test_only_what_stops_it_is_trained_with_further_seeds(too_fast):
@@ -199,7 +217,7 @@ def test_what_was_not_tried_with_further_seeds_is_not_called_a_cause(too_fast):
     cut = dataclasses.replace(
         found, cures=(own,), n_oscillating=0, n_seeds=0, is_complete=False, without_effect=()
     )
-    assert describe_repair(cut) == (
+    assert str(cut) == (
         f"With its own seed {own.text} stops it ({own.verdict.value}); the time was up before it "
         "was tried with further seeds."
     )
@@ -215,7 +233,7 @@ def test_the_step_is_not_blamed_where_it_stays_as_it_was():
         SHARP, score=lambda c: 0.5 if c.gradient.normalization == "sum" else -0.5
     )
     found = repaired(itself, config)
-    text = describe_repair(found)
+    text = str(found)
     assert found.step is not None
     assert str(found.step) not in text
     if found.cures[0].keeps_step:
@@ -255,7 +273,7 @@ def test_without_a_cure_that_is_said(too_fast):
     always = dataclasses.replace(SHARP, score=lambda c: 1.0)
     found = repaired(always, too_fast)
     assert found.cures == ()
-    assert describe_repair(found).startswith("No change of one setting, or of two, stops")
+    assert str(found).startswith("No change of one setting, or of two, stops")
 
 
 def test_a_search_without_time_ends_at_once(too_fast):
@@ -263,4 +281,4 @@ def test_a_search_without_time_ends_at_once(too_fast):
     assert found.n_trained == 0
     assert not found.is_complete
     said = "The time was up before a change was found that stops this run."
-    assert describe_repair(found) == said  # no word of seeds that nobody has trained
+    assert str(found) == said  # no word of seeds that nobody has trained

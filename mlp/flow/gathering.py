@@ -12,7 +12,6 @@ from mlp.causes.first_step import gradient_norms
 from mlp.causes.inquiry import Inquiry, Results
 from mlp.causes.observed import StudyRun
 from mlp.causes.repair import repair
-from mlp.causes.repair_sentences import describe_repair
 from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings
@@ -221,7 +220,7 @@ def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection 
         known=known,
         goes_on=curves.goes_on,
     )
-    return summarise_question(work.runs, own, loss, describe_repair(found))
+    return summarise_question(work.runs, own, loss, str(found))
 
 
 def _of_a_part(work: Subject) -> list[str]:

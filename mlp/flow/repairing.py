@@ -11,8 +11,7 @@ from mlp.canonical import canonical_json, digest
 from mlp.causes.change import plain
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.repair import repair
-from mlp.causes.repair_sentences import describe_repair, is_verified, named_causes
-from mlp.causes.repaired import Repair
+from mlp.causes.repaired import Repair, describe_repair, is_verified, named_causes
 from mlp.causes.standard_space import standard_space
 from mlp.config import Execution, ExplainConfig
 from mlp.curve import Verdict, judge
@@ -32,11 +31,11 @@ from mlp.tracking.label import KEY
 from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
-from mlp.tracking.store import Store, open_store
+from mlp.tracking.store import Store, open_store, run_address
 from mlp.tracking.tracked_run import TrackedRun, fetch_run
 
 REPAIR_OF = "mlp.repair_of"
-_RERUNS = 60  # that a search most often takes
+_RERUNS = 40  # that a search most often takes, about
 _POPULATION = 8  # fills the vectors; more would be little faster, and overrun a time limit
 
 
@@ -75,7 +74,9 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
     ) as recorder:
         found = _searched(store, original, data, config, console, recorder)
         _describe(store, found, (run_id, recorder.parent))
-    say(console, "", describe_repair(found), "")
+    say(console, "", str(found), "")
+    where = run_address(store, run_id)
+    say(console, f"the run, with this answer and its reruns, while mlflow ui runs: {where}")
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
     if is_verified(found) and config.explain.apply:
@@ -90,7 +91,7 @@ def _describe(store: Store, found: Repair, run_ids: Sequence[str]) -> None:
     if not causes and not found.is_complete:
         causes = ("not settled",)
     patiently(
-        lambda: describe_answer(store, run_ids, sentences=[describe_repair(found)], causes=causes)
+        lambda: describe_answer(store, run_ids, sentences=describe_repair(found), causes=causes)
     )
 
 

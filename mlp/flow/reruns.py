@@ -129,7 +129,8 @@ def recorded_explanation(
         status = "FINISHED"
     except (KeyboardInterrupt, BrokenPipeError):
         status = "KILLED"
-        say(console, f"{recorder.n_recorded} reruns are kept; this goes on from there: {command}")
+        kept = f"{recorder.n_recorded} reruns are kept; this goes on from there"
+        say(console, f"{kept if recorder.n_recorded else 'no rerun was at its end'}: {command}")
         raise
     finally:
         finish(store, run_id, status)

@@ -211,7 +211,8 @@ def counting(
     if not console.is_terminal:
         yield tell_line
         return
-    columns = (BarColumn(bar_width=12), TextColumn("{task.description}"), TimeRemainingColumn())
+    text = TextColumn("{task.description},")
+    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=max(1, n_expected))
 
