@@ -506,11 +506,11 @@ main()
 def test_sweep_whose_head_was_lost_goes_on_with_another_cluster(here, made_store):
     """Lost while the second of two generations trains; nothing of the first is trained again.
 
-    A generation takes some 30 seconds on slow cores; it must outlast the driver's patience of 3.
+    A generation takes some 15 seconds on slow cores; it must outlast the driver's patience of 3.
     """
     (here / "alone").mkdir()
     shutil.copy(made_store, here / "alone" / "mlflow.db")
-    words = (*SMOKE, "training.steps=60000", "study.n_trials=8", "study.generation=4")
+    words = (*SMOKE, "training.steps=200000", "study.n_trials=8", "study.generation=4")
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
         with subprocess.Popen(
