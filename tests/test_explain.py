@@ -195,6 +195,7 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
     store = open_store(Tracking())
     tags = store.client.get_run(new_id).data.tags
     assert tags["mlp.repair_of"] == swinging.run_id
+    assert f"/runs/{new_id}?workflowType=machine_learning" in said.getvalue()
     assert tags["verdict"] == mended.cures[0].verdict.value
     first, *_ = describe_repair(mended)
     original = store.client.get_run(swinging.run_id).data.tags
@@ -237,6 +238,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     assert f"{n_kept} reruns of earlier calls are used" in said.getvalue()
     assert mended.is_complete
     assert len(read_reruns(store, key)) == mended.n_trained
+    assert f"/runs/{swinging.run_id}?workflowType=machine_learning" in said.getvalue()
     assert [run.info.status for run in _explained(store, key)] == ["FINISHED"]
 
 

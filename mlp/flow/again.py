@@ -140,7 +140,7 @@ def run_rerun(
         half = f"optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
         commands = [f"{rerun_command(run_id, local)} {half}"]
     else:
-        commands = [rerun_command(new_id, local), *how_to_look(store)]
+        commands = [rerun_command(new_id, local), *how_to_look(store, run_id=new_id)]
     commands += register(store, new_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return Rerun(new_id, record, found, is_plain)

@@ -31,7 +31,7 @@ from mlp.tracking.label import KEY
 from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
-from mlp.tracking.store import Store, open_store, run_address
+from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.tracking.tracked_run import TrackedRun, fetch_run
 
 REPAIR_OF = "mlp.repair_of"
@@ -75,14 +75,14 @@ def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair 
         found = _searched(store, original, data, config, console, recorder)
         _describe(store, found, (run_id, recorder.parent))
     say(console, "", str(found), "")
-    where = run_address(store, run_id)
-    say(console, f"the run, with this answer and its reruns, while mlflow ui runs: {where}")
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
     if is_verified(found) and config.explain.apply:
         _apply(store, original, found, data, config, console)
-    elif is_verified(found):
-        say(console, "next:", f"  {command} explain.apply=true   # tracks the repaired run")
+        return found
+    offer = f"{command} explain.apply=true   # tracks the repaired run"
+    commands = [*([offer] if is_verified(found) else []), *how_to_look(store, run_id=run_id)]
+    say(console, "next:", *(f"  {line}" for line in commands))
     return found
 
 
@@ -176,4 +176,5 @@ def _apply(
         f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",
         "next:",
         f"  {rerun_command(new_id, config.local)}",
+        *(f"  {line}" for line in how_to_look(store, run_id=new_id)),
     )

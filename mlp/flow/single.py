@@ -49,7 +49,7 @@ def run_train(config: RunConfig, console: Console) -> tuple[str, RunRecord]:
     label, remedy = Label(run_name(record.config), {}), doctor_command(config)
     store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
     say(console, f"run {run_id} in {store.uri}")
-    commands = [rerun_command(run_id, config), *how_to_look(store)]
+    commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict is Verdict.OSCILLATING:
         commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
     commands += register(store, run_id, record)

@@ -105,14 +105,17 @@ def show_view(store: Store, view: StudyView) -> None:
                 store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
-def how_to_look(store: Store, view: StudyView | None = None) -> list[str]:
-    """The command and the address that show the runs.
+def how_to_look(
+    store: Store, view: StudyView | None = None, *, run_id: str | None = None
+) -> list[str]:
+    """The command and the address that show the runs, or one run.
 
     Args:
         store: where they are.
         view: to open there; None: MLflow's own.
+        run_id: whose page is shown; in the list of all runs, reruns may stand before it.
     """
-    page = _page(store, view)
+    page = _page(store, view) if run_id is None else _run_page(store, run_id)
     if _is_server(store.uri):
         return [f"{store.uri.rstrip('/')}/{page}"]
     where = "" if store.is_default else f" --backend-store-uri {shlex.quote(store.uri)}"
@@ -122,9 +125,12 @@ def how_to_look(store: Store, view: StudyView | None = None) -> list[str]:
 def run_address(store: Store, run_id: str, artifact: str = "") -> str:
     """The address of a run's page, or of one of its artifacts there; of a file, at `mlflow ui`."""
     base = store.uri.rstrip("/") if store.uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{base}/{_run_page(store, run_id, artifact)}"
+
+
+def _run_page(store: Store, run_id: str, artifact: str = "") -> str:
     where = f"/artifacts/{artifact}" if artifact else ""
-    page = f"#/experiments/{store.experiment_id}/runs/{run_id}{where}"
-    return f"{base}/{page}?{page_query(None)}"
+    return f"#/experiments/{store.experiment_id}/runs/{run_id}{where}?{page_query(None)}"
 
 
 def _page(store: Store, view: StudyView | None) -> str:
