@@ -20,11 +20,11 @@ _OF_THE_STEP = ("optimizer.learning_rate", "gradient.normalization")
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
 
 
-def repaired(planted, config, **kwargs):
+def repaired(planted, config, *, train=None, **kwargs):
     return repair(
         config,
         standard_space(config),
-        training(planted, 0),
+        train or training(planted, 0),
         n_examples=N_EXAMPLES,
         gradient_norm=gradient_norms,
         **kwargs,
@@ -177,14 +177,7 @@ def test_only_what_stops_it_is_trained_with_further_seeds(too_fast):
         trained.append(configs)
         return training(SHARP, 0)(configs)
 
-    found = repair(
-        too_fast,
-        standard_space(too_fast),
-        train,
-        n_examples=N_EXAMPLES,
-        gradient_norm=gradient_norms,
-        population=5,
-    )
+    found = repaired(SHARP, too_fast, train=train, population=5)
     assert max(map(len, trained)) == 5
     trained = [config for configs in trained for config in configs]
     assert len(trained) == found.n_trained
@@ -258,13 +251,7 @@ def test_quiet_failures_are_listed_apart(too_fast):
             for own, config in zip(training(SHARP, 0)(configs), configs, strict=True)
         ]
 
-    found = repair(
-        too_fast,
-        standard_space(too_fast),
-        train,
-        n_examples=N_EXAMPLES,
-        gradient_norm=gradient_norms,
-    )
+    found = repaired(SHARP, too_fast, train=train)
     assert all("unit" not in cure.text for cure in found.cures)
     assert any("gradient.normalization=unit" in own.text for own in found.quiet_failures)
 

@@ -22,15 +22,8 @@ from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.effect import Effect, effects
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Inquiry, Results, Side
-from mlp.causes.intervention import n_left, next_batch, next_turning_batch
-from mlp.causes.joint import (
-    Dependence,
-    JointCure,
-    dependences,
-    joint_cures,
-    next_joint_batch,
-    next_pair_batch,
-)
+from mlp.causes.intervention import n_left, next_batch
+from mlp.causes.joint import Dependence, JointCure, dependences, joint_cures, next_joint_batch
 from mlp.causes.step import GradientNorm, StepExample, step_example
 from mlp.config import RunConfig
 from mlp.curve import Judgement
@@ -106,11 +99,6 @@ def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
     """
     batch = next_batch(inquiry, results)
     return batch or next_joint_batch(inquiry, curing_factors(effects(inquiry, results)), results)
-
-
-def next_cures(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next to know what stops the runs: of two settings with their own seeds only."""
-    return next_turning_batch(inquiry, results) or next_pair_batch(inquiry, results)
 
 
 def investigate(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from mlp.causes.attribution import Train, investigate, next_cures
+from mlp.causes.attribution import Train, investigate
 from mlp.causes.change import (
     Change,
     Factor,
@@ -24,7 +24,8 @@ from mlp.causes.inquiry import (
     prepare,
     turned,
 )
-from mlp.causes.joint import curing_pair, joint_cures
+from mlp.causes.intervention import next_turning_batch
+from mlp.causes.joint import curing_pair, joint_cures, next_pair_batch
 from mlp.causes.observed import StudyRun, parameters_of
 from mlp.causes.repaired import Repair, summarise
 from mlp.causes.step import GradientNorm, step_example
@@ -83,7 +84,7 @@ def repair(
         known=known,
         population=population,
         goes_on=trials.go_on,
-        asked=next_cures,
+        asked=_next_cures,
     )
     candidates: list[tuple[Change, ...]] = [(change,) for change in _approached(trials, space)]
     candidates += [
@@ -93,6 +94,11 @@ def repair(
     trials.train_missing(filter(trials.cures, candidates), range(1, pick.n_seeds + 1))
     step = step_example(run.config, n_examples, gradient_norm)
     return summarise(pick, candidates, trials.results, step=step, is_complete=trials.is_complete)
+
+
+def _next_cures(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next to know what stops the run; nothing about what has no effect on it."""
+    return next_turning_batch(inquiry, results) or next_pair_batch(inquiry, results)
 
 
 class _Trials:
