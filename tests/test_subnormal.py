@@ -26,7 +26,7 @@ def products(x, y, tiny):
     return before, while_flushed, (x[0] * y[0], tiny[0] * x[1])
 
 
-@pytest.mark.skipif(not IS_X86, reason="others do it as fast")
+@pytest.mark.skipif(not IS_X86, reason="the mode is that of x86")
 @pytest.mark.parametrize("dtype", list(SMALL))
 def test_subnormal_numbers_are_zero_only_while_they_are_flushed(dtype):
     x, y = (np.array([value, 1e3], dtype) for value in SMALL[dtype])
@@ -38,7 +38,7 @@ def test_subnormal_numbers_are_zero_only_while_they_are_flushed(dtype):
     assert after == before
 
 
-@pytest.mark.skipif(not IS_X86, reason="others do it as fast")
+@pytest.mark.skipif(not IS_X86, reason="the mode is that of x86")
 def test_training_flushes_them_and_leaves_the_thread_as_it_was():
     """The first layer's biases begin at 0, and every update of them is subnormal."""
     tiny = {

@@ -153,7 +153,7 @@ def describe_repair(found: Repair) -> tuple[str, ...]:
         return ("The time was up before a change was found that stops this run.", *known)
     if not found.cures:
         said = "No change of one setting, or of two, stops the oscillation."
-        return (said, *known, *_quiet_sentences(found, set()))
+        return (said, *known, *_quiet_sentences(found))
     best = found.cures[0]
     if not is_verified(found):
         return (
@@ -173,8 +173,7 @@ def describe_repair(found: Repair) -> tuple[str, ...]:
     names = " and ".join(best.settings)
     subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
     lead = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
-    acting = {setting for cure in found.cures for setting in cure.settings}
-    return (lead, *known, *_other_sentences(others), *_quiet_sentences(found, acting))
+    return (lead, *known, *_other_sentences(others), *_quiet_sentences(found))
 
 
 def _others(found: Repair) -> list[Attempt]:
@@ -199,8 +198,9 @@ def _other_sentences(others: Sequence[Attempt]) -> Iterator[str]:
         yield f"With its own seed, but seldom with further ones, by {', '.join(seldom)}."
 
 
-def _quiet_sentences(found: Repair, acting: set[str]) -> Iterator[str]:
+def _quiet_sentences(found: Repair) -> Iterator[str]:
     """What ends the swings without learning, and what was changed in vain."""
+    acting = {setting for cure in found.cures for setting in cure.settings}
     quiet: dict[tuple[str, ...], Attempt] = {}
     for failure in sorted(found.quiet_failures, key=lambda own: own.distance):
         if not acting.intersection(failure.settings):

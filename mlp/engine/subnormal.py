@@ -1,9 +1,9 @@
 """Numbers too small for a full mantissa, taken as zero while a kernel runs.
 
 The gradients of a saturated network fall below the smallest normal number (1.2e-38 in float32).
-x86 processors compute with such subnormal numbers in microcode, at a hundred times the cost of
-others, so that the runs that this program is about would train several times as long as healthy
-ones, and their neighbours in a population with them. Beside any weight they are nothing.
+x86 processors compute with such subnormal numbers in microcode, so that the runs that this program
+is about would train four times as long as healthy ones (docs/speed.md), and their neighbours in a
+population with them. Beside any weight they are nothing.
 """
 
 import platform
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 # Results that are subnormal become zero (bit 15), and operands that are (bit 6); see "MXCSR" in
 # Intel's Software Developer's Manual, volume 1, section 10.2.3.
 _FLUSH = 0x8040
-# Others, as ARM's, compute with subnormal numbers as fast as with any.
+# Other processors are left as they are; what subnormal numbers cost there was not measured.
 _HAS_MXCSR = platform.machine().lower() in ("x86_64", "amd64", "x64")
 _WORD = ir.IntType(32)
 
