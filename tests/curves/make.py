@@ -2,11 +2,12 @@
 
     python tests/curves/make.py MNIST_FOLDER
 
-MNIST_FOLDER holds `train-images-idx3-ubyte.gz` and `train-labels-idx1-ubyte.gz`. Needs the trainer
-(`mlp.engine.population`); about a quarter of an hour. Only the curves are written, never a label.
+MNIST_FOLDER holds the four files of MNIST. Needs the trainer (`mlp.engine.population`); about a
+quarter of an hour. Only the curves are written, never a label.
 """
 
 import csv
+import dataclasses
 import functools
 import gzip
 import sys
@@ -20,6 +21,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from mlp.config import RunConfig, with_settings
+from mlp.data.dataset import load
 from mlp.engine.population import train
 from mlp.engine.result import Result
 from mlp.network import Layer, example_losses, forward
@@ -42,6 +44,11 @@ def main() -> None:
 
 def _curve(row: dict[str, str]) -> dict[str, Any]:
     """The curve, the training accuracy beside it, and the standard error of one entry."""
+    if row["split"] == "own":  # of our studies, with their validation part; the curve alone
+        config = with_settings(RunConfig(), _settings(row["settings"]))
+        data = load(dataclasses.replace(config.data, name="mnist", root=sys.argv[1]))
+        (result,) = train([config], data)
+        return {row["name"]: result.loss.astype(np.float32)}
     data = _digits() if row["origin"] == "digits" else _mnist(Path(sys.argv[1]))
     config = with_settings(RunConfig(), _settings(row["settings"]))
     n, batch_size = data.train.labels.size, config.training.batch_size
