@@ -135,6 +135,8 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
         return Judgement(
             verdict=Verdict.OSCILLATING if oscillates else settled,
             amplitude=float(random.random_sample()) + (0.1 if oscillates else 0.0),
+            ripples=0.0,
+            tail_loss=1.0 if oscillates else 0.1,
             flip_rate=1.0,
             period_steps=2,
             largest_rise=1.0,

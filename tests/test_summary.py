@@ -33,7 +33,7 @@ def past(verdict=Verdict.OSCILLATING, amplitude=1.0, period=None, metrics=(), **
     config = with_settings(
         RunConfig(), {name.replace("__", "."): v for name, v in settings.items()}
     )
-    judged = Judgement(verdict, amplitude, 0.5, period, 0.1, None, False)
+    judged = Judgement(verdict, amplitude, 0.0, 0.5, 0.5, period, 0.1, None, False)
     return PastRun("0" * 32, "a run", 0, config, judged, None, dict(metrics), 0, 0)
 
 

@@ -122,7 +122,7 @@ def train_record(
 def say_result(record: RunRecord, console: Console) -> None:
     """Shows the verdict and the last numbers of a run."""
     result, judgement = record.result, record.judgement
-    line = f"{judgement.verdict.value}: {judgement.verdict.sentence}"
+    line = f"{judgement.verdict.value}: {judgement.sentence}"
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"

@@ -109,6 +109,8 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "best_validation_accuracy": accuracy.max() if accuracy.size else None,
         "test_accuracy": run.test_accuracy,
         "amplitude": judgement.amplitude,
+        "ripples": judgement.ripples,
+        "tail_loss": judgement.tail_loss,
         "flip_rate": judgement.flip_rate,
         "period_steps": judgement.period_steps,
         "largest_rise": judgement.largest_rise,
@@ -185,9 +187,10 @@ def drawn_from(entry: Any) -> str:
 
 def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
-    stability = run.stability
+    stability, ripples = run.stability, run.judgement.ripples
     return {
         "verdict": run.judgement.verdict.value,
+        **({"ripples": f"{100 * ripples:.0f} % of its level"} if ripples else {}),
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
         "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,

@@ -22,7 +22,7 @@ def run_note(run: RunRecord, run_id: str) -> str:
         run_id: MLflow's id of it.
     """
     verdict = run.judgement.verdict
-    came_of_it = f"**{verdict.value}**: {verdict.sentence}"
+    came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
     if run.result.ending is Ending.CRASHED:
         came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
     again = rerun_command(run_id, run.config)
