@@ -22,8 +22,8 @@ _PATHS = re.compile(r"(sqlite://)?(?<![\w.])/\S+")
 _NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?%)?|·")
 # Imported once for all commands; twenty times would be a minute.
 _IMPORTED = [
-    "mlp.flow.conduct",
-    "mlp.flow.explaining",
+    "mlp.sweep.run_study",
+    "mlp.explain.explain_study",
     "mlp.api",
     "mlflow.pyfunc",
     "sklearn.datasets",

@@ -13,9 +13,9 @@ import optuna
 import pytest
 from rich.console import Console
 
-from mlp.door import read_run, read_sweep
 from mlp.errors import MlpError, StoreError, UnavailableError
-from mlp.flow.conduct import run_sweep
+from mlp.settings import read_run, read_sweep
+from mlp.sweep.run_study import run_sweep
 from mlp.terminal.compose import compose
 
 SMOKE = ("sweeps=smoke", "training.steps=30")

@@ -16,9 +16,9 @@ from sample_records import make_record
 from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, MissingInputError, RecordError
-from mlp.flow.again import compare, run_rerun
-from mlp.flow.single import run_train
-from mlp.tracking import npz
+from mlp.rerun import compare, run_rerun
+from mlp.tracking import record
+from mlp.train import run_train
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_curve_that_differs_is_located_at_its_first_step(run_id):
     loss[20] += 1
     rewrite(run_id, "curve.npz", curve)
     set_tag(run_id, "mlp.cpu", "An Older One")
-    set_tag(run_id, "mlp.curve_digest", npz.digest(curve.values()))
+    set_tag(run_id, "mlp.curve_digest", record.arrays_digest(curve.values()))
     done = command("rerun", run_id)
     assert (done.returncode, done.stderr) == (1, "")
     first, *rest = done.stdout.splitlines()
@@ -209,7 +209,7 @@ def test_weight_that_differs_is_named(run_id):
     weights = read_npz(run_id, "weights.npz")
     weights["W2"][1, 2] += 1
     rewrite(run_id, "weights.npz", weights)
-    set_tag(run_id, "mlp.weights_digest", npz.digest(weights.values()))
+    set_tag(run_id, "mlp.weights_digest", record.arrays_digest(weights.values()))
     same, said = rerun(run_id)
     assert not same
     assert said.startswith("different: W2[1,2] was ")
@@ -272,4 +272,4 @@ def read_npz(run_id, name) -> dict[str, np.ndarray]:
 
 
 def rewrite(run_id, name, arrays):
-    artifact(run_id, name).write_bytes(npz.pack(arrays))
+    artifact(run_id, name).write_bytes(record.pack_arrays(arrays))

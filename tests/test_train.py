@@ -7,7 +7,7 @@ import pytest
 from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
-from mlp.flow.single import run_train, say_result, train_record
+from mlp.train import run_train, say_result, train_record
 
 
 def test_settings_typed_by_their_paths_are_those_of_the_run(here):

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
 from mlp.curve import TAIL_SHARE, Verdict
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
