@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.addresses import resolve, sqlite_path
-from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig, Value
+from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
 from mlp.curve import judge
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line
@@ -121,6 +121,7 @@ def rerun_network(
         MissingInputError: for a run or store that is not there.
         RecordError: for a record that cannot be used.
         DataError: for other data than the run was trained on.
+        StoreError, UnavailableError, BusyError: where MLflow does not take it; it is kept then.
 
     Example:
         >>> import mlp
@@ -130,83 +131,8 @@ def rerun_network(
         >>> mlp.rerun_network(run_id, {"optimizer.learning_rate": 30.0}).run.verdict.value
         'oscillating'
     """
-    made = run_rerun(run_id, local or run_config(), typed_changes(changes), console or silent())
-    run = Run(made.run_id, made.record.config, made.record.result)
-    return Rerun(run, made.comparison.difference, made.is_plain)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a rerun differs from its original.
-
-    Attributes:
-        difference: the first loss or weight that differs, as a sentence; None: identical.
-        n_losses: losses that were compared.
-        n_weights: weights and biases that were compared.
-    """
-
-    difference: str | None
-    n_losses: int
-    n_weights: int
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedAgain:
-    """A run that was trained again.
-
-    Attributes:
-        run_id: of the new run.
-        record: of the new run.
-        comparison: with the original.
-        is_plain: whether no setting was changed.
-    """
-
-    run_id: str
-    record: RunRecord
-    comparison: Comparison
-    is_plain: bool
-
-
-def compare(old: Result, new: Result) -> Comparison:
-    """Compares two results bit for bit: losses first, then validation accuracies, then weights."""
-    n_weights = sum(W.size + b.size for W, b in old.weights)
-    difference = next(
-        filter(
-            None,
-            (
-                _first_step("loss", old.loss_step, old.loss, new.loss_step, new.loss),
-                _first_step(
-                    "validation accuracy",
-                    old.evaluated_step,
-                    old.validation_accuracy,
-                    new.evaluated_step,
-                    new.validation_accuracy,
-                ),
-                _first_weight(old, new),
-            ),
-        ),
-        None,
-    )
-    return Comparison(difference, old.loss.size, n_weights)
-
-
-def run_rerun(
-    run_id: str, local: RunConfig, changed: Mapping[str, Value], console: Console
-) -> TrainedAgain:
-    """Trains a tracked run again, tracks that too, and says how it differs.
-
-    Args:
-        run_id: of the original.
-        local: where to track, where the data lie and how wide to train; nothing else is read.
-        changed: dotted path -> value of settings to change; empty for a plain rerun.
-        console: where the answer is shown.
-
-    Raises:
-        MissingInputError: for a run or store that is not there.
-        RecordError: for a record that cannot be used.
-        DataError: for other data than the run was trained on.
-        StoreError, UnavailableError, BusyError: where MLflow does not take it; it is kept then.
-    """
+    local, changed = local or run_config(), typed_changes(changes)
+    console = console or silent()
     path = sqlite_path(resolve(local.tracking))
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
@@ -247,7 +173,45 @@ def run_rerun(
         commands = [rerun_command(new_id, local), *how_to_look(store, run_id=new_id)]
     commands += register(store, new_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
-    return TrainedAgain(new_id, record, found, is_plain)
+    return Rerun(Run(new_id, record.config, record.result), found.difference, is_plain)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a rerun differs from its original.
+
+    Attributes:
+        difference: the first loss or weight that differs, as a sentence; None: identical.
+        n_losses: losses that were compared.
+        n_weights: weights and biases that were compared.
+    """
+
+    difference: str | None
+    n_losses: int
+    n_weights: int
+
+
+def compare(old: Result, new: Result) -> Comparison:
+    """Compares two results bit for bit: losses first, then validation accuracies, then weights."""
+    n_weights = sum(W.size + b.size for W, b in old.weights)
+    difference = next(
+        filter(
+            None,
+            (
+                _first_step("loss", old.loss_step, old.loss, new.loss_step, new.loss),
+                _first_step(
+                    "validation accuracy",
+                    old.evaluated_step,
+                    old.validation_accuracy,
+                    new.evaluated_step,
+                    new.validation_accuracy,
+                ),
+                _first_weight(old, new),
+            ),
+        ),
+        None,
+    )
+    return Comparison(difference, old.loss.size, n_weights)
 
 
 def _answer(

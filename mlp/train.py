@@ -69,7 +69,8 @@ def train_network(
 
     Raises:
         SettingError: for a setting that breaks a law.
-        MlpError: for data or a store that cannot be used.
+        MlpError: for data or a store that cannot be used; a trained run that MLflow does not take
+            is kept.
 
     Example:
         >>> import mlp
@@ -80,23 +81,7 @@ def train_network(
         True
     """
     config = settings if isinstance(settings, RunConfig) else run_config(settings)
-    run_id, record = run_train(config, console or silent())
-    return Run(run_id, record.config, record.result)
-
-
-def run_train(config: RunConfig, console: Console) -> tuple[str, RunRecord]:
-    """Trains one run and tracks it.
-
-    Args:
-        config: checked.
-        console: where the result is shown.
-
-    Returns:
-        The id of the run in MLflow, and what was recorded.
-
-    Raises:
-        StoreError, UnavailableError, BusyError: where MLflow does not take it; it is kept then.
-    """
+    console = console or silent()
     resolve(config.tracking)  # an address that cannot work is refused before the training
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
@@ -111,7 +96,7 @@ def run_train(config: RunConfig, console: Console) -> tuple[str, RunRecord]:
         commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
     commands += register(store, run_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
-    return run_id, record
+    return Run(run_id, record.config, record.result)
 
 
 def register(store: "Store", run_id: str, record: RunRecord) -> list[str]:

@@ -25,7 +25,7 @@ from sweeping import SMOKE, parent, plain, start, table, tracked
 
 from mlp.config import SweepConfig
 from mlp.settings import read_sweep
-from mlp.sweep.run_study import run_sweep
+from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 
 KILLED = 137
@@ -77,7 +77,7 @@ def study_in(folder: Path, configs: list[SweepConfig]) -> None:
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     for config in configs:
-        run_sweep(config, plain(io.StringIO()))
+        run_study(config, console=plain(io.StringIO()))
 
 
 def study_until(folder: Path, configs: list[SweepConfig], last: int) -> None:

@@ -24,7 +24,8 @@ _NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?%)?|·")
 _IMPORTED = [
     "mlp.sweep.run_study",
     "mlp.explain.explain_study",
-    "mlp.api",
+    "mlp.explain.repair_run",
+    "mlp.rerun",
     "mlflow.pyfunc",
     "sklearn.datasets",
 ]

@@ -119,7 +119,7 @@ def run(asked: argparse.Namespace) -> None:
         "execution": {"engine": "ray", "address": asked.address} if asked.address else {},
     }
     started = time.perf_counter()
-    run_study.run_sweep(read_sweep(values), Console(width=100))
+    run_study.run_study(read_sweep(values), console=Console(width=100))
     report(folder, asked.trials, time.perf_counter() - started)
 
 

@@ -465,9 +465,9 @@ from clusters import two_nodes
 from test_cluster import BASE, kill, meanwhile, over
 
 from mlp.data.dataset import load
-from mlp.door import with_settings
+from mlp.settings import with_settings
 from mlp.errors import UnavailableError
-from mlp.flow import cluster as module
+from mlp.training import cluster as module
 from mlp.training.execution import train_trials
 
 module._HEAD_PATIENCE_S, module._LOOK_S = 3.0, 0.5
@@ -494,7 +494,7 @@ print("outlived")
 
 HASTY = """
 import sys
-from mlp.flow import cluster
+from mlp.training import cluster
 from mlp.sweep import main
 cluster._HEAD_PATIENCE_S, cluster._LOOK_S = 3.0, 0.5
 sys.argv[0] = "sweep"

@@ -67,7 +67,7 @@ def test_signal_while_a_command_is_imported(here, name, number):
 
 def test_importing_the_package_changes_no_signal():
     script = (
-        "import signal; before = signal.getsignal(signal.SIGINT); import mlp.door; "
+        "import signal; before = signal.getsignal(signal.SIGINT); import mlp.settings; "
         "print(signal.getsignal(signal.SIGINT) is before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

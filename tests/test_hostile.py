@@ -16,7 +16,7 @@ from sweeping import command, plain, run_config
 
 from mlp.config import Tracking
 from mlp.errors import MlpError, RecordError
-from mlp.rerun import run_rerun
+from mlp.rerun import rerun_network
 from mlp.tracking import record
 from mlp.tracking.display import tags
 from mlp.tracking.read import fetch_run
@@ -182,7 +182,7 @@ def test_rerun_of_it_trains_nothing(foreign, artifacts, only_here, monkeypatch, 
     local = run_config(f'tracking.uri="{store.uri}"')
     monkeypatch.setattr("mlp.rerun.train_record", None)
     with pytest.raises(RecordError):
-        run_rerun(run_id, local, {}, plain(io.StringIO()))
+        rerun_network(run_id, local=local, console=plain(io.StringIO()))
     done = command("rerun", run_id, f'tracking.uri="{store.uri}"')
     assert done.returncode == 65
     assert done.stderr.startswith("error: ")

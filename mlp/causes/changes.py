@@ -79,7 +79,7 @@ def step_factor(config: RunConfig, n_examples: int, gradient_norm: float) -> flo
         gradient_norm: |g|, greater than 0.
 
     Example:
-        >>> from mlp.door import with_settings
+        >>> from mlp.settings import with_settings
         >>> sum_of_all = with_settings(RunConfig(), {"gradient.normalization": "sum"})
         >>> 0.005 * step_factor(sum_of_all, 12_396, gradient_norm=0.2)
         61.980000000000004

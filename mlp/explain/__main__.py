@@ -6,8 +6,6 @@ import sys
 from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, ExplainConfig
 from mlp.errors import MissingInputError, SettingError, one_line
-from mlp.explain.explain_study import explain_study
-from mlp.explain.repair_run import repair_run
 from mlp.settings import read_explain
 from mlp.terminal.compose import compose, typed_settings
 from mlp.terminal.console import run_command, usage
@@ -72,8 +70,12 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
     console = Terminal()
     is_id = which is not None and re.fullmatch(r"[0-9a-f]{32}", which) is not None
     if is_id and which is not None and not is_study(open_store(config.local.tracking), which):
+        from mlp.explain.repair_run import repair_run
+
         repair_run(which, config, console=console)
     else:
+        from mlp.explain.explain_study import explain_study
+
         explain_study(which, config, console=console)
 
 

@@ -85,7 +85,37 @@ def explain_study(
         (4, True)
     """
     config = explain_config(settings, tracking_uri, experiment)
-    return explain_tracked(name, config, console or silent())
+    console = console or silent()
+    started = time.monotonic()
+    store = patiently(lambda: open_store(config.local.tracking))
+    study = patiently(lambda: read_study(store, name))
+    store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
+    work = _prepared(store, study, config, console, started)
+    inquiry = _inquiry(work)
+    earlier = _earlier(work)
+    known = {config: run.judgement for config, run in earlier.items()}
+    with recorded_explanation(
+        store,
+        key=work.study.key,
+        name=work.study.name,
+        parent=work.study.run_id,
+        console=console,
+        command=explain_command(work.study.name, config.local),
+    ) as recorder:
+        with (
+            open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
+            recorder,
+            _progress(work, inquiry, known) as told,
+        ):
+            trainer = Trainer(work.data, where, recorder, told)
+            found = _investigate(work, inquiry, known, trainer, recorder)
+            goes_on = _clock(work, trainer, recorder, share=1.0)
+            curves = Curves(work.store, earlier, trainer, goes_on)
+            content = gather(work, inquiry, known, found, curves)
+        page = render_page(content)
+        _record(work, found, content, recorder.parent, page)
+    _say(work, found, content, recorder.parent)
+    return Explanation(work.study, found, content.sentences, recorder.parent, content, page)
 
 
 @dataclass(frozen=True)
@@ -114,51 +144,6 @@ class Explanation:
     def figures(self) -> dict[str, go.Figure]:
         """The figures of the page by name, as plotly's objects."""
         return figures_of(self.content)
-
-
-def explain_tracked(which: str | None, config: ExplainConfig, console: Console) -> Explanation:
-    """Finds out which settings make the loss of a study's runs oscillate.
-
-    Args:
-        which: a study's name, its parent run's id, or an experiment's name; None: the last study.
-        config: how much may be trained, and where.
-        console: where the answer is shown.
-
-    Raises:
-        MissingInputError: where there is no such study.
-        RecordError: for one whose runs cannot be read.
-        DataError: where the data here are not those of the study.
-    """
-    started = time.monotonic()
-    store = patiently(lambda: open_store(config.local.tracking))
-    study = patiently(lambda: read_study(store, which))
-    store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
-    work = _prepared(store, study, config, console, started)
-    inquiry = _inquiry(work)
-    earlier = _earlier(work)
-    known = {config: run.judgement for config, run in earlier.items()}
-    with recorded_explanation(
-        store,
-        key=work.study.key,
-        name=work.study.name,
-        parent=work.study.run_id,
-        console=console,
-        command=explain_command(work.study.name, config.local),
-    ) as recorder:
-        with (
-            open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-            recorder,
-            _progress(work, inquiry, known) as told,
-        ):
-            trainer = Trainer(work.data, where, recorder, told)
-            found = _investigate(work, inquiry, known, trainer, recorder)
-            goes_on = _clock(work, trainer, recorder, share=1.0)
-            curves = Curves(work.store, earlier, trainer, goes_on)
-            content = gather(work, inquiry, known, found, curves)
-        page = render_page(content)
-        _record(work, found, content, recorder.parent, page)
-    _say(work, found, content, recorder.parent)
-    return Explanation(work.study, found, content.sentences, recorder.parent, content, page)
 
 
 def _prepared(

@@ -63,26 +63,8 @@ def repair_run(
     Raises:
         MlpError: as `explain_study`.
     """
-    return explain_run(
-        run_id, explain_config(settings, tracking_uri, experiment), console or silent()
-    )
-
-
-def explain_run(run_id: str, config: ExplainConfig, console: Console) -> Repair | None:
-    """Finds out why a run oscillates and what the smallest change is that stops it.
-
-    Args:
-        run_id: of a tracked run.
-        config: how much may be trained, and where; `explain.apply` tracks the repaired run.
-        console: where the answer is shown.
-
-    Returns:
-        None for a run that does not oscillate.
-
-    Raises:
-        MissingInputError, RecordError: for a run that cannot be read.
-        DataError: where the data here are not those of the run.
-    """
+    config = explain_config(settings, tracking_uri, experiment)
+    console = console or silent()
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
     store = dataclasses.replace(store, experiment_id=original.experiment_id)

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from mlp.addresses import mask
 from mlp.errors import BusyError, StoreError, one_line
-from mlp.study.storage import patiently
+from mlp.study.server import outlast
 
 _LONGEST = 4096  # bytes that are read of who holds it
 
@@ -90,7 +90,7 @@ def _locked_in_server(storage: str, study: str) -> Iterator[Callable[[], None]]:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
             _leave(connection)
-            connection = patiently(storage, lambda: _taken(engine, study), ())
+            connection = outlast(storage, lambda: _taken(engine, study), ())
 
     try:
         yield still_held

@@ -1,20 +1,12 @@
 """Optuna's store: opened, closed, and what is wrong with it in one sentence."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from mlp.addresses import check_sqlite, mask, only_one, sqlite_path
 from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
@@ -24,11 +16,6 @@ TEST_LOOKS = "mlp.test_looks"  # the study's attribute that lists them
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
-
-PATIENCE_S = 120.0  # a PostgreSQL that was stopped at once needs seconds to recover
-_PAUSE_S = 0.5
-
-T = TypeVar("T")
 
 
 def open_storage(url: str) -> Storage:
@@ -115,45 +102,3 @@ def _bad_address(url: str) -> SettingError:
     return SettingError(
         f"study.storage must be an address such as sqlite:///optuna.db, but is {mask(url)!r}"
     )
-
-
-def is_server(url: str) -> bool:
-    """Whether an address is that of a server and not of a file."""
-    return sqlite_path(url) is None
-
-
-def patiently(url: str, call: Callable[[], T], faults: tuple[type[Exception], ...]) -> T:
-    """What a call returns; begun again while the server is away.
-
-    Args:
-        url: of the store; a file is not waited for.
-        call: safe to begin again, also where its last write did arrive.
-        faults: what it raises when the connection is lost, at any depth of causes.
-
-    Raises:
-        Exception: of the call: at once if it is no outage, else when the patience is over.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            is_known = isinstance(error, (SQLAlchemyError, *faults)) and is_outage(error)
-            if not (is_known and is_server(url) and time.monotonic() < end):
-                raise
-        time.sleep(_PAUSE_S)
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether the connection is what failed, and not what was asked for."""
-    return any(
-        isinstance(each, OperationalError | InterfaceError)
-        or (isinstance(each, DBAPIError) and each.connection_invalidated)
-        for each in _causes(error)
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__

@@ -5,7 +5,6 @@ from typing import Any
 from mlp.config import SweepConfig
 from mlp.settings import read_sweep
 from mlp.study.identity import check_study
-from mlp.sweep.run_study import rehearse_study, run_study
 from mlp.terminal.compose import run_application
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal
@@ -33,6 +32,8 @@ def _sweep(values: Any) -> None:
 
 
 def _run(config: SweepConfig) -> None:
+    from mlp.sweep.run_study import rehearse_study, run_study  # Optuna and more: it takes seconds
+
     if config.study.dry_run:
         rehearse_study(config, console=Terminal())
     else:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -37,17 +37,13 @@ from mlp.tracking.view import StudyView
 from mlp.training.execution import open_executor
 from mlp.training.outcome import parts_of
 
-if TYPE_CHECKING:  # importing these takes seconds
-    from mlp.sweep.rehearsal import Rehearsal
-    from mlp.sweep.winner import StudyEnd
-
 
 def run_study(
     study: str | SweepConfig = "accuracy",
     settings: Settings | None = None,
     *,
     console: Console | None = None,
-) -> "StudyEnd":
+) -> StudyEnd:
     """Runs a study to its end, or goes on with it, as `python -m mlp.sweep` does.
 
     Args:
@@ -69,7 +65,18 @@ def run_study(
         >>> mlp.load_study(end.name)["trial"].tolist()
         [0, 1, 2, 3]
     """
-    return run_sweep(_config(study, settings), console or silent())
+    config, console = _config(study, settings), console or silent()
+    check_study(config)
+    resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
+    storage = open_storage(config.study.storage)
+    try:
+        with one_sentence(config.study.storage):
+            end = _run(config, storage, console)
+    finally:
+        close_storage(storage)
+    if end.n_finite == 0:
+        raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
+    return end
 
 
 def rehearse_study(
@@ -77,7 +84,7 @@ def rehearse_study(
     settings: Settings | None = None,
     *,
     console: Console | None = None,
-) -> "Rehearsal":
+) -> Rehearsal:
     """Finds out what a study would be, as `study.dry_run=true` shows it; leaves nothing behind.
 
     Args:
@@ -94,56 +101,19 @@ def rehearse_study(
         >>> plan.n_trials, sorted(plan.domains)
         (4, ['gradient.normalization', 'optimizer.learning_rate'])
     """
-    return run_rehearsal(_config(study, settings), console or silent())
-
-
-def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
-    if isinstance(study, SweepConfig):
-        return study
-    return study_config(study, settings)
-
-
-def run_sweep(config: SweepConfig, console: Console) -> StudyEnd:
-    """Runs a study to its end, or goes on with it.
-
-    Args:
-        config: checked.
-        console: where progress and results are shown.
-
-    Raises:
-        AllDivergedError: if no run stayed finite.
-        StoreError, UnavailableError, BusyError: at the end, if MLflow did not take all runs.
-        MlpError: for data, stores or settings that cannot be used.
-    """
-    check_study(config)
-    resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
-    storage = open_storage(config.study.storage)
-    try:
-        with one_sentence(config.study.storage):
-            end = _run(config, storage, console)
-    finally:
-        close_storage(storage)
-    if end.n_finite == 0:
-        raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
-    return end
-
-
-def run_rehearsal(config: SweepConfig, console: Console) -> Rehearsal:
-    """Shows what a study would be, and leaves nothing behind.
-
-    Args:
-        config: checked.
-        console: where it is shown.
-
-    Raises:
-        MlpError: for data or settings that cannot be used.
-    """
+    config, console = _config(study, settings), console or silent()
     check_study(config)
     config, data = _load(config, storage_in_memory(), console)
     with waiting(console, "training for two seconds"):
         rehearsal = rehearse(config, data)
     say(console, *render_rehearsal(rehearsal, config, data))
     return rehearsal
+
+
+def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
+    if isinstance(study, SweepConfig):
+        return study
+    return study_config(study, settings)
 
 
 def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
