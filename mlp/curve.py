@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
 
 CHANCE_LOSS = math.log(2)  # mean loss of a network that always answers 1/2; two classes
 

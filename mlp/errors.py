@@ -4,6 +4,9 @@ Exit code 2 is for what the user typed wrong; all others are the codes of BSD's 
 a script that calls the commands can tell faults apart.
 """
 
+from enum import StrEnum
+from typing import Self
+
 
 class MlpError(Exception):
     """A fault with one clear sentence for the user; never shown with a traceback.
@@ -107,3 +110,26 @@ def one_line(error: object, *, most: int = 300) -> str:
 def _printable(text: str) -> str:
     spaced = (" " if character.isspace() else character for character in text)
     return "".join(character if character.isprintable() else "?" for character in spaced)
+
+
+class WithSentence(StrEnum):
+    """A word that says itself in a sentence; a string like any other member of a `StrEnum`.
+
+    Attributes:
+        sentence: for a person.
+
+    Example:
+        >>> class Weather(WithSentence):
+        ...     WET = "wet", "It rains."
+        >>> Weather("wet").sentence, f"{Weather.WET}"
+        ('It rains.', 'wet')
+    """
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> Self:
+        """A member with its sentence; a look-up by value passes none."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member

@@ -24,8 +24,8 @@ from pathlib import Path
 from sweeping import SMOKE, parent, plain, start, table, tracked
 
 from mlp.config import SweepConfig
-from mlp.door import read_sweep
-from mlp.flow.conduct import run_sweep
+from mlp.settings import read_sweep
+from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 
 KILLED = 137
@@ -62,7 +62,7 @@ STUDIES: dict[str, list[tuple[str, ...]]] = {
 
 # Forks of a process that has imported everything, so that a sweep starts at once.
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["mlp.flow.conduct", "mlp.tracking.runs", "sweeping", "crash"])
+FORKS.set_forkserver_preload(["mlp.sweep.run_study", "mlp.tracking.runs", "sweeping", "crash"])
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def study_in(folder: Path, configs: list[SweepConfig]) -> None:
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     for config in configs:
-        run_sweep(config, plain(io.StringIO()))
+        run_study(config, console=plain(io.StringIO()))
 
 
 def study_until(folder: Path, configs: list[SweepConfig], last: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlp.tracking import npz
+from mlp.tracking import record
 
 
 class Evil:
@@ -113,7 +113,7 @@ def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
     members = {f"{name}.npy": _member(array) for name, array in good.items()}
     first = next(iter(members))
     array = good[first.removesuffix(".npy")]
-    whole = npz.pack(good)
+    whole = record.pack_arrays(good)
 
     def with_first(data: bytes) -> bytes:
         return _zipped({**members, first: data})

@@ -22,9 +22,10 @@ _PATHS = re.compile(r"(sqlite://)?(?<![\w.])/\S+")
 _NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?%)?|·")
 # Imported once for all commands; twenty times would be a minute.
 _IMPORTED = [
-    "mlp.flow.conduct",
-    "mlp.flow.explaining",
-    "mlp.api",
+    "mlp.sweep.run_study",
+    "mlp.explain.explain_study",
+    "mlp.explain.repair_run",
+    "mlp.rerun",
     "mlflow.pyfunc",
     "sklearn.datasets",
 ]

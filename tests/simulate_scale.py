@@ -31,7 +31,7 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     """Results of the right shapes, different for each config, without a training."""
     from itertools import pairwise
 
-    from mlp.canonical import digest
+    from mlp.config import digest
     from mlp.engine.result import Ending, Result
     from mlp.settings import settings_of
 
@@ -61,11 +61,11 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
 
 
 def on_worker(held, *arguments):
-    """In place of `mlp.flow.cluster._train`; it travels to the workers as code."""
+    """In place of `mlp.training.cluster._train`; it travels to the workers as code."""
     import ray
 
-    from mlp.flow import worker
-    from mlp.flow.cluster import fetched
+    from mlp.training import worker
+    from mlp.training.cluster import fetched
 
     worker.train_population = train_nothing
     node = ray.get_runtime_context().get_node_id()
@@ -90,14 +90,15 @@ def run(asked: argparse.Namespace) -> None:
     os.chdir(folder)
     from rich.console import Console
 
-    from mlp.door import read_sweep
-    from mlp.flow import conduct, execution
+    from mlp.settings import read_sweep
+    from mlp.sweep import run_study
+    from mlp.training import execution
 
-    pass_time(conduct)
+    pass_time(run_study)
     if asked.address:
         import ray
 
-        from mlp.flow import cluster
+        from mlp.training import cluster
 
         cluster._train = on_worker
         ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
@@ -118,13 +119,13 @@ def run(asked: argparse.Namespace) -> None:
         "execution": {"engine": "ray", "address": asked.address} if asked.address else {},
     }
     started = time.perf_counter()
-    conduct.run_sweep(read_sweep(values), Console(width=100))
+    run_study.run_study(read_sweep(values), console=Console(width=100))
     report(folder, asked.trials, time.perf_counter() - started)
 
 
-def pass_time(conduct) -> None:
+def pass_time(run_study) -> None:
     """Notes the seconds of each generation, as the parent run has them, in a file."""
-    original = conduct._note_seconds
+    original = run_study._note_seconds
     started = time.perf_counter()
 
     def note(session, generation):
@@ -134,7 +135,7 @@ def pass_time(conduct) -> None:
             file.write(json.dumps(row) + "\n")
         original(session, generation)
 
-    conduct._note_seconds = note
+    run_study._note_seconds = note
 
 
 def report(folder: Path, n_trials: int, seconds: float) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from mlp.config import RESULT_GROUPS
-from mlp.door import read_run, read_sweep, with_settings
 from mlp.engine.population import Ending
 from mlp.errors import SettingError
+from mlp.settings import read_run, read_sweep, with_settings
 from mlp.study.identity import check_study
 from mlp.study.space import flat
 from mlp.terminal import compose as composing
 from mlp.terminal.compose import compose
 from mlp.terminal.yaml_files import group_options, own_study_files, shipped, study_files
-from mlp.tracking.recipe import Recipe, read_recipe, write_recipe
+from mlp.tracking.record import Recipe, read_recipe, write_recipe
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
 STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))

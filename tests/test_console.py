@@ -9,7 +9,7 @@ import pytest
 from sweeping import environment_of_commands
 
 from mlp import errors
-from mlp.door import setting_choices, setting_paths
+from mlp.settings import setting_choices, setting_paths
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.yaml_files import group_options, study_files
 

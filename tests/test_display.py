@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import make_record
 
-from mlp.door import read_run
+from mlp.settings import read_run
 from mlp.tracking.display import CHART_POINTS, numbers, run_name, study_params, tags, thin
 
 

@@ -25,13 +25,12 @@ from sweeping import (
 
 from mlp.config import Tracking
 from mlp.doctor import run_doctor
-from mlp.door import read_sweep
 from mlp.errors import StoreError
-from mlp.flow import store_checks
-from mlp.flow.lock import only_driver
+from mlp.settings import read_sweep
+from mlp.study.lock import only_driver
 from mlp.terminal.compose import compose
-from mlp.tracking import retry, spool
-from mlp.tracking.label import Label, StudyPage, label_of_trial
+from mlp.tracking import publish, spool
+from mlp.tracking.spool import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
 
 
@@ -123,7 +122,7 @@ def test_help_names_the_way(tmp_path):
 
 
 def test_spool_is_published_once(here, monkeypatch):
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor()
     assert not is_well
@@ -160,7 +159,7 @@ def test_trial_that_the_study_lacks_waits_for_the_sweep(here, monkeypatch):
 
 
 def test_damaged_trial_is_named_and_stays(here, monkeypatch):
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     [file] = here.glob("optuna.db.spool/*/000002/curve.npz")
     file.write_bytes(b"")
@@ -171,7 +170,7 @@ def test_damaged_trial_is_named_and_stays(here, monkeypatch):
 
 
 def test_store_that_is_still_down_is_said(here, monkeypatch):
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor("tracking.uri=http://127.0.0.1:1", fix=True)
     assert not is_well
@@ -291,7 +290,7 @@ def test_file_of_no_database(here, name):
 
 
 def test_file_that_is_locked_is_said(here, monkeypatch):
-    monkeypatch.setattr(store_checks, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.doctor._PATIENCE_S", 0.1)
     with sqlite3.connect(here / "mlflow.db", isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         _, said = doctor()

@@ -12,9 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.config import RUN_GROUPS, RunConfig, SweepConfig
-from mlp.door import default_settings, read_run, read_sweep, setting_paths, with_settings
 from mlp.errors import SettingError
-from mlp.settings import settings_of
+from mlp.settings import (
+    default_settings,
+    read_run,
+    read_sweep,
+    setting_paths,
+    settings_of,
+    with_settings,
+)
 
 INTEGERS = [
     "model.depth",

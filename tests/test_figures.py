@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from planted import RATE, explain
 
-from mlp.causes.change import LEARNING_RATE
+from mlp.causes.changes import LEARNING_RATE
 from mlp.causes.evidence import Conclusion
-from mlp.causes.inquiry import Effort, Side
+from mlp.causes.plan import Effort, Side
 from mlp.report.figures import CONCLUSION_COLOURS, causes_figure
 
 RED, GREY = (CONCLUSION_COLOURS[own] for own in (Conclusion.CAUSE, Conclusion.TOO_LITTLE))

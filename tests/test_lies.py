@@ -22,9 +22,9 @@ from sweeping import command, left_in, run_config
 
 import mlp
 from mlp.errors import MlpError, RecordError
-from mlp.tracking import npz
+from mlp.tracking import record
+from mlp.tracking.read import fetch_run
 from mlp.tracking.store import open_store
-from mlp.tracking.tracked_run import fetch_run
 
 # MLflow leaves the connection of an answer that it gave up to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -101,7 +101,7 @@ def other_weights(path: str, true: Reply) -> Reply:
         return true
     with np.load(io.BytesIO(true.body)) as arrays:
         changed = {name: arrays[name] + np.float32(1e-3) for name in arrays}
-    return Reply(npz.pack(changed))
+    return Reply(record.pack_arrays(changed))
 
 
 LIES = {

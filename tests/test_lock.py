@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from mlp.errors import BusyError, StoreError
-from mlp.flow.lock import only_driver
+from mlp.study.lock import only_driver
 
 HOLD = """
 import sys
 from pathlib import Path
-from mlp.flow.lock import only_driver
+from mlp.study.lock import only_driver
 with only_driver(Path(sys.argv[1]), "study-1"):
     print("held", flush=True)
     sys.stdin.read()

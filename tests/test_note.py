@@ -5,7 +5,7 @@ import math
 from sample_records import make_record
 
 from mlp.curve import Verdict
-from mlp.tracking.note import run_note, study_note
+from mlp.tracking.runs import run_note, study_note
 
 
 def test_note_of_a_run_says_verdict_numbers_and_commands():

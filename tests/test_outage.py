@@ -19,10 +19,10 @@ from faulty_way import FaultyWay, faulty_way, free_port
 from sweeping import SMOKE, command, plain, stored, sweep, tracked, unpublished_sweep
 
 from mlp.doctor import run_doctor
-from mlp.door import read_sweep
-from mlp.flow import generation
+from mlp.settings import read_sweep
+from mlp.sweep import generation
 from mlp.terminal.compose import compose
-from mlp.tracking import publish, retry, spool
+from mlp.tracking import publish, spool
 
 OUTAGES = ["refuse", "reset", "black hole", "500", "lost answer"]
 
@@ -97,9 +97,9 @@ def server(tmp_path_factory, made_store):
 def hasty(here, monkeypatch):
     """A client that gives up early and is back soon, so that these tests take seconds."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(publish, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 1.0)
     return here
 
 

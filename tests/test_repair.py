@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
-from mlp.causes.repair import repair
-from mlp.causes.repaired import named_causes
-from mlp.causes.standard_space import standard_space
-from mlp.causes.step import step_example
+from mlp.causes.changes import standard_space, step_example
+from mlp.causes.repair import named_causes, repair
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.door import with_settings
-from mlp.settings import settings_of
+from mlp.settings import settings_of, with_settings
 
 _OF_THE_STEP = ("optimizer.learning_rate", "gradient.normalization")
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean

@@ -5,11 +5,10 @@ import random
 import pytest
 
 from mlp.config import RunConfig
-from mlp.door import read_run, with_settings
 from mlp.errors import SettingError
-from mlp.study.enqueue import check_enqueued, enqueued, enqueued_base
-from mlp.study.odometer import every_point
-from mlp.study.space import draw, flat, parameters, read_space
+from mlp.settings import read_run, with_settings
+from mlp.study.points import check_enqueued, enqueued, enqueued_base
+from mlp.study.space import draw, every_point, flat, parameters, read_space
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
 DEPTH, WIDTHS = "model.depth", "model.widths"

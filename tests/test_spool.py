@@ -12,7 +12,7 @@ from sweeping import environment_of_commands
 
 from mlp.errors import RecordError, StoreError
 from mlp.tracking import record, spool
-from mlp.tracking.label import Label, StudyPage
+from mlp.tracking.spool import Label, StudyPage
 
 LABEL = Label("#0", {"mlp.study": "s"})
 
@@ -108,7 +108,7 @@ import os, sys
 from pathlib import Path
 from sample_records import make_record
 from mlp.tracking import spool
-from mlp.tracking.label import Label
+from mlp.tracking.spool import Label
 made, n = make_record(), 0
 def die_at(event, args):
     global n

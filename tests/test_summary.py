@@ -8,15 +8,15 @@ import pytest
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.door import with_settings
 from mlp.engine.result import Ending, Result
 from mlp.report.figures import map_figure, stability_figure
 from mlp.report.optuna_plots import search_figure
 from mlp.report.parallel import parallel_figure
 from mlp.report.question import PRINTED_LOSSES, is_question, summarise_question
 from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
+from mlp.settings import with_settings
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.past_run import PastRun
+from mlp.tracking.read import PastRun
 
 QUESTION = {
     "model.depth": 2,

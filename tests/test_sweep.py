@@ -28,8 +28,8 @@ from sweeping import (
 )
 
 from mlp.errors import AllDivergedError, SettingError, StoreError
-from mlp.flow import generation
 from mlp.study.storage import open_storage
+from mlp.sweep import generation
 
 LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
 
@@ -375,7 +375,7 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
     original = generation.train_trials
     monkeypatch.setattr(generation, "train_trials", late)
     said = []
-    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
     with failing_table(here, "params"), pytest.raises(KeyboardInterrupt):
         sweep()
     at = said.index("2 of 4 trials are kept, and the same command goes on from there")
@@ -387,7 +387,7 @@ def test_interrupted_sweep_counts_what_is_trained_but_not_stored(here, monkeypat
         raise KeyboardInterrupt
 
     said = []
-    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
     monkeypatch.setattr(generation, "_store", stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
 NEGLIGIBLE = 0.2  # an effect on fewer runs than one in five is none that a person would act on

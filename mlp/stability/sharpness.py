@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.memory import available_bytes
 from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
+from mlp.engine.population import available_bytes
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError

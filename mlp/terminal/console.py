@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from mlp.door import default_settings, setting_choices, setting_paths
+from mlp.addresses import mask
 from mlp.errors import MlpError, SystemLimitError, one_line
-from mlp.study.domain import typed
+from mlp.settings import default_settings, setting_choices, setting_paths
+from mlp.study.space import typed
 from mlp.terminal.yaml_files import group_options, study_files
-from mlp.tracking.store_uri import mask
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # the first signal, once it has come

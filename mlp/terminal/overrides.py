@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from mlp.door import setting_paths, unknown_setting
 from mlp.errors import SettingError, shown
+from mlp.settings import setting_paths, unknown_setting
 from mlp.terminal.yaml_files import read_study_file, read_yaml, shipped, study_files
 
 _FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants

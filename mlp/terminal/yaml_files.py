@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.canonical import text_keys
+from mlp.config import text_keys
 from mlp.errors import SettingError, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
