@@ -1,5 +1,6 @@
 """A share of cases and how exactly it is known."""
 
+import functools
 from typing import NamedTuple
 
 
@@ -11,6 +12,7 @@ class Share(NamedTuple):
     high: float
 
 
+@functools.cache  # it takes milliseconds, and the same counts come again and again
 def wilson(n_hits: int, n: int) -> Share:
     """A share of independent cases, with Wilson's score interval.
 
