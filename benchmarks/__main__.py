@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.growth import STUDY_STEPS, measure_growth
 from benchmarks.machine import machine, product_gflops
-from benchmarks.peers import PEERS, NotApplicableError, Steps, Task
+from benchmarks.peers import PEERS, NotApplicableError, Problem, Steps
 from mlp.config import Data, Execution, RunConfig
 from mlp.data.dataset import Dataset, Part, features, load
 from mlp.data.fetch import MNIST
@@ -100,7 +100,7 @@ def find_data() -> Dataset:
     return Dataset("made up", 255, (side, side), part, nothing, nothing, "")
 
 
-def measure(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> Row:
+def time_work(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> Row:
     """Times every contender in turns.
 
     Args:
@@ -113,12 +113,12 @@ def measure(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> R
         RuntimeError: where a contender computes other losses than the engine.
     """
     configs = [_config(widths, seed) for seed, widths in enumerate(work.widths)]
-    task = _task(configs, data, threads)
+    problem = _problem(configs, data, threads)
     contenders: dict[str, Steps] = {}
     notes: dict[str, str] = {}
     for name in chosen:
         try:
-            contenders[name] = PEERS[name](task)
+            contenders[name] = PEERS[name](problem)
         except (NotApplicableError, ImportError) as error:
             notes[name] = str(error)
     _check_losses(configs, data, threads, contenders)
@@ -173,7 +173,7 @@ def _config(widths: Sequence[int], seed: int) -> RunConfig:
     )
 
 
-def _task(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Task:
+def _problem(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Problem:
     n_inputs = data.train.pixels.shape[1]
     first = [
         initialize(
@@ -182,7 +182,7 @@ def _task(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Task:
         for c in configs
     ]
     X = features(data.train.pixels, data.scale, "float32")
-    return Task(first, X, data.train.labels, _LEARNING_RATE, threads)
+    return Problem(first, X, data.train.labels, _LEARNING_RATE, threads)
 
 
 def _with_steps(configs: Sequence[RunConfig], n: int) -> list[RunConfig]:
@@ -274,7 +274,7 @@ def _bench() -> None:
     rows = []
     for work in works():
         if options.works is None or any(text in work.name for text in options.works):
-            rows.append(measure(work, data, options.threads, options.peers))
+            rows.append(time_work(work, data, options.threads, options.peers))
             print(render(rows[-1:]), flush=True)
     for growth in measure_growth(options.threads):
         print(

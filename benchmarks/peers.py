@@ -20,7 +20,7 @@ Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Problem:
     """What all contenders train.
 
     Attributes:
@@ -48,14 +48,14 @@ Steps = Callable[[int], NDArray[np.float64]]
 
 
 class NotApplicableError(Exception):
-    """A peer that has no way for a task."""
+    """A peer that has no way for a problem."""
 
 
-def question(task: Task) -> Steps:
+def question(problem: Problem) -> Steps:
     """The question's code: float64, dense, one network after the other."""
-    X, y = task.features.astype(np.float64), task.labels
+    X, y = problem.features.astype(np.float64), problem.labels
     rows = np.arange(len(X))
-    models = [[(W.astype(np.float64), b.astype(np.float64)) for W, b in p] for p in task.first]
+    models = [[(W.astype(np.float64), b.astype(np.float64)) for W, b in p] for p in problem.first]
 
     def step(model: list[tuple[Any, Any]]) -> float:
         activations = [X]
@@ -73,18 +73,18 @@ def question(task: Task) -> Steps:
             dW, db = a.T.dot(delta), np.sum(delta, axis=0)
             if layer:
                 delta = delta.dot(W.T) * (a * (1 - a))
-            model[layer] = W - task.learning_rate * dW, b - task.learning_rate * db
+            model[layer] = W - problem.learning_rate * dW, b - problem.learning_rate * db
         return loss
 
     return lambda n: np.array([[step(model) for _ in range(n)] for model in models])
 
 
-def torch_eager(task: Task) -> Steps:
+def torch_eager(problem: Problem) -> Steps:
     """PyTorch's own training loop: modules, CrossEntropyLoss, SGD, one model after the other."""
-    torch, X, y = _torch(task)
-    models = [_torch_module(torch, params) for params in task.first]
+    torch, X, y = _torch(problem)
+    models = [_torch_module(torch, params) for params in problem.first]
     loss_of = torch.nn.CrossEntropyLoss()
-    optimizers = [torch.optim.SGD(m.parameters(), lr=task.learning_rate) for m in models]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=problem.learning_rate) for m in models]
 
     def step(model: Any, optimizer: Any) -> float:
         optimizer.zero_grad()
@@ -101,12 +101,12 @@ def torch_eager(task: Task) -> Steps:
     )
 
 
-def torch_compile(task: Task) -> Steps:
+def torch_compile(problem: Problem) -> Steps:
     """The same with the model and its loss compiled."""
-    torch, X, y = _torch(task)
-    models = [_torch_module(torch, params) for params in task.first]
+    torch, X, y = _torch(problem)
+    models = [_torch_module(torch, params) for params in problem.first]
     loss_of = torch.nn.CrossEntropyLoss()
-    optimizers = [torch.optim.SGD(m.parameters(), lr=task.learning_rate) for m in models]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=problem.learning_rate) for m in models]
     # Models of one shape share their code; many shapes would pass the limit of recompilations.
     torch._dynamo.config.cache_size_limit = 256
     forward = torch.compile(lambda model: loss_of(model(X), y), dynamic=False)
@@ -126,12 +126,12 @@ def torch_compile(task: Task) -> Steps:
     )
 
 
-def torch_vmap(task: Task) -> Steps:
+def torch_vmap(problem: Problem) -> Steps:
     """Model ensembling with `torch.func`: stacked parameters, `vmap` over `grad_and_value`."""
-    if not task.is_uniform:
+    if not problem.is_uniform:
         raise NotApplicableError("models of different shapes cannot be stacked")
-    torch, X, y = _torch(task)
-    models = [_torch_module(torch, params) for params in task.first]
+    torch, X, y = _torch(problem)
+    models = [_torch_module(torch, params) for params in problem.first]
     params, buffers = torch.func.stack_module_state(models)
     params = {name: value.detach() for name, value in params.items()}
     model = models[0]
@@ -148,18 +148,18 @@ def torch_vmap(task: Task) -> Steps:
         with torch.no_grad():
             for _ in range(n):
                 grads, loss = both(params)
-                params = {k: v - task.learning_rate * grads[k] for k, v in params.items()}
+                params = {k: v - problem.learning_rate * grads[k] for k, v in params.items()}
                 losses.append(loss.numpy().astype(np.float64))
         return np.stack(losses, axis=1)
 
     return steps
 
 
-def jax_jit(task: Task) -> Steps:
+def jax_jit(problem: Problem) -> Steps:
     """JAX's MNIST example: a jitted update, one model after the other."""
-    jax, update = _jax_update(task)
+    jax, update = _jax_update(problem)
     update = jax.jit(update)
-    models = [jax.device_put([tuple(layer) for layer in params]) for params in task.first]
+    models = [jax.device_put([tuple(layer) for layer in params]) for params in problem.first]
 
     def steps(n: int) -> NDArray[np.float64]:
         losses = []
@@ -174,16 +174,16 @@ def jax_jit(task: Task) -> Steps:
     return steps
 
 
-def jax_vmap(task: Task) -> Steps:
+def jax_vmap(problem: Problem) -> Steps:
     """The same update, vmapped over stacked parameters."""
-    if not task.is_uniform:
+    if not problem.is_uniform:
         raise NotApplicableError("models of different shapes cannot be stacked")
-    jax, update = _jax_update(task)
+    jax, update = _jax_update(problem)
     update = jax.jit(jax.vmap(update))
     params = jax.device_put(
         [
-            (np.stack([p[k].W for p in task.first]), np.stack([p[k].b for p in task.first]))
-            for k in range(len(task.first[0]))
+            (np.stack([p[k].W for p in problem.first]), np.stack([p[k].b for p in problem.first]))
+            for k in range(len(problem.first[0]))
         ]
     )
 
@@ -198,7 +198,7 @@ def jax_vmap(task: Task) -> Steps:
     return steps
 
 
-def sklearn(task: Task) -> Steps:
+def sklearn(problem: Problem) -> Steps:
     """MLPClassifier: one logistic output and weights of its own, so its losses are others."""
     module = importlib.import_module("sklearn.neural_network")
 
@@ -208,8 +208,8 @@ def sklearn(task: Task) -> Steps:
             activation="logistic",
             solver="sgd",
             alpha=0.0,
-            batch_size=len(task.features),
-            learning_rate_init=task.learning_rate,
+            batch_size=len(problem.features),
+            learning_rate_init=problem.learning_rate,
             momentum=0.0,
             nesterovs_momentum=False,
             shuffle=False,
@@ -219,19 +219,19 @@ def sklearn(task: Task) -> Steps:
             random_state=seed,
         )
 
-    models = [classifier(params, seed) for seed, params in enumerate(task.first)]
+    models = [classifier(params, seed) for seed, params in enumerate(problem.first)]
 
     def steps(n: int) -> NDArray[np.float64]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged
             for model in models:
-                model.set_params(max_iter=n).fit(task.features, task.labels)
+                model.set_params(max_iter=n).fit(problem.features, problem.labels)
         return np.array([model.loss_curve_[-n:] for model in models])
 
     return steps
 
 
-PEERS: dict[str, Callable[[Task], Steps]] = {
+PEERS: dict[str, Callable[[Problem], Steps]] = {
     "question": question,
     "torch_eager": torch_eager,
     "torch_compile": torch_compile,
@@ -242,11 +242,11 @@ PEERS: dict[str, Callable[[Task], Steps]] = {
 }
 
 
-def _torch(task: Task) -> tuple[Any, Any, Any]:
+def _torch(problem: Problem) -> tuple[Any, Any, Any]:
     torch = importlib.import_module("torch")
-    torch.set_num_threads(task.threads)
-    X = torch.from_numpy(np.ascontiguousarray(task.features))
-    return torch, X, torch.from_numpy(task.labels.astype(np.int64))
+    torch.set_num_threads(problem.threads)
+    X = torch.from_numpy(np.ascontiguousarray(problem.features))
+    return torch, X, torch.from_numpy(problem.labels.astype(np.int64))
 
 
 def _torch_module(torch: Any, params: Params) -> Any:
@@ -260,11 +260,11 @@ def _torch_module(torch: Any, params: Params) -> Any:
     return torch.nn.Sequential(*layers[:-1])
 
 
-def _jax_update(task: Task) -> tuple[Any, Callable[[Any], Any]]:
+def _jax_update(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
     jax = importlib.import_module("jax")
     jnp = importlib.import_module("jax.numpy")
-    X, y = jax.device_put(task.features), jax.device_put(task.labels.astype(np.int32))
-    rows = np.arange(len(task.labels))
+    X, y = jax.device_put(problem.features), jax.device_put(problem.labels.astype(np.int32))
+    rows = np.arange(len(problem.labels))
 
     def loss_of(params: Any) -> Any:
         activations = X
@@ -276,7 +276,7 @@ def _jax_update(task: Task) -> tuple[Any, Callable[[Any], Any]]:
     def update(params: Any) -> Any:
         loss, grads = jax.value_and_grad(loss_of)(params)
         new = [
-            (W - task.learning_rate * dW, b - task.learning_rate * db)
+            (W - problem.learning_rate * dW, b - problem.learning_rate * db)
             for (W, b), (dW, db) in zip(params, grads, strict=True)
         ]
         return new, loss

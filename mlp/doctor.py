@@ -1,14 +1,8 @@
 """`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it.
 
-What may be wrong around the sweeps of a folder: stores, spool, locks, data, disk, versions.
-
-Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. MLflow,
-whose import takes seconds, is imported for repairs and for stores that are no file.
-
-What may be wrong with the stores of studies and runs, and with runs that say RUNNING.
-
-SQLite files are looked at as such. MLflow, whose import takes seconds, is imported for stores that
-are no file.
+Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. SQLite
+files are looked at as such. MLflow, whose import takes seconds, is imported for repairs and for
+stores that are no file.
 """
 
 import importlib.metadata

@@ -28,7 +28,7 @@ from mlp.tracking.display import doctor_command, rerun_command, run_name
 from mlp.tracking.publish import patiently, publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.spool import Label
-from mlp.train import register, train_record
+from mlp.train import register_model, train_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.read import TrackedRun
@@ -171,7 +171,7 @@ def rerun_network(
         commands = [f"{rerun_command(run_id, local)} {half}"]
     else:
         commands = [rerun_command(new_id, local), *how_to_look(store, run_id=new_id)]
-    commands += register(store, new_id, record)
+    commands += register_model(store, new_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return Rerun(Run(new_id, record.config, record.result), found.difference, is_plain)
 

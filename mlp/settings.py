@@ -3,6 +3,9 @@
 Every value that reaches the training passes here: what was typed on the command line, what the
 search drew, and what a rerun read back from a record. Nothing is resolved, instantiated or guessed;
 plain mappings come in, frozen dataclasses come out, or one `SettingError`.
+
+A run's settings stand here by dotted path as well: those that determine its result, and what is
+recorded of them.
 """
 
 import dataclasses

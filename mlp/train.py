@@ -94,12 +94,12 @@ def train_network(
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict is Verdict.OSCILLATING:
         commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
-    commands += register(store, run_id, record)
+    commands += register_model(store, run_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return Run(run_id, record.config, record.result)
 
 
-def register(store: "Store", run_id: str, record: RunRecord) -> list[str]:
+def register_model(store: "Store", run_id: str, record: RunRecord) -> list[str]:
     """Makes a registered model of a single run, where its config asks for that.
 
     Returns:

@@ -60,9 +60,9 @@ def test_the_works_are_those_that_are_reported():
 
 
 def test_a_contender_that_computes_other_losses_is_refused(monkeypatch):
-    from benchmarks.__main__ import Work, find_data, measure
+    from benchmarks.__main__ import Work, find_data, time_work
 
     monkeypatch.setitem(PEERS, "question", lambda task: lambda n: [[9.9] * n] * len(task.first))
     data = find_data()
     with pytest.raises(RuntimeError, match="question computes other losses"):
-        measure(Work("1 x 784-3-3-2", ((3, 3),)), data, 1, ["question"])
+        time_work(Work("1 x 784-3-3-2", ((3, 3),)), data, 1, ["question"])

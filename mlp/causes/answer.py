@@ -12,12 +12,11 @@ one whose effect has both signs in different runs, as often as not; and, with fe
 oscillate again with further seeds, anything that needs a dozen pairs to be shown. Named causes are
 causes in the picked runs and within the space; nothing is claimed about other spaces.
 
-What to train next, so that the settings that act are known soonest.
-
-Round by round of picked runs, each setting of a run is changed in turn with the run's own seed;
-what turned the verdict is repeated with further seeds beside the unchanged run. What is trained
-next follows from the results so far and from nothing else, so the training can be stopped between
-any two batches and gone on with later, and every answer on the way is a valid one.
+What is trained next is chosen so that the settings that act are known soonest. Round by round of
+picked runs, each setting of a run is changed in turn with the run's own seed; what turned the
+verdict is repeated with further seeds beside the unchanged run. What is trained next follows from
+the results so far and from nothing else, so the training can be stopped between any two batches and
+gone on with later, and every answer on the way is a valid one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

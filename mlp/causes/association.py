@@ -17,7 +17,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mlp.causes.evidence import Share, holm, wilson
+from mlp.causes.evidence import holm
 from mlp.causes.observed import StudyRun
 from mlp.causes.permutation import (
     Codes,
@@ -28,6 +28,7 @@ from mlp.causes.permutation import (
 )
 from mlp.config import Value
 from mlp.curve import Verdict
+from mlp.shares import Share, wilson
 from mlp.study.space import typed
 
 CLEAR_P_VALUE = 0.05  # an association is a hint, not a verdict, so the usual level will do

@@ -9,7 +9,6 @@ from mlp.causes.evidence import (
     ERROR_RATE,
     NEGLIGIBLE,
     Conclusion,
-    Share,
     capital,
     holm,
     p_value_of,
@@ -18,6 +17,7 @@ from mlp.causes.evidence import (
 )
 from mlp.causes.plan import Inquiry, Results, Side, begins, ends, judged_after, strongest, turned
 from mlp.curve import Verdict
+from mlp.shares import Share
 
 SINGLE_ERROR_RATE = ERROR_RATE / 2  # the other half is for pairs of settings
 

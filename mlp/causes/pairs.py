@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
 from mlp.causes.changes import Change, Factor, rerun
-from mlp.causes.evidence import ERROR_RATE, Conclusion, Share, capital, p_value_of, wilson
+from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
 from mlp.causes.plan import Inquiry, Pick, Results, Side, judged_after, missing, strongest, turned
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
+from mlp.shares import Share, wilson
 
 JOINT_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
 

@@ -1,16 +1,16 @@
-"""Many arrays passed to compiled code as one pointer.
+"""Many arrays passed to compiled code as one pointer; shared counters; subnormal numbers.
 
 Numba passes each array as seven numbers and counts references to it. With the fifty arrays of a
 population that makes every call of every function long, compilation slow, and two threads wait for
 each other's counts. A `Handle` is a table of addresses; compiled code reads `handle.name` from it
 as an ordinary array that nobody counts. Whoever holds the handle keeps the arrays alive.
 
-Numbers too small for a full mantissa, taken as zero while a kernel runs.
-
-The gradients of a saturated network fall below the smallest normal number (1.2e-38 in float32).
-x86 processors compute with such subnormal numbers in microcode, so that the runs that this program
-is about would train four times as long as healthy ones (docs/speed.md), and their neighbours in a
-population with them. Beside any weight they are nothing.
+Beside that stand the two other things that compiled code needs of the processor: counters that
+threads share, and a switch that takes numbers too small for a full mantissa as zero while a kernel
+runs. The gradients of a saturated network fall below the smallest normal number (1.2e-38 in
+float32). x86 processors compute with such subnormal numbers in microcode, so that the runs that
+this program is about would train four times as long as healthy ones (docs/speed.md), and their
+neighbours in a population with them. Beside any weight they are nothing.
 """
 
 import platform

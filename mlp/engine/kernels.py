@@ -6,9 +6,8 @@ every population. Two layouts alternate. In the first layer, lanes are columns (
 all trials side by side) and the non-zero pixels of a row are summed one after another. Above it,
 lanes are rows, so that a network of any width fills its vectors.
 
-exp, log1p, sigmoid and tanh on vectors: one fixed sequence of operations in every lane.
-
-The library functions of a scalar loop would cost more than all products of a small network, and
+exp, log1p, sigmoid and tanh on vectors are such fixed sequences, too, the same in every lane. The
+library functions of a scalar loop would cost more than all products of a small network, and
 differ from one C library to the next.
 """
 

@@ -19,7 +19,7 @@ from mlp.data.dataset import Dataset
 from mlp.engine import steps
 from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.engine.kernels import ROW
-from mlp.engine.packing import Population, Trial, assemble, begin, present_weights, run_slice
+from mlp.engine.packing import PackedTrial, Population, assemble, begin, present_weights, run_slice
 from mlp.engine.passes import RUNNING
 from mlp.engine.result import Ending, Progress, Result, Snapshots, Thresholds
 from mlp.engine.simd import WIDE
@@ -131,11 +131,11 @@ def _populations(
 
 def _train(
     course: Course,
-    trials: list[Trial],
+    trials: list[PackedTrial],
     threads: int,
     pool: ThreadPoolExecutor,
     losses: NDArray[np.float64],
-    tell: Callable[[Sequence[Trial], int], None] | None,
+    tell: Callable[[Sequence[PackedTrial], int], None] | None,
     snapshots: Snapshots | None,
 ) -> None:
     """Trains a population to the last trial's end."""
@@ -166,7 +166,7 @@ def _tell(
     progress: Progress,
     n_before: int,
     losses: NDArray[np.float64],
-    trials: Sequence[Trial],
+    trials: Sequence[PackedTrial],
     step: int,
 ) -> None:
     """Reports what is done: by earlier populations, and by the present one at this step."""
@@ -188,7 +188,7 @@ def _take(snapshots: Snapshots, course: Course, population: Population, step: in
     return min(following)
 
 
-def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
+def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
     """Steps that take a fraction of a second, so that progress is seen and an interrupt heard."""
     n_rows, n_entries = len(examples.train.label), len(examples.train.value)
     work = sum(
@@ -199,7 +199,7 @@ def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
     return int(np.clip(_SLICE_WORK / work, 1, _LONGEST_SLICE))
 
 
-def _result(trial: Trial, epoch: int) -> Result:
+def _result(trial: PackedTrial, epoch: int) -> Result:
     last = trial.last_step
     batch_loss = np.concatenate(trial.batch_loss)[: last + 1]
     accuracy = np.concatenate(trial.accuracy)[: last + 1]

@@ -1,4 +1,7 @@
-"""Searches that are lists of points, fixed by the space and the seed: grid and quasi-random."""
+"""Points of a space: those that are enqueued, and searches that are lists of points.
+
+Grid and quasi-random searches are fixed by the space and the seed.
+"""
 
 import functools
 import itertools

@@ -7,9 +7,8 @@ running trial, a trial's number is its place in the search, and an unfinished ge
 again and comes out the same. Grid and quasi-random searches are lists of points, fixed by the space
 and the seed.
 
-When a trial is given up: it falls short of what earlier trials had reached at the same step.
-
-The bar is made of earlier generations alone and handed to the training as data, so that a trial is
+A trial is pruned where it falls short of what earlier trials had reached at the same step. The bar
+is made of earlier generations alone and handed to the training as data, so that a trial is
 pruned alike in any population, by any worker, after a resume and in a rerun.
 """
 

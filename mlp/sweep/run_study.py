@@ -1,4 +1,4 @@
-"""Conducts a study: opened or continued, trained to its end, its winner looked at and named."""
+"""A study from Python: opened or continued, trained to its end, its winner named; or rehearsed."""
 
 import dataclasses
 import time

@@ -1,18 +1,13 @@
-"""Studies read back from MLflow, whoever recorded them.
+"""Studies and runs read back from MLflow, whoever recorded them.
 
-A study of thousands of runs takes a few requests. The store may be anybody's: a run that
-`mlp.tracking.read` cannot read is left out, and nothing is resolved or executed.
+Importing this imports MLflow. The store may be anybody's. Nothing that it holds is resolved or
+executed.
 
-The files of a run from wherever the store says they are, trusting neither it nor them.
-
-A store names the address of a run's files. It may be any that MLflow knows, so only those are
-followed that lead to the store itself, to a folder, or to an object store.
-
-A run as MLflow lists it, whoever recorded it: what was set, and what the loss did.
-
-Settings are read from the params of the run, the verdict from its tags and metrics, so that no file
-is fetched. The store may be anybody's: a value reaches the schema through the door or the run is
-refused.
+Two ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
+params of each run, the verdict from its tags and metrics. That takes a few requests for thousands
+of runs and fetches no file; a run that cannot be read is left out. A single run is read from its
+record (`TrackedRun`). The store names the address of that run's files. It may be any that MLflow
+knows, so only those are followed that lead to the store itself, to a folder, or to an object store.
 """
 
 import difflib

@@ -2,19 +2,16 @@
 
 A record is four files in a folder: `config.json` (all that a rerun needs), `curve.npz`,
 `weights.npz`, and `record.json` (times, sizes, the judgement). Whatever does not fit the schema to
-the letter is refused with one sentence.
+the letter is refused with one sentence, because the files may come from a server that anybody could
+write to.
 
-Arrays in one npz file: the same bytes for the same arrays, and a reader that trusts nothing.
+`config.json` is plain JSON; nothing in it is resolved, looked up or executed.
 
-NumPy's own reader allocates what a file claims to hold before it looks, and unpickles where it may.
-This one knows from the caller which arrays must be there, checks the zip directory and each array's
-header against that, and only then reads. Members are stored, not compressed: no two versions of
-zlib to agree on, and no file that grows when it is opened.
-
-`config.json`: what a rerun needs of a run, as canonical text, and a reader that trusts nothing.
-
-The text may come from a server that anybody could write to. So it is plain JSON, checked against
-the schema to the letter; nothing in it is resolved, looked up or executed.
+An npz file has the same bytes for the same arrays. NumPy's own reader allocates what a file claims
+to hold before it looks, and unpickles where it may. This one knows from the caller which arrays
+must be there, checks the zip directory and each array's header against that, and only then reads.
+Members are stored, not compressed: no two versions of zlib to agree on, and no file that grows when
+it is opened.
 """
 
 import dataclasses

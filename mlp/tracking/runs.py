@@ -7,9 +7,8 @@ that one background thread can record while another trains.
 Recording is safe to repeat: a run is found again by its key, and its points carry the time of the
 training, so that MLflow knows the same points when they come twice.
 
-The descriptions that MLflow shows of studies and runs: short Markdown notes.
-
-MLflow's pages show some six lines of a description and hide the rest, so what matters comes first.
+The descriptions of studies and runs are short Markdown notes. MLflow's pages show some six lines of
+a description and hide the rest, so what matters comes first.
 """
 
 import math
