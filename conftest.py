@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, settings
 
 # Doctests are looked for in every module, and these import Ray, an extra.
 collect_ignore = (
-    [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py", "mlp/flow/connection.py"]
+    []
+    if importlib.util.find_spec("ray")
+    else ["mlp/training/cluster.py", "mlp/training/connection.py"]
 )
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 
-from mlp.flow.work import Done, Lost, train_population
+from mlp.training.work import Done, Lost, train_population
 
 
 class Losing:

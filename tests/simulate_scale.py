@@ -61,11 +61,11 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
 
 
 def on_worker(held, *arguments):
-    """In place of `mlp.flow.cluster._train`; it travels to the workers as code."""
+    """In place of `mlp.training.cluster._train`; it travels to the workers as code."""
     import ray
 
-    from mlp.flow import worker
-    from mlp.flow.cluster import fetched
+    from mlp.training import worker
+    from mlp.training.cluster import fetched
 
     worker.train_population = train_nothing
     node = ray.get_runtime_context().get_node_id()
@@ -91,13 +91,14 @@ def run(asked: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mlp.door import read_sweep
-    from mlp.flow import conduct, execution
+    from mlp.flow import conduct
+    from mlp.training import execution
 
     pass_time(conduct)
     if asked.address:
         import ray
 
-        from mlp.flow import cluster
+        from mlp.training import cluster
 
         cluster._train = on_worker
         ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])

@@ -33,8 +33,6 @@ from mlp.data.dataset import load
 from mlp.door import read_run, read_sweep, with_settings
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError, UnavailableError
-from mlp.flow import worker
-from mlp.flow.execution import open_executor, train_trials
 from mlp.study import search
 from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
@@ -42,6 +40,8 @@ from mlp.terminal.compose import compose
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 from mlp.tracking.store import open_store
 from mlp.tracking.tracked_run import fetch_run
+from mlp.training import worker
+from mlp.training.execution import open_executor, train_trials
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
 
@@ -173,7 +173,7 @@ def test_worker_that_froze_before_its_first_word_is_given_up(
 ):
     import ray
 
-    monkeypatch.setattr("mlp.flow.cluster._FIRST_WORD_S", 20.0)
+    monkeypatch.setattr("mlp.training.cluster._FIRST_WORD_S", 20.0)
     remote = ray.remote(max_retries=0, num_cpus=1, num_returns="streaming")
     with (
         two_nodes() as cluster,
@@ -186,14 +186,14 @@ def test_worker_that_froze_before_its_first_word_is_given_up(
 
 
 def _frozen_once(mark):
-    """As `mlp.flow.cluster._train`, but the first worker freezes; it travels to them as code."""
+    """As `mlp.training.cluster._train`, but the first worker freezes; it travels to them as code."""
 
     def train(held, *arguments):
         import contextlib
         import os
         import signal
 
-        from mlp.flow.cluster import _train
+        from mlp.training.cluster import _train
 
         with contextlib.suppress(FileExistsError):
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
@@ -259,7 +259,7 @@ def harmful(cluster, configs, monkeypatch):
 
 
 def _harmful(rate, deed):
-    """What workers run in place of `mlp.flow.cluster._train`; it travels to them as code."""
+    """What workers run in place of `mlp.training.cluster._train`; it travels to them as code."""
 
     def train(held, *arguments):
         import os
@@ -267,8 +267,8 @@ def _harmful(rate, deed):
 
         import ray
 
-        from mlp.flow import worker
-        from mlp.flow.cluster import fetched
+        from mlp.training import worker
+        from mlp.training.cluster import fetched
 
         original = worker.train_population
 
@@ -370,7 +370,7 @@ def search_first(config, number):
 
 
 def connect_to(execution):
-    from mlp.flow.connection import connect  # imports Ray
+    from mlp.training.connection import connect  # imports Ray
 
     connect(execution, 1)
 
@@ -430,7 +430,7 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
 @long
 def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
     """This process is its driver, and goes on: Ray would end it while the next tests run."""
-    monkeypatch.setattr("mlp.flow.cluster._HEAD_PATIENCE_S", 5.0)
+    monkeypatch.setattr("mlp.training.cluster._HEAD_PATIENCE_S", 5.0)
     long = [with_settings(config, {"training.steps": 10**8}) for config in configs]
     with two_nodes() as cluster:
         head = cluster.head_node.all_processes["gcs_server"][0].process.pid
@@ -467,8 +467,8 @@ from test_cluster import BASE, kill, meanwhile, over
 from mlp.data.dataset import load
 from mlp.door import with_settings
 from mlp.errors import UnavailableError
-from mlp.flow import cluster as module
-from mlp.flow.execution import train_trials
+from mlp.training import cluster as module
+from mlp.training.execution import train_trials
 
 module._HEAD_PATIENCE_S, module._LOOK_S = 3.0, 0.5
 data = load(BASE.data, notice=print)
@@ -494,7 +494,7 @@ print("outlived")
 
 HASTY = """
 import sys
-from mlp.flow import cluster
+from mlp.training import cluster
 from mlp.sweep import main
 cluster._HEAD_PATIENCE_S, cluster._LOOK_S = 3.0, 0.5
 sys.argv[0] = "sweep"
@@ -686,7 +686,7 @@ def test_worker_without_this_program_is_refused(configs, data, tmp_path, monkeyp
 
 def test_worker_with_other_code_is_refused(executor, configs, data, monkeypatch):
     here = worker.versions()
-    monkeypatch.setattr("mlp.flow.cluster.versions", lambda: {**here, "numpy": "1.0"})
+    monkeypatch.setattr("mlp.training.cluster.versions", lambda: {**here, "numpy": "1.0"})
     with pytest.raises(SystemLimitError, match=r"has numpy \d\S+, but here it is 1.0; install"):
         train_trials(configs[:1], data, executor)
 

@@ -17,14 +17,14 @@ from mlp.doctor import run_doctor
 from mlp.door import read_sweep
 from mlp.errors import SystemLimitError
 from mlp.flow import confirmation
-from mlp.flow.execution import train_trials
 from mlp.flow.lock import only_driver
-from mlp.flow.outcome import Timing, accuracy_on, make_record
 from mlp.terminal.compose import compose
 from mlp.tracking.history import read_study
 from mlp.tracking.recipe import read_recipe
 from mlp.tracking.record import weights_digest
 from mlp.tracking.store import open_store
+from mlp.training.execution import train_trials
+from mlp.training.outcome import Timing, accuracy_on, make_record
 
 THREE = "study.confirm_seeds=3"
 

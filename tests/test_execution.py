@@ -15,12 +15,12 @@ from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
 from mlp.errors import SettingError, SystemLimitError, UnavailableError
-from mlp.flow.execution import train_trials
-from mlp.flow.work import Done, Lost
 from mlp.network import Layer
 from mlp.stability.ratio import sharpness_steps
 from mlp.stability.sharpness import check_measurable
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
+from mlp.training.execution import train_trials
+from mlp.training.work import Done, Lost
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
 BASE = read_run(
@@ -203,7 +203,7 @@ def test_result_that_is_a_text_is_that_trial_s_alone(data, results):
 
 
 def test_ray_that_is_not_installed_is_said(monkeypatch, data):
-    monkeypatch.setitem(sys.modules, "mlp.flow.cluster", None)
+    monkeypatch.setitem(sys.modules, "mlp.training.cluster", None)
     with pytest.raises(SettingError, match=r"needs Ray: python -m pip install 'mlp-sweep\[ray\]'"):
         train_trials(configs(0), data, Execution(engine="ray"))
 

@@ -10,8 +10,8 @@ from mlp.config import Data
 from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.door import with_settings
-from mlp.flow.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
-from mlp.flow.outcome import make_record as judged_record
+from mlp.training.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
+from mlp.training.outcome import make_record as judged_record
 
 
 def test_objectives_are_of_the_end_of_the_run():

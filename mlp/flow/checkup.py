@@ -18,12 +18,12 @@ from mlp.data.fetch import MNIST, cache_folder
 from mlp.data.idx import damage, examine_file, find, lack
 from mlp.errors import MlpError, one_line
 from mlp.flow import mending
-from mlp.flow.execution import n_threads
 from mlp.flow.finding import FIX, Finding, fine, wrong
 from mlp.flow.lock import holder_of
 from mlp.flow.store_checks import check_running, check_study_store, check_tracking_store
 from mlp.tracking import spool
 from mlp.tracking.store_uri import mask, resolve, sqlite_path
+from mlp.training.execution import n_threads
 
 _LEAST_FREE = 500 * 1024**2  # bytes; the stores of a thousand small runs have about as many
 

@@ -10,7 +10,6 @@ from mlp.config import SweepConfig
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import AllDivergedError
-from mlp.flow.execution import open_executor
 from mlp.flow.generation import (
     Session,
     note_outage,
@@ -20,7 +19,6 @@ from mlp.flow.generation import (
     train_generation,
 )
 from mlp.flow.lock import only_driver
-from mlp.flow.outcome import parts_of
 from mlp.flow.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.flow.winner import StudyEnd, how_to_go_on, name_winner, unpublished
 from mlp.study import search
@@ -35,6 +33,8 @@ from mlp.tracking.label import StudyPage
 from mlp.tracking.publish import Publisher
 from mlp.tracking.store_uri import mask, resolve
 from mlp.tracking.view import StudyView
+from mlp.training.execution import open_executor
+from mlp.training.outcome import parts_of
 
 
 def run_sweep(config: SweepConfig, console: Console) -> StudyEnd:

@@ -18,10 +18,8 @@ from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.engine.result import Ending, Result
 from mlp.errors import SystemLimitError
-from mlp.flow.execution import n_threads, train_trials
 from mlp.flow.generation import Session, kept
 from mlp.flow.mistakes import Mistake, summarise_mistakes
-from mlp.flow.outcome import Timing, accuracy_on, make_record, wrong_on
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.terminal.screen import waiting
@@ -29,6 +27,8 @@ from mlp.tracking import spool
 from mlp.tracking.display import run_name
 from mlp.tracking.label import Label, label_of_seed
 from mlp.tracking.record import RunRecord
+from mlp.training.execution import n_threads, train_trials
+from mlp.training.outcome import Timing, accuracy_on, make_record, wrong_on
 
 _SEED_END = 2**32
 

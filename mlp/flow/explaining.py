@@ -21,7 +21,6 @@ from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
-from mlp.flow.execution import open_executor
 from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
 from mlp.flow.reruns import Recorder, Trainer, recorded_explanation
 from mlp.report.page import figures_of, render_page
@@ -36,6 +35,7 @@ from mlp.tracking.history import PastStudy, read_reruns, read_study
 from mlp.tracking.past_run import PastRun
 from mlp.tracking.retry import patiently
 from mlp.tracking.store import Store, open_store, run_address
+from mlp.training.execution import open_executor
 
 PAGE_FILE = "report.html"
 # Of the time limit, for the inquiry; the rest is for what the page shows beside it.

@@ -16,9 +16,6 @@ from mlp.config import Execution, RunConfig, SweepConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
-from mlp.flow.execution import n_threads, train_trials
-from mlp.flow.outcome import Timing, is_record_of, make_record, objective_value, superlative
-from mlp.flow.work import Executor
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import TrialRow
@@ -30,6 +27,9 @@ from mlp.tracking.display import numbers, run_name
 from mlp.tracking.label import StudyPage, label_of_trial
 from mlp.tracking.publish import Publisher
 from mlp.tracking.record import RunRecord
+from mlp.training.execution import n_threads, train_trials
+from mlp.training.outcome import Timing, is_record_of, make_record, objective_value, superlative
+from mlp.training.work import Executor
 
 
 @dataclass(eq=False)

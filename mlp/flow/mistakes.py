@@ -42,7 +42,7 @@ def summarise_mistakes(
     """Counts what several networks get wrong.
 
     Args:
-        wrong: for each network, place and probability as `mlp.flow.outcome.wrong_on` gives them.
+        wrong: for each network, place and probability as `mlp.training.outcome.wrong_on` gives.
         labels: of the test part.
 
     Returns:

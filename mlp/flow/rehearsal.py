@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from mlp.config import RunConfig, SweepConfig, Value
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings
-from mlp.flow.execution import n_threads, train_trials
-from mlp.flow.outcome import parts_of
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.domain import Choice, Domain, describe, typed
@@ -22,6 +20,8 @@ from mlp.study.sampling import Trial
 from mlp.study.search import Search
 from mlp.study.space import draw
 from mlp.study.storage import storage_in_memory
+from mlp.training.execution import n_threads, train_trials
+from mlp.training.outcome import parts_of
 
 N_SHOWN = 5  # trials that are listed
 _CALIBRATION_S = 2.0

@@ -18,8 +18,6 @@ from mlp.curve import Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.door import with_settings
 from mlp.errors import DataError
-from mlp.flow.execution import n_threads, open_executor, train_trials
-from mlp.flow.outcome import Timing, make_record
 from mlp.flow.reruns import Recorder, Trainer, recorded_explanation
 from mlp.settings import settings_of
 from mlp.terminal.screen import counting, say
@@ -33,6 +31,8 @@ from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.tracking.tracked_run import TrackedRun, fetch_run
+from mlp.training.execution import n_threads, open_executor, train_trials
+from mlp.training.outcome import Timing, make_record
 
 REPAIR_OF = "mlp.repair_of"
 _RERUNS = 40  # that a search most often takes, about

@@ -14,9 +14,6 @@ from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
-from mlp.flow.execution import train_trials
-from mlp.flow.outcome import Timing, make_record
-from mlp.flow.work import Executor
 from mlp.settings import settings_of
 from mlp.terminal.screen import say
 from mlp.tracking.display import ThinCurve, run_name, thin
@@ -26,6 +23,9 @@ from mlp.tracking.record import RunRecord
 from mlp.tracking.retry import patiently
 from mlp.tracking.runs import Status, finish, publish_run
 from mlp.tracking.store import Store
+from mlp.training.execution import train_trials
+from mlp.training.outcome import Timing, make_record
+from mlp.training.work import Executor
 
 _PATIENCE_S = 4.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
 

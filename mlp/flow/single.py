@@ -11,8 +11,6 @@ from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.door import with_settings
 from mlp.errors import DataError
-from mlp.flow.execution import n_threads, train_trials
-from mlp.flow.outcome import Timing, example_images, make_record
 from mlp.terminal.screen import counting, say
 from mlp.tracking.commands import doctor_command, explain_command, rerun_command
 from mlp.tracking.display import run_name
@@ -20,6 +18,8 @@ from mlp.tracking.label import Label
 from mlp.tracking.publish import publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve
+from mlp.training.execution import n_threads, train_trials
+from mlp.training.outcome import Timing, example_images, make_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store

@@ -10,7 +10,6 @@ from mlp.curve import Verdict
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import Session, train_again
 from mlp.flow.mistakes import render_mistakes
-from mlp.flow.outcome import accuracy_on, example_images, superlative
 from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
@@ -21,6 +20,7 @@ from mlp.tracking.commands import doctor_command, explain_command, rerun_command
 from mlp.tracking.display import run_name
 from mlp.tracking.note import run_link, study_note
 from mlp.tracking.view import NOTE_TAG
+from mlp.training.outcome import accuracy_on, example_images, superlative
 
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run

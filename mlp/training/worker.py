@@ -23,8 +23,8 @@ from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result, Thresholds
 from mlp.errors import MlpError, one_line
-from mlp.flow.work import WorkDone, train_population
 from mlp.tracking.environment import cpu
+from mlp.training.work import WorkDone, train_population
 
 BEAT_S = 1.0  # how often a worker tells how far it is
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy")  # that decide over the bits of a result

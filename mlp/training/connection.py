@@ -124,7 +124,7 @@ def _outliving_the_head(*, is_own: bool) -> Iterator[None]:
     """Joined meanwhile, a cluster that loses its head does not take this process along.
 
     Ray would end it, a notebook too, after a minute, even if it had left the cluster by then. How
-    long to wait for a head is decided in `mlp.flow.cluster`. The processes of a cluster of one's
+    long to wait for a head is decided in `mlp.training.cluster`. The processes of a cluster of one's
     own, which are started meanwhile, are to go with it.
     """
     name = "RAY_gcs_rpc_server_reconnect_timeout_s"  # read by `ray.init`

@@ -1,7 +1,7 @@
 """Trains populations on the workers of a Ray cluster.
 
 Importing this imports Ray, an extra. Ray's own retries are off, so that every loss is seen and
-counted in one place, `mlp.flow.execution`. What happens on a worker is in `mlp.flow.worker`.
+counted in one place, `mlp.training.execution`. What happens on a worker is in `mlp.training.worker`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp.flow.connection import FAR, connect, leave, one_sentence  # first: it sets Ray up
+from mlp.training.connection import FAR, connect, leave, one_sentence  # first: it sets Ray up
 
 # isort: split
 
@@ -25,9 +25,9 @@ from ray import exceptions as faults
 from mlp.config import Execution
 from mlp.data.dataset import Dataset
 from mlp.errors import SystemLimitError, UnavailableError, one_line
-from mlp.flow.work import Done, Lost, Task, WorkDone
-from mlp.flow.worker import BEAT_S, Answer, Sign, train, versions
 from mlp.tracking.environment import cpu
+from mlp.training.work import Done, Lost, Task, WorkDone
+from mlp.training.worker import BEAT_S, Answer, Sign, train, versions
 
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _LOOK_S = 2.0  # how often the driver asks which machines are there
@@ -71,7 +71,7 @@ class _View:
 
 
 class Cluster:
-    """The executor over Ray; see `mlp.flow.work.Executor`."""
+    """The executor over Ray; see `mlp.training.work.Executor`."""
 
     def __init__(self, execution: Execution, n_threads: int, notice: Callable[[str], None]) -> None:
         """Connects to the cluster, or starts one that goes with this process.

@@ -18,9 +18,9 @@ from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, Result, Thresholds
 from mlp.errors import SettingError, UnavailableError
-from mlp.flow.cut import cost, cut
-from mlp.flow.work import Done, Executor, Lost, Task, WorkDone, train_population
 from mlp.stability.ratio import sharpness_steps
+from mlp.training.cut import cost, cut
+from mlp.training.work import Done, Executor, Lost, Task, WorkDone, train_population
 
 _MOST_DEATHS = 3  # of workers that trained a trial, before it counts as the reason
 # Where workers of other trials die, too, something else is the reason; but it must end some day.
@@ -62,7 +62,7 @@ def open_executor(
     executor: Executor
     if execution.engine == "ray":
         try:
-            from mlp.flow.cluster import Cluster  # Ray, an extra
+            from mlp.training.cluster import Cluster  # Ray, an extra
         except ImportError as error:
             raise SettingError(
                 f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"

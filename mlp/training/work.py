@@ -1,7 +1,7 @@
 """Work for whoever trains: what is handed over, what comes back, and the training itself.
 
 The seam between the sweep and where it trains is three calls: `submit`, `wait`, `close`. Behind it
-is this process (`mlp.flow.execution`) or a Ray cluster (`mlp.flow.cluster`); on both sides of it is
+is this process (`mlp.training.execution`) or a Ray cluster (`mlp.training.cluster`); on both sides of it is
 the one pure function `train_population`.
 """
 
