@@ -10,11 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Doctests are looked for in every module, and these import Ray, an extra.
-collect_ignore = (
-    []
-    if importlib.util.find_spec("ray")
-    else ["mlp/training/cluster.py", "mlp/training/connection.py"]
-)
+collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/training/ray_cluster.py"]
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

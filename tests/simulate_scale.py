@@ -61,11 +61,11 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
 
 
 def on_worker(held, *arguments):
-    """In place of `mlp.training.cluster._train`; it travels to the workers as code."""
+    """In place of `mlp.training.ray_cluster._train`; it travels to the workers as code."""
     import ray
 
     from mlp.training import worker
-    from mlp.training.cluster import fetched
+    from mlp.training.ray_cluster import fetched
 
     worker.train_population = train_nothing
     node = ray.get_runtime_context().get_node_id()

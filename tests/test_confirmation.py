@@ -23,7 +23,7 @@ from mlp.tracking.history import read_study
 from mlp.tracking.recipe import read_recipe
 from mlp.tracking.record import weights_digest
 from mlp.tracking.store import open_store
-from mlp.training.execution import train_trials
+from mlp.training.executor import train_trials
 from mlp.training.outcome import Timing, accuracy_on, make_record
 
 THREE = "study.confirm_seeds=3"

@@ -23,7 +23,7 @@ from mlp.flow.lock import holder_of
 from mlp.flow.store_checks import check_running, check_study_store, check_tracking_store
 from mlp.tracking import spool
 from mlp.tracking.store_uri import mask, resolve, sqlite_path
-from mlp.training.execution import n_threads
+from mlp.training.executor import n_threads
 
 _LEAST_FREE = 500 * 1024**2  # bytes; the stores of a thousand small runs have about as many
 

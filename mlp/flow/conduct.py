@@ -33,7 +33,7 @@ from mlp.tracking.label import StudyPage
 from mlp.tracking.publish import Publisher
 from mlp.tracking.store_uri import mask, resolve
 from mlp.tracking.view import StudyView
-from mlp.training.execution import open_executor
+from mlp.training.executor import open_executor
 from mlp.training.outcome import parts_of
 
 

@@ -35,7 +35,7 @@ from mlp.tracking.history import PastStudy, read_reruns, read_study
 from mlp.tracking.past_run import PastRun
 from mlp.tracking.retry import patiently
 from mlp.tracking.store import Store, open_store, run_address
-from mlp.training.execution import open_executor
+from mlp.training.executor import open_executor
 
 PAGE_FILE = "report.html"
 # Of the time limit, for the inquiry; the rest is for what the page shows beside it.

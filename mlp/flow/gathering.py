@@ -38,7 +38,7 @@ from mlp.tracking.history import PastStudy, read_points
 from mlp.tracking.past_run import PastRun
 from mlp.tracking.store import Store, how_to_look, run_address
 from mlp.tracking.tracked_run import fetch_run
-from mlp.training.execution import n_threads
+from mlp.training.executor import n_threads
 
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud

@@ -20,7 +20,7 @@ from mlp.study.sampling import Trial
 from mlp.study.search import Search
 from mlp.study.space import draw
 from mlp.study.storage import storage_in_memory
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import parts_of
 
 N_SHOWN = 5  # trials that are listed

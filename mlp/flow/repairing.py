@@ -31,7 +31,7 @@ from mlp.tracking.retry import patiently
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.tracking.tracked_run import TrackedRun, fetch_run
-from mlp.training.execution import n_threads, open_executor, train_trials
+from mlp.training.executor import n_threads, open_executor, train_trials
 from mlp.training.outcome import Timing, make_record
 
 REPAIR_OF = "mlp.repair_of"

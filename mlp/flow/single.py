@@ -18,7 +18,7 @@ from mlp.tracking.label import Label
 from mlp.tracking.publish import publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.store_uri import resolve
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import Timing, example_images, make_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
