@@ -144,25 +144,27 @@ def test_thresholds_prune_there_as_here(executor, configs, data):
 
 
 def test_killed_worker(cluster, executor, configs, data, expected, notices):
-    with meanwhile(cluster, kill):
+    with meanwhile(cluster, lambda _: kill(known_worker(executor))):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("trained again: " in line and "died" in line for line in notices), notices
 
 
 @long
 def test_frozen_worker_is_given_up(configs, data, expected, notices):
-    def freeze(_):
-        while not (known := [r.who.split()[1] for r in executor._running.values() if r.who]):
-            time.sleep(0.01)
-        os.kill(int(known[0]), signal.SIGSTOP)
-
     with (
         two_nodes() as cluster,
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
-        meanwhile(cluster, freeze),
+        meanwhile(cluster, lambda _: os.kill(known_worker(executor), signal.SIGSTOP)),
     ):
         assert digests(train_trials(configs, data, executor)) == expected
     assert any("said nothing for" in line for line in notices)
+
+
+def known_worker(executor):
+    """A worker that the driver has heard of."""
+    while not (known := [r.who.split()[1] for r in executor._running.values() if r.who]):
+        time.sleep(0.01)
+    return int(known[0])
 
 
 def kill(pid):

@@ -27,11 +27,7 @@ Beyond this process only the former is known; there are no losses then.
 
 
 class Trainer(Protocol):
-    """Trains one network for each config and returns one result for each, in the same order.
-
-    A result depends on its own config and the data alone: not on the other configs, the number of
-    threads or the machine. So a population that was lost is simply trained again, anywhere.
-    """
+    """A function from settings and examples to results."""
 
     def __call__(
         self,
@@ -41,7 +37,12 @@ class Trainer(Protocol):
         threads: int,
         thresholds: Thresholds | None,
         progress: WorkDone | None,
-    ) -> list[Result]: ...
+    ) -> list[Result]:
+        """Trains one network for each config; returns one result for each, in the same order.
+
+        A result depends on its own config and the data alone: not on the other configs, the number
+        of threads or the machine. So a population that was lost is simply trained again, anywhere.
+        """
 
 
 def train_population(
