@@ -60,18 +60,6 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     return results
 
 
-def on_worker(held, *arguments):
-    """In place of `mlp.training.ray_cluster._train`; it travels to the workers as code."""
-    import ray
-
-    from mlp.training import worker
-    from mlp.training.ray_cluster import fetched
-
-    worker.train_population = train_nothing
-    node = ray.get_runtime_context().get_node_id()
-    yield from worker.train(node, fetched(held), *arguments)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
@@ -92,18 +80,14 @@ def run(asked: argparse.Namespace) -> None:
 
     from mlp.door import read_sweep
     from mlp.flow import conduct
-    from mlp.training import execution
+    from mlp.training.executor import train_trials
 
     pass_time(conduct)
+    train_trials.__kwdefaults__["trainer"] = train_nothing
     if asked.address:
         import ray
 
-        from mlp.training import cluster
-
-        cluster._train = on_worker
         ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    else:
-        execution.train_population = train_nothing
     study = {
         "sampler": asked.sampler,
         "n_trials": asked.trials,

@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -102,14 +102,6 @@ class _Answer:
     busy_s: float
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    """CPUs of each machine that the head last said is there, and when, on the monotonic clock."""
-
-    cpus: list[float] = field(default_factory=list)
-    at: float = field(default_factory=time.monotonic)
-
-
 class RayCluster:
     """The executor over Ray; see `mlp.training.work.Executor`."""
 
@@ -124,9 +116,10 @@ class RayCluster:
         self.notice = notice
         self.population = execution.population
         self._silence_s = execution.silence_s
-        self._options: dict[str, Any] = {"num_cpus": n_threads, "retry_exceptions": [*_RETRIABLE]}
+        options: dict[str, Any] = {"num_cpus": n_threads, "retry_exceptions": [*_RETRIABLE]}
         if execution.memory_gb is not None:
-            self._options["memory"] = int(execution.memory_gb * 1e9)
+            options["memory"] = int(execution.memory_gb * 1e9)
+        self._train = ray.remote(**options)(_train)
         self._data: tuple[Dataset, Any] | None = None
         self._running: dict[Any, _Running] = {}
         self._n_submitted = 0
@@ -167,8 +160,12 @@ class RayCluster:
             self._read_board()
             answers += self._overdue()
         self._count_slots()
-        if not answers:  # what has come back is kept before the head is missed
-            self._check_head()
+        # What has come back is kept before the head is missed.
+        if not answers and time.monotonic() - self._seen_at > _HEAD_PATIENCE_S:
+            raise UnavailableError(
+                f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
+                "when it is back, the same command goes on"
+            )
         progress(sum(running.n_done for running in self._running.values()), np.empty(0))
         return answers
 
@@ -187,20 +184,15 @@ class RayCluster:
         if self._data is None or self._data[0] is not task.data:
             self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
         self._n_submitted += 1
-        n_more = task.n_attempts - 1 - n_deaths
-        ref = (
-            ray.remote(_train)
-            .options(**self._options, max_retries=n_more)
-            .remote(
-                self._board,
-                self._n_submitted,
-                versions(),
-                task.trainer,
-                task.configs,
-                (self._data[1],),
-                self.n_threads,
-                task.thresholds,
-            )
+        ref = self._train.options(max_retries=task.n_attempts - 1 - n_deaths).remote(
+            self._board,
+            self._n_submitted,
+            versions(),
+            task.trainer,
+            task.configs,
+            (self._data[1],),
+            self.n_threads,
+            task.thresholds,
         )
         self._running[ref] = _Running(task, self._n_submitted, n_deaths)
 
@@ -243,15 +235,14 @@ class RayCluster:
         words: dict[int, tuple[str, float, float]] = {}
         with contextlib.suppress(faults.RayError):  # it is being started again elsewhere
             words = ray.get(self._reading)
-        for running in self._running.values():
-            if running.key not in words:
-                continue
-            who, running.n_done, running.silent_s = words[running.key]
-            if running.who not in ("", who):
+        known = {running.key: running for running in self._running.values()}
+        self._reading = self._board.read.remote(list(known))
+        for key in known.keys() & words.keys():
+            running, before = known[key], known[key].who
+            running.who, running.n_done, running.silent_s = words[key]
+            if before not in ("", running.who):
                 running.n_deaths += 1
-                self._say_again(running, f"{running.who} died")
-            running.who = who
-        self._reading = self._board.read.remote([r.key for r in self._running.values()])
+                self._say_again(running, f"{before} died")
 
     def _overdue(self) -> list[Done | Lost]:
         """Cancels what has made no progress for too long; its worker counts as dead."""
@@ -276,7 +267,7 @@ class RayCluster:
         self.notice(f"{which} trained again: {reason}")
 
     def _n_slots(self) -> int:
-        return sum(int(cpus // self.n_threads) for cpus in self._view.cpus)
+        return sum(int(cpus // self.n_threads) for cpus in self._cpus)
 
     def _count_slots(self) -> None:
         """Adds up the time in which populations could have trained."""
@@ -287,17 +278,9 @@ class RayCluster:
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
-            n_cpus = sum(self._view.cpus)
             self.notice(
-                f"waiting for a worker: the cluster has {n_cpus:g} CPUs, none of them is free for "
+                f"waiting for a worker: the cluster has {sum(self._cpus):g} CPUs, none of them is free for "
                 f"a population, which takes {self.n_threads}"
-            )
-
-    def _check_head(self) -> None:
-        if time.monotonic() - self._view.at > _HEAD_PATIENCE_S:
-            raise UnavailableError(
-                f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
-                "when it is back, the same command goes on"
             )
 
     def _look_around(self) -> None:
@@ -306,19 +289,18 @@ class RayCluster:
                 self._look()
 
     def _look(self) -> None:
-        self._view = _View(
-            [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._cpus = [resources.get("CPU", 0.0) for resources in nodes]
+        self._seen_at = time.monotonic()
 
 
 # On the workers
 
 
 class _Board:
-    """An actor: what each worker wrote last. It may be lost and started empty; nothing hangs on it.
+    """An actor: who trains each population, how far it is, and when that was written.
 
-    `read` gives, for each of the keys that somebody has written to, who it was, how far he is, and
-    how many seconds ago that was; all other keys are forgotten.
+    It may be lost with its machine and begin empty on another: the workers write again.
     """
 
     def __init__(self) -> None:
@@ -328,9 +310,9 @@ class _Board:
         self._words[key] = who, n_done, time.monotonic()
 
     def read(self, keys: Sequence[int]) -> dict[int, tuple[str, float, float]]:
-        now = time.monotonic()
-        self._words = {key: self._words[key] for key in keys if key in self._words}
-        return {key: (who, n, now - at) for key, (who, n, at) in self._words.items()}
+        """Who, how far, and how many seconds ago, for those keys that were written to."""
+        words, now = self._words, time.monotonic()
+        return {key: (*words[key][:2], now - words[key][2]) for key in keys if key in words}
 
 
 def _train(
