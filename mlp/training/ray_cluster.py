@@ -279,8 +279,8 @@ class RayCluster:
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
             self.notice(
-                f"waiting for a worker: the cluster has {sum(self._cpus):g} CPUs, none of them is free for "
-                f"a population, which takes {self.n_threads}"
+                f"waiting for a worker: the cluster has {sum(self._cpus):g} CPUs, none of them is "
+                f"free for a population, which takes {self.n_threads}"
             )
 
     def _look_around(self) -> None:
@@ -414,11 +414,22 @@ def _connect(execution: Execution, n_threads: int) -> None:
             _one_sentence(execution.address, _TOKEN),
             warnings.catch_warnings(action="ignore"),  # Ray's client warns before it gives up
         ):
-            ray.init(address=execution.address, **options)
+            _init(address=execution.address, **options)
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, three times if need be: on a busy head the process for a client dies at once."""
+    for n_left in (2, 1, 0):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError as error:
+            if "Starting Ray client server failed" not in str(error) or not n_left:
+                raise
 
 
 def _leave(refs: Sequence[Any]) -> None:
