@@ -10,11 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Doctests are looked for in every module, and these import Ray, an extra.
-collect_ignore = (
-    []
-    if importlib.util.find_spec("ray")
-    else ["mlp/training/cluster.py", "mlp/training/connection.py"]
-)
+collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/training/ray_cluster.py"]
 
 # Modules whose doctests train and track.
 _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.")

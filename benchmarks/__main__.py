@@ -27,7 +27,7 @@ from mlp.errors import MlpError
 from mlp.network import initialize
 from mlp.settings import read_run
 from mlp.terminal.console import run_command
-from mlp.training.execution import n_threads
+from mlp.training.executor import n_threads
 
 _ROUNDS = 7
 _TURN_S = 0.6  # what a contender may take of a round

@@ -35,7 +35,7 @@ from mlp.terminal.compose import compose
 from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking import spool
-from mlp.training.execution import n_threads
+from mlp.training.executor import n_threads
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store

@@ -21,7 +21,7 @@ from mlp.tracking.display import doctor_command, explain_command, rerun_command,
 from mlp.tracking.publish import publish_single
 from mlp.tracking.record import RunRecord
 from mlp.tracking.spool import Label
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import Timing, example_images, make_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds

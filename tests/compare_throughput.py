@@ -19,7 +19,7 @@ from mlp.study import search
 from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
-from mlp.training.execution import open_executor, train_trials
+from mlp.training.executor import open_executor, train_trials
 
 
 def main() -> None:

@@ -60,18 +60,6 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     return results
 
 
-def on_worker(held, *arguments):
-    """In place of `mlp.training.cluster._train`; it travels to the workers as code."""
-    import ray
-
-    from mlp.training import worker
-    from mlp.training.cluster import fetched
-
-    worker.train_population = train_nothing
-    node = ray.get_runtime_context().get_node_id()
-    yield from worker.train(node, fetched(held), *arguments)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
@@ -91,19 +79,15 @@ def run(asked: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mlp.settings import read_sweep
-    from mlp.sweep import run_study
-    from mlp.training import execution
+    from mlp.sweep import run_study as conduct
+    from mlp.training.executor import train_trials
 
-    pass_time(run_study)
+    pass_time(conduct)
+    train_trials.__kwdefaults__["trainer"] = train_nothing
     if asked.address:
         import ray
 
-        from mlp.training import cluster
-
-        cluster._train = on_worker
         ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    else:
-        execution.train_population = train_nothing
     study = {
         "sampler": asked.sampler,
         "n_trials": asked.trials,
@@ -119,13 +103,13 @@ def run(asked: argparse.Namespace) -> None:
         "execution": {"engine": "ray", "address": asked.address} if asked.address else {},
     }
     started = time.perf_counter()
-    run_study.run_study(read_sweep(values), console=Console(width=100))
+    conduct.run_sweep(read_sweep(values), Console(width=100))
     report(folder, asked.trials, time.perf_counter() - started)
 
 
-def pass_time(run_study) -> None:
+def pass_time(conduct) -> None:
     """Notes the seconds of each generation, as the parent run has them, in a file."""
-    original = run_study._note_seconds
+    original = conduct._note_seconds
     started = time.perf_counter()
 
     def note(session, generation):
@@ -135,7 +119,7 @@ def pass_time(run_study) -> None:
             file.write(json.dumps(row) + "\n")
         original(session, generation)
 
-    run_study._note_seconds = note
+    conduct._note_seconds = note
 
 
 def report(folder: Path, n_trials: int, seconds: float) -> None:

@@ -22,7 +22,7 @@ from mlp.terminal.compose import compose
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
-from mlp.training.execution import train_trials
+from mlp.training.executor import train_trials
 from mlp.training.outcome import Timing, accuracy_on, make_record
 
 THREE = "study.confirm_seeds=3"

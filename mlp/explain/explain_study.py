@@ -36,7 +36,7 @@ from mlp.tracking.publish import patiently
 from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
 from mlp.tracking.store import Store, open_store, run_address
-from mlp.training.execution import open_executor
+from mlp.training.executor import open_executor
 
 if TYPE_CHECKING:  # importing these takes seconds
     from mlp.config import ExplainConfig

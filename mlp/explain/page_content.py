@@ -34,7 +34,7 @@ from mlp.terminal.screen import say
 from mlp.tracking.display import ThinCurve, explain_command, rerun_command
 from mlp.tracking.read import PastRun, PastStudy, fetch_run, read_points
 from mlp.tracking.store import Store, how_to_look, run_address
-from mlp.training.execution import n_threads
+from mlp.training.executor import n_threads
 
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud

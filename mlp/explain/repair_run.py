@@ -27,7 +27,7 @@ from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import describe_answer, publish_run
 from mlp.tracking.spool import KEY
 from mlp.tracking.store import Store, how_to_look, open_store
-from mlp.training.execution import n_threads, open_executor, train_trials
+from mlp.training.executor import n_threads, open_executor, train_trials
 from mlp.training.outcome import Timing, make_record
 
 if TYPE_CHECKING:  # importing these takes seconds

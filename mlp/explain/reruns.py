@@ -21,7 +21,7 @@ from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import Status, finish, publish_run, start_explanation
 from mlp.tracking.spool import EXPLAINS, KEY
 from mlp.tracking.store import Store
-from mlp.training.execution import train_trials
+from mlp.training.executor import train_trials
 from mlp.training.outcome import Timing, make_record
 from mlp.training.work import Executor
 

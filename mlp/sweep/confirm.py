@@ -32,7 +32,7 @@ from mlp.tracking import spool
 from mlp.tracking.display import run_name
 from mlp.tracking.record import RunRecord
 from mlp.tracking.spool import Label, label_of_seed
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import Timing, accuracy_on, make_record, wrong_on
 
 _SEED_END = 2**32

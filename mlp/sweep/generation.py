@@ -26,7 +26,7 @@ from mlp.tracking.display import numbers, run_name
 from mlp.tracking.publish import Publisher
 from mlp.tracking.record import RunRecord
 from mlp.tracking.spool import StudyPage, label_of_trial
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import Timing, is_record_of, make_record, objective_value, superlative
 from mlp.training.work import Executor
 

@@ -18,7 +18,7 @@ from mlp.study.identity import identity, study_name
 from mlp.study.search import Search, Trial
 from mlp.study.space import Choice, Domain, describe, draw, typed
 from mlp.study.storage import storage_in_memory
-from mlp.training.execution import n_threads, train_trials
+from mlp.training.executor import n_threads, train_trials
 from mlp.training.outcome import parts_of
 
 N_SHOWN = 5  # trials that are listed

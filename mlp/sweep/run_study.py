@@ -34,7 +34,7 @@ from mlp.tracking import spool
 from mlp.tracking.publish import Publisher
 from mlp.tracking.spool import StudyPage
 from mlp.tracking.view import StudyView
-from mlp.training.execution import open_executor
+from mlp.training.executor import open_executor
 from mlp.training.outcome import parts_of
 
 

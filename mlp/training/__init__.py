@@ -1,1 +1,1 @@
-"""Trials on their way through the engine: in this process or on a cluster, and what is recorded."""
+"""Trains networks: who does it and where, with the same result everywhere."""

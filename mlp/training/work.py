@@ -1,8 +1,8 @@
-"""Work for whoever trains: what is handed over, what comes back, and the training itself.
+"""What is handed to a trainer, what comes back, and the built-in trainer.
 
-The seam between the sweep and where it trains is three calls: `submit`, `wait`, `close`. Behind it
-is this process (`mlp.flow.execution`) or a Ray cluster (`mlp.flow.cluster`); on both sides of it is
-the one pure function `train_population`.
+Two seams meet here. A *trainer* turns settings and examples into results: `train_population` is the
+one that is built in. An *executor* decides where a trainer runs: in this process
+(`mlp.training.executor`) or on the workers of a Ray cluster (`mlp.training.ray_cluster`).
 """
 
 import dataclasses
@@ -26,21 +26,82 @@ Beyond this process only the former is known; there are no losses then.
 """
 
 
+class Trainer(Protocol):
+    """A function from settings and examples to results."""
+
+    def __call__(
+        self,
+        configs: Sequence[RunConfig],
+        data: Dataset,
+        *,
+        threads: int,
+        thresholds: Thresholds | None,
+        progress: WorkDone | None,
+    ) -> list[Result]:
+        """Trains one network for each config; returns one result for each, in the same order.
+
+        A result depends on its own config and the data alone: not on the other configs, the number
+        of threads or the machine. So a population that was lost is simply trained again, anywhere.
+        """
+
+
+def train_population(
+    configs: Sequence[RunConfig],
+    data: Dataset,
+    *,
+    threads: int,
+    thresholds: Thresholds | None,
+    progress: WorkDone | None,
+) -> list[Result]:
+    """The built-in trainer: all networks in one pass over the data, in this process.
+
+    The sharpness is measured afterwards, at copies of the weights: whether and where it is, is seen
+    nowhere else in the results.
+
+    Args:
+        data: the examples, resolved and parted.
+        thresholds: prune each of the trials; None prunes nothing.
+        progress: called a few times a second; may raise to stop.
+
+    Raises:
+        SystemLimitError: for what does not fit into memory, before anything is trained.
+    """
+    from mlp.engine.population import train  # compiled code, whose import takes half a second
+
+    taken: list[dict[int, Params]] = [{} for _ in configs]
+    results = train(
+        configs,
+        data,
+        threads=threads,
+        thresholds=None if thresholds is None else [thresholds] * len(configs),
+        progress=_counted(progress, configs),
+        snapshots=_kept_in(taken, configs),
+    )
+    return _measured(results, configs, taken, data, threads)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A population to train.
 
     Attributes:
-        numbers: the places of its trials among the configs of the whole, in any order.
+        numbers: the places of its trials among all configs, in any order.
         configs: one a trial.
         data: the examples, resolved and parted.
-        thresholds: that prune each of them; None prunes nothing.
+        thresholds: prune each of the trials; None prunes nothing.
+        trainer: a function that a worker can import, or one that can be sent to it.
     """
 
     numbers: tuple[int, ...]
     configs: tuple[RunConfig, ...]
     data: Dataset
     thresholds: Thresholds | None
+    trainer: Trainer = train_population
+
+    @property
+    def n_attempts(self) -> int:
+        """How many workers may die of it before it is lost: two, and three for a single trial."""
+        return 2 if len(self.numbers) > 1 else 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +109,23 @@ class Done:
     """A population that came back.
 
     Attributes:
-        task: as it was submitted.
-        results: one a trial, in the task's order; a text where the training of a trial raised
-            what no training should raise.
+        results: one a trial, in the task's order.
     """
 
     task: Task
-    results: tuple[Result | str, ...]
+    results: tuple[Result, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Lost:
-    """A population that will not come back.
+    """A population whose workers died, or overran their deadline, in each of its attempts.
 
     Attributes:
-        task: as it was submitted.
-        reason: a part of a sentence, such as `worker 12 on host a died`.
-        is_suspect: whether one of its trials may be the reason; not so where a whole machine went.
+        reason: of the last attempt; a part of a sentence, such as `worker 12 on host a died`.
     """
 
     task: Task
     reason: str
-    is_suspect: bool
 
 
 class Executor(Protocol):
@@ -78,7 +134,7 @@ class Executor(Protocol):
     Attributes:
         n_threads: that train one population.
         population: trials trained at once at most; None: no limit of its own.
-        notice: told in one line what a person should know: a worker that was lost, say.
+        notice: told in one line what a person should know: a worker that died, say.
     """
 
     n_threads: int
@@ -107,46 +163,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Gives up what has not come back, and lets go of everything."""
-
-
-def train_population(
-    configs: Sequence[RunConfig],
-    data: Dataset,
-    *,
-    threads: int,
-    thresholds: Thresholds | None,
-    progress: WorkDone | None,
-) -> list[Result]:
-    """Trains one network for each config, in this process, and measures what is to be measured.
-
-    The sharpness is measured afterwards, at copies of the weights: whether and where it is, is seen
-    nowhere else in the results.
-
-    Args:
-        configs: one a trial.
-        data: the examples, resolved and parted.
-        threads: that train; they change nothing but the time.
-        thresholds: that prune each of them; None prunes nothing.
-        progress: called a few times a second; may raise to stop.
-
-    Returns:
-        One result for each config, in the same order.
-
-    Raises:
-        SystemLimitError: for what does not fit into memory, before anything is trained.
-    """
-    from mlp.engine.population import train  # compiled code, whose import takes half a second
-
-    taken: list[dict[int, Params]] = [{} for _ in configs]
-    results = train(
-        configs,
-        data,
-        threads=threads,
-        thresholds=None if thresholds is None else [thresholds] * len(configs),
-        progress=_counted(progress, configs),
-        snapshots=_kept_in(taken, configs),
-    )
-    return _measured(results, configs, taken, data, threads)
 
 
 def _kept_in(taken: list[dict[int, Params]], configs: Sequence[RunConfig]) -> Snapshots | None:
