@@ -21,7 +21,7 @@ from mlp.benchmark.machine import machine, product_gflops
 from mlp.benchmark.peers import PEERS, NotApplicableError, Steps, Task
 from mlp.config import Data, Execution, RunConfig
 from mlp.data.dataset import Dataset, Part, features, load
-from mlp.data.fetch import MNIST
+from mlp.data.mnist import MNIST
 from mlp.door import read_run
 from mlp.engine.population import train
 from mlp.errors import MlpError

@@ -14,9 +14,8 @@ from packaging.requirements import Requirement
 
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
-from mlp.data.fetch import MNIST, cache_folder
-from mlp.data.idx import damage, examine_file, find, lack
-from mlp.errors import MlpError, one_line
+from mlp.data.mnist import MNIST, cache_folder, find, read_file
+from mlp.errors import DataError, MlpError, one_line
 from mlp.flow import mending
 from mlp.flow.execution import n_threads
 from mlp.flow.finding import FIX, Finding, fine, wrong
@@ -112,20 +111,24 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
         return
     named = data.root or os.environ.get(ROOT_VARIABLE)
     folder = Path(named).expanduser() if named else cache_folder()
-    paths = {file: find(folder, file) for file in MNIST.files}
-    missing = [file.name for file, path in paths.items() if path is None]
-    faults = 0
-    for file, path in paths.items():
-        if path is not None and (content := examine_file(path, file)).fault:
-            faults += 1
+    missing, is_whole = [], True
+    for file in MNIST.files:
+        path = find(folder, file)
+        try:
+            if path is None:
+                missing.append(file.name)
+            else:
+                read_file(path, file)
+        except DataError as error:
+            is_whole = False
             way = "put the published file there" if named else "the next sweep replaces it"
-            yield wrong(f"{path} {damage(content, file)}", way)
-    if missing and (named or len(missing) < len(paths)):
+            yield wrong(str(error), way)
+    if missing and (named or len(missing) < len(MNIST.files)):
         way = "name a folder that has them" if named else "the next sweep downloads them"
-        yield wrong(lack(folder, missing), way)
+        yield wrong(f"{folder} must hold {', '.join(missing)} (or .gz), but does not", way)
     elif missing:
         yield fine(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
-    elif not faults:
+    elif is_whole:
         yield fine(f"MNIST in {folder} is whole")
 
 
