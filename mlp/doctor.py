@@ -26,8 +26,8 @@ examples:
   python -m mlp.doctor
       the stores of this folder
   {FIX}
-      and does the repairs that do no harm: publishes what waits, ends runs and removes locks of
-      processes that are gone
+      and does the repairs that do no harm: publishes what waits, ends runs of processes that are
+      gone
   python -m mlp.doctor study.storage=sqlite:///other.db tracking.uri=http://127.0.0.1:5000
       other stores, by the settings of python -m mlp.sweep"""
 

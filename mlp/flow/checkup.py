@@ -91,16 +91,10 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
 def _check_locks(config: SweepConfig) -> Iterator[Finding]:
     folder = spool.folder_of(config.study.storage)
     names = sorted(path.stem for path in folder.glob("*.lock"))
-    held = {name: holder for name in names if (holder := holder_of(folder, name))}
-    for name, holder in held.items():
+    held = [(name, holder) for name in names if (holder := holder_of(folder, name))]
+    for name, holder in held:
         yield fine(f"study {name} is held by {holder}")
-    if stale := [name for name in names if name not in held]:
-        yield wrong(
-            f"{', '.join(stale)}: locked by processes that are gone; a sweep takes such a lock",
-            f"{FIX} removes the files",
-            lambda: mending.remove_locks(folder, stale),
-        )
-    if not names:
+    if not held:
         yield fine("nobody holds a study")
 
 

@@ -121,18 +121,6 @@ def clear(top: Path, folder: Path) -> str:
     return f"{folder} removed"
 
 
-def remove_locks(folder: Path, names: Sequence[str]) -> str:
-    """Removes lock files of processes that are gone.
-
-    Raises:
-        BusyError: for a study that somebody holds by now.
-    """
-    for name in names:
-        with only_driver(folder, name):  # it removes the file when it lets go
-            pass
-    return f"{len(names)} lock files removed"
-
-
 def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:
     """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
     if not is_of_seeds:
