@@ -21,7 +21,7 @@ from benchmarks.machine import machine, product_gflops
 from benchmarks.peers import PEERS, NotApplicableError, Problem, Steps
 from mlp.config import Data, Execution, RunConfig
 from mlp.data.dataset import Dataset, Part, features, load
-from mlp.data.fetch import MNIST
+from mlp.data.mnist import MNIST
 from mlp.engine.population import train
 from mlp.errors import MlpError
 from mlp.network import initialize

@@ -26,9 +26,8 @@ from rich.console import Console
 from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
-from mlp.data.fetch import MNIST, cache_folder
-from mlp.data.idx import damage, examine_file, find, lack
-from mlp.errors import MlpError, RecordError, SettingError, one_line
+from mlp.data.mnist import MNIST, cache_folder, find, read_file
+from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
@@ -55,8 +54,8 @@ examples:
   python -m mlp.doctor
       the stores of this folder
   {FIX}
-      and does the repairs that do no harm: publishes what waits, ends runs and removes locks of
-      processes that are gone
+      and does the repairs that do no harm: publishes what waits, ends runs of processes that are
+      gone
   python -m mlp.doctor study.storage=sqlite:///other.db tracking.uri=http://127.0.0.1:5000
       other stores, by the settings of python -m mlp.sweep"""
 
@@ -215,16 +214,10 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
 def _check_locks(config: SweepConfig) -> Iterator[Finding]:
     folder = spool.folder_of(config.study.storage)
     names = sorted(path.stem for path in folder.glob("*.lock"))
-    held = {name: holder for name in names if (holder := holder_of(folder, name))}
-    for name, holder in held.items():
+    held = [(name, holder) for name in names if (holder := holder_of(folder, name))]
+    for name, holder in held:
         yield fine(f"study {name} is held by {holder}")
-    if stale := [name for name in names if name not in held]:
-        yield wrong(
-            f"{', '.join(stale)}: locked by processes that are gone; a sweep takes such a lock",
-            f"{FIX} removes the files",
-            lambda: _remove_locks(folder, stale),
-        )
-    if not names:
+    if not held:
         yield fine("nobody holds a study")
 
 
@@ -235,20 +228,24 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
         return
     named = data.root or os.environ.get(ROOT_VARIABLE)
     folder = Path(named).expanduser() if named else cache_folder()
-    paths = {file: find(folder, file) for file in MNIST.files}
-    missing = [file.name for file, path in paths.items() if path is None]
-    faults = 0
-    for file, path in paths.items():
-        if path is not None and (content := examine_file(path, file)).fault:
-            faults += 1
+    missing, is_whole = [], True
+    for file in MNIST.files:
+        path = find(folder, file)
+        try:
+            if path is None:
+                missing.append(file.name)
+            else:
+                read_file(path, file)
+        except DataError as error:
+            is_whole = False
             way = "put the published file there" if named else "the next sweep replaces it"
-            yield wrong(f"{path} {damage(content, file)}", way)
-    if missing and (named or len(missing) < len(paths)):
+            yield wrong(str(error), way)
+    if missing and (named or len(missing) < len(MNIST.files)):
         way = "name a folder that has them" if named else "the next sweep downloads them"
-        yield wrong(lack(folder, missing), way)
+        yield wrong(f"{folder} must hold {', '.join(missing)} (or .gz), but does not", way)
     elif missing:
         yield fine(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
-    elif not faults:
+    elif is_whole:
         yield fine(f"MNIST in {folder} is whole")
 
 
@@ -550,18 +547,6 @@ def _clear_spool(top: Path, folder: Path) -> str:
     with only_driver(top, spool.study_of(folder)):
         spool.clear(folder)
     return f"{folder} removed"
-
-
-def _remove_locks(folder: Path, names: Sequence[str]) -> str:
-    """Removes lock files of processes that are gone.
-
-    Raises:
-        BusyError: for a study that somebody holds by now.
-    """
-    for name in names:
-        with only_driver(folder, name):  # it removes the file when it lets go
-            pass
-    return f"{len(names)} lock files removed"
 
 
 def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:

@@ -193,4 +193,9 @@ def parent(folder: Path) -> TrackedRun:
 
 
 def left_in(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+    """What lies in a folder, but for spools in which nothing waits: they keep the lock files."""
+    return {file.name for file in folder.iterdir() if not _is_empty_spool(file)}
+
+
+def _is_empty_spool(folder: Path) -> bool:
+    return folder.suffix == ".spool" and all(file.suffix == ".lock" for file in folder.iterdir())

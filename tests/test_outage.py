@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from faulty_way import FaultyWay, faulty_way, free_port
-from sweeping import SMOKE, command, plain, stored, sweep, tracked, unpublished_sweep
+from sweeping import SMOKE, command, left_in, plain, stored, sweep, tracked, unpublished_sweep
 
 from mlp.doctor import run_doctor
 from mlp.settings import read_sweep
@@ -154,7 +154,7 @@ def test_sweep_under_an_outage_and_the_next_one_without(server, hasty, digests, 
     assert len(stored(hasty)) == 4
     sweep(*where(server, experiment))
     assert_whole(server, experiment, digests)
-    assert not spool.folder_of("sqlite:///optuna.db").exists()
+    assert "optuna.db.spool" not in left_in(Path.cwd())
 
 
 @pytest.mark.parametrize("mode", ["500", "lost answer"])

@@ -7,10 +7,9 @@ write to.
 
 `config.json` is plain JSON; nothing in it is resolved, looked up or executed.
 
-An npz file has the same bytes for the same arrays. NumPy's own reader allocates what a file claims
-to hold before it looks, and unpickles where it may. This one knows from the caller which arrays
-must be there, checks the zip directory and each array's header against that, and only then reads.
-Members are stored, not compressed: no two versions of zlib to agree on, and no file that grows when
+An npz file has the same bytes for the same arrays. `numpy.load` allocates what a file claims to
+hold. The reader here knows from the caller which arrays must be there, checks the zip directory and
+each array's header against that, and only then reads; nothing is unpickled. Members are stored, not compressed: no two versions of zlib to agree on, and no file that grows when
 it is opened.
 """
 
@@ -21,6 +20,7 @@ import json
 import math
 import re
 import struct
+import tokenize
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from mlp.config import RunConfig, Value, canonical_json
 from mlp.curve import Judgement
 from mlp.engine.result import Ending, Result
-from mlp.errors import RecordError, SettingError, one_line
+from mlp.errors import RecordError, SettingError, one_line, shown
 from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 
@@ -48,11 +48,12 @@ _LARGEST_FILE = 1 << 30  # bytes; a config may claim any size
 _FIRST_BYTES = b"PK\x03\x04"
 _HEADER_ROOM = 1024  # bytes for the names, zip entries and npy header of one array
 
-# NumPy evaluates a header as a Python literal; this is the only form that it writes.
-_HEADER = re.compile(
-    rb"{'descr': '([<|]\w{2,4})', 'fortran_order': False, 'shape': \(([\d, ]{0,80})\), } *\n"
+# A header is a Python literal. What else than our own could stand in it, from minus signs to
+# escapes, is refused before NumPy parses it.
+_HEADER_BYTES = frozenset(
+    b"{'descr': '<|bfiu', 'fortran_order': False, 'shape': (0123456789,), }\n"
 )
-_BROKEN_ZIP = (
+_BROKEN_FILE = (
     ValueError,
     zipfile.BadZipFile,
     NotImplementedError,  # a method or version that zipfile does not know
@@ -60,6 +61,7 @@ _BROKEN_ZIP = (
     OverflowError,
     EOFError,
     struct.error,
+    tokenize.TokenError,  # NumPy, for a header that is no literal
 )
 
 PIXELS = {"mnist": 784, "digits": 64}  # inputs of a network, by resolved data set
@@ -162,7 +164,7 @@ def unpack_arrays(
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _checked_members(archive, expected)
             return {name: _array(archive, members[name], expected[name]) for name in members}
-    except _BROKEN_ZIP as error:
+    except _BROKEN_FILE as error:
         raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
 
 
@@ -223,23 +225,24 @@ def _checked_members(
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected) -> Array:
     """One member, its header checked before its data is looked at."""
-    data = archive.read(info)
-    start = len(npy.MAGIC_PREFIX) + 4  # version 1.0 and the header's length, two bytes each
-    end = start + int.from_bytes(data[start - 2 : start], "little")
-    header = _HEADER.fullmatch(data[start:end])
-    if data[: start - 2] != npy.magic(1, 0) or header is None:
+    data = io.BytesIO(archive.read(info))
+    if npy.read_magic(data) != (1, 0):
         raise ValueError(f"{info.filename} must be an array in version 1.0 of the npy format")
-    dtype = header[1].decode()
-    shape = tuple(int(length) for length in header[2].replace(b" ", b"").split(b",") if length)
-    if dtype != expected.dtype or not expected.allows(shape):
+    start, n_header = data.tell(), int.from_bytes(data.read(2), "little")
+    if not _HEADER_BYTES.issuperset(data.read(n_header)):
+        raise ValueError(f"{info.filename} must have a header such as NumPy writes")
+    data.seek(start)
+    shape, is_fortran, dtype = npy.read_array_header_1_0(data, max_header_size=_HEADER_ROOM)
+    if dtype.str != expected.dtype or is_fortran or not expected.allows(shape):
         limit = "at most " if expected.may_be_shorter else ""
         raise ValueError(
             f"{info.filename} must be {expected.dtype} of shape {limit}{list(expected.shape)}, "
-            f"but is {dtype} of shape {list(shape)}"
+            f"but is {dtype.str} of shape {shown(list(shape))}"
         )
-    if len(data) - end != np.dtype(dtype).itemsize * math.prod(shape):
+    values = data.read()
+    if len(values) != dtype.itemsize * math.prod(shape):
         raise ValueError(f"{info.filename} must hold exactly the data of its shape {list(shape)}")
-    return np.frombuffer(data, dtype=dtype, offset=end).reshape(shape).copy()
+    return np.frombuffer(values, dtype).reshape(shape).copy()
 
 
 @dataclass(frozen=True)
