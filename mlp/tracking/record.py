@@ -9,8 +9,8 @@ write to.
 
 An npz file has the same bytes for the same arrays. `numpy.load` allocates what a file claims to
 hold. The reader here knows from the caller which arrays must be there, checks the zip directory and
-each array's header against that, and only then reads; nothing is unpickled. Members are stored, not compressed: no two versions of zlib to agree on, and no file that grows when
-it is opened.
+each array's header against that, and only then reads; nothing is unpickled. Members are stored, not
+compressed: no two versions of zlib to agree on, and no file that grows when it is opened.
 """
 
 import dataclasses
