@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from mlp.api.explanation import explain_study, repair_run
     from mlp.api.network import Rerun, rerun_network, train_network
     from mlp.api.run import Run, load_run
-    from mlp.api.settings import run_config, study_config
     from mlp.api.study import load_study, rehearse_study, run_study
     from mlp.errors import MlpError
     from mlp.flow.rehearsal import Rehearsal
     from mlp.flow.winner import StudyEnd
+    from mlp.terminal.compose import run_config, study_config
 
 import os
 import signal
@@ -37,9 +37,9 @@ _PLACES = {
     "rehearse_study": "mlp.api.study",
     "repair_run": "mlp.api.explanation",
     "rerun_network": "mlp.api.network",
-    "run_config": "mlp.api.settings",
+    "run_config": "mlp.terminal.compose",
     "run_study": "mlp.api.study",
-    "study_config": "mlp.api.settings",
+    "study_config": "mlp.terminal.compose",
     "train_network": "mlp.api.network",
 }
 

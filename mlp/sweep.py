@@ -1,12 +1,7 @@
 """`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
 
-from typing import Any
-
 from mlp.api.study import rehearse_study, run_study
-from mlp.config import SweepConfig
-from mlp.door import read_sweep
-from mlp.study.identity import check_study
-from mlp.terminal.compose import run_application
+from mlp.terminal.compose import read_study, typed_configs
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal
 
@@ -21,22 +16,15 @@ _EXAMPLES = {
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("sweep", _check, _sweep, _usage))
+    run_command(_sweep)
 
 
-def _check(values: Any) -> None:
-    check_study(read_sweep(values))
-
-
-def _sweep(values: Any) -> None:
-    run_command(lambda: _run(read_sweep(values)))
-
-
-def _run(config: SweepConfig) -> None:
-    if config.study.dry_run:
-        rehearse_study(config, console=Terminal())
-    else:
-        run_study(config, console=Terminal())
+def _sweep() -> None:
+    for config in typed_configs("sweep", read_study, _usage):
+        if config.study.dry_run:
+            rehearse_study(config, console=Terminal())
+        else:
+            run_study(config, console=Terminal())
 
 
 def _usage() -> str:

@@ -1,10 +1,8 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
-from typing import Any
-
 from mlp.api.network import train_network
 from mlp.door import read_run
-from mlp.terminal.compose import run_application
+from mlp.terminal.compose import typed_configs
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal
 
@@ -18,15 +16,12 @@ _EXAMPLES = {
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("train", read_run, _train, _usage))
+    run_command(_train)
 
 
-def _train(values: Any) -> None:
-    run_command(lambda: _train_and_say(values))
-
-
-def _train_and_say(values: Any) -> None:
-    train_network(read_run(values), console=Terminal())
+def _train() -> None:
+    for config in typed_configs("train", read_run, _usage):
+        train_network(config, console=Terminal())
 
 
 def _usage() -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from mlp.api.run import Run
-from mlp.api.settings import Settings, run_config, typed_changes
 from mlp.config import RunConfig
 from mlp.flow.again import run_rerun
 from mlp.flow.single import run_train
+from mlp.terminal.compose import Settings, run_config, typed_changes
 from mlp.terminal.screen import silent
 
 

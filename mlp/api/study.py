@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mlp.api.run import DEFAULT_EXPERIMENT, existing_store
-from mlp.api.settings import Settings, study_config
 from mlp.config import RunConfig, SweepConfig, Tracking
 from mlp.errors import one_line
 from mlp.settings import settings_of
 from mlp.study.domain import typed
+from mlp.terminal.compose import Settings, study_config
 from mlp.terminal.screen import silent
 
 if TYPE_CHECKING:  # importing these takes seconds

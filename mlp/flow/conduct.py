@@ -28,8 +28,8 @@ from mlp.study.identity import check_study, identity, study_name, tracking_key
 from mlp.study.search import Search
 from mlp.study.space import flat
 from mlp.study.storage import Storage, close_storage, one_sentence, open_storage, storage_in_memory
+from mlp.terminal.compose import own_study_files
 from mlp.terminal.screen import meter, say, waiting
-from mlp.terminal.yaml_files import own_study_files
 from mlp.tracking import spool
 from mlp.tracking.label import StudyPage
 from mlp.tracking.publish import Publisher

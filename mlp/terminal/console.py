@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
+from mlp import __version__
 from mlp.door import default_settings, setting_choices, setting_paths
 from mlp.errors import MlpError, SystemLimitError, one_line
 from mlp.study.domain import typed
-from mlp.terminal.yaml_files import group_options, study_files
+from mlp.terminal.compose import group_options, study_files
 from mlp.tracking.store_uri import mask
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,7 +48,10 @@ def run_command(command: Callable[[], None]) -> None:
             raise SystemLimitError(
                 f"only Linux and macOS are supported, but this is {sys.platform}"
             )
-        command()
+        if sys.argv[1:] == ["--version"]:
+            print(f"mlp-sweep {__version__}")
+        else:
+            command()
         sys.stdout.flush()
     except MlpError as error:
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
