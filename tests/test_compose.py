@@ -13,9 +13,14 @@ from mlp.engine.population import Ending
 from mlp.errors import SettingError
 from mlp.study.identity import check_study
 from mlp.study.space import flat
-from mlp.terminal import compose as composing
-from mlp.terminal.compose import compose
-from mlp.terminal.yaml_files import group_options, own_study_files, shipped, study_files
+from mlp.terminal.compose import (
+    compose,
+    group_options,
+    own_study_files,
+    shipped,
+    study_files,
+    typed_settings,
+)
 from mlp.tracking.recipe import Recipe, read_recipe, write_recipe
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
@@ -199,7 +204,10 @@ def test_unknown_settings_are_refused_behind_every_prefix(prefix):
         ("optimizer.learning_rate=${nope:1}", "optimizer.learning_rate: Unsupported interpolation"),
         ("optimizer.learning_rate=???", "optimizer.learning_rate: Missing mandatory value"),
         ("training.seed=${training.seed}", "training.seed: "),
-        ("hydra.nope=3", "hydra.nope: Key 'nope' not in 'HydraConf'"),
+        ("hydra.nope=3", "hydra.nope would do nothing here; of Hydra's own settings there are"),
+        ("hydra/launcher=basic", "hydra/launcher would do nothing here"),
+        ("hydra.run.dir=x", "hydra.run.dir would do nothing here"),
+        ("hydra.verbose=3", "hydra.verbose must be true, false or the name of a logger, but is 3"),
         ("+model=relu", "Multiple values for model."),
         ("++model=relu", "force-add of config groups is not supported"),
     ],
@@ -372,15 +380,14 @@ def test_a_study_file_with_a_slip_is_refused_in_one_sentence(text, message):
 
 
 def test_typed_settings_are_those_that_were_typed():
-    typed = composing.typed_settings(
-        ["optimizer.learning_rate=0.1", "tracking.experiment=x"], RESULT_GROUPS
-    )
+    overrides = ["optimizer.learning_rate=0.1", "tracking.experiment=x"]
+    typed = typed_settings(overrides, RESULT_GROUPS, compose("train", overrides))
     assert typed == {"optimizer.learning_rate": 0.1}
 
 
 def test_a_whole_group_says_too_little():
     with pytest.raises(SettingError, match="one by one instead of 'gradient=sum'"):
-        composing.typed_settings(["gradient=sum"], RESULT_GROUPS)
+        typed_settings(["gradient=sum"], RESULT_GROUPS, compose("train", ["gradient=sum"]))
 
 
 # -- the commands as processes

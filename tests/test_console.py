@@ -10,8 +10,8 @@ from sweeping import environment_of_commands
 
 from mlp import errors
 from mlp.door import setting_choices, setting_paths
+from mlp.terminal.compose import group_options, study_files
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.yaml_files import group_options, study_files
 
 FAULTS = [
     (errors.SettingError, 2),

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlp.config import RESULT_GROUPS, RunConfig, Value
-from mlp.door import setting_paths, unknown_setting, with_settings
+from mlp.door import default_settings, setting_paths, unknown_setting, with_settings
 from mlp.errors import SettingError, one_line, shown
 from mlp.study.domain import DOMAIN_KEYS, Domain, read_domain, typed
 from mlp.study.odometer import Suggest, every_point
@@ -251,7 +251,8 @@ def _branch(entry: Entry, value: Value) -> str:
     if branch not in entry.domains:
         raise SettingError(
             f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
-            f"it has {', '.join(entry.domains)}"
+            f"it has {', '.join(entry.domains)}; "
+            f"'{branch}: [{typed(default_settings()[entry.path])}]' keeps the default there"
         )
     return branch
 

@@ -241,9 +241,7 @@ def _complete(command: str, what: Sequence[str]) -> None:
         words = line.split(maxsplit=2)
         is_module = words[1:2] == ["-m"] and len(words) > 2
         os.environ["COMP_LINE"] = words[2] if is_module else line
-        _register()
-        if command != "sweep":
-            ConfigStore.instance().repo.pop("sweeps")
+        _register(command)
         _ask_hydra(command, ["--shell-completion", wanted])
     else:
         raise SettingError(
@@ -318,18 +316,23 @@ def _composed(
     command: str, overrides: Sequence[str], config_dir: str | None, primary: str | None
 ) -> tuple[DictConfig, Any]:
     """A config with Hydra's own part in it, and its plain values without that."""
-    _register()
+    _register(command)
     with _hydra_of(config_dir), one_sentence(_FAULTS):
-        options = _group_options(command)
-        parsed = [_as_text(override, command, options) for override in parse_overrides(overrides)]
+        groups = _groups()
+        parsed = [_as_text(override, command, groups) for override in parse_overrides(overrides)]
         for override in parsed:
-            _check_name(override, command, options)
+            _check_name(override, command, groups)
             _check_one_value(override)
         config = hydra.compose(
             primary or command,
             overrides=[str(override.input_line) for override in parsed],
             return_hydra_config=True,
         )
+        if type(config.hydra.verbose) is int:
+            raise SettingError(
+                "hydra.verbose must be true, false or the name of a logger, "
+                f"but is {config.hydra.verbose}"
+            )
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         values = _plain(config)
     study = values.get("study")
@@ -346,8 +349,8 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _register() -> None:
-    """Makes the schema's defaults and the study files known to Hydra.
+def _register(command: str) -> None:
+    """Makes the schema's defaults, and to a sweep the study files, known to Hydra.
 
     A file that cannot be read is known by its fault, which is met where the file is selected:
     ./sweeps may hold files of other programs.
@@ -357,7 +360,7 @@ def _register() -> None:
     store.store(name="schema", node=dataclasses.asdict(RunConfig()))
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
     store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
-    for name, file in study_files().items():
+    for name, file in study_files().items() if command == "sweep" else ():
         try:
             node = _read_study_file(file)
         except SettingError as error:
@@ -414,28 +417,32 @@ _FAULTS = dict.fromkeys((HydraException, OmegaConfBaseException, YAMLError), _fa
 # -- What an override names, and whether it counts
 
 
-def _group_options(command: str) -> dict[str, list[str]]:
-    """Config group -> its options, of all folders; Hydra is ready."""
-    loader = GlobalHydra.instance().config_loader()
-    skipped = ("hydra",) if command == "sweep" else ("hydra", "sweeps")
-    groups = [group for group in loader.list_groups("") if group not in skipped]
-    return {group: sorted(loader.get_group_options(group)) for group in groups}
+def _groups() -> list[str]:
+    """The config groups of all folders; Hydra is ready."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return [group for group in groups if group != "hydra"]
 
 
-def _as_text(override: Override, command: str, options: Mapping[str, Sequence[str]]) -> Override:
+def _options(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _as_text(override: Override, command: str, groups: Sequence[str]) -> Override:
     """The override, in quotes where a text is wanted that Hydra would read as something else.
 
     `study.name=42` is a text, and `sweeps=2024` the name of a file.
     """
+    if not isinstance(override.value(), bool | int | float):
+        return override
     path, text = override.key_or_group, str(override.input_line).partition("=")[2].strip()
-    is_wanted = path in text_settings(command) or text in options.get(path, ())
-    if not is_wanted or not isinstance(override.value(), bool | int | float):
+    is_text = path in text_settings(command) or (path in groups and text in _options(path))
+    if not is_text:
         return override
     [quoted] = parse_overrides([f"{override.get_key_element()}='{text}'"])
     return quoted
 
 
-def _check_name(override: Override, command: str, options: Mapping[str, Sequence[str]]) -> None:
+def _check_name(override: Override, command: str, groups: Sequence[str]) -> None:
     """Refuses a setting, group or option that does not exist, with the nearest that does."""
     path = override.key_or_group
     if path.partition("/")[0].partition(".")[0] == "hydra":
@@ -447,12 +454,12 @@ def _check_name(override: Override, command: str, options: Mapping[str, Sequence
         return
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
         return
-    if path in options:
-        _check_option(override, options[path])
+    if path in groups:
+        _check_option(override, _options(path))
         return
     known = setting_paths(command)
     if path not in known:
-        raise SettingError(unknown_setting(path, known if "." in path else [*known, *options]))
+        raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
     if override.is_delete():
         raise SettingError(f"{path} cannot be removed; give it a value")
 
