@@ -1,9 +1,11 @@
 """`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
 
+from importlib import import_module
+
 from mlp.api.study import rehearse_study, run_study
 from mlp.terminal.compose import read_study, typed_configs
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal
+from mlp.terminal.screen import Terminal, waiting
 
 _EXAMPLES = {
     "": "the default study: which settings tell threes from sevens best",
@@ -20,11 +22,14 @@ def main() -> None:
 
 
 def _sweep() -> None:
+    console = Terminal()
     for config in typed_configs("sweep", read_study, _usage):
+        with waiting(console, "loading Optuna"):  # takes a second or two
+            import_module("mlp.study.search")
         if config.study.dry_run:
-            rehearse_study(config, console=Terminal())
+            rehearse_study(config, console=console)
         else:
-            run_study(config, console=Terminal())
+            run_study(config, console=console)
 
 
 def _usage() -> str:

@@ -86,6 +86,21 @@ def test_signal_that_a_library_reports_as_its_own_interrupt_keeps_its_code(numbe
     assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
 
 
+def test_faults_of_a_library_become_sentences_by_their_kind():
+    table = {
+        KeyError: lambda error: errors.StoreError(f"no {error}"),
+        LookupError: lambda error: None if "bug" in str(error) else errors.DataError("elsewhere"),
+    }
+    for raised, kind, sentence in (
+        (KeyError("a"), errors.StoreError, "no 'a'"),
+        (IndexError("b"), errors.DataError, "elsewhere"),
+        (IndexError("a bug"), IndexError, "a bug"),
+        (ValueError("c"), ValueError, "c"),
+    ):
+        with pytest.raises(kind, match=sentence), errors.one_sentence(table):
+            raise raised
+
+
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(fails_with(ZeroDivisionError()))
