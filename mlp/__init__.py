@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlp.sweep.rehearsal import Rehearsal
     from mlp.sweep.run_study import rehearse_study, run_study
     from mlp.sweep.winner import StudyEnd
-    from mlp.terminal.from_python import run_config, study_config
+    from mlp.terminal.compose import run_config, study_config
     from mlp.train import train_network
 
 import os
@@ -39,9 +39,9 @@ _PLACES = {
     "rehearse_study": "mlp.sweep.run_study",
     "repair_run": "mlp.explain.repair_run",
     "rerun_network": "mlp.rerun",
-    "run_config": "mlp.terminal.from_python",
+    "run_config": "mlp.terminal.compose",
     "run_study": "mlp.sweep.run_study",
-    "study_config": "mlp.terminal.from_python",
+    "study_config": "mlp.terminal.compose",
     "train_network": "mlp.train",
 }
 

@@ -4,8 +4,10 @@ Exit code 2 is for what the user typed wrong; all others are the codes of BSD's 
 a script that calls the commands can tell faults apart.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 
 class MlpError(Exception):
@@ -79,6 +81,31 @@ class AllDivergedError(MlpError):
     """A study in which no run stayed finite, so that there is no best one."""
 
     exit_code = 1
+
+
+@contextlib.contextmanager
+def one_sentence(
+    table: Mapping[type[Exception], Callable[[Any], MlpError | None]],
+) -> Iterator[None]:
+    """Turns what a library raises in the block into this program's errors.
+
+    Args:
+        table: kind of exception -> what makes one sentence of it; the first kind that fits counts.
+            None instead of a sentence: the exception is a bug and stays what it is.
+
+    Example:
+        >>> with one_sentence({OSError: lambda error: StoreError(f"cannot write: {error}")}):
+        ...     raise OSError("disk full")
+        Traceback (most recent call last):
+        mlp.errors.StoreError: cannot write: disk full
+    """
+    try:
+        yield
+    except tuple(table) as error:
+        sentence = next(table[kind] for kind in table if isinstance(error, kind))(error)
+        if sentence is None:
+            raise
+        raise sentence from None
 
 
 def shown(value: object, *, most: int = 80) -> str:

@@ -20,9 +20,8 @@ from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.run import Run
 from mlp.settings import read_run, settings_of, with_settings
 from mlp.study.space import typed
-from mlp.terminal.compose import compose, typed_settings
+from mlp.terminal.compose import Settings, compose, run_config, typed_changes, typed_settings
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.from_python import Settings, run_config, typed_changes
 from mlp.terminal.screen import Terminal, say, silent
 from mlp.tracking.display import doctor_command, rerun_command, run_name
 from mlp.tracking.publish import patiently, publish_single
@@ -69,10 +68,10 @@ def _rerun() -> None:
         raise SettingError(f"the id of a run comes first, but there is {run_id!r}")
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
         raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
-    typed_in = typed_settings(overrides, RESULT_GROUPS)
+    values = compose("train", overrides)
+    typed_in = typed_settings(overrides, RESULT_GROUPS, values)
     changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
     with_settings(RunConfig(), {k: v for k, v in changed.items() if k not in _JOINT})
-    values = compose("train", overrides)
     local = {"data": {"root": values["data"]["root"]}}
     local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
     rerun = rerun_network(run_id, changed, local=read_run(local), console=Terminal())

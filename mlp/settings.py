@@ -33,6 +33,9 @@ _LOCAL_SETTINGS = frozenset({"data.root"})
 # defaults, which may change one day.
 YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift": 0}
 
+_SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
+"""What others call a setting -> what it is called here."""
+
 _run_adapter = TypeAdapter(RunConfig)
 _study_adapter = TypeAdapter(Study)
 _explain_adapter = TypeAdapter(Explain)
@@ -173,6 +176,24 @@ def setting_choices(command: str = "train") -> dict[str, tuple[str, ...]]:
     }
 
 
+def text_settings(command: str = "train") -> frozenset[str]:
+    """Dotted paths of the settings that may be any text, such as a name or an address."""
+    return frozenset(
+        f"{group}.{field.name}"
+        for group, part in _groups(command).items()
+        for field in dataclasses.fields(part)
+        if _allows_text(field.type)
+    )
+
+
+def _allows_text(annotation: Any) -> bool:
+    if annotation is str:
+        return True
+    return get_origin(annotation) not in (dict, list) and any(
+        _allows_text(inner) for inner in get_args(annotation)
+    )
+
+
 def default_settings(command: str = "train") -> dict[str, Any]:
     """Dotted path -> value that a setting has where nobody says otherwise."""
     return {
@@ -189,11 +210,18 @@ def _groups(command: str) -> dict[str, Any]:
 
 def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The sentence for a setting that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
-    if not near:  # the right name in the wrong group is the commonest slip besides a typo
-        last = path.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == last]
-    hint = f"; did you mean '{near[0]}'?" if near else "; --help lists the settings"
+    inside = [name for name in known if name.startswith(f"{path}.")] if path else []
+    if inside:
+        return f"unknown setting {shown(path)}; it is a group of settings, such as {inside[0]}"
+    group, _, last = path.rpartition(".")
+    last = _SHORT.get(last, last)
+    leaves = {name: name.rpartition(".")[2] for name in known}
+    same = [name for name, leaf in leaves.items() if leaf == last]
+    near = [] if group else same
+    near = near or difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
+    near = near or same  # the right name in the wrong group
+    names = " or ".join(f"'{name}'" for name in near[:3])
+    hint = f"; did you mean {names}?" if near else "; --help lists the settings"
     return f"unknown setting {shown(path)}{hint}"
 
 
@@ -236,6 +264,8 @@ def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
         near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{path} must be {_one_of(expected)}, but is {shown(value)}{hint}"
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return f"{path} must be a text, but is {shown(value)}; in quotes it is one"
     law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")
     return f"{path} must be {law}, but is {shown(value)}"
 

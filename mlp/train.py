@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,9 +13,8 @@ from mlp.data.dataset import load
 from mlp.errors import DataError
 from mlp.run import Run
 from mlp.settings import read_run, with_settings
-from mlp.terminal.compose import run_application
+from mlp.terminal.compose import Settings, run_config, typed_configs
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.from_python import Settings, run_config
 from mlp.terminal.screen import Terminal, counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.publish import publish_single
@@ -40,15 +39,12 @@ _FEW_LOSSES = 40  # the last quarter, which is judged, has ten of them
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("train", read_run, _train, _usage))
+    run_command(_train)
 
 
-def _train(values: Any) -> None:
-    run_command(lambda: _train_and_say(values))
-
-
-def _train_and_say(values: Any) -> None:
-    train_network(read_run(values), console=Terminal())
+def _train() -> None:
+    for config in typed_configs("train", read_run, _usage):
+        train_network(config, console=Terminal())
 
 
 def _usage() -> str:

@@ -19,7 +19,7 @@ from servers import free_port, running
 from sweeping import environment_of_commands, tracked
 
 from mlp.curve import Verdict
-from mlp.terminal.yaml_files import study_files
+from mlp.terminal.compose import study_files
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_MNIST = bool(os.environ.get("MLP_DATA_ROOT"))

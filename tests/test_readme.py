@@ -12,8 +12,7 @@ from reading import steps, words_of_code
 from sweeping import tracked
 
 from mlp.curve import Verdict
-from mlp.terminal.compose import compose
-from mlp.terminal.yaml_files import group_options, study_files
+from mlp.terminal.compose import compose, group_options, study_files
 
 README = (ROOT / "README.md").read_text()
 STEPS = steps(README)

@@ -241,7 +241,8 @@ def test_bad_branches_are_refused(rates, message):
 
 def test_a_branch_that_is_missing_inside_a_range_is_refused():
     values = {DEPTH: {"low": 1, "high": 3}, RATE: {"by": DEPTH, 1: 0.1, 3: 0.3}}
-    message = f"study.space.{RATE} has no domain for {DEPTH}=2; it has 1, 3"
+    message = f"study.space.{RATE} has no domain for {DEPTH}=2; it has 1, 3; "
+    message += "'2: [0.5]' keeps the default there"
     assert refusal(values) == message
     values = {"training.seed": {"low": 0, "high": 2**32 - 1}, RATE: {"by": "training.seed", 0: 0.1}}
     assert refusal(values).startswith(f"study.space.{RATE} has no domain for training.seed=1;")

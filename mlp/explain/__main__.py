@@ -40,13 +40,13 @@ def _explain() -> None:
 
 def _read(overrides: list[str]) -> ExplainConfig:
     """The settings as typed; what was trained is read from the runs and cannot be typed."""
-    fixed = sorted(set(typed_settings(overrides, RESULT_GROUPS, command="explain")) - {_ROOT})
+    values = compose("explain", overrides)
+    fixed = sorted(set(typed_settings(overrides, RESULT_GROUPS, values)) - {_ROOT})
     if fixed:
         raise SettingError(
             f"{fixed[0]} is read from the runs that are explained and cannot be typed here; "
             "python -m mlp.rerun RUN_ID changes a setting of a run"
         )
-    values = compose("explain", overrides)
     return read_explain(values)
 
 

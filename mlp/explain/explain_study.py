@@ -29,7 +29,7 @@ from mlp.report.summary import (
 )
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.study.space import read_space
-from mlp.terminal.from_python import explain_config
+from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command
 from mlp.tracking.publish import patiently

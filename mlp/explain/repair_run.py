@@ -18,7 +18,7 @@ from mlp.errors import DataError
 from mlp.explain.reruns import Recorder, Trainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import settings_of, with_settings
-from mlp.terminal.from_python import explain_config
+from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import explain_command, rerun_command, run_name
 from mlp.tracking.publish import patiently

@@ -33,7 +33,7 @@ from typing import Any
 
 from mlp.config import RESULT_GROUPS, RunConfig, Value
 from mlp.errors import SettingError, one_line, shown
-from mlp.settings import setting_paths, unknown_setting, with_settings
+from mlp.settings import default_settings, setting_paths, unknown_setting, with_settings
 
 _LARGEST = sys.float_info.max
 _MOST_STEPS = 1_000_000  # in a range of floats; beyond that they are not told apart for certain
@@ -497,7 +497,8 @@ def _branch(entry: Entry, value: Value) -> str:
     if branch not in entry.domains:
         raise SettingError(
             f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
-            f"it has {', '.join(entry.domains)}"
+            f"it has {', '.join(entry.domains)}; "
+            f"'{branch}: [{typed(default_settings()[entry.path])}]' keeps the default there"
         )
     return branch
 

@@ -1,13 +1,10 @@
 """`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
 
-from typing import Any
+from importlib import import_module
 
-from mlp.config import SweepConfig
-from mlp.settings import read_sweep
-from mlp.study.identity import check_study
-from mlp.terminal.compose import run_application
+from mlp.terminal.compose import read_study, typed_configs
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal
+from mlp.terminal.screen import Terminal, waiting
 
 _EXAMPLES = {
     "": "the default study: which settings tell threes from sevens best",
@@ -20,24 +17,20 @@ _EXAMPLES = {
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("sweep", _check, _sweep, _usage))
+    run_command(_sweep)
 
 
-def _check(values: Any) -> None:
-    check_study(read_sweep(values))
+def _sweep() -> None:
+    console = Terminal()
+    for config in typed_configs("sweep", read_study, _usage):
+        with waiting(console, "loading Optuna"):  # takes a second or two
+            import_module("mlp.study.search")
+        from mlp.sweep.run_study import rehearse_study, run_study
 
-
-def _sweep(values: Any) -> None:
-    run_command(lambda: _run(read_sweep(values)))
-
-
-def _run(config: SweepConfig) -> None:
-    from mlp.sweep.run_study import rehearse_study, run_study  # Optuna and more: it takes seconds
-
-    if config.study.dry_run:
-        rehearse_study(config, console=Terminal())
-    else:
-        run_study(config, console=Terminal())
+        if config.study.dry_run:
+            rehearse_study(config, console=console)
+        else:
+            run_study(config, console=console)
 
 
 def _usage() -> str:

@@ -27,9 +27,8 @@ from mlp.sweep.generation import (
 )
 from mlp.sweep.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, unpublished
-from mlp.terminal.from_python import Settings, study_config
+from mlp.terminal.compose import Settings, own_study_files, study_config
 from mlp.terminal.screen import meter, say, silent, waiting
-from mlp.terminal.yaml_files import own_study_files
 from mlp.tracking import spool
 from mlp.tracking.publish import Publisher
 from mlp.tracking.spool import StudyPage
