@@ -447,9 +447,9 @@ def _studies(storage: str) -> dict[str, int]:
     Raises:
         MlpError: for a store that cannot be used.
     """
-    from mlp.study.storage import one_sentence, open_storage, stored_studies  # imports Optuna
+    from mlp.study.storage import open_storage, storage_faults, stored_studies  # imports Optuna
 
-    with one_sentence(storage):
+    with storage_faults(storage):
         return stored_studies(open_storage(storage))
 
 
@@ -553,9 +553,9 @@ def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection
     """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
     if not is_of_seeds:
         return range(_studies(config.study.storage).get(study, 0))
-    from mlp.study.storage import one_sentence, open_storage, stored_looks
+    from mlp.study.storage import open_storage, storage_faults, stored_looks
 
-    with one_sentence(config.study.storage):
+    with storage_faults(config.study.storage):
         looks = stored_looks(open_storage(config.study.storage), study)
     return {look["trial"] * spool.MOST_SEEDS + look["seed"] for look in looks if "seed" in look}
 

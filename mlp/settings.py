@@ -213,11 +213,10 @@ def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     inside = [name for name in known if name.startswith(f"{path}.")] if path else []
     if inside:
         return f"unknown setting {shown(path)}; it is a group of settings, such as {inside[0]}"
-    group, _, last = path.rpartition(".")
-    last = _SHORT.get(last, last)
-    leaves = {name: name.rpartition(".")[2] for name in known}
-    same = [name for name, leaf in leaves.items() if leaf == last]
-    near = [] if group else same
+    group, _, typed = path.rpartition(".")
+    last = _SHORT.get(typed, typed)
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    near = same if not group or typed in _SHORT else []
     near = near or difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
     near = near or same  # the right name in the wrong group
     names = " or ".join(f"'{name}'" for name in near[:3])

@@ -500,7 +500,7 @@ def test_multirun_takes_every_combination_and_says_which(monkeypatch, capsys):
     [
         (("training.seed=3",), ["job 1 of 1"]),
         (("training.seed=3,4", "training.seed=5"), ["job 1 of 1"]),  # the last one counts
-        (("gradient=glob([su]*)",), ["job 1 of 2: gradient=sum", "job 2 of 2: gradient=unit"]),
+        (("gradient=glob([s*,u*])",), ["job 1 of 2: gradient=sum", "job 2 of 2: gradient=unit"]),
         (
             ("tracking.uri='sqlite://a:secret@b','sqlite:///b'",),
             [

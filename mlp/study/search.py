@@ -177,7 +177,7 @@ def sample(
     return trials
 
 
-def take(
+def _with_settings(
     study: Study, base: RunConfig, space: Space, *, number: int, point: Mapping[str, Value]
 ) -> Trial:
     """The trial at one point of a list.
@@ -507,4 +507,4 @@ def _patiently(search: Search, call: Callable[[], T]) -> T:
 
 
 def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
-    return take(search.config, search.base, search.space, number=number, point=point)
+    return _with_settings(search.config, search.base, search.space, number=number, point=point)

@@ -74,7 +74,7 @@ def stored_looks(storage: Storage, study: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def one_sentence(url: str) -> Iterator[None]:
+def storage_faults(url: str) -> Iterator[None]:
     """Turns what Optuna's store raises while it is used into one of this program's errors.
 
     Args:

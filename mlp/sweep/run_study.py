@@ -16,7 +16,13 @@ from mlp.study.identity import check_study, identity, study_name, tracking_key
 from mlp.study.lock import only_driver
 from mlp.study.search import Search
 from mlp.study.space import flat
-from mlp.study.storage import Storage, close_storage, one_sentence, open_storage, storage_in_memory
+from mlp.study.storage import (
+    Storage,
+    close_storage,
+    open_storage,
+    storage_faults,
+    storage_in_memory,
+)
 from mlp.sweep.generation import (
     Session,
     note_outage,
@@ -69,7 +75,7 @@ def run_study(
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = open_storage(config.study.storage)
     try:
-        with one_sentence(config.study.storage):
+        with storage_faults(config.study.storage):
             end = _run(config, storage, console)
     finally:
         close_storage(storage)
