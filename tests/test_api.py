@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from sweeping import command, environment_of_commands, left_in, parent, plain, table
 
 import mlp
 from mlp.config import Data
 from mlp.data.dataset import load
 from mlp.errors import MissingInputError, RecordError, SettingError
 from mlp.network import accuracy, forward
+from support.sweeping import command, environment_of_commands, left_in, parent, plain, table
 
 FEW = {"data": "digits", "training.steps": 40, "gradient": "unit"}
 

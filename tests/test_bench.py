@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from sweeping import command
 
 from mlp.bench import works
 from mlp.benchmark.peers import PEERS
+from support.sweeping import command
 
 
 @pytest.fixture(scope="module")

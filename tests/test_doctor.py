@@ -9,19 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from sample_records import make_record
-from sweeping import (
-    SMOKE,
-    command,
-    environment_of_commands,
-    left_in,
-    parent,
-    plain,
-    sweep,
-    table,
-    tracked,
-    unpublished_sweep,
-)
 
 from mlp.config import Tracking
 from mlp.doctor import run_doctor
@@ -33,6 +20,19 @@ from mlp.terminal.compose import compose
 from mlp.tracking import retry, spool
 from mlp.tracking.label import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
+from support.sample_records import make_record
+from support.sweeping import (
+    SMOKE,
+    command,
+    environment_of_commands,
+    left_in,
+    parent,
+    plain,
+    sweep,
+    table,
+    tracked,
+    unpublished_sweep,
+)
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
@@ -318,7 +318,7 @@ def test_database_of_another_program(here):
 
 
 def test_data_that_are_damaged_or_missing(here, tmp_path, monkeypatch):
-    from mirror import made_up_contents, put
+    from support.mirror import made_up_contents, put
 
     monkeypatch.delenv("MLP_DATA_ROOT", raising=False)
     folder = put(tmp_path / "mnist", made_up_contents())

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_records import make_record
-from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, MissingInputError, RecordError
 from mlp.flow.again import compare, run_rerun
 from mlp.flow.single import run_train
 from mlp.tracking import npz
+from support.sample_records import make_record
+from support.sweeping import command, left_in, plain, run_config, tracked
 
 
 @pytest.fixture(scope="module")
