@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 
 from mlp.config import SweepConfig
 from mlp.door import read_sweep
 from mlp.flow.conduct import run_sweep
 from mlp.terminal.compose import compose
+from support.forks import forks
 from support.sweeping import SMOKE, parent, plain, start, table, tracked
 
 KILLED = 137
@@ -58,12 +58,6 @@ STUDIES: dict[str, list[tuple[str, ...]]] = {
     "raised": [("study.n_trials=2",), ("study.n_trials=5",)],
     "long": [("study.sampler=tpe", "study.n_trials=36", "study.generation=4")],
 }
-
-# Forks of a process that has imported everything, so that a sweep starts at once.
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["mlp.flow.conduct", "mlp.tracking.runs", "support.sweeping", "support.crash"]
-)
 
 
 @functools.cache
@@ -121,7 +115,7 @@ def counting(last: int) -> Callable[[], int]:
 
 def run_fork(target: Callable[..., None], *args: object) -> int:
     """Runs a function in a fork; returns its exit code."""
-    process = FORKS.Process(target=target, args=args)
+    process = forks().Process(target=target, args=args)
     process.start()
     process.join(240)
     assert process.exitcode is not None, "it hangs"

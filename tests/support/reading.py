@@ -1,16 +1,13 @@
 """What a README asks its reader to type, and a reader that types it."""
 
 import ast
-import multiprocessing
-import os
 import re
-import runpy
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+
+from support import forks
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -20,14 +17,6 @@ _SUGGESTED = re.compile(r"(?:^ *| or )((?:python3? -m|mlflow|optuna[\w-]*|pip|cu
 _NAMES = re.compile(r"\b[0-9a-f]{32}\b|\b[a-z]\w*-[0-9a-f]{8}\b")  # of runs and of studies
 _PATHS = re.compile(r"(sqlite://)?(?<![\w.])/\S+")
 _NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[-+]?\d+)?( ?%)?|·")
-# Imported once for all commands; twenty times would be a minute.
-_IMPORTED = [
-    "mlp.flow.conduct",
-    "mlp.flow.explaining",
-    "mlp.api",
-    "mlflow.pyfunc",
-    "sklearn.datasets",
-]
 
 
 @dataclass(frozen=True)
@@ -167,7 +156,8 @@ def _form(line: str) -> str:
 
 def run_module(words: list[str], folder: Path, environment: Mapping[str, str]) -> Said:
     """Runs `python -m` with the words, in a process of its own."""
-    return _in_a_process(_as_main, words, folder, environment)
+    done = forks.run_module(words, folder, environment, is_one_file=True)
+    return Said(done.returncode, done.stdout)
 
 
 def run_code(
@@ -184,12 +174,9 @@ def run_code(
         folder: to run it in.
         environment: of the process.
     """
-    return _in_a_process(_as_script, (code, dict(given)), folder, environment)
-
-
-def _as_main(words: list[str]) -> None:
-    sys.argv = ["", *words[1:]]
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    what = (code, dict(given))
+    done = forks.run_in_fork(_as_script, what, folder, environment, is_one_file=True)
+    return Said(done.returncode, done.stdout)
 
 
 def _as_script(what: tuple[str, dict[str, str]]) -> None:
@@ -211,40 +198,3 @@ def _as_script(what: tuple[str, dict[str, str]]) -> None:
                 continue
             assert value == expected, f"{source} is {value!r}"
             break
-
-
-def _in_a_process(
-    main: Callable[..., None], what: object, folder: Path, environment: Mapping[str, str]
-) -> Said:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    output = folder.parent / "output"
-    process = context.Process(target=_child, args=(main, what, folder, environment, output))
-    process.start()
-    process.join(300)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    return Said(process.exitcode, output.read_text())
-
-
-def _child(
-    main: Callable[..., None],
-    what: object,
-    folder: Path,
-    environment: Mapping[str, str],
-    output: Path,
-) -> None:
-    """What is printed goes to a file, from libraries in C as well."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
-    try:
-        main(what)
-    except Exception:  # noqa: BLE001 as the interpreter does
-        traceback.print_exc()
-        sys.exit(1)

@@ -17,6 +17,7 @@ from mlp.door import read_run, read_sweep
 from mlp.errors import MlpError, StoreError, UnavailableError
 from mlp.flow.conduct import run_sweep
 from mlp.terminal.compose import compose
+from support import forks
 
 SMOKE = ("sweeps=smoke", "training.steps=30")
 DIVERGING = (
@@ -57,6 +58,18 @@ def command(
     cwd: Path | None = None,
     patience_s: float = 300,
     **environment: str,
+) -> forks.Done:
+    """Runs a command as its users do, but for the seconds in which it imports its libraries."""
+    return forks.run_module(
+        [f"mlp.{name}", *arguments],
+        cwd or Path.cwd(),
+        environment_of_commands() | environment,
+        patience_s=patience_s,
+    )
+
+
+def cold_command(
+    name: str, *arguments: str, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command as its users do."""
     return subprocess.run(
@@ -65,7 +78,7 @@ def command(
         env=environment_of_commands() | environment,
         capture_output=True,
         text=True,
-        timeout=patience_s,
+        timeout=300,
         check=False,
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import crash
+from support.forks import forks
 
 # Each study at two moments or three, so that all phases are met: the opening of the stores, the
 # asking, the spool, the search's store, MLflow's runs, the winner and the end.
@@ -69,7 +70,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path, made_stor
     shutil.copy(made_store, tmp_path / "mlflow.db")
     configs = crash.commands("random")
     for _ in range(5):
-        process = crash.FORKS.Process(target=crash.study_in, args=(tmp_path, configs))
+        process = forks().Process(target=crash.study_in, args=(tmp_path, configs))
         process.start()
         time.sleep(chance.uniform(0.1, 2.0))
         process.kill()
