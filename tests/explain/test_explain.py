@@ -24,35 +24,23 @@ from mlp.flow.repairing import explain_run
 from mlp.tracking.history import read_reruns, read_study
 from mlp.tracking.store import open_store
 from mlp.tracking.tracked_run import fetch_run
-from support.sweeping import command, plain, sweep
+from support.sweeping import command, plain, sweep, tracked
+from support.world import SWINGING, copy, said, swinging
 
-STUDY = (
-    "study.name=small",
-    "study.n_trials=16",
-    "study.generation=16",
-    "study.sampler=qmc",
-    "study.space.optimizer.learning_rate.low=0.3",
-    "study.space.optimizer.learning_rate.high=300",
-    "study.space.gradient.normalization=[mean]",
-    "training.steps=120",
-)
-SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}
+SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}  # as in the world's explanation
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, made_store):
-    """A study with its explanation: where it lies, what was said, what was found."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("studied")
-    shutil.copy(made_store, folder / "mlflow.db")
+def studied(tmp_path_factory, world):
+    """A study with its explanation: where it lies, what the command said, what it had found."""
+    folder = copy(world.explained(), tmp_path_factory.mktemp("studied"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        sweep(*STUDY)
-        said = io.StringIO()
-        found = explain_study("small", read_explain({"explain": SMALL}), plain(said))
-    return folder, said.getvalue(), found
+        found = explain_study("small", read_explain({"explain": SMALL}), plain(io.StringIO()))
+    done = said(world.explained())
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout, found
 
 
 @pytest.fixture
@@ -96,7 +84,7 @@ def test_reruns_are_children_of_the_explain_run_and_have_all_that_a_rerun_needs(
 
 def test_the_answer_stays_when_the_sweep_is_called_again(inside):
     _, found = inside
-    sweep(*STUDY)
+    sweep(*SWINGING)
     note = (
         open_store(Tracking()).client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
     )
@@ -209,6 +197,15 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
     assert dataclasses.replace(again, step=mended.step) == mended
     assert len(read_reruns(store, f"run-{swinging.run_id}")) == len(reruns)
     assert read_study(store, "small").runs == found.study.runs
+
+
+def test_the_command_repairs_a_run(world):
+    folder = world.mended()
+    done, original = said(folder), swinging(folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    [mended] = [run for run in tracked(folder) if run.tags.get("mlp.repair_of") == original]
+    assert f"run {mended.run_id}, repaired from {original}" in done.stdout
+    assert mended.tags["verdict"] in (Verdict.LEARNING, Verdict.CONVERGED)
 
 
 def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):

@@ -62,6 +62,18 @@ def outcome(folder):
     return table(folder), runs, metrics, picture
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, made_store):
+    """The outcome of the sweep that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(made_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        sweep(THREE)
+    return outcome(folder)
+
+
 def test_winner_is_tested_with_further_seeds_on_all_training_examples(here, trained):
     said = sweep(THREE)
     assert trained == [3]
@@ -144,7 +156,7 @@ def stop_at(monkeypatch, name, n_calls):
     ],
 )
 def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
-    here, trained, monkeypatch, made_store, name, n_calls, n_trained
+    here, undisturbed, trained, monkeypatch, name, n_calls, n_trained
 ):
     with monkeypatch.context() as patch:
         stop_at(patch, name, n_calls)
@@ -153,12 +165,8 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
     assert parent(here).status == "KILLED"
     sweep(THREE)
     assert trained == n_trained
-    stopped = outcome(here)
+    assert outcome(here) == undisturbed
     assert not (here / "optuna.db.spool").exists()
-    (here / "optuna.db").unlink()
-    shutil.copy(made_store, here / "mlflow.db")
-    sweep(THREE)
-    assert outcome(here) == stopped
 
 
 def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(

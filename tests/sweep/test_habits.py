@@ -18,7 +18,6 @@ from support.sweeping import (
     left_in,
     parent,
     stored,
-    sweep,
     tracked,
 )
 
@@ -213,8 +212,7 @@ def test_other_shells_are_told_which_one(here):
 # Optuna
 
 
-def test_optunas_own_command_shows_names_a_person_understands(here):
-    sweep()
+def test_optunas_own_command_shows_names_a_person_understands(swept):
     [summary] = optuna.get_all_study_summaries("sqlite:///optuna.db")
     tool = Path(sys.executable).with_name("optuna")
     study = ("--study-name", summary.study_name, "--storage", "sqlite:///optuna.db")
@@ -227,7 +225,7 @@ def test_optunas_own_command_shows_names_a_person_understands(here):
     assert done.returncode == 0, done.stderr
     trials = json.loads(done.stdout)
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3]
-    for trial, row in zip(trials, stored(here), strict=True):
+    for trial, row in zip(trials, stored(swept), strict=True):
         assert set(trial["params"]) == {"optimizer.learning_rate", "gradient.normalization"}
         assert {"verdict", "final_loss", "amplitude"} <= set(trial["user_attrs"])
         assert trial["value"] == {"validation_accuracy": row.value}

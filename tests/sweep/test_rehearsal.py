@@ -56,12 +56,11 @@ def test_dry_run_shows_the_study_and_leaves_nothing(tmp_path):
     assert lines[-1] == "a dry run: nothing was stored"
 
 
-def test_dry_run_beside_a_study_touches_neither_it_nor_its_runs(here):
-    mlp.run_study("smoke", {"training.steps": 30})
-    before = {file: (here / file).read_bytes() for file in ("optuna.db", "mlflow.db")}
+def test_dry_run_beside_a_study_touches_neither_it_nor_its_runs(swept):
+    before = {file: (swept / file).read_bytes() for file in ("optuna.db", "mlflow.db")}
     done = command("sweep", "sweeps=smoke", "training.steps=30", "study.dry_run=true")
     assert done.returncode == 0
-    assert {file: (here / file).read_bytes() for file in before} == before
+    assert {file: (swept / file).read_bytes() for file in before} == before
 
 
 def test_first_trials_and_the_name_are_those_of_the_study(here):

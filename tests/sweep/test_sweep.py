@@ -30,29 +30,21 @@ from support.sweeping import (
     tracked,
     unpublished_sweep,
 )
+from support.world import said
 
 LONG = ("training.steps=5000000", "study.n_trials=2")  # minutes, but for who interrupts it
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, made_store) -> Path:
+@pytest.fixture
+def finished(world) -> Path:
     """A folder in which the study of four trials was run, once and without a stop."""
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        sweep()
-    return folder
+    return world.swept()
 
 
 @pytest.fixture
-def again(finished, tmp_path, monkeypatch) -> Path:
-    """The finished study, to be gone on with. The files of its runs stay where they were."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def again(swept) -> Path:
+    """The finished study, to be gone on with."""
+    return swept
 
 
 @pytest.fixture
@@ -72,11 +64,11 @@ def trained(monkeypatch) -> list[int]:
 # What a sweep leaves
 
 
-def test_separate_python_finds_the_parent_and_its_children(tmp_path):
-    """A fresh folder, as after the installation: not even the store is there."""
-    done = command("sweep", *SMOKE, cwd=tmp_path, MLFLOW_TRACKING_URI="")
+def test_separate_python_finds_the_parent_and_its_children(finished):
+    """A fresh folder, as after the installation: not even the store was there."""
+    done = said(finished)
     assert (done.returncode, done.stderr) == (0, "")
-    assert left_in(tmp_path) == {"mlflow.db", "mlruns", "optuna.db"}
+    assert left_in(finished) == {"mlflow.db", "mlruns", "optuna.db"}
     script = """
 import json, mlflow
 runs = mlflow.search_runs(experiment_names=["three-vs-seven"])
@@ -86,7 +78,7 @@ files = {
 print(json.dumps([json.loads(runs.to_json(orient="records")), files]))
 """
     seen = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], cwd=finished, capture_output=True, text=True, check=True
     )
     runs, files = json.loads(seen.stdout.splitlines()[-1])
     assert [run["status"] for run in runs] == ["FINISHED"] * 5
@@ -250,6 +242,7 @@ def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, 
     assert_same_end(here, finished)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_with_one_sentence_and_its_code(here, number):
     with start("sweep", *SMOKE, *LONG) as process:
@@ -264,6 +257,7 @@ def test_signal_ends_with_one_sentence_and_its_code(here, number):
     assert left_in(here) == {"mlflow.db", "mlruns", "optuna.db"}
 
 
+@pytest.mark.system
 def test_second_sweep_of_a_study_is_sent_away(here, finished):
     sweeps = [start("sweep", *SMOKE) for _ in range(2)]
     said = [process.communicate(timeout=300) for process in sweeps]
@@ -464,6 +458,7 @@ def test_all_diverged_is_exit_code_1_and_one_sentence(here):
 # What is on the screen
 
 
+@pytest.mark.system
 def test_closed_pipe_is_no_failure(here):
     with start("sweep", *SMOKE) as process:
         assert process.stdout.readline().startswith("study smoke-")

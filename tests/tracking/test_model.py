@@ -97,9 +97,9 @@ print(json.dumps([signature, answers, model.predict(model.input_example).to_dict
     assert [output["name"] for output in json.loads(signature["outputs"])] == list(expected)
 
 
-def test_nothing_in_a_model_is_pickled_and_no_code_is_of_this_package(here, client):
-    sweep()
-    [made] = models(client)
+def test_nothing_in_a_model_is_pickled_and_no_code_is_of_this_package(swept):
+    uri = f"sqlite:///{swept}/mlflow.db"
+    [made] = models(mlflow.MlflowClient(uri, uri))
     folder = Path(urllib.request.url2pathname(urlsplit(made.artifact_location).path))
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert "data/network/weights.npz" in names
@@ -166,6 +166,7 @@ def test_single_run_is_registered_where_a_name_is_given(here, client):
     assert len(models(client)) == 2
 
 
+@pytest.mark.system
 def test_model_is_served_over_http(here, digits):
     run = mlp.train_network(
         {"data": "digits", "gradient": "unit", "training.steps": 100, "tracking.register": "mine"}
