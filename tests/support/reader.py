@@ -1,4 +1,4 @@
-"""A reader who types a README in a folder; what cannot be typed in a test, and what is instead."""
+"""A reader who types a page in a folder; what cannot be typed in a test, and what is instead."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,17 @@ GIVEN = {
 
 
 class Reader:
-    """Types the README in a folder, and remembers the names of the runs that came of it."""
+    """Types a page in a folder, and remembers the names of the runs that came of it."""
 
-    def __init__(self, steps: Sequence[Step], folder: Path, servers: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        folder: Path,
+        servers: contextlib.ExitStack,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         self.steps, self.folder, self.servers = steps, folder, servers
-        self.names: dict[str, str] = {}  # as the README has them -> as they are here
+        self.names = dict(names or {})  # as the page has them -> as they are here
         self.said: list[Said] = []
         self.was_changed: list[bool] = []
         self.missing: list[list[str]] = []
@@ -163,6 +169,13 @@ def installs(_reader: Reader, text: str) -> Said:
     return Said(0, "")
 
 
+def elsewhere(_reader: Reader, text: str) -> Said:
+    """Not at all; but a folder that is gone into is there."""
+    program, *words = shlex.split(text)
+    assert program != "cd" or (ROOT / words[0]).is_dir(), f"there is no folder {words[0]}"
+    return Said(0, "")
+
+
 def the_tests(_reader: Reader, _text: str) -> Said:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
     assert "tests" in settings["ini_options"]["testpaths"], "pytest does not look into tests"
@@ -234,6 +247,12 @@ class Rule:
 RULES = (
     Rule("command", r"python -m pip install ", installs, "It needs an index of packages."),
     Rule("command", r"python -m pytest", the_tests, "It is what runs this."),
+    Rule(
+        "command",
+        r"(cd|export|ray start|createuser|createdb|docker compose|mlflow server)\b",
+        elsewhere,
+        "It needs machines and servers; test_cluster.py and test_servers.py start them.",
+    ),
     Rule("command", r"mlflow ui", mlflow_ui, "It stays up, so it is ended after its page."),
     Rule("command", r"mlflow models serve ", serve_model, "It stays up; the next steps ask it."),
     Rule(
@@ -244,7 +263,7 @@ RULES = (
     ),
     Rule(
         "command",
-        r"python -m mlp\.sweep .*HOST",
+        r"python -m mlp\.sweep .*(HOST|execution=ray)",
         composed,
         "It needs a cluster and two servers: its settings are checked, test_cluster.py runs them.",
     ),
@@ -259,6 +278,7 @@ RULES = (
     Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),
+    Rule("command", r"python -m mlp\.rerun$", its_help, "It is only named: it takes a run."),
     Rule("command", r"python -m mlp\b", module),
     Rule("command", r"", shell),
     Rule("python", r"", python),
