@@ -29,21 +29,46 @@ def made_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables and no run; making one takes seconds, a copy does not."""
     from mlp.config import Tracking
     from mlp.tracking.store import open_store
+    from support.world import once, root_of
 
-    file = tmp_path_factory.mktemp("made") / "mlflow.db"
-    open_store(Tracking(uri=f"sqlite:///{file}", experiment="none of the tests'"))
-    return file
+    def make(folder: Path) -> None:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        open_store(Tracking(uri=uri, experiment="none of the tests'"))
+
+    return once(root_of(tmp_path_factory), "made", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, made_store):
+    """What each command left where it was run once; to be looked at, never written to."""
+    from support.world import World, root_of
+
+    return World(root_of(tmp_path_factory), made_store)
 
 
 @pytest.fixture
-def here(tmp_path, made_store, monkeypatch) -> Path:
-    """An empty working directory, but for the store that the commands find there by default."""
+def empty(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
     folder = tmp_path / "a [b] c"  # brackets and blanks are what people name folders with
     folder.mkdir()
-    shutil.copy(made_store, folder / "mlflow.db")
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder
+
+
+@pytest.fixture
+def here(empty, made_store) -> Path:
+    """A working directory with nothing but the store that the commands find there by default."""
+    shutil.copy(made_store, empty / "mlflow.db")
+    return empty
+
+
+@pytest.fixture
+def swept(empty, world) -> Path:
+    """A working directory in which the smoke sweep was run, `support.sweeping.SMOKE`."""
+    from support.world import copy
+
+    return copy(world.swept(), empty)
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from sweeping import command, environment_of_commands, left_in, parent, plain, table
 
 import mlp
 from mlp.config import Data
 from mlp.data.dataset import load
 from mlp.errors import MissingInputError, RecordError, SettingError
 from mlp.network import accuracy, forward
+from support.sweeping import command, environment_of_commands, left_in, parent, plain, table
 
 FEW = {"data": "digits", "training.steps": 40, "gradient": "unit"}
 
@@ -236,8 +236,7 @@ def test_end_of_a_study_names_the_best(here):
 
 
 @pytest.mark.parametrize("name", ["nope", "smoke", "a' OR '1' = '1", "0"])
-def test_study_that_is_not_there(here, name):
-    mlp.run_study("smoke", {"training.steps": 30, "study.n_trials": 1})
+def test_study_that_is_not_there(swept, name):
     with pytest.raises(MissingInputError, match="there is no study and no experiment"):
         mlp.load_study(name)
 
@@ -252,7 +251,6 @@ def test_reading_makes_no_store(tmp_path, monkeypatch):
     assert left_in(tmp_path) == set()
 
 
-def test_parent_of_a_study_is_no_run_to_load(here):
-    mlp.run_study("smoke", {"training.steps": 30, "study.n_trials": 1})
+def test_parent_of_a_study_is_no_run_to_load(swept):
     with pytest.raises(RecordError, match="it is the parent of a study"):
-        mlp.load_run(parent(here).run_id)
+        mlp.load_run(parent(swept).run_id)

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from sweeping import command
 
 from benchmarks.__main__ import works
 from benchmarks.peers import PEERS
+from support.sweeping import command
 
 
 @pytest.fixture(scope="module")

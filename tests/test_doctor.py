@@ -9,8 +9,18 @@ import subprocess
 import sys
 
 import pytest
-from sample_records import make_record
-from sweeping import (
+
+from mlp.config import Tracking
+from mlp.doctor import run_doctor
+from mlp.errors import StoreError
+from mlp.settings import read_sweep
+from mlp.study.lock import only_driver
+from mlp.terminal.compose import compose
+from mlp.tracking import publish, spool
+from mlp.tracking.spool import Label, StudyPage, label_of_trial
+from mlp.tracking.store import open_store
+from support.sample_records import make_record
+from support.sweeping import (
     SMOKE,
     command,
     environment_of_commands,
@@ -22,16 +32,6 @@ from sweeping import (
     tracked,
     unpublished_sweep,
 )
-
-from mlp.config import Tracking
-from mlp.doctor import run_doctor
-from mlp.errors import StoreError
-from mlp.settings import read_sweep
-from mlp.study.lock import only_driver
-from mlp.terminal.compose import compose
-from mlp.tracking import publish, spool
-from mlp.tracking.spool import Label, StudyPage, label_of_trial
-from mlp.tracking.store import open_store
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
@@ -65,20 +65,18 @@ def test_empty_folder_is_healthy_and_stays_empty(tmp_path):
     assert left_in(tmp_path) == set()
 
 
-def test_finished_study_is_healthy(here):
-    sweep()
+def test_finished_study_is_healthy(swept):
     is_well, said = doctor()
     assert is_well, said
     assert "sqlite:///optuna.db holds 1 studies, 4 trials" in said
     assert re.search(r"tracking store: sqlite:///\S.*mlflow.db holds 5 runs", said)
     assert "runs in progress: none is left over" in said
-    before = table(here)
+    before = table(swept)
     assert doctor(fix=True) == (True, said)
-    assert table(here) == before
+    assert table(swept) == before
 
 
-def test_looking_imports_no_mlflow(here):
-    sweep()
+def test_looking_imports_no_mlflow(swept):
     script = (
         "import sys; sys.argv = ['doctor', 'data=digits']; from mlp import doctor; doctor.main(); "
         "print('mlflow' in sys.modules)"
@@ -228,10 +226,9 @@ def test_what_somebody_holds_is_left_alone(here):
         assert store.client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
-def test_run_that_says_running_is_ended(here):
-    sweep()
+def test_run_that_says_running_is_ended(swept):
     store = open_store(Tracking())
-    study = parent(here)
+    study = parent(swept)
     store.client.update_run(study.run_id, status="RUNNING")
     twin = store.client.create_run(
         store.experiment_id,
@@ -247,9 +244,10 @@ def test_run_that_says_running_is_ended(here):
     assert store.client.get_run(others.info.run_id).info.status == "RUNNING"
     assert doctor()[0]
     sweep()
-    assert parent(here).status == "FINISHED"
+    assert parent(swept).status == "FINISHED"
 
 
+@pytest.mark.system
 def test_killed_sweep_is_put_in_order(here):
     with subprocess.Popen(
         [sys.executable, "-m", "mlp.sweep", *SMOKE, "training.steps=5000000"],
@@ -271,9 +269,8 @@ def test_killed_sweep_is_put_in_order(here):
 
 
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
-def test_damaged_file_is_never_touched(here, name):
-    sweep()
-    file = here / name
+def test_damaged_file_is_never_touched(swept, name):
+    file = swept / name
     content = bytearray(file.read_bytes())
     content[4096:40960] = b"\x55" * 36864
     file.write_bytes(content)
@@ -298,8 +295,7 @@ def test_file_that_is_locked_is_said(here, monkeypatch):
     assert re.search(r"another program holds .*mlflow\.db", said)
 
 
-def test_stores_of_other_versions(here):
-    sweep()
+def test_stores_of_other_versions(swept):
     with sqlite3.connect("mlflow.db") as file:
         file.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     with sqlite3.connect("optuna.db") as file:
@@ -318,7 +314,7 @@ def test_database_of_another_program(here):
 
 
 def test_data_that_are_damaged_or_missing(here, tmp_path, monkeypatch):
-    from mirror import made_up_contents, put
+    from support.mirror import made_up_contents, put
 
     monkeypatch.delenv("MLP_DATA_ROOT", raising=False)
     folder = put(tmp_path / "mnist", made_up_contents())

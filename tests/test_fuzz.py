@@ -2,7 +2,7 @@
 
 A few hundred examples in each run; for longer, with other ones each time:
 
-    cd tests && python test_fuzz.py 600
+    PYTHONPATH=tests python tests/test_fuzz.py 600
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sample_records import make_record
 
 from mlp.config import RunConfig, SweepConfig
 from mlp.errors import MlpError, RecordError, SettingError
@@ -28,6 +27,7 @@ from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
 from mlp.tracking import record
 from mlp.tracking.record import read_recipe, write_recipe
+from support.sample_records import make_record
 
 N_AT_ONCE = 100  # examples of a property before the next has its turn, in the long run
 

@@ -6,53 +6,27 @@ import io
 import json
 import os
 import re
-import shutil
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_records import make_record
-from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, MissingInputError, RecordError
 from mlp.rerun import compare, rerun_network
 from mlp.tracking import record
 from mlp.train import train_network
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, made_store) -> Path:
-    """A folder with one tracked run of 30 steps, trained by one thread."""
-    folder = tmp_path_factory.mktemp("original")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        train_network(run_config("execution.threads=1"), console=plain(io.StringIO()))
-    return folder
+from support.sample_records import make_record
+from support.sweeping import command, left_in, plain, run_config, tracked
+from support.world import copy, said
 
 
 @pytest.fixture
-def run_id(original, tmp_path, monkeypatch) -> str:
-    """The id of that run, in a copy of its store and files that may be tampered with."""
-    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with sqlite3.connect("mlflow.db") as file:
-        file.execute(
-            "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", folders(original)
-        )
-        file.execute(
-            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
-            folders(original),
-        )
-    [run] = tracked(tmp_path)
+def run_id(world, empty) -> str:
+    """The id of a run of 30 steps, trained by one thread; its store and files may be changed."""
+    copy(world.trained(), empty)
+    [run] = tracked(empty)
     return run.run_id
-
-
-def folders(original: Path) -> tuple[str, str]:
-    return original.as_uri(), Path.cwd().as_uri()
 
 
 def rerun(run_id, *overrides, **changed) -> tuple[bool, str]:
@@ -62,8 +36,8 @@ def rerun(run_id, *overrides, **changed) -> tuple[bool, str]:
     return made.is_as_expected, said.getvalue()
 
 
-def the_rerun(original_id):
-    [run] = (run for run in tracked(Path.cwd()) if run.run_id != original_id)
+def the_rerun(original_id, folder=None):
+    [run] = (run for run in tracked(folder or Path.cwd()) if run.run_id != original_id)
     return run
 
 
@@ -82,10 +56,11 @@ def set_tag(run_id, name, value):
 # The command
 
 
-def test_rerun_in_another_process_with_other_threads_is_identical(run_id):
-    done = command("rerun", run_id, "execution.threads=2")
+def test_rerun_in_another_process_with_other_threads_is_identical(world):
+    [original] = tracked(world.trained())
+    run_id, done = original.run_id, said(world.rerun())
     assert (done.returncode, done.stderr) == (0, "")
-    new = the_rerun(run_id)
+    new = the_rerun(run_id, world.rerun())
     assert done.stdout.splitlines() == [
         "identical: 31 losses, 215 weights, bit for bit",
         f"run {new.run_id}, rerun of {run_id}",

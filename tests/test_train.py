@@ -4,10 +4,10 @@ import io
 import re
 
 import pytest
-from sweeping import command, left_in, plain, run_config, tracked
 
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
 from mlp.train import say_result, train_network, train_record
+from support.sweeping import command, left_in, plain, run_config, tracked
 
 
 def test_settings_typed_by_their_paths_are_those_of_the_run(here):

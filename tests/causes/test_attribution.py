@@ -1,0 +1,301 @@
+"""The planted cause is named, the decoy is not, and nothing is named where nothing was planted.
+
+Few repetitions here; `tests/support/planted.py` counts a hundred of each.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mlp.causes.answer import (
+    Kind,
+    answer,
+    estimate,
+    evidence_table,
+    investigate,
+    next_trainings,
+    render_answer,
+    sentences,
+)
+from mlp.causes.changes import Factor
+from mlp.causes.evidence import Conclusion
+from mlp.causes.observed import observe
+from mlp.causes.plan import Effort, Side, prepare, spread
+from mlp.curve import Verdict
+from mlp.settings import with_settings
+from support.planted import (
+    AND,
+    DEPTH,
+    N_EXAMPLES,
+    NO_ASSOCIATION,
+    NOTHING,
+    RATE,
+    SCHEME,
+    STEP,
+    explain,
+    gradient_norms,
+    named,
+    study,
+    training,
+)
+
+EFFORT = Effort(interventions=8, seeds=4)
+
+
+def inquiry_of(planted, repetition=0, n_runs=48, effort=EFFORT):
+    runs, space = study(planted, repetition, n_runs)
+    return prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+
+
+def answer_of(inquiry, results):
+    return answer(
+        inquiry, results, NO_ASSOCIATION, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
+    )
+
+
+@pytest.mark.parametrize(
+    ("planted", "kind"),
+    [
+        (RATE, Kind.ALONE),
+        (SCHEME, Kind.ALONE),
+        (DEPTH, Kind.ALONE),
+        (AND, Kind.TOGETHER),
+        (STEP, Kind.EFFECTIVE_STEP),
+    ],
+    ids=["rate", "scheme", "depth", "and", "step"],
+)
+def test_exactly_the_planted_cause_is_named(planted, kind):
+    found = [explain(planted, repetition, 64, EFFORT) for repetition in range(2)]
+    assert [named(own) for own in found] == [planted.settings] * 2
+    assert [[cause.kind for cause in own.causes] for own in found] == [[kind]] * 2
+
+
+def test_nothing_is_named_where_nothing_was_planted():
+    found = [explain(NOTHING, repetition, 48, EFFORT) for repetition in range(2)]
+    assert [own.causes for own in found] == [(), ()]
+
+
+def test_a_setting_without_effect_is_said_to_have_none():
+    quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
+    found = explain(quiet, 0, 48, EFFORT)
+    assert set(found.without_effect) == {
+        "model.depth",
+        "model.widths",
+        "optimizer.momentum",
+        "initialization.scheme",
+    }
+    idle = next(e for e in found.effects if e.factor == Factor("optimizer.momentum"))
+    assert idle.conclusion is Conclusion.NO_EFFECT
+    assert idle.on(Side.STOPS).difference.high < 0.1
+    assert "do nothing" in " ".join(sentences(found))
+
+
+def test_too_few_pairs_are_too_little_evidence():
+    found = explain(RATE, 0, 48, Effort(interventions=1, seeds=2))
+    assert found.causes == ()
+    assert "optimizer.learning_rate" in found.undecided
+    effect = next(e for e in found.effects if e.factor == Factor("optimizer.learning_rate"))
+    assert effect.pairs_needed > 4
+    assert "differing pairs are needed" in render_answer(found)
+
+
+def test_the_effective_step_is_said_in_both_ways():
+    text = " ".join(sentences(explain(STEP, 0, 64, EFFORT)))
+    assert text.startswith("The effective step makes the loss oscillate")
+    assert "on the mean" in text
+    assert "at the same effective step" in text
+
+
+def test_the_table_counts_what_the_sentence_counts():
+    found = explain(STEP, 0, 64, EFFORT)
+    heading, *lines = evidence_table(found)
+    assert heading.split("  ")[0] == "changed alone, new seeds"
+    assert len({line.index(line.split("  ")[-1]) for line in (heading, *lines)}) == 1
+    assert len(lines) == len([own for own in found.effects if any(s.n_pairs for s in own.sides)])
+    at = next(i for i, line in enumerate(lines) if line.startswith("gradient.normalization "))
+    kept = next(own for own in found.effects if own.factor.keeps_step)
+    assert lines[at + 1].startswith("  at the same effective step ")
+    for effect, line in (
+        (kept, lines[at + 1]),
+        *((e, lines[at]) for e in found.effects if e.factor == Factor("gradient.normalization")),
+    ):
+        assert line.endswith(f"  {effect.conclusion.value}")
+        side = effect.on(Side.STOPS)
+        assert f"  {side.n_with} of {side.n_expected}  " in line
+        assert f"stopped it in {side.n_with} of" in sentences(found)[0] or effect is kept
+
+
+def test_two_that_act_only_together_are_shown_as_a_pair():
+    found = explain(AND, 1, 64, EFFORT)
+    assert len(found.causes) == 1
+    assert all(bond.is_needed for bond in found.causes[0].dependences)
+    assert "only together" in sentences(found)[0]
+
+
+def test_if_both_must_be_changed_that_is_found():
+    both = dataclasses.replace(
+        RATE,
+        score=lambda c: (
+            0.5 if c.optimizer.learning_rate > 0.3 or c.optimizer.momentum > 0.3 else -0.5
+        ),
+        noise=0.0,
+    )
+    runs, space = study(both, 0, 64)
+    # Only runs in which either setting would do by itself.
+    kept = [
+        run
+        for run in runs
+        if not run.is_oscillating
+        or (run.config.optimizer.learning_rate > 5 and run.config.optimizer.momentum > 0.4)
+    ]
+    inquiry = prepare(kept, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(inquiry, investigate(inquiry, training(both, 0)))
+    cure = found.joint_cures[0]
+    assert {factor.setting for factor in cure.factors} == {
+        "optimizer.learning_rate",
+        "optimizer.momentum",
+    }
+    assert cure.conclusion is Conclusion.CAUSE
+    assert named(found) == {"optimizer.learning_rate", "optimizer.momentum"}
+    assert "both have to be changed" in sentences(found)[0]
+    assert "no single cure" in render_answer(found)
+
+
+def test_quiet_failures_are_no_cures():
+    """Deep networks stall: depth ends the swings, but it does not repair."""
+
+    def train(configs):
+        judged = training(dataclasses.replace(RATE, noise=0.0), 0)(configs)
+        return [
+            dataclasses.replace(own, verdict=Verdict.STALLED)
+            if config.initialization.scheme == "orthogonal"
+            else own
+            for own, config in zip(judged, configs, strict=True)
+        ]
+
+    runs, space = study(RATE, 0, 48)
+    configs = [run.config for run in runs if run.config.initialization.scheme != "orthogonal"]
+    kept = observe(configs, [own.verdict for own in train(configs)], space)
+    inquiry = prepare(kept, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(inquiry, investigate(inquiry, train))
+    assert named(found) == {"optimizer.learning_rate"}
+    scheme = next(e for e in found.effects if e.factor.setting == "initialization.scheme")
+    assert scheme.conclusion is not Conclusion.CAUSE
+
+
+def test_training_can_be_stopped_and_gone_on_with():
+    inquiry = inquiry_of(RATE)
+    whole = investigate(inquiry, training(RATE, 0))
+    n_calls, trained = 0, []
+
+    def count(configs):
+        trained.extend(configs)
+        return training(RATE, 0)(configs)
+
+    def twice():
+        nonlocal n_calls
+        n_calls += 1
+        return n_calls <= 2
+
+    part = investigate(inquiry, count, population=32, goes_on=twice)
+    assert 0 < len(part) <= 64
+    assert not answer_of(inquiry, part).is_complete
+    rest = investigate(inquiry, count, known=part)
+    assert rest == whole
+    assert len(trained) == len(set(trained)) == len(whole)
+    assert answer_of(inquiry, rest) == answer_of(inquiry, whole)
+
+
+def test_every_early_stop_is_an_answer_without_a_false_cause():
+    inquiry = inquiry_of(RATE)
+    results = {}
+    while batch := next_trainings(inquiry, results):
+        results.update(zip(batch, training(RATE, 0)(batch), strict=True))
+        assert named(answer_of(inquiry, results)) <= RATE.settings
+
+
+def test_more_effort_keeps_what_less_effort_trained():
+    small = inquiry_of(RATE, effort=Effort(interventions=4, seeds=4))
+    large = inquiry_of(RATE, effort=Effort(interventions=8, seeds=4))
+    on = {side: ([p.run for p in small.on(side)], [p.run for p in large.on(side)]) for side in Side}
+    assert all(more[: len(fewer)] == fewer for fewer, more in on.values())
+    known = investigate(small, training(RATE, 0))
+    trained = []
+
+    def train(configs):
+        trained.extend(configs)
+        return training(RATE, 0)(configs)
+
+    investigate(large, train, known=known)
+    assert not set(trained) & set(known)
+
+
+def test_the_estimate_is_what_is_trained_where_nothing_is_in_doubt():
+    quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
+    inquiry = inquiry_of(quiet)
+    planned = estimate(inquiry, {}, seconds_per_training=0.5)
+    results = investigate(inquiry, training(quiet, 0))
+    assert planned.n_trainings == pytest.approx(len(results), rel=0.05)
+    assert planned.duration_s == planned.n_trainings * 0.5
+    assert estimate(inquiry, results, seconds_per_training=1.0).n_trainings == 0
+
+
+def test_further_seeds_are_new_to_the_study():
+    inquiry = inquiry_of(RATE)
+    seen = {run.config.training.seed for run in inquiry.runs}
+    for pick in inquiry.picks:
+        assert not {config.training.seed for config in pick.configs[1:]} & seen
+
+
+def test_picks_are_spread_and_the_same_every_time():
+    runs, space = study(RATE, 0, 64)
+    picked = spread(runs, space, 8)
+    assert picked == spread(runs, space, 8)
+    assert spread(runs, space, 4) == picked[:4]
+    rates = sorted(runs[i].config.optimizer.learning_rate for i in picked)
+    assert rates[0] < 0.1
+    assert rates[-1] > 10
+
+
+def test_runs_that_differ_in_their_seed_alone_are_picked_once():
+    runs, space = study(RATE, 0, 2)
+    twin = dataclasses.replace(
+        runs[0],
+        config=dataclasses.replace(
+            runs[0].config,
+            training=dataclasses.replace(runs[0].config.training, seed=5),
+        ),
+    )
+    assert len(spread([*runs, twin], space, 8)) == 2
+
+
+def test_runs_that_differ_in_what_does_nothing_in_them_are_picked_once():
+    runs, space = study(RATE, 0, 2)
+    idle = dataclasses.replace(
+        runs[0], config=with_settings(runs[0].config, {"gradient.clip_norm": 7.0})
+    )
+    assert runs[0].config.gradient.normalization != "clip"
+    assert len(spread([*runs, idle], space, 8)) == 2
+
+
+def test_a_study_without_oscillation_has_nothing_to_stop():
+    runs, space = study(RATE, 0, 24)
+    quiet = [dataclasses.replace(run, verdict=Verdict.CONVERGED) for run in runs]
+    inquiry = prepare(quiet, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(inquiry, {})
+    assert sentences(found) == ("None of the 24 runs oscillates, so there is nothing to stop.",)
+
+
+def test_an_empty_study_is_answered():
+    inquiry = prepare([], (), EFFORT, n_examples=1, gradient_norm=gradient_norms)
+    assert next_trainings(inquiry, {}) == ()
+    assert answer_of(inquiry, {}).causes == ()
+
+
+def test_nothing_is_claimed_where_nothing_was_rerun():
+    inquiry = inquiry_of(RATE)
+    said = sentences(answer_of(inquiry, {}))
+    assert evidence_table(answer_of(inquiry, {})) == ()
+    assert said[0].startswith("Nothing has been rerun")
+    assert "so this may be a part of it" in said[-1]

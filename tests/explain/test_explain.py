@@ -1,0 +1,389 @@
+"""`python -m mlp.explain`: a small real study, its answer on screen, in MLflow and as a page."""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+import time
+import types
+
+import mlflow
+import pytest
+
+import mlp
+from mlp.causes.repair import describe_repair
+from mlp.config import Tracking
+from mlp.curve import Verdict
+from mlp.errors import DataError, MissingInputError, RecordError, SettingError
+from mlp.explain import reruns
+from mlp.explain.__main__ import main
+from mlp.explain.explain_study import explain_study
+from mlp.explain.repair_run import repair_run
+from mlp.settings import read_explain
+from mlp.tracking.read import fetch_run, read_reruns, read_study
+from mlp.tracking.store import open_store
+from support.sweeping import command, plain, sweep, tracked
+from support.world import SWINGING, copy, said, swinging
+
+SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}  # as in the world's explanation
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, world):
+    """A study with its explanation: where it lies, what the command said, what it had found."""
+    folder = copy(world.explained(), tmp_path_factory.mktemp("studied"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        found = explain_study(
+            "small", read_explain({"explain": SMALL}), console=plain(io.StringIO())
+        )
+    done = said(world.explained())
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout, found
+
+
+@pytest.fixture
+def inside(studied, monkeypatch):
+    folder, said, found = studied
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return said, found
+
+
+def test_the_cause_is_named_on_the_screen_in_mlflow_and_on_the_page(inside):
+    said, found = inside
+    assert [cause.settings for cause in found.answer.causes] == [("optimizer.learning_rate",)]
+    assert found.sentences[0].startswith("optimizer.learning_rate makes the loss oscillate: ")
+    for sentence in found.sentences:
+        assert sentence in said
+        assert sentence in found.page
+    store = open_store(Tracking())
+    parent = store.client.get_run(found.study.run_id)
+    assert parent.data.tags["mlp.causes"] == "optimizer.learning_rate"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith(f"**{found.sentences[0]}**")
+    assert "Best is [#" in note, "what the sweep noted is gone"
+    assert [file.path for file in store.client.list_artifacts(found.study.run_id)] == [
+        "report.html",
+        "study.json",
+    ]
+
+
+def test_reruns_are_children_of_the_explain_run_and_have_all_that_a_rerun_needs(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    explained = store.client.get_run(found.run_id)
+    assert explained.info.status == "FINISHED"
+    assert explained.data.tags["mlflow.parentRunId"] == found.study.run_id
+    reruns = read_reruns(store, found.study.key)
+    assert len(reruns) >= found.answer.n_trained > 30
+    tracked = fetch_run(store, reruns[0].run_id)
+    assert tracked.recipe.config.training.steps == 120
+
+
+def test_the_answer_stays_when_the_sweep_is_called_again(inside):
+    _, found = inside
+    sweep(*SWINGING)
+    note = (
+        open_store(Tracking()).client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
+    )
+    assert note.startswith(f"**{found.sentences[0]}**")
+    assert note.count("Best is [#") == 1
+
+
+def test_what_was_trained_is_not_trained_again(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    before = len(read_reruns(store, found.study.key))
+    said = io.StringIO()
+    again = explain_study(None, read_explain({"explain": SMALL}), console=plain(said))
+    assert "reruns to train: none; " in said.getvalue()
+    assert again.answer.causes == found.answer.causes
+    assert again.run_id == found.run_id
+    assert len(read_reruns(store, found.study.key)) == before
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED"])
+def test_a_study_that_is_not_at_its_end_is_explained_as_far_as_it_is(inside, status):
+    said, found = inside
+    part = "The study is not at its end: this is about the 15 runs that it had."
+    assert part not in said
+    store = open_store(Tracking())
+    store.client.update_run(found.study.run_id, status=status)
+    assert read_study(store, "small").is_at_end  # all trials are there, however it ended
+    [*_, last] = found.study.runs
+    store.client.delete_run(last.run_id)
+    again = io.StringIO()
+    try:
+        explain_study("small", read_explain({"explain": SMALL}), console=plain(again))
+        note = store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
+    finally:
+        store.client.restore_run(last.run_id)
+        store.client.set_terminated(found.study.run_id)
+        explain_study("small", read_explain({"explain": SMALL}), console=plain(io.StringIO()))
+    assert part in again.getvalue()
+    assert part in note
+    assert part not in store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
+    _, found = inside
+    store = open_store(Tracking())
+    by_name = read_study(store, "small")
+    assert len(by_name.runs) == 16
+    assert {run.judgement.verdict for run in by_name.runs} >= {Verdict.OSCILLATING}
+    assert read_study(store, found.study.run_id) == by_name
+    everything = read_study(store, "three-vs-seven")
+    assert everything.run_id is None
+    assert {run.run_id for run in everything.runs} == {run.run_id for run in by_name.runs}
+    with pytest.raises(MissingInputError, match="did you mean small"):
+        read_study(store, "smal")
+    with pytest.raises(RecordError, match="is not the parent of a study"):
+        read_study(store, by_name.runs[0].run_id)
+
+
+def test_runs_that_another_program_recorded_are_judged_and_explained(inside, tmp_path):
+    """Params that are settings and a metric `loss` are enough."""
+    uri = f"sqlite:///{tmp_path}/foreign.db"
+    mlflow.set_tracking_uri(uri)
+    try:
+        client = mlflow.MlflowClient(uri)
+        experiment = client.create_experiment(
+            "foreign", artifact_location=(tmp_path / "a").as_uri()
+        )
+        for rate, high in ((0.1, 1.0), (50.0, 3.0)):
+            run = client.create_run(experiment).info.run_id
+            client.log_param(run, "optimizer.learning_rate", rate)
+            client.log_param(run, "data.name", "digits")
+            client.log_param(run, "colour", "blue")
+            for step in range(60):
+                client.log_metric(run, "loss", high if step % 2 else 1 / (step + 1), step=step)
+            client.set_terminated(run)
+        bare = client.create_run(experiment).info.run_id
+        client.set_terminated(bare)
+    finally:
+        mlflow.set_tracking_uri(None)
+    study = read_study(open_store(Tracking(uri=uri)), "foreign")
+    assert [run.config.optimizer.learning_rate for run in study.runs] == [0.1, 50.0]
+    assert {run.judgement.verdict for run in study.runs} == {Verdict.OSCILLATING}
+    assert study.n_left_out == 1
+    assert "no param that is a setting" in study.why_left_out
+
+
+def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
+    _, found = inside
+    swinging = next(r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING)
+    said = io.StringIO()
+    config = read_explain({"explain": {"seeds": 2, "apply": True, "timeout_s": 60.0}})
+    mended = repair_run(swinging.run_id, config, console=plain(said))
+    assert mended is not None
+    assert mended.cures[0].verdict in (Verdict.LEARNING, Verdict.CONVERGED)
+    new_id = re.search(r"run ([0-9a-f]{32}), repaired from", said.getvalue())[1]
+    store = open_store(Tracking())
+    tags = store.client.get_run(new_id).data.tags
+    assert tags["mlp.repair_of"] == swinging.run_id
+    assert f"/runs/{new_id}?workflowType=machine_learning" in said.getvalue()
+    assert tags["verdict"] == mended.cures[0].verdict.value
+    first, *_ = describe_repair(mended)
+    original = store.client.get_run(swinging.run_id).data.tags
+    assert original["mlflow.note.content"].startswith(f"**{first}**\n\n")
+    assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
+    assert original["mlp.causes"] == "optimizer.learning_rate"
+    reruns = read_reruns(store, f"run-{swinging.run_id}")
+    assert len(reruns) == mended.n_trained
+    again = repair_run(
+        swinging.run_id, read_explain({"explain": {"seeds": 2}}), console=plain(said)
+    )
+    assert f"{len(reruns)} reruns of earlier calls are used" in said.getvalue()
+    assert dataclasses.replace(again, step=mended.step) == mended
+    assert len(read_reruns(store, f"run-{swinging.run_id}")) == len(reruns)
+    assert read_study(store, "small").runs == found.study.runs
+
+
+def test_the_command_repairs_a_run(world):
+    folder = world.mended()
+    done, original = said(folder), swinging(folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    [mended] = [run for run in tracked(folder) if run.tags.get("mlp.repair_of") == original]
+    assert f"run {mended.run_id}, repaired from {original}" in done.stdout
+    assert mended.tags["verdict"] in (Verdict.LEARNING, Verdict.CONVERGED)
+
+
+def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
+    _, found = inside
+    swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][-1]
+    key = f"run-{swinging.run_id}"
+    store = open_store(Tracking())
+    said = io.StringIO()
+    train, n_calls = repair_run.Trainer.__call__, []
+
+    def stopped(self, configs):
+        n_calls.append(len(configs))
+        if len(n_calls) == 2:
+            raise KeyboardInterrupt
+        return train(self, configs)
+
+    config = read_explain({"explain": {"seeds": 2}})
+    with monkeypatch.context() as patched:
+        patched.setattr(repair_run.Trainer, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            repair_run(swinging.run_id, config, console=plain(said))
+    [n_kept] = re.findall(r"(\d+) reruns are kept; this goes on from there: ", said.getvalue())
+    assert 0 < int(n_kept) <= n_calls[0] == 8
+    assert len(read_reruns(store, key)) == int(n_kept)
+    assert [run.info.status for run in _explained(store, key)] == ["KILLED"]
+    mended = repair_run(swinging.run_id, config, console=plain(said))
+    assert f"{n_kept} reruns of earlier calls are used" in said.getvalue()
+    assert mended.is_complete
+    assert len(read_reruns(store, key)) == mended.n_trained
+    assert f"/runs/{swinging.run_id}?workflowType=machine_learning" in said.getvalue()
+    assert [run.info.status for run in _explained(store, key)] == ["FINISHED"]
+
+
+def test_a_time_limit_is_overrun_by_one_population_at_most(inside, monkeypatch):
+    """Nothing that is not verified is offered, applied, or called a cause."""
+    _, found = inside
+    swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][1]
+    hours = iter(range(10**6))
+    said = io.StringIO()
+    limited = {"apply": True, "timeout_s": 3600.0}
+    with monkeypatch.context() as patched:
+        clock = types.SimpleNamespace(monotonic=lambda: 1800.0 * next(hours), time_ns=time.time_ns)
+        patched.setattr("mlp.explain.repair_run.time", clock)
+        cut = repair_run(swinging.run_id, read_explain({"explain": limited}), console=plain(said))
+    assert cut.n_trained == 8
+    assert not cut.is_complete
+    assert f"the time was up; this goes on: python -m mlp.explain {swinging.run_id}" in (
+        said.getvalue()
+    )
+    assert "explain.apply=true" not in said.getvalue()
+    assert "repaired from" not in said.getvalue()
+    tags = open_store(Tracking()).client.get_run(swinging.run_id).data.tags
+    assert tags["mlp.causes"] == "not settled"
+
+
+def test_a_run_is_repaired_once_however_often_it_is_asked_for(inside):
+    _, found = inside
+    swinging = next(r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING)
+    said = io.StringIO()
+    for _ in range(2):
+        config = read_explain({"explain": {"seeds": 2, "apply": True}})
+        repair_run(swinging.run_id, config, console=plain(said))
+    new_ids = re.findall(r"run ([0-9a-f]{32}), repaired from", said.getvalue())
+    assert len(new_ids) == 2
+    assert len(set(new_ids)) == 1
+
+
+def _explained(store, key):
+    return store.client.search_runs([store.experiment_id], f"tags.`mlp.key` = '{key}/explain'")
+
+
+def test_a_quiet_run_has_nothing_to_stop(inside):
+    _, found = inside
+    quiet = next(r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING)
+    said = io.StringIO()
+    assert repair_run(quiet.run_id, read_explain({}), console=plain(said)) is None
+    assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
+    elsewhere = {"tracking.experiment": Tracking().experiment}
+    assert mlp.repair_run(quiet.run_id, elsewhere) is None
+    with pytest.raises(SettingError, match=r"unknown setting 'explain.seed'; did you mean"):
+        mlp.repair_run(quiet.run_id, {"seed": 2})
+    with pytest.raises(SettingError, match=r"explain.seeds is set twice"):
+        mlp.repair_run(quiet.run_id, {"seeds": 2, "explain.seeds": 3})
+    assert "no oscillation to stop" in said.getvalue()
+
+
+def test_other_data_than_the_study_had_are_refused(inside, monkeypatch):
+    store = open_store(Tracking())
+    study = read_study(store, "small")
+    for run in study.runs:
+        store.client.set_tag(run.run_id, "mlp.data_digest", "0" * 64)
+    try:
+        with pytest.raises(DataError, match="other data than digits is here"):
+            explain_study("small", read_explain({}), console=plain(io.StringIO()))
+    finally:
+        for run in study.runs:
+            store.client.set_tag(run.run_id, "mlp.data_digest", run.data_digest)
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_escapes_names(inside):
+    _, found = inside
+    page = found.page
+    assert len(page.encode()) < 6_000_000
+    own = page[: page.index("<script>")] + page[page.index("<main>") :]
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//(?!127\.0\.0\.1)""", own)
+    assert own.index("makes the loss oscillate") < own.index("<section>")
+    blocks = re.findall(r"<script type='application/json'[^>]*>(.*?)</script>", own, re.DOTALL)
+    assert len(blocks) == 5 + len(re.findall("class=change", own))
+    assert all(json.loads(block)["data"] for block in blocks)
+    for run in found.study.runs:
+        assert run.run_id in own
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(here, monkeypatch, capsys):
+    for arguments, code, words in (
+        (["optimizer.learning_rate=1"], 2, "read from the runs that are explained"),
+        (["explain.seeds=0"], 2, "explain.seeds must be at least 1"),
+        (["explain.seed=3"], 2, "did you mean 'explain.seeds'?"),
+        (["nothing"], 66, "there is no study and no experiment nothing"),
+        (["0" * 32], 66, "there is no run"),
+        ([], 66, "there is no study in"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["explain", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr().err
+        assert caught.value.code == code, said
+        assert words in said
+        assert said.count("\n") == 1
+
+
+def test_without_a_store_there_is_no_study_and_none_is_made(tmp_path):
+    done = command("explain", cwd=tmp_path)
+    assert done.returncode == 66
+    assert "python -m mlp.sweep makes one" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_its_settings_and_no_other(tmp_path):
+    done = command("explain", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "explain.timeout_s" in done.stdout
+    assert "optimizer.learning_rate" not in done.stdout
+
+
+def test_setting_errors_are_those_of_the_door():
+    with pytest.raises(SettingError, match=r"explain\.timeout_s must be greater than 0"):
+        read_explain({"explain": {"timeout_s": 0.0}})
+
+
+def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
+    _, found = inside
+    store = open_store(Tracking())
+    before = {run.run_id for run in read_reruns(store, found.study.key)}
+    really_train, calls = reruns.train_trials, []
+
+    def train(configs, *args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(configs))
+        return really_train(configs, *args, **kwargs)
+
+    monkeypatch.setattr(reruns, "train_trials", train)
+    said = io.StringIO()
+    more = {**SMALL, "seeds": SMALL["seeds"] + 2}
+    with pytest.raises(KeyboardInterrupt):
+        explain_study(None, read_explain({"explain": more}), console=plain(said))
+    kept = {run.run_id for run in read_reruns(store, found.study.key)} - before
+    assert len(kept) == calls[0] > 0
+    assert f"{calls[0]} reruns are kept; this goes on from there: " in said.getvalue()
+    assert store.client.get_run(found.run_id).info.status == "KILLED"
+
+
+def test_an_answer_counts_the_reruns_that_it_rests_on_and_no_others(inside):
+    _, found = inside
+    fewer = {**SMALL, "interventions": 1}
+    less = explain_study(None, read_explain({"explain": fewer}), console=plain(io.StringIO()))
+    assert 0 < less.answer.n_trained < found.answer.n_trained

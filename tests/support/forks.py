@@ -1,0 +1,128 @@
+"""Commands in forks of a process that has imported everything, so that they start at once.
+
+A cold `python -m mlp.sweep` imports for seconds before it does anything. Here the imports are done
+once, and each command is a new process all the same: its own files, environment and exit code.
+"""
+
+import functools
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a process ended; its errors are part of `stdout` where both were to go to one file."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@functools.cache
+def forks() -> ForkServerContext:
+    """The context whose processes are such forks."""
+    import support.imported  # noqa: F401  the server swallows an ImportError, this does not
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.imported"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
+def run_module(
+    words: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    is_one_file: bool = False,
+    patience_s: float = 300,
+) -> Done:
+    """Runs `python -m` with the words in a fork."""
+    return run_in_fork(
+        _as_main, list(words), folder, environment, is_one_file=is_one_file, patience_s=patience_s
+    )
+
+
+def run_in_fork(
+    main: Callable[..., None],
+    what: object,
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    is_one_file: bool = False,
+    patience_s: float = 300,
+) -> Done:
+    """Calls `main(what)` in a fork, in a folder and with an environment.
+
+    Args:
+        main: a function of a module.
+        what: its argument, to be pickled.
+        folder: the working directory.
+        environment: all of it.
+        is_one_file: whether errors go where the output goes.
+        patience_s: after so long it is killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlp-said-") as said:
+        files = [
+            Path(said) / "stdout",
+            Path(said) / "stdout" if is_one_file else Path(said) / "stderr",
+        ]
+        for file in files:
+            file.touch()
+        process = forks().Process(
+            target=_child, args=(main, what, folder, dict(environment), files)
+        )
+        process.start()
+        process.join(patience_s)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        out, errors = (file.read_text() for file in files)
+        return Done(process.exitcode, out, "" if is_one_file else errors)
+
+
+def _as_main(words: list[str]) -> None:
+    sys.argv = ["", *words[1:]]
+    sys.modules.pop(words[0], None)  # else runpy warns that it is there already
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def _child(
+    main: Callable[..., None],
+    what: object,
+    folder: Path,
+    environment: dict[str, str],
+    files: list[Path],
+) -> None:
+    """What is printed goes to files, from libraries in C as well."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, file in enumerate(files, start=1):
+        opened = os.open(file, os.O_WRONLY | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+    try:
+        main(what)
+    except Exception:  # noqa: BLE001 as the interpreter does
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,0 +1,21 @@
+"""What commands import, imported once in the process that they are forked from."""
+# ruff: noqa: F401
+
+import mlflow.pyfunc
+import sklearn.datasets
+
+import mlp.doctor
+import mlp.explain.explain_study
+import mlp.explain.repair_run
+import mlp.rerun
+import mlp.sweep.run_study
+import mlp.tracking.runs
+from mlp.config import Data, RunConfig
+from mlp.data.dataset import load
+from mlp.engine.population import train
+from mlp.settings import with_settings
+from mlp.terminal.compose import compose
+
+# Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.
+compose("train", [])
+train([with_settings(RunConfig(), {"training.steps": 1})], load(Data(name="digits"), notice=print))

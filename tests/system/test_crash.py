@@ -1,0 +1,81 @@
+"""Sweeps that die before a write and are gone on with: the same end as if nothing had been.
+
+The moments are shares of all the writes that a study has, so that they move along with it. More of
+them, drawn at random, and real processes that are killed: `python crash.py`.
+"""
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from support import crash
+from support.forks import forks
+
+# Each study at two moments or three, so that all phases are met: the opening of the stores, the
+# asking, the spool, the search's store, MLflow's runs, the winner and the end.
+POINTS = [
+    ("random", 0.03),
+    ("random", 0.5),
+    ("tpe", 0.55),
+    ("tpe", 0.9),
+    ("qmc", 0.3),
+    ("qmc", 0.7),
+    ("grid", 0.4),
+    ("grid", 0.8),
+    ("pruned", 0.45),
+    ("pruned", 0.75),
+    ("timed", 0.6),
+    ("timed", 0.95),
+    ("raised", 0.35),
+    ("raised", 0.85),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, made_store):
+    """Makes the folder of a study that nothing stopped, once, and says how many writes it has."""
+    made: dict[str, tuple[Path, int]] = {}
+
+    def make(name: str) -> tuple[Path, int]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = folder, crash.reference(folder, made_store, name)
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "share"), POINTS)
+def test_died_before_a_write_it_ends_as_if_it_never_did(
+    tmp_path, made_store, reference, name, share
+):
+    expected, n_writes = reference(name)
+    crash.die_and_go_on(tmp_path, made_store, name, round(n_writes * share))
+    crash.assert_same_end(tmp_path, expected)
+
+
+def test_studies_are_what_they_are_named_for(reference):
+    rows = {name: crash.table(reference(name)[0]) for name in ("pruned", "raised", "grid")}
+    assert {row.state for row in rows["pruned"]} == {"PRUNED", "COMPLETE"}
+    assert [row.number for row in rows["raised"]] == list(range(5))
+    assert len({tuple(row.params.items()) for row in rows["grid"]}) == 6
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(tmp_path, made_store, reference):
+    chance = random.Random(n := random.randrange(10**6))
+    print(f"moments drawn with seed {n}")
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    configs = crash.commands("random")
+    for _ in range(5):
+        process = forks().Process(target=crash.study_in, args=(tmp_path, configs))
+        process.start()
+        time.sleep(chance.uniform(0.1, 2.0))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+    assert crash.run_fork(crash.study_in, tmp_path, configs) == 0
+    crash.assert_same_end(tmp_path, reference("random")[0])

@@ -1,0 +1,291 @@
+"""A real tracking server behind a way that fails: training goes on, nothing is lost or there twice.
+
+What is asserted is read from the server's own database, not asked from it.
+"""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlp.doctor import run_doctor
+from mlp.settings import read_sweep
+from mlp.sweep import generation
+from mlp.terminal.compose import compose
+from mlp.tracking import publish, spool
+from support.faulty_way import FaultyWay, faulty_way, free_port
+from support.sweeping import (
+    SMOKE,
+    command,
+    left_in,
+    plain,
+    stored,
+    sweep,
+    tracked,
+    unpublished_sweep,
+)
+
+OUTAGES = ["refuse", "reset", "black hole", "500", "lost answer"]
+
+
+@dataclass
+class Server:
+    """A real `mlflow server` of this test module, and the faulty way to it.
+
+    Attributes:
+        folder: of its database.
+        port: its own.
+        way: to it.
+        process: None while it is down.
+    """
+
+    folder: Path
+    port: int
+    way: FaultyWay
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        options = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "workers": 1,
+            "backend-store-uri": f"sqlite:///{self.folder}/mlflow.db",
+            "artifacts-destination": self.folder / "files",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        end = time.monotonic() + 120
+        while not self.answers():
+            assert self.process.poll() is None, "the server has ended"
+            assert time.monotonic() < end, "the server does not start"
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)  # its own session: it and its workers
+        self.process.wait()
+        self.process = None
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, made_store):
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes(made_store.read_bytes())
+    port = free_port()
+    with faulty_way(port) as way:
+        running = Server(folder, port, way)
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def hasty(here, monkeypatch):
+    """A client that gives up early and is back soon, so that these tests take seconds."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(publish, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 1.0)
+    return here
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory, made_store) -> dict[str, str]:
+    """Trial -> digest of its curve, of the study without any outage."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mlflow.db").write_bytes(made_store.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        sweep()
+    return digests_of(tracked(folder))
+
+
+def digests_of(runs) -> dict[str, str]:
+    trials = [run for run in runs if "mlp.trial" in run.tags]
+    assert len({run.tags["mlp.trial"] for run in trials}) == len(trials), "a trial is there twice"
+    return {run.tags["mlp.trial"]: run.tags["mlp.curve_digest"] for run in trials}
+
+
+def where(server: Server, experiment: str) -> tuple[str, str]:
+    return f"tracking.uri=http://127.0.0.1:{server.way.port}", f"tracking.experiment={experiment}"
+
+
+def assert_whole(server: Server, experiment: str, digests: dict[str, str]) -> None:
+    """Every trial once, with its bits and its files, and nothing running."""
+    runs = tracked(server.folder, experiment)
+    assert digests_of(runs) == digests
+    assert [run.status for run in runs] == ["FINISHED"] * (len(digests) + 1)
+    for run in runs:
+        files = {path.name for path in server.folder.glob(f"files/*/{run.run_id}/artifacts/*")}
+        expected = {"config.json", "curve.npz", "weights.npz"}
+        assert files == (expected if "mlp.trial" in run.tags else {"study.json"})
+
+
+@pytest.mark.parametrize("mode", OUTAGES)
+def test_sweep_under_an_outage_and_the_next_one_without(server, hasty, digests, mode):
+    experiment = f"at-{mode.replace(' ', '-')}"
+    server.way.set(mode)
+    before = server.way.n_connections
+    said, error = unpublished_sweep(*where(server, experiment))
+    server.way.set("pass")
+    assert error.exit_code == 69
+    assert re.search(r"^4/4 trials", said, re.MULTILINE)
+    assert re.search(r"the tracking store http://\S+ does not answer", str(error))
+    *_, unpublished, kept, fix = said.splitlines()
+    assert unpublished.startswith("not yet in MLflow: 4 runs, because the tracking store http://")
+    assert kept == "they are kept; the same command publishes them, and so does"
+    assert fix.startswith("  python -m mlp.doctor fix=true tracking.uri=http://127.0.0.1:")
+    assert (server.way.n_connections > before) == (mode != "refuse")
+    assert len(stored(hasty)) == 4
+    sweep(*where(server, experiment))
+    assert_whole(server, experiment, digests)
+    assert "optuna.db.spool" not in left_in(Path.cwd())
+
+
+@pytest.mark.parametrize("mode", ["500", "lost answer"])
+def test_server_that_fails_and_comes_back_during_the_sweep(
+    server, hasty, digests, monkeypatch, mode
+):
+    """The outage begins when the first trials are published, and ends with the training."""
+    experiment = f"during-{mode.replace(' ', '-')}"
+    n_generations = iter(range(9))
+    original = generation.train_trials
+
+    def training(*args, **kwargs):
+        if next(n_generations) == 1:
+            wait_for(
+                lambda: any(r.status == "FINISHED" for r in tracked(server.folder, experiment))
+            )
+            server.way.set(mode)
+        return original(*args, **kwargs)
+
+    waits = publish.Publisher.finish
+
+    def end_of_outage(publisher, status):
+        wait_for(lambda: publisher.problem is not None)
+        server.way.set("pass")
+        waits(publisher, status)
+
+    monkeypatch.setattr(generation, "train_trials", training)
+    monkeypatch.setattr(publish.Publisher, "finish", end_of_outage)
+    try:
+        said = sweep(*where(server, experiment))
+    finally:
+        server.way.set("pass")
+    assert "not yet in MLflow" not in said
+    assert_whole(server, experiment, digests)
+
+
+def test_server_that_is_killed_and_started_again_during_the_sweep(
+    server, hasty, digests, monkeypatch
+):
+    original = generation.train_trials
+    n_generations = iter(range(9))
+
+    def training(*args, **kwargs):
+        if next(n_generations) == 1:
+            wait_for(lambda: any(r.status == "FINISHED" for r in tracked(server.folder, "killed")))
+            server.stop()
+        return original(*args, **kwargs)
+
+    waits = publish.Publisher.finish
+
+    def start_again(publisher, status):
+        wait_for(lambda: publisher.problem is not None)
+        server.start()
+        waits(publisher, status)
+
+    monkeypatch.setattr(generation, "train_trials", training)
+    monkeypatch.setattr(publish.Publisher, "finish", start_again)
+    said = sweep(*where(server, "killed"))
+    assert "not yet in MLflow" not in said
+    assert_whole(server, "killed", digests)
+
+
+def test_slow_server_holds_up_no_training(server, hasty, digests, monkeypatch):
+    """All is trained before the first trial is published; then what waits is waited for."""
+    server.way.pause_s = 0.1  # of each request; a model alone takes dozens
+    server.way.set("slow")
+    published_meanwhile = []
+    original = publish.Publisher.finish
+
+    def finish(publisher, status):
+        published_meanwhile.append(len(publisher.run_ids))
+        original(publisher, status)
+
+    monkeypatch.setattr(publish.Publisher, "finish", finish)
+    try:
+        sweep(*where(server, "slow"))
+    finally:
+        server.way.set("pass")
+    assert published_meanwhile[0] < 4
+    assert_whole(server, "slow", digests)
+
+
+def test_doctor_publishes_what_an_outage_left(server, hasty, digests):
+    server.way.set("refuse")
+    unpublished_sweep(*where(server, "doctored"))
+    server.way.set("pass")
+    config = read_sweep(compose("sweep", [*SMOKE, *where(server, "doctored")]))
+    said = io.StringIO()
+    assert not run_doctor(config, plain(said), fix=False)
+    assert "4 trials of smoke-" in said.getvalue()
+    assert digests_of(tracked(server.folder, "doctored")) == {}
+    for _ in range(2):  # the second time there is nothing to do
+        said = io.StringIO()
+        assert run_doctor(config, plain(said), fix=True), said.getvalue()
+    assert "no run waits for MLflow" in said.getvalue()
+    assert digests_of(tracked(server.folder, "doctored")) == digests
+    sweep(*where(server, "doctored"))
+    assert_whole(server, "doctored", digests)
+
+
+def test_run_of_train_is_kept_and_published_later(server, hasty):
+    server.way.set("refuse")
+    arguments = ("data=digits", "training.steps=30", *where(server, "single"))
+    done = command("train", *arguments)
+    assert done.returncode == 69
+    assert re.fullmatch(
+        r"error: the tracking store http://\S+ does not answer: .*; the run is kept in \S+/a \[b\] "
+        r"c/runs\.spool, and this publishes it: python -m mlp\.doctor fix=true tracking\.uri=\S+ "
+        r"tracking\.experiment=single\n",
+        done.stderr,
+    )
+    server.way.set("pass")
+    fixed = command("doctor", "fix=true", *where(server, "single"))
+    assert (fixed.returncode, fixed.stderr) == (0, "")
+    assert "fixed spool: 1 runs published" in fixed.stdout
+    [run] = tracked(server.folder, "single")
+    assert run.status == "FINISHED"
+    assert not spool.folder_of_runs().exists()
+
+
+def wait_for(condition, patience_s=60.0):
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,157 @@
+"""What every command shares: one line for a fault, its exit code, a help that is complete."""
+
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+from mlp import errors
+from mlp.settings import setting_choices, setting_paths
+from mlp.terminal.compose import group_options, study_files
+from mlp.terminal.console import run_command, usage
+from support.sweeping import environment_of_commands
+
+FAULTS = [
+    (errors.SettingError, 2),
+    (errors.DataError, 65),
+    (errors.RecordError, 65),
+    (errors.MissingInputError, 66),
+    (errors.UnavailableError, 69),
+    (errors.SystemLimitError, 71),
+    (errors.StoreError, 74),
+    (errors.BusyError, 75),
+    (errors.AllDivergedError, 1),
+]
+
+
+def fails_with(error):
+    def command():
+        raise error
+
+    return command
+
+
+def ended(error, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(fails_with(error))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    return caught.value.code, shown.err
+
+
+@pytest.mark.parametrize(("kind", "code"), FAULTS)
+def test_a_fault_is_one_line_and_its_exit_code(kind, code, capsys):
+    assert ended(kind("what is wrong"), capsys) == (code, "error: what is wrong\n")
+
+
+def test_the_table_above_knows_every_fault():
+    assert {kind for kind, _ in FAULTS} == set(errors.MlpError.__subclasses__())
+
+
+def test_a_fault_is_one_line_whatever_it_says(capsys):
+    _, shown = ended(errors.StoreError("two\nlines\x1b[31m and \x07 a bell"), capsys)
+    assert shown == "error: two lines?[31m and ? a bell\n"
+
+
+def test_a_fault_shows_no_password(capsys):
+    _, shown = ended(errors.StoreError("cannot open postgresql://ann:secret@host/db"), capsys)
+    assert shown == "error: cannot open postgresql://ann:***@host/db\n"
+
+
+def test_signals_are_handled_as_before_when_a_command_has_ended(capsys):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    ended(errors.StoreError("what is wrong"), capsys)
+    run_command(lambda: None)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_that_a_library_reports_as_its_own_interrupt_keeps_its_code(number):
+    """As Ray's `wait` does: a handler's exception is lost there, and a bare one raised."""
+    script = (
+        "import os\n"
+        "from mlp.terminal.console import StoppedError, run_command\n"
+        "def command():\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    except StoppedError:\n"
+        "        raise KeyboardInterrupt from None\n"
+        "run_command(command)\n"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, env=environment_of_commands(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
+
+
+def test_faults_of_a_library_become_sentences_by_their_kind():
+    table = {
+        KeyError: lambda error: errors.StoreError(f"no {error}"),
+        LookupError: lambda error: None if "bug" in str(error) else errors.DataError("elsewhere"),
+    }
+    for raised, kind, sentence in (
+        (KeyError("a"), errors.StoreError, "no 'a'"),
+        (IndexError("b"), errors.DataError, "elsewhere"),
+        (IndexError("a bug"), IndexError, "a bug"),
+        (ValueError("c"), ValueError, "c"),
+    ):
+        with pytest.raises(kind, match=sentence), errors.one_sentence(table):
+            raise raised
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(fails_with(ZeroDivisionError()))
+
+
+def test_other_systems_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.platform", "win32")
+    code, shown = ended(AssertionError("must not be reached"), capsys)
+    assert code == 71
+    assert shown == "error: only Linux and macOS are supported, but this is win32\n"
+
+
+def test_a_command_that_ends_well_says_nothing(capsys):
+    run_command(lambda: None)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "explain"])
+def test_the_help_names_every_setting_group_and_example(command):
+    text = usage(command, "Does it.", {"a=1": "sets a"})
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    for path, what in setting_paths(command).items():
+        assert what in lines[path]
+    offered = dict(pairwise(text.splitlines()))
+    for path in setting_paths(command):
+        words = setting_choices(command).get(path, ())
+        below = offered.get(lines[path], "")
+        assert below.strip().startswith("one of ") == bool(words)
+        assert not words or below.strip() == f"one of {', '.join(words)}"
+    assert setting_choices(command)["gradient.normalization"] == ("sum", "mean", "unit", "clip")
+    for group, names in group_options().items():
+        assert f"  {group}: {', '.join(names)}" in text.splitlines()
+    assert ("  sweeps: " + ", ".join(sorted(study_files())) in text) == (command == "sweep")
+    assert f"python -m mlp.{command} a=1\n      sets a" in text
+
+
+def test_the_help_of_a_command_with_a_first_word_names_no_groups():
+    text = usage("rerun", "Does it.", {}, first_word="RUN_ID")
+    assert text.startswith("usage: python -m mlp.rerun RUN_ID [setting=value ...]")
+    assert "groups and their options" not in text
+    assert "--multirun" not in text
+
+
+def test_a_value_is_shown_short_and_on_one_line():
+    for value in ("a" * 500, 16**5000, [10**5000], "a\nb\x1b", [[]] * 100):
+        shown = errors.shown(value)
+        assert len(shown) <= 80
+        assert shown.isprintable()
+
+
+@pytest.mark.parametrize(("error", "text"), [(ValueError(), "ValueError"), ("  a \n b", "a b")])
+def test_one_line(error, text):
+    assert errors.one_line(error) == text
+    assert len(errors.one_line("x" * 1000, most=10)) == 10

@@ -1,0 +1,217 @@
+"""Networks as models of MLflow: loaded, served over HTTP and registered by MLflow's own tools."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+
+import mlp
+from mlp.config import Data
+from mlp.data.dataset import load
+from mlp.errors import AllDivergedError, StoreError
+from support.sweeping import (
+    DIVERGING,
+    command,
+    environment_of_commands,
+    sweep,
+    tracked,
+    unpublished_sweep,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(Data(name="digits"), notice=print)
+
+
+@pytest.fixture
+def client(here):
+    return mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db", f"sqlite:///{here}/mlflow.db")
+
+
+def models(client):
+    found = client.get_experiment_by_name("three-vs-seven").experiment_id
+    return client.search_logged_models([found])
+
+
+def in_mlflow_alone(script, **names):
+    """Runs a script as somebody does who has MLflow and not this package; returns what it says."""
+    lines = ["import sys", "sys.modules['mlp'] = None"]
+    lines += [f"{name} = {value!r}" for name, value in names.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*lines, script])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_best_network_of_a_study_is_a_model(here, client, digits):
+    end = mlp.run_study("smoke", {"training.steps": 100})
+    [made] = models(client)
+    assert made.name == f"best-of-{end.name}"
+    assert made.source_run_id == end.best_run_id
+    assert str(made.status) == "READY"
+    run = client.get_run(end.best_run_id)
+    assert made.params == run.data.params
+    assert [output.model_id for output in run.outputs.model_outputs] == [made.model_id]
+
+    history = client.get_metric_history(end.best_run_id, "loss")
+    linked = {(m.step, m.value) for m in made.metrics if m.key == "loss"}
+    assert linked == {(m.step, m.value) for m in history}
+    assert len(history) == len(linked)  # once for the run and the model, not twice for the run
+    assert {"test_accuracy", "final_loss"} <= {m.key for m in made.metrics}
+
+    np.save("images.npy", digits.test.pixels)
+    script = """
+import json, mlflow, numpy as np, pandas as pd
+model = mlflow.pyfunc.load_model(uri)
+signature = model.metadata.signature.to_dict()
+answers = model.predict(pd.DataFrame(np.load("images.npy"))).to_dict("list")
+print(json.dumps([signature, answers, model.predict(model.input_example).to_dict("list")]))
+"""
+    signature, answers, examples = in_mlflow_alone(script, uri=made.model_uri)
+    expected = mlp.load_run(end.best_run_id).predict(digits.test.pixels)
+    pd.testing.assert_frame_equal(pd.DataFrame(answers), expected)
+    right = expected["digit"] == np.where(digits.test.labels, 7, 3)
+    assert right.mean() == end.test_accuracy
+    assert examples["digit"] == [3, 7]
+    assert json.loads(signature["inputs"])[0]["tensor-spec"] == {
+        "dtype": "uint8",
+        "shape": [-1, 64],
+    }
+    assert [output["name"] for output in json.loads(signature["outputs"])] == list(expected)
+
+
+def test_nothing_in_a_model_is_pickled_and_no_code_is_of_this_package(swept):
+    uri = f"sqlite:///{swept}/mlflow.db"
+    [made] = models(mlflow.MlflowClient(uri, uri))
+    folder = Path(urllib.request.url2pathname(urlsplit(made.artifact_location).path))
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert "data/network/weights.npz" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+    code = (folder / "code" / "three_or_seven.py").read_text()
+    assert "import mlp" not in code
+    assert "from mlp" not in code
+    assert (folder / "requirements.txt").read_text().split()[-2:] == ["numpy", "pandas"]
+
+
+def test_same_command_again_makes_no_second_model_and_no_second_version(here, client):
+    for _ in range(2):
+        said = sweep("tracking.register=three-or-seven")
+        assert "mlflow models serve -m models:/three-or-seven/1 --env-manager local" in said
+    assert len(models(client)) == 1
+    [version] = client.search_model_versions("name = 'three-or-seven'")
+    assert version.run_id == models(client)[0].source_run_id
+
+
+def fails(*_args, **_keywords):
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("step", ["log_model_artifacts", "log_outputs", "finalize_logged_model"])
+def test_model_that_cannot_be_saved_is_failed_and_made_anew(here, client, monkeypatch, step):
+    """While it fails it is tried several times; of these, one stays to be seen."""
+    original = getattr(mlflow.MlflowClient, step)
+
+    def failing(client, model_id, *args):
+        return original(client, model_id, *args) if args == ("FAILED",) else fails()
+
+    monkeypatch.setattr(mlflow.MlflowClient, step, failing)
+    said, fault = unpublished_sweep()
+    assert isinstance(fault, StoreError)
+    assert "best is trial" in said
+    assert [str(m.status) for m in models(client)] == ["FAILED"]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    sweep()
+    assert [str(m.status) for m in models(client)] == ["READY"]
+
+
+def test_model_that_a_dead_process_left_pending_goes(here, client, monkeypatch):
+    """The store is away in the middle, so that not even the failure can be noted."""
+    for step in ("log_model_artifacts", "finalize_logged_model"):
+        monkeypatch.setattr(mlflow.MlflowClient, step, fails)
+    unpublished_sweep()
+    assert [str(m.status) for m in models(client)] == ["PENDING"]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    sweep()
+    assert [str(m.status) for m in models(client)] == ["READY"]
+
+
+def test_single_run_is_registered_where_a_name_is_given(here, client):
+    done = command("train", "data=digits", "training.steps=30", "tracking.register=mine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  mlflow models serve -m models:/mine/1 --env-manager local" in done.stdout
+    [run] = tracked(here)
+    assert [v.run_id for v in client.search_model_versions("name = 'mine'")] == [run.run_id]
+    done = command("rerun", run.run_id, "training.seed=1", "tracking.register=mine")
+    assert "models:/mine/2" in done.stdout
+    mlp.train_network({"data": "digits", "training.steps": 30})
+    assert len(models(client)) == 2
+
+
+@pytest.mark.system
+def test_model_is_served_over_http(here, digits):
+    run = mlp.train_network(
+        {"data": "digits", "gradient": "unit", "training.steps": 100, "tracking.register": "mine"}
+    )
+    images = digits.test.pixels[:5]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mine/1"]
+    environment = environment_of_commands()
+    environment.pop("PYTHONPATH")
+    with subprocess.Popen(
+        [*serve, "--env-manager", "local", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,  # the server is a child of what is started
+    ) as process:
+        try:
+            answer = ask(f"http://127.0.0.1:{port}/invocations", {"inputs": images.tolist()})
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+    expected = run.predict(images)
+    found = pd.DataFrame(answer["predictions"])
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["digit"].tolist() == np.where(digits.test.labels[:5], 7, 3).tolist()
+
+
+def ask(address, question):
+    request = urllib.request.Request(
+        address, json.dumps(question).encode(), {"Content-Type": "application/json"}
+    )
+    end = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from None
+        except OSError:
+            assert time.monotonic() < end, "the server does not come up"
+            time.sleep(0.2)
+
+
+def test_all_diverged_is_no_model(here, client):
+    with pytest.raises(AllDivergedError):
+        sweep(*DIVERGING)
+    assert models(client) == []

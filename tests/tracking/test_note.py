@@ -1,0 +1,51 @@
+"""The descriptions in MLflow: the verdict first, then what to type."""
+
+import math
+
+from mlp.curve import Verdict
+from mlp.tracking.runs import run_note, study_note
+from support.sample_records import make_record
+
+
+def test_note_of_a_run_says_verdict_numbers_and_commands():
+    note = run_note(make_record({"optimizer.learning_rate": 0.6}), "0f")
+    verdict = make_record().judgement.verdict
+    assert note.startswith(f"**{verdict.value}**: {verdict.sentence} Loss 0.0851 after 20 steps")
+    assert "validation accuracy 0.9" in note
+    again = "python -m mlp.rerun 0f"
+    assert note.endswith(f"```console\n{again}\n{again} optimizer.learning_rate=0.3\n```")
+
+
+def test_note_of_an_oscillating_run_says_how_it_swings():
+    note = run_note(make_record(loss=[1 + 0.5 * (-1) ** i for i in range(400)]), "0f")
+    assert note.startswith("**oscillating**")
+    assert "swings of 100 % of its level every 2 steps" in note
+
+
+def test_note_of_a_diverged_run_says_when():
+    assert "It was lost at step 2." in run_note(make_record(loss=[0.7, 0.9, math.inf]), "0f")
+
+
+def test_note_of_an_oscillating_run_offers_to_stop_it():
+    swinging = make_record(loss=[0.3 + i % 2 for i in range(200)])
+    assert swinging.judgement.verdict is Verdict.OSCILLATING
+    explain, again, _ = run_note(swinging, "0f").split("```console\n")[1].splitlines()[:3]
+    assert explain == "python -m mlp.explain 0f"
+    assert again == "python -m mlp.rerun 0f"
+    assert "mlp.explain" not in run_note(make_record(loss=[0.7, 0.6, 0.5]), "0f")
+
+
+def test_note_of_a_study_counts_verdicts_and_names_the_winner():
+    verdicts = [Verdict.OSCILLATING] * 2 + [Verdict.LEARNING] * 3 + [Verdict.STALLED]
+    note = study_note(
+        verdicts,
+        winner="Best is #3.",
+        settings={"model.depth": 2, "optimizer.learning_rate": 0.123456},
+        commands=["python -m mlp.rerun 0f"],
+    )
+    assert note.split("\n\n") == [
+        "**2 of 6 runs are oscillating**, 3 are learning, 1 is stalled.",
+        "Best is #3.",
+        "```console\npython -m mlp.rerun 0f\n```",
+        "`model.depth=2`, `optimizer.learning_rate=0.1235`",
+    ]

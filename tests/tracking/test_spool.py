@@ -1,0 +1,161 @@
+"""A finished trial is in the spool whole or not at all."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlp.errors import RecordError, StoreError
+from mlp.tracking import record, spool
+from mlp.tracking.spool import Label, StudyPage
+from support.sample_records import make_record
+from support.sweeping import environment_of_commands
+
+LABEL = Label("#0", {"mlp.study": "s"})
+
+
+def put(folder, number, made):
+    spool.put(folder, {number: spool.Kept(made, LABEL)})
+    return spool.place_of(folder, number)
+
+
+def test_trial_comes_back_and_goes(tmp_path):
+    study = tmp_path / "optuna.db.spool" / "study"
+    made = make_record({"model.widths": [5, 4]})
+    place = put(study, 12, made)
+    assert list(spool.waiting(study)) == [(12, place)]
+    assert record.config_json(spool.take(place).record) == record.config_json(made)
+    assert spool.take(place).label == LABEL
+    spool.drop(place)
+    spool.clear(study)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
+    for number in (1_000_000, 3, 20, 100):
+        put(tmp_path, number, make_record())
+    assert [number for number, _ in spool.waiting(tmp_path)] == [3, 20, 100, 1_000_000]
+
+
+def test_spool_that_is_not_there_is_empty(tmp_path):
+    assert list(spool.waiting(tmp_path / "nowhere")) == []
+    spool.drop(tmp_path / "nowhere" / "000001")
+
+
+def test_last_trial_takes_its_study_but_not_the_other_one_along(tmp_path):
+    ours, theirs = tmp_path / "spool" / "ours", tmp_path / "spool" / "theirs"
+    spool.put_page(ours, StudyPage("ours", "ours", {}, ""))
+    kept = put(theirs, 0, make_record())
+    last = put(ours, 0, make_record())
+    spool.clear(ours)
+    assert last.is_dir()
+    spool.drop(last)
+    spool.clear(ours)
+    assert not ours.exists()
+    spool.clear(theirs)
+    assert kept.is_dir()
+
+
+def test_folder_that_is_no_spool_stays(tmp_path):
+    spool.clear(tmp_path / "here" / "runs.spool")
+    (tmp_path / "here" / "runs.spool").mkdir(parents=True)
+    spool.clear(tmp_path / "here" / "runs.spool")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_page_of_a_study_comes_back(tmp_path):
+    page = StudyPage("s", "s-1", {"study": {"seed": 3, "space": {"a": [0.5, None]}}}, "**note**")
+    spool.put_page(tmp_path / "s", page)
+    assert spool.page_of(tmp_path / "s") == page
+    assert list(spool.waiting(tmp_path / "s")) == []
+    with pytest.raises(RecordError, match=r"study\.json is missing"):
+        spool.page_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1, "tags": {}}', '{"name": "a"'])
+def test_damaged_label_is_a_record_error(tmp_path, text):
+    place = put(tmp_path, 0, make_record())
+    (place / "label.json").write_text(text)
+    with pytest.raises(RecordError, match=r"label\.json cannot be used"):
+        spool.take(place)
+
+
+def test_putting_again_replaces(tmp_path):
+    put(tmp_path, 0, make_record())
+    place = put(tmp_path, 0, make_record({"training.seed": 9}))
+    assert spool.take(place).record.config.training.seed == 9
+
+
+def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
+    (tmp_path / "000000.part").mkdir()
+    (tmp_path / "000000.part" / "weights.npz").write_bytes(b"half")
+    assert list(spool.waiting(tmp_path)) == []
+    place = put(tmp_path, 0, make_record())
+    assert [file.name for file in tmp_path.iterdir()] == ["000000"]
+    spool.take(place)
+
+
+@pytest.mark.parametrize(
+    ("last", "whole"), [*((n, []) for n in (1, 3, 6, 8, 13, 18, 21, 25)), (26, [0]), (27, [0, 1])]
+)
+def test_killed_writer_leaves_whole_trials_or_none(tmp_path, last, whole):
+    """It dies as it makes a folder, opens a file to write or flush it, or renames a folder."""
+    script = f"""
+import os, sys
+from pathlib import Path
+from support.sample_records import make_record
+from mlp.tracking import spool
+from mlp.tracking.spool import Label
+made, n = make_record(), 0
+def die_at(event, args):
+    global n
+    if event in ("open", "os.rename", "os.mkdir") and {str(tmp_path)!r} in str(args[0]):
+        n += 1
+        if n == {last}:
+            os._exit(9)
+sys.addaudithook(die_at)
+spool.put(Path({str(tmp_path)!r}), dict.fromkeys((0, 1), spool.Kept(made, Label("#0", {{}}))))
+"""
+    tests = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+    environment = environment_of_commands()
+    environment["PYTHONPATH"] += os.pathsep + tests
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert done.returncode == 9
+    assert [number for number, place in spool.waiting(tmp_path) if spool.take(place)] == whole
+    spool.take(put(tmp_path, 0, make_record()))
+
+
+@settings(max_examples=30)
+@given(
+    file=st.sampled_from(["config.json", "curve.npz", "weights.npz", "record.json"]), data=st.data()
+)
+def test_damage_is_a_record_error_or_does_no_harm(tmp_path_factory, file, data):
+    place = put(tmp_path_factory.mktemp("spool"), 0, make_record())
+    content = (place / file).read_bytes()
+    cut = data.draw(st.integers(0, len(content) - 1))
+    (place / file).write_bytes(content[:cut])
+    with pytest.raises(RecordError, match=file):
+        spool.take(place)
+
+
+def test_missing_file_is_a_record_error(tmp_path):
+    place = put(tmp_path, 0, make_record())
+    (place / "curve.npz").unlink()
+    with pytest.raises(RecordError, match=r"curve\.npz"):
+        spool.take(place)
+
+
+def test_folder_that_cannot_be_made_is_a_store_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write to .*: Not a directory"):
+        put(tmp_path / "file" / "study", 0, make_record())
+
+
+def test_spool_lies_beside_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert spool.folder_of("sqlite:///here/o.db").name == "o.db.spool"
+    assert spool.folder_of("sqlite:///here/o.db").parent.name == "here"
+    assert spool.folder_of("postgresql://db/optuna") == tmp_path / "optuna.spool"
