@@ -4,7 +4,6 @@ import time
 from dataclasses import fields
 
 import pytest
-from losing import Losing, deadly
 
 from mlp.config import Execution
 from mlp.curve import Verdict, judge
@@ -15,6 +14,7 @@ from mlp.tracking.record import curve_digest, weights_digest
 from mlp.training.executor import train_trials
 from mlp.training.outcome import Timing, make_record
 from mlp.training.train_runs import train_runs
+from support.losing import Losing, deadly
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 40, "evaluate_every": 10}})
 CONFIGS = [
