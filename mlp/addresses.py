@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from mlp.config import Tracking
 from mlp.errors import BusyError, SettingError, StoreError, one_line
@@ -75,7 +76,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_sqlite(
-    path: Path, *, store: str = "tracking store", setting: str = "tracking.uri"
+    path: Path,
+    *,
+    store: str = "tracking store",
+    setting: str = "tracking.uri",
+    is_thorough: bool = False,
+    patience_s: float = 5.0,
 ) -> None:
     """Refuses a path that cannot hold a store, before anything is written.
 
@@ -83,9 +89,14 @@ def check_sqlite(
         path: of the file, there or not.
         store: what is to be in it, for the messages.
         setting: what names the path, for the messages.
+        is_thorough: whether every page of the file is looked at, which takes a second a gigabyte;
+            else only whether it is a database at all, or empty, which becomes one.
+        patience_s: how long another program may hold the file, in seconds.
 
     Raises:
-        StoreError: for a folder, a file that is no SQLite database, or one that is read-only.
+        StoreError: for a folder, a file that is no SQLite database, or one that is read-only;
+            where that is looked at, for a damaged one.
+        BusyError: if another program holds it, where every page is looked at.
     """
     if path.is_dir():
         raise StoreError(f"the {store} must be a file, but {path} is a folder")
@@ -93,8 +104,20 @@ def check_sqlite(
         if not path.is_file():
             raise StoreError(f"the {store} must be a plain file, but {path} is not")
         _check_access(path, setting)
-        if not _is_sqlite(path):
+        query = "PRAGMA quick_check(1)" if is_thorough else "PRAGMA schema_version"
+        try:
+            said = _asked(path, query, patience_s, mode="rw" if is_thorough else "ro")[0]
+        except sqlite3.Error as error:
+            said = one_line(error)
+        if "not a database" in str(said):
             raise StoreError(f"{path} is not an SQLite database; choose another by {setting}")
+        if is_thorough and "locked" in str(said):
+            raise BusyError(f"another program holds the {store} {path}; close it or try again")
+        if is_thorough and said != "ok":
+            raise StoreError(
+                f"{path} is damaged: {one_line(said)}; make a copy of it, then try: "
+                f"sqlite3 {path.name} .recover | sqlite3 recovered.db"
+            )
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
@@ -103,22 +126,8 @@ def check_sqlite(
     _check_access(folder, setting)
 
 
-def _is_sqlite(path: Path) -> bool:
-    """Whether a file is a database, or empty, which becomes one.
-
-    SQLite itself looks: to close a file lets go of every lock that this process has on it (POSIX),
-    and SQLite alone knows when that would be the lock of another thread's transaction.
-    """
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
-            file.execute("PRAGMA schema_version")
-    except sqlite3.DatabaseError as error:
-        return "not a database" not in str(error)
-    return True
-
-
 def tables(path: Path) -> set[str]:
-    """The names of the tables of an SQLite file; none where there is no file.
+    """The names of the tables of the tracking store's SQLite file; none where there is no file.
 
     Raises:
         StoreError: if SQLite cannot read it.
@@ -127,16 +136,25 @@ def tables(path: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        # Read-only, it could not roll back what a killed process has left half done.
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=20)) as file:
-            rows = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return set(_asked(path, "SELECT name FROM sqlite_master WHERE type = 'table'", 20.0))
     except sqlite3.Error as error:
         if "locked" in str(error):
             raise BusyError(
                 f"another program holds the tracking store {path}; close it or try again"
             ) from None
         raise StoreError(f"the tracking store {path} cannot be read: {one_line(error)}") from None
-    return {name for (name,) in rows}
+
+
+def _asked(path: Path, query: str, patience_s: float, *, mode: str = "rw") -> list[Any]:
+    """The first column of what an SQLite file answers.
+
+    SQLite itself opens the file: to close a file lets go of every lock that this process has on it
+    (POSIX), and SQLite alone knows when that would be the lock of another thread's transaction.
+    With `mode="ro"` it cannot roll back what a killed process has left half done.
+    """
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=patience_s)) as file:
+        return [row[0] for row in file.execute(query)]
 
 
 @contextmanager

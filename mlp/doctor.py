@@ -312,12 +312,15 @@ def check_study_store(config: SweepConfig) -> Iterator[Finding]:
     url = config.study.storage
     path = sqlite_path(url)
     if path is not None:
-        check_sqlite(path, store="study store", setting="study.storage")
+        check_sqlite(
+            path,
+            store="study store",
+            setting="study.storage",
+            is_thorough=True,
+            patience_s=_PATIENCE_S,
+        )
         if not path.exists():
             yield fine(f"{mask(url)} is not there yet; a sweep makes it")
-            return
-        if fault := _damage(path):
-            yield fault
             return
     studies = _studies(url)
     yield fine(f"{mask(url)} holds {len(studies)} studies, {sum(studies.values())} trials")
@@ -333,9 +336,7 @@ def check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
     if not path.exists():
         yield fine(f"{mask(uri)} is not there yet; the first run makes it")
         return
-    if fault := _damage(path):
-        yield fault
-        return
+    check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
     with closing(_opened_file(path)) as file:
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
         if "alembic_version" not in tables:
@@ -376,8 +377,13 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
     """Runs that say RUNNING though no process is at work on their study."""
     uri = resolve(config.base.tracking)
     path = sqlite_path(uri)
-    if path is not None and (not path.exists() or _damage(path)):
-        return
+    if path is not None:
+        try:
+            check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
+        except MlpError:
+            return  # the check of the store has said so
+        if not path.exists():
+            return
     running: dict[str, str | None]
     if path is None:
         running = _runs_left(config)
@@ -401,23 +407,6 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
         yield fine(f"{len(running)} runs are being worked on")
     else:
         yield fine("none is left over")
-
-
-def _damage(path: Path) -> Finding | None:
-    """What is wrong with an SQLite file as such."""
-    try:
-        with closing(_opened_file(path)) as file:
-            rows = [text for (text,) in file.execute("PRAGMA quick_check(1)").fetchall()]
-    except sqlite3.Error as error:
-        if "locked" in str(error):
-            return wrong(f"another program holds {path}", "end that program, or wait for it")
-        rows = [one_line(error)]
-    if rows == ["ok"]:
-        return None
-    return wrong(
-        f"{path} is damaged: {one_line(rows[0])}",
-        f"make a copy of it, then try: sqlite3 {path.name} .recover | sqlite3 recovered.db",
-    )
 
 
 def _opened_file(path: Path) -> sqlite3.Connection:
