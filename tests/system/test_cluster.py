@@ -211,7 +211,7 @@ def test_mistake_of_the_program_is_raised_here(executor, configs, data):
 @long
 def test_trial_that_hangs_is_ended(cluster, configs, data, expected, notices):
     bad = poisoned(configs[5].optimizer.learning_rate, "time.sleep(1000)")
-    with open_executor(over(cluster, silence_s=3.0), notice=notices.append) as executor:
+    with open_executor(over(cluster, silence_s=15.0), notice=notices.append) as executor:
         check_only_trial_5_crashed(train_trials(configs, data, executor, trainer=bad), expected)
     assert "said nothing for" in notices[-1]
 
