@@ -23,7 +23,7 @@ from mlp.explain.repair_run import repair_run
 from mlp.settings import read_explain
 from mlp.tracking.read import fetch_run, read_reruns, read_study
 from mlp.tracking.store import open_store
-from support.sweeping import command, plain, sweep, tracked
+from support.sweeping import command, plain, sweep
 from support.world import SWINGING, copy, said, swinging
 
 SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}  # as in the world's explanation
@@ -172,43 +172,50 @@ def test_runs_that_another_program_recorded_are_judged_and_explained(inside, tmp
     assert "no param that is a setting" in study.why_left_out
 
 
-def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(inside):
-    _, found = inside
-    swinging = next(r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING)
-    said = io.StringIO()
-    config = read_explain({"explain": {"seeds": 2, "apply": True, "timeout_s": 60.0}})
-    mended = repair_run(swinging.run_id, config, console=plain(said))
+@pytest.fixture
+def repaired(world, empty):
+    """Where the command has repaired a run of the study, what it said, and the run's id."""
+    folder = copy(world.mended(), empty)
+    return folder, said(world.mended()), swinging(folder)
+
+
+def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, repaired):
+    _, done, run_id = repaired
+    assert (done.returncode, done.stderr) == (0, "")
+    new_id = re.search(r"run ([0-9a-f]{32}), repaired from", done.stdout)[1]
+    store = open_store(Tracking())
+    reruns = read_reruns(store, f"run-{run_id}")
+    more = io.StringIO()
+    mended = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
     assert mended is not None
     assert mended.cures[0].verdict in (Verdict.LEARNING, Verdict.CONVERGED)
-    new_id = re.search(r"run ([0-9a-f]{32}), repaired from", said.getvalue())[1]
-    store = open_store(Tracking())
+    assert f"{len(reruns)} reruns of earlier calls are used" in more.getvalue()
+    assert len(reruns) == mended.n_trained
+    assert len(read_reruns(store, f"run-{run_id}")) == len(reruns)
     tags = store.client.get_run(new_id).data.tags
-    assert tags["mlp.repair_of"] == swinging.run_id
-    assert f"/runs/{new_id}?workflowType=machine_learning" in said.getvalue()
+    assert tags["mlp.repair_of"] == run_id
+    assert f"/runs/{new_id}?workflowType=machine_learning" in done.stdout
     assert tags["verdict"] == mended.cures[0].verdict.value
     first, *_ = describe_repair(mended)
-    original = store.client.get_run(swinging.run_id).data.tags
+    original = store.client.get_run(run_id).data.tags
     assert original["mlflow.note.content"].startswith(f"**{first}**\n\n")
     assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
     assert original["mlp.causes"] == "optimizer.learning_rate"
-    reruns = read_reruns(store, f"run-{swinging.run_id}")
-    assert len(reruns) == mended.n_trained
-    again = repair_run(
-        swinging.run_id, read_explain({"explain": {"seeds": 2}}), console=plain(said)
-    )
-    assert f"{len(reruns)} reruns of earlier calls are used" in said.getvalue()
+    again = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
     assert dataclasses.replace(again, step=mended.step) == mended
-    assert len(read_reruns(store, f"run-{swinging.run_id}")) == len(reruns)
-    assert read_study(store, "small").runs == found.study.runs
+    before = open_store(Tracking(uri=f"sqlite:///{world.explained()}/mlflow.db"))
+    assert read_study(store, "small").runs == read_study(before, "small").runs
 
 
-def test_the_command_repairs_a_run(world):
-    folder = world.mended()
-    done, original = said(folder), swinging(folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    [mended] = [run for run in tracked(folder) if run.tags.get("mlp.repair_of") == original]
-    assert f"run {mended.run_id}, repaired from {original}" in done.stdout
-    assert mended.tags["verdict"] in (Verdict.LEARNING, Verdict.CONVERGED)
+def test_a_run_is_repaired_once_however_often_it_is_asked_for(repaired):
+    _, done, run_id = repaired
+    more = io.StringIO()
+    for _ in range(2):
+        config = read_explain({"explain": {"seeds": 2, "apply": True}})
+        repair_run(run_id, config, console=plain(more))
+    new_ids = re.findall(r"run ([0-9a-f]{32}), repaired from", done.stdout + more.getvalue())
+    assert len(new_ids) == 3
+    assert len(set(new_ids)) == 1
 
 
 def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
@@ -262,18 +269,6 @@ def test_a_time_limit_is_overrun_by_one_population_at_most(inside, monkeypatch):
     assert "repaired from" not in said.getvalue()
     tags = open_store(Tracking()).client.get_run(swinging.run_id).data.tags
     assert tags["mlp.causes"] == "not settled"
-
-
-def test_a_run_is_repaired_once_however_often_it_is_asked_for(inside):
-    _, found = inside
-    swinging = next(r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING)
-    said = io.StringIO()
-    for _ in range(2):
-        config = read_explain({"explain": {"seeds": 2, "apply": True}})
-        repair_run(swinging.run_id, config, console=plain(said))
-    new_ids = re.findall(r"run ([0-9a-f]{32}), repaired from", said.getvalue())
-    assert len(new_ids) == 2
-    assert len(set(new_ids)) == 1
 
 
 def _explained(store, key):
