@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,14 @@ from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, find, read_file
-from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line
+from mlp.errors import DataError, MlpError, SettingError, one_line
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
 from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking import spool
+from mlp.tracking.listing import study_key
 from mlp.training.executor import n_threads
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -181,14 +182,13 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
     folders = sorted(path for path in top.glob("*") if path.is_dir())
     n_waiting = 0
     for folder in folders:
-        if holder := holder_of(top, spool.study_of(folder)):
+        if holder := holder_of(top, folder.name):
             yield fine(f"{folder.name} is being worked on by {holder}")
             continue
-        what = "networks with further seeds" if spool.is_of_seeds(folder) else "trials"
         n_waiting += (n := len(list(spool.waiting(folder))))
         if n:
             yield wrong(
-                f"{n} {what} of {spool.study_of(folder)} wait for MLflow",
+                f"{n} runs of {folder.name} wait for MLflow",
                 f"the same sweep command publishes them, or {FIX}",
                 lambda folder=folder: _publish_study(config, folder),  # type: ignore[misc]
             )
@@ -468,7 +468,7 @@ def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
 
 
 def _publish_study(config: SweepConfig, folder: Path) -> str:
-    """Publishes the trials, or networks of further seeds, that wait in a folder of a study.
+    """Publishes the trials and networks of further seeds that wait in a folder of a study.
 
     Those that the study itself does not have yet stay for the sweep to go on with.
 
@@ -476,36 +476,22 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
         MlpError: for a store that cannot be used, or a study that somebody holds.
     """
     from mlp.tracking import runs
+    from mlp.tracking.drain import drain
 
-    with only_driver(folder.parent, spool.study_of(folder)):
+    with only_driver(folder.parent, folder.name):
         page = spool.page_of(folder)
-        stored = _stored(config, page.name, is_of_seeds=spool.is_of_seeds(folder))
-        places = [place for number, place in spool.waiting(folder) if number in stored]
-        n_published, damaged = 0, []
+        is_stored = _stored(config, page.name)
+        places = [each.place for each in spool.waiting(folder) if is_stored(each)]
+        n_published, damaged = 0, list[str]()
         if places:
             store = _opened_tracking(config)
-            parent = runs.find_study(store, page.key)
-            if parent is None:
-                parent = runs.start_study(
-                    store,
-                    name=page.name,
-                    key=page.key,
-                    settings=page.config,
-                    searched=page.searched,
-                    tags={},
-                    description=page.description,
-                )
-                runs.finish(store, parent, "KILLED")  # until the sweep says how it ends
-            for place in places:
-                try:
-                    _publish(store, place, parent)
-                    n_published += 1
-                except RecordError as error:
-                    damaged.append(f"{place.name} ({error})")
+            if runs.find_key(store, study_key(page.key)) is None:
+                # Until the sweep says how it ends.
+                runs.finish(store, runs.start_study(store, page), "KILLED")
+            n_published, damaged = drain(store, places)
         n_left = len(list(spool.waiting(folder))) - len(damaged)
         spool.clear(folder)
-    what = "networks" if spool.is_of_seeds(folder) else "trials"
-    said = f"{n_published} {what} published"
+    said = f"{n_published} runs published"
     if n_left:
         said += f"; {n_left} are not in the study yet: the same sweep command goes on with them"
     if damaged:
@@ -517,14 +503,15 @@ def _publish_singles(config: SweepConfig) -> str:
     """Publishes the runs that belong to no study.
 
     Raises:
-        MlpError: for a store that cannot be used, or a run that cannot be read.
+        MlpError: for a store that cannot be used.
     """
+    from mlp.tracking.drain import drain
+
     store, folder = _opened_tracking(config), spool.folder_of_runs()
-    places = [place for _, place in spool.waiting(folder)]
-    for place in places:
-        _publish(store, place, None)
-    spool.clear(folder)
-    return f"{len(places)} runs published"
+    n_published, damaged = drain(store, [each.place for each in spool.waiting(folder)])
+    spool.leave(folder)
+    said = f"{n_published} runs published"
+    return f"{said}; cannot be read: {', '.join(damaged)}" if damaged else said
 
 
 def _clear_spool(top: Path, folder: Path) -> str:
@@ -533,33 +520,25 @@ def _clear_spool(top: Path, folder: Path) -> str:
     Raises:
         BusyError: for a study that somebody holds.
     """
-    with only_driver(top, spool.study_of(folder)):
+    with only_driver(top, folder.name):
         spool.clear(folder)
     return f"{folder} removed"
 
 
-def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:
-    """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
-    if not is_of_seeds:
-        return range(_studies(config.study.storage).get(study, 0))
+def _stored(config: SweepConfig, study: str) -> Callable[[spool.Waiting], bool]:
+    """Whether the study has a trial, or has noted the test of a network of a further seed."""
+    n_trials = _studies(config.study.storage).get(study, 0)
+
     from mlp.study.storage import open_storage, storage_faults, stored_looks
 
     with storage_faults(config.study.storage):
         looks = stored_looks(open_storage(config.study.storage), study)
-    return {look["trial"] * spool.MOST_SEEDS + look["seed"] for look in looks if "seed" in look}
-
-
-def _publish(store: "Store", place: Path, parent: str | None) -> None:
-    from mlp.tracking import runs
-
-    kept = spool.take(place)
-    label = kept.label
-    runs.publish_run(store, kept.record, parent=parent, name=label.name, tags=label.tags)
-    spool.drop(place)
+    seeds = {(look["trial"], look["seed"]) for look in looks if "seed" in look}
+    return lambda each: each[:2] in seeds if each.seed else each.number < n_trials
 
 
 def _opened_tracking(config: SweepConfig) -> "Store":
-    from mlp.tracking.publish import patiently
+    from mlp.tracking.drain import patiently
     from mlp.tracking.store import open_store
 
     return patiently(lambda: open_store(config.base.tracking))

@@ -9,19 +9,17 @@ import dataclasses
 import html
 import math
 import struct
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset, load
-from mlp.engine.result import Ending, Result
+from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.settings import with_settings
 from mlp.study import search
@@ -30,10 +28,10 @@ from mlp.sweep.generation import Session, kept
 from mlp.terminal.screen import waiting
 from mlp.tracking import spool
 from mlp.tracking.display import run_name
+from mlp.tracking.listing import label_of_seed
 from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import Label, label_of_seed
-from mlp.training.executor import n_threads, train_trials
-from mlp.training.outcome import Timing, accuracy_on, make_record, wrong_on
+from mlp.training.outcome import accuracy_on, wrong_on
+from mlp.training.train_runs import train_runs
 
 _SEED_END = 2**32
 
@@ -85,11 +83,6 @@ class Confirmation:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def seeds_spool(session: Session) -> Path:
-    """The folder of the networks that are not published yet."""
-    return spool.of_seeds(session.spool)
-
-
 def confirm(session: Session, best: TrialRow) -> Confirmation:
     """Trains and tests what is missing, and hands over to MLflow what is not there yet.
 
@@ -100,110 +93,95 @@ def confirm(session: Session, best: TrialRow) -> Confirmation:
     with waiting(session.console, "the winner's settings are trained with further seeds"):
         base = dataclasses.replace(session.config.base.data, validation_fraction=0.0)
         data = load(base, notice=lambda _line: None)
-        wanted = range(1, session.config.study.confirm_seeds + 1)
-        numbers = [best.number * spool.MOST_SEEDS + i for i in wanted]
-        records = _records(session, data, numbers)
-        for number, record in records.items():
-            _look(session, number, record, data)
-            _publish(session, number)
-        looks = [_looks(session)[number] for number in numbers]
+        wanted = [_Seed(best.number, i + 1) for i in range(session.config.study.confirm_seeds)]
+        for seed, record in _records(session, data, wanted).items():
+            _look(session, seed, record, data)
+            session.drain.add(spool.place_of(session.spool, *seed))
+        looks = [_looks(session)[seed] for seed in wanted]
     wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
     accuracies = tuple(float(look["test_accuracy"]) for look in looks)
     mistakes = summarise_mistakes(wrong, data.test.labels)
     return Confirmation(accuracies, mistakes, data.train.n_examples)
 
 
-def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, RunRecord]:
-    """The networks not tested or not published yet: those kept, and the others trained."""
-    kept_at = dict(spool.waiting(seeds_spool(session)))
+class _Seed(NamedTuple):
+    """A network with the settings of a trial and its so many-th further seed."""
+
+    trial: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"seed +{self.seed} of trial {self.trial}"
+
+
+def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_Seed, RunRecord]:
+    """The networks not tested or not uploaded yet: those kept, and the others trained."""
+    lying = spool.waiting(session.spool)
+    kept_at = {_Seed(number, seed): place for number, seed, place in lying if seed}
     looked_at = _looks(session)
     configs = {
-        number: _config(session, number)
-        for number in sorted({*numbers, *kept_at})
-        if number in kept_at or number not in looked_at
+        seed: _config(session, seed)
+        for seed in sorted({*wanted, *kept_at})
+        if seed in kept_at or seed not in looked_at
     }
-    if configs:
-        spool.put_page(seeds_spool(session), session.page)
     records = {}
-    for number, config in configs.items():
-        if number in kept_at:
-            record = kept(session, _name(number), kept_at[number], config)
+    for seed, config in configs.items():
+        if seed in kept_at:
+            record = kept(session, str(seed), kept_at[seed], config)
             if record is not None:
-                records[number] = record
-    missing = [number for number in configs if number not in records]
+                records[seed] = record
+    missing = [seed for seed in configs if seed not in records]
+
+    def finished(made: Mapping[int, RunRecord]) -> None:
+        """Makes networks safe while others still train."""
+        runs = {}
+        for place, record in made.items():
+            seed = missing[place]
+            if record.result.ending is Ending.CRASHED:
+                raise SystemLimitError(
+                    f"{seed} kills the worker that trains it; the test part waits"
+                )
+            accuracy = accuracy_on(data.test, record, data)
+            records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
+            name = f"{run_name(record.config, trial=seed.trial)} seed +{seed.seed}"
+            label = label_of_seed(session.page, seed.trial, seed.seed, name)
+            runs[spool.place_of(session.spool, *seed)] = spool.Kept(records[seed], label)
+        spool.put(runs)
+
     if missing:
-        execution, started_ms = session.config.base.execution, _now_ms()
-
-        def keep(results: Mapping[int, Result]) -> None:
-            """Makes networks safe while others still train."""
-            timing = Timing(started_ms, _now_ms(), n_threads(execution))
-            runs = {}
-            for place, result in results.items():
-                number = missing[place]
-                if result.ending is Ending.CRASHED:
-                    raise SystemLimitError(
-                        f"{_name(number)} kills the worker that trains it; the test part waits"
-                    )
-                record = make_record(configs[number], data, result, timing)
-                accuracy = accuracy_on(data.test, record, data)
-                records[number] = dataclasses.replace(record, test_accuracy=accuracy)
-                runs[number] = spool.Kept(records[number], _label(session, number))
-            spool.put(seeds_spool(session), runs)
-
-        train_trials([configs[number] for number in missing], data, session.where, kept=keep)
+        train_runs([configs[seed] for seed in missing], data, session.where, finished=finished)
     return records
 
 
-def _config(session: Session, number: int) -> RunConfig:
+def _config(session: Session, seed: _Seed) -> RunConfig:
     """A trial's settings with another seed, nothing held out."""
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    row = search.rows(session.search)[trial]
+    row = search.rows(session.search)[seed.trial]
     config = search.trial_of(session.search, row).config
     training = config.training
     return with_settings(
         config,
         {
-            "training.seed": (training.seed + i) % _SEED_END,
-            "training.order_seed": (training.order_seed + i) % _SEED_END,
+            "training.seed": (training.seed + seed.seed) % _SEED_END,
+            "training.order_seed": (training.order_seed + seed.seed) % _SEED_END,
             "data.validation_fraction": 0.0,
         },
     )
 
 
-def _looks(session: Session) -> dict[int, dict[str, Any]]:
-    """Every look at such a network, by its number."""
+def _looks(session: Session) -> dict[_Seed, dict[str, Any]]:
+    """Every look at such a network."""
     return {
-        look["trial"] * spool.MOST_SEEDS + look["seed"]: look
+        _Seed(look["trial"], look["seed"]): look
         for look in search.test_looks(session.search)
         if "seed" in look
     }
 
 
-def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> None:
-    if number not in _looks(session):
+def _look(session: Session, seed: _Seed, record: RunRecord, data: Dataset) -> None:
+    if seed not in _looks(session):
         assert record.test_accuracy is not None
-        trial, i = divmod(number, spool.MOST_SEEDS)
-        further = {"seed": i, "wrong": wrong_on(data.test, record, data)}
-        search.add_test_look(session.search, trial, record.test_accuracy, further)
-
-
-def _publish(session: Session, number: int) -> None:
-    session.publisher.publish(number, spool.place_of(seeds_spool(session), number))
-
-
-def _label(session: Session, number: int) -> Label:
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    name = f"{run_name(_config(session, number), trial=trial)} seed +{i}"
-    return label_of_seed(session.page, trial, i, name)
-
-
-def _name(number: int) -> str:
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    return f"seed +{i} of trial {trial}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+        further = {"seed": seed.seed, "wrong": wrong_on(data.test, record, data)}
+        search.add_test_look(session.search, seed.trial, record.test_accuracy, further)
 
 
 def summarise_mistakes(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mlp.config import Execution, RunConfig, SweepConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Ending, Result
+from mlp.engine.result import Ending
 from mlp.errors import RecordError
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
@@ -23,11 +23,12 @@ from mlp.study.search import Outcome, Search, Trial
 from mlp.terminal.screen import Meter, Standing, say
 from mlp.tracking import spool
 from mlp.tracking.display import numbers, run_name
-from mlp.tracking.publish import Publisher
-from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import StudyPage, label_of_trial
-from mlp.training.executor import n_threads, train_trials
-from mlp.training.outcome import Timing, is_record_of, make_record, objective_value, superlative
+from mlp.tracking.drain import Drain
+from mlp.tracking.listing import StudyPage, label_of_trial
+from mlp.tracking.record import RunRecord, read_record
+from mlp.training.executor import n_threads
+from mlp.training.outcome import is_record_of, objective_value, superlative
+from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor
 
 
@@ -41,7 +42,7 @@ class Session:
         search: the open study.
         page: of the study in MLflow.
         spool: the study's folder for finished trials that are not published yet.
-        publisher: to MLflow.
+        drain: to MLflow.
         console: for the user.
         records: trial number -> record of the best trial that this process has trained.
         seconds: what -> seconds spent on it in the present generation.
@@ -55,7 +56,7 @@ class Session:
     search: Search
     page: StudyPage
     spool: Path
-    publisher: Publisher
+    drain: Drain
     console: Console
     records: dict[int, RunRecord] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -76,16 +77,15 @@ class Session:
         self.seconds[what] += time.perf_counter() - started
 
 
-def publish_leftovers(session: Session) -> None:
+def upload_leftovers(session: Session) -> None:
     """Hands over what an earlier sweep had stored in the study but not yet in MLflow."""
     table = search.rows(session.search)
-    for number, place in spool.waiting(session.spool):
-        if number < len(table):
+    for number, seed, place in spool.waiting(session.spool):
+        if seed == 0 and number < len(table):
             config = search.trial_of(session.search, table[number]).config
-            record = kept(session, f"trial {number}", place, config)
-            if record is None:
+            if kept(session, f"trial {number}", place, config) is None:
                 keep(session, {number: train_again(session, table[number])})
-            session.publisher.publish(number, place)
+            session.drain.add(place)
 
 
 def train_generation(
@@ -98,21 +98,13 @@ def train_generation(
     def progress(trials_done: float, losses: NDArray[np.float64]) -> None:
         shown.training(standing, trials_done, losses)
 
-    started_ms = _now_ms()
-
-    def finished(results: Mapping[int, Result]) -> None:
+    def finished(made: Mapping[int, RunRecord]) -> None:
         """Makes trials safe while others still train: after a kill they are not trained again."""
-        with session.timed("judge"):
-            timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
-            made = {
-                missing[place].number: make_record(
-                    missing[place].config, session.data, result, timing
-                )
-                for place, result in results.items()
-            }
-            keep(session, made)
-            records.update(made)
-        for number, record in made.items():
+        with session.timed("keep"):
+            own = {missing[place].number: record for place, record in made.items()}
+            keep(session, own)
+            records.update(own)
+        for number, record in own.items():
             if record.result.ending is Ending.CRASHED:
                 say(session.console, f"trial {number} is recorded as crashed")
 
@@ -120,15 +112,15 @@ def train_generation(
         _forecast(session, missing)
     with session.timed("train"):
         if missing:
-            train_trials(
+            train_runs(
                 [trial.config for trial in missing],
                 session.data,
                 session.where,
                 thresholds=search.thresholds_at(session.search, trials[0].number),
                 progress=progress,
-                kept=finished,
+                finished=finished,
             )
-    session.seconds["train"] -= session.seconds["judge"]
+    session.seconds["train"] -= session.seconds["keep"]
     with session.timed("log"):
         session.still_held()
         for trial in trials:
@@ -164,8 +156,8 @@ def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecor
     """What an earlier sweep had trained of this generation but not yet stored."""
     wanted = {trial.number: trial for trial in trials}
     found = {}
-    for number, place in spool.waiting(session.spool):
-        if number in wanted:
+    for number, seed, place in spool.waiting(session.spool):
+        if seed == 0 and number in wanted:
             record = kept(session, f"trial {number}", place, wanted[number].config)
             if record is not None:
                 found[number] = record
@@ -182,7 +174,7 @@ def kept(session: Session, name: str, place: Path, config: RunConfig) -> RunReco
         config: what it must be a record of.
     """
     try:
-        record = spool.take(place).record
+        record = read_record(place)
     except RecordError as error:
         say(session.console, f"{name} is trained again: {error}")
         return None
@@ -205,7 +197,7 @@ def _store(session: Session, trial: Trial, record: RunRecord) -> None:
         ),
     )
     search.tell(session.search, trial, outcome)
-    session.publisher.publish(trial.number, spool.place_of(session.spool, trial.number))
+    session.drain.add(spool.place_of(session.spool, trial.number))
 
 
 def keep(session: Session, records: Mapping[int, RunRecord]) -> None:
@@ -213,8 +205,8 @@ def keep(session: Session, records: Mapping[int, RunRecord]) -> None:
     runs = {}
     for number, record in records.items():
         label = label_of_trial(session.page, number, run_name(record.config, trial=number))
-        runs[number] = spool.Kept(record, label)
-    spool.put(session.spool, runs)
+        runs[spool.place_of(session.spool, number)] = spool.Kept(record, label)
+    spool.put(runs)
 
 
 def train_again(session: Session, row: TrialRow) -> RunRecord:
@@ -233,7 +225,7 @@ def restore_missing(session: Session, n_earlier: int) -> None:
         session: of the sweep.
         n_earlier: trials that were stored before this sweep.
     """
-    missing = session.publisher.missing(range(n_earlier)) if n_earlier else []
+    missing = session.drain.missing(range(n_earlier)) if n_earlier else []
     if not missing:
         return
     say(
@@ -250,7 +242,7 @@ def restore_missing(session: Session, n_earlier: int) -> None:
         for row, record in zip(rows, records, strict=True):
             value = objective_value(record, session.config.study.objective)
             n_different += value != row.value
-            session.publisher.publish(row.number, spool.place_of(session.spool, row.number))
+            session.drain.add(spool.place_of(session.spool, row.number))
     if n_different:
         say(
             session.console,
@@ -262,20 +254,13 @@ def restore_missing(session: Session, n_earlier: int) -> None:
 def _train_again(session: Session, rows: Sequence[TrialRow]) -> list[RunRecord]:
     """The records of stored trials of one generation."""
     configs = [search.trial_of(session.search, row).config for row in rows]
-    execution = session.config.base.execution
-    started_ms = _now_ms()
     bar = search.thresholds_at(session.search, rows[0].number)
-    results = train_trials(configs, session.data, session.where, thresholds=bar)
-    timing = Timing(started_ms, _now_ms(), n_threads(execution))
-    return [
-        make_record(config, session.data, result, timing)
-        for config, result in zip(configs, results, strict=True)
-    ]
+    return train_runs(configs, session.data, session.where, thresholds=bar)
 
 
 def note_outage(session: Session) -> None:
     """Says once that the tracking store fails, and once that it is back."""
-    problem = session.publisher.problem
+    problem = session.drain.problem
     if problem is not None and not session.is_outage_said:
         say(session.console, f"{problem}; the sweep goes on, and its runs are kept")
     if problem is None and session.is_outage_said:
@@ -293,7 +278,3 @@ def standing_of(session: Session) -> Standing:
         best=f"{superlative(objective)} {best.value:.4f} (trial {best.number})" if best else "",
         verdicts=Counter(row.verdict for row in rows),
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

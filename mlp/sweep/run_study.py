@@ -26,18 +26,18 @@ from mlp.study.storage import (
 from mlp.sweep.generation import (
     Session,
     note_outage,
-    publish_leftovers,
     restore_missing,
     standing_of,
     train_generation,
+    upload_leftovers,
 )
 from mlp.sweep.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, unpublished
 from mlp.terminal.compose import Settings, own_study_files, study_config
 from mlp.terminal.screen import meter, say, silent, waiting
 from mlp.tracking import spool
-from mlp.tracking.publish import Publisher
-from mlp.tracking.spool import StudyPage
+from mlp.tracking.drain import Drain, study_below
+from mlp.tracking.listing import StudyPage
 from mlp.tracking.view import StudyView
 from mlp.training.executor import open_executor
 from mlp.training.outcome import parts_of
@@ -136,16 +136,16 @@ def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
         page = _page(config, opened, tracking_key(config, what))
         place = folder / opened.name
         spool.put_page(place, page)
+        spool.adopt_older(place)
         try:
-            with Publisher(config.base.tracking, page) as publisher:
-                session = Session(config, data, opened, page, place, publisher, console)
+            with Drain(page.key, lambda: study_below(config.base.tracking, page)) as drain:
+                session = Session(config, data, opened, page, place, drain, console)
                 session.executor, session.still_held = executor, still_held
                 end = _conduct(session)
         finally:
             spool.clear(place)
-            spool.clear(spool.of_seeds(place))
-    if publisher.problem is not None:
-        raise publisher.problem  # all is trained and kept, but a script must know
+    if drain.problem is not None:
+        raise drain.problem  # all is trained and kept, but a script must know
     return end
 
 
@@ -153,16 +153,16 @@ def _conduct(session: Session) -> StudyEnd:
     """Trains what is missing and names the winner; the parent run's status is true afterwards."""
     try:
         n_earlier = len(search.rows(session.search))
-        publish_leftovers(session)
+        upload_leftovers(session)
         _train_all(session)
         restore_missing(session, n_earlier)
         return name_winner(session)
     except (KeyboardInterrupt, BrokenPipeError):
-        session.publisher.give_up("KILLED")
+        session.drain.give_up("KILLED")
         say(session.console, how_to_go_on(session), *unpublished(session))
         raise
     except BaseException:
-        session.publisher.finish("FAILED")
+        session.drain.finish("FAILED")
         raise
 
 
@@ -240,7 +240,7 @@ def _note_seconds(session: Session, generation: int) -> None:
     idle = session.executor.idle_share() if session.executor is not None else None
     if idle is not None:
         spent["idle_share"] = idle
-    session.publisher.describe(metrics=spent, tags={}, step=generation)
+    session.drain.describe(metrics=spent, tags={}, step=generation)
 
 
 def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:

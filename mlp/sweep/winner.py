@@ -10,7 +10,7 @@ from mlp.curve import Verdict
 from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.sweep.confirm import confirm, render_mistakes, seeds_spool
+from mlp.sweep.confirm import confirm, render_mistakes
 from mlp.sweep.generation import Session, train_again
 from mlp.terminal.screen import say, waiting
 from mlp.terminal.tables import render_verdicts, summarise_verdicts
@@ -66,14 +66,14 @@ def name_winner(session: Session) -> StudyEnd:
     session.console.print(render_verdicts(summarise_verdicts(table)))
     if foretold := search.forecasts(session.search):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
-        session.publisher.describe(metrics={}, tags={}, files={FORECASTS: text})
+        session.drain.describe(metrics={}, tags={}, files={FORECASTS: text})
     if best is None:
         note = study_note([row.verdict for row in table])
-        session.publisher.describe(metrics=totals, tags={NOTE_TAG: note})
+        session.drain.describe(metrics=totals, tags={NOTE_TAG: note})
     else:
         test_accuracy = _say_winner(session, best, totals)
     with waiting(session.console, "the last runs are being recorded"):
-        session.publisher.finish("FINISHED")
+        session.drain.finish("FINISHED")
     say(session.console, *unpublished(session))
     end = StudyEnd(
         name=session.search.name,
@@ -87,7 +87,7 @@ def name_winner(session: Session) -> StudyEnd:
         end,
         best_trial=best.number,
         best_value=best.value,
-        best_run_id=session.publisher.run_ids.get(best.number),
+        best_run_id=session.drain.run_ids.get(best.number),
         test_accuracy=test_accuracy,
     )
 
@@ -110,7 +110,7 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> f
         # A winner that was looked at with further seeds was chosen once all the same.
         n_looks = len({look["trial"] for look in search.test_looks(session.search)})
         tested += "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-        session.publisher.log_model(
+        session.drain.log_model(
             best.number,
             name=f"best of {session.search.name}",
             example=example_images(session.data),
@@ -122,10 +122,8 @@ def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> f
     first = superlative(session.config.study.objective)
     winner = f"{first} is trial {best.number}: {value}, {tested}\n  {named}"
     say(session.console, winner)
-    session.publisher.describe(
-        metrics=metrics, files=files, tags={"mlp.best_trial": str(best.number)}
-    )
-    session.publisher.annotate(_note(session, best, f"{value}, {tested}"), best.number)
+    session.drain.describe(metrics=metrics, files=files, tags={"mlp.best_trial": str(best.number)})
+    session.drain.annotate(_note(session, best, f"{value}, {tested}"), best.number)
     return test_accuracy
 
 
@@ -156,13 +154,13 @@ def _short(value: object) -> str:
 
 def _say_next(session: Session, best: TrialRow) -> None:
     """What to type next."""
-    run_id = session.publisher.run_ids.get(best.number)
+    run_id = session.drain.run_ids.get(best.number)
     commands = [rerun_command(run_id, session.config.base)] if run_id else []
-    if session.publisher.study_run_id is not None:
+    if session.drain.parent_id is not None:
         commands.append(explain_command(session.search.name, session.config.base))
-    commands += session.publisher.how_to_look
-    if session.publisher.how_to_serve is not None:
-        commands.append(session.publisher.how_to_serve)
+    commands += session.drain.how_to_look
+    if session.drain.how_to_serve is not None:
+        commands.append(session.drain.how_to_serve)
     if commands:
         say(session.console, "next:", *(f"  {line}" for line in commands))
 
@@ -170,16 +168,15 @@ def _say_next(session: Session, best: TrialRow) -> None:
 def how_to_go_on(session: Session) -> str:
     """What is kept of a study that is not complete: trials that are stored, or wait to be."""
     done = {row.number for row in search.rows(session.search)}
-    done |= {number for number, _ in spool.waiting(session.spool)}
+    done |= {number for number, seed, _ in spool.waiting(session.spool) if seed == 0}
     n_planned = search.n_planned(session.search)
     return f"{len(done)} of {n_planned} trials are kept, and the same command goes on from there"
 
 
 def unpublished(session: Session) -> list[str]:
     """What the tracking store did not take, and why."""
-    folders = session.spool, seeds_spool(session)
-    n_waiting = sum(len(list(spool.waiting(folder))) for folder in folders)
-    problem = session.publisher.problem
+    n_waiting = len(list(spool.waiting(session.spool)))
+    problem = session.drain.problem
     if n_waiting == 0 and problem is None:
         return []
     reason = f", because {problem}" if problem else ""
@@ -211,7 +208,7 @@ class _Tested(NamedTuple):
 def _look_at_winner(session: Session, best: TrialRow) -> _Tested:
     """Test accuracy of the winner itself, which is looked at once."""
     found = _look_at_test(session, best)
-    session.publisher.describe(metrics={"test_accuracy": found}, tags={}, of_trial=best.number)
+    session.drain.describe(metrics={"test_accuracy": found}, tags={}, of_trial=best.number)
     return _Tested(f"test accuracy {found:.4f}", {"test_accuracy": found}, {})
 
 
@@ -219,7 +216,7 @@ def _confirm(session: Session, best: TrialRow) -> _Tested:
     """Test accuracy of the winner's settings with further seeds, and a picture of what is wrong."""
     found = confirm(session, best)
     of_others = {"confirmed_test_accuracy": found.mean}  # not of the winner's own network
-    session.publisher.describe(metrics=of_others, tags={}, of_trial=best.number)
+    session.drain.describe(metrics=of_others, tags={}, of_trial=best.number)
     n = len(found.accuracies)
     n_always = sum(mistake.n_wrong == n for mistake in found.mistakes)
     low, high = min(found.accuracies), max(found.accuracies)

@@ -72,6 +72,7 @@ _DEEPEST = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
+ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what a tracked run shows of its record
 FACTS_FILE = "record.json"
 
 _N_CLASSES = 2
