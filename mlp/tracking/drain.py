@@ -19,7 +19,7 @@ from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
 from mlp.tracking import spool
 from mlp.tracking.listing import TRIAL, Label, StudyPage, read_listing
-from mlp.tracking.record import RunRecord
+from mlp.tracking.record import RunRecord, read_record
 from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
@@ -440,6 +440,7 @@ def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
     n_uploaded, damaged = 0, []
     for place in places:
         try:
+            read_record(place)  # who knows how long it has lain there
             _upload(store, place, None)
             n_uploaded += 1
         except RecordError as error:
