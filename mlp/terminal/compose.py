@@ -117,9 +117,9 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
     flags.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...} first")
     flags.add_argument("--package", "-p", help="with --cfg: the part to show, such as optimizer")
-    kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    parts = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
     flags.add_argument(
-        "--info", "-i", const="all", nargs="?", choices=kinds, help="show how Hydra composes"
+        "--info", "-i", const="all", nargs="?", choices=parts, help="show how Hydra composes"
     )
     flags.add_argument("--config-name", "-cn", help="another config to begin with")
     flags.add_argument("--config-dir", "-cd", help="a further folder of configs")
@@ -180,9 +180,7 @@ def _jobs(
 
 def _config_text(config: DictConfig, args: argparse.Namespace) -> str:
     """What `--cfg` shows, as YAML."""
-    if args.cfg != "all":
-        keys = [key for key in config if (key == "hydra") == (args.cfg == "hydra")]
-        config = OmegaConf.masked_copy(config, keys)
+    config = config if args.cfg == "all" else _part(config, of_hydra=args.cfg == "hydra")
     part: Any = config
     with one_sentence(_FAULTS):
         if args.package not in (None, "_global_"):
@@ -343,10 +341,16 @@ def _composed(
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    own = _part(config, of_hydra=False)
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _part(config: DictConfig, *, of_hydra: bool) -> DictConfig:
+    """Hydra's own part of a config, or the rest."""
+    keys = [str(key) for key in config if (key == "hydra") == of_hydra]
+    return OmegaConf.masked_copy(config, keys)
 
 
 def _register(command: str) -> None:
