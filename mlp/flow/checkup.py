@@ -1,7 +1,7 @@
 """What may be wrong around the sweeps of a folder: stores, spool, locks, data, disk, versions.
 
 Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. MLflow,
-whose import takes seconds, is imported for repairs and for stores that are no file.
+whose import takes seconds, is imported where there is a tracking store.
 """
 
 import importlib.metadata

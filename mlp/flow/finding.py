@@ -24,10 +24,10 @@ class Finding:
 
 
 def fine(said: str) -> Finding:
-    """All is well; what was looked at is known to whoever asked."""
+    """All is well. `check_up` adds what was looked at."""
     return Finding("", said)
 
 
 def wrong(said: str, remedy: str, repair: Callable[[], str] | None = None) -> Finding:
-    """Something is wrong; what was looked at is known to whoever asked."""
+    """Something is wrong. `check_up` adds what was looked at."""
     return Finding("", said, remedy, repair)

@@ -1,4 +1,4 @@
-"""Repairs that do no harm: each gives what a sweep would, but without training."""
+"""The doctor's repairs: what a sweep would do at its start or end, but without training."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -26,14 +26,17 @@ def studies(storage: str) -> dict[str, int]:
 
 
 def left_running(config: SweepConfig) -> dict[str, str | None]:
-    """Id of each run that says RUNNING -> its study.
+    """Id of each run that says RUNNING -> its study; nothing is made.
 
     Raises:
         MlpError: for a store that cannot be used.
     """
     from mlp.tracking import runs
+    from mlp.tracking.retry import patiently
+    from mlp.tracking.store import find_store
 
-    return runs.left_running(_opened(config))
+    store = patiently(lambda: find_store(config.base.tracking))
+    return runs.left_running(store) if store else {}
 
 
 def end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
