@@ -1,8 +1,7 @@
 """`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it.
 
-Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. SQLite
-files are looked at as such. MLflow, whose import takes seconds, is imported for repairs and for
-stores that are no file.
+Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. MLflow,
+whose import takes seconds, is imported where there is a tracking store.
 """
 
 import importlib.metadata
@@ -10,12 +9,10 @@ import importlib.util
 import os
 import re
 import shutil
-import sqlite3
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,12 +60,6 @@ examples:
 _LEAST_FREE = 500 * 1024**2  # bytes; the stores of a thousand small runs have about as many
 
 _PATIENCE_S = 3.0  # for a store that somebody holds, and for a server
-_REVISION = re.compile(r"^(down_)?revision = \"(\w+)\"", re.MULTILINE)
-_RUNNING = (
-    "SELECT r.run_uuid, (SELECT t.value FROM tags t WHERE t.run_uuid = r.run_uuid AND "
-    "t.key = 'mlp.study') FROM runs r JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'mlp.key' "
-    "WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'"
-)
 
 
 @dataclass(frozen=True)
@@ -89,12 +80,12 @@ class Finding:
 
 
 def fine(said: str) -> Finding:
-    """All is well; what was looked at is known to whoever asked."""
+    """All is well. `check_up` adds what was looked at."""
     return Finding("", said)
 
 
 def wrong(said: str, remedy: str, repair: Callable[[], str] | None = None) -> Finding:
-    """Something is wrong; what was looked at is known to whoever asked."""
+    """Something is wrong. `check_up` adds what was looked at."""
     return Finding("", said, remedy, repair)
 
 
@@ -337,22 +328,8 @@ def check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
         yield fine(f"{mask(uri)} is not there yet; the first run makes it")
         return
     check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
-    with closing(_opened_file(path)) as file:
-        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
-        if "alembic_version" not in tables:
-            yield wrong(
-                f"{path} is a database of another program", "choose another file by tracking.uri"
-            )
-            return
-        [(revision,)] = file.execute("SELECT version_num FROM alembic_version").fetchall()
-        [(n_runs,)] = file.execute("SELECT count(*) FROM runs").fetchall()
-    if (wanted := _mlflow_revision()) and revision != wanted:
-        yield wrong(
-            f"{mask(uri)} was made by another version of MLflow",
-            f"make a copy of it, then run: mlflow db upgrade {mask(uri)}",
-        )
-        return
-    yield fine(f"{mask(uri)} holds {n_runs} runs")
+    _runs_left(config)  # raises for another version's file, or another program's
+    yield fine(f"{mask(uri)} can be used")
 
 
 def _check_server(uri: str) -> Finding:
@@ -377,21 +354,16 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
     """Runs that say RUNNING though no process is at work on their study."""
     uri = resolve(config.base.tracking)
     path = sqlite_path(uri)
-    if path is not None:
-        try:
+    if path is not None and not path.exists():
+        return
+    try:
+        if path is not None:
             check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
-        except MlpError:
-            return  # the check of the store has said so
-        if not path.exists():
-            return
-    running: dict[str, str | None]
-    if path is None:
         running = _runs_left(config)
-    else:
-        with closing(_opened_file(path)) as file:
-            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall():
-                return
-            running = dict(file.execute(_RUNNING).fetchall())
+    except MlpError:
+        if path is None:
+            raise
+        return  # the check of the tracking store has said so
     folder = spool.folder_of(config.study.storage)
     stale = [run for run, study in running.items() if study is None or not holder_of(folder, study)]
     if path is None:  # others may be at work elsewhere, on studies that are not in this store
@@ -407,22 +379,6 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
         yield fine(f"{len(running)} runs are being worked on")
     else:
         yield fine("none is left over")
-
-
-def _opened_file(path: Path) -> sqlite3.Connection:
-    # Read-only, it could not roll back what a killed process has left half done.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)
-
-
-def _mlflow_revision() -> str | None:
-    """The version of a store's tables that the installed MLflow wants, without importing it."""
-    spec = importlib.util.find_spec("mlflow")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    steps = [Path(folder) / "store" / "db_migrations" / "versions" for folder in folders]
-    texts = (file.read_text(errors="replace") for step in steps for file in step.glob("*.py"))
-    found = [match for text in texts for match in _REVISION.findall(text)]
-    last = {name for down, name in found if not down} - {name for down, name in found if down}
-    return last.pop() if len(last) == 1 else None
 
 
 def _exists(url: str) -> bool:
@@ -443,14 +399,17 @@ def _studies(storage: str) -> dict[str, int]:
 
 
 def _runs_left(config: SweepConfig) -> dict[str, str | None]:
-    """Id of each run that says RUNNING -> its study.
+    """Id of each run that says RUNNING -> its study; nothing is made.
 
     Raises:
         MlpError: for a store that cannot be used.
     """
     from mlp.tracking import runs
+    from mlp.tracking.drain import patiently
+    from mlp.tracking.store import find_store
 
-    return runs.left_running(_opened_tracking(config))
+    store = patiently(lambda: find_store(config.base.tracking))
+    return runs.left_running(store) if store else {}
 
 
 def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
