@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlp.causes.association import Association
 from mlp.causes.attribution import Answer, answer, investigate
 from mlp.causes.cause import Kind
 from mlp.causes.inquiry import Effort, prepare
@@ -29,7 +28,6 @@ from mlp.door import with_settings
 from mlp.study.space import Space, draw, read_space
 
 N_EXAMPLES = 10_000
-NO_ASSOCIATION = Association((), (), ())
 
 SPACE = {
     "model.depth": {"low": 1, "high": 3},
@@ -173,9 +171,7 @@ def explain(planted: Planted, repetition: int, n_runs: int, effort: Effort) -> A
     runs, space = study(planted, repetition, n_runs)
     inquiry = prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     results = investigate(inquiry, training(planted, repetition))
-    return answer(
-        inquiry, results, NO_ASSOCIATION, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
-    )
+    return answer(inquiry, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
 def named(found: Answer) -> frozenset[str]:

@@ -36,7 +36,7 @@ def explain_study(
         console: where progress and the answer are shown; None: nowhere.
 
     Returns:
-        The answer, its sentences, the page, and `figures()` as plotly's objects.
+        The answer, its sentences, the page, and `figures()`, which a notebook shows.
 
     Raises:
         SettingError: for a setting that breaks a law.
@@ -48,7 +48,7 @@ def explain_study(
         >>> import mlp
         >>> end = mlp.run_study("smoke", {"training.steps": 30})
         >>> found = mlp.explain_study(end.name, {"interventions": 1, "seeds": 1})
-        >>> found.answer.n_runs, {"causes", "map", "parallel"} <= found.figures().keys()
+        >>> found.answer.n_runs, {"causes", "map"} <= found.figures().keys()
         (4, True)
     """
     from mlp.flow.explaining import explain_study as explain

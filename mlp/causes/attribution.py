@@ -16,7 +16,6 @@ causes in the picked runs and within the space; nothing is claimed about other s
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.association import Association
 from mlp.causes.cause import Cause, Kind, curing_factors, find_causes
 from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.effect import Effect, effects
@@ -51,7 +50,6 @@ class Answer:
         effects: every setting on both sides.
         dependences: what was asked about causes that cure the same runs.
         joint_cures: what was asked about runs that no single change cures.
-        association: what is only counted and correlated.
     """
 
     n_runs: int
@@ -67,7 +65,6 @@ class Answer:
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
     joint_cures: tuple[JointCure, ...]
-    association: Association
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,6 @@ def investigate(
 def answer(
     inquiry: Inquiry,
     results: Results,
-    association: Association,
     *,
     n_examples: int,
     gradient_norm: GradientNorm,
@@ -146,7 +142,6 @@ def answer(
     Args:
         inquiry: as prepared.
         results: as `investigate` gives them, or fewer.
-        association: of the same runs.
         n_examples: in the training part.
         gradient_norm: as for `inquiry.prepare`; asked for one run at most.
     """
@@ -177,7 +172,6 @@ def answer(
         effects=found,
         dependences=bonds,
         joint_cures=joint,
-        association=association,
     )
 
 

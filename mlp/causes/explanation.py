@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mlp.causes.association import Association
 from mlp.causes.attribution import Answer
 from mlp.causes.cause import Cause, Kind
 from mlp.causes.change import LEARNING_RATE, NORMALIZATION, Factor
@@ -14,7 +13,6 @@ from mlp.causes.joint import Dependence, JointCure
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
 _DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _HOW_OFTEN = ("likewise", "in fewer runs")
-_MOST_LINES = 8  # of associations; the page shows them all
 
 
 def sentences(answer: Answer) -> tuple[str, ...]:
@@ -49,7 +47,6 @@ def render_answer(answer: Answer) -> str:
         _effect_lines(answer.effects),
         "\n".join(_dependence_line(bond) for bond in answer.dependences),
         "\n".join(_joint_line(cure) for cure in answer.joint_cures),
-        _association_lines(answer.association),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -251,21 +248,4 @@ def _joint_line(cure: JointCure) -> str:
         f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
         f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "
         f"{cure.n_runs} runs ({cure.n_uncured} runs had no single cure)"
-    )
-
-
-def _association_lines(association: Association) -> str:
-    lines = [
-        f"{own.parameter}: {own.of_study:.0%} of the study, p = {own.p_value:.2g}; most often at "
-        f"{own.most_often}, least at {own.least_often}"
-        for own in association.importances[:_MOST_LINES]
-    ]
-    lines += [
-        f"{' with '.join(own.parameters)}: {own.explained:.0%} beyond their sum, "
-        f"p = {own.p_value:.2g}"
-        for own in association.interactions
-        if own.is_clear
-    ][:_MOST_LINES]
-    return "\n".join(
-        ["What goes along with oscillation (no proof of a cause):", *lines] if lines else []
     )

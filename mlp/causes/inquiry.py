@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mlp.canonical import digest
-from mlp.causes.association import explained_shares
 from mlp.causes.change import (
     LEARNING_RATE,
     NORMALIZATION,
@@ -18,6 +17,7 @@ from mlp.causes.change import (
     changes_of,
     rerun,
 )
+from mlp.causes.counts import explained_shares
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.causes.picking import spread
 from mlp.causes.step import GradientNorm

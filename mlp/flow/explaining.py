@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import plotly.graph_objects as go
 from rich.console import Console
 
-from mlp.causes.association import associate
 from mlp.causes.attribution import Answer, answer, estimate, investigate
 from mlp.causes.change import plain
 from mlp.causes.explanation import evidence_table
@@ -22,12 +20,11 @@ from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
 from mlp.flow.execution import open_executor
-from mlp.flow.gathering import Curves, Subject, gather, own_question, unmeasured
+from mlp.flow.gathering import Curves, Subject, gather, unmeasured
 from mlp.flow.reruns import Recorder, Trainer, recorded_explanation
-from mlp.report.page import figures_of, render_page
-from mlp.report.summary import (
-    PageContent,
-)
+from mlp.report.figures import Figure, figures_of
+from mlp.report.page import render_page
+from mlp.report.summary import PageContent
 from mlp.study.space import read_space
 from mlp.terminal.screen import counting, say, waiting
 from mlp.tracking.commands import explain_command
@@ -39,7 +36,7 @@ from mlp.tracking.store import Store, open_store, run_address
 
 PAGE_FILE = "report.html"
 # Of the time limit, for the inquiry; the rest is for what the page shows beside it.
-_SHARE, _SHARE_WITH_QUESTION = 0.9, 0.6
+_SHARE = 0.9
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
 
 
@@ -66,8 +63,8 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(self.sentences)
 
-    def figures(self) -> dict[str, go.Figure]:
-        """The figures of the page by name, as plotly's objects."""
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page by name; a notebook shows each as the page does."""
         return figures_of(self.content)
 
 
@@ -207,14 +204,12 @@ def _investigate(
     recorder: Recorder,
 ) -> Answer:
     """Trains until all is answered or the time is up, and reduces it; `known` grows."""
-    share = _SHARE_WITH_QUESTION if own_question(work) else _SHARE
-    size = max(1, min(_POPULATION, int(share * work.limit_s / max(work.pace_s, 1e-3))))
-    goes_on = _clock(work, trainer, recorder, share=share, size=size)
+    size = max(1, min(_POPULATION, int(_SHARE * work.limit_s / max(work.pace_s, 1e-3))))
+    goes_on = _clock(work, trainer, recorder, share=_SHARE, size=size)
     known.update(investigate(inquiry, trainer, known=known, population=size, goes_on=goes_on))
     return answer(
         inquiry,
         known,
-        associate(work.observed),
         n_examples=work.n_examples,
         gradient_norm=work.norms,
     )

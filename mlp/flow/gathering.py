@@ -1,4 +1,4 @@
-"""Gathers what the page of an explanation shows: curves, ratios, the question's own run."""
+"""Gathers what the page of an explanation shows: curves and ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,11 @@ from mlp.causes.explanation import render_answer, sentences
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.inquiry import Inquiry, Results
 from mlp.causes.observed import StudyRun
-from mlp.causes.repair import repair
 from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.door import with_settings
-from mlp.errors import RecordError
 from mlp.flow.execution import n_threads
 from mlp.flow.reruns import Trainer
-from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
     Cure,
     CurvePair,
@@ -32,13 +29,11 @@ from mlp.report.summary import (
     spread_out,
 )
 from mlp.study.space import Space
-from mlp.terminal.screen import say
 from mlp.tracking.commands import explain_command, rerun_command
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.history import PastStudy, read_points
 from mlp.tracking.past_run import PastRun
 from mlp.tracking.store import Store, how_to_look, run_address
-from mlp.tracking.tracked_run import fetch_run
 
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
@@ -141,10 +136,8 @@ def gather(
         quality=quality_of(work.runs),
         repaired_ratios=_repaired_ratios(work, cures, curves),
         combinations=combinations_of(work.runs, work.observed),
-        question=_question(work, known, curves),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
         commands=_commands(work, found),
-        objective=work.study.sweep.study.objective if work.study.sweep else None,
     )
 
 
@@ -192,35 +185,6 @@ def _is_saturated(run: PastRun) -> bool:
     """As `stability.ratio` says it, from what was noted of the run."""
     tail = run.metrics.get("stability_ratio_tail")
     return tail is not None and tail < 0.5 and run.config.training.batch_size is None
-
-
-def own_question(work: Subject) -> PastRun | None:
-    """The question's own run, if the study has it."""
-    return next((run for run in work.study.runs if is_question(run.config)), None)
-
-
-def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection | None:
-    """The section on the question's own run, where the study has it and its files are there."""
-    own = own_question(work)
-    if own is None:
-        return None
-    try:
-        loss = fetch_run(work.store, own.run_id).result.loss
-    except RecordError as error:
-        say(work.console, f"the question's run is left out of the page: {error}")
-        return None
-    space = tuple(entry for entry in work.space if not entry.path.startswith("training."))
-    found = repair(
-        with_settings(unmeasured(own.config), {"training.dtype": "float32"}),
-        space,
-        curves.trainer,
-        n_examples=work.n_examples,
-        gradient_norm=work.norms,
-        seeds=work.config.explain.seeds,
-        known=known,
-        goes_on=curves.goes_on,
-    )
-    return summarise_question(work.runs, own, loss, str(found))
 
 
 def _of_a_part(work: Subject) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlp.canonical import canonical_json
+from mlp.causes.counts import count_values
 from mlp.curve import Verdict
 from mlp.flow.confirmation import confirm, seeds_spool
 from mlp.flow.generation import Session, train_again
@@ -15,7 +16,7 @@ from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.terminal.screen import say, waiting
-from mlp.terminal.tables import render_verdicts, summarise_verdicts
+from mlp.terminal.tables import render_verdicts
 from mlp.tracking import spool
 from mlp.tracking.commands import doctor_command, explain_command, rerun_command
 from mlp.tracking.display import run_name
@@ -65,7 +66,7 @@ def name_winner(session: Session) -> StudyEnd:
         "n_trials": len(table),
         "oscillating_share": n_oscillating / max(1, len(table)),
     }
-    session.console.print(render_verdicts(summarise_verdicts(table)))
+    session.console.print(render_verdicts(count_values(table)))
     if foretold := search.forecasts(session.search):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
         session.publisher.describe(metrics={}, tags={}, files={FORECASTS: text})

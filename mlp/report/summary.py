@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from mlp.causes.attribution import Answer
-from mlp.causes.change import SEEDS, Factor
+from mlp.causes.change import SEEDS
 from mlp.causes.inquiry import Inquiry, Results, Side, judged_after, strongest, turned
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
+from mlp.door import with_settings
 from mlp.engine.result import Result
-from mlp.report.question import QuestionSection
 from mlp.stability.forecast import Forecast, Quality, forecast_quality
 from mlp.stability.ratio import stability_ratio
 from mlp.study.domain import typed
@@ -118,10 +118,8 @@ class PageContent:
         quality: how good the forecast by the ratio at the start was, by normalization.
         repaired_ratios: of saturated runs.
         combinations: runs by settings, seeds put together; empty where there are too many.
-        question: the section on the question's own run; None where the study does not ask it.
         addresses: of the runs in MLflow.
         commands: what to type next.
-        objective: of the study; None where there was no search.
     """
 
     title: str
@@ -136,10 +134,8 @@ class PageContent:
     quality: Mapping[str, Quality]
     repaired_ratios: tuple[RepairedRatio, ...]
     combinations: tuple[Combination, ...]
-    question: QuestionSection | None
     addresses: tuple[str, ...]
     commands: tuple[str, ...]
-    objective: str | None = None
 
 
 def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
@@ -153,7 +149,7 @@ def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
             judged = judged_after(pick, [change], 0, results) if change else None
             if change is None or judged is None or not turned(pick, judged):
                 continue
-            repaired = _repaired(pick.configs[0], dict(change.values[0]))
+            repaired = with_settings(pick.configs[0], dict(change.values[0]))
             cures.append(Cure(pick.run, change.text, repaired, judged.verdict))
             break
     return cures
@@ -241,14 +237,3 @@ def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
 
 def _without_seeds(params: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in params.items() if name not in SEEDS}
-
-
-def _repaired(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
-    from mlp.door import with_settings
-
-    return with_settings(config, values)
-
-
-def factor_names(answer: Answer) -> list[Factor]:
-    """Everything that was changed, causes first, then by evidence."""
-    return [effect.factor for effect in sorted(answer.effects, key=lambda own: own.p_value)]

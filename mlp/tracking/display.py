@@ -10,20 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
-from mlp.curve import Verdict
 from mlp.engine.result import Ending, Result
+from mlp.palette import VERDICT_SHADES
 from mlp.tracking import environment, record
 from mlp.tracking.record import RunRecord
 
-# A hue a verdict, so that a chart of many runs can be read; of its shades, each run has one.
-_COLORS = {
-    Verdict.DIVERGED: ("#000000", "#3d3d3d", "#5a3d3d"),
-    Verdict.OSCILLATING: ("#d62728", "#ff7f0e", "#a50f15", "#f4665c"),
-    Verdict.CLIMBING: ("#9467bd", "#6a51a3", "#bc80bd"),
-    Verdict.LEARNING: ("#1f77b4", "#6baed6", "#08519c", "#17becf"),
-    Verdict.STALLED: ("#8c8c8c", "#bdbdbd", "#636363"),
-    Verdict.CONVERGED: ("#2ca02c", "#74c476", "#006d2c", "#8c9f2c"),
-}
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
@@ -223,7 +214,7 @@ def environment_tags() -> dict[str, str]:
 
 def _color(run: RunRecord) -> str:
     """Of a run in MLflow's charts; the same run has the same one."""
-    shades = _COLORS[run.judgement.verdict]
+    shades = VERDICT_SHADES[run.judgement.verdict]
     return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
 
 
