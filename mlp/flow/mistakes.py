@@ -1,10 +1,7 @@
 """The digits that networks get wrong: counted, then drawn."""
 
-import base64
-import html
 import math
-import struct
-import zlib
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,47 +79,45 @@ def render_mistakes(mistakes: Sequence[Mistake], n_networks: int, data: Dataset)
     )
     if len(drawn) < len(mistakes):
         title += f"; the first {len(drawn)}"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-        f"<title>{html.escape(title)}</title>",
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="28" font-size="16">{html.escape(title)}</text>',
-    ]
+    picture = ET.Element(
+        "svg",
+        {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"},
+        width=f"{width}",
+        height=f"{height}",
+    )
+    picture.set("font-family", "sans-serif")
+    ET.SubElement(picture, "title").text = title
+    ET.SubElement(picture, "rect", width="100%", height="100%", fill="white")
+    _write(picture, _MARGIN, 28, 16, title)
     for i, mistake in enumerate(drawn):
         row, column = divmod(i, _COLUMNS)
-        lines += _cell(mistake, n_networks, data, _MARGIN + column * _WIDTH, _HEAD + row * _HEIGHT)
-    return "\n".join([*lines, "</svg>\n"])
+        x, y = _MARGIN + column * _WIDTH, _HEAD + row * _HEIGHT
+        name, other = _NAMES[mistake.label], _NAMES[1 - mistake.label]
+        _draw_digit(picture, mistake.place, data, x, y)
+        said = f"{name}, read as {other}: {100 * mistake.probability:.0f} %"
+        _write(picture, x, y + _SIDE + 17, 13, said)
+        where = f"{mistake.n_wrong} of {n_networks} · no. {mistake.place}"
+        _write(picture, x, y + _SIDE + 34, 13, where)
+    return ET.tostring(picture, encoding="unicode")
 
 
-def _cell(mistake: Mistake, n_networks: int, data: Dataset, x: int, y: int) -> list[str]:
-    image = data.test.pixels[mistake.place].reshape(data.shape)
-    gray = 255 - np.round(image * (255 / data.scale)).astype(np.uint8)  # dark ink on paper
-    address = "data:image/png;base64," + base64.b64encode(_png(gray)).decode()
-    name, other = _NAMES[mistake.label], _NAMES[1 - mistake.label]
-    return [
-        f'<image x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" '
-        f'style="image-rendering:pixelated" href="{address}"/>',
-        f'<rect x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#bbb"/>',
-        f'<text x="{x}" y="{y + _SIDE + 17}">{name}, read as {other}: '
-        f"{100 * mistake.probability:.0f} %</text>",
-        f'<text x="{x}" y="{y + _SIDE + 34}" fill="#555">{mistake.n_wrong} of {n_networks} '
-        f"· no. {mistake.place}</text>",
-    ]
+def _write(picture: ET.Element, x: int, y: int, size: int, text: str) -> None:
+    ET.SubElement(picture, "text", {"font-size": f"{size}"}, x=f"{x}", y=f"{y}").text = text
 
 
-def _png(gray: NDArray[np.uint8]) -> bytes:
-    """A gray image, `(rows, columns)`, as a PNG file."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    rows, columns = gray.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in gray)  # no filter
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(lines, 9))
-        + chunk(b"IEND", b"")
+def _draw_digit(picture: ET.Element, place: int, data: Dataset, x: int, y: int) -> None:
+    """Dark ink on paper: a path of unit squares for each grey, scaled to the place's size."""
+    image = data.test.pixels[place].reshape(data.shape)
+    rows, columns = image.shape
+    scale = f"translate({x} {y}) scale({_SIDE / columns:g} {_SIDE / rows:g})"
+    digit = ET.SubElement(picture, "g", {"shape-rendering": "crispEdges"}, transform=scale)
+    for ink in np.unique(image[image > 0]):
+        squares = "".join(f"M{c} {r}h1v1h-1z" for r, c in np.argwhere(image == ink))
+        ET.SubElement(digit, "path", {"fill-opacity": f"{ink / data.scale:.3g}"}, d=squares)
+    ET.SubElement(
+        picture,
+        "rect",
+        {"x": f"{x}", "y": f"{y}", "width": f"{_SIDE}", "height": f"{_SIDE}"},
+        fill="none",
+        stroke="#bbb",
     )

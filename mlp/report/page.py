@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from mlp.causes.change import WIDTHS
+from mlp.causes.change import LEARNING_RATE, NORMALIZATION, WIDTHS
 from mlp.causes.counts import count_values
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
@@ -49,8 +49,9 @@ def render_page(content: PageContent) -> str:
 
 def _varied(content: PageContent) -> list[str]:
     """The settings in which the runs differ; those drawn by another one, or by layer, once."""
-    names = (name.partition("[")[0] for run in content.observed for name in run.params)
-    return list(dict.fromkeys(names))
+    names = {name.partition("[")[0]: None for run in content.observed for name in run.params}
+    first = {name: None for name in (LEARNING_RATE, NORMALIZATION) if name in names}
+    return list(first | names)
 
 
 def _rows(content: PageContent, varied: Sequence[str]) -> list[_RunRow]:
