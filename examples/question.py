@@ -5,8 +5,9 @@
 
 Somebody had written a network of 784-3-3-2 units by hand, to tell threes from sevens, and trained
 it for 10,000 steps on the whole training part. He expected the loss to go on falling after
-iteration 4500, but it swung. He suspected his backpropagation: it has 1 - sigmoid(a) where the derivative
-a (1 - a) belongs. `gradient=question` does as he did, and sums the gradient over all digits.
+iteration 4500, but it swung. He suspected his backpropagation: it has 1 - sigmoid(a) where the
+derivative a (1 - a) belongs. `gradient=question` does as he did, and sums the gradient over all
+digits.
 
 The swings are chaotic, so no two machines agree on the single losses for long. What can be compared
 is how far they swing. What stops them, `python -m mlp.explain` and the id of the run say.
