@@ -63,9 +63,10 @@ def main() -> None:
         if iteration + 1 < run.result.loss.size:
             # The question prints after the update, entry i of a curve is the loss before update i.
             print(f"{iteration:9}{printed:17.6f}{run.result.loss[iteration + 1]:10.6f}")
-    ours, theirs = run.result.loss[1:], list(PRINTED_LOSSES.values())
-    print(f"lowest   {min(theirs):17.6f}{np.nanmin(ours):10.6f}")
-    print(f"highest  {max(theirs):17.6f}{np.nanmax(ours):10.6f}")
+    low, high = min(PRINTED_LOSSES.values()), max(PRINTED_LOSSES.values())
+    print(f"from {low:.2f} to {high:.2f} where the question printed it")
+    loss = run.result.loss
+    print(f"from {np.nanmin(loss):.2f} to {np.nanmax(loss):.2f} over all iterations here")
     print(run.verdict.sentence)
     print(f"what stops it: python -m mlp.explain {run.run_id}")
 

@@ -1,6 +1,7 @@
 """The colours of the verdicts, the same in MLflow's charts and on the page of a study.
 
-They can be told apart by colour-blind readers, and stand out from white and from near black.
+They stand out from white and from near black. Where a colour alone would say it, a symbol goes
+with it.
 """
 
 from mlp.curve import Verdict
@@ -8,7 +9,7 @@ from mlp.curve import Verdict
 VERDICT_SHADES: dict[Verdict, tuple[str, ...]] = {
     Verdict.DIVERGED: ("#8e44ad", "#6c3483", "#a569bd"),
     Verdict.OSCILLATING: ("#d7301f", "#a50f15", "#ef6548", "#fc8d59"),
-    Verdict.CLIMBING: ("#d98200", "#b36b00", "#f2a33a"),
+    Verdict.CLIMBING: ("#cf7a00", "#b36b00", "#f2a33a"),
     Verdict.LEARNING: ("#2c7fb8", "#08519c", "#6baed6", "#17becf"),
     Verdict.STALLED: ("#8c8c8c", "#636363", "#b0b0b0"),
     Verdict.CONVERGED: ("#1b9e77", "#00734f", "#66c2a5", "#5aae61"),

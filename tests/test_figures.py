@@ -11,6 +11,7 @@ from mlp.causes.inquiry import Effort, Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.door import with_settings
+from mlp.palette import VERDICT_COLOURS
 from mlp.report.figures import (
     Axis,
     causes_figure,
@@ -188,3 +189,17 @@ def test_a_notebook_shows_a_figure_with_its_colours_and_its_names_escaped():
     assert "&lt;script&gt;alert(1)" in shown
     assert ".learning { color: #" in shown
     assert 'id="form-learning"' in shown
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#15181c"])
+def test_each_verdict_stands_out_from_a_light_and_a_dark_page(page):
+    """By the contrast that the Web Content Accessibility Guidelines ask of graphics: 3 to 1."""
+    for colour in VERDICT_COLOURS.values():
+        dark, light = sorted((luminance(colour), luminance(page)))
+        assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def luminance(colour):
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])

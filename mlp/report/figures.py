@@ -17,6 +17,7 @@ from mlp.causes.attribution import Answer
 from mlp.causes.effect import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
 from mlp.causes.inquiry import Side
+from mlp.curve import Verdict
 from mlp.palette import VERDICT_COLOURS
 from mlp.report.summary import CurvePair, PageContent
 from mlp.tracking.display import ThinCurve
@@ -39,8 +40,14 @@ TEMPLATES = Environment(  # whatever comes from a store is escaped
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_COLOURS = {verdict.value: colour for verdict, colour in VERDICT_COLOURS.items()} | {
+    "cause": VERDICT_COLOURS[Verdict.OSCILLATING],
+    "no-effect": VERDICT_COLOURS[Verdict.CONVERGED],
+    "only-fails": VERDICT_COLOURS[Verdict.CLIMBING],
+    "too-little": VERDICT_COLOURS[Verdict.STALLED],
+}
 STYLE = files("mlp.report").joinpath("page.css").read_text(encoding="utf-8") + "".join(
-    f".{verdict} {{ color: {own}; }}\n" for verdict, own in VERDICT_COLOURS.items()
+    f".{kind} {{ color: {colour}; }}\n" for kind, colour in _COLOURS.items()
 )
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DOTS_WITH_WORDS = 600  # more than these have a colour and no words, so that the page stays small
@@ -264,7 +271,7 @@ def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -
         )
         for i, curve in ratios.items()
     ]
-    return _lines("step, by powers of ten", "stability ratio", lines, by_log=True, baseline=1.0)
+    return _lines("step, counted from 1", "stability ratio", lines, by_log=True, baseline=1.0)
 
 
 def _lines(
