@@ -132,7 +132,7 @@ def test_of_very_many_runs_each_keeps_its_point():
 
 
 def test_a_loss_is_drawn_with_its_repaired_one():
-    pair = CurvePair("a", "", "b=1", curve(1.0, 4.0, 2.0), curve(1.0, 0.1, 0.0), Verdict.LEARNING)
+    pair = CurvePair("a", "b=1", curve(1.0, 4.0, 2.0), curve(1.0, 0.1, 0.0), Verdict.LEARNING)
     figure = curves_figure(pair)
     assert [(line.kind, line.points) for line in figure.lines] == [
         ("oscillating", ((0, 1.0), (1, 4.0), (2, 2.0))),
@@ -144,7 +144,7 @@ def test_a_loss_is_drawn_with_its_repaired_one():
 
 
 def test_losses_that_are_all_zero_are_an_empty_figure():
-    pair = CurvePair("a", "", "b=1", curve(), curve(0.0, 0.0), Verdict.CONVERGED)
+    pair = CurvePair("a", "b=1", curve(), curve(0.0, 0.0), Verdict.CONVERGED)
     figure = curves_figure(pair)
     assert [line.points for line in figure.lines] == [(), ()]
     assert "<polyline" not in figure._repr_html_()
@@ -161,7 +161,7 @@ def test_the_ratio_is_drawn_from_step_one_with_its_threshold():
 
 def test_a_path_is_on_a_square_of_a_thousand():
     x, y = Axis("x", 0, 10), Axis("y", 0.01, 100.0, is_log=True)
-    pair = CurvePair("a", "", "b=1", curve(0.01, 100.0), curve(1.0), Verdict.LEARNING)
+    pair = CurvePair("a", "b=1", curve(0.01, 100.0), curve(1.0), Verdict.LEARNING)
     before, after = curves_figure(pair).lines
     assert before.path(x, y) == "0,1000 100,0"
     assert after.path(x, y) == "0,500 0,500", "a lone point would be no line"
@@ -187,7 +187,7 @@ def test_a_notebook_shows_a_figure_with_its_colours_and_its_names_escaped():
     shown = map_figure([risky])._repr_html_()
     assert "<script" not in shown
     assert "&lt;script&gt;alert(1)" in shown
-    assert ".learning { color: #" in shown
+    assert ".is-learning { color: #" in shown
     assert 'id="form-learning"' in shown
 
 

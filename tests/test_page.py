@@ -51,7 +51,7 @@ def content():
         runs=runs,
         observed=tuple(observed),
         pairs=tuple(
-            CurvePair(RISKY, "", f"a={k}", curve(swinging + k), curve(swinging / 9), verdict)
+            CurvePair(RISKY, f"a={k}", curve(swinging + k), curve(swinging / 9), verdict)
             for k, verdict in enumerate((Verdict.LEARNING, Verdict.CONVERGED))
         ),
         ratios={i: curve(np.geomspace(0.1, 3.0, 16)) for i in range(N_RUNS)},
@@ -96,7 +96,7 @@ def test_the_answer_comes_first_then_the_map_the_losses_the_changes_and_the_runs
 
 def test_every_run_is_on_the_map_where_its_rate_is(page, content):
     found = re.findall(
-        r'<a class="run (\w+)" href="[^"]*/(\w{32})"><title>.*?href="#form-(\w+)" x="([\d.]+)%"',
+        r'<a class="run is-(\w+)" href="[^"]*/(\w{32})"><title>.*?href="#form-(\w+)" x="([\d.]+)%"',
         part(page, "map"),
         re.DOTALL,
     )

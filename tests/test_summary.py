@@ -47,6 +47,14 @@ def test_runs_that_differ_in_their_seeds_are_one_combination():
     assert combinations_of(runs[:1], observed[:1]) == (), "a table of single runs says nothing"
 
 
+def test_a_setting_is_one_column_whatever_it_is_drawn_by():
+    runs = [past(), past()]
+    params = {"optimizer.learning_rate[sum]": 0.5, "model.widths[1]": 3, "model.widths[2]": 4}
+    observed = [StudyRun(run.config, params, run.judgement.verdict) for run in runs]
+    [found] = combinations_of(runs, observed)
+    assert found.settings == {"optimizer.learning_rate": "0.5", "model.widths": "3,4"}
+
+
 def test_cures_of_different_kinds_are_drawn_before_more_of_one_kind():
     cures = [Cure(i, text, RunConfig(), Verdict.LEARNING) for i, text in enumerate("aaab")]
     assert [(cure.run, cure.text) for cure in spread_out(cures)] == [

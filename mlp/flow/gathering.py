@@ -23,7 +23,6 @@ from mlp.report.summary import (
     RepairedRatio,
     combinations_of,
     find_cures,
-    named_settings,
     quality_of,
     repaired_ratio,
     spread_out,
@@ -145,7 +144,6 @@ def _pairs(work: Subject, cures: Sequence[Cure], curves: Curves) -> tuple[CurveP
     return tuple(
         CurvePair(
             name=work.runs[cure.run].name,
-            settings=named_settings(work.observed[cure.run].params),
             change=cure.text,
             before=read_points(work.store, work.runs[cure.run].run_id, "loss"),
             after=curves.of(cure.repaired),

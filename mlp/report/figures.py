@@ -46,8 +46,8 @@ _COLOURS = {verdict.value: colour for verdict, colour in VERDICT_COLOURS.items()
     "only-fails": VERDICT_COLOURS[Verdict.CLIMBING],
     "too-little": VERDICT_COLOURS[Verdict.STALLED],
 }
-STYLE = files("mlp.report").joinpath("page.css").read_text(encoding="utf-8") + "".join(
-    f".{kind} {{ color: {colour}; }}\n" for kind, colour in _COLOURS.items()
+STYLE = files("mlp.report").joinpath("figures.css").read_text(encoding="utf-8") + "".join(
+    f".is-{kind} {{ color: {colour}; }}\n" for kind, colour in _COLOURS.items()
 )
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DOTS_WITH_WORDS = 600  # more than these have a colour and no words, so that the page stays small

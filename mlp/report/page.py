@@ -42,8 +42,8 @@ def render_page(content: PageContent) -> str:
         varied=varied,
         rows=_rows(content, varied),
         combined=list(dict.fromkeys(name for own in content.combinations for name in own.settings)),
-        style=STYLE,
-        script=files("mlp.report").joinpath("page.js").read_text(encoding="utf-8"),
+        style=_text("page.css") + STYLE,
+        script=_text("page.js"),
     )
 
 
@@ -71,6 +71,10 @@ def _rows(content: PageContent, varied: Sequence[str]) -> list[_RunRow]:
 
 def _settings(config: RunConfig) -> dict[str, Value]:
     return settings_of(config) | {WIDTHS: list(config.model.layer_widths)}
+
+
+def _text(name: str) -> str:
+    return files("mlp.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _counted(counts: Mapping[Verdict, int]) -> str:

@@ -48,7 +48,6 @@ class CurvePair:
 
     Attributes:
         name: of the run.
-        settings: of the run, as typed, those that vary.
         change: as typed.
         before: its loss.
         after: the loss of the changed run.
@@ -56,7 +55,6 @@ class CurvePair:
     """
 
     name: str
-    settings: str
     change: str
     before: ThinCurve
     after: ThinCurve
@@ -213,11 +211,6 @@ def repaired_ratio(
     )
 
 
-def named_settings(params: Mapping[str, Value]) -> str:
-    """The settings that vary, as typed, on one line."""
-    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
-
-
 def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else typed(value)
 
@@ -225,9 +218,11 @@ def _short(value: Value) -> str:
 def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
     judged = [run.judgement for run in runs]
     losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
-    settings = _without_seeds(example.params)
+    by_setting: dict[str, list[str]] = {}  # what is drawn by another setting, or by layer, is one
+    for name, value in _without_seeds(example.params).items():
+        by_setting.setdefault(name.partition("[")[0], []).append(_short(value))
     return Combination(
-        settings={name: _short(value) for name, value in settings.items()},
+        settings={name: ",".join(values) for name, values in by_setting.items()},
         counts=Counter(own.verdict for own in judged),
         amplitude=median(own.amplitude for own in judged),
         periods=Counter(own.period_steps for own in judged if own.period_steps is not None),
