@@ -128,6 +128,14 @@ def test_every_point_of_a_curve_is_drawn(page, content, name, n_lines, n_points)
         assert (np.diff(places[:, 0]) >= 0).all()
 
 
+def test_each_verdict_has_a_symbol_that_is_seen(page):
+    """A cross has no area: without a stroke of its own it would be invisible."""
+    forms = dict(re.findall(r'<\w+ id="form-(\w+)"([^>]*)>', page))
+    assert {verdict.value for verdict in Verdict} <= forms.keys()
+    for name in ("diverged", "converged", "starts"):
+        assert 'fill="none" stroke="currentColor"' in forms[name]
+
+
 def test_every_effect_is_drawn_and_said(page, content):
     shown = part(page, "causes")
     sides = [side for effect in content.answer.effects for side in effect.sides if side.n_pairs]
