@@ -9,11 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
 from rich.console import Console
 
 from mlp.causes.answer import Answer, answer, estimate, evidence_table, investigate
-from mlp.causes.association import associate
 from mlp.causes.changes import plain
 from mlp.causes.observed import complete_space, observe
 from mlp.causes.plan import Effort, Inquiry, prepare
@@ -21,12 +19,11 @@ from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
-from mlp.explain.page_content import Curves, Subject, gather, own_question, unmeasured
+from mlp.explain.page_content import Curves, Subject, gather, unmeasured
 from mlp.explain.reruns import Trainer, recorded_explanation
-from mlp.report.page import figures_of, render_page
-from mlp.report.summary import (
-    PageContent,
-)
+from mlp.report.figures import Figure, figures_of
+from mlp.report.page import render_page
+from mlp.report.summary import PageContent
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
@@ -44,7 +41,7 @@ if TYPE_CHECKING:  # importing these takes seconds
 
 PAGE_FILE = "report.html"
 # Of the time limit, for the inquiry; the rest is for what the page shows beside it.
-_SHARE, _SHARE_WITH_QUESTION = 0.9, 0.6
+_SHARE = 0.9
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
 
 
@@ -69,7 +66,7 @@ def explain_study(
         console: where progress and the answer are shown; None: nowhere.
 
     Returns:
-        The answer, its sentences, the page, and `figures()` as plotly's objects.
+        The answer, its sentences, the page, and `figures()`, which a notebook shows.
 
     Raises:
         SettingError: for a setting that breaks a law.
@@ -81,7 +78,7 @@ def explain_study(
         >>> import mlp
         >>> end = mlp.run_study("smoke", {"training.steps": 30})
         >>> found = mlp.explain_study(end.name, {"interventions": 1, "seeds": 1})
-        >>> found.answer.n_runs, {"causes", "map", "parallel"} <= found.figures().keys()
+        >>> found.answer.n_runs, {"causes", "map"} <= found.figures().keys()
         (4, True)
     """
     config = explain_config(settings, tracking_uri, experiment)
@@ -143,8 +140,8 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(self.sentences)
 
-    def figures(self) -> dict[str, go.Figure]:
-        """The figures of the page by name, as plotly's objects."""
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page by name; a notebook shows each as the page does."""
         return figures_of(self.content)
 
 
@@ -239,14 +236,12 @@ def _investigate(
     reruns: Drain,
 ) -> Answer:
     """Trains until all is answered or the time is up, and reduces it; `known` grows."""
-    share = _SHARE_WITH_QUESTION if own_question(work) else _SHARE
-    size = max(1, min(_POPULATION, int(share * work.limit_s / max(work.pace_s, 1e-3))))
-    goes_on = _clock(work, trainer, reruns, share=share, size=size)
+    size = max(1, min(_POPULATION, int(_SHARE * work.limit_s / max(work.pace_s, 1e-3))))
+    goes_on = _clock(work, trainer, reruns, share=_SHARE, size=size)
     known.update(investigate(inquiry, trainer, known=known, population=size, goes_on=goes_on))
     return answer(
         inquiry,
         known,
-        associate(work.observed),
         n_examples=work.n_examples,
         gradient_norm=work.norms,
     )

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlp.causes.counts import count_values
 from mlp.config import canonical_json
 from mlp.curve import Verdict
+from mlp.report.mistakes import render_mistakes
 from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.sweep.confirm import confirm, render_mistakes
+from mlp.sweep.confirm import confirm
 from mlp.sweep.generation import Session, train_again
 from mlp.terminal.screen import say, waiting
-from mlp.terminal.tables import render_verdicts, summarise_verdicts
+from mlp.terminal.tables import render_verdicts
 from mlp.tracking import spool
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.runs import run_link, study_note
@@ -63,7 +65,7 @@ def name_winner(session: Session) -> StudyEnd:
         "n_trials": len(table),
         "oscillating_share": n_oscillating / max(1, len(table)),
     }
-    session.console.print(render_verdicts(summarise_verdicts(table)))
+    session.console.print(render_verdicts(count_values(table)))
     if foretold := search.forecasts(session.search):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
         session.drain.describe(metrics={}, tags={}, files={FORECASTS: text})

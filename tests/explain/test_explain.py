@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import re
 import sys
 import time
@@ -303,18 +302,14 @@ def test_other_data_than_the_study_had_are_refused(inside, monkeypatch):
             store.client.set_tag(run.run_id, "mlp.data_digest", run.data_digest)
 
 
-def test_the_page_is_one_file_that_loads_nothing_and_escapes_names(inside):
+def test_the_page_is_one_small_file_with_the_answer_first_and_every_run(inside):
     _, found = inside
     page = found.page
-    assert len(page.encode()) < 6_000_000
-    own = page[: page.index("<script>")] + page[page.index("<main>") :]
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//(?!127\.0\.0\.1)""", own)
-    assert own.index("makes the loss oscillate") < own.index("<section>")
-    blocks = re.findall(r"<script type='application/json'[^>]*>(.*?)</script>", own, re.DOTALL)
-    assert len(blocks) == 5 + len(re.findall("class=change", own))
-    assert all(json.loads(block)["data"] for block in blocks)
+    assert len(page.encode()) < 1_500_000
+    assert page.index("makes the loss oscillate") < page.index("<section")
+    assert page.count('<polyline class="line"') >= 2 * len(found.content.pairs) > 0
     for run in found.study.runs:
-        assert run.run_id in own
+        assert page.count(run.run_id) >= 2  # on the map and in the table
 
 
 def test_the_command_says_what_is_wrong_in_one_sentence(here, monkeypatch, capsys):

@@ -249,4 +249,4 @@ def test_the_picture_shows_every_mistake(here):
     picture = ET.fromstring(artifact(here, parent(here), "wrong_digits.svg"))
     [title] = picture.findall("{*}title")
     n_mistakes = int(title.text.split()[0])
-    assert len(picture.findall("{*}image")) == min(n_mistakes, 60) > 0
+    assert len(picture.findall("{*}g")) == min(n_mistakes, 60) > 0
