@@ -17,6 +17,7 @@ from mlp.terminal import compose as composing
 from mlp.terminal.compose import compose
 from mlp.terminal.yaml_files import group_options, own_study_files, shipped, study_files
 from mlp.tracking.recipe import Recipe, read_recipe, write_recipe
+from support.sweeping import command
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
 STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))
@@ -384,19 +385,6 @@ def test_a_whole_group_says_too_little():
 
 
 # -- the commands as processes
-
-
-def command(module, *arguments):
-    root = str(shipped("conf").parent)
-    environment = {**os.environ, "PYTHONPATH": root}
-    return subprocess.run(
-        [sys.executable, "-m", f"mlp.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
