@@ -252,9 +252,9 @@ def test_judging_is_fast(n_entries: int, limit_s: float) -> None:
     loss = np.exp(-np.arange(n_entries) / n_entries) + 0.1 * random().rand(n_entries)
     durations = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.thread_time()  # what others do on this machine takes nothing of it
         judge(loss)
-        durations.append(time.perf_counter() - start)
+        durations.append(time.thread_time() - start)
     assert min(durations) < limit_s  # the least disturbed one
 
 
