@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Doctests are looked for in every module, and these import Ray, an extra.
-collect_ignore = (
-    [] if importlib.util.find_spec("ray") else ["mlp/flow/cluster.py", "mlp/flow/connection.py"]
-)
+collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/training/ray_cluster.py"]
+
+# Modules whose doctests train and track.
+_TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.")
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,8 +73,8 @@ def swept(empty, world) -> Path:
 
 @pytest.fixture(autouse=True)
 def _doctests_that_track_have_a_folder(request) -> None:
-    """Those of `mlp.api` train and track, in the working directory as their readers will."""
-    if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("mlp.api."):
+    """Those of the functions that `mlp` offers do so in the working directory, as readers will."""
+    if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith(_TRACKING):
         request.getfixturevalue("here")
 
 

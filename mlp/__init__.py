@@ -10,14 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlp.api.explanation import explain_study, repair_run
-    from mlp.api.network import Rerun, rerun_network, train_network
-    from mlp.api.run import Run, load_run
-    from mlp.api.settings import run_config, study_config
-    from mlp.api.study import load_study, rehearse_study, run_study
     from mlp.errors import MlpError
-    from mlp.flow.rehearsal import Rehearsal
-    from mlp.flow.winner import StudyEnd
+    from mlp.explain.explain_study import explain_study
+    from mlp.explain.repair_run import repair_run
+    from mlp.rerun import Rerun, rerun_network
+    from mlp.run import Run, load_run, load_study
+    from mlp.sweep.rehearsal import Rehearsal
+    from mlp.sweep.run_study import rehearse_study, run_study
+    from mlp.sweep.winner import StudyEnd
+    from mlp.terminal.compose import run_config, study_config
+    from mlp.train import train_network
 
 import os
 import signal
@@ -27,20 +29,20 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "MlpError": "mlp.errors",
-    "Rehearsal": "mlp.flow.rehearsal",
-    "Rerun": "mlp.api.network",
-    "Run": "mlp.api.run",
-    "StudyEnd": "mlp.flow.winner",
-    "explain_study": "mlp.api.explanation",
-    "load_run": "mlp.api.run",
-    "load_study": "mlp.api.study",
-    "rehearse_study": "mlp.api.study",
-    "repair_run": "mlp.api.explanation",
-    "rerun_network": "mlp.api.network",
-    "run_config": "mlp.api.settings",
-    "run_study": "mlp.api.study",
-    "study_config": "mlp.api.settings",
-    "train_network": "mlp.api.network",
+    "Rehearsal": "mlp.sweep.rehearsal",
+    "Rerun": "mlp.rerun",
+    "Run": "mlp.run",
+    "StudyEnd": "mlp.sweep.winner",
+    "explain_study": "mlp.explain.explain_study",
+    "load_run": "mlp.run",
+    "load_study": "mlp.run",
+    "rehearse_study": "mlp.sweep.run_study",
+    "repair_run": "mlp.explain.repair_run",
+    "rerun_network": "mlp.rerun",
+    "run_config": "mlp.terminal.compose",
+    "run_study": "mlp.sweep.run_study",
+    "study_config": "mlp.terminal.compose",
+    "train_network": "mlp.train",
 }
 
 __all__ = [

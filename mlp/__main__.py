@@ -8,7 +8,6 @@ _COMMANDS = {
     "explain": "say which settings make the loss oscillate, and prove it by reruns",
     "rerun": "train a tracked run again: identical, or what differs",
     "doctor": "look for what is wrong with stores, spool, locks and data, and mend it",
-    "bench": "time the engine beside PyTorch, JAX and others, as far as they are installed",
 }
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
 
 CHANCE_LOSS = math.log(2)  # mean loss of a network that always answers 1/2; two classes
 
@@ -22,6 +22,9 @@ TAIL_SHARE = 0.25  # a verdict says how the run ended, so it looks at the last q
 MIN_TAIL_ENTRIES = 8  # two full swings of period 2 and as many entries again, to tell a trend
 
 VISIBLE_SHARE = 0.05  # of the level: what a person sees as a swing or a drift in a plot
+# Of the reference: what a person sees beside what there is to learn. On the labelled curves, most
+# swings below 2.0 % of ln 2 look like ripples on a curve that falls or lies still, others do not.
+NOTABLE_SHARE = 0.02
 ROUNDING_SHARE = 2.0**-22  # of the reference: the last two bits of 1 - p in float32 are rounding
 ROUNDING_OF_ENTRY = 2.0**-21  # of an entry: the last bits of a float32 loss flip without meaning
 NOISE_MARGIN = 1.25  # losses are skewed: batch means range wider than normal errors would
@@ -57,7 +60,13 @@ class Judgement:
     Attributes:
         verdict: how the curve ended.
         amplitude: peak to peak over the middle between them, 0 to 2, that the tail's swings reach
-            again and again: the height of its third highest turning point; 0 with fewer.
+            again and again: the height of its third highest turning point; 0 with fewer. Only
+            swings of more than 2 % of the reference count.
+        ripples: the same of all swings, where they go on by more than 5 % of the level but the
+            curve does not oscillate: they are too small beside what there is to learn, or the loss
+            falls further than it swings. Else 0.
+        tail_loss: level of the loss in the last third of the tail, in units of the loss: a median,
+            which neither a spike nor an alternation moves.
         flip_rate: share of neighbouring pairs of differences in the tail that change sign, 0 to 1;
             a difference within float32 rounding has no sign.
         period_steps: entries from one swing to its next like, 2 or more; None where the swings
@@ -71,11 +80,21 @@ class Judgement:
 
     verdict: Verdict
     amplitude: float
+    ripples: float
+    tail_loss: float
     flip_rate: float
     period_steps: int | None
     largest_rise: float
     last_rise_entry: int | None
     spiked: bool
+
+    @property
+    def sentence(self) -> str:
+        """The verdict's sentence, and a word about ripples."""
+        if not self.ripples:
+            return self.verdict.sentence
+        share = f"{100 * self.ripples:.0f} % of its level"
+        return f"{self.verdict.sentence} It ripples by {share}, which is too little to matter."
 
 
 class _Limits(NamedTuple):
@@ -86,11 +105,17 @@ class _Limits(NamedTuple):
     swing: float
     sampling_error: float
 
+    @property
+    def notable(self) -> float:
+        """What is seen beside the reference."""
+        return NOTABLE_SHARE * self.reference
+
 
 class _Turns(NamedTuple):
     """Turning points that are high enough to be swings, `(turn,)`, in order of entry."""
 
     entry: NDArray[np.intp]
+    height: Curve  # in units of the loss
     share: Curve  # height over the middle of the swing, 0 to 2
     is_cut: NDArray[np.bool_]  # whether the start or end of the tail cuts its height
 
@@ -101,9 +126,10 @@ def judge(
     """Judges a loss curve by its last quarter.
 
     Decided in this order: `diverged` (a non-finite entry); `oscillating` (two rises and two falls
-    of more than 5 % of where the loss then is, neither dying out nor over); `climbing`, `learning`
-    (a drift of more than 5 % of the level over the tail); `stalled`, `converged` (flat, above and
-    below a tenth of the reference).
+    of more than 5 % of where the loss then is and of more than 2 % of the reference, neither dying
+    out nor over, and higher than the loss falls over the tail); `climbing`, `learning` (a drift of
+    more than 5 % of the level over the tail); `stalled`, `converged` (flat, above and below a tenth
+    of the reference).
 
     Args:
         loss: `(entry,)`, one entry or more, of a loss that is never negative (a negative entry
@@ -130,25 +156,30 @@ def judge(
     bad = np.flatnonzero(~np.isfinite(curve))
     finite = np.maximum(curve[: bad[0]] if bad.size else curve, 0.0)
     if finite.size == 0:
-        return Judgement(Verdict.DIVERGED, 0.0, 0.0, None, 0.0, None, False)
+        return Judgement(Verdict.DIVERGED, 0.0, 0.0, 0.0, 0.0, None, 0.0, None, False)
 
     unit = 2.0 ** max(0, math.frexp(float(finite.max()))[1] - 1)  # so that no sum overflows
     finite = finite / unit
     limits = _limits(finite, reference, sampling_error, unit)
     tail = finite[-max(MIN_TAIL_ENTRIES, math.ceil(TAIL_SHARE * finite.size)) :]
     turns = _turns(tail, limits.swing)
-    amplitude = _amplitude(turns)
-    verdict = Verdict.DIVERGED if bad.size else _verdict(tail, turns, limits)
+    notable = _higher(turns, limits.notable)
+    is_rippled = _keeps_swinging(tail, turns)
+    verdict = Verdict.DIVERGED if bad.size else _verdict(tail, notable, is_rippled, limits)
+    is_quiet = verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
+    amplitude = _again_and_again(notable.share)
+    ripples = _again_and_again(turns.share) if is_quiet and is_rippled else 0.0
     rise, last_rise_entry = _rises(finite, limits.swing)
     return Judgement(
         verdict=verdict,
         amplitude=amplitude,
+        ripples=ripples,
+        tail_loss=_level(tail[-max(1, tail.size // 3) :]) * unit,
         flip_rate=_flip_rate(tail, limits.rounding),
-        period_steps=_period(tail) if amplitude > VISIBLE_SHARE else None,
+        period_steps=_period(tail) if max(amplitude, ripples) > VISIBLE_SHARE else None,
         largest_rise=float(rise.max()) * unit,
         last_rise_entry=last_rise_entry,
-        spiked=verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
-        and _has_recovered_spike(finite, rise, tail, limits.swing),
+        spiked=is_quiet and _has_recovered_spike(finite, rise, tail, limits.swing),
     )
 
 
@@ -164,18 +195,23 @@ def _limits(finite: Curve, reference: float | None, sampling_error: float, unit:
     return _Limits(level, rounding, max(rounding, NOISE_MARGIN * span), error)
 
 
-def _verdict(tail: Curve, turns: _Turns, limits: _Limits) -> Verdict:
-    """The verdict of a finite curve."""
-    if _keeps_swinging(tail, turns):
-        return Verdict.OSCILLATING
+def _verdict(tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits) -> Verdict:
+    """The verdict of a finite curve, by its turns that are seen beside the reference.
+
+    Where it ripples, so is a rise only what is seen beside the reference.
+    """
     n_third = max(1, tail.size // 3)
     start, end = _level(tail[:n_third]), _level(tail[-n_third:])
     drift = 1.5 * (end - start)  # the middles of the outer thirds are two thirds of a tail apart
+    if _keeps_swinging(tail, notable) and -drift < _again_and_again(notable.height):
+        return Verdict.OSCILLATING
     # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
     error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
     seen = max(VISIBLE_SHARE * (start + end) / 2, limits.rounding, DRIFT_ERRORS * error)
-    if abs(drift) > seen:
-        return Verdict.CLIMBING if drift > 0 else Verdict.LEARNING
+    if drift > max(seen, limits.notable if is_rippled else 0.0):
+        return Verdict.CLIMBING
+    if drift < -seen:
+        return Verdict.LEARNING
     is_high = float(np.median(tail)) > CONVERGED_SHARE * limits.reference
     return Verdict.STALLED if is_high else Verdict.CONVERGED
 
@@ -200,8 +236,15 @@ def _keeps_swinging(tail: Curve, turns: _Turns) -> bool:
     return float(late.max()) >= DYING_RATIO * float(early.max())
 
 
-def _amplitude(turns: _Turns) -> float:
-    return float(np.sort(turns.share)[-MIN_TURNS]) if turns.share.size >= MIN_TURNS else 0.0
+def _again_and_again(heights: Curve) -> float:
+    """What at least `MIN_TURNS` turns reach; 0 with fewer turns."""
+    return float(np.sort(heights)[-MIN_TURNS]) if heights.size >= MIN_TURNS else 0.0
+
+
+def _higher(turns: _Turns, smallest: float) -> _Turns:
+    """Those that are higher."""
+    kept = turns.height > smallest
+    return _Turns(turns.entry[kept], turns.height[kept], turns.share[kept], turns.is_cut[kept])
 
 
 def _turns(tail: Curve, smallest: float) -> _Turns:
@@ -223,7 +266,7 @@ def _turns(tail: Curve, smallest: float) -> _Turns:
     is_cut = np.isin(entry, np.concatenate([outer[1:2], outer[-2:-1]]))
     kept = np.flatnonzero(height > smallest)
     kept = kept[np.argsort(entry[kept])]
-    return _Turns(entry[kept], height[kept] / middle[kept], is_cut[kept])
+    return _Turns(entry[kept], height[kept], height[kept] / middle[kept], is_cut[kept])
 
 
 def _rainflow(tail: Curve) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,18 +1,46 @@
-"""`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it."""
+"""`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it.
 
+Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. SQLite
+files are looked at as such. MLflow, whose import takes seconds, is imported for repairs and for
+stores that are no file.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import sqlite3
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from packaging.requirements import Requirement
 from rich.console import Console
 
-from mlp.config import SweepConfig
-from mlp.door import read_sweep
-from mlp.errors import MlpError, SettingError, one_line
-from mlp.flow.checkup import check_up
-from mlp.flow.finding import FIX, Finding
+from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
+from mlp.config import Data, SweepConfig
+from mlp.data.dataset import ROOT_VARIABLE
+from mlp.data.mnist import MNIST, cache_folder, find, read_file
+from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line
+from mlp.settings import read_sweep
+from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
 from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
-from mlp.tracking.store_uri import mask
+from mlp.tracking import spool
+from mlp.training.executor import n_threads
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlp.tracking.store import Store
+
+
+FIX = "python -m mlp.doctor fix=true"
 
 WRONG = 1  # exit code
 
@@ -26,10 +54,47 @@ examples:
   python -m mlp.doctor
       the stores of this folder
   {FIX}
-      and does the repairs that do no harm: publishes what waits, ends runs and removes locks of
-      processes that are gone
+      and does the repairs that do no harm: publishes what waits, ends runs of processes that are
+      gone
   python -m mlp.doctor study.storage=sqlite:///other.db tracking.uri=http://127.0.0.1:5000
       other stores, by the settings of python -m mlp.sweep"""
+
+_LEAST_FREE = 500 * 1024**2  # bytes; the stores of a thousand small runs have about as many
+
+_PATIENCE_S = 3.0  # for a store that somebody holds, and for a server
+_REVISION = re.compile(r"^(down_)?revision = \"(\w+)\"", re.MULTILINE)
+_RUNNING = (
+    "SELECT r.run_uuid, (SELECT t.value FROM tags t WHERE t.run_uuid = r.run_uuid AND "
+    "t.key = 'mlp.study') FROM runs r JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'mlp.key' "
+    "WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: was looked at.
+        said: how it is, one line.
+        remedy: what to do about it, one line; empty where all is well.
+        repair: mends it without harm and says what was done; None where a person has to.
+    """
+
+    what: str
+    said: str
+    remedy: str = ""
+    repair: Callable[[], str] | None = None
+
+
+def fine(said: str) -> Finding:
+    """All is well; what was looked at is known to whoever asked."""
+    return Finding("", said)
+
+
+def wrong(said: str, remedy: str, repair: Callable[[], str] | None = None) -> Finding:
+    """Something is wrong; what was looked at is known to whoever asked."""
+    return Finding("", said, remedy, repair)
 
 
 def main() -> None:
@@ -83,6 +148,421 @@ def _mended(finding: Finding, console: Console) -> bool:
         say(console, f"      not fixed: {one_line(mask(str(error)))}")
         return False
     return True
+
+
+def check_up(config: SweepConfig) -> Iterator[Finding]:
+    """Looks at everything, one thing after the other.
+
+    Args:
+        config: where the stores and the data are.
+    """
+    checks: dict[str, Callable[[SweepConfig], Iterator[Finding]]] = {
+        "study store": check_study_store,
+        "tracking store": check_tracking_store,
+        "runs in progress": check_running,
+        "spool": _check_spool,
+        "locks": _check_locks,
+        "data": _check_data,
+        "free space": _check_space,
+        "versions": _check_versions,
+        "threads": _check_threads,
+    }
+    for what, check in checks.items():
+        try:
+            for finding in check(config):
+                yield Finding(what, finding.said, finding.remedy, finding.repair)
+        except MlpError as error:
+            yield Finding(what, one_line(mask(str(error))), "see above")
+
+
+def _check_spool(config: SweepConfig) -> Iterator[Finding]:
+    """Runs that wait for MLflow, and what writers that died have left."""
+    top = spool.folder_of(config.study.storage)
+    folders = sorted(path for path in top.glob("*") if path.is_dir())
+    n_waiting = 0
+    for folder in folders:
+        if holder := holder_of(top, spool.study_of(folder)):
+            yield fine(f"{folder.name} is being worked on by {holder}")
+            continue
+        what = "networks with further seeds" if spool.is_of_seeds(folder) else "trials"
+        n_waiting += (n := len(list(spool.waiting(folder))))
+        if n:
+            yield wrong(
+                f"{n} {what} of {spool.study_of(folder)} wait for MLflow",
+                f"the same sweep command publishes them, or {FIX}",
+                lambda folder=folder: _publish_study(config, folder),  # type: ignore[misc]
+            )
+        elif (left := spool.unfinished(folder)) or spool.has_page(folder):
+            yield wrong(
+                f"{folder} was left by a sweep that was killed"
+                + (f", with {len(left)} unfinished trials" if left else ""),
+                f"{FIX} removes it; the sweep trains unfinished trials again",
+                lambda folder=folder: _clear_spool(top, folder),  # type: ignore[misc]
+            )
+    singles = spool.folder_of_runs()
+    n = len(list(spool.waiting(singles)))
+    if n:
+        yield wrong(
+            f"{n} single runs wait for MLflow in {singles}",
+            f"{FIX} publishes them",
+            lambda: _publish_singles(config),
+        )
+    if n_waiting + n == 0:
+        yield fine("no run waits for MLflow")
+
+
+def _check_locks(config: SweepConfig) -> Iterator[Finding]:
+    folder = spool.folder_of(config.study.storage)
+    names = sorted(path.stem for path in folder.glob("*.lock"))
+    held = [(name, holder) for name in names if (holder := holder_of(folder, name))]
+    for name, holder in held:
+        yield fine(f"study {name} is held by {holder}")
+    if not held:
+        yield fine("nobody holds a study")
+
+
+def _check_data(config: SweepConfig) -> Iterator[Finding]:
+    data: Data = config.base.data
+    if data.name == "digits":
+        yield fine("digits need no files")
+        return
+    named = data.root or os.environ.get(ROOT_VARIABLE)
+    folder = Path(named).expanduser() if named else cache_folder()
+    missing, is_whole = [], True
+    for file in MNIST.files:
+        path = find(folder, file)
+        try:
+            if path is None:
+                missing.append(file.name)
+            else:
+                read_file(path, file)
+        except DataError as error:
+            is_whole = False
+            way = "put the published file there" if named else "the next sweep replaces it"
+            yield wrong(str(error), way)
+    if missing and (named or len(missing) < len(MNIST.files)):
+        way = "name a folder that has them" if named else "the next sweep downloads them"
+        yield wrong(f"{folder} must hold {', '.join(missing)} (or .gz), but does not", way)
+    elif missing:
+        yield fine(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
+    elif is_whole:
+        yield fine(f"MNIST in {folder} is whole")
+
+
+def _check_space(config: SweepConfig) -> Iterator[Finding]:
+    stores = (config.study.storage, resolve(config.base.tracking))
+    files = [path for uri in stores if (path := sqlite_path(uri))] or [Path.cwd() / "spool"]
+    for folder in sorted({_existing(path.absolute().parent) for path in files}):
+        free = shutil.disk_usage(folder).free
+        said = f"{free / 1024**3:.1f} GiB in {folder}"
+        enough = free >= _LEAST_FREE
+        yield fine(said) if enough else wrong(f"only {said}", "free some before the next sweep")
+
+
+def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
+    """Whether the installed packages are those that this one asks for."""
+    try:
+        wanted = [Requirement(text) for text in importlib.metadata.requires("mlp-sweep") or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield fine("this package is used without being installed")
+        return
+    here = {}
+    for requirement in wanted:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            here[requirement.name] = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield wrong(f"{requirement} is not installed", f"pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(here[requirement.name], prereleases=True):
+            yield wrong(
+                f"{requirement.name} is {here[requirement.name]}, but must be "
+                f"{requirement.specifier}",
+                f"pip install '{requirement}'",
+            )
+    shown = (f"{name} {here[name]}" for name in ("mlflow", "numpy", "optuna") if name in here)
+    yield fine(", ".join(shown))
+
+
+def _check_threads(config: SweepConfig) -> Iterator[Finding]:
+    from threadpoolctl import threadpool_info
+
+    cores, wanted = n_threads(type(config.base.execution)()), n_threads(config.base.execution)
+    blas = {
+        f"{pool['internal_api']} {pool['version']} with {pool['num_threads']} threads"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    }
+    said = f"{wanted} train, on {cores} cores; NumPy's own: {', '.join(sorted(blas)) or 'unknown'}"
+    if wanted > cores:
+        yield wrong(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
+    else:
+        yield fine(said)
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def check_study_store(config: SweepConfig) -> Iterator[Finding]:
+    """Whether the store of the searches can be read, and what it holds."""
+    url = config.study.storage
+    path = sqlite_path(url)
+    if path is not None:
+        check_sqlite(
+            path,
+            store="study store",
+            setting="study.storage",
+            is_thorough=True,
+            patience_s=_PATIENCE_S,
+        )
+        if not path.exists():
+            yield fine(f"{mask(url)} is not there yet; a sweep makes it")
+            return
+    studies = _studies(url)
+    yield fine(f"{mask(url)} holds {len(studies)} studies, {sum(studies.values())} trials")
+
+
+def check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
+    """Whether the store of the runs can be read, and is one of the MLflow that is installed."""
+    uri = resolve(config.base.tracking)
+    path = sqlite_path(uri)
+    if path is None:
+        yield _check_server(uri) if uri.startswith("http") else fine(f"{mask(uri)} is a server")
+        return
+    if not path.exists():
+        yield fine(f"{mask(uri)} is not there yet; the first run makes it")
+        return
+    check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
+    with closing(_opened_file(path)) as file:
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+        if "alembic_version" not in tables:
+            yield wrong(
+                f"{path} is a database of another program", "choose another file by tracking.uri"
+            )
+            return
+        [(revision,)] = file.execute("SELECT version_num FROM alembic_version").fetchall()
+        [(n_runs,)] = file.execute("SELECT count(*) FROM runs").fetchall()
+    if (wanted := _mlflow_revision()) and revision != wanted:
+        yield wrong(
+            f"{mask(uri)} was made by another version of MLflow",
+            f"make a copy of it, then run: mlflow db upgrade {mask(uri)}",
+        )
+        return
+    yield fine(f"{mask(uri)} holds {n_runs} runs")
+
+
+def _check_server(uri: str) -> Finding:
+    shown = mask(uri)
+    try:
+        # An http(s) address, by `resolve`; a password in it is not sent, and not needed for this.
+        address = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")
+        with urllib.request.urlopen(f"{address}/health", timeout=_PATIENCE_S):
+            return fine(f"{shown} answers")
+    except urllib.error.HTTPError as error:
+        if error.code < 500:
+            return fine(f"{shown} answers")
+        return wrong(f"{shown} answers with error {error.code}", "look at the server's own log")
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "reason", None) or error)
+        return wrong(
+            f"{shown} does not answer: {reason}", "start it, or name another by tracking.uri"
+        )
+
+
+def check_running(config: SweepConfig) -> Iterator[Finding]:
+    """Runs that say RUNNING though no process is at work on their study."""
+    uri = resolve(config.base.tracking)
+    path = sqlite_path(uri)
+    if path is not None:
+        try:
+            check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
+        except MlpError:
+            return  # the check of the store has said so
+        if not path.exists():
+            return
+    running: dict[str, str | None]
+    if path is None:
+        running = _runs_left(config)
+    else:
+        with closing(_opened_file(path)) as file:
+            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall():
+                return
+            running = dict(file.execute(_RUNNING).fetchall())
+    folder = spool.folder_of(config.study.storage)
+    stale = [run for run, study in running.items() if study is None or not holder_of(folder, study)]
+    if path is None:  # others may be at work elsewhere, on studies that are not in this store
+        own = _studies(config.study.storage) if _exists(config.study.storage) else {}
+        stale = [run for run in stale if running[run] in own]
+    if stale:
+        yield wrong(
+            f"{len(stale)} runs say RUNNING, but no sweep works on them",
+            f"{FIX} sets them to KILLED; an explain in progress sets its own right at its end",
+            lambda: _end_runs(config, stale),
+        )
+    elif running:
+        yield fine(f"{len(running)} runs are being worked on")
+    else:
+        yield fine("none is left over")
+
+
+def _opened_file(path: Path) -> sqlite3.Connection:
+    # Read-only, it could not roll back what a killed process has left half done.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)
+
+
+def _mlflow_revision() -> str | None:
+    """The version of a store's tables that the installed MLflow wants, without importing it."""
+    spec = importlib.util.find_spec("mlflow")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    steps = [Path(folder) / "store" / "db_migrations" / "versions" for folder in folders]
+    texts = (file.read_text(errors="replace") for step in steps for file in step.glob("*.py"))
+    found = [match for text in texts for match in _REVISION.findall(text)]
+    last = {name for down, name in found if not down} - {name for down, name in found if down}
+    return last.pop() if len(last) == 1 else None
+
+
+def _exists(url: str) -> bool:
+    path = sqlite_path(url)
+    return path is None or path.exists()
+
+
+def _studies(storage: str) -> dict[str, int]:
+    """The studies of a store and how many trials each has.
+
+    Raises:
+        MlpError: for a store that cannot be used.
+    """
+    from mlp.study.storage import open_storage, storage_faults, stored_studies  # imports Optuna
+
+    with storage_faults(storage):
+        return stored_studies(open_storage(storage))
+
+
+def _runs_left(config: SweepConfig) -> dict[str, str | None]:
+    """Id of each run that says RUNNING -> its study.
+
+    Raises:
+        MlpError: for a store that cannot be used.
+    """
+    from mlp.tracking import runs
+
+    return runs.left_running(_opened_tracking(config))
+
+
+def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
+    """Ends runs that nobody works on; a second run of the same trial goes.
+
+    Raises:
+        MlpError: for a store that cannot be used.
+    """
+    from mlp.tracking import runs
+
+    store = _opened_tracking(config)
+    for run_id in run_ids:
+        runs.end_stale(store, run_id)
+    return f"{len(run_ids)} runs ended"
+
+
+def _publish_study(config: SweepConfig, folder: Path) -> str:
+    """Publishes the trials, or networks of further seeds, that wait in a folder of a study.
+
+    Those that the study itself does not have yet stay for the sweep to go on with.
+
+    Raises:
+        MlpError: for a store that cannot be used, or a study that somebody holds.
+    """
+    from mlp.tracking import runs
+
+    with only_driver(folder.parent, spool.study_of(folder)):
+        page = spool.page_of(folder)
+        stored = _stored(config, page.name, is_of_seeds=spool.is_of_seeds(folder))
+        places = [place for number, place in spool.waiting(folder) if number in stored]
+        n_published, damaged = 0, []
+        if places:
+            store = _opened_tracking(config)
+            parent = runs.find_study(store, page.key)
+            if parent is None:
+                parent = runs.start_study(
+                    store,
+                    name=page.name,
+                    key=page.key,
+                    settings=page.config,
+                    searched=page.searched,
+                    tags={},
+                    description=page.description,
+                )
+                runs.finish(store, parent, "KILLED")  # until the sweep says how it ends
+            for place in places:
+                try:
+                    _publish(store, place, parent)
+                    n_published += 1
+                except RecordError as error:
+                    damaged.append(f"{place.name} ({error})")
+        n_left = len(list(spool.waiting(folder))) - len(damaged)
+        spool.clear(folder)
+    what = "networks" if spool.is_of_seeds(folder) else "trials"
+    said = f"{n_published} {what} published"
+    if n_left:
+        said += f"; {n_left} are not in the study yet: the same sweep command goes on with them"
+    if damaged:
+        said += f"; damaged, the same sweep command trains them again: {', '.join(damaged)}"
+    return said
+
+
+def _publish_singles(config: SweepConfig) -> str:
+    """Publishes the runs that belong to no study.
+
+    Raises:
+        MlpError: for a store that cannot be used, or a run that cannot be read.
+    """
+    store, folder = _opened_tracking(config), spool.folder_of_runs()
+    places = [place for _, place in spool.waiting(folder)]
+    for place in places:
+        _publish(store, place, None)
+    spool.clear(folder)
+    return f"{len(places)} runs published"
+
+
+def _clear_spool(top: Path, folder: Path) -> str:
+    """Removes what a sweep that was killed has left, unless somebody works on it by now.
+
+    Raises:
+        BusyError: for a study that somebody holds.
+    """
+    with only_driver(top, spool.study_of(folder)):
+        spool.clear(folder)
+    return f"{folder} removed"
+
+
+def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:
+    """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
+    if not is_of_seeds:
+        return range(_studies(config.study.storage).get(study, 0))
+    from mlp.study.storage import open_storage, storage_faults, stored_looks
+
+    with storage_faults(config.study.storage):
+        looks = stored_looks(open_storage(config.study.storage), study)
+    return {look["trial"] * spool.MOST_SEEDS + look["seed"] for look in looks if "seed" in look}
+
+
+def _publish(store: "Store", place: Path, parent: str | None) -> None:
+    from mlp.tracking import runs
+
+    kept = spool.take(place)
+    label = kept.label
+    runs.publish_run(store, kept.record, parent=parent, name=label.name, tags=label.tags)
+    spool.drop(place)
+
+
+def _opened_tracking(config: SweepConfig) -> "Store":
+    from mlp.tracking.publish import patiently
+    from mlp.tracking.store import open_store
+
+    return patiently(lambda: open_store(config.base.tracking))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,11 @@ Exit code 2 is for what the user typed wrong; all others are the codes of BSD's 
 a script that calls the commands can tell faults apart.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Self
+
 
 class MlpError(Exception):
     """A fault with one clear sentence for the user; never shown with a traceback.
@@ -78,6 +83,31 @@ class AllDivergedError(MlpError):
     exit_code = 1
 
 
+@contextlib.contextmanager
+def one_sentence(
+    table: Mapping[type[Exception], Callable[[Any], MlpError | None]],
+) -> Iterator[None]:
+    """Turns what a library raises in the block into this program's errors.
+
+    Args:
+        table: kind of exception -> what makes one sentence of it; the first kind that fits counts.
+            None instead of a sentence: the exception is a bug and stays what it is.
+
+    Example:
+        >>> with one_sentence({OSError: lambda error: StoreError(f"cannot write: {error}")}):
+        ...     raise OSError("disk full")
+        Traceback (most recent call last):
+        mlp.errors.StoreError: cannot write: disk full
+    """
+    try:
+        yield
+    except tuple(table) as error:
+        sentence = next(table[kind] for kind in table if isinstance(error, kind))(error)
+        if sentence is None:
+            raise
+        raise sentence from None
+
+
 def shown(value: object, *, most: int = 80) -> str:
     """A value as Python writes it, on one line and short enough for a sentence.
 
@@ -107,3 +137,26 @@ def one_line(error: object, *, most: int = 300) -> str:
 def _printable(text: str) -> str:
     spaced = (" " if character.isspace() else character for character in text)
     return "".join(character if character.isprintable() else "?" for character in spaced)
+
+
+class WithSentence(StrEnum):
+    """A word that says itself in a sentence; a string like any other member of a `StrEnum`.
+
+    Attributes:
+        sentence: for a person.
+
+    Example:
+        >>> class Weather(WithSentence):
+        ...     WET = "wet", "It rains."
+        >>> Weather("wet").sentence, f"{Weather.WET}"
+        ('It rains.', 'wet')
+    """
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> Self:
+        """A member with its sentence; a look-up by value passes none."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member

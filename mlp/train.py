@@ -1,12 +1,31 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
-from typing import Any
+import math
+import time
+from typing import TYPE_CHECKING
 
-from mlp.api.network import train_network
-from mlp.door import read_run
-from mlp.terminal.compose import run_application
+from rich.console import Console
+
+from mlp.addresses import resolve
+from mlp.config import RunConfig
+from mlp.curve import Verdict
+from mlp.data.dataset import load
+from mlp.errors import DataError
+from mlp.run import Run
+from mlp.settings import read_run, with_settings
+from mlp.terminal.compose import Settings, run_config, typed_configs
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal
+from mlp.terminal.screen import Terminal, counting, say, silent
+from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
+from mlp.tracking.publish import publish_single
+from mlp.tracking.record import RunRecord
+from mlp.tracking.spool import Label
+from mlp.training.executor import n_threads, train_trials
+from mlp.training.outcome import Timing, example_images, make_record
+
+if TYPE_CHECKING:  # importing MLflow takes seconds
+    from mlp.tracking.store import Store
+
 
 _EXAMPLES = {
     "": "one run with the default settings",
@@ -15,22 +34,141 @@ _EXAMPLES = {
     "--multirun optimizer.learning_rate=0.1,1,10": "one run for each value",
 }
 
+_FEW_LOSSES = 40  # the last quarter, which is judged, has ten of them
+
 
 def main() -> None:
     """The command."""
-    run_command(lambda: run_application("train", read_run, _train, _usage))
+    run_command(_train)
 
 
-def _train(values: Any) -> None:
-    run_command(lambda: _train_and_say(values))
-
-
-def _train_and_say(values: Any) -> None:
-    train_network(read_run(values), console=Terminal())
+def _train() -> None:
+    for config in typed_configs("train", read_run, _usage):
+        train_network(config, console=Terminal())
 
 
 def _usage() -> str:
     return usage("train", "Trains one network on threes and sevens and tracks the run.", _EXAMPLES)
+
+
+def train_network(
+    settings: Settings | RunConfig | None = None, *, console: Console | None = None
+) -> Run:
+    """Trains one network on threes and sevens and tracks the run, as `python -m mlp.train` does.
+
+    Args:
+        settings: what differs from the defaults; or a config.
+        console: where the result is shown; None: nowhere.
+
+    Returns:
+        The run; one that diverged is a result, too.
+
+    Raises:
+        SettingError: for a setting that breaks a law.
+        MlpError: for data or a store that cannot be used; a trained run that MLflow does not take
+            is kept.
+
+    Example:
+        >>> import mlp
+        >>> run = mlp.train_network({"data": "digits", "gradient": "unit", "training.steps": 40})
+        >>> run.verdict.value
+        'learning'
+        >>> bool(run.curve["loss"].iloc[-1] < run.curve["loss"].iloc[0])
+        True
+    """
+    config = settings if isinstance(settings, RunConfig) else run_config(settings)
+    console = console or silent()
+    resolve(config.tracking)  # an address that cannot work is refused before the training
+    record = train_record(config, console)
+    say_result(record, console)  # before the store can fail
+
+    from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
+
+    label, remedy = Label(run_name(record.config), {}), doctor_command(config)
+    store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
+    say(console, f"run {run_id} in {store.uri}")
+    commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
+    if record.judgement.verdict is Verdict.OSCILLATING:
+        commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
+    commands += register_model(store, run_id, record)
+    say(console, "next:", *(f"  {line}" for line in commands))
+    return Run(run_id, record.config, record.result)
+
+
+def register_model(store: "Store", run_id: str, record: RunRecord) -> list[str]:
+    """Makes a registered model of a single run, where its config asks for that.
+
+    Returns:
+        The command that serves the model; empty where there is none.
+    """
+    tracking = record.config.tracking
+    if tracking.register is None:
+        return []
+    from mlp.tracking.model import log_model, serve_command
+
+    example = example_images(load(record.config.data, notice=lambda _: None))
+    made = log_model(
+        store, run_id, name=tracking.register, example=example, register=tracking.register
+    )
+    return [serve_command(store, made)]
+
+
+def train_record(
+    config: RunConfig,
+    console: Console,
+    *,
+    expected_digest: str | None = None,
+    pruned_at: int | None = None,
+) -> RunRecord:
+    """Loads the data, trains one run and judges it.
+
+    Args:
+        config: checked; `data.name` may be `auto`.
+        console: for what there is to say of the data.
+        expected_digest: of the data; None where any will do.
+        pruned_at: step at which it was given up and is so again; None: it goes on to its end.
+
+    Returns:
+        The record, its data resolved.
+
+    Raises:
+        DataError: for data with another digest than expected.
+    """
+    data = load(config.data, notice=lambda line: say(console, line))
+    if expected_digest not in (None, data.digest):
+        raise DataError(
+            f"the run was trained on other data than {data.name} is here: "
+            f"digest {expected_digest}, here {data.digest}"
+        )
+    config = with_settings(config, {"data.name": data.name})
+    started_ms = time.time_ns() // 1_000_000
+    thresholds = None if pruned_at is None else {pruned_at: math.inf}
+    n_steps = config.training.steps
+    with counting(console, "steps", n_steps) as told:
+        [result] = train_trials(
+            [config],
+            data,
+            config.execution,
+            thresholds=thresholds,
+            progress=lambda share, _losses: told(0, share * n_steps),
+        )
+    ended_ms = time.time_ns() // 1_000_000
+    timing = Timing(started_ms, ended_ms, n_threads(config.execution))
+    return make_record(config, data, result, timing)
+
+
+def say_result(record: RunRecord, console: Console) -> None:
+    """Shows the verdict and the last numbers of a run."""
+    result, judgement = record.result, record.judgement
+    line = f"{judgement.verdict.value}: {judgement.sentence}"
+    last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
+    if result.validation_accuracy.size:
+        last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
+    say(console, line, last)
+    if result.loss.size < _FEW_LOSSES and record.judgement.verdict is not Verdict.DIVERGED:
+        seen = f"the verdict rests on {result.loss.size} values of the loss"
+        each = "" if record.config.training.batch_size is None else ", one an epoch"
+        say(console, f"{seen}{each}; more steps make it surer")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import time
 
 from mlp.config import Execution
 from mlp.data.dataset import load
-from mlp.door import read_sweep
-from mlp.flow.execution import open_executor, train_trials
+from mlp.settings import read_sweep
 from mlp.study import search
 from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
+from mlp.training.executor import open_executor, train_trials
 from support.clusters import two_nodes
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from mlp.bench import find_data
+from benchmarks.__main__ import find_data
 from mlp.config import Data, RunConfig
 from mlp.data.dataset import load
-from mlp.door import with_settings
 from mlp.engine import kernels
 from mlp.engine.handle import Handle
 from mlp.engine.population import train
 from mlp.engine.simd import NARROW, aligned_zeros
 from mlp.engine.sparse import BLOCK, cut_batches, pack_images
+from mlp.settings import with_settings
 
 ROUNDS, STEPS = 30, 100
 POPULATION, TURNS = 32, 15

@@ -31,7 +31,7 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     """Results of the right shapes, different for each config, without a training."""
     from itertools import pairwise
 
-    from mlp.canonical import digest
+    from mlp.config import digest
     from mlp.engine.result import Ending, Result
     from mlp.settings import settings_of
 
@@ -60,18 +60,6 @@ def train_nothing(configs, data, *, threads, thresholds, progress):
     return results
 
 
-def on_worker(held, *arguments):
-    """In place of `mlp.flow.cluster._train`; it travels to the workers as code."""
-    import ray
-
-    from mlp.flow import worker
-    from mlp.flow.cluster import fetched
-
-    worker.train_population = train_nothing
-    node = ray.get_runtime_context().get_node_id()
-    yield from worker.train(node, fetched(held), *arguments)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
@@ -90,19 +78,16 @@ def run(asked: argparse.Namespace) -> None:
     os.chdir(folder)
     from rich.console import Console
 
-    from mlp.door import read_sweep
-    from mlp.flow import conduct, execution
+    from mlp.settings import read_sweep
+    from mlp.sweep import run_study as conduct
+    from mlp.training.executor import train_trials
 
     pass_time(conduct)
+    train_trials.__kwdefaults__["trainer"] = train_nothing
     if asked.address:
         import ray
 
-        from mlp.flow import cluster
-
-        cluster._train = on_worker
         ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    else:
-        execution.train_population = train_nothing
     study = {
         "sampler": asked.sampler,
         "n_trials": asked.trials,

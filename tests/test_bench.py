@@ -1,11 +1,11 @@
-"""`python -m mlp.bench` as a process: what it measures, checks and prints; no time is asserted."""
+"""`python -m benchmarks` as a process: what it measures, checks and prints; no time is asserted."""
 
 import json
 
 import pytest
 
-from mlp.bench import works
-from mlp.benchmark.peers import PEERS
+from benchmarks.__main__ import works
+from benchmarks.peers import PEERS
 from support.sweeping import command
 
 
@@ -32,7 +32,7 @@ def test_the_last_line_is_one_json_object(benched):
 
 
 def test_the_line_before_says_what_to_type_next(benched):
-    command = benched[-2].removeprefix("next: python -m mlp.bench ").partition("   ")[0].split()
+    command = benched[-2].removeprefix("next: python -m benchmarks ").partition("   ")[0].split()
     assert command[0] == "--works"
     assert any(command[1] in work.name for work in works())
     assert command[2] == "--peers"
@@ -60,9 +60,9 @@ def test_the_works_are_those_that_are_reported():
 
 
 def test_a_contender_that_computes_other_losses_is_refused(monkeypatch):
-    from mlp.bench import Work, find_data, measure
+    from benchmarks.__main__ import Work, find_data, time_work
 
     monkeypatch.setitem(PEERS, "question", lambda task: lambda n: [[9.9] * n] * len(task.first))
     data = find_data()
     with pytest.raises(RuntimeError, match="question computes other losses"):
-        measure(Work("1 x 784-3-3-2", ((3, 3),)), data, 1, ["question"])
+        time_work(Work("1 x 784-3-3-2", ((3, 3),)), data, 1, ["question"])

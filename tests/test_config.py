@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp.canonical import canonical_json, digest
-from mlp.config import RESULT_GROUPS, RunConfig
-from mlp.door import read_run
-from mlp.settings import settings_of
+from mlp.config import RESULT_GROUPS, RunConfig, canonical_json, digest
+from mlp.settings import read_run, settings_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),

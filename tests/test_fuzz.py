@@ -19,15 +19,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlp.config import RunConfig, SweepConfig
-from mlp.door import read_run, read_sweep, setting_paths
 from mlp.errors import MlpError, RecordError, SettingError
-from mlp.settings import settings_of
+from mlp.settings import read_run, read_sweep, setting_paths, settings_of
 from mlp.study import search
 from mlp.study.identity import check_study, differences, identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
-from mlp.tracking import npz, record
-from mlp.tracking.recipe import read_recipe, write_recipe
+from mlp.tracking import record
+from mlp.tracking.record import read_recipe, write_recipe
 from support.sample_records import make_record
 
 N_AT_ONCE = 100  # examples of a property before the next has its turn, in the long run
@@ -275,7 +274,7 @@ ARRAYS = {
     name: np.zeros(expected.shape, expected.dtype) for name, expected in list(EXPECTED.items())[:4]
 }
 FEW = {name: EXPECTED[name] for name in ARRAYS}
-PACKED = npz.pack(ARRAYS)
+PACKED = record.pack_arrays(ARRAYS)
 
 
 @given(
@@ -329,7 +328,7 @@ def npz_members(members: dict[str, bytes], method: int) -> None:
 
 def read_arrays(data: bytes) -> None:
     try:
-        arrays = npz.unpack(data, FEW, source="w.npz")
+        arrays = record.unpack_arrays(data, FEW, source="w.npz")
     except RecordError as error:
         check_sentence(error)
         return

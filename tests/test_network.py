@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.config import Initialization, Model
-from mlp.door import read_run
 from mlp.errors import SettingError
 from mlp.network import (
     Layer,
@@ -20,6 +19,7 @@ from mlp.network import (
     mean_loss,
     predict,
 )
+from mlp.settings import read_run
 
 ACTIVATIONS = ["sigmoid", "tanh", "relu"]
 DTYPES = ["float32", "float64"]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mlp.errors import DataError, MissingInputError, RecordError
-from mlp.flow.again import compare, run_rerun
-from mlp.flow.single import run_train
-from mlp.tracking import npz
+from mlp.rerun import compare, rerun_network
+from mlp.tracking import record
+from mlp.train import train_network
 from support.sample_records import make_record
 from support.sweeping import command, left_in, plain, run_config, tracked
 from support.world import copy, said
@@ -32,8 +32,8 @@ def run_id(world, empty) -> str:
 def rerun(run_id, *overrides, **changed) -> tuple[bool, str]:
     said = io.StringIO()
     paths = {name.replace("__", "."): value for name, value in changed.items()}
-    made = run_rerun(run_id, run_config(*overrides), paths, plain(said))
-    return not made.is_plain or made.comparison.difference is None, said.getvalue()
+    made = rerun_network(run_id, paths, local=run_config(*overrides), console=plain(said))
+    return made.is_as_expected, said.getvalue()
 
 
 def the_rerun(original_id, folder=None):
@@ -125,7 +125,7 @@ def test_setting_without_effect_says_so(run_id):
 
 
 def test_laws_between_settings_are_those_of_the_original(here):
-    run_train(run_config("model.depth=1", "model.widths=8"), plain(io.StringIO()))
+    train_network(run_config("model.depth=1", "model.widths=8"), console=plain(io.StringIO()))
     [run] = tracked(here)
     done = command("rerun", run.run_id, "model.depth=3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -142,7 +142,7 @@ def test_other_split_is_of_the_same_data(run_id):
 )
 def test_mnist_by_its_folder_is_a_plain_rerun(here):
     root = f'data.root="{os.environ["MLP_DATA_ROOT"]}"'
-    run_train(run_config("data=mnist", root, "training.steps=3"), plain(io.StringIO()))
+    train_network(run_config("data=mnist", root, "training.steps=3"), console=plain(io.StringIO()))
     [run] = tracked(here)
     done = command("rerun", run.run_id, root, MLP_DATA_ROOT="")
     assert (done.returncode, done.stderr) == (0, "")
@@ -150,7 +150,9 @@ def test_mnist_by_its_folder_is_a_plain_rerun(here):
 
 
 def test_diverged_run_is_rerun_identically(here):
-    run_train(run_config("optimizer.learning_rate=1e30", "model=relu"), plain(io.StringIO()))
+    train_network(
+        run_config("optimizer.learning_rate=1e30", "model=relu"), console=plain(io.StringIO())
+    )
     [run] = tracked(here)
     same, said = rerun(run.run_id)
     assert same
@@ -170,7 +172,7 @@ def test_curve_that_differs_is_located_at_its_first_step(run_id):
     loss[20] += 1
     rewrite(run_id, "curve.npz", curve)
     set_tag(run_id, "mlp.cpu", "An Older One")
-    set_tag(run_id, "mlp.curve_digest", npz.digest(curve.values()))
+    set_tag(run_id, "mlp.curve_digest", record.arrays_digest(curve.values()))
     done = command("rerun", run_id)
     assert (done.returncode, done.stderr) == (1, "")
     first, *rest = done.stdout.splitlines()
@@ -184,7 +186,7 @@ def test_weight_that_differs_is_named(run_id):
     weights = read_npz(run_id, "weights.npz")
     weights["W2"][1, 2] += 1
     rewrite(run_id, "weights.npz", weights)
-    set_tag(run_id, "mlp.weights_digest", npz.digest(weights.values()))
+    set_tag(run_id, "mlp.weights_digest", record.arrays_digest(weights.values()))
     same, said = rerun(run_id)
     assert not same
     assert said.startswith("different: W2[1,2] was ")
@@ -247,4 +249,4 @@ def read_npz(run_id, name) -> dict[str, np.ndarray]:
 
 
 def rewrite(run_id, name, arrays):
-    artifact(run_id, name).write_bytes(npz.pack(arrays))
+    artifact(run_id, name).write_bytes(record.pack_arrays(arrays))

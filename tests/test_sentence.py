@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from mlp.causes.cause import Kind
+from mlp.causes.answer import Kind
 from mlp.causes.evidence import Conclusion
 from mlp.curve import Verdict
 from mlp.engine.result import Ending

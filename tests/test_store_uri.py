@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mlp import addresses
 from mlp.config import Tracking
 from mlp.errors import SettingError, StoreError
-from mlp.tracking import store_uri
 
 
 @pytest.fixture(autouse=True)
@@ -18,15 +18,15 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 
 def test_default_is_the_file_that_a_bare_mlflow_ui_opens(tmp_path):
-    assert store_uri.resolve(Tracking()) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert addresses.resolve(Tracking()) == f"sqlite:///{tmp_path}/mlflow.db"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_setting_comes_before_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert store_uri.resolve(Tracking()) == "http://server:5000"
-    assert store_uri.resolve(Tracking(uri="sqlite:///x.db")) == f"sqlite:///{tmp_path}/x.db"
-    assert store_uri.resolve(Tracking(uri="sqlite:////x/y.db")) == "sqlite:////x/y.db"
+    assert addresses.resolve(Tracking()) == "http://server:5000"
+    assert addresses.resolve(Tracking(uri="sqlite:///x.db")) == f"sqlite:///{tmp_path}/x.db"
+    assert addresses.resolve(Tracking(uri="sqlite:////x/y.db")) == "sqlite:////x/y.db"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_setting_comes_before_the_environment(tmp_path, monkeypatch):
 )
 def test_other_kinds_of_address_are_refused(uri):
     with pytest.raises(SettingError, match=r"tracking.uri must be an SQLite file"):
-        store_uri.resolve(Tracking(uri=uri))
+        addresses.resolve(Tracking(uri=uri))
 
 
 def test_paths_that_cannot_work(tmp_path):
@@ -47,13 +47,13 @@ def test_paths_that_cannot_work(tmp_path):
         "a%20b/mlflow.db": "must not hold",
     }.items():
         with pytest.raises(StoreError, match=reason):
-            store_uri.resolve(Tracking(uri=f"sqlite:///{name}"))
+            addresses.resolve(Tracking(uri=f"sqlite:///{name}"))
 
 
 def test_read_only_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(StoreError, match="cannot be written; change its permissions"):
-        store_uri.resolve(Tracking())
+        addresses.resolve(Tracking())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_read_only_folder(tmp_path, monkeypatch):
     ],
 )
 def test_secrets_are_masked(text, masked):
-    assert store_uri.mask(text) == masked
+    assert addresses.mask(text) == masked
 
 
 def test_a_wrong_address_costs_no_mlflow():

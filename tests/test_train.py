@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
-from mlp.flow.single import run_train, say_result, train_record
+from mlp.train import say_result, train_network, train_record
 from support.sweeping import command, left_in, plain, run_config, tracked
 
 
@@ -51,7 +51,7 @@ def test_result_is_shown_even_where_the_store_fails(here):
     said = io.StringIO()
     config = run_config("tracking.uri=http://127.0.0.1:1")
     with pytest.raises(UnavailableError):
-        run_train(config, plain(said))
+        train_network(config, console=plain(said))
     assert re.search(
         r"^(learning|stalled|converged): .*\nloss 0\.\d+ after 30 steps", said.getvalue()
     )
@@ -62,20 +62,20 @@ def test_impossible_store_is_refused_before_the_training(here, uri):
     (here / "folder").mkdir()
     said = io.StringIO()
     with pytest.raises((SettingError, StoreError)):
-        run_train(run_config(f"tracking.uri={uri}"), plain(said))
+        train_network(run_config(f"tracking.uri={uri}"), console=plain(said))
     assert said.getvalue() == ""
 
 
 def test_commands_to_type_next_name_the_places_that_were_given(here):
     said = io.StringIO()
     uri = f"sqlite:///{here}/mlflow.db"
-    run_id, _ = run_train(run_config(f'tracking.uri="{uri}"'), plain(said))
+    run_id = train_network(run_config(f'tracking.uri="{uri}"'), console=plain(said)).run_id
     assert f"""  python -m mlp.rerun {run_id} 'tracking.uri="{uri}"'\n""" in said.getvalue()
 
 
 def test_diverged_run_is_a_result(here):
     said = io.StringIO()
-    run_train(run_config("optimizer.learning_rate=1e30", "model=relu"), plain(said))
+    train_network(run_config("optimizer.learning_rate=1e30", "model=relu"), console=plain(said))
     assert said.getvalue().startswith("diverged: ")
     [run] = tracked(here)
     assert run.status == "FINISHED"

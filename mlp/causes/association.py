@@ -3,7 +3,7 @@
 None of this names a cause. A sampler that looks for good runs draws settings that go along with
 each other, so a setting without any effect can be as strongly associated as the one that acts; and
 a cause that all runs share is associated with nothing. It says where to look. Reruns
-(`mlp.causes.intervention`) say what acts.
+(`mlp.causes.answer`) say what acts.
 
 The verdict counts as oscillating or not, and every measure here is the same for both: it finds what
 tells apart the runs that oscillate and, in the same breath, those that do not. (Measures made for
@@ -17,7 +17,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mlp.causes.evidence import Share, holm, wilson
+from mlp.causes.evidence import holm
 from mlp.causes.observed import StudyRun
 from mlp.causes.permutation import (
     Codes,
@@ -28,7 +28,8 @@ from mlp.causes.permutation import (
 )
 from mlp.config import Value
 from mlp.curve import Verdict
-from mlp.study.domain import typed
+from mlp.shares import Share, wilson
+from mlp.study.space import typed
 
 CLEAR_P_VALUE = 0.05  # an association is a hint, not a verdict, so the usual level will do
 

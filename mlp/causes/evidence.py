@@ -6,11 +6,11 @@ settings together, however often somebody looks at the answer and lets it grow; 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from scipy import special
 
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
+from mlp.shares import Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
 NEGLIGIBLE = 0.2  # an effect on fewer runs than one in five is none that a person would act on
@@ -30,44 +30,6 @@ class Conclusion(WithSentence):
     NO_EFFECT = "no effect", "Changing it makes no difference to the oscillation."
     ONLY_FAILS = "only fails", "Changing it ends the swings, but in a run that learns nothing."
     TOO_LITTLE = "too little evidence", "The reruns do not settle whether it matters."
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share with its 95 % interval, all 0 to 1 (a difference of shares: -1 to 1)."""
-
-    value: float
-    low: float
-    high: float
-
-
-def wilson(n_hits: int, n: int) -> Share:
-    """A share of independent cases, with Wilson's score interval.
-
-    With p = hits / n and z the normal quantile,
-
-        (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
-
-    Args:
-        n_hits: cases that have it.
-        n: all cases; without any, the interval is everything.
-
-    Example:
-        >>> share = wilson(0, 8)
-        >>> share.value, share.low, round(share.high, 2)
-        (0.0, 0.0, 0.32)
-
-    References:
-        Wilson 1927, "Probable inference, the law of succession, and statistical inference"; Brown,
-        Cai and DasGupta 2001, "Interval estimation for a binomial proportion".
-    """
-    if n == 0:
-        return Share(0.0, 0.0, 1.0)
-    share, z2 = n_hits / n, _Z95**2
-    middle = share + z2 / (2 * n)
-    reach = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    low, high = (middle - reach) / (1 + z2 / n), (middle + reach) / (1 + z2 / n)
-    return Share(share, 0.0 if n_hits == 0 else low, 1.0 if n_hits == n else high)
 
 
 def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:

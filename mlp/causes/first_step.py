@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
-from mlp.door import with_settings
 from mlp.engine.population import train
 from mlp.network import Array, initialize
+from mlp.settings import with_settings
 
 # Steps of length 1 along the mean gradient, so that a step is the gradient. In float64, because it
 # is seen in the difference of weights that may be a million times as large.

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.change import DEPTH, SEEDS, WIDTHS, domain_of, plain
+from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
 from mlp.settings import settings_of
-from mlp.study.domain import Choice, Domain, Range, typed
-from mlp.study.space import Entry, Space
+from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlp import config as schema
-from mlp.data.fetch import MNIST, Source, cache_folder, read_cache
-from mlp.data.idx import IdxFile, parse_idx, read_folder
+from mlp.data.mnist import (
+    MNIST,
+    IdxFile,
+    Source,
+    cache_folder,
+    parse_idx,
+    read_cache,
+    read_folder,
+)
 from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
 
 Integers = NDArray[np.int64]
 
 ROOT_VARIABLE = "MLP_DATA_ROOT"
-AUTO_SILENCE_S = 5.0  # data=auto waits no longer for a network that says nothing
+AUTO_SILENCE_S = 5.0  # data=auto waits no longer for a mirror's first answer
 
 _THREE, _SEVEN = 3, 7
 _MNIST_SHAPE, _DIGITS_SHAPE = (28, 28), (8, 8)
@@ -83,7 +90,6 @@ def features(
     Args:
         pixels: any shape, uint8.
         scale: the pixel that becomes 1.
-        dtype: of the result.
 
     Example:
         >>> features(np.array([0, 51, 255], dtype=np.uint8), 255, "float64").tolist()
@@ -132,14 +138,13 @@ def load(
 
     With `data.name=auto`, digits take MNIST's place where no folder was named and no mirror answers
     within five seconds, where the cache folder cannot be used, or where MLP_DATA_ROOT lacks files.
-    Wrong bytes, found or sent, are an error all the same, and so is a `data.root` without files,
-    because somebody meant them.
+    Wrong bytes, found or sent, are an error even so, and so is a `data.root` without files: the
+    user meant MNIST.
 
     Per class, the rounded `validation_fraction` of the training examples, but at least one, is
     drawn with RandomState(split_seed), threes first; 0 holds nothing out.
 
     Args:
-        config: which digits, and how they are parted.
         notice: told in one line what `auto` became and why, and about downloads.
         source: training images, training labels, test images, test labels, and their mirrors.
         cache: the cache folder; None: the user's.
@@ -154,13 +159,12 @@ def load(
         return _digits(config)
     root = config.root or os.environ.get(ROOT_VARIABLE)
     folder = Path(root) if root else cache or cache_folder()
-    told: list[str] = []
     is_auto = config.name == "auto"
+    if is_auto:
+        source = replace(source, silence_s=AUTO_SILENCE_S, retries=0, is_asked_first=True)
     try:
         if root:
             contents = read_folder(folder, source.files)
-        elif is_auto:
-            contents = read_cache(folder, source.hurried(AUTO_SILENCE_S), notice=told.append)
         else:
             contents = read_cache(folder, source, notice=notice)
     except (MissingInputError, UnavailableError, StoreError) as error:
@@ -168,8 +172,8 @@ def load(
             raise
         notice(f"data=auto is digits: {error}")
         return _digits(config)
-    for line in (*told, *([f"data=auto is mnist, read from {folder}"] if is_auto else [])):
-        notice(line)
+    if is_auto:
+        notice(f"data=auto is mnist, read from {folder}")
     return _mnist(contents, source.files, config)
 
 

@@ -42,7 +42,7 @@ _GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cac
 
 
 @dataclass(eq=False)
-class Trial:
+class PackedTrial:
     """One network in training.
 
     Attributes:
@@ -85,7 +85,7 @@ class Population:
         totals: of each thread.
     """
 
-    trials: list[Trial]
+    trials: list[PackedTrial]
     layout: Layout
     settings: steps.Trials
     weights: Packed
@@ -100,7 +100,9 @@ class _Feature(NamedTuple):
 
 
 @np.errstate(all="ignore")  # first weights may be beyond the dtype
-def begin(number: int, config: RunConfig, course: Course, thresholds: Mapping[int, float]) -> Trial:
+def begin(
+    number: int, config: RunConfig, course: Course, thresholds: Mapping[int, float]
+) -> PackedTrial:
     """A trial with its first weights."""
     first = initialize(
         config.model,
@@ -109,11 +111,11 @@ def begin(number: int, config: RunConfig, course: Course, thresholds: Mapping[in
         seed=config.training.seed,
         dtype=config.training.dtype,
     )
-    return Trial(number, config, first, thresholds)
+    return PackedTrial(number, config, first, thresholds)
 
 
 def assemble(
-    course: Course, trials: list[Trial], threads: int, old: Population | None = None
+    course: Course, trials: list[PackedTrial], threads: int, old: Population | None = None
 ) -> Population:
     """Packs trials side by side.
 

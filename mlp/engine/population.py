@@ -5,8 +5,11 @@ trial's result does not depend on its neighbours, their order or the number of t
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +18,13 @@ from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine import steps
 from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
-from mlp.engine.memory import available_bytes, trial_bytes
-from mlp.engine.packing import Population, Trial, assemble, begin, present_weights, run_slice
+from mlp.engine.kernels import ROW
+from mlp.engine.packing import PackedTrial, Population, assemble, begin, present_weights, run_slice
 from mlp.engine.passes import RUNNING
 from mlp.engine.result import Ending, Progress, Result, Snapshots, Thresholds
+from mlp.engine.simd import WIDE
 from mlp.errors import SystemLimitError
+from mlp.network import N_CLASSES
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
@@ -31,6 +36,15 @@ _ENDINGS = {
     steps.NON_FINITE: Ending.NON_FINITE,
     steps.PRUNED: Ending.PRUNED,
 }
+
+_CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (  # of the second and the first version of cgroups
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
+_UNLIMITED = 2**63
+_MEMINFO = Path("/proc/meminfo")
+_COPIES_OF_FIRST = 3  # the first weights, those in float64 while they are drawn, the result's
 
 
 def train(
@@ -117,11 +131,11 @@ def _populations(
 
 def _train(
     course: Course,
-    trials: list[Trial],
+    trials: list[PackedTrial],
     threads: int,
     pool: ThreadPoolExecutor,
     losses: NDArray[np.float64],
-    tell: Callable[[Sequence[Trial], int], None] | None,
+    tell: Callable[[Sequence[PackedTrial], int], None] | None,
     snapshots: Snapshots | None,
 ) -> None:
     """Trains a population to the last trial's end."""
@@ -152,7 +166,7 @@ def _tell(
     progress: Progress,
     n_before: int,
     losses: NDArray[np.float64],
-    trials: Sequence[Trial],
+    trials: Sequence[PackedTrial],
     step: int,
 ) -> None:
     """Reports what is done: by earlier populations, and by the present one at this step."""
@@ -174,7 +188,7 @@ def _take(snapshots: Snapshots, course: Course, population: Population, step: in
     return min(following)
 
 
-def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
+def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
     """Steps that take a fraction of a second, so that progress is seen and an interrupt heard."""
     n_rows, n_entries = len(examples.train.label), len(examples.train.value)
     work = sum(
@@ -185,7 +199,7 @@ def _slice_steps(examples: Examples, trials: Sequence[Trial]) -> int:
     return int(np.clip(_SLICE_WORK / work, 1, _LONGEST_SLICE))
 
 
-def _result(trial: Trial, epoch: int) -> Result:
+def _result(trial: PackedTrial, epoch: int) -> Result:
     last = trial.last_step
     batch_loss = np.concatenate(trial.batch_loss)[: last + 1]
     accuracy = np.concatenate(trial.accuracy)[: last + 1]
@@ -210,3 +224,58 @@ def _result(trial: Trial, epoch: int) -> Result:
         ending=_ENDINGS[trial.ending],
         last_step=last,
     )
+
+
+def available_bytes() -> int:
+    """Memory that can still be used, by the machine's account and the container's."""
+    return min(_machine_bytes(), _container_bytes())
+
+
+def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int) -> int:
+    """Memory that a trial takes in a population, at most.
+
+    Weights, velocity and each chunk's gradient, twice while trials that go on are packed anew; the
+    scratch of each thread, as if no other trial shared it; the curves; the copies of the weights
+    at which the sharpness will be measured.
+
+    Args:
+        config: of the trial.
+        n_inputs: pixels of an image.
+        n_chunks: copies of the gradient.
+        threads: that train.
+    """
+    item = np.dtype(config.training.dtype).itemsize
+    lanes = WIDE // item
+    widths = config.model.layer_widths
+    sizes = (n_inputs, *widths, N_CLASSES)
+    n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    n_packed = n_weights + lanes * (n_inputs + 1)  # a group may leave part of a tile empty
+    n_units = widths[0] + lanes + 2 * sum(widths) + len(widths) + 2
+    curves = 2 * 4 * 8 * (config.training.steps + 1)
+    return (
+        2 * (2 + n_chunks) * n_packed * item
+        + _COPIES_OF_FIRST * n_weights * 8
+        + threads * (n_units + max(widths) // ROW + 1) * ROW * item
+        + curves
+        + config.training.sharpness_points * n_weights * item
+    )
+
+
+def _machine_bytes() -> int:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:  # no Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    fields = {line.split(":")[0]: line.split()[1] for line in lines}
+    return int(fields["MemAvailable"]) * 1024
+
+
+def _container_bytes() -> int:
+    """What is left of a container's limit; no limit is a huge number."""
+    for limit_file, used_file in _LIMITS:
+        try:
+            limit, used = limit_file.read_text().strip(), int(used_file.read_text())
+        except OSError:
+            continue
+        return _UNLIMITED if limit == "max" else max(int(limit) - used, 0)
+    return _UNLIMITED

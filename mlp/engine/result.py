@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mlp.errors import WithSentence
 from mlp.network import Array, Params
-from mlp.sentence import WithSentence
 
 
 class Ending(WithSentence):

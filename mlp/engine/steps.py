@@ -15,29 +15,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mlp.engine.atomics import claim, count_up, peek
-from mlp.engine.handle import Handle
+from mlp.engine.handle import Handle, claim, count_up, flush_subnormals, peek, restore
 from mlp.engine.layout import Array
 from mlp.engine.passes import RUNNING, pass_chunk
-from mlp.engine.subnormal import flush_subnormals, restore
 from mlp.engine.update import update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
 COMPLETED, NON_FINITE, PRUNED = range(1, 4)  # besides RUNNING
 BATCH, HELD_OUT, WHOLE = range(3)
 
-_COMPILED = (
-    "atomics",
-    "elementary",
-    "handle",
-    "kernels",
-    "passes",
-    "simd",
-    "sparse",
-    "steps",
-    "subnormal",
-    "update",
-)
+_COMPILED = "handle", "kernels", "passes", "simd", "sparse", "steps", "update"
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
 CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
 

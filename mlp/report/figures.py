@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from mlp.causes.answer import Answer
 from mlp.causes.association import Importance
-from mlp.causes.attribution import Answer
-from mlp.causes.effect import Effect, SideEffect
+from mlp.causes.effects import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
-from mlp.causes.inquiry import Side
+from mlp.causes.plan import Side
 from mlp.curve import Verdict
 from mlp.report.summary import CurvePair
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.past_run import PastRun
+from mlp.tracking.read import PastRun
 
 VERDICT_COLOURS = {
     Verdict.DIVERGED: "#7b3294",

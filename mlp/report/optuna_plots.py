@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from mlp.curve import Verdict
 from mlp.report.figures import bare
-from mlp.tracking.past_run import PastRun
+from mlp.tracking.read import PastRun
 
 _LEAST_TRIALS = 8  # of a search that is worth a picture
 _METRICS: dict[

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from mlp.causes.observed import StudyRun
 from mlp.config import Value
 from mlp.report.figures import VERDICT_COLOURS, bare
-from mlp.study.domain import typed
-from mlp.tracking.past_run import PastRun
+from mlp.study.space import typed
+from mlp.tracking.read import PastRun
 
 
 def parallel_figure(runs: Sequence[PastRun], observed: Sequence[StudyRun]) -> go.Figure:

@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike
 
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
-from mlp.door import with_settings
-from mlp.settings import settings_of
-from mlp.tracking.past_run import PastRun
+from mlp.settings import settings_of, with_settings
+from mlp.tracking.read import PastRun
 
 # What the question printed: iteration -> loss after that iteration's update.
 PRINTED_LOSSES = {

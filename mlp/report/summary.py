@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from mlp.causes.attribution import Answer
-from mlp.causes.change import SEEDS, Factor
-from mlp.causes.inquiry import Inquiry, Results, Side, judged_after, strongest, turned
+from mlp.causes.answer import Answer
+from mlp.causes.changes import SEEDS, Factor
 from mlp.causes.observed import StudyRun
+from mlp.causes.plan import Inquiry, Results, Side, judged_after, strongest, turned
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
 from mlp.engine.result import Result
 from mlp.report.question import QuestionSection
 from mlp.stability.forecast import Forecast, Quality, forecast_quality
 from mlp.stability.ratio import stability_ratio
-from mlp.study.domain import typed
+from mlp.study.space import typed
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.past_run import PastRun
+from mlp.tracking.read import PastRun
 
 _MOST_PAIRS = 4  # curves that are drawn against their repaired ones; more do not fit a screen
 _MOST_GROUPS = 48  # lines of the table of combinations
@@ -244,7 +244,7 @@ def _without_seeds(params: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _repaired(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
-    from mlp.door import with_settings
+    from mlp.settings import with_settings
 
     return with_settings(config, values)
 

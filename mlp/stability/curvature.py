@@ -47,7 +47,7 @@ _START_SEED = 0  # of the first vector; any will do, but always the same
 Vector = NDArray[np.float64]
 
 
-class Network(NamedTuple):
+class MeasuredNetwork(NamedTuple):
     """What is measured: weights, and the rule by which they are trained."""
 
     params: Params
@@ -111,7 +111,7 @@ class _Tangent(NamedTuple):
     kappa: Vector
 
 
-def measure(network: Network, pixels: Pixels) -> Measurement:
+def measure(network: MeasuredNetwork, pixels: Pixels) -> Measurement:
     """Measures one network; see `Measurement` for what is sent to and fro."""
     matrices = _matrices(network.params, pixels)
     received = yield matrices[0]
@@ -133,7 +133,7 @@ def _matrices(params: Params, pixels: Pixels) -> list[Matrix]:
 
 
 def _tangent(
-    network: Network, matrices: list[Matrix], received: Matrix, pixels: Pixels
+    network: MeasuredNetwork, matrices: list[Matrix], received: Matrix, pixels: Pixels
 ) -> _Tangent:
     """Forward and backward once, keeping what the products need."""
     hidden, slope, factor, turn = [], [], [], []
@@ -167,7 +167,7 @@ class _Units(NamedTuple):
     turn: Matrix
 
 
-def _units(received: Matrix, network: Network) -> _Units:
+def _units(received: Matrix, network: MeasuredNetwork) -> _Units:
     match network.activation:
         case "sigmoid":
             a = _logistic(received)

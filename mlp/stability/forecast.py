@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import rankdata
 
 from mlp.curve import Verdict
+from mlp.shares import Share, wilson
 
 THRESHOLD = 1.0  # of the ratio: above it a step leaves the present valley
 _Z = 1.959963984540054  # deviations that hold 95 % of a normal distribution
@@ -31,14 +32,6 @@ class Forecast(NamedTuple):
     normalization: str
     ratio: float
     verdict: Verdict
-
-
-class Share(NamedTuple):
-    """A share with its 95 % interval, each 0 to 1."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -107,19 +100,6 @@ def _quality(runs: Sequence[Forecast]) -> Quality:
             if verdict is not Verdict.OSCILLATING and verdict in alarms
         },
     )
-
-
-def wilson(n_hits: int, n: int) -> Share:
-    """Share of hits among n, 1 or more, with Wilson's 95 % interval.
-
-    Example:
-        >>> [round(number, 3) for number in wilson(9, 10)]
-        [0.9, 0.596, 0.982]
-    """
-    share, z2 = n_hits / n, _Z * _Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Share(share, max(middle - half, 0.0), min(middle + half, 1.0))
 
 
 def _auc(positive: Numbers, negative: Numbers) -> Share | None:

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import RunConfig
 from mlp.curve import TAIL_SHARE, Verdict
-from mlp.sentence import WithSentence
+from mlp.errors import WithSentence
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
@@ -83,7 +83,7 @@ def sharpness_steps(config: RunConfig) -> tuple[int, ...]:
     the loss that is measured.
 
     Example:
-        >>> from mlp.door import read_run
+        >>> from mlp.settings import read_run
         >>> sharpness_steps(read_run({"training": {"steps": 1000, "sharpness_points": 10}}))
         (0, 1, 5, 27, 143, 750, 817, 878, 939, 1000)
     """
@@ -114,7 +114,7 @@ def effective_step(
         0 or more, in the shape of the norms.
 
     Example:
-        >>> from mlp.door import read_run
+        >>> from mlp.settings import read_run
         >>> run = read_run({"gradient": {"normalization": "clip", "clip_norm": 1.0}})
         >>> effective_step(run, [0.5, 2.0], 100)
         array([0.5 , 0.25])

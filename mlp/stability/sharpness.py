@@ -17,14 +17,14 @@ from threadpoolctl import threadpool_limits
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.memory import available_bytes
 from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
+from mlp.engine.population import available_bytes
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
 from mlp.network import Params, initialize
-from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Network, Sharpness, measure
+from mlp.stability.curvature import MAX_PRODUCTS, MeasuredNetwork, Measurement, Sharpness, measure
 from mlp.stability.ratio import sharpness_steps, stability_ratio
 
 Numbers = NDArray[np.float64]
@@ -53,7 +53,7 @@ class SharpnessCurve(NamedTuple):
 
 
 def measure_sharpness(
-    networks: Sequence[Network], data: Dataset, *, threads: int = 1
+    networks: Sequence[MeasuredNetwork], data: Dataset, *, threads: int = 1
 ) -> list[Sharpness]:
     """Measures the sharpness of each network over the whole training part.
 
@@ -68,7 +68,7 @@ def measure_sharpness(
     if not networks:
         return []
     pixels = read_pixels(data.train, data.scale)
-    queue: SimpleQueue[tuple[int, Network]] = SimpleQueue()
+    queue: SimpleQueue[tuple[int, MeasuredNetwork]] = SimpleQueue()
     for item in enumerate(networks):
         queue.put(item)
     # A product that is shared out over threads adds up in another order.
@@ -97,7 +97,7 @@ def measure_sharpness_curves(
         One for each run. Points where weights or curvature are not finite are left out.
     """
     networks = [
-        Network(weights, config.model.activation, config.gradient.derivative)
+        MeasuredNetwork(weights, config.model.activation, config.gradient.derivative)
         for config, taken in zip(configs, snapshots, strict=True)
         for weights in taken.values()
     ]
@@ -201,7 +201,9 @@ class _Running:
 
 
 @np.errstate(all="ignore")  # weights may be beyond all numbers
-def _work(queue: "SimpleQueue[tuple[int, Network]]", pixels: Pixels) -> list[tuple[int, Sharpness]]:
+def _work(
+    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels
+) -> list[tuple[int, Sharpness]]:
     """Measures networks until none is left, some side by side."""
     done: list[tuple[int, Sharpness]] = []
     running: list[_Running] = []
@@ -214,7 +216,7 @@ def _work(queue: "SimpleQueue[tuple[int, Network]]", pixels: Pixels) -> list[tup
 
 
 def _newcomers(
-    queue: "SimpleQueue[tuple[int, Network]]", running: Sequence[_Running], pixels: Pixels
+    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", running: Sequence[_Running], pixels: Pixels
 ) -> list[_Running]:
     """Begins further measurements, as long as there is room beside those that run."""
     n_columns = sum(len(one.ask) for one in running)

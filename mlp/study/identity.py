@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlp.canonical import canonical_json, digest
-from mlp.config import SweepConfig, Value
+from mlp.config import SweepConfig, Value, canonical_json, digest
 from mlp.curve import Verdict
 from mlp.errors import SettingError
 from mlp.settings import YOUNGER_SETTINGS, recorded_settings
-from mlp.study.enqueue import check_enqueued
-from mlp.study.points import check_grid
+from mlp.study.points import check_enqueued, check_grid
 from mlp.study.space import flat, read_space
 
 

@@ -6,30 +6,42 @@ study after its training, in trial order, one transaction a trial. So the stored
 running trial, a trial's number is its place in the search, and an unfinished generation is asked
 again and comes out the same. Grid and quasi-random searches are lists of points, fixed by the space
 and the seed.
+
+A trial is pruned where it falls short of what earlier trials had reached at the same step. The bar
+is made of earlier generations alone and handed to the training as data, so that a trial is
+pruned alike in any population, by any worker, after a resume and in a rerun.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mlp.canonical import canonical_json
-from mlp.config import RunConfig, Study, SweepConfig, Value
+from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
 from mlp.errors import BusyError, SettingError
-from mlp.study import encoding
-from mlp.study.domain import Domain
+from mlp.settings import with_settings
 from mlp.study.identity import TrialRow, differences, identity, study_name
-from mlp.study.points import list_points
-from mlp.study.pruning import thresholds
-from mlp.study.sampling import Trial, sample, take
-from mlp.study.server import patiently
-from mlp.study.space import Space, parameters, read_space
+from mlp.study.points import enqueued, enqueued_base, list_points
+from mlp.study.server import outlast
+from mlp.study.space import Choice, Domain, Space, draw, flat, parameters, read_space
 from mlp.study.storage import TEST_LOOKS, Storage
+
+STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
+WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance level
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
 _FORECASTS = "mlp.forecasts/"  # and the number of a generation's first trial
@@ -41,6 +53,166 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 
 T = TypeVar("T")
 _MOST_DIFFERENCES = 5  # that are named
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    """A domain as Optuna knows it."""
+    if isinstance(domain, Choice):
+        return CategoricalDistribution([_encoded(value) for value in domain.values])
+    if domain.integer:
+        return IntDistribution(
+            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
+    """A value of a domain by the sampler of an asked trial."""
+    if isinstance(domain, Choice):
+        choices = [_encoded(value) for value in domain.values]
+        return _plain(domain, asked.suggest_categorical(name, choices))
+    if domain.integer:
+        step = int(domain.step or 1)
+        return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
+    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    return domain.own(drawn)
+
+
+def _plain(domain: Domain, stored: Any) -> Value:
+    """The value that Optuna stored, as the space has it; its integers may come back as floats."""
+    if isinstance(domain, Choice):
+        return next(value for value in domain.values if _encoded(value) == stored)
+    return int(stored) if domain.integer else float(stored)
+
+
+def _encoded(value: Value) -> bool | int | float | str | None:
+    """The value as Optuna can store it: a list becomes its JSON text."""
+    return canonical_json(value) if isinstance(value, list) else value
+
+
+def thresholds(
+    finished: Sequence[Mapping[int, float]], percentile: float, steps: int
+) -> dict[int, float]:
+    """The validation accuracy that a trial must have at each evaluated step to go on.
+
+    Args:
+        finished: of each earlier trial that was trained to its end, step -> validation accuracy.
+        percentile: share of them that lies below the bar, 0 to 100; 50 is the median.
+        steps: of a training; in the first tenth and at the last step nothing is pruned.
+
+    Returns:
+        Step -> accuracy; empty where too few trials are finished.
+
+    Example:
+        >>> thresholds([{20: 0.5}, {20: 0.7}, {20: 0.9}, {20: 0.9}, {20: 0.9}], 50, steps=100)
+        {20: 0.9}
+    """
+    if len(finished) < STARTUP_TRIALS:
+        return {}
+    at_step = sorted({step for curve in finished for step in curve})
+    return {
+        step: float(np.percentile([curve[step] for curve in finished if step in curve], percentile))
+        for step in at_step
+        if WARMUP_SHARE * steps < step < steps
+    }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search.
+
+    Attributes:
+        number: its place in the search, from 0.
+        config: what to train.
+        params: parameter name -> value, as Optuna knows them.
+    """
+
+    number: int
+    config: RunConfig
+    params: Mapping[str, Value]
+
+
+def sample(
+    study: Study,
+    base: RunConfig,
+    space: Space,
+    *,
+    direction: Literal["maximize", "minimize"],
+    earlier: Sequence[FrozenTrial],
+    numbers: range,
+) -> list[Trial]:
+    """Asks Optuna's sampler, in a copy of the study as it was before this generation.
+
+    Args:
+        study: the settings of the search.
+        base: the settings that every trial shares.
+        space: what varies.
+        direction: of the objective.
+        earlier: the stored trials of earlier generations.
+        numbers: of the trials to ask.
+    """
+    copy = optuna.create_study(direction=direction)
+    copy.add_trials(earlier)
+    trials = []
+    for number in numbers:
+        copy.sampler = _sampler(study, number)
+        own_base, fixed = base, dict[str, Value]()
+        if number < len(study.enqueue):
+            own_base, fixed = _enqueued_at(study, base, space, number)
+            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
+        asked = copy.ask()
+        taken: dict[str, Value] = {}
+
+        def suggest(
+            name: str,
+            domain: Domain,
+            asked: optuna.Trial = asked,
+            taken: dict[str, Value] = taken,
+        ) -> Value:
+            taken[name] = _suggest(asked, name, domain)
+            return taken[name]
+
+        drawn = draw(space, own_base, suggest)
+        trials.append(Trial(number, with_settings(own_base, drawn), taken))
+    return trials
+
+
+def _with_settings(
+    study: Study, base: RunConfig, space: Space, *, number: int, point: Mapping[str, Value]
+) -> Trial:
+    """The trial at one point of a list.
+
+    Args:
+        study: the settings of the search.
+        base: the settings that every trial shares.
+        space: what varies.
+        number: of the trial.
+        point: parameter name -> value, of the parameters that exist there at least.
+    """
+    if number < len(study.enqueue):
+        base = _enqueued_at(study, base, space, number)[0]
+    taken: dict[str, Value] = {}
+
+    def find(name: str, domain: Domain) -> Value:
+        taken[name] = point[name] if name in point else domain.corners()[0]
+        return taken[name]
+
+    drawn = draw(space, base, find)
+    return Trial(number, with_settings(base, drawn), taken)
+
+
+def _sampler(study: Study, number: int) -> BaseSampler:
+    """A sampler whose stream depends on the study's seed and the trial's number alone."""
+    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
+    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
+
+
+def _enqueued_at(
+    study: Study, base: RunConfig, space: Space, number: int
+) -> tuple[RunConfig, dict[str, Value]]:
+    point = flat(study.enqueue[number])
+    fixed = enqueued(point, space, base)
+    return enqueued_base(point, space, base), fixed
 
 
 @dataclass(frozen=True)
@@ -214,8 +386,8 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     told = create_trial(
         state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
         value=outcome.value,
-        params={name: encoding.encoded(value) for name, value in trial.params.items()},
-        distributions={name: encoding.distribution(domains[name]) for name in trial.params},
+        params={name: _encoded(value) for name, value in trial.params.items()},
+        distributions={name: _distribution(domains[name]) for name in trial.params},
         user_attrs=dict(outcome.attributes),
         # They cost a row each, and only a pruner reads them.
         intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
@@ -274,7 +446,7 @@ def test_looks(search: Search) -> list[dict[str, Any]]:
     """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`.
 
     Where another network of the trial's settings was looked at, also its `seed` and what it got
-    `wrong`, as `mlp.flow.outcome.wrong_on` gives it.
+    `wrong`, as `mlp.training.outcome.wrong_on` gives it.
     """
     looks: list[dict[str, Any]] = _patiently(
         search, lambda: search.study.user_attrs.get(TEST_LOOKS, [])
@@ -311,9 +483,7 @@ def rows(search: Search) -> list[TrialRow]:
     return [
         TrialRow(
             number=trial.number,
-            params={
-                name: encoding.plain(domains[name], value) for name, value in trial.params.items()
-            },
+            params={name: _plain(domains[name], value) for name, value in trial.params.items()},
             verdict=Verdict(trial.user_attrs["verdict"]),
             value=None if trial.state is TrialState.PRUNED else trial.value,
             numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
@@ -333,8 +503,8 @@ def _stored(search: Search) -> list[FrozenTrial]:
 
 def _patiently(search: Search, call: Callable[[], T]) -> T:
     """The call, begun again where the database server was away for a moment."""
-    return patiently(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
+    return outlast(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
 
 
 def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
-    return take(search.config, search.base, search.space, number=number, point=point)
+    return _with_settings(search.config, search.base, search.space, number=number, point=point)

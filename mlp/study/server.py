@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from mlp.tracking.store_uri import sqlite_path
+from mlp.addresses import sqlite_path
 
 PATIENCE_S = 120.0  # a PostgreSQL that was stopped at once needs seconds to recover
 _PAUSE_S = 0.5
@@ -19,7 +19,7 @@ def is_server(url: str) -> bool:
     return sqlite_path(url) is None
 
 
-def patiently(url: str, call: Callable[[], T], faults: tuple[type[Exception], ...]) -> T:
+def outlast(url: str, call: Callable[[], T], faults: tuple[type[Exception], ...]) -> T:
     """What a call returns; begun again while the server is away.
 
     Args:

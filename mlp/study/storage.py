@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from mlp.addresses import check_sqlite, mask, only_one, sqlite_path
 from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
-from mlp.tracking.store_uri import check_sqlite, mask, only_one, sqlite_path
 
 Storage = optuna.storages.BaseStorage
 TEST_LOOKS = "mlp.test_looks"  # the study's attribute that lists them
@@ -74,7 +74,7 @@ def stored_looks(storage: Storage, study: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def one_sentence(url: str) -> Iterator[None]:
+def storage_faults(url: str) -> Iterator[None]:
     """Turns what Optuna's store raises while it is used into one of this program's errors.
 
     Args:

@@ -1,119 +1,301 @@
-"""From what was typed to plain values: Hydra composes, our door checks first.
+"""From what was typed, or given by a notebook, to configs.
 
-Hydra alone exits with 1 on a bad override, suggests nothing, and accepts `+group.typo=1`. So every
-command line is composed and checked here once before Hydra's own application sees it.
+Hydra composes; alone it exits with 1 on a bad override, suggests nothing, and accepts
+`+group.typo=1`. So every override is checked here first, and what came out passes the one door.
 """
 
+import argparse
 import contextlib
 import dataclasses
+import difflib
 import itertools
-import shutil
+import math
+import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import hydra
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import (
-    create_config_search_path,
-    get_args_parser,  # the parser of the flags that Hydra documents
-)
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError
 
-from mlp.config import Explain, RunConfig, Study
-from mlp.errors import SettingError, shown
-from mlp.terminal import completion
-from mlp.terminal.overrides import (
-    check_name,
-    check_not_overruled,
-    check_not_searched,
-    check_one_value,
-    parse_overrides,
+from mlp.addresses import mask
+from mlp.config import (
+    RESULT_GROUPS,
+    RUN_GROUPS,
+    Explain,
+    ExplainConfig,
+    RunConfig,
+    Study,
+    SweepConfig,
+    text_keys,
 )
-from mlp.terminal.yaml_files import read_study_file, shipped, study_files
+from mlp.errors import SettingError, one_line, one_sentence, shown
+from mlp.settings import (
+    read_explain,
+    read_run,
+    read_sweep,
+    setting_paths,
+    text_settings,
+    unknown_setting,
+)
+from mlp.study.identity import check_study
 
+Config = TypeVar("Config")
+
+Settings = Mapping[str, Any]
+"""Setting or config group -> value or option, as a notebook writes them.
+
+`{"optimizer.learning_rate": 0.6, "model.widths": [3, 4]}` sets settings by their paths, and
+`{"gradient": "clip", "data": "digits"}` chooses options of config groups, as on the command line.
+"""
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
-_MOST_JOBS = 32  # of a --multirun that are checked beforehand; each takes some 50 ms
+_MOST_JOBS = 32  # of a --multirun that are read before the first one runs; each takes some 50 ms
+_FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
+_OF_HYDRA = ("hydra.verbose", "hydra.searchpath", "hydra/job_logging", "hydra.job_logging")
 
 
-def register() -> None:
-    """Makes the schema's defaults and the study files known to Hydra.
+# -- The configs that a command line asks for
 
-    A file that cannot be read is known by its fault, which is met where the file is selected:
-    ./sweeps may hold files of other programs.
+
+def typed_configs(
+    command: str, read: Callable[[Any], Config], usage: Callable[[], str]
+) -> Iterator[Config]:
+    """The configs that the command line asks for, each composed once and read once.
+
+    One; one for each job of `--multirun`; none where a flag only shows something.
+
+    Args:
+        command: `train` or `sweep`.
+        read: the door from composed values to a config; raises SettingError.
+        usage: the text of `--help`.
+
+    Raises:
+        SettingError: for what was typed wrong; in the first 32 jobs before the first one runs.
     """
-    store = ConfigStore.instance()
-    store.repo.pop("sweeps", None)  # those of the folder that was the working directory before
-    store.store(name="schema", node=dataclasses.asdict(RunConfig()))
-    store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
-    store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
-    for name, file in study_files().items():
-        try:
-            node = read_study_file(file)
-        except SettingError as error:
-            node = {"study": {_FAULT: str(error).replace("${", "$ {")}}
-        store.store(group="sweeps", name=name, node=node, package="_global_")
+    parser = _flags()
+    args = parser.parse_intermixed_args()
+    _check_flags(args)
+    if args.help:
+        print(usage())
+    elif args.hydra_help:
+        print(parser.format_help(), end="")
+    elif args.shell_completion:
+        _complete(command, args.overrides)
+    else:
+        jobs = (
+            (words, *_read(command, overrides, args, read))
+            for words, overrides in _jobs(args.overrides, args)
+        )
+        first = list(itertools.islice(jobs, _MOST_JOBS))
+        if args.info:
+            _ask_hydra(command, [f"--info={args.info}", *_where(args), *args.overrides])
+        elif args.cfg:
+            print(_config_text(first[0][1], args), end="")
+        else:
+            for words, _, config in itertools.chain(first, jobs):
+                if words:
+                    print(words, flush=True)
+                yield config
 
 
-def compose(
-    config_name: str,
-    overrides: Sequence[str],
-    *,
-    config_dir: str | None = None,
-    primary: str | None = None,
-) -> Any:
+class _Flags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(f"{message}; --hydra-help lists the flags")
+
+
+def _flags() -> argparse.ArgumentParser:
+    """Hydra's flags, as far as they mean something here."""
+    flags = _Flags(add_help=False, usage="python -m mlp.COMMAND [flags] [setting=value ...]")
+    flags.add_argument("overrides", nargs="*", metavar="setting=value", help="see --help")
+    flags.add_argument("--help", "-h", action="store_true", help="what the command does")
+    flags.add_argument("--hydra-help", action="store_true", help="these flags")
+    flags.add_argument("--version", action="store_true", help="the version of this program")
+    flags.add_argument("--run", "-r", action="store_true", help="run once, as without a flag")
+    flags.add_argument(
+        "--multirun", "-m", action="store_true", help="run for each of the values: setting=1,2,3"
+    )
+    kinds = ("job", "hydra", "all")
+    flags.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
+    flags.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...} first")
+    flags.add_argument("--package", "-p", help="with --cfg: the part to show, such as optimizer")
+    parts = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    flags.add_argument(
+        "--info", "-i", const="all", nargs="?", choices=parts, help="show how Hydra composes"
+    )
+    flags.add_argument("--config-name", "-cn", help="another config to begin with")
+    flags.add_argument("--config-dir", "-cd", help="a further folder of configs")
+    flags.add_argument(
+        "--shell-completion",
+        "-sc",
+        action="store_true",
+        help='for bash: eval "$(python -m mlp.train --shell-completion install=bash)"',
+    )
+    flags.add_argument("--config-path", "-cp", help=argparse.SUPPRESS)
+    flags.add_argument("--experimental-rerun", help=argparse.SUPPRESS)
+    return flags
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    for flag in ("config_path", "experimental_rerun"):
+        if getattr(args, flag):
+            raise SettingError(f"--{flag.replace('_', '-')} is not supported here")
+    if (args.resolve or args.package) and not args.cfg:
+        raise SettingError("--resolve and --package go with --cfg")
+    if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
+        raise SettingError(
+            "only one of --run, --multirun, --cfg, --info and --shell-completion can be typed"
+        )
+
+
+def _read(
+    command: str, overrides: Sequence[str], args: argparse.Namespace, read: Callable[[Any], Config]
+) -> tuple[DictConfig, Config]:
+    config, values = _composed(command, overrides, args.config_dir, args.config_name)
+    _check_not_searched(overrides, values)
+    return config, read(values)
+
+
+def _jobs(
+    overrides: Sequence[str], args: argparse.Namespace
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each job's line on the screen and its overrides: every combination of the values listed."""
+    if not args.multirun:
+        yield "", overrides
+        return
+    lists: dict[str, list[str]] = {}  # the last of each setting counts
+    with _hydra_of(args.config_dir):
+        for override in parse_overrides(overrides):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                lists[key] = [str(override.input_line)]
+            elif override.is_discrete_sweep():
+                lists[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise SettingError(f"{shown(override.input_line)} must name the values one by one")
+    n_jobs = math.prod(map(len, lists.values()))
+    for number, job in enumerate(itertools.product(*lists.values()), start=1):
+        varied = [w for w, each in zip(job, lists.values(), strict=True) if len(each) > 1]
+        words = f": {' '.join(varied)}" if varied else ""
+        yield mask(f"job {number} of {n_jobs}{words}"), job
+
+
+def _config_text(config: DictConfig, args: argparse.Namespace) -> str:
+    """What `--cfg` shows, as YAML."""
+    if args.cfg != "all":
+        keys = [str(key) for key in config if (key == "hydra") == (args.cfg == "hydra")]
+        config = OmegaConf.masked_copy(config, keys)
+    part: Any = config
+    with one_sentence(_FAULTS):
+        if args.package not in (None, "_global_"):
+            part = OmegaConf.select(config, args.package)
+        if part is None:
+            raise SettingError(f"--package must be a part of the config, but is {args.package!r}")
+        if not isinstance(part, Container):
+            return f"{part}\n"
+        text = OmegaConf.to_yaml(part, resolve=args.resolve)
+    return text if part is config else f"# @package {args.package}\n{text}"
+
+
+def _where(args: argparse.Namespace) -> list[str]:
+    names = {"--config-name": args.config_name, "--config-dir": args.config_dir}
+    return [f"{flag}={value}" for flag, value in names.items() if value is not None]
+
+
+def _ask_hydra(command: str, words: Sequence[str]) -> None:
+    """Lets Hydra's own application answer what only it can: `--info`, and a shell's query."""
+    sys.argv[1:] = words
+    conf = str(shipped("conf"))
+    hydra.main(version_base="1.3", config_path=conf, config_name=command)(_nothing)()
+
+
+def _nothing(_config: DictConfig) -> None:
+    """What Hydra's application would run."""
+
+
+# -- Completion in a shell: Hydra knows the answers, but its script completes `python FILE.py` only
+
+_INSTALL = r"""_mlp_complete() {
+    COMPREPLY=()
+    local words=($COMP_LINE) word=${COMP_WORDS[COMP_CWORD]}
+    if [[ ${words[1]} == -m && ${words[2]} == mlp.* && $COMP_CWORD -gt 2 ]]; then
+        local choices=$(COMP_LINE=$COMP_LINE ${words[0]} -m ${words[2]} -sc query=bash 2> /dev/null)
+        COMPREPLY=($(compgen -W "$choices" -- "$word"))
+    fi
+}
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+complete -o nospace -o default -F _mlp_complete python python3"""
+
+_UNINSTALL = """complete -r python python3
+unset -f _mlp_complete
+COMP_WORDBREAKS=$COMP_WORDBREAKS="""
+
+
+def _complete(command: str, what: Sequence[str]) -> None:
+    """Prints the script that bash evaluates, or what the line that is typed may go on with."""
+    scripts = {"install=bash": _INSTALL, "uninstall=bash": _UNINSTALL}
+    wanted = " ".join(what)
+    if wanted in scripts:
+        print(scripts[wanted])
+    elif wanted == "query=bash":
+        # Hydra would take the `-m` of `python -m mlp.train` for --multirun.
+        line = os.environ.get("COMP_LINE", "")
+        words = line.split(maxsplit=2)
+        is_module = words[1:2] == ["-m"] and len(words) > 2
+        os.environ["COMP_LINE"] = words[2] if is_module else line
+        _register(command)
+        _ask_hydra(command, ["--shell-completion", wanted])
+    else:
+        raise SettingError(
+            f"--shell-completion must be install=bash or uninstall=bash, but is {wanted!r}; "
+            'type eval "$(python -m mlp.train --shell-completion install=bash)"'
+        )
+
+
+# -- From overrides to plain values
+
+
+def compose(command: str, overrides: Sequence[str], *, config_dir: str | None = None) -> Any:
     """Composes a config and returns its plain values, every interpolation resolved.
 
     Args:
-        config_name: `train` or `sweep`, which says what settings there are.
+        command: `train`, `sweep` or `explain`, which says what settings there are.
         overrides: as typed, such as `["optimizer.learning_rate=0.1", "data=digits"]`.
         config_dir: a further folder of configs, as Hydra's `--config-dir`.
-        primary: another config to begin with, as Hydra's `--config-name`.
 
     Raises:
         SettingError: for whatever Hydra or OmegaConf refuses, and for unknown settings and options.
     """
-    register()
-    parsed = parse_overrides(overrides)
-    with _composer(config_dir):
-        for override in parsed:
-            check_name(override, config_name)
-            check_one_value(override)
-        with _one_sentence():
-            config = hydra.compose(primary or config_name, overrides=list(overrides))
-        values = _values(config)
-    check_not_overruled(parsed, values)
-    return values
-
-
-def _values(config: DictConfig) -> Any:
-    """The plain values of a composed config."""
-    with _one_sentence():
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    study = values.get("study") if isinstance(values, dict) else None
-    if isinstance(study, dict) and _FAULT in study:
-        raise SettingError(study[_FAULT])
-    return values
+    return _composed(command, overrides, config_dir, None)[1]
 
 
 def typed_settings(
-    overrides: Sequence[str], groups: Sequence[str], *, command: str = "train"
+    overrides: Sequence[str], groups: Sequence[str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Dotted path -> value of the settings of some groups that were typed one by one.
+
+    Args:
+        overrides: as typed.
+        groups: the groups that are looked at.
+        values: what `compose` made of the overrides.
 
     Raises:
         SettingError: for an option of a whole group (`gradient=sum`), which would say nothing about
             the settings that it leaves alone.
     """
-    values = compose(command, overrides)
     typed = {}
     for override in parse_overrides(overrides):
         group, _, name = override.key_or_group.partition(".")
@@ -124,130 +306,420 @@ def typed_settings(
     return typed
 
 
-def run_application(
-    config_name: str,
-    check: Callable[[Any], object],
-    task: Callable[[Any], None],
-    usage: Callable[[], str],
-) -> None:
-    """Runs a command that is a Hydra application, its overrides checked before Hydra sees them.
-
-    Args:
-        config_name: the primary config, `train` or `sweep`.
-        check: raises SettingError for composed values that break a law.
-        task: what to do with the composed values.
-        usage: the text of `--help`.
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them.
 
     Raises:
-        SettingError: for what was typed wrong.
+        SettingError: for a text that is none.
     """
-    parser = get_args_parser()
-    parser.error = _refuse_flag  # type: ignore[method-assign]
-    args = parser.parse_args()
-    if args.help:
-        print(usage())
-        return
-    for flag in ("config_path", "experimental_rerun"):
-        if getattr(args, flag, None):
-            raise SettingError(f"--{flag.replace('_', '-')} is not supported here")
-    if (args.resolve or args.package) and not args.cfg:
-        raise SettingError("--resolve and --package go with --cfg")
-    if args.shell_completion:
-        _complete(config_name, args.overrides)
-        return
-    for overrides in _jobs(args.overrides) if args.multirun else [args.overrides]:
-        values = compose(
-            config_name, overrides, config_dir=args.config_dir, primary=args.config_name
+    known = GlobalHydra.instance()
+    loader = known.config_loader() if known.is_initialized() else None  # for `model=glob(*)`
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except (HydraException, ValueError):  # ValueError: an integer of thousands of digits
+            raise SettingError(
+                f"cannot read {shown(override)}; an override is written setting=value, and a value "
+                "with special characters in quotes of its own, setting='\"...\"'"
+            ) from None
+    return parsed
+
+
+def _composed(
+    command: str, overrides: Sequence[str], config_dir: str | None, primary: str | None
+) -> tuple[DictConfig, Any]:
+    """A config with Hydra's own part in it, and its plain values without that."""
+    _register(command)
+    with _hydra_of(config_dir), one_sentence(_FAULTS):
+        groups = _groups()
+        parsed = [_as_text(override, command, groups) for override in parse_overrides(overrides)]
+        for override in parsed:
+            _check_name(override, command, groups)
+            _check_one_value(override)
+        config = hydra.compose(
+            primary or command,
+            overrides=[str(override.input_line) for override in parsed],
+            return_hydra_config=True,
         )
-        check_not_searched(overrides, values)
-        check(values)
-    with _no_trace_of_multirun(wanted=args.multirun):
-        hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
-            _plain(task)
-        )()
+        if type(config.hydra.verbose) is int:
+            raise SettingError(
+                "hydra.verbose must be true, false or the name of a logger, "
+                f"but is {config.hydra.verbose}"
+            )
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        values = _plain(config)
+    study = values.get("study")
+    if isinstance(study, dict) and _FAULT in study:
+        raise SettingError(study[_FAULT])
+    _check_not_overruled(parsed, values)
+    return config, values
 
 
-def _complete(config_name: str, what: Sequence[str]) -> None:
-    """Prints the script that bash evaluates, or what the line that is typed may go on with."""
-    text = completion.script(" ".join(what))
-    if text is not None:
-        print(text)
-        return
-    completion.prepare_query()
-    register()
-    if config_name != "sweep":
-        ConfigStore.instance().repo.pop("sweeps")
-    hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name=config_name)(
-        _plain(print)
-    )()
+def _plain(config: DictConfig) -> dict[str, Any]:
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
-def _refuse_flag(message: str) -> NoReturn:
-    raise SettingError(f"{message}; --hydra-help lists the flags")
+def _register(command: str) -> None:
+    """Makes the schema's defaults, and to a sweep the study files, known to Hydra.
+
+    A file that cannot be read is known by its fault, which is met where the file is selected:
+    ./sweeps may hold files of other programs.
+    """
+    store = ConfigStore.instance()
+    store.repo.pop("sweeps", None)  # those of the folder that was the working directory before
+    store.store(name="schema", node=dataclasses.asdict(RunConfig()))
+    store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
+    store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
+    for name, file in study_files().items() if command == "sweep" else ():
+        try:
+            node = _read_study_file(file)
+        except SettingError as error:
+            node = {"study": {_FAULT: str(error).replace("${", "$ {")}}
+        store.store(group="sweeps", name=name, node=node, package="_global_")
 
 
-def _jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a multirun, at most as many as are worth a check."""
-    lists = []
-    for override in parse_overrides(overrides):
-        if override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-            values = override.sweep_string_iterator()
-            lists.append([f"{override.get_key_element()}={value}" for value in values])
-        elif not override.is_sweep_override():
-            lists.append([str(override.input_line)])
-        elif not override.is_discrete_sweep():
-            raise SettingError(f"{shown(override.input_line)} must name the values one by one")
-    return [list(job) for job in itertools.islice(itertools.product(*lists), _MOST_JOBS)]
+class _FurtherFolder(SearchPathPlugin):
+    """Adds the folder of `--config-dir` behind the shipped one, as Hydra's application does."""
 
+    folder: ClassVar[Path | None] = None
 
-def _plain(task: Callable[[Any], None]) -> Callable[[DictConfig], None]:
-    def run(config: DictConfig) -> None:
-        task(_values(config))
-
-    return run
-
-
-@contextlib.contextmanager
-def _no_trace_of_multirun(*, wanted: bool) -> Iterator[None]:
-    """Hydra writes a multirun.yaml wherever its sweep folder is; so it gets one that goes."""
-    if not wanted:
-        yield
-        return
-    folder = tempfile.mkdtemp(prefix="mlp-multirun-")
-    sys.argv.append(f"hydra.sweep.dir={folder}")
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.append("command-line", f"file://{self.folder}")
 
 
 @contextlib.contextmanager
-def _composer(config_dir: str | None) -> Iterator[None]:
+def _hydra_of(config_dir: str | None) -> Iterator[None]:
+    """Hydra, ready to compose what is shipped and what is in a further folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
+    Plugins.instance().register(_FurtherFolder)
     GlobalHydra.instance().clear()
-    conf = str(shipped("conf"))
-    with hydra.initialize_config_dir(conf, version_base="1.3"):
-        if config_dir is not None:  # as Hydra's own application does it; its API has no way
-            search_path = create_config_search_path(conf)
-            place = f"file://{Path(config_dir).resolve()}"
-            search_path.prepend("command-line", place, anchor="schema")
-            GlobalHydra.instance().clear()
-            Hydra.create_main_hydra2(task_name="app", config_search_path=search_path)
-        yield
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turns what Hydra and OmegaConf refuse into one sentence."""
+    _FurtherFolder.folder = Path(config_dir).resolve() if config_dir is not None else None
     try:
-        yield
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        message = " ".join(str(cause).split("\n")[0].split())
-        place = getattr(cause, "full_key", None)
-        if place and str(place) not in message:
-            message = f"{place}: {message}"
-        if message.startswith("study.space.") and "Cannot merge" in message:
+        with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+            yield
+    finally:
+        _FurtherFolder.folder = None
+
+
+def _fault(error: Exception) -> SettingError:
+    """One sentence for what Hydra or OmegaConf refuses."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    message = " ".join(str(cause).split("\n")[0].split())
+    place = str(getattr(cause, "full_key", None) or "")
+    if place not in message:
+        message = f"{place}: {message}"
+    if place.startswith("study.space."):
+        if "Cannot merge" in message:
             message += f"; '~{place}' '+{place}=...' puts another domain in its place"
-        raise SettingError(message) from None
+        elif place.removeprefix("study.space.") in setting_paths():
+            message = (
+                f"study.space is typed setting by setting: '+{place}=...' adds this one, "
+                f"'~{place}' takes it out, both together replace it"
+            )
+    return SettingError(message)
+
+
+_FAULTS = dict.fromkeys((HydraException, OmegaConfBaseException, YAMLError), _fault)
+
+
+# -- What an override names, and whether it counts
+
+
+def _groups() -> list[str]:
+    """The config groups of all folders; Hydra is ready."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return [group for group in groups if group != "hydra"]
+
+
+def _options(group: str) -> list[str]:
+    return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _as_text(override: Override, command: str, groups: Sequence[str]) -> Override:
+    """The override, in quotes where a text is wanted that Hydra would read as something else.
+
+    `study.name=42` is a text, and `sweeps=2024` the name of a file.
+    """
+    if not isinstance(override.value(), bool | int | float):
+        return override
+    path, text = override.key_or_group, str(override.input_line).partition("=")[2].strip()
+    is_text = path in text_settings(command) or (path in groups and text in _options(path))
+    if not is_text:
+        return override
+    [quoted] = parse_overrides([f"{override.get_key_element()}='{text}'"])
+    return quoted
+
+
+def _check_name(override: Override, command: str, groups: Sequence[str]) -> None:
+    """Refuses a setting, group or option that does not exist, with the nearest that does."""
+    path = override.key_or_group
+    if path.partition("/")[0].partition(".")[0] == "hydra":
+        if not path.startswith(_OF_HYDRA):
+            raise SettingError(
+                f"{path} would do nothing here; of Hydra's own settings there are hydra.verbose, "
+                "hydra.searchpath and hydra/job_logging"
+            )
+        return
+    if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
+        return
+    if path in groups:
+        _check_option(override, _options(path))
+        return
+    known = setting_paths(command)
+    if path not in known:
+        raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
+    if override.is_delete():
+        raise SettingError(f"{path} cannot be removed; give it a value")
+
+
+def _check_option(override: Override, options: Sequence[str]) -> None:
+    group, option = override.key_or_group, override.value()
+    if group == "sweeps" and isinstance(option, str) and option in study_files():
+        _read_study_file(study_files()[option])  # raises for one that cannot be read
+    sentence = f"{group} must be one of {', '.join(options)}, but is {shown(option)}"
+    if override.is_delete():
+        is_fit = option is None or isinstance(option, str)
+    else:
+        is_fit = override.is_sweep_override() or _is_option(option)
+    if not is_fit:
+        raise SettingError(f"{sentence}; its settings are written {group}.setting=value")
+    if isinstance(option, str) and option not in options and not override.is_delete():
+        near = difflib.get_close_matches(option, options, n=1)
+        raise SettingError(sentence + (f"; did you mean '{near[0]}'?" if near else ""))
+
+
+def _is_option(value: object) -> bool:
+    """Whether Hydra can take a value for the name of an option, or of several."""
+    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
+
+
+def _check_one_value(override: Override) -> None:
+    """Refuses several values at once, which only a multirun can do something with."""
+    if override.is_sweep_override():
+        raise SettingError(
+            f"{shown(override.input_line)} has several values; a list is written in brackets, "
+            f"{override.key_or_group}=[...], and --multirun runs one after the other"
+        )
+
+
+def _check_not_searched(overrides: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Refuses a typed setting that the study draws anew for each trial: it would do nothing."""
+    study = values.get("study")
+    space = study.get("space") if isinstance(study, dict) else None
+    for override in parse_overrides(overrides):
+        group, _, setting = override.key_or_group.partition(".")
+        domains = space.get(group) if isinstance(space, dict) else None
+        if setting and isinstance(domains, dict) and setting in domains:
+            path = override.key_or_group
+            raise SettingError(
+                f"{path} is searched by this study; to fix it, add '~study.space.{path}'"
+            )
+
+
+def _check_not_overruled(overrides: Sequence[Override], values: Any) -> None:
+    """Refuses a typed option of a group where a study file sets something else: it would be lost.
+
+    Settings that are typed one by one go before both.
+    """
+    typed = {override.key_or_group: override for override in overrides}  # the last of each counts
+    for group, override in typed.items():
+        option = override.value()
+        file = shipped("conf") / group / f"{option}.yaml"
+        if not isinstance(option, str) or not group.isidentifier() or not file.is_file():
+            continue
+        for name, value in _read_yaml(file).items():
+            found = values[group][name]
+            if found != value and f"{group}.{name}" not in typed:
+                raise SettingError(
+                    f"{group}={option} has {group}.{name}={shown(value)}, but the study file sets "
+                    f"it to {shown(found)}; type the one that is meant, {group}.{name}=..."
+                )
+
+
+# -- Settings as a notebook gives them
+
+
+def run_config(settings: Settings | None = None) -> RunConfig:
+    """The config of a run: the defaults, with some settings changed.
+
+    Raises:
+        SettingError: for an unknown setting or option, or a value that breaks a law.
+
+    Example:
+        >>> import mlp
+        >>> mlp.run_config({"gradient": "clip", "model.widths": [5, 4]}).model.widths
+        (5, 4)
+    """
+    return read_run(_with_settings("train", [], settings or {}))
+
+
+def explain_config(
+    settings: dict[str, Any] | ExplainConfig | None, uri: str | None, experiment: str
+) -> ExplainConfig:
+    """The config of an explanation, from settings of the group `explain` and of others."""
+    if isinstance(settings, ExplainConfig):
+        return settings
+    values: dict[str, dict[str, Any]] = {"tracking": {"uri": uri, "experiment": experiment}}
+    given: set[str] = set()
+    for key, value in (settings or {}).items():
+        path = key if "." in key else f"explain.{key}"
+        if path in given:
+            raise SettingError(f"{path} is set twice")
+        given.add(path)
+        group, _, name = path.partition(".")
+        values.setdefault(group, {})[name] = value
+    return read_explain(values)
+
+
+def study_config(study: str = "accuracy", settings: Settings | None = None) -> SweepConfig:
+    """The config of a study: a study file, with some settings changed.
+
+    Args:
+        study: name of a shipped study file or of one in `./sweeps`.
+        settings: of the runs and of the study; `study.space` is replaced as a whole.
+
+    Raises:
+        SettingError: as `run_config`, and for a space that breaks a law.
+
+    Example:
+        >>> import mlp
+        >>> config = mlp.study_config("smoke", {"study.n_trials": 8, "training.steps": 30})
+        >>> config.study.n_trials, config.base.data.name
+        (8, 'digits')
+    """
+    return read_study(_with_settings("sweep", [f"sweeps={study}"], settings or {}))
+
+
+def read_study(values: Mapping[str, Any]) -> SweepConfig:
+    """The config of a study from its composed values, with every law that can be checked so early.
+
+    Raises:
+        SettingError: as `study_config`.
+    """
+    config = read_sweep(values)
+    check_study(config)
+    return config
+
+
+def typed_changes(settings: Settings | None) -> dict[str, Any]:
+    """Settings of a network that a rerun may change, by their paths.
+
+    Raises:
+        SettingError: for anything else.
+    """
+    known = [path for path in setting_paths() if path.partition(".")[0] in RESULT_GROUPS]
+    for path in settings or {}:
+        if path not in known:
+            raise SettingError(unknown_setting(path, known))
+    return dict(settings or {})
+
+
+def _with_settings(command: str, overrides: list[str], settings: Settings) -> Any:
+    """Groups are composed by Hydra; single settings replace what came of that."""
+    options = [f"{key}={option}" for key, option in settings.items() if "." not in key]
+    values = compose(command, [*overrides, *options])
+    for path, value in settings.items():
+        group, _, name = path.partition(".")
+        if name:
+            values.setdefault(group, {})[name] = value
+    return values
+
+
+# -- The YAML files that a config is composed of
+
+
+def shipped(folder: str) -> Path:
+    """The folder `conf` or `sweeps`: inside an installed package, or beside it in a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def group_options() -> dict[str, list[str]]:
+    """Config group -> names of its options, of the shipped ones."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(shipped("conf").iterdir())
+        if folder.is_dir()
+    }
+
+
+def study_files() -> dict[str, Path]:
+    """Name -> file of every study; one in ./sweeps goes before a shipped one of the same name."""
+    folders = (shipped("sweeps"), Path.cwd() / "sweeps")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def own_study_files() -> list[str]:
+    """Names of the shipped studies that a file in ./sweeps replaces."""
+    folder = shipped("sweeps")
+    return [
+        name
+        for name, file in study_files().items()
+        if (folder / file.name).is_file() and file.resolve().parent != folder.resolve()
+    ]
+
+
+def _read_study_file(file: Path) -> dict[str, Any]:
+    """The values of a study file; its space in groups, its name in it.
+
+    Raises:
+        SettingError: for a file that cannot be read, or names a setting of the space twice.
+    """
+    values = {"study": {}, **_read_yaml(file)}
+    if isinstance(values["study"], dict):
+        values["study"]["file"] = file.stem
+        if isinstance(values["study"].get("space"), dict):
+            try:
+                values["study"]["space"] = _nested(values["study"]["space"])
+            except ValueError as error:
+                raise SettingError(f"the space of the study file {file} {error}") from None
+    return values
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The values of a file of settings.
+
+    Raises:
+        SettingError: for a file that cannot be read, or is no mapping.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file))
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        is_key = isinstance(error, KeyValidationError) and "NoneType" in str(error)
+        said = "the key null is written in quotes, 'null': ..." if is_key else one_line(error)
+        raise SettingError(f"cannot read the study file {file}: {said}") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"the study file {file} must be a mapping with a group 'study'")
+    return {str(key): value for key, value in values.items()}
+
+
+def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
+    """Dotted paths as nested groups, so that the command line reaches into a space by its paths."""
+    nested: dict[str, Any] = {}
+    for path, domain in text_keys(space).items():
+        group, _, setting = path.partition(".")
+        new = {setting: domain} if setting else domain
+        if not isinstance(new, dict):
+            if group in RUN_GROUPS:
+                raise ValueError(
+                    f"must vary settings by their paths, such as {_a_setting_of(group)}, "
+                    f"but varies the config group {group} as a whole"
+                )
+            nested[group] = new
+            continue
+        inside = nested.setdefault(group, {})
+        if not isinstance(inside, dict) or inside.keys() & new.keys():
+            raise ValueError(f"must name each setting once, but has {path} twice")
+        inside.update(new)
+    return nested
+
+
+def _a_setting_of(group: str) -> str:
+    return next(path for path in setting_paths() if path.startswith(f"{group}."))

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from mlp.door import default_settings, setting_choices, setting_paths
+from mlp import __version__
+from mlp.addresses import mask
 from mlp.errors import MlpError, SystemLimitError, one_line
-from mlp.study.domain import typed
-from mlp.terminal.yaml_files import group_options, study_files
-from mlp.tracking.store_uri import mask
+from mlp.settings import default_settings, setting_choices, setting_paths
+from mlp.study.space import typed
+from mlp.terminal.compose import group_options, study_files
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # the first signal, once it has come
@@ -47,7 +48,10 @@ def run_command(command: Callable[[], None]) -> None:
             raise SystemLimitError(
                 f"only Linux and macOS are supported, but this is {sys.platform}"
             )
-        command()
+        if sys.argv[1:] == ["--version"]:
+            print(f"mlp-sweep {__version__}")
+        else:
+            command()
         sys.stdout.flush()
     except MlpError as error:
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)

@@ -1,16 +1,16 @@
-"""Progress on the screen: a living picture in a terminal, plain lines anywhere else."""
+"""Lines on the screen, and progress: a bar in a terminal, a line now and then anywhere else."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -104,33 +104,35 @@ class Standing:
 
 
 @dataclass(eq=False)
-class Picture:
-    """What moves in a terminal: a bar, the verdicts so far, the losses of those in training."""
-
-    bar: Progress
-    task: TaskID
-    standing: Standing
-    losses: ArrayLike = ()
-
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.bar
-        counts = self.standing.in_counts()
-        yield Text(f"verdicts {counts}" if counts else "", no_wrap=True, overflow="ellipsis")
-        heading = "loss of those in training "
-        room = options.max_width - len(heading) - len("0.0001  0.0001") - 1
-        line = sparkline(self.losses, most=max(room, 8))
-        yield Text(heading + line if line else "", no_wrap=True, overflow="ellipsis")
-
-
-@dataclass(eq=False)
 class Meter:
-    """Shows how a study goes on; made by `meter`."""
+    """Shows how far something is; made by `meter` and `counting`.
+
+    Attributes:
+        bar: of one task; None outside of a terminal.
+        first_done: what was done before; the estimate of the time left leaves it out.
+        said: when the last line was said.
+        below: lines below the bar.
+    """
 
     console: Console
-    picture: Picture | None
-    started: float
+    bar: Progress | None
     first_done: int
-    said: float  # when the last line was
+    started: float
+    said: float
+    below: Sequence[str] = ()
+
+    def move(
+        self, done: float, total: int, text: str, *, line: str, below: Sequence[str] = ()
+    ) -> None:
+        """Shows how far it is: the bar with its text, or the line where it is time for one.
+
+        An empty line is not said.
+        """
+        if self.bar is not None:
+            self.below = below
+            self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=text)
+        elif line and time.monotonic() - self.said >= _LINE_EVERY_S:
+            self._line(line)
 
     def training(self, standing: Standing, trials_in_work: float, losses: ArrayLike = ()) -> None:
         """Told often while a generation trains.
@@ -140,26 +142,30 @@ class Meter:
             trials_in_work: trials' worth of steps done in the present generation.
             losses: `(trial,)`, the latest ones of the trials in training.
         """
-        if self.picture is not None:
-            self.picture.standing, self.picture.losses = standing, losses
-            self.picture.bar.update(
-                self.picture.task,
-                completed=standing.n_done + trials_in_work,
-                total=standing.n_planned,
-                description=_in_short(standing),
-            )
-        elif trials_in_work and time.monotonic() - self.said >= _LINE_EVERY_S:
-            worth = standing.n_done + trials_in_work
-            self._line(f"{worth / standing.n_planned:.0%} of all steps are done")
+        worth, counts = standing.n_done + trials_in_work, standing.in_counts()
+        heading = "loss of those in training "
+        room = self.console.width - len(heading) - len("0.0001  0.0001") - 1
+        curve = sparkline(losses, most=max(room, 8))
+        below = (f"verdicts {counts}" if counts else "", heading + curve if curve else "")
+        best = f" · {standing.best}" if standing.best else ""
+        text = f"{standing.n_done}/{standing.n_planned} trials{best}"
+        line = f"{worth / standing.n_planned:.0%} of all steps are done" if trials_in_work else ""
+        self.move(worth, standing.n_planned, text, line=line, below=below)
 
     def stored(self, standing: Standing) -> None:
         """Told once after each generation."""
         self.training(standing, 0.0)
-        if self.picture is None:
+        if self.bar is None:
             done = standing.n_done - self.first_done
             elapsed = time.monotonic() - self.started
             left = elapsed / max(done, 1) * (standing.n_planned - standing.n_done)
             self._line(f"{standing} · {left:.0f} s left")
+
+    def picture(self) -> Group:
+        """What moves in a terminal: the bar, with the lines below it."""
+        assert self.bar is not None
+        lines = (Text(line, no_wrap=True, overflow="ellipsis") for line in self.below)
+        return Group(self.bar, *lines)
 
     def _line(self, text: str) -> None:
         self.said = time.monotonic()
@@ -172,26 +178,27 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
 
     Args:
         console: where to.
-        n_done: trials that were there before; the estimate of the time left leaves them out.
+        n_done: what was done before; the estimate of the time left leaves it out.
     """
     now = time.monotonic()
     if not console.is_terminal:
-        yield Meter(console, None, now, n_done, now)
+        yield Meter(console, None, n_done, now, now)
         return
     # Next to the text a bar of 20 leaves the line whole at 80 columns; a longer text is cut.
     text = TextColumn("{task.description}", table_column=Column(no_wrap=True))
     columns = (BarColumn(bar_width=20), text, TimeRemainingColumn(compact=True), TextColumn("left"))
     bar = Progress(*columns, console=console)
-    picture = Picture(bar, bar.add_task("", completed=n_done, total=None), Standing(n_done, 0, ""))
-    with Live(picture, console=console, transient=True, refresh_per_second=8):
-        yield Meter(console, picture, now, n_done, now)
+    bar.add_task("", completed=n_done, total=None)
+    shown = Meter(console, bar, n_done, now, now)
+    with Live(get_renderable=shown.picture, console=console, transient=True, refresh_per_second=8):
+        yield shown
 
 
 @contextmanager
 def counting(
     console: Console, what: str, n_expected: int
 ) -> Iterator[Callable[[int, float], None]]:
-    """Counts while the block runs: a living bar in a terminal, a line now and then anywhere else.
+    """Counts while the block runs.
 
     Args:
         console: where to.
@@ -201,29 +208,12 @@ def counting(
     Yields:
         Told how many are done and how many are in work.
     """
-    said = [time.monotonic()]
+    with meter(console, 0) as shown:
 
-    def tell_line(done: int, in_work: float) -> None:
-        if time.monotonic() - said[0] >= _LINE_EVERY_S:
-            said[0] = time.monotonic()
-            say(console, f"{done + in_work:.0f} {what}")
-
-    if not console.is_terminal:
-        yield tell_line
-        return
-    text = TextColumn("{task.description},")
-    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=max(1, n_expected))
-
-        def tell_bar(done: int, in_work: float) -> None:
+        def told(done: int, in_work: float) -> None:
             now = done + in_work
-            total = max(n_expected, math.ceil(now))
-            bar.update(task, completed=now, total=total, description=f"{now:.0f} of {total} {what}")
+            total = max(1, n_expected, math.ceil(now))
+            line = f"{now:.0f} {what}"
+            shown.move(now, total, f"{now:.0f} of {total} {what}", line=line)
 
-        yield tell_bar
-
-
-def _in_short(standing: Standing) -> str:
-    best = f" · {standing.best}" if standing.best else ""
-    return f"{standing.n_done}/{standing.n_planned} trials{best}"
+        yield told

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from mlp.config import Value
 from mlp.curve import Verdict
-from mlp.study.domain import typed
 from mlp.study.identity import TrialRow
+from mlp.study.space import typed
 
 _MAX_VALUES = 6  # more different numbers than this are shown in ranges
 _RANGES = 3

@@ -1,19 +1,33 @@
 """What people see of a run in lists and charts: its name, points, numbers and tags."""
 
+import functools
+import getpass
+import importlib.metadata
 import math
+import os
+import platform
+import re
+import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.config import RunConfig
+from mlp.addresses import mask
+from mlp.config import RunConfig, Study, Tracking
 from mlp.curve import Verdict
 from mlp.engine.result import Ending, Result
-from mlp.tracking import environment, record
+from mlp.tracking import record
 from mlp.tracking.record import RunRecord
+
+_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "hydra-core", "optuna", "mlflow")
+_CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside them change no run
+_PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
 
 # A hue a verdict, so that a chart of many runs can be read; of its shades, each run has one.
 _COLORS = {
@@ -26,6 +40,161 @@ _COLORS = {
 }
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
+
+
+def rerun_command(run_id: str, config: RunConfig) -> str:
+    r"""What to type to train a run again.
+
+    Example:
+        >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
+        'python -m mlp.rerun 0f \'data.root="my digits"\''
+    """
+    return shlex.join(["python", "-m", "mlp.rerun", run_id, *_places(config)])
+
+
+def explain_command(which: str, config: RunConfig) -> str:
+    """What to type to explain a study or a run."""
+    return shlex.join(["python", "-m", "mlp.explain", which, *_places(config)])
+
+
+def doctor_command(config: RunConfig, storage: str | None = None) -> str:
+    """What to type to have published what waits.
+
+    Args:
+        config: says where to publish.
+        storage: of the study; None for a single run, or where nobody named one.
+
+    Example:
+        >>> doctor_command(RunConfig())
+        'python -m mlp.doctor fix=true'
+    """
+    words = ["python", "-m", "mlp.doctor", "fix=true"]
+    if storage not in (None, Study().storage):
+        words.append(f"study.storage={_quoted(mask(str(storage)))}")
+    words += _tracking(config)
+    if config.tracking.experiment != Tracking().experiment:
+        words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
+    return shlex.join(words)
+
+
+def _places(config: RunConfig) -> list[str]:
+    root = config.data.root
+    return [*([] if root is None else [f"data.root={_quoted(root)}"]), *_tracking(config)]
+
+
+def _tracking(config: RunConfig) -> list[str]:
+    uri = config.tracking.uri
+    return [] if uri is None else [f"tracking.uri={_quoted(mask(uri))}"]
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's overrides take it: brackets, commas and blanks need quotes."""
+    return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where this process runs.
+
+    Attributes:
+        python: version of Python.
+        packages: version of each main package that is installed.
+        code: version of this program.
+        git_commit: of the checkout whose code is running; None for an installed one.
+        is_dirty: whether code or configs of that checkout differ from the commit.
+        cpu: model of the processor.
+        system: operating system and architecture.
+        user: who started it.
+    """
+
+    python: str
+    packages: dict[str, str]
+    code: str
+    git_commit: str | None
+    is_dirty: bool
+    cpu: str
+    system: str
+    user: str
+
+
+@functools.cache
+def current_environment() -> Environment:
+    """The environment of this process, looked up once."""
+    checkout = Path(__file__).resolve().parents[2]
+    commit = _commit(checkout)
+    return Environment(
+        python=platform.python_version(),
+        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        code=_version("mlp-sweep") or "unknown",
+        git_commit=commit,
+        is_dirty=bool(
+            commit and _output("git", *_in(checkout), "status", "--porcelain", "--", *_CODE)
+        ),
+        cpu=cpu(),
+        system=f"{platform.system()} {platform.machine()}",
+        user=_user(),
+    )
+
+
+def _commit(checkout: Path) -> str | None:
+    """The commit of the checkout, if it is one of its own.
+
+    A virtual environment often lies inside somebody's repository; that one's commit says nothing.
+    """
+    top = _output("git", *_in(checkout), "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != checkout:
+        return None
+    return _output("git", *_in(checkout), "rev-parse", "--verify", "HEAD") or None
+
+
+def _in(checkout: Path) -> tuple[str, ...]:
+    return ("--no-optional-locks", "-C", str(checkout))
+
+
+def _output(*command: str) -> str:
+    """What a command prints; nothing where it is missing or fails."""
+    # Variables such as GIT_DIR, set inside a git hook, would point git at another repository.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command,
+            env=clean,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def cpu() -> str:
+    """Model of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    brand = named[0] if named else _output("sysctl", "-n", "machdep.cpu.brand_string")
+    return brand or platform.processor() or platform.machine()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
 
 
 @dataclass(frozen=True)
@@ -109,6 +278,8 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "best_validation_accuracy": accuracy.max() if accuracy.size else None,
         "test_accuracy": run.test_accuracy,
         "amplitude": judgement.amplitude,
+        "ripples": judgement.ripples,
+        "tail_loss": judgement.tail_loss,
         "flip_rate": judgement.flip_rate,
         "period_steps": judgement.period_steps,
         "largest_rise": judgement.largest_rise,
@@ -185,9 +356,10 @@ def drawn_from(entry: Any) -> str:
 
 def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
-    stability = run.stability
+    stability, ripples = run.stability, run.judgement.ripples
     return {
         "verdict": run.judgement.verdict.value,
+        **({"ripples": f"{100 * ripples:.0f} % of its level"} if ripples else {}),
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
         "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,
@@ -204,7 +376,7 @@ def tags(run: RunRecord) -> dict[str, str]:
 
 def environment_tags() -> dict[str, str]:
     """What it was trained with, in MLflow's own words where it has them."""
-    here = environment.current()
+    here = current_environment()
     tags = {
         "mlflow.user": here.user,
         "mlflow.source.name": "mlp",

@@ -29,7 +29,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from mlp.tracking import three_or_seven
-from mlp.tracking.tracked_run import fetch_run
+from mlp.tracking.read import fetch_run
 
 _CODE = Path(three_or_seven.__file__)
 _REQUIREMENTS = ["numpy", "pandas"]  # named, because to find them out takes MLflow two seconds

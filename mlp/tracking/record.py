@@ -2,26 +2,74 @@
 
 A record is four files in a folder: `config.json` (all that a rerun needs), `curve.npz`,
 `weights.npz`, and `record.json` (times, sizes, the judgement). Whatever does not fit the schema to
-the letter is refused with one sentence.
+the letter is refused with one sentence, because the files may come from a server that anybody could
+write to.
+
+`config.json` is plain JSON; nothing in it is resolved, looked up or executed.
+
+An npz file has the same bytes for the same arrays. `numpy.load` allocates what a file claims to
+hold. The reader here knows from the caller which arrays must be there, checks the zip directory and
+each array's header against that, and only then reads; nothing is unpickled. Members are stored, not
+compressed: no two versions of zlib to agree on, and no file that grows when it is opened.
 """
 
 import dataclasses
+import hashlib
+import io
+import json
+import math
+import re
+import struct
+import tokenize
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mlp.config import RunConfig
+from mlp.config import RunConfig, Value, canonical_json
 from mlp.curve import Judgement
 from mlp.engine.result import Ending, Result
-from mlp.errors import RecordError, one_line
+from mlp.errors import RecordError, SettingError, one_line, shown
+from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
-from mlp.tracking import npz
-from mlp.tracking.recipe import LARGEST_TEXT, PIXELS, Recipe, parse_json, read_recipe, write_recipe
+
+Array = NDArray[Any]
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file can name
+_LARGEST_FILE = 1 << 30  # bytes; a config may claim any size
+_FIRST_BYTES = b"PK\x03\x04"
+_HEADER_ROOM = 1024  # bytes for the names, zip entries and npy header of one array
+
+# A header is a Python literal. What else than our own could stand in it, from minus signs to
+# escapes, is refused before NumPy parses it.
+_HEADER_BYTES = frozenset(
+    b"{'descr': '<|bfiu', 'fortran_order': False, 'shape': (0123456789,), }\n"
+)
+_BROKEN_FILE = (
+    ValueError,
+    zipfile.BadZipFile,
+    NotImplementedError,  # a method or version that zipfile does not know
+    RuntimeError,  # an encrypted member
+    OverflowError,
+    EOFError,
+    struct.error,
+    tokenize.TokenError,  # NumPy, for a header that is no literal
+)
+
+PIXELS = {"mnist": 784, "digits": 64}  # inputs of a network, by resolved data set
+LARGEST_TEXT = 256 * 1024  # bytes; a real one has a few hundred
+
+_VERSION = 1
+_DEEPEST = 8
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
 FACTS_FILE = "record.json"
@@ -34,6 +82,330 @@ _SHARPNESS_ARRAYS = {
     "gradient_norm": "<f8",
     "stability_ratio": "<f8",
 }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an array must be to be read.
+
+    Attributes:
+        dtype: exactly this one, little-endian.
+        shape: exactly this one, unless `may_be_shorter`.
+        may_be_shorter: whether the first axis may have fewer entries.
+        is_optional: whether the array may be missing.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    may_be_shorter: bool = False
+    is_optional: bool = False
+
+    @property
+    def largest_bytes(self) -> int:
+        """Size of the largest array that is allowed."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of that shape is as expected."""
+        if not self.may_be_shorter:
+            return shape == self.shape
+        return (
+            len(shape) == len(self.shape)
+            and shape[1:] == self.shape[1:]
+            and shape[0] <= self.shape[0]
+        )
+
+
+def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """An npz file of the arrays, in their order; `numpy.load` opens it too.
+
+    Example:
+        >>> ones = {"b": np.ones(2), "a": np.arange(3)}
+        >>> pack(ones) == pack(ones)
+        True
+        >>> sorted(np.load(io.BytesIO(pack(ones))))
+        ['a', 'b']
+    """
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            npy.write_array(member, _portable(array), version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+            info.create_system = 3  # else the bytes would depend on the operating system
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, member.getvalue())
+    return file.getvalue()
+
+
+def read_arrays(path: Path, expected: Mapping[str, Expected]) -> dict[str, Array]:
+    """Reads the expected arrays and nothing else.
+
+    Raises:
+        RecordError: for a file that is missing, too large, no npz, or holds other arrays than
+            expected; names the file and the reason.
+    """
+    return unpack_arrays(read_bytes(path, largest_file(expected)), expected, source=path.name)
+
+
+def largest_file(expected: Mapping[str, Expected]) -> int:
+    """The most bytes that a file of these arrays can have."""
+    arrays = sum(each.largest_bytes + _HEADER_ROOM for each in expected.values())
+    return min(arrays + _HEADER_ROOM, _LARGEST_FILE)
+
+
+def unpack_arrays(
+    data: bytes, expected: Mapping[str, Expected], *, source: str
+) -> dict[str, Array]:
+    """As `read`, from the bytes of a file that is called `source`."""
+    try:
+        if not data.startswith(_FIRST_BYTES):  # zipfile itself looks at the end alone
+            raise ValueError("it must begin with a zip member")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _checked_members(archive, expected)
+            return {name: _array(archive, members[name], expected[name]) for name in members}
+    except _BROKEN_FILE as error:
+        raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
+
+
+def arrays_digest(arrays: Iterable[Array]) -> str:
+    """SHA-256 over the dtype, shape and bytes of each array in turn, 64 hex digits.
+
+    Every NaN counts as the same one: its sign and payload say nothing about a training.
+
+    Example:
+        >>> digest([np.array([np.nan])]) == digest([np.array([-np.nan])])
+        True
+    """
+    state = hashlib.sha256()
+    for array in arrays:
+        plain = _portable(array)
+        if plain.dtype.kind == "f":
+            plain = np.where(np.isnan(plain), plain.dtype.type(np.nan), plain)
+        state.update(f"{plain.dtype.str}{list(plain.shape)}".encode())
+        state.update(plain.tobytes())
+    return state.hexdigest()
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a plain file that may not be larger than `most`.
+
+    Raises:
+        RecordError: for anything else.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise RecordError(f"{path.name} is missing or not a plain file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise RecordError(f"{path.name} must be at most {most} bytes long, but is longer")
+    return data
+
+
+def _portable(array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
+
+
+def _checked_members(
+    archive: zipfile.ZipFile, expected: Mapping[str, Expected]
+) -> dict[str, zipfile.ZipInfo]:
+    """The archive's members by the name of their array, checked by the zip directory alone."""
+    names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    required = {name for name, each in expected.items() if not each.is_optional}
+    if len(set(names)) != len(names) or not required <= set(names) <= set(expected):
+        raise ValueError(f"it must hold {', '.join(expected)}, but holds {', '.join(names)}")
+    members = dict(zip(names, archive.infolist(), strict=True))
+    for name, info in members.items():
+        if info.filename != f"{name}.npy" or info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} must be a stored npy member")
+        if not info.file_size == info.compress_size <= expected[name].largest_bytes + _HEADER_ROOM:
+            raise ValueError(f"{name} must not claim {info.file_size} bytes")
+    return {name: members[name] for name in expected if name in members}
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, expected: Expected) -> Array:
+    """One member, its header checked before its data is looked at."""
+    data = io.BytesIO(archive.read(info))
+    if npy.read_magic(data) != (1, 0):
+        raise ValueError(f"{info.filename} must be an array in version 1.0 of the npy format")
+    start, n_header = data.tell(), int.from_bytes(data.read(2), "little")
+    if not _HEADER_BYTES.issuperset(data.read(n_header)):
+        raise ValueError(f"{info.filename} must have a header such as NumPy writes")
+    data.seek(start)
+    shape, is_fortran, dtype = npy.read_array_header_1_0(data, max_header_size=_HEADER_ROOM)
+    if dtype.str != expected.dtype or is_fortran or not expected.allows(shape):
+        limit = "at most " if expected.may_be_shorter else ""
+        raise ValueError(
+            f"{info.filename} must be {expected.dtype} of shape {limit}{list(expected.shape)}, "
+            f"but is {dtype.str} of shape {shown(list(shape))}"
+        )
+    values = data.read()
+    if len(values) != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{info.filename} must hold exactly the data of its shape {list(shape)}")
+    return np.frombuffer(values, dtype).reshape(shape).copy()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a run again, and how it ended.
+
+    Attributes:
+        config: the settings; `data.name` is the data set itself, never `auto`. Where the data lies,
+            where to track and with how many threads is not part of it.
+        data_digest: SHA-256 of the data it was trained on, 64 hex digits.
+        ending: how the training ended.
+        last_step: the update it ended after.
+    """
+
+    config: RunConfig
+    data_digest: str
+    ending: Ending
+    last_step: int
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The one text of a recipe.
+
+    Raises:
+        ValueError: if the data set is still `auto`.
+
+    Example:
+        >>> run = read_run({"data": {"name": "digits"}})
+        >>> recipe = Recipe(run, "0" * 64, Ending.COMPLETED, 500)
+        >>> read_recipe(write_recipe(recipe)) == recipe
+        True
+    """
+    if recipe.config.data.name not in PIXELS:
+        raise ValueError(f"data.name must be resolved, but is {recipe.config.data.name!r}")
+    return canonical_json(
+        {
+            "version": _VERSION,
+            "settings": _grouped(recorded_settings(recipe.config)),
+            "data_digest": recipe.data_digest,
+            "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
+        }
+    )
+
+
+def read_recipe(text: str) -> Recipe:
+    """Reads the text of a recipe from anywhere.
+
+    Raises:
+        RecordError: for a text that is too long, no JSON, ambiguous, or off the schema; one
+            sentence that is safe to print.
+    """
+    values = _parse(text)
+    _check_keys("config.json", values, {"version", "settings", "data_digest", "ended"})
+    version, digest, ended = values["version"], values["data_digest"], values["ended"]
+    if isinstance(version, bool) or version != _VERSION:
+        _refuse(f"version must be {_VERSION}, but is {version!r}")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        _refuse(f"data_digest must be 64 hex digits, but is {digest!r}")
+    run = _read_settings(values["settings"])
+    _check_keys("ended", ended, {"ending", "last_step"})
+    endings = [ending for ending in Ending if ending == ended["ending"]]
+    if not endings:
+        _refuse(f"ended.ending must be one of {', '.join(Ending)}, but is {ended['ending']!r}")
+    last_step = ended["last_step"]
+    if type(last_step) is not int or not 0 <= last_step <= run.training.steps:
+        _refuse(f"ended.last_step must be a step of the training, but is {last_step!r}")
+    return Recipe(run, digest, endings[0], last_step)
+
+
+def parse_json(text: str, *, source: str) -> Any:
+    """Plain JSON with no room for a second reading: no NaN, no infinity, no key twice.
+
+    Raises:
+        RecordError: naming the source and the reason.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
+
+
+def _grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    groups: dict[str, dict[str, Value]] = {}
+    for path, value in settings.items():
+        group, _, name = path.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
+def _parse(text: str) -> Any:
+    if len(text.encode(errors="surrogatepass")) > LARGEST_TEXT:
+        _refuse(f"it must be at most {LARGEST_TEXT} bytes long, but is longer")
+    values = parse_json(text, source="config.json")
+    _check_values(values, 1)
+    return values
+
+
+def _check_values(value: Any, depth: int) -> None:
+    """No deep nesting, no key that Hydra would obey, no text that OmegaConf would resolve."""
+    if depth > _DEEPEST:
+        _refuse(f"it must be nested at most {_DEEPEST} deep")
+    if isinstance(value, str) and "${" in value:
+        _refuse(f"no value may be an interpolation, but one is {value!r}")
+    if isinstance(value, dict):
+        for key in value:
+            if key.startswith("_") or "${" in key:
+                _refuse(f"no setting may be called {key!r}")
+        value = list(value.values())
+    if isinstance(value, list):
+        for child in value:
+            _check_values(child, depth + 1)
+
+
+def _check_keys(name: str, values: Any, expected: set[str], optional: Collection[str] = ()) -> None:
+    if not isinstance(values, dict):
+        _refuse(f"{name} must be a mapping, but is {values!r}")
+    for key in sorted((values.keys() | set(optional)) ^ expected):
+        _refuse(f"{name} must {'have' if key in expected else 'not have'} the key {key!r}")
+
+
+def _read_settings(values: Any) -> RunConfig:
+    """The schema's own door, but with every setting there: a default may change one day.
+
+    A setting that is younger than the record may be missing, and is what was done at that time.
+    """
+    expected = _grouped(settings_of(RunConfig()))
+    younger = _grouped(YOUNGER_SETTINGS)
+    _check_keys("settings", values, set(expected))
+    for group, settings in expected.items():
+        _check_keys(f"settings.{group}", values[group], set(settings), younger.get(group, ()))
+    try:
+        run = read_run({g: {**younger.get(g, {}), **part} for g, part in values.items()})
+    except SettingError as error:
+        _refuse(str(error))
+    if run.data.name not in PIXELS:
+        _refuse(f"data.name must be one of {', '.join(PIXELS)}, but is {run.data.name!r}")
+    return run
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise RecordError(f"config.json cannot be used: {one_line(reason)}")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} is there twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +459,24 @@ def config_json(record: RunRecord) -> str:
 
 def curve_digest(result: Result) -> str:
     """SHA-256 over the curves of `curve.npz`; equal for equal training, measured or not."""
-    return npz.digest(_curve_arrays(result).values())
+    return arrays_digest(_curve_arrays(result).values())
 
 
 def sharpness_digest(result: Result) -> str:
     """SHA-256 over what `curve.npz` holds of the sharpness; equal for equal measurements."""
-    return npz.digest(_sharpness_arrays(result).values())
+    return arrays_digest(_sharpness_arrays(result).values())
 
 
 def weights_digest(result: Result) -> str:
     """SHA-256 over the arrays of `weights.npz`; equal for equal weights."""
-    return npz.digest(_weight_arrays(result).values())
+    return arrays_digest(_weight_arrays(result).values())
 
 
 def write_artifacts(folder: Path, record: RunRecord) -> None:
     """Writes what a tracked run shows: `config.json`, `curve.npz` and `weights.npz`."""
     (folder / CONFIG_FILE).write_text(config_json(record), encoding="utf-8")
-    (folder / CURVE_FILE).write_bytes(npz.pack(_all_arrays(record)))
-    (folder / WEIGHTS_FILE).write_bytes(npz.pack(_weight_arrays(record.result)))
+    (folder / CURVE_FILE).write_bytes(pack_arrays(_all_arrays(record)))
+    (folder / WEIGHTS_FILE).write_bytes(pack_arrays(_weight_arrays(record.result)))
 
 
 def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
@@ -114,10 +486,10 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         RecordError: for whatever is missing or does not fit; names the file and the reason.
     """
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
-    curve = npz.read(folder / CURVE_FILE, expected_curve(recipe.config))
+    curve = read_arrays(folder / CURVE_FILE, expected_curve(recipe.config))
     has_weights = recipe.ending is not Ending.CRASHED
     weights = (
-        npz.read(folder / WEIGHTS_FILE, expected_weights(recipe.config)) if has_weights else {}
+        read_arrays(folder / WEIGHTS_FILE, expected_weights(recipe.config)) if has_weights else {}
     )
     _check_curve(curve, recipe.config)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
@@ -177,41 +549,41 @@ def read_text(path: Path) -> str:
         RecordError: for a file that is missing, too large or no text.
     """
     try:
-        return npz.read_bytes(path, LARGEST_TEXT).decode()
+        return read_bytes(path, LARGEST_TEXT).decode()
     except UnicodeDecodeError:
         raise RecordError(f"{path.name} must be UTF-8 text") from None
 
 
-def expected_weights(run: RunConfig) -> dict[str, npz.Expected]:
+def expected_weights(run: RunConfig) -> dict[str, Expected]:
     """The arrays of `weights.npz` that fit a config: `W1` `(fan_in, fan_out)`, `b1`, and so on."""
     dtype = np.dtype(run.training.dtype).newbyteorder("<").str
     sizes = (PIXELS[run.data.name], *run.model.layer_widths, _N_CLASSES)
-    arrays: dict[str, npz.Expected] = {}
+    arrays: dict[str, Expected] = {}
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
-        arrays[f"W{i}"] = npz.Expected(dtype, (fan_in, fan_out))
-        arrays[f"b{i}"] = npz.Expected(dtype, (fan_out,))
+        arrays[f"W{i}"] = Expected(dtype, (fan_in, fan_out))
+        arrays[f"b{i}"] = Expected(dtype, (fan_out,))
     return arrays
 
 
-def expected_curve(run: RunConfig) -> dict[str, npz.Expected]:
+def expected_curve(run: RunConfig) -> dict[str, Expected]:
     """The arrays of `curve.npz` that fit a config; each at most one entry a step, and the first."""
     most = (run.training.steps + 1,)
     arrays = {
-        "loss": npz.Expected("<f8", most, may_be_shorter=True),
-        "loss_step": npz.Expected("<i8", most, may_be_shorter=True),
-        "validation_accuracy": npz.Expected("<f8", most, may_be_shorter=True),
-        "evaluated_step": npz.Expected("<i8", most, may_be_shorter=True),
+        "loss": Expected("<f8", most, may_be_shorter=True),
+        "loss_step": Expected("<i8", most, may_be_shorter=True),
+        "validation_accuracy": Expected("<f8", most, may_be_shorter=True),
+        "evaluated_step": Expected("<i8", most, may_be_shorter=True),
     }
     if run.training.batch_size is not None:
-        arrays["step_loss"] = npz.Expected("<f8", most, may_be_shorter=True)
+        arrays["step_loss"] = Expected("<f8", most, may_be_shorter=True)
     if points := len(sharpness_steps(run)):
         for name, dtype in _SHARPNESS_ARRAYS.items():
-            arrays[name] = npz.Expected(dtype, (points,), may_be_shorter=True)
+            arrays[name] = Expected(dtype, (points,), may_be_shorter=True)
     return arrays
 
 
-def _curve_arrays(result: Result) -> dict[str, npz.Array]:
-    arrays: dict[str, npz.Array | None] = {
+def _curve_arrays(result: Result) -> dict[str, Array]:
+    arrays: dict[str, Array | None] = {
         "loss": result.loss,
         "loss_step": result.loss_step,
         "validation_accuracy": result.validation_accuracy,
@@ -221,23 +593,23 @@ def _curve_arrays(result: Result) -> dict[str, npz.Array]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _sharpness_arrays(result: Result) -> dict[str, npz.Array]:
+def _sharpness_arrays(result: Result) -> dict[str, Array]:
     return {name: getattr(result, name) for name in _SHARPNESS_ARRAYS}
 
 
-def _all_arrays(record: RunRecord) -> dict[str, npz.Array]:
+def _all_arrays(record: RunRecord) -> dict[str, Array]:
     arrays = _curve_arrays(record.result)
     return arrays | _sharpness_arrays(record.result) if sharpness_steps(record.config) else arrays
 
 
-def _weight_arrays(result: Result) -> dict[str, npz.Array]:
-    arrays: dict[str, npz.Array] = {}
+def _weight_arrays(result: Result) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
     for i, (W, b) in enumerate(result.weights, start=1):
         arrays[f"W{i}"], arrays[f"b{i}"] = W, b
     return arrays
 
 
-def _check_curve(curve: dict[str, npz.Array], run: RunConfig) -> None:
+def _check_curve(curve: dict[str, Array], run: RunConfig) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
     pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
     measured = [name for name in _SHARPNESS_ARRAYS if name in curve]

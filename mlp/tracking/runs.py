@@ -6,30 +6,40 @@ that one background thread can record while another trains.
 
 Recording is safe to repeat: a run is found again by its key, and its points carry the time of the
 training, so that MLflow knows the same points when they come twice.
+
+The descriptions of studies and runs are short Markdown notes. MLflow's pages show some six lines of
+a description and hide the rest, so what matters comes first.
 """
 
 import math
+import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-from mlflow.entities import Metric, Run, ViewType
+from collections import Counter
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from mlp.canonical import canonical_json, digest
+from mlp.config import canonical_json, digest
+from mlp.curve import Verdict
+from mlp.engine.result import Ending
 from mlp.errors import MissingInputError
 from mlp.settings import settings_of
-from mlp.tracking import display, entities, note, record
-from mlp.tracking.label import KEY, STUDY, TRIAL, checked_key, study_key, trial_key
+from mlp.tracking import display, record
+from mlp.tracking.display import explain_command, numbers, rerun_command
 from mlp.tracking.record import RunRecord
-from mlp.tracking.view import NOTE_TAG
+from mlp.tracking.spool import EXPLAINS, KEY, STUDY, TRIAL, checked_key, study_key, trial_key
+from mlp.tracking.view import NOTE_TAG, page_query
 
 STUDY_FILE = "study.json"
 
@@ -37,6 +47,13 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _MOST_TWINS = 10
 _PAGE = 1000  # runs of one answer
+
+_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_DATASET_DIGEST = 36  # of the 64 hex digits; MLflow takes no more
+_UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
+
+_ANSWER, _CAUSES = "mlp.answer", "mlp.causes"
+_END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
 
 
 def start_study(
@@ -78,9 +95,9 @@ def start_study(
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
-        shown = entities.params(display.study_params(settings, searched or {}))
+        shown = as_params(display.study_params(settings, searched or {}))
         params = [param for param in shown if param.key not in run.data.params]
-        store.client.log_batch(run_id, params=params, tags=entities.tags(all_tags) if known else [])
+        store.client.log_batch(run_id, params=params, tags=_as_tags(all_tags) if known else [])
         file = Path(folder) / STUDY_FILE
         file.write_text(canonical_json(settings), encoding="utf-8")
         store.client.log_artifact(run_id, str(file))
@@ -122,13 +139,11 @@ def publish_run(
         run_id = str(made.info.run_id)
         store.client.log_batch(
             run_id,
-            metrics=entities.metrics(run),
-            params=entities.params(settings_of(run.config)),
-            tags=entities.tags(
-                {**(all_tags if known else {}), NOTE_TAG: note.run_note(run, run_id)}
-            ),
+            metrics=_metrics(run),
+            params=as_params(settings_of(run.config)),
+            tags=_as_tags({**(all_tags if known else {}), NOTE_TAG: run_note(run, run_id)}),
         )
-        store.client.log_inputs(run_id, datasets=[entities.dataset(run)])
+        store.client.log_inputs(run_id, datasets=[_dataset(run)])
         record.write_artifacts(Path(folder), run)
         store.client.log_artifacts(run_id, folder)
         store.client.set_terminated(run_id, "FINISHED", end_time=run.ended_ms)
@@ -159,8 +174,8 @@ def update_run(
         store.client.log_batch(
             run_id,
             metrics=points,
-            params=entities.params(params or {}),
-            tags=entities.tags(tags or {}),
+            params=as_params(params or {}),
+            tags=_as_tags(tags or {}),
         )
         for name, text in (files or {}).items():
             store.client.log_text(run_id, text, name)
@@ -281,3 +296,224 @@ def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _metrics(run: RunRecord) -> list[Metric]:
+    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run."""
+    result = run.result
+    return [
+        *_points(run, "loss", result.loss, result.loss_step),
+        *_points(run, "validation_accuracy", result.validation_accuracy, result.evaluated_step),
+        *_points(run, "sharpness", result.sharpness, result.sharpness_step),
+        *_points(run, "stability_ratio", result.stability_ratio, result.sharpness_step),
+        *(Metric(name, value, run.ended_ms, 0) for name, value in display.numbers(run).items()),
+    ]
+
+
+def as_params(settings: Mapping[str, Any]) -> list[Param]:
+    """Settings as params; the branches of a space may be called what no param can be, `[3,3]`."""
+    named = {_cut(_UNNAMEABLE.sub("_", name), _LONGEST_NAME): v for name, v in settings.items()}
+    return [Param(name, _cut(value, _LONGEST_PARAM)) for name, value in named.items()]
+
+
+def _as_tags(texts: Mapping[str, str]) -> list[RunTag]:
+    """Name -> text as tags, those that are too long cut."""
+    return [RunTag(name, _cut(text, _LONGEST_TAG)) for name, text in texts.items()]
+
+
+def _dataset(run: RunRecord) -> DatasetInput:
+    """What the run was trained on, as MLflow's lists show it."""
+    data = run.config.data
+    profile = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
+    made = Dataset(
+        name=f"{data.name} 3-vs-7",
+        digest=run.data_digest[:_DATASET_DIGEST],
+        source_type="code",
+        source=canonical_json({"data": data.name}),
+        profile=canonical_json(profile),
+    )
+    return DatasetInput(made, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _points(run: RunRecord, name: str, values: record.Array, steps: record.Array) -> list[Metric]:
+    """Points at the times that the training passed them, as far as they are known."""
+    curve = display.thin(values, steps)
+    pace_ms = (run.ended_ms - run.started_ms) / max(1, run.result.last_step)
+    return [
+        Metric(name, value, run.started_ms + round(step * pace_ms), step)
+        for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
+    ]
+
+
+def _cut(value: Any, most: int) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def run_note(run: RunRecord, run_id: str) -> str:
+    """What came of a run, and how to train it again.
+
+    Args:
+        run: what was recorded.
+        run_id: MLflow's id of it.
+    """
+    verdict = run.judgement.verdict
+    came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
+    if run.result.ending is Ending.CRASHED:
+        came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
+    again = rerun_command(run_id, run.config)
+    half = run.config.optimizer.learning_rate / 2
+    commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
+    offers = "The same again, bit for bit, or with half its learning rate:"
+    if verdict is Verdict.OSCILLATING:
+        commands.insert(0, explain_command(run_id, run.config))
+        offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
+    return "\n\n".join(
+        [
+            f"{came_of_it} {_numbers(run)}".strip(),
+            offers,
+            _block(commands),
+        ]
+    )
+
+
+def study_note(
+    verdicts: Sequence[Verdict],
+    *,
+    winner: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    commands: Sequence[str] = (),
+) -> str:
+    """What came of a study: verdicts, the best trial, its settings, what to type next.
+
+    Args:
+        verdicts: of all trials.
+        winner: Markdown about the best trial; None where no run stayed finite.
+        settings: its searched settings.
+        commands: to type.
+
+    Example:
+        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
+        **1 of 3 runs is oscillating**, 2 are stalled.
+        <BLANKLINE>
+        None of them came to its end with a finite loss.
+    """
+    counts = Counter(verdicts)
+    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
+    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
+    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
+    if winner is None:
+        return f"{line}.\n\nNone of them came to its end with a finite loss."
+    parts = [f"{line}.", winner, _block(commands)]
+    if settings:
+        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
+    return "\n\n".join(parts)
+
+
+def run_link(experiment_id: str, run_id: str, name: str) -> str:
+    """A link from one page of MLflow to that of a run.
+
+    Example:
+        >>> run_link("1", "0f", "#3 lr 0.5")
+        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
+    """
+    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
+
+
+def _numbers(run: RunRecord) -> str:
+    known = numbers(run)
+    if "diverged_at_step" in known:
+        return f"It was lost at step {known['diverged_at_step']:.0f}."
+    if "final_loss" not in known:
+        return ""
+    parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
+    if "final_validation_accuracy" in known:
+        parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
+    if run.judgement.verdict is Verdict.OSCILLATING:
+        period = known.get("period_steps")
+        pace = "" if period is None else f" every {period:.3g} steps"
+        parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
+    return ", ".join(parts) + "."
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _block(commands: Sequence[str]) -> str:
+    return "\n".join(["```console", *commands, "```"])
+
+
+def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
+    """The run whose children are reruns: the one that is there, or a new one.
+
+    Args:
+        store: where.
+        key: of the study or run that is explained.
+        name: of the new run, for a person.
+        parent: id of the run that is explained, or of the study's, if it has one.
+
+    Returns:
+        Its id; it is RUNNING.
+    """
+    own_key = f"{key}/explain"
+    tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    with one_sentence(store.uri):
+        known = find_run(store, own_key)
+        if known is not None:
+            store.client.update_run(known.info.run_id, status="RUNNING")
+            return str(known.info.run_id)
+        made = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
+    return str(made.info.run_id)
+
+
+def log_page(store: Store, run_id: str, text: str, name: str) -> None:
+    """Adds a page to a run's artifacts; an older one of that name is replaced."""
+    with one_sentence(store.uri), TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(text, encoding="utf-8")
+        store.client.log_artifact(run_id, str(file))
+
+
+def describe_answer(
+    store: Store, run_ids: Iterable[str], *, sentences: Sequence[str], causes: Sequence[str]
+) -> None:
+    """Puts the answer where people look: first in a run's note, and in tags to filter by.
+
+    What the note said before stays below it; an earlier answer goes.
+    """
+    named = ", ".join(dict.fromkeys(causes)) or "none shown"
+    with one_sentence(store.uri):
+        for run_id in run_ids:
+            before = store.client.get_run(run_id).data.tags
+            note = before.get(NOTE_TAG, "")
+            earlier = _shown(before.get(_ANSWER, ""))
+            rest = note.removeprefix(earlier).removeprefix(_END_OF_ANSWER) if earlier else note
+            tags = {_CAUSES: named, _ANSWER: "\n\n".join(sentences)}
+            tags[NOTE_TAG] = _below(tags, rest)
+            store.client.log_batch(
+                run_id, tags=[RunTag(name, text[:_LONGEST_TAG]) for name, text in tags.items()]
+            )
+
+
+def below_answer(store: Store, run_id: str, note: str) -> str:
+    """A new note of a run with the answer before it, if an explanation has given one."""
+    with one_sentence(store.uri):
+        tags = store.client.get_run(run_id).data.tags
+    return _below(tags, note)
+
+
+def _below(tags: Mapping[str, str], note: str) -> str:
+    answer = _shown(tags.get(_ANSWER, ""))
+    return f"{answer}{_END_OF_ANSWER}{note}" if answer and note else answer or note
+
+
+def _shown(answer: str) -> str:
+    first, *rest = answer.split("\n\n")
+    return "\n\n".join([f"**{first}**", *rest]) if answer else ""

@@ -1,6 +1,6 @@
 """Opens the tracking store, and says in one sentence what is wrong with it.
 
-Importing this imports MLflow, which takes seconds; `mlp.tracking.store_uri` says without it whether
+Importing this imports MLflow, which takes seconds; `mlp.addresses` says without it whether
 an address can work.
 """
 
@@ -28,9 +28,9 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlp import addresses
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
-from mlp.tracking import store_uri
 from mlp.tracking.view import NOTE_TAG, StudyView, page_query
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
@@ -61,7 +61,7 @@ class Store:
     @property
     def is_default(self) -> bool:
         """Whether MLflow's commands find it, typed in the working directory without an address."""
-        return self.uri == store_uri.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+        return self.uri == addresses.mask(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
 
 
 def open_store(tracking: Tracking) -> Store:
@@ -77,10 +77,10 @@ def open_store(tracking: Tracking) -> Store:
         BusyError: for a store that another program has locked.
         UnavailableError: for a server that does not answer.
     """
-    uri = store_uri.resolve(tracking)
-    shown = store_uri.mask(uri)
+    uri = addresses.resolve(tracking)
+    shown = addresses.mask(uri)
     _calm_mlflow(uri)
-    path = store_uri.sqlite_path(uri)
+    path = addresses.sqlite_path(uri)
     with one_sentence(shown):
         if path is not None:
             _make_sqlite(path)
@@ -152,7 +152,7 @@ def one_sentence(shown: str) -> Iterator[None]:
 
 def _fault(error: Exception, shown: str) -> MlpError:
     """The error for a fault; its text is all there is to tell one from another."""
-    said = store_uri.mask(_innermost(error))
+    said = addresses.mask(_innermost(error))
     if "database is locked" in said:
         return BusyError(f"another program holds the tracking store {shown}; close it or try again")
     if "disk I/O error" in said:  # it may pass; whoever can try again does
@@ -179,7 +179,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _is_server(shown: str) -> bool:
-    return store_uri.sqlite_path(shown) is None
+    return addresses.sqlite_path(shown) is None
 
 
 def _is_outage(error: Exception) -> bool:
@@ -220,13 +220,13 @@ def _make_sqlite(path: Path) -> None:
     Making the tables takes seconds. Two processes that do it in the same file break it for good,
     and so does one that is killed meanwhile.
     """
-    if store_uri.tables(path):
+    if addresses.tables(path):
         _check_tables(path)
         return
     with _naming(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with store_uri.only_one(path.parent):
-        if store_uri.tables(path):
+    with addresses.only_one(path.parent):
+        if addresses.tables(path):
             return
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):  # by one that was killed
             shutil.rmtree(left)
@@ -251,8 +251,8 @@ def _naming(folder: Path) -> Iterator[None]:
 
 def _check_tables(path: Path) -> None:
     """Refuses what MLflow would quietly turn into a store of its own or of today's version."""
-    missing = set(Tables.metadata.tables) - store_uri.tables(path)
-    if missing and "alembic_version" in store_uri.tables(path):
+    missing = set(Tables.metadata.tables) - addresses.tables(path)
+    if missing and "alembic_version" in addresses.tables(path):
         raise StoreError(_other_version(f"sqlite:///{path}"))
     if missing:
         raise StoreError(

@@ -8,16 +8,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mlp.causes.attribution import answer, estimate, investigate, next_trainings
-from mlp.causes.cause import Kind
-from mlp.causes.change import Factor
+from mlp.causes.answer import (
+    Kind,
+    answer,
+    estimate,
+    evidence_table,
+    investigate,
+    next_trainings,
+    render_answer,
+    sentences,
+)
+from mlp.causes.changes import Factor
 from mlp.causes.evidence import Conclusion
-from mlp.causes.explanation import evidence_table, render_answer, sentences
-from mlp.causes.inquiry import Effort, Side, prepare
 from mlp.causes.observed import observe
-from mlp.causes.picking import spread
+from mlp.causes.plan import Effort, Side, prepare, spread
 from mlp.curve import Verdict
-from mlp.door import with_settings
+from mlp.settings import with_settings
 from support.planted import (
     AND,
     DEPTH,

@@ -4,12 +4,10 @@ import math
 
 import pytest
 
-from mlp.causes.change import Factor, changes_of, plain, rerun
+from mlp.causes.changes import Factor, changes_of, plain, rerun, step_factor
 from mlp.causes.observed import complete_space, parameters_of
-from mlp.causes.step import step_factor
 from mlp.config import Execution, RunConfig
-from mlp.door import with_settings
-from mlp.settings import settings_of
+from mlp.settings import settings_of, with_settings
 from mlp.study.space import read_space
 
 SPACE = {

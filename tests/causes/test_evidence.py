@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlp.causes.evidence import (
-    capital,
-    holm,
-    p_value_of,
-    paired_difference,
-    pairs_needed,
-    wilson,
-)
+from mlp.causes.evidence import capital, holm, p_value_of, paired_difference, pairs_needed
+from mlp.shares import wilson
 
 counts = st.integers(0, 200)
 

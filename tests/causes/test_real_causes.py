@@ -3,21 +3,19 @@
 import numpy as np
 import pytest
 
+from mlp.causes.answer import Kind, answer, investigate, render_answer
 from mlp.causes.association import associate
-from mlp.causes.attribution import answer, investigate
-from mlp.causes.cause import Kind
-from mlp.causes.explanation import render_answer
 from mlp.causes.first_step import gradient_norms
-from mlp.causes.inquiry import Effort, prepare
 from mlp.causes.observed import observe
+from mlp.causes.plan import Effort, prepare
 from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig
 from mlp.curve import Verdict, judge
 from mlp.data.dataset import features, load
-from mlp.door import with_settings
 from mlp.engine.population import train
 from mlp.gradient import global_norm, normalize
 from mlp.network import gradient, initialize
+from mlp.settings import with_settings
 from mlp.study.space import draw, read_space
 
 BASE = with_settings(RunConfig(), {"data.name": "digits", "training.steps": 120})

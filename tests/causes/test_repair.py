@@ -6,14 +6,11 @@ import functools
 import numpy as np
 import pytest
 
-from mlp.causes.repair import repair
-from mlp.causes.repaired import named_causes
-from mlp.causes.standard_space import standard_space
-from mlp.causes.step import step_example
+from mlp.causes.changes import standard_space, step_example
+from mlp.causes.repair import named_causes, repair
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.door import with_settings
-from mlp.settings import settings_of
+from mlp.settings import settings_of, with_settings
 from support.planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
 _OF_THE_STEP = ("optimizer.learning_rate", "gradient.normalization")

@@ -21,8 +21,9 @@ class Labelled:
     Attributes:
         name: neutral; nothing in it hints at the label.
         origin: mnist, digits or formula.
-        split: tune, held-out, fresh or later; see the README.
+        split: tune, held-out, fresh, later or own; see the README.
         label: the verdict given by eye.
+        first_label: what was said to the question before, where that differs; else empty.
         spiked: what was seen, None where it was not noted.
         loss: `(entry,)`.
         sampling_error: standard error of one entry, 0 where there is no sampling noise.
@@ -34,6 +35,7 @@ class Labelled:
     origin: str
     split: str
     label: str
+    first_label: str
     spiked: bool | None
     loss: Curve
     sampling_error: float
@@ -45,11 +47,11 @@ def split_of(name: str) -> str:
     """The rule, fixed before any label: one in three by the hash of the name; later batches whole.
 
     Example:
-        >>> [split_of(name) for name in ("run-000", "run-001", "fresh-000", "later-000")]
-        ['tune', 'held-out', 'fresh', 'later']
+        >>> [split_of(f"{batch}-001") for batch in ("run", "fresh", "later", "own")]
+        ['held-out', 'fresh', 'later', 'own']
     """
     batch = name.partition("-")[0]
-    if batch in ("fresh", "later"):
+    if batch in ("fresh", "later", "own"):
         return batch
     is_held_out = int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
     return "held-out" if is_held_out else "tune"
@@ -73,6 +75,7 @@ def _labelled(row: dict[str, str], arrays: dict[str, NDArray[np.generic]]) -> La
         origin=row["origin"],
         split=split_of(name),
         label=row["label"],
+        first_label=row["first_label"],
         spiked={"yes": True, "no": False, "": None}[row["spiked"]],
         loss=synthesize(name) if made else arrays[name].astype(np.float64),
         sampling_error=(

@@ -76,6 +76,8 @@ def _scores(curves: Sequence[Labelled]) -> str:
     for name, rule in RULES.items():
         said = [(rule(curve), curve.label) for curve in curves if curve.label != "diverged"]
         known = [(says, label == "oscillating") for says, label in said if says is not None]
+        if not known:
+            continue
         n_right = sum(says == is_so for says, is_so in known)
         n_found = sum(bool(says) and is_so for says, is_so in known)
         n_so = sum(is_so for _, is_so in known)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mlp.engine import elementary
+from mlp.engine import kernels
 from mlp.engine.simd import WIDE, aligned_zeros, lanes, load, store
 
 
@@ -37,7 +37,7 @@ def test_errors_stay_within_four_units_in_the_last_place(name, dtype):
     values, truth = CASES[name]
     x, y = aligned_zeros(4096, dtype), aligned_zeros(4096, dtype)
     x[:] = values
-    compiled = over_vectors(getattr(elementary, name))
+    compiled = over_vectors(getattr(kernels, name))
     compiled(x, y)
     expected = truth(wide(x))
     units = np.abs(wide(y) - expected) / np.spacing(np.abs(expected).astype(dtype))

@@ -1,7 +1,7 @@
 """Memory, counted before it is used."""
 
-from mlp.door import read_run
-from mlp.engine.memory import available_bytes, trial_bytes
+from mlp.engine.population import available_bytes, trial_bytes
+from mlp.settings import read_run
 
 
 def bytes_of(widths, **training):

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from mlp.config import Data
 from mlp.data.dataset import Dataset, load
-from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.gradient import descend, normalize, rate_share
 from mlp.network import Layer, accuracy, initialize, loss_and_gradient, mean_loss
+from mlp.settings import read_run, with_settings
 
 LAWFUL = settings(derandomize=True, max_examples=25)
 

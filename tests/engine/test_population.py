@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from mlp.data.dataset import Dataset, Part, moved
-from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize, rate_share
 from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
+from mlp.settings import read_run, with_settings
 
 
 def dataset(train, validation, *, scale=16):

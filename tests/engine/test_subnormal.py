@@ -8,9 +8,9 @@ from numba import njit
 
 from mlp.config import RunConfig
 from mlp.data.dataset import load
-from mlp.door import with_settings
+from mlp.engine.handle import flush_subnormals, restore
 from mlp.engine.population import train
-from mlp.engine.subnormal import flush_subnormals, restore
+from mlp.settings import with_settings
 
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 SMALL = {np.float32: (1e-30, 1e-10), np.float64: (1e-300, 1e-20)}

@@ -12,18 +12,17 @@ import mlflow
 import pytest
 
 import mlp
-from mlp.causes.repaired import describe_repair
+from mlp.causes.repair import describe_repair
 from mlp.config import Tracking
 from mlp.curve import Verdict
-from mlp.door import read_explain
 from mlp.errors import DataError, MissingInputError, RecordError, SettingError
-from mlp.explain import main
-from mlp.flow import repairing, reruns
-from mlp.flow.explaining import explain_study
-from mlp.flow.repairing import explain_run
-from mlp.tracking.history import read_reruns, read_study
+from mlp.explain import reruns
+from mlp.explain.__main__ import main
+from mlp.explain.explain_study import explain_study
+from mlp.explain.repair_run import repair_run
+from mlp.settings import read_explain
+from mlp.tracking.read import fetch_run, read_reruns, read_study
 from mlp.tracking.store import open_store
-from mlp.tracking.tracked_run import fetch_run
 from support.sweeping import command, plain, sweep
 from support.world import SWINGING, copy, said, swinging
 
@@ -37,7 +36,9 @@ def studied(tmp_path_factory, world):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        found = explain_study("small", read_explain({"explain": SMALL}), plain(io.StringIO()))
+        found = explain_study(
+            "small", read_explain({"explain": SMALL}), console=plain(io.StringIO())
+        )
     done = said(world.explained())
     assert (done.returncode, done.stderr) == (0, "")
     return folder, done.stdout, found
@@ -97,7 +98,7 @@ def test_what_was_trained_is_not_trained_again(inside):
     store = open_store(Tracking())
     before = len(read_reruns(store, found.study.key))
     said = io.StringIO()
-    again = explain_study(None, read_explain({"explain": SMALL}), plain(said))
+    again = explain_study(None, read_explain({"explain": SMALL}), console=plain(said))
     assert "reruns to train: none; " in said.getvalue()
     assert again.answer.causes == found.answer.causes
     assert again.run_id == found.run_id
@@ -116,12 +117,12 @@ def test_a_study_that_is_not_at_its_end_is_explained_as_far_as_it_is(inside, sta
     store.client.delete_run(last.run_id)
     again = io.StringIO()
     try:
-        explain_study("small", read_explain({"explain": SMALL}), plain(again))
+        explain_study("small", read_explain({"explain": SMALL}), console=plain(again))
         note = store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
     finally:
         store.client.restore_run(last.run_id)
         store.client.set_terminated(found.study.run_id)
-        explain_study("small", read_explain({"explain": SMALL}), plain(io.StringIO()))
+        explain_study("small", read_explain({"explain": SMALL}), console=plain(io.StringIO()))
     assert part in again.getvalue()
     assert part in note
     assert part not in store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
@@ -185,7 +186,7 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, r
     store = open_store(Tracking())
     reruns = read_reruns(store, f"run-{run_id}")
     more = io.StringIO()
-    mended = explain_run(run_id, read_explain({"explain": {"seeds": 2}}), plain(more))
+    mended = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
     assert mended is not None
     assert mended.cures[0].verdict in (Verdict.LEARNING, Verdict.CONVERGED)
     assert f"{len(reruns)} reruns of earlier calls are used" in more.getvalue()
@@ -200,7 +201,7 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, r
     assert original["mlflow.note.content"].startswith(f"**{first}**\n\n")
     assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
     assert original["mlp.causes"] == "optimizer.learning_rate"
-    again = explain_run(run_id, read_explain({"explain": {"seeds": 2}}), plain(more))
+    again = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
     assert dataclasses.replace(again, step=mended.step) == mended
     before = open_store(Tracking(uri=f"sqlite:///{world.explained()}/mlflow.db"))
     assert read_study(store, "small").runs == read_study(before, "small").runs
@@ -211,7 +212,7 @@ def test_a_run_is_repaired_once_however_often_it_is_asked_for(repaired):
     more = io.StringIO()
     for _ in range(2):
         config = read_explain({"explain": {"seeds": 2, "apply": True}})
-        explain_run(run_id, config, plain(more))
+        repair_run(run_id, config, console=plain(more))
     new_ids = re.findall(r"run ([0-9a-f]{32}), repaired from", done.stdout + more.getvalue())
     assert len(new_ids) == 3
     assert len(set(new_ids)) == 1
@@ -223,7 +224,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     key = f"run-{swinging.run_id}"
     store = open_store(Tracking())
     said = io.StringIO()
-    train, n_calls = repairing.Trainer.__call__, []
+    train, n_calls = repair_run.Trainer.__call__, []
 
     def stopped(self, configs):
         n_calls.append(len(configs))
@@ -233,14 +234,14 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
 
     config = read_explain({"explain": {"seeds": 2}})
     with monkeypatch.context() as patched:
-        patched.setattr(repairing.Trainer, "__call__", stopped)
+        patched.setattr(repair_run.Trainer, "__call__", stopped)
         with pytest.raises(KeyboardInterrupt):
-            explain_run(swinging.run_id, config, plain(said))
+            repair_run(swinging.run_id, config, console=plain(said))
     [n_kept] = re.findall(r"(\d+) reruns are kept; this goes on from there: ", said.getvalue())
     assert 0 < int(n_kept) <= n_calls[0] == 8
     assert len(read_reruns(store, key)) == int(n_kept)
     assert [run.info.status for run in _explained(store, key)] == ["KILLED"]
-    mended = explain_run(swinging.run_id, config, plain(said))
+    mended = repair_run(swinging.run_id, config, console=plain(said))
     assert f"{n_kept} reruns of earlier calls are used" in said.getvalue()
     assert mended.is_complete
     assert len(read_reruns(store, key)) == mended.n_trained
@@ -257,8 +258,8 @@ def test_a_time_limit_is_overrun_by_one_population_at_most(inside, monkeypatch):
     limited = {"apply": True, "timeout_s": 3600.0}
     with monkeypatch.context() as patched:
         clock = types.SimpleNamespace(monotonic=lambda: 1800.0 * next(hours), time_ns=time.time_ns)
-        patched.setattr(repairing, "time", clock)
-        cut = explain_run(swinging.run_id, read_explain({"explain": limited}), plain(said))
+        patched.setattr("mlp.explain.repair_run.time", clock)
+        cut = repair_run(swinging.run_id, read_explain({"explain": limited}), console=plain(said))
     assert cut.n_trained == 8
     assert not cut.is_complete
     assert f"the time was up; this goes on: python -m mlp.explain {swinging.run_id}" in (
@@ -278,7 +279,7 @@ def test_a_quiet_run_has_nothing_to_stop(inside):
     _, found = inside
     quiet = next(r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING)
     said = io.StringIO()
-    assert explain_run(quiet.run_id, read_explain({}), plain(said)) is None
+    assert repair_run(quiet.run_id, read_explain({}), console=plain(said)) is None
     assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
     elsewhere = {"tracking.experiment": Tracking().experiment}
     assert mlp.repair_run(quiet.run_id, elsewhere) is None
@@ -296,7 +297,7 @@ def test_other_data_than_the_study_had_are_refused(inside, monkeypatch):
         store.client.set_tag(run.run_id, "mlp.data_digest", "0" * 64)
     try:
         with pytest.raises(DataError, match="other data than digits is here"):
-            explain_study("small", read_explain({}), plain(io.StringIO()))
+            explain_study("small", read_explain({}), console=plain(io.StringIO()))
     finally:
         for run in study.runs:
             store.client.set_tag(run.run_id, "mlp.data_digest", run.data_digest)
@@ -369,7 +370,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
     said = io.StringIO()
     more = {**SMALL, "seeds": SMALL["seeds"] + 2}
     with pytest.raises(KeyboardInterrupt):
-        explain_study(None, read_explain({"explain": more}), plain(said))
+        explain_study(None, read_explain({"explain": more}), console=plain(said))
     kept = {run.run_id for run in read_reruns(store, found.study.key)} - before
     assert len(kept) == calls[0] > 0
     assert f"{calls[0]} reruns are kept; this goes on from there: " in said.getvalue()
@@ -379,5 +380,5 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
 def test_an_answer_counts_the_reruns_that_it_rests_on_and_no_others(inside):
     _, found = inside
     fewer = {**SMALL, "interventions": 1}
-    less = explain_study(None, read_explain({"explain": fewer}), plain(io.StringIO()))
+    less = explain_study(None, read_explain({"explain": fewer}), console=plain(io.StringIO()))
     assert 0 < less.answer.n_trained < found.answer.n_trained

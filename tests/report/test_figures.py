@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from mlp.causes.change import LEARNING_RATE
+from mlp.causes.changes import LEARNING_RATE
 from mlp.causes.evidence import Conclusion
-from mlp.causes.inquiry import Effort, Side
+from mlp.causes.plan import Effort, Side
 from mlp.report.figures import CONCLUSION_COLOURS, causes_figure
 from support.planted import RATE, explain
 

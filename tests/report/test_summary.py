@@ -8,15 +8,15 @@ import pytest
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.door import with_settings
 from mlp.engine.result import Ending, Result
 from mlp.report.figures import map_figure, stability_figure
 from mlp.report.optuna_plots import search_figure
 from mlp.report.parallel import parallel_figure
 from mlp.report.question import PRINTED_LOSSES, is_question, summarise_question
 from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
+from mlp.settings import with_settings
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.past_run import PastRun
+from mlp.tracking.read import PastRun
 
 QUESTION = {
     "model.depth": 2,
@@ -33,7 +33,7 @@ def past(verdict=Verdict.OSCILLATING, amplitude=1.0, period=None, metrics=(), **
     config = with_settings(
         RunConfig(), {name.replace("__", "."): v for name, v in settings.items()}
     )
-    judged = Judgement(verdict, amplitude, 0.5, period, 0.1, None, False)
+    judged = Judgement(verdict, amplitude, 0.0, 0.5, 0.5, period, 0.1, None, False)
     return PastRun("0" * 32, "a run", 0, config, judged, None, dict(metrics), 0, 0)
 
 

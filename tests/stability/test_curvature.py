@@ -8,7 +8,7 @@ from autograd import hessian
 from mlp.config import Initialization, Model
 from mlp.data.dataset import Dataset, Part
 from mlp.network import Layer, gradient, initialize
-from mlp.stability.curvature import MAX_PRODUCTS, Network
+from mlp.stability.curvature import MAX_PRODUCTS, MeasuredNetwork
 from mlp.stability.sharpness import measure_sharpness
 
 N, N_INPUTS, SCALE = 300, 7, 16  # more than a block of rows, and no multiple of anything
@@ -38,7 +38,7 @@ def network(depth, rule, *, seed=0, scale=1.0, dtype="float64"):
     initialization = Initialization(scale=scale)
     params = initialize(model, initialization, n_inputs=N_INPUTS, seed=seed, dtype=dtype)
     biased = tuple(Layer(W, rng.normal(scale=0.3, size=b.shape).astype(dtype)) for W, b in params)
-    return Network(biased, *rule)
+    return MeasuredNetwork(biased, *rule)
 
 
 def flat(params):
@@ -141,7 +141,7 @@ def test_negative_curvature_does_not_count():
     """Sure of wrong answers, this network has a negative eigenvalue of 16 times the largest."""
     net = network(2, ("tanh", "exact"), scale=4.0)
     *hidden, output = net.params
-    sure = Network((*hidden, Layer(5 * output.W, output.b)), "tanh", "exact")
+    sure = MeasuredNetwork((*hidden, Layer(5 * output.W, output.b)), "tanh", "exact")
     values = np.linalg.eigvalsh(dense_hessian(sure))
     assert -values.min() > 10 * values.max()
     [found] = measure_sharpness([sure], DATA)
@@ -154,7 +154,7 @@ def test_dead_units_leave_no_curvature():
     output = Layer(net.params[1].W, 1e3 * np.array([-1.0, 1.0]))  # sure of class 1 everywhere
     only_sevens = np.ones(N, np.uint8)
     data = dataset(Part(DATA.train.pixels, only_sevens))
-    [found] = measure_sharpness([Network((first, output), "relu", "exact")], data)
+    [found] = measure_sharpness([MeasuredNetwork((first, output), "relu", "exact")], data)
     assert found.value == 0
     assert found.converged
 
@@ -163,7 +163,7 @@ def test_dead_units_leave_no_curvature():
 def test_weights_beyond_all_numbers_have_no_finite_sharpness_and_disturb_nobody(weight):
     net = network(3, ("relu", "exact"))
     broken = tuple(Layer(W * weight, b) for W, b in net.params)
-    found = measure_sharpness([net, Network(broken, "relu", "exact"), net], DATA)
+    found = measure_sharpness([net, MeasuredNetwork(broken, "relu", "exact"), net], DATA)
     assert not np.isfinite(found[1].value)
     assert not found[1].converged
     assert found[0] == found[2] == measure_sharpness([net], DATA)[0]
@@ -180,7 +180,7 @@ def test_a_network_does_not_notice_the_others():
 @pytest.mark.parametrize("rule", RULES)
 def test_networks_of_float32_are_measured_as_exactly(rule):
     single = network(2, rule, dtype="float32")
-    double = Network(
+    double = MeasuredNetwork(
         tuple(Layer(W.astype(np.float64), b.astype(np.float64)) for W, b in single.params), *rule
     )
     one, other = measure_sharpness([single, double], DATA)

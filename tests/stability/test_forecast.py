@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlp.curve import Verdict
-from mlp.stability.forecast import Forecast, forecast_quality, wilson
+from mlp.shares import wilson
+from mlp.stability.forecast import Forecast, forecast_quality
 
 OSCILLATING, LEARNING, DIVERGED = Verdict.OSCILLATING, Verdict.LEARNING, Verdict.DIVERGED
 RUNS = [

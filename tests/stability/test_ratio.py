@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 from test_curvature import DATA, N, X, flat, mean_gradient, network, shaped
 
 from mlp.curve import Verdict
-from mlp.door import read_run
 from mlp.gradient import descend, global_norm, normalize
 from mlp.network import Layer, gradient, loss
+from mlp.settings import read_run
 from mlp.stability.ratio import (
     EDGE_HIGH,
     EDGE_LOW,

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlp.errors import SettingError
-from mlp.study.domain import Choice, Range, describe, read_domain, typed
+from mlp.study.space import Choice, Range, describe, read_domain, typed
 
 RATE, DEPTH, WIDTHS = "optimizer.learning_rate", "model.depth", "model.widths"
 BELOW_ONE = math.nextafter(1, 0)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mlp.canonical import digest
-from mlp.door import read_sweep
+from mlp.config import digest
 from mlp.errors import SettingError
+from mlp.settings import read_sweep
 from mlp.study.identity import check_study, differences, identity, study_name
 
 RATE = "optimizer.learning_rate"

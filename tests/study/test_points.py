@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import qmc
 
-from mlp.canonical import canonical_json
-from mlp.config import RunConfig
-from mlp.door import read_sweep
+from mlp.config import RunConfig, canonical_json
 from mlp.errors import SettingError
+from mlp.settings import read_sweep
 from mlp.study.points import check_grid, list_points
 from mlp.study.space import parameters, read_space
 

@@ -14,13 +14,12 @@ import pytest
 from optuna.trial import TrialState
 
 from mlp.curve import Verdict
-from mlp.door import read_sweep, with_settings
 from mlp.errors import BusyError, SettingError, StoreError
+from mlp.settings import read_sweep, with_settings
 from mlp.study import search
-from mlp.study.domain import Range
 from mlp.study.identity import identity
 from mlp.study.search import Outcome
-from mlp.study.space import parameters
+from mlp.study.space import Range, parameters
 from mlp.study.storage import open_storage
 from mlp.terminal.compose import compose
 

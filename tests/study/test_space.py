@@ -5,11 +5,10 @@ import random
 import pytest
 
 from mlp.config import RunConfig
-from mlp.door import read_run, with_settings
 from mlp.errors import SettingError
-from mlp.study.enqueue import check_enqueued, enqueued, enqueued_base
-from mlp.study.odometer import every_point
-from mlp.study.space import draw, flat, parameters, read_space
+from mlp.settings import read_run, with_settings
+from mlp.study.points import check_enqueued, enqueued, enqueued_base
+from mlp.study.space import draw, every_point, flat, parameters, read_space
 
 RATE, MEAN_OR_SUM = "optimizer.learning_rate", "gradient.normalization"
 DEPTH, WIDTHS = "model.depth", "model.widths"
@@ -242,7 +241,8 @@ def test_bad_branches_are_refused(rates, message):
 
 def test_a_branch_that_is_missing_inside_a_range_is_refused():
     values = {DEPTH: {"low": 1, "high": 3}, RATE: {"by": DEPTH, 1: 0.1, 3: 0.3}}
-    message = f"study.space.{RATE} has no domain for {DEPTH}=2; it has 1, 3"
+    message = f"study.space.{RATE} has no domain for {DEPTH}=2; it has 1, 3; "
+    message += "'2: [0.5]' keeps the default there"
     assert refusal(values) == message
     values = {"training.seed": {"low": 0, "high": 2**32 - 1}, RATE: {"by": "training.seed", 0: 0.1}}
     assert refusal(values).startswith(f"study.space.{RATE} has no domain for training.seed=1;")

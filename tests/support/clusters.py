@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from support.servers import free_port  # noqa: E402
 long = pytest.mark.skipif(
     "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"
 )
-AT_WORK = ("ray::_train", "ray::train")  # what Ray calls the process of a task
+AT_WORK = "ray::_train"  # what Ray calls the process of a task
 
 
 @dataclass(frozen=True)
@@ -108,41 +107,6 @@ def head_with_door(folder: Path) -> Iterator[Head]:
         finally:
             head.terminate()  # it ends those that it started
             head.wait(60)
-
-
-@contextlib.contextmanager
-def next_client_stillborn(head: Head) -> Iterator[list[int]]:
-    """Meanwhile the process that the head starts for the next of Ray's clients is killed at once.
-
-    Yields:
-        The process id, once it was killed.
-    """
-    door = f"--port={head.address.rpartition(':')[2]}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            if {door, b"--mode=proxy"} <= set((folder / "cmdline").read_bytes().split(b"\0")):
-                found.append(folder)
-    [proxy] = found
-    killed: list[int] = []
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not (killed or is_over.is_set()):
-            for children in proxy.glob("task/*/children"):
-                with contextlib.suppress(OSError):
-                    for pid in map(int, children.read_text().split()):
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-            time.sleep(0.001)  # Ray looks whether it lives half a second later
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield killed
-    finally:
-        is_over.set()
-        watcher.join()
 
 
 _SMALL = {"object_store_memory": 150 * 2**20}

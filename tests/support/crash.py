@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlp.config import SweepConfig
-from mlp.door import read_sweep
-from mlp.flow.conduct import run_sweep
+from mlp.settings import read_sweep
+from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from support.forks import forks
-from support.sweeping import SMOKE, parent, plain, table, tracked
+from support.sweeping import SMOKE, left_in, parent, plain, table, tracked
 
 KILLED = 137
 CALLS = (
@@ -66,7 +66,7 @@ def study_in(folder: Path, configs: list[SweepConfig]) -> None:
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     for config in configs:
-        run_sweep(config, plain(io.StringIO()))
+        run_study(config, console=plain(io.StringIO()))
 
 
 def study_until(folder: Path, configs: list[SweepConfig], last: int) -> None:
@@ -137,7 +137,7 @@ def assert_same_end(folder: Path, expected: Path) -> None:
     assert table(folder) == table(expected)
     assert {run.status for run in tracked(folder)} == {"FINISHED"}
     assert len(tracked(folder)) == len(table(expected)) + 1
-    assert not (folder / "optuna.db.spool").exists()
+    assert "optuna.db.spool" not in left_in(folder)
     ours, theirs = parent(folder), parent(expected)
     assert ours.tags["mlp.best_trial"] == theirs.tags["mlp.best_trial"]
     for metric in ("test_accuracy", "best_validation_accuracy", "oscillating_share", "test_looks"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlp.tracking import npz
+from mlp.tracking import record
 
 
 class Evil:
@@ -113,7 +113,7 @@ def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
     members = {f"{name}.npy": _member(array) for name, array in good.items()}
     first = next(iter(members))
     array = good[first.removesuffix(".npy")]
-    whole = npz.pack(good)
+    whole = record.pack_arrays(good)
 
     def with_first(data: bytes) -> bytes:
         return _zipped({**members, first: data})
@@ -151,6 +151,15 @@ def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
         "negative shape": with_first(_claiming("(-1,)", array.dtype.str)),
         "shape with code": with_first(_claiming("(__import__('os').system('true'),)", "<f8")),
         "dtype with code": with_first(_claiming("(3,)", "O8,(3,)i4")),
+        "shape of Python 2": with_first(_claiming(f"({len(array)}L,)", array.dtype.str)),
+        "shape with an escape": with_first(_claiming("('\\w',)", array.dtype.str)),
+        "shape without an end": with_first(_claiming("((((0, ", array.dtype.str)),
+        "shape too deep": with_first(_claiming("(" * 60 + ")" * 60, array.dtype.str)),
+        "a huge number": with_first(_claiming("(" + "9" * 300 + ",)", array.dtype.str)),
+        "two literals": with_first(_claiming("(0,)}{'a': 0", array.dtype.str)),
+        "many zeros in front": with_first(_claiming("(00,)", array.dtype.str)),
+        "another order": with_first(_claiming("(3,)", array.dtype.str).replace(b"False", b"True ")),
+        "many dtypes": with_first(_claiming("(3,)", "f4,f4")),
         "no header": with_first(b"\x93NUMPY\x01\x00\xff\xff"),
         "another version": with_first(members[first].replace(b"NUMPY\x01", b"NUMPY\x03")),
         "other dtype": with_first(_member(array.astype(np.complex128))),

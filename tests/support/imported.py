@@ -4,15 +4,16 @@
 import mlflow.pyfunc
 import sklearn.datasets
 
-import mlp.api.explanation
-import mlp.api.network
-import mlp.api.study
-import mlp.flow.checkup
+import mlp.doctor
+import mlp.explain.explain_study
+import mlp.explain.repair_run
+import mlp.rerun
+import mlp.sweep.run_study
 import mlp.tracking.runs
 from mlp.config import Data, RunConfig
 from mlp.data.dataset import load
-from mlp.door import with_settings
 from mlp.engine.population import train
+from mlp.settings import with_settings
 from mlp.terminal.compose import compose
 
 # Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.

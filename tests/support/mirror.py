@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlp.data.fetch import Source
-from mlp.data.idx import MNIST_FILES, IdxFile
+from mlp.data.mnist import MNIST, IdxFile, Source
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -25,7 +24,7 @@ def made_up_contents() -> dict[str, bytes]:
     """60 training and 20 test images of random pixels, every digit equally often."""
     random = np.random.RandomState(7)
     contents = {}
-    for images, labels, n_examples in ((*MNIST_FILES[:2], 60), (*MNIST_FILES[2:], 20)):
+    for images, labels, n_examples in ((*MNIST.files[:2], 60), (*MNIST.files[2:], 20)):
         contents[images.name] = idx_bytes(random.randint(0, 256, (n_examples, 28, 28)))
         contents[labels.name] = idx_bytes(np.arange(n_examples) % 10)
     return contents
@@ -33,15 +32,25 @@ def made_up_contents() -> dict[str, bytes]:
 
 def files_of(contents: dict[str, bytes]) -> tuple[IdxFile, ...]:
     return tuple(
-        IdxFile(name, len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()
+        IdxFile(
+            name,
+            len(raw),
+            hashlib.sha256(raw).hexdigest(),
+            hashlib.sha256(gzipped(raw)).hexdigest(),
+        )
+        for name, raw in contents.items()
     )
+
+
+def gzipped(raw: bytes) -> bytes:
+    return gzip.compress(raw, mtime=0)
 
 
 def put(folder: Path, contents: dict[str, bytes], *, packed: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, raw in contents.items():
         if packed:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(raw))
+            (folder / f"{name}.gz").write_bytes(gzipped(raw))
         else:
             (folder / name).write_bytes(raw)
     return folder
@@ -77,48 +86,49 @@ class Mirror(ThreadingHTTPServer):
 class _Answer(BaseHTTPRequestHandler):
     server: Mirror
 
+    def do_HEAD(self) -> None:
+        fault = self.server.faults[0] if self.server.for_ever else "none"
+        if fault.isdigit():
+            self.send_error(int(fault))
+        elif fault == "reset":
+            self._reset()
+        else:
+            self._send(b"", announced=0)
+
     def do_GET(self) -> None:
         name = self.path.strip("/")
         self.server.requests.append(name)
-        payload = gzip.compress(self.server.contents[name.removesuffix(".gz")])
+        raw = self.server.contents[name.removesuffix(".gz")]
+        payload = gzipped(raw)
         fault = self.server.next_fault()
         if fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
+            self._reset()
         elif fault == "reset midway":
             self._send(payload[:100], announced=len(payload))
             self.wfile.flush()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
+            self._reset()
         elif fault == "stall":
             self.server.closing.wait(30)
         elif fault == "stall midway":
             self._send(payload[:100], announced=len(payload))
             self.server.closing.wait(30)
-        elif fault == "trickle":  # no socket is ever silent for long
-            self._send(payload[:1], announced=len(payload))
-            with contextlib.suppress(OSError):
-                for byte in payload[1:]:
-                    if self.server.closing.wait(0.05):
-                        break
-                    self.wfile.write(bytes([byte]))
+        elif fault == "truncated":
+            self._send(payload[: len(payload) // 2], announced=len(payload))
         elif fault.isdigit():
             self.send_error(int(fault))
         else:
-            self._send(self._content(fault, payload, name.removesuffix(".gz")))
+            contents = {
+                "none": payload,
+                "page": b"\n<!doctype html><title>Please log in</title>",
+                "empty": b"",
+                "wrong": gzipped(raw[:-1] + bytes([raw[-1] ^ 1])),
+                "bit flip": payload[:-20] + bytes([payload[-20] ^ 255]) + payload[-19:],
+            }
+            self._send(contents[fault])
 
-    def _content(self, fault: str, payload: bytes, name: str) -> bytes:
-        raw = self.server.contents[name]
-        return {
-            "none": payload,
-            "unpacked": raw,
-            "page": b"\n<!doctype html><title>Please log in</title>",
-            "empty": b"",
-            "truncated": payload[: len(payload) // 2],
-            "wrong": gzip.compress(raw[:-1] + bytes([raw[-1] ^ 1])),
-            "bit flip": payload[:-20] + bytes([payload[-20] ^ 255]) + payload[-19:],
-            "endless": bytes(10_000_000),
-        }[fault]
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def _send(self, content: bytes, announced: int | None = None) -> None:
         self.send_response(200)
@@ -159,4 +169,4 @@ def dead_url() -> str:
 
 def quick(contents: dict[str, bytes], *mirrors: str) -> Source:
     """A source with little patience."""
-    return Source(files_of(contents), mirrors, silence_s=1.5, attempts=3, backoff_s=0.01)
+    return Source(files_of(contents), mirrors, silence_s=0.5, retries=1)

@@ -17,15 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlp.causes.answer import Answer, Kind, answer, investigate
 from mlp.causes.association import Association
-from mlp.causes.attribution import Answer, answer, investigate
-from mlp.causes.cause import Kind
-from mlp.causes.inquiry import Effort, prepare
+from mlp.causes.changes import step_factor
 from mlp.causes.observed import observe
-from mlp.causes.step import step_factor
+from mlp.causes.plan import Effort, prepare
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.door import with_settings
+from mlp.settings import with_settings
 from mlp.study.space import Space, draw, read_space
 
 N_EXAMPLES = 10_000
@@ -135,6 +134,8 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
         return Judgement(
             verdict=Verdict.OSCILLATING if oscillates else settled,
             amplitude=float(random.random_sample()) + (0.1 if oscillates else 0.0),
+            ripples=0.0,
+            tail_loss=1.0 if oscillates else 0.1,
             flip_rate=1.0,
             period_steps=2,
             largest_rise=1.0,

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from mlp.curve import Verdict
-from mlp.terminal.yaml_files import study_files
+from mlp.terminal.compose import study_files
 from support.reading import Said, Step, pairs_of_names, run_code, run_module
 from support.servers import free_port, running
 from support.sweeping import environment_of_commands, tracked

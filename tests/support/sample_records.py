@@ -8,11 +8,10 @@ import numpy as np
 
 from mlp import curve
 from mlp.config import RunConfig
-from mlp.door import read_run, with_settings
 from mlp.engine.result import Ending, Result
+from mlp.settings import read_run, with_settings
 from mlp.stability.ratio import sharpness_steps
-from mlp.tracking.recipe import PIXELS
-from mlp.tracking.record import RunRecord
+from mlp.tracking.record import PIXELS, RunRecord
 
 STARTED_MS = 1_700_000_000_000
 

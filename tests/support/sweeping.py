@@ -13,9 +13,9 @@ import optuna
 import pytest
 from rich.console import Console
 
-from mlp.door import read_run, read_sweep
 from mlp.errors import MlpError, StoreError, UnavailableError
-from mlp.flow.conduct import run_sweep
+from mlp.settings import read_run, read_sweep
+from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from support import forks
 
@@ -32,7 +32,7 @@ DIVERGING = (
 def sweep(*overrides: str) -> str:
     """Runs a sweep in this process; returns what it said."""
     said = io.StringIO()
-    run_sweep(read_sweep(compose("sweep", [*SMOKE, *overrides])), plain(said))
+    run_study(read_sweep(compose("sweep", [*SMOKE, *overrides])), console=plain(said))
     return said.getvalue()
 
 
@@ -40,7 +40,7 @@ def unpublished_sweep(*overrides: str) -> tuple[str, MlpError]:
     """Runs a sweep whose tracking fails; returns what it said, and how it ended."""
     said = io.StringIO()
     with pytest.raises((StoreError, UnavailableError)) as caught:
-        run_sweep(read_sweep(compose("sweep", [*SMOKE, *overrides])), plain(said))
+        run_study(read_sweep(compose("sweep", [*SMOKE, *overrides])), console=plain(said))
     return said.getvalue(), caught.value
 
 
@@ -206,4 +206,9 @@ def parent(folder: Path) -> TrackedRun:
 
 
 def left_in(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()}
+    """What lies in a folder, but for spools in which nothing waits: they keep the lock files."""
+    return {file.name for file in folder.iterdir() if not _is_empty_spool(file)}
+
+
+def _is_empty_spool(folder: Path) -> bool:
+    return folder.suffix == ".spool" and all(file.suffix == ".lock" for file in folder.iterdir())

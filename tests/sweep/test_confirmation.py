@@ -12,19 +12,18 @@ import pytest
 from mlp.config import Execution, Tracking
 from mlp.data.dataset import load
 from mlp.doctor import run_doctor
-from mlp.door import read_sweep
 from mlp.errors import SystemLimitError
-from mlp.flow import confirmation
-from mlp.flow.execution import train_trials
-from mlp.flow.lock import only_driver
-from mlp.flow.outcome import Timing, accuracy_on, make_record
+from mlp.settings import read_sweep
+from mlp.study.lock import only_driver
+from mlp.sweep import confirm
 from mlp.terminal.compose import compose
-from mlp.tracking.history import read_study
-from mlp.tracking.recipe import read_recipe
-from mlp.tracking.record import weights_digest
+from mlp.tracking.read import read_study
+from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
+from mlp.training.executor import train_trials
+from mlp.training.outcome import Timing, accuracy_on, make_record
 from support.losing import Losing, deadly
-from support.sweeping import SMOKE, parent, plain, sweep, table, tracked, unpublished_sweep
+from support.sweeping import SMOKE, left_in, parent, plain, sweep, table, tracked, unpublished_sweep
 
 THREE = "study.confirm_seeds=3"
 
@@ -33,13 +32,13 @@ THREE = "study.confirm_seeds=3"
 def trained(monkeypatch) -> list[int]:
     """How many networks each call has trained with further seeds."""
     sizes = []
-    original = confirmation.train_trials
+    original = confirm.train_trials
 
     def counting(configs, *args, **kwargs):
         sizes.append(len(configs))
         return original(configs, *args, **kwargs)
 
-    monkeypatch.setattr(confirmation, "train_trials", counting)
+    monkeypatch.setattr(confirm, "train_trials", counting)
     return sizes
 
 
@@ -131,7 +130,7 @@ def test_more_seeds_are_those_and_further_ones(here, trained):
 
 def stop_at(monkeypatch, name, n_calls):
     """Lets a function of the confirmation be called so often, and then presses Ctrl-C."""
-    original = getattr(confirmation, name)
+    original = getattr(confirm, name)
     calls = []
 
     def stopping(*args, **kwargs):
@@ -140,7 +139,7 @@ def stop_at(monkeypatch, name, n_calls):
         calls.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(confirmation, name, stopping)
+    monkeypatch.setattr(confirm, name, stopping)
 
 
 @pytest.mark.parametrize(
@@ -172,10 +171,10 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
 def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(
     here, trained, monkeypatch
 ):
-    original = confirmation.train_trials
+    original = confirm.train_trials
     with monkeypatch.context() as patch:
         patch.setattr(
-            confirmation,
+            confirm,
             "train_trials",
             lambda configs, data, where, **told: original(configs, data, Losing(deadly(1)), **told),
         )
@@ -207,7 +206,7 @@ def test_store_that_was_down_gets_the_networks_later(here, trained, monkeypatch)
     sweep(THREE)
     assert trained == [3]
     assert len(confirming(here)) == 3
-    assert not (here / "optuna.db.spool").exists()
+    assert "optuna.db.spool" not in left_in(here)
 
 
 def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkeypatch):
@@ -228,7 +227,7 @@ def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkey
     assert trained == [3]
     assert len(confirming(here)) == 3
     assert doctor()[0]
-    assert not (here / "optuna.db.spool").exists()
+    assert "optuna.db.spool" not in left_in(here)
 
 
 def test_doctor_leaves_networks_of_a_study_that_is_being_worked_on(here, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from mlp.config import Data
 from mlp.data.dataset import load
-from mlp.flow.mistakes import Mistake, render_mistakes, summarise_mistakes
+from mlp.sweep.confirm import Mistake, render_mistakes, summarise_mistakes
 
 LABELS = np.array([0, 1, 1, 0, 0], np.uint8)
 

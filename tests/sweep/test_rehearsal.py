@@ -9,8 +9,8 @@ import mlp
 from mlp.config import Data
 from mlp.data.dataset import load
 from mlp.errors import SettingError
-from mlp.flow import rehearsal
-from mlp.flow.rehearsal import rehearse, render_rehearsal
+from mlp.sweep import rehearsal
+from mlp.sweep.rehearsal import rehearse, render_rehearsal
 from support.sweeping import command, left_in, table
 
 SPACE = {

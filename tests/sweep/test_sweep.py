@@ -15,8 +15,8 @@ import optuna
 import pytest
 
 from mlp.errors import AllDivergedError, SettingError, StoreError
-from mlp.flow import generation
 from mlp.study.storage import open_storage
+from mlp.sweep import generation
 from support.sweeping import (
     DIVERGING,
     SMOKE,
@@ -271,7 +271,7 @@ def assert_same_end(folder, expected):
     """The same trials, one finished run each, nothing running, an empty spool."""
     assert table(folder) == table(expected)
     assert [run.status for run in tracked(folder)] == ["FINISHED"] * 5
-    assert not (folder / "optuna.db.spool").exists()
+    assert "optuna.db.spool" not in left_in(folder)
     ours, theirs = parent(folder), parent(expected)
     assert ours.tags["mlp.best_trial"] == theirs.tags["mlp.best_trial"]
     for name in ("test_accuracy", "best_validation_accuracy", "oscillating_share", "test_looks"):
@@ -369,7 +369,7 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
     original = generation.train_trials
     monkeypatch.setattr(generation, "train_trials", late)
     said = []
-    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
     with failing_table(here, "params"), pytest.raises(KeyboardInterrupt):
         sweep()
     at = said.index("2 of 4 trials are kept, and the same command goes on from there")
@@ -381,7 +381,7 @@ def test_interrupted_sweep_counts_what_is_trained_but_not_stored(here, monkeypat
         raise KeyboardInterrupt
 
     said = []
-    monkeypatch.setattr("mlp.flow.conduct.say", lambda _, *lines: said.extend(lines))
+    monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
     monkeypatch.setattr(generation, "_store", stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep()

@@ -68,7 +68,7 @@ def test_signal_while_a_command_is_imported(here, name, number):
 
 def test_importing_the_package_changes_no_signal():
     script = (
-        "import signal; before = signal.getsignal(signal.SIGINT); import mlp.door; "
+        "import signal; before = signal.getsignal(signal.SIGINT); import mlp.settings; "
         "print(signal.getsignal(signal.SIGINT) is before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -168,7 +168,7 @@ def test_tracking_folder_that_cannot_be_written_is_named(here):
 
 
 def test_folder_without_permission_is_refused_before_the_data_are_loaded(here, monkeypatch):
-    monkeypatch.setattr("mlp.flow.conduct.load", None)
+    monkeypatch.setattr("mlp.sweep.run_study.load", None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     before = left_in(here)
     with pytest.raises(StoreError, match="cannot be written; change its permissions"):

@@ -18,9 +18,9 @@ import pytest
 
 import mlp
 from mlp.errors import MlpError, RecordError
-from mlp.tracking import npz
+from mlp.tracking import record
+from mlp.tracking.read import fetch_run
 from mlp.tracking.store import open_store
-from mlp.tracking.tracked_run import fetch_run
 from support import hostile
 from support.lying_server import Reply, instead, lying_server
 from support.servers import mlflow_server
@@ -101,7 +101,7 @@ def other_weights(path: str, true: Reply) -> Reply:
         return true
     with np.load(io.BytesIO(true.body)) as arrays:
         changed = {name: arrays[name] + np.float32(1e-3) for name in arrays}
-    return Reply(npz.pack(changed))
+    return Reply(record.pack_arrays(changed))
 
 
 LIES = {

@@ -17,12 +17,21 @@ from pathlib import Path
 import pytest
 
 from mlp.doctor import run_doctor
-from mlp.door import read_sweep
-from mlp.flow import generation
+from mlp.settings import read_sweep
+from mlp.sweep import generation
 from mlp.terminal.compose import compose
-from mlp.tracking import publish, retry, spool
+from mlp.tracking import publish, spool
 from support.faulty_way import FaultyWay, faulty_way, free_port
-from support.sweeping import SMOKE, command, plain, stored, sweep, tracked, unpublished_sweep
+from support.sweeping import (
+    SMOKE,
+    command,
+    left_in,
+    plain,
+    stored,
+    sweep,
+    tracked,
+    unpublished_sweep,
+)
 
 OUTAGES = ["refuse", "reset", "black hole", "500", "lost answer"]
 
@@ -97,9 +106,9 @@ def server(tmp_path_factory, made_store):
 def hasty(here, monkeypatch):
     """A client that gives up early and is back soon, so that these tests take seconds."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(publish, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 1.0)
     return here
 
 
@@ -154,7 +163,7 @@ def test_sweep_under_an_outage_and_the_next_one_without(server, hasty, digests, 
     assert len(stored(hasty)) == 4
     sweep(*where(server, experiment))
     assert_whole(server, experiment, digests)
-    assert not spool.folder_of("sqlite:///optuna.db").exists()
+    assert "optuna.db.spool" not in left_in(Path.cwd())
 
 
 @pytest.mark.parametrize("mode", ["500", "lost answer"])

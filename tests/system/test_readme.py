@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlp.curve import Verdict
-from mlp.terminal.compose import compose
-from mlp.terminal.yaml_files import group_options, study_files
+from mlp.terminal.compose import compose, group_options, study_files
 from support.reader import HAS_MNIST, ROOT, Reader
 from support.reading import Step, steps, words_of_code
 from support.sweeping import tracked

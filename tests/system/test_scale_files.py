@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlp.door import setting_paths
+from mlp.settings import setting_paths
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "scale"
 

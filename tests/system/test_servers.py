@@ -15,15 +15,15 @@ import optuna
 import pytest
 
 from mlp.errors import BusyError, StoreError
-from mlp.flow import generation
-from mlp.flow.lock import only_driver
+from mlp.study.lock import only_driver
+from mlp.sweep import generation
 from support.servers import Postgres, long, mlflow_server, postgres
 from support.sweeping import SMOKE, command, environment_of_commands, start, sweep, table
 
 HOLD = """
 import sys
 from pathlib import Path
-from mlp.flow.lock import only_driver
+from mlp.study.lock import only_driver
 with only_driver(Path("nowhere"), "study-1", sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,22 +1,31 @@
 """From what was typed to values: every file composes, and every slip ends in one sentence."""
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 
 from mlp.config import RESULT_GROUPS
-from mlp.door import read_run, read_sweep, with_settings
 from mlp.engine.population import Ending
 from mlp.errors import SettingError
+from mlp.settings import read_run, read_sweep, with_settings
 from mlp.study.identity import check_study
 from mlp.study.space import flat
-from mlp.terminal import compose as composing
-from mlp.terminal.compose import compose
-from mlp.terminal.yaml_files import group_options, own_study_files, shipped, study_files
-from mlp.tracking.recipe import Recipe, read_recipe, write_recipe
+from mlp.terminal.compose import (
+    compose,
+    group_options,
+    own_study_files,
+    shipped,
+    study_config,
+    study_files,
+    typed_configs,
+    typed_settings,
+)
+from mlp.tracking.record import Recipe, read_recipe, write_recipe
 from support.sweeping import command
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
@@ -133,6 +142,20 @@ def test_a_domain_is_added_removed_and_replaced():
     assert flat(replaced.study.space)["model.depth"] == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["2024", "nan", "true", "1e5", "2024_11"])
+def test_a_name_may_look_like_a_number(name):
+    study_file(name, "study: {n_trials: 1, space: {optimizer.momentum: [0.0, 0.5]}}\n")
+    config = sweep(f"sweeps={name}", f"study.name={name}", f"tracking.experiment={name}")
+    assert (config.study.file, config.study.name) == (name, name)
+    assert config.base.tracking.experiment == name
+    assert sweep(f"sweeps='{name}'").study.file == name
+    assert study_config(name).study.file == name
+
+
+def test_null_is_no_text():
+    assert sweep("study.name=null").study.name is None
+
+
 # -- what is typed wrong
 
 
@@ -154,6 +177,20 @@ def test_unknown_settings_are_refused_behind_every_prefix(prefix):
         ("_target_=os.system", "unknown setting '_target_'"),
         ("+model._target_=os.system", "unknown setting 'model._target_'"),
         ("=3", "unknown setting ''"),
+        ("lr=1", "unknown setting 'lr'; did you mean 'optimizer.learning_rate'?"),
+        (
+            "optimizer.lr=1",
+            "unknown setting 'optimizer.lr'; did you mean 'optimizer.learning_rate'",
+        ),
+        ("bs=8", "unknown setting 'bs'; did you mean 'training.batch_size'?"),
+        ("batch_size=8", "unknown setting 'batch_size'; did you mean 'training.batch_size'?"),
+        ("seed=8", "unknown setting 'seed'; did you mean 'training.seed'?"),
+        ("steps=8", "unknown setting 'steps'; did you mean 'training.steps'?"),
+        ("depth=8", "unknown setting 'depth'; did you mean 'model.depth'?"),
+        ("widths=8", "unknown setting 'widths'; did you mean 'model.widths'?"),
+        ("activation=relu", "unknown setting 'activation'; did you mean 'model.activation'?"),
+        ("momentum=0.9", "unknown setting 'momentum'; did you mean 'optimizer.momentum'?"),
+        ("model.momentum=0.9", "unknown setting 'model.momentum'; did you mean 'optimizer.mom"),
         ("study.n_trials=3", "unknown setting 'study.n_trials'"),
         ("sweeps=smoke", "unknown setting 'sweeps'"),
         ("~model.depth", "model.depth cannot be removed; give it a value"),
@@ -200,7 +237,10 @@ def test_unknown_settings_are_refused_behind_every_prefix(prefix):
         ("optimizer.learning_rate=${nope:1}", "optimizer.learning_rate: Unsupported interpolation"),
         ("optimizer.learning_rate=???", "optimizer.learning_rate: Missing mandatory value"),
         ("training.seed=${training.seed}", "training.seed: "),
-        ("hydra.nope=3", "hydra.nope: Key 'nope' not in 'HydraConf'"),
+        ("hydra.nope=3", "hydra.nope would do nothing here; of Hydra's own settings there are"),
+        ("hydra/launcher=basic", "hydra/launcher would do nothing here"),
+        ("hydra.run.dir=x", "hydra.run.dir would do nothing here"),
+        ("hydra.verbose=3", "hydra.verbose must be true, false or the name of a logger, but is 3"),
         ("+model=relu", "Multiple values for model."),
         ("++model=relu", "force-add of config groups is not supported"),
     ],
@@ -217,7 +257,12 @@ def test_slips_end_in_one_sentence(override, message):
         ("sweeps=null", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
         ("~sweeps=3", "sweeps must be one of accuracy, best, oscillation, seed, smoke, but"),
         ("~gradient=[sum]", "gradient must be one of clip, mean, question, sum, unit, but is"),
-        ("study=3", "unknown setting 'study'"),
+        ("study=3", "unknown setting 'study'; it is a group of settings, such as study.file"),
+        ("seed=1", "unknown setting 'seed'; did you mean 'training.seed' or 'study.seed'?"),
+        (
+            "study.space={optimizer.momentum: [0.1,1]}",
+            "study.space is typed setting by setting: '+study.space.optimizer.momentum=...' adds",
+        ),
         (
             "study.sampler=qcm",
             "study.sampler must be one of tpe, random, qmc or grid, but is '",
@@ -313,6 +358,10 @@ BAD_FILES = {
     "binary": ("\x00\x01", "cannot read the study file "),
     "listed": ("- 1\n", "the study file "),
     "none": ("study: {space: {model.depth: {null: 1}}}\n", "cannot read the study file "),
+    "group": (
+        "study: {space: {optimizer: [gradient_descent, momentum], optimizer.decay: [none]}}\n",
+        "the space of the study file ",
+    ),
     "double": ("study: {}\nstudy: {}\n", "cannot read the study file "),
     "template": ('command: ["${{env}}"]\n', "cannot read the study file "),
     "twice": ("study: {space: {model.depth: 1, model: {depth: 2}}}\n", "the space of the study"),
@@ -327,6 +376,31 @@ def test_a_study_file_that_cannot_be_read_is_refused_where_it_is_selected(name, 
     refused = refusal(f"sweeps={name}", read=sweep)
     assert refused.startswith(message)
     assert f"sweeps/{name}.yaml" in refused
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("none", "the key null is written in quotes, 'null': ..."),
+        ("group", "such as optimizer.learning_rate, but varies the config group optimizer as a w"),
+    ],
+)
+def test_a_study_file_that_is_refused_is_told_the_way_out(name, remedy):
+    study_file(name, BAD_FILES[name][0])
+    assert remedy in refusal(f"sweeps={name}", read=sweep)
+
+
+def test_a_value_without_a_branch_is_told_the_way_out():
+    text = (
+        "study:\n  space:\n    model.activation: [relu, tanh]\n"
+        "    optimizer.momentum: {by: model.activation, relu: [0.5]%s}\ngradient: "
+        "{derivative: exact}\n"
+    )
+    study_file("cond", text % "")
+    message = refusal("sweeps=cond", read=sweep)
+    assert message.endswith("it has relu; 'tanh: [0.0]' keeps the default there")
+    study_file("cond", text % ", tanh: [0.0]")
+    assert sweep("sweeps=cond").study.space
 
 
 def test_study_files_that_cannot_be_read_do_not_stop_what_does_not_select_them():
@@ -373,15 +447,117 @@ def test_a_study_file_with_a_slip_is_refused_in_one_sentence(text, message):
 
 
 def test_typed_settings_are_those_that_were_typed():
-    typed = composing.typed_settings(
-        ["optimizer.learning_rate=0.1", "tracking.experiment=x"], RESULT_GROUPS
-    )
+    overrides = ["optimizer.learning_rate=0.1", "tracking.experiment=x"]
+    typed = typed_settings(overrides, RESULT_GROUPS, compose("train", overrides))
     assert typed == {"optimizer.learning_rate": 0.1}
 
 
 def test_a_whole_group_says_too_little():
     with pytest.raises(SettingError, match="one by one instead of 'gradient=sum'"):
-        composing.typed_settings(["gradient=sum"], RESULT_GROUPS)
+        typed_settings(["gradient=sum"], RESULT_GROUPS, compose("train", ["gradient=sum"]))
+
+
+# -- what a command line asks for
+
+
+def asked(monkeypatch, *words, command="train", read=read_run):
+    """The configs of a command line."""
+    monkeypatch.setattr("sys.argv", [command, *words])
+    return list(typed_configs(command, read, lambda: "the help"))
+
+
+def test_a_command_line_is_composed_once_and_read_once(monkeypatch):
+    composed, compose_once = [], hydra.compose
+    monkeypatch.setattr(
+        "hydra.compose", lambda *args, **kw: composed.append(args) or compose_once(*args, **kw)
+    )
+    read = []
+    [config] = asked(
+        monkeypatch, "model=relu", read=lambda values: read.append(values) or read_run(values)
+    )
+    assert config == train("model=relu")
+    assert (len(composed), len(read)) == (2, 1)  # the second is that of the line above
+
+
+def test_multirun_takes_every_combination_and_says_which(monkeypatch, capsys):
+    words = ("data=digits", "-m", "gradient=mean,unit", "training.seed=range(0,2)")
+    configs = asked(monkeypatch, *words)
+    assert [(c.gradient.normalization, c.training.seed) for c in configs] == [
+        ("mean", 0),
+        ("mean", 1),
+        ("unit", 0),
+        ("unit", 1),
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "job 1 of 4: gradient=mean training.seed=0",
+        "job 2 of 4: gradient=mean training.seed=1",
+        "job 3 of 4: gradient=unit training.seed=0",
+        "job 4 of 4: gradient=unit training.seed=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("training.seed=3",), ["job 1 of 1"]),
+        (("training.seed=3,4", "training.seed=5"), ["job 1 of 1"]),  # the last one counts
+        (("gradient=glob([s*,u*])",), ["job 1 of 2: gradient=sum", "job 2 of 2: gradient=unit"]),
+        (
+            ("tracking.uri='sqlite://a:secret@b','sqlite:///b'",),
+            [
+                "job 1 of 2: tracking.uri='sqlite://a:***@b'",
+                "job 2 of 2: tracking.uri='sqlite:///b'",
+            ],
+        ),
+    ],
+)
+def test_lines_of_a_multirun(monkeypatch, capsys, words, lines):
+    asked(monkeypatch, "--multirun", *words)
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_every_job_of_a_multirun_is_checked_before_the_first_runs(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "-m", "training.steps=3,4,-1"])
+    with pytest.raises(SettingError, match=r"training.steps must be at least 1"):
+        next(typed_configs("train", read_run, str))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("--help",), "the help\n"),
+        (("--cfg", "job", "--package", "optimizer.momentum"), "0.0\n"),
+        (("-c", "job", "-p", "gradient", "gradient=unit"), "# @package gradient\nnormalization: u"),
+        (("--cfg", "hydra"), "hydra:\n"),
+        (("--cfg", "all"), "hydra:\n"),
+    ],
+)
+def test_flags_that_show_something_give_no_config(monkeypatch, capsys, words, shown):
+    assert asked(monkeypatch, *words) == []
+    assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--cfg", "job", "-m"), "only one of --run, --multirun, --cfg, --info and --shell-comple"),
+        (("--cfg", "job", "-p", "nope"), "--package must be a part of the config, but is 'nope'"),
+        (("--cfg", "nope"), "argument --cfg/-c: invalid choice: 'nope'"),
+        (("-cn", "nope"), "Cannot find primary config 'nope'"),
+        (("-sc", "nope"), "--shell-completion must be install=bash or uninstall=bash"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(monkeypatch, words, message):
+    with pytest.raises(SettingError) as caught:
+        asked(monkeypatch, *words)
+    assert str(caught.value).startswith(message)
+
+
+def test_verbose_reaches_the_loggers(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("of_a_test"), "level", logging.WARNING)
+    train("hydra.verbose=[of_a_test]")
+    assert logging.getLogger("of_a_test").level == logging.DEBUG
 
 
 # -- the commands as processes
@@ -425,6 +601,8 @@ def test_a_slip_exits_with_two_and_one_line_and_leaves_nothing(arguments, messag
     [
         (["train", "--cfg", "job", "model=relu"], "activation: relu"),
         (["train", "--info"], "Defaults Tree"),
+        (["train", "--version"], "mlp-sweep 0.1.0"),
+        (["doctor", "--version"], "mlp-sweep 0.1.0"),
         (["sweep", "--help"], "sweeps: accuracy, best, mine, oscillation, seed, smoke"),
     ],
 )

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from mlp import errors
-from mlp.door import setting_choices, setting_paths
+from mlp.settings import setting_choices, setting_paths
+from mlp.terminal.compose import group_options, study_files
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.yaml_files import group_options, study_files
 from support.sweeping import environment_of_commands
 
 FAULTS = [
@@ -84,6 +84,21 @@ def test_signal_that_a_library_reports_as_its_own_interrupt_keeps_its_code(numbe
     words = [sys.executable, "-c", script]
     done = subprocess.run(words, env=environment_of_commands(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
+
+
+def test_faults_of_a_library_become_sentences_by_their_kind():
+    table = {
+        KeyError: lambda error: errors.StoreError(f"no {error}"),
+        LookupError: lambda error: None if "bug" in str(error) else errors.DataError("elsewhere"),
+    }
+    for raised, kind, sentence in (
+        (KeyError("a"), errors.StoreError, "no 'a'"),
+        (IndexError("b"), errors.DataError, "elsewhere"),
+        (IndexError("a bug"), IndexError, "a bug"),
+        (ValueError("c"), ValueError, "c"),
+    ):
+        with pytest.raises(kind, match=sentence), errors.one_sentence(table):
+            raise raised
 
 
 def test_a_bug_keeps_its_traceback():

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from mlp.curve import Verdict
-from mlp.terminal.screen import Standing, Terminal, meter, say, sparkline
+from mlp.terminal.screen import Standing, Terminal, counting, meter, say, sparkline
 from support.sweeping import SMOKE, environment_of_commands, plain
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -78,7 +78,7 @@ def test_picture_is_three_lines_of_the_terminal(width):
     standing = Standing(32, 128, "best 0.9828 (trial 131)", dict.fromkeys(Verdict, 1000))
     with meter(console, 0) as shown:
         shown.training(standing, 16.0, np.geomspace(1e-4, 1e4, 200))
-        console.print(shown.picture)
+        console.print(shown.picture())
     lines = [_CODES.sub("", line).rstrip() for line in re.split(r"[\r\n]+", said.getvalue())]
     first = next(i for i, line in enumerate(lines) if "32/128 trials" in line)
     _, verdicts, losses = lines[first : first + 3]
@@ -87,6 +87,32 @@ def test_picture_is_three_lines_of_the_terminal(width):
     assert losses.startswith("loss of those in training 0.0001 ▁")
     if width >= 60:
         assert losses.endswith("█ 1e+04")
+
+
+def test_counting_says_how_many_of_how_many_in_a_terminal():
+    said = io.StringIO()
+    console = Console(file=said, width=80, force_terminal=True, color_system=None)
+    with counting(console, "reruns", 8) as told:
+        told(2, 0.6)
+    assert "3 of 8 reruns" in _CODES.sub("", said.getvalue())
+
+
+def test_counting_of_more_than_expected_goes_on():
+    said = io.StringIO()
+    console = Console(file=said, width=80, force_terminal=True, color_system=None)
+    with counting(console, "reruns", 0) as told:
+        told(0, 0.0)
+        told(3, 0.2)
+    assert "3 of 4 reruns" in _CODES.sub("", said.getvalue())
+
+
+def test_counting_outside_of_a_terminal_is_a_line_now_and_then(monkeypatch):
+    said, clock = io.StringIO(), iter((0.0, 1.0, 21.0, 21.0, 22.0))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with counting(plain(said), "reruns", 8) as told:
+        for done in (1, 2, 3):
+            told(done, 0.4)
+    assert said.getvalue() == "2 reruns\n"
 
 
 def test_lines_are_said_as_they_are():

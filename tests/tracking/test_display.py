@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp.door import read_run
+from mlp.settings import read_run
 from mlp.tracking.display import CHART_POINTS, numbers, run_name, study_params, tags, thin
 from support.sample_records import make_record
 

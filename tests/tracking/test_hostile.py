@@ -13,12 +13,12 @@ import pytest
 
 from mlp.config import Tracking
 from mlp.errors import MlpError, RecordError
-from mlp.flow.again import run_rerun
+from mlp.rerun import rerun_network
 from mlp.tracking import record
 from mlp.tracking.display import tags
+from mlp.tracking.read import fetch_run
 from mlp.tracking.runs import publish_run
 from mlp.tracking.store import open_store
-from mlp.tracking.tracked_run import fetch_run
 from support import hostile
 from support.sample_records import make_record
 from support.sweeping import command, plain, run_config
@@ -180,9 +180,9 @@ def test_rerun_of_it_trains_nothing(foreign, artifacts, only_here, monkeypatch, 
     file, data = FILES[name]
     (artifacts / file).write_bytes(data)
     local = run_config(f'tracking.uri="{store.uri}"')
-    monkeypatch.setattr("mlp.flow.again.train_record", None)
+    monkeypatch.setattr("mlp.rerun.train_record", None)
     with pytest.raises(RecordError):
-        run_rerun(run_id, local, {}, plain(io.StringIO()))
+        rerun_network(run_id, local=local, console=plain(io.StringIO()))
     done = command("rerun", run_id, f'tracking.uri="{store.uri}"')
     assert done.returncode == 65
     assert done.stderr.startswith("error: ")

@@ -3,7 +3,7 @@
 import math
 
 from mlp.curve import Verdict
-from mlp.tracking.note import run_note, study_note
+from mlp.tracking.runs import run_note, study_note
 from support.sample_records import make_record
 
 

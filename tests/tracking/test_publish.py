@@ -7,9 +7,9 @@ import pytest
 
 from mlp.config import Tracking
 from mlp.errors import StoreError
-from mlp.tracking import publish, retry, runs, spool
-from mlp.tracking.label import Label, StudyPage, label_of_trial
+from mlp.tracking import publish, runs, spool
 from mlp.tracking.publish import Publisher
+from mlp.tracking.spool import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
 from support.sample_records import make_record
 from support.sweeping import parent, tracked
@@ -77,7 +77,7 @@ def test_fault_is_told_and_the_rest_stays_in_the_spool(here):
 
 
 def test_store_that_comes_back_gets_what_has_waited(here, monkeypatch):
-    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
     shutil.move("mlflow.db", "away.db")
     (here / "mlflow.db").write_text("not a database, and longer than its header")
     with publisher() as published:
@@ -142,7 +142,7 @@ def test_second_run_of_a_trial_goes(here, finds):
 
 
 def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
-    monkeypatch.setattr(retry, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
     tracking = Tracking(uri="http://127.0.0.1:1")
     label = Label("a run", {"mlp.rerun_of": "0" * 32})
     made = make_record()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mlp.curve import Verdict
 from mlp.engine.result import Ending
 from mlp.errors import RecordError
-from mlp.tracking import npz, record
-from mlp.tracking.recipe import read_recipe
+from mlp.tracking import record
+from mlp.tracking.record import read_recipe
 from support.sample_records import make_record
 
 
@@ -93,22 +93,24 @@ def test_config_json_refuses_unresolved_data():
 
 def test_same_arrays_give_the_same_bytes_and_numpy_reads_them():
     arrays = {"W1": np.arange(6.0).reshape(2, 3), "b1": np.zeros(3, np.float32)}
-    data = npz.pack(arrays)
-    assert data == npz.pack({name: array.copy() for name, array in arrays.items()})
+    data = record.pack_arrays(arrays)
+    assert data == record.pack_arrays({name: array.copy() for name, array in arrays.items()})
     with np.load(io.BytesIO(data)) as loaded:
         np.testing.assert_array_equal(loaded["W1"], arrays["W1"])
-    assert npz.pack({"a": np.asfortranarray(arrays["W1"])}) == npz.pack({"a": arrays["W1"]})
+    assert record.pack_arrays({"a": np.asfortranarray(arrays["W1"])}) == record.pack_arrays(
+        {"a": arrays["W1"]}
+    )
 
 
 def test_digests_see_every_bit_shape_and_dtype_but_no_kind_of_nan():
     a = np.arange(6.0)
     digests = {
-        npz.digest([array])
+        record.arrays_digest([array])
         for array in (a, np.nextafter(a, 9), a.reshape(2, 3), a.astype(np.float32))
     }
     assert len(digests) == 4
-    assert npz.digest([np.array([np.nan])]) == npz.digest([np.array([-np.nan])])
-    assert npz.digest([np.array([0.0])]) != npz.digest([np.array([-0.0])])
+    assert record.arrays_digest([np.array([np.nan])]) == record.arrays_digest([np.array([-np.nan])])
+    assert record.arrays_digest([np.array([0.0])]) != record.arrays_digest([np.array([-0.0])])
 
 
 GOOD = json.loads(record.config_json(make_record()))
@@ -228,7 +230,10 @@ def test_any_text_is_refused(text):
         read_recipe(text)
 
 
-EXPECTED = {"a": npz.Expected("<f8", (3,)), "b": npz.Expected("<f4", (9, 2), may_be_shorter=True)}
+EXPECTED = {
+    "a": record.Expected("<f8", (3,)),
+    "b": record.Expected("<f4", (9, 2), may_be_shorter=True),
+}
 FITTING = {"a": np.arange(3.0), "b": np.ones((4, 2), np.float32)}
 
 
@@ -255,8 +260,8 @@ A, B = member(FITTING["a"]), member(FITTING["b"])
 FOREIGN_ARRAYS = {
     "empty": b"",
     "text": b"<html>" * 100,
-    "truncated": npz.pack(FITTING)[:-30],
-    "bit flip": npz.pack(FITTING).replace(np.arange(3.0).tobytes(), np.ones(3).tobytes()),
+    "truncated": record.pack_arrays(FITTING)[:-30],
+    "bit flip": record.pack_arrays(FITTING).replace(np.arange(3.0).tobytes(), np.ones(3).tobytes()),
     "bare npy": A,
     "missing": zipped({"a.npy": A}),
     "extra": zipped({"a.npy": A, "b.npy": B, "c.npy": A}),
@@ -284,8 +289,8 @@ FOREIGN_ARRAYS = {
 
 
 def test_fitting_arrays_are_read():
-    for data in (npz.pack(FITTING), zipped({"b.npy": B, "a.npy": A})):
-        read = npz.unpack(data, EXPECTED, source="w.npz")
+    for data in (record.pack_arrays(FITTING), zipped({"b.npy": B, "a.npy": A})):
+        read = record.unpack_arrays(data, EXPECTED, source="w.npz")
         for name, array in FITTING.items():
             np.testing.assert_array_equal(read[name], array)
 
@@ -293,25 +298,28 @@ def test_fitting_arrays_are_read():
 @pytest.mark.parametrize("name", FOREIGN_ARRAYS)
 def test_foreign_arrays_are_refused(name):
     with pytest.raises(RecordError, match=r"^w.npz cannot be used: ") as caught:
-        npz.unpack(FOREIGN_ARRAYS[name], EXPECTED, source="w.npz")
+        record.unpack_arrays(FOREIGN_ARRAYS[name], EXPECTED, source="w.npz")
     assert str(caught.value).isprintable()
 
 
 def test_member_twice_is_refused():
     data = zipped({"a.npy": A, "x.npy": A, "b.npy": B}).replace(b"x.npy", b"a.npy")
     with pytest.raises(RecordError):
-        npz.unpack(data, EXPECTED, source="w.npz")
+        record.unpack_arrays(data, EXPECTED, source="w.npz")
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, len(npz.pack(FITTING)) - 1), st.integers(0, 255)), max_size=6)
+    st.lists(
+        st.tuples(st.integers(0, len(record.pack_arrays(FITTING)) - 1), st.integers(0, 255)),
+        max_size=6,
+    )
 )
 def test_changed_bytes_are_refused_or_harmless(changes):
-    data = bytearray(npz.pack(FITTING))
+    data = bytearray(record.pack_arrays(FITTING))
     for place, value in changes:
         data[place] = value
     try:
-        read = npz.unpack(bytes(data), EXPECTED, source="w.npz")
+        read = record.unpack_arrays(bytes(data), EXPECTED, source="w.npz")
     except RecordError:
         return
     assert read["a"].shape == (3,)
@@ -322,7 +330,7 @@ def test_too_large_missing_and_linked_files_are_refused(tmp_path: Path):
     (tmp_path / "link.npz").symlink_to("/dev/zero")
     for name in ("large.npz", "link.npz", "none.npz"):
         with pytest.raises(RecordError, match=name):
-            npz.read(tmp_path / name, EXPECTED)
+            record.read_arrays(tmp_path / name, EXPECTED)
 
 
 def test_record_whose_parts_do_not_belong_together_is_refused(tmp_path):

@@ -22,9 +22,9 @@ from mlp.errors import (
     UnavailableError,
 )
 from mlp.tracking import display, record
+from mlp.tracking.read import fetch_run
 from mlp.tracking.runs import find_study, finish, publish_run, start_study, update_run
 from mlp.tracking.store import Store, open_store
-from mlp.tracking.tracked_run import fetch_run
 from support.sample_records import STARTED_MS, make_record
 
 pytestmark = pytest.mark.usefixtures("no_address_of_the_user")

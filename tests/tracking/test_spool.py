@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlp.errors import RecordError, StoreError
 from mlp.tracking import record, spool
-from mlp.tracking.label import Label, StudyPage
+from mlp.tracking.spool import Label, StudyPage
 from support.sample_records import make_record
 from support.sweeping import environment_of_commands
 
@@ -108,7 +108,7 @@ import os, sys
 from pathlib import Path
 from support.sample_records import make_record
 from mlp.tracking import spool
-from mlp.tracking.label import Label
+from mlp.tracking.spool import Label
 made, n = make_record(), 0
 def die_at(event, args):
     global n

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.config import RunConfig
-from mlp.door import with_settings
 from mlp.engine.layout import tile_columns
-from mlp.flow.cut import cost, cut
+from mlp.settings import with_settings
+from mlp.training.executor import cost, cut
 
 COSTS = st.lists(st.floats(0, 1e6), max_size=80)
 

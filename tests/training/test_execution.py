@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,16 +9,16 @@ import pytest
 from mlp.config import Execution
 from mlp.curve import Verdict, judge
 from mlp.data.dataset import load
-from mlp.door import read_run, with_settings
 from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
-from mlp.errors import SettingError, SystemLimitError, UnavailableError
-from mlp.flow.execution import train_trials
-from mlp.flow.work import Done, Lost
+from mlp.errors import SettingError, SystemLimitError
 from mlp.network import Layer
+from mlp.settings import read_run, with_settings
 from mlp.stability.ratio import sharpness_steps
 from mlp.stability.sharpness import check_measurable
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
+from mlp.training.executor import train_trials
+from mlp.training.work import Task, train_population
 from support.losing import Losing, deadly
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
@@ -106,127 +105,59 @@ def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
                 assert layer.b.tobytes() == b.tobytes()
 
 
-# Losses, as the tally of them sees it
+# Populations that are lost
 
 
-def test_poisoned_trial_is_found_and_costs_nobody_else_anything(data, results):
+def test_trial_that_kills_its_workers_is_found_and_costs_nobody_else_anything(data, results):
     where = Losing(deadly(3))
-    found = train_trials(configs(9), data, where)
-    assert [result.ending for result in found].count(Ending.CRASHED) == 1
-    assert found[3].ending is Ending.CRASHED
+    told = {}
+    found = train_trials(configs(9), data, where, kept=told.update)
+    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
     for number in (0, 1, 2, 4, 5):
         assert weights_digest(found[number]) == weights_digest(results[number])
-    assert sum("it died" in line for line in where.said) == 3  # in company, and twice alone
+    assert told == dict(enumerate(found))
+    assert where.said[-1] == "a trial is given up and recorded as crashed: it died"
     assert judge(found[3].loss).verdict is Verdict.DIVERGED
 
 
-@pytest.mark.parametrize(("population", "attempts"), [(1, 3), (3, 3), (6, 4)])
-def test_two_poisoned_trials_are_both_found(data, population, attempts):
-    """In one population the first death is certainly that of neither, so each costs one more."""
+@pytest.mark.parametrize("population", [1, 3, 6])
+def test_two_bad_trials_are_both_found_one_by_one(data, population):
     where = Losing(deadly(1, 4), population=population, n_slots=1)
     found = train_trials(configs(0), data, where)
     assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [1, 4]
-    assert {where.lost[1], where.lost[4]} == {attempts}
+    if population > 1:  # each once in its population, and once more alone
+        assert sum("trained one by one: it died" in line for line in where.said) == 6 // population
+        assert where.submitted[-6:] == [(number,) for number in range(6)]
 
 
-def test_neighbour_of_a_poisoned_trial_is_not_blamed_for_what_that_did(data, results):
-    """Trial 2 dies with 3, and then twice alone of something else: that makes two of its own."""
-    where = Losing(lambda task: fate(task), n_slots=1)
-
-    def fate(task):
-        is_unlucky = task.numbers == (2,) and where.lost[2] < 3
-        return Lost(task, "it died", True) if is_unlucky or 3 in task.numbers else None
-
-    found = train_trials(configs(9), data, where)
-    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
-    assert weights_digest(found[2]) == weights_digest(results[2])
-
-
-def test_trial_whose_worker_dies_thrice_is_not_blamed_where_others_died_and_came_back(
-    data, results
-):
-    where = Losing(lambda task: fate(task), population=1)
-
-    def fate(task):
-        [number] = task.numbers
-        often = {0: 3, 1: 1, 5: 1}.get(number, 0)
-        return Lost(task, "it died", True) if where.lost[number] < often else None
-
+def test_population_that_is_lost_without_fault_of_its_trials_comes_out_the_same(data, results):
+    where = Losing(lambda task: "its machine went" if len(task.numbers) > 1 else None, n_slots=1)
     found = train_trials(configs(9), data, where)
     assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
-    assert where.lost == {0: 3, 1: 1, 5: 1}
+    assert where.said == ["6 trials are trained one by one: its machine went"]
 
 
-def test_trials_whose_workers_are_killed_by_others_are_not_blamed(data, results):
-    """Every worker dies four times over, whatever it trains: no trial is the reason for that."""
-    deaths = Counter()
+def test_a_trial_alone_has_one_attempt_more_than_a_population(data):
+    few = configs(0)[:2]
+    assert Task((0, 1), tuple(few), data, None).n_attempts == 2
+    assert Task((0,), tuple(few[:1]), data, None).n_attempts == 3
 
-    def die(task):
-        deaths[task.numbers] += 1
-        return Lost(task, "it died", True) if deaths[task.numbers] <= 4 else None
 
-    found = train_trials(configs(9), data, Losing(die))
+def test_another_trainer_gets_what_the_built_in_one_gets(data, results):
+    """So a function that is not ours can stand in its place."""
+    asked = []
+
+    def trainer(configs, data, **options):
+        asked.append((len(configs), options["threads"], options["thresholds"]))
+        return train_population(configs, data, **options)
+
+    execution = dataclasses.replace(BASE.execution, threads=2, population=4)
+    found = train_trials(configs(9), data, execution, thresholds={7: 0.0}, trainer=trainer)
+    assert asked == [(4, 2, {7: 0.0}), (2, 2, {7: 0.0})]
     assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
-
-
-def test_machine_that_goes_is_no_trial_s_fault(data, results):
-    gone = []
-
-    def go(task):
-        gone.append(task)
-        return Lost(task, "its machine went", False) if len(gone) <= 5 else None
-
-    where = Losing(go)
-    found = train_trials(configs(9), data, where)
-    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
-    assert all(task.numbers in where.trained for task in gone)  # none was taken apart
-
-
-def test_trial_that_is_lost_with_every_machine_is_no_crash(data):
-    with pytest.raises(UnavailableError, match=r"was lost 12 times \(gone\), and no other"):
-        train_trials(configs(0)[:1], data, Losing(lambda task: Lost(task, "gone", False)))
-
-
-def test_result_that_is_a_text_is_that_trial_s_alone(data, results):
-    class Raising(Losing):
-        def wait(self, progress):
-            answers = super().wait(progress)
-            for place, answer in enumerate(answers):
-                texts = ["it raised" if n == 2 else None for n in answer.task.numbers]
-                both = zip(texts, answer.results, strict=True)
-                answers[place] = Done(answer.task, tuple(text or result for text, result in both))
-            return answers
-
-    found = train_trials(configs(9), data, Raising(lambda _: None))
-    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [2]
-    assert weights_digest(found[0]) == weights_digest(results[0])
 
 
 def test_ray_that_is_not_installed_is_said(monkeypatch, data):
-    monkeypatch.setitem(sys.modules, "mlp.flow.cluster", None)
+    monkeypatch.setitem(sys.modules, "mlp.training.ray_cluster", None)
     with pytest.raises(SettingError, match=r"needs Ray: python -m pip install 'mlp-sweep\[ray\]'"):
         train_trials(configs(0), data, Execution(engine="ray"))
-
-
-def test_machines_that_go_are_no_fault_of_their_trials(data, results):
-    """A population may lose eleven machines; what its trials lose alone is counted anew."""
-    where = Losing(lambda task: fate(task), population=4)
-
-    def fate(task):
-        n = max(where.lost[number] for number in task.numbers)
-        if n < 11 or n == 12:
-            return Lost(task, "its machine went", False)
-        return Lost(task, "it died", True) if n == 11 else None
-
-    found = train_trials(configs(9), data, where)
-    assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
-
-
-def test_trial_that_takes_every_machine_with_it_is_found(data, results):
-    where = Losing(
-        lambda task: Lost(task, "its machine went", False) if 3 in task.numbers else None,
-        population=4,
-    )
-    found = train_trials(configs(9), data, where)
-    assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
-    assert weights_digest(found[2]) == weights_digest(results[2])

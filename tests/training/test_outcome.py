@@ -8,9 +8,9 @@ import pytest
 from mlp.config import Data
 from mlp.curve import Verdict
 from mlp.data.dataset import load
-from mlp.door import with_settings
-from mlp.flow.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
-from mlp.flow.outcome import make_record as judged_record
+from mlp.settings import with_settings
+from mlp.training.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
+from mlp.training.outcome import make_record as judged_record
 from support.sample_records import make_record
 
 

@@ -1,0 +1,1 @@
+"""What the engine is timed beside: other libraries, and the machine's own pace."""

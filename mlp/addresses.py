@@ -1,0 +1,192 @@
+"""Where the tracking store is: which address, and whether it can work at all.
+
+Everything that can be said without MLflow is said here, because importing MLflow takes seconds and
+a wrong path should not.
+"""
+
+import fcntl
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlp.config import Tracking
+from mlp.errors import BusyError, SettingError, StoreError, one_line
+
+_SQLITE = re.compile(r"sqlite(\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?")
+_SERVER = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+", re.IGNORECASE)
+_USER_AND_SECRET = re.compile(r"(?P<head>\w://[^/\s:@]*):[^/\s]*@")
+_SECRET_IN_QUERY = re.compile(
+    r"(?P<head>[?&][\w-]*(password|passwd|pwd|token|secret|key|credential|signature)[\w-]*=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+# SQLAlchemy 2.1 decodes a quoted character in a path, 2.0 does not.
+_AMBIGUOUS = re.compile(r"\?|%[0-9a-fA-F]{2}")
+
+_LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
+_LOCK_PAUSE_S = 0.1
+
+
+def resolve(tracking: Tracking) -> str:
+    """The address of the tracking store: the setting, MLFLOW_TRACKING_URI, or ./mlflow.db.
+
+    A path is made absolute, so that a later change of the working directory moves nothing.
+
+    Raises:
+        SettingError: for an address of a kind that is not supported.
+        StoreError: for an SQLite file that cannot work there.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if _SERVER.fullmatch(uri):
+        return uri
+    local = _SQLITE.fullmatch(uri)
+    if local is None or local["path"] in ("", ":memory:"):
+        raise SettingError(
+            "tracking.uri must be an SQLite file (sqlite:///FILE), a tracking server "
+            f"(http://HOST:PORT) or a PostgreSQL or MySQL database, but is {mask(uri)!r}"
+        )
+    path = Path.cwd() / local["path"]
+    if _AMBIGUOUS.search(str(path)):
+        raise StoreError(
+            "the path of a tracking store must not hold '?', nor '%' and two hex digits, "
+            f"but is {path}"
+        )
+    check_sqlite(path)
+    return f"sqlite:///{path}{local['query'] or ''}"
+
+
+def mask(text: str) -> str:
+    """The text without the passwords and tokens of the addresses in it.
+
+    Example:
+        >>> mask("postgresql://ann:secret@db/mlflow?sslpassword=x&a=b")
+        'postgresql://ann:***@db/mlflow?sslpassword=***&a=b'
+    """
+    return _SECRET_IN_QUERY.sub(r"\g<head>***", _USER_AND_SECRET.sub(r"\g<head>:***@", text))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a resolved SQLite address; None for a server."""
+    local = _SQLITE.fullmatch(uri)
+    return Path(local["path"]) if local else None
+
+
+def check_sqlite(
+    path: Path,
+    *,
+    store: str = "tracking store",
+    setting: str = "tracking.uri",
+    is_thorough: bool = False,
+    patience_s: float = 5.0,
+) -> None:
+    """Refuses a path that cannot hold a store, before anything is written.
+
+    Args:
+        path: of the file, there or not.
+        store: what is to be in it, for the messages.
+        setting: what names the path, for the messages.
+        is_thorough: whether every page of the file is looked at, which takes a second a gigabyte;
+            else only whether it is a database at all, or empty, which becomes one.
+        patience_s: how long another program may hold the file, in seconds.
+
+    Raises:
+        StoreError: for a folder, a file that is no SQLite database, or one that is read-only;
+            where that is looked at, for a damaged one.
+        BusyError: if another program holds it, where every page is looked at.
+    """
+    if path.is_dir():
+        raise StoreError(f"the {store} must be a file, but {path} is a folder")
+    if path.exists():
+        if not path.is_file():
+            raise StoreError(f"the {store} must be a plain file, but {path} is not")
+        _check_access(path, setting)
+        query = "PRAGMA quick_check(1)" if is_thorough else "PRAGMA schema_version"
+        try:
+            said = _asked(path, query, patience_s, mode="rw" if is_thorough else "ro")[0]
+        except sqlite3.Error as error:
+            said = one_line(error)
+        if "not a database" in str(said):
+            raise StoreError(f"{path} is not an SQLite database; choose another by {setting}")
+        if is_thorough and "locked" in str(said):
+            raise BusyError(f"another program holds the {store} {path}; close it or try again")
+        if is_thorough and said != "ok":
+            raise StoreError(
+                f"{path} is damaged: {one_line(said)}; make a copy of it, then try: "
+                f"sqlite3 {path.name} .recover | sqlite3 recovered.db"
+            )
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise StoreError(f"the {store} cannot be at {path}, because {folder} is no folder")
+    _check_access(folder, setting)
+
+
+def tables(path: Path) -> set[str]:
+    """The names of the tables of the tracking store's SQLite file; none where there is no file.
+
+    Raises:
+        StoreError: if SQLite cannot read it.
+        BusyError: if another program holds it.
+    """
+    if not path.exists():
+        return set()
+    try:
+        return set(_asked(path, "SELECT name FROM sqlite_master WHERE type = 'table'", 20.0))
+    except sqlite3.Error as error:
+        if "locked" in str(error):
+            raise BusyError(
+                f"another program holds the tracking store {path}; close it or try again"
+            ) from None
+        raise StoreError(f"the tracking store {path} cannot be read: {one_line(error)}") from None
+
+
+def _asked(path: Path, query: str, patience_s: float, *, mode: str = "rw") -> list[Any]:
+    """The first column of what an SQLite file answers.
+
+    SQLite itself opens the file: to close a file lets go of every lock that this process has on it
+    (POSIX), and SQLite alone knows when that would be the lock of another thread's transaction.
+    With `mode="ro"` it cannot roll back what a killed process has left half done.
+    """
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=patience_s)) as file:
+        return [row[0] for row in file.execute(query)]
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Lets one process at a time in, among those that ask for the same folder.
+
+    The folder itself is locked: no lock file stays behind, and a process that dies lets go.
+
+    Raises:
+        BusyError: if another one stays too long.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise BusyError(
+                        f"another process has been making a store in {folder} for "
+                        f"{_LOCK_PATIENCE_S:.0f} seconds; try again when it has ended"
+                    ) from None
+                time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_access(path: Path, setting: str) -> None:
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise StoreError(
+            f"{path} cannot be written; change its permissions or choose another {setting}"
+        )

@@ -1,0 +1,404 @@
+"""What can be changed in a run, one setting at a time, and what a change does to the step.
+
+A change says for each seed what is set to what, because a change of the normalization that keeps
+the effective step needs another learning rate where the first gradient has another length.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from mlp.config import Execution, RunConfig, Tracking, Value
+from mlp.errors import SettingError
+from mlp.settings import settings_of, with_settings
+from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
+
+GradientNorm = Callable[[Sequence[RunConfig]], Sequence[float]]
+"""Configs -> L2 norm of the gradient of the mean loss at their first weights."""
+
+NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rate"
+DEPTH, WIDTHS = "model.depth", "model.widths"
+SEEDS = ("training.seed", "training.order_seed")
+
+_FACTOR_OF_TEN = 10.0
+
+_FACTOR = 1000.0  # how far a number may go from the run's own
+_MOST_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class StepExample:
+    """One run's step, said in both ways.
+
+    Attributes:
+        learning_rate: as set.
+        normalization: as set.
+        effective_step: the learning rate on the mean gradient that takes the same first step.
+    """
+
+    learning_rate: float
+    normalization: str
+    effective_step: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.learning_rate:.3g} on the {self.normalization} is a step of "
+            f"{self.effective_step:.3g} on the mean"
+        )
+
+
+def step_example(
+    config: RunConfig, n_examples: int, gradient_norm: GradientNorm
+) -> StepExample | None:
+    """The first step of a run whose step is not simply its learning rate; None for any other.
+
+    Args:
+        config: of the run.
+        n_examples: in the training part.
+        gradient_norm: asked only if the normalization is `unit` or `clip`.
+    """
+    normalization, rate = config.gradient.normalization, config.optimizer.learning_rate
+    if normalization == "mean":
+        return None
+    norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
+    factor = step_factor(config, n_examples, norm) if norm > 0 else 1.0
+    return StepExample(rate, normalization, rate * factor) if factor != 1 else None
+
+
+def step_factor(config: RunConfig, n_examples: int, gradient_norm: float) -> float:
+    """Effective step over learning rate: what a learning rate of 1 is worth on the mean gradient.
+
+    N for `sum` over N examples, 1 for `mean`, 1 / |g| for `unit`, min(1, c / |g|) for `clip`, with
+    g the mean gradient where the step is taken.
+
+    Args:
+        config: of the run.
+        n_examples: in the training part; a batch has no more than its size of them.
+        gradient_norm: |g|, greater than 0.
+
+    Example:
+        >>> from mlp.settings import with_settings
+        >>> sum_of_all = with_settings(RunConfig(), {"gradient.normalization": "sum"})
+        >>> 0.005 * step_factor(sum_of_all, 12_396, gradient_norm=0.2)
+        61.980000000000004
+    """
+    match config.gradient.normalization:
+        case "sum":
+            return float(min(n_examples, config.training.batch_size or n_examples))
+        case "mean":
+            return 1.0
+        case "unit":
+            return 1 / gradient_norm
+        case "clip":
+            return min(1.0, config.gradient.clip_norm / gradient_norm)
+
+
+@dataclass(frozen=True, order=True)
+class Factor:
+    """What is tested as a cause: a setting.
+
+    Attributes:
+        setting: its path.
+        keeps_step: for the normalization: whether the learning rate goes along, so that the
+            effective step at the start stays what it was. Other settings change alone.
+    """
+
+    setting: str
+    keeps_step: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.setting}{' at the same effective step' if self.keeps_step else ''}"
+
+
+Values = tuple[tuple[str, Value | tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One factor set to another value.
+
+    Attributes:
+        factor: what is changed.
+        text: the change as it is typed, such as `model.depth=2`.
+        values: for each seed: setting -> value.
+        distance: how far it goes, as a share of the setting's domain; 1 for another choice.
+    """
+
+    factor: Factor
+    text: str
+    values: tuple[Values, ...]
+    distance: float
+
+
+Order = Callable[[str, Value], float]
+"""Parameter name, value -> how soon an alternative is tried; the lowest first."""
+
+
+def plain(config: RunConfig) -> RunConfig:
+    """The config with everything that changes no result at its default: the key of a result.
+
+    Example:
+        >>> near, far = RunConfig(execution=Execution(threads=1)), RunConfig()
+        >>> near == far, plain(near) == plain(far)
+        (False, True)
+    """
+    local = {"data.root": None, WIDTHS: config.model.layer_widths}
+    changed = with_settings(config, local)
+    return RunConfig(
+        data=changed.data,
+        model=changed.model,
+        initialization=changed.initialization,
+        gradient=changed.gradient,
+        optimizer=changed.optimizer,
+        training=changed.training,
+        tracking=Tracking(),
+        execution=Execution(),
+    )
+
+
+def rerun(config: RunConfig, changes: Sequence[Change], seed: int) -> RunConfig | None:
+    """The config with changes made; None where they collide or the schema refuses them.
+
+    Args:
+        config: to start from; its own seed is the one that `seed` counts.
+        changes: of different factors.
+        seed: which of the changes' seeds.
+    """
+    for one, other in combinations(changes, 2):
+        if {path for path, _ in one.values[seed]} & {path for path, _ in other.values[seed]}:
+            return None
+    return _changed(config, tuple(pair for change in changes for pair in change.values[seed]))
+
+
+@functools.lru_cache(maxsize=50_000)
+def _changed(config: RunConfig, values: Values) -> RunConfig | None:
+    try:
+        changed = with_settings(config, dict(values))
+    except SettingError:
+        return None
+    return with_settings(changed, {WIDTHS: changed.model.layer_widths})
+
+
+def changes_of(
+    configs: Sequence[RunConfig],
+    space: Space,
+    *,
+    n_examples: int,
+    gradient_norms: Sequence[float],
+    targets: Mapping[str, float],
+    order: Order,
+) -> tuple[Change, ...]:
+    """Every change of one setting that is tried on a run.
+
+    Choices: all others. Numbers: the target and a factor of ten either way, cut to the bounds (from
+    zero: the bounds). Integers: the target and both neighbours. Depth: both neighbours; deeper
+    repeats the last width, shallower cuts the list, and both count as depth. The normalization
+    comes twice, with the learning rate kept and with the effective step at the start kept. A
+    setting that is inactive in this run is left out, and so is a value that the schema refuses.
+    Seeds are no settings here: they are what a change is repeated over.
+
+    Args:
+        configs: the run with each seed, its own first.
+        space: the settings that may be changed, and their bounds.
+        n_examples: in the training part.
+        gradient_norms: of the mean gradient at the start, one a seed; NaN where nobody asked.
+        targets: parameter name -> the number to try first, such as the quiet runs' median.
+        order: of the choices.
+
+    Returns:
+        Changes by factor, those of a factor in the order in which they are tried.
+    """
+    config = configs[0]
+    changes: list[Change] = []
+    for entry in space:
+        if entry.path in SEEDS or not is_active(config, entry.path):
+            continue
+        if entry.path == DEPTH:
+            changes += _of_depth(config, entry, len(configs), order)
+        elif entry.each_layer:
+            changes += _of_layers(config, entry, len(configs), targets, order)
+        else:
+            changes += _of_value(config, entry, len(configs), targets, order)
+        if entry.path == NORMALIZATION:
+            changes += _at_same_step(configs, entry, n_examples, gradient_norms, order)
+    return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
+
+
+def domain_of(config: RunConfig, entry: Entry) -> tuple[str, Domain] | None:
+    """The branch and domain that a run draws a setting from; None where it has none there."""
+    if entry.by is None:
+        return next(iter(entry.domains.items()))
+    branch = typed(settings_of(config)[entry.by])
+    return (branch, entry.domains[branch]) if branch in entry.domains else None
+
+
+def is_active(config: RunConfig, path: str) -> bool:
+    """Whether the setting can do anything in this run."""
+    match path:
+        case "gradient.clip_norm":
+            return config.gradient.normalization == "clip"
+        case "initialization.scale":
+            return config.initialization.scheme != "zeros"
+    return True
+
+
+def _of_value(
+    config: RunConfig, entry: Entry, n_seeds: int, targets: Mapping[str, float], order: Order
+) -> Iterator[Change]:
+    found = domain_of(config, entry)
+    if found is None:
+        return
+    branch, domain = found
+    name, value = entry.parameter(branch, None), settings_of(config)[entry.path]
+    if entry.path == WIDTHS and isinstance(domain, Range):
+        value = config.model.layer_widths[0]  # one width for all layers
+    for other in _alternatives(domain, value, name, targets.get(name), order):
+        text = f"{entry.path}={shown_value(other)}"
+        yield _same_for_all(entry.path, text, {entry.path: other}, n_seeds, domain, (value, other))
+
+
+def _of_layers(
+    config: RunConfig, entry: Entry, n_seeds: int, targets: Mapping[str, float], order: Order
+) -> Iterator[Change]:
+    """One layer's width at a time."""
+    found = domain_of(config, entry)
+    if found is None:
+        return
+    widths = config.model.layer_widths
+    for layer, width in enumerate(widths, start=1):
+        name = entry.parameter(found[0], layer)
+        for other in _alternatives(found[1], width, name, targets.get(name), order):
+            assert isinstance(other, int)
+            changed = [*widths[: layer - 1], other, *widths[layer:]]
+            text = f"{WIDTHS}={shown_value(changed)}"
+            yield _same_for_all(WIDTHS, text, {WIDTHS: changed}, n_seeds, found[1], (width, other))
+
+
+def _of_depth(config: RunConfig, entry: Entry, n_seeds: int, order: Order) -> Iterator[Change]:
+    found = domain_of(config, entry)
+    if found is None:
+        return
+    depth, widths = config.model.depth, config.model.layer_widths
+    for other in _alternatives(found[1], depth, DEPTH, None, order):
+        assert isinstance(other, int)
+        repeated = [*widths, *[widths[-1]] * other][:other]
+        values: dict[str, Value] = {DEPTH: other, WIDTHS: list(repeated)}
+        yield _same_for_all(DEPTH, f"{DEPTH}={other}", values, n_seeds, found[1], (depth, other))
+
+
+def _at_same_step(
+    configs: Sequence[RunConfig],
+    entry: Entry,
+    n_examples: int,
+    gradient_norms: Sequence[float],
+    order: Order,
+) -> Iterator[Change]:
+    """The normalization and, for each seed, the learning rate that keeps the first step."""
+    found = domain_of(configs[0], entry)
+    present = configs[0].gradient.normalization
+    usable = [norm if math.isfinite(norm) and norm > 0 else None for norm in gradient_norms]
+    for other in _alternatives(found[1], present, NORMALIZATION, None, order) if found else []:
+        target = _changed(configs[0], ((NORMALIZATION, other),))
+        needs_norm = {present, other} & {"unit", "clip"}
+        if target is None or (needs_norm and None in usable):
+            continue
+        values: list[Values] = []
+        rates: list[float] = []
+        for config, norm in zip(configs, usable, strict=True):
+            before, after = (step_factor(c, n_examples, norm or 1.0) for c in (config, target))
+            rates.append(config.optimizer.learning_rate * before / after)
+            values.append(((NORMALIZATION, other), (LEARNING_RATE, rates[-1])))
+        text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(rates[0])}"
+        yield Change(Factor(NORMALIZATION, keeps_step=True), text, tuple(values), 1.0)
+
+
+def _same_for_all(
+    path: str,
+    text: str,
+    values: Mapping[str, Value],
+    n_seeds: int,
+    domain: Domain,
+    ends: tuple[Value, Value],
+) -> Change:
+    frozen = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
+    distance = abs(position(domain, ends[0]) - position(domain, ends[1]))
+    return Change(Factor(path), text, (frozen,) * n_seeds, distance or 1.0)
+
+
+def position(domain: Domain, value: Value) -> float:
+    """Where a number stands in its range, 0 to 1 (log: by its logarithm); 0 for a choice."""
+    if not isinstance(domain, Range) or not isinstance(value, int | float):
+        return 0.0
+    low, high, at = domain.low, domain.high, float(value)
+    if domain.log:
+        low, high, at = math.log(low), math.log(high), math.log(max(at, 1e-300))
+    return (at - low) / (high - low) if high > low else 0.0
+
+
+def _alternatives(
+    domain: Domain, value: Value, name: str, target: float | None, order: Order
+) -> list[Value]:
+    """Other values of a setting, in the order in which they are tried."""
+    if isinstance(domain, Choice):
+        others = [own for own in domain.values if typed(own) != typed(value)]
+        return sorted(others, key=lambda other: order(name, other))
+    assert isinstance(value, int | float)
+    if domain.integer:
+        step = int(domain.step or 1)
+        wanted = [value - step, value + step]
+    elif value == 0:
+        wanted = [domain.low, domain.high]  # no factor leads away from zero
+    else:
+        wanted = [value / _FACTOR_OF_TEN, value * _FACTOR_OF_TEN]
+    wanted = sorted(wanted, key=lambda other: order(name, other))
+    if target is not None:
+        wanted.insert(0, round(target) if domain.integer else target)
+    within: list[Value] = []
+    for number in wanted:
+        cut = min(max(number, domain.low), domain.high)
+        own = int(cut) if domain.integer else float(cut)
+        if not any(_is_near(own, other) for other in (value, *within)):
+            within.append(own)
+    return within
+
+
+def _is_near(one: float, other: Value) -> bool:
+    assert isinstance(other, int | float)
+    return one == other if isinstance(one, int) else math.isclose(one, other, rel_tol=0.01)
+
+
+def shown_value(value: Value | tuple[int, ...]) -> str:
+    """A value as it is typed, floats to four digits, lists without spaces."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return typed(list(value)) if isinstance(value, tuple) else typed(value)
+
+
+def standard_space(config: RunConfig) -> Space:
+    """The settings that may be changed in a run, with bounds, where no study says so.
+
+    Seeds, data, steps and dtype are left alone: they are not why a run oscillates, or changing them
+    changes the question.
+    """
+    choices = {
+        "gradient.derivative": ("exact", "question"),
+        "gradient.normalization": ("mean", "sum", "unit", "clip"),
+        "initialization.scheme": ("lecun_normal", "glorot_uniform", "he_normal", "orthogonal"),
+        "model.activation": ("sigmoid", "tanh", "relu"),
+    }
+    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
+    settings = settings_of(config)
+    for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
+        value = settings[path]
+        assert isinstance(value, int | float)
+        domain = Range(value / _FACTOR, value * _FACTOR, True, None, False)
+        entries.append(Entry(path, {"": domain}, None, False))
+    momentum = Range(0.0, _MOST_MOMENTUM, False, None, False)
+    entries.append(Entry("optimizer.momentum", {"": momentum}, None, False))
+    depth = Range(1, config.model.depth + 1, False, None, True)
+    entries.append(Entry("model.depth", {"": depth}, None, False))
+    widths = Range(1, 2 * max(config.model.layer_widths), False, None, True)
+    entries.append(Entry("model.widths", {"": widths}, None, each_layer=True))
+    return tuple(entries)

@@ -1,0 +1,336 @@
+"""Two settings that act only together, in the two ways in which that happens.
+
+Where either change cures a run, the two may be needed together to make it swing: then, with one of
+them cured, no value of the other brings the swings back. Where no single change cures, both may
+have to be changed: then the two changes together do more than either of them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations, product
+
+from mlp.causes.changes import Change, Factor, rerun
+from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
+from mlp.causes.observed import HEALTHY
+from mlp.causes.plan import Inquiry, Pick, Results, Side, judged_after, missing, strongest, turned
+from mlp.config import RunConfig
+from mlp.curve import Judgement, Verdict
+from mlp.shares import Share, wilson
+
+JOINT_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
+
+_MOST_RUNS = 6  # that one dependence is tried in
+_MOSTLY = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
+_SEARCHED_RUNS = 3  # in which all pairs of settings are tried
+_RETURNS_OFTEN = 0.5  # below this share of returns a setting does not do it alone
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Whether a setting makes a run swing while another one is cured, over further seeds.
+
+    Attributes:
+        factor: the setting whose every change is tried.
+        without: the setting that is cured meanwhile.
+        n_runs: runs that either change cures.
+        n_pairs: further seeds of these runs in which the unchanged run swings and the cure of
+            `without` works.
+        n_returned: of these, in which a change of `factor` beside that cure brings the swings back.
+        returned: their share with its interval.
+        is_needed: whether `factor` needs `without`: with that cured, it brings the swings back in
+            less than half of these seeds. None: not settled.
+    """
+
+    factor: Factor
+    without: Factor
+    n_runs: int
+    n_pairs: int
+    n_returned: int
+    returned: Share
+    is_needed: bool | None
+
+
+@dataclass(frozen=True)
+class JointCure:
+    """What changing two settings did in runs that no single change cures, over further seeds.
+
+    Attributes:
+        factors: the two.
+        n_runs: runs in which the two together cured, with the run's own seed.
+        n_uncured: runs that no single change cured.
+        n_pairs: reruns with both changed.
+        n_cured: of these, ended learning or converged.
+        p_value: that both together do no more than nothing, or than either alone: the largest of
+            the three, corrected for all pairs of settings.
+        changes: what was changed, as typed.
+        conclusion: in one word.
+    """
+
+    factors: tuple[Factor, Factor]
+    n_runs: int
+    n_uncured: int
+    n_pairs: int
+    n_cured: int
+    p_value: float
+    changes: tuple[str, ...]
+    conclusion: Conclusion
+
+
+def next_joint_batch(
+    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+) -> tuple[RunConfig, ...]:
+    """What to train next about pairs of settings; empty when nothing is left to ask.
+
+    Args:
+        inquiry: whose single changes are answered.
+        causes: the settings that cure alone.
+        results: everything trained so far.
+    """
+    for stage in (
+        _screening_returns(inquiry, causes, results),
+        _confirming_returns(inquiry, causes, results),
+        _screening_pairs(inquiry, results),
+        _confirming_pairs(inquiry, results),
+    ):
+        if batch := missing(stage, results):
+            return batch
+    return ()
+
+
+def next_pair_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+    """Pairs of changes for the runs that no single one cures, with their own seeds."""
+    return missing(_screening_pairs(inquiry, results), results)
+
+
+def dependences(
+    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+) -> tuple[Dependence, ...]:
+    """For each two causes that often cure the same runs: does one bring the swings back alone?"""
+    found = []
+    for factor, without in permutations(causes, 2):
+        runs = _either_cures(inquiry, factor, without, results)
+        enough = min(_MOST_RUNS, _MOSTLY * _n_cured(inquiry, factor, results))
+        if runs and len(runs) >= enough:
+            found.append(_dependence(factor, without, runs, results))
+    return tuple(found)
+
+
+def joint_cures(inquiry: Inquiry, results: Results) -> tuple[JointCure, ...]:
+    """For runs that no single change cures: the two settings that most often cure together."""
+    uncured = _uncured(inquiry, results)
+    n_hypotheses = len(_factor_pairs(inquiry.on(Side.STOPS)))
+    return tuple(
+        _joint_cure(factors, uncured, n_hypotheses, results)
+        for factors in _candidates(inquiry, results)
+    )
+
+
+def _either_cures(
+    inquiry: Inquiry, factor: Factor, other: Factor, results: Results
+) -> list[tuple[Pick, Change]]:
+    """Runs that either change cures with the own seed, and the cure of the other factor."""
+    found = []
+    for pick in inquiry.on(Side.STOPS):
+        cures = [strongest(pick, either, results) for either in (factor, other)]
+        if all(cure is not None and _cures(pick, [cure], results) for cure in cures):
+            assert cures[1] is not None
+            found.append((pick, cures[1]))
+    return found[:_MOST_RUNS]
+
+
+def _n_cured(inquiry: Inquiry, factor: Factor, results: Results) -> int:
+    """How many runs the factor cures with their own seed."""
+    cures = ((pick, strongest(pick, factor, results)) for pick in inquiry.on(Side.STOPS))
+    return sum(cure is not None and _cures(pick, [cure], results) for pick, cure in cures)
+
+
+def _wanted(pick: Pick) -> range:
+    """The places of the further seeds that are wanted; place 0 is the run's own seed."""
+    return range(1, pick.n_seeds + 1)
+
+
+def _cures(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
+    judged = judged_after(pick, changes, 0, results)
+    return judged is not None and turned(pick, judged)
+
+
+def _screening_returns(
+    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+) -> Iterator[RunConfig | None]:
+    for factor, without in permutations(causes, 2):
+        for pick, cure in _either_cures(inquiry, factor, without, results):
+            for change in pick.of_factor(factor):
+                yield rerun(pick.configs[0], [cure, change], 0)
+
+
+def _confirming_returns(
+    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+) -> Iterator[RunConfig | None]:
+    """All wanted seeds, and all there are where those did not settle it."""
+
+    def n_seeds(pick: Pick, bond: Dependence) -> int:
+        is_in_doubt = bond.is_needed is None and bond.n_pairs > 0
+        return len(pick.configs) - 1 if is_in_doubt else pick.n_seeds
+
+    for bond in dependences(inquiry, causes, results):
+        for pick, cure in _either_cures(inquiry, bond.factor, bond.without, results):
+            change = _likeliest_return(pick, bond.factor, cure, results)
+            for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
+                assert change is not None
+                yield rerun(pick.configs[seed], [cure, change], seed)
+                yield rerun(pick.configs[seed], [cure], seed)
+                yield pick.configs[seed]
+
+
+def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results) -> Change | None:
+    """The change that swings most beside the cure, with the own seed."""
+
+    def swings(judged: Judgement) -> tuple[bool, float]:
+        return judged.verdict is Verdict.OSCILLATING, judged.amplitude
+
+    seen = [
+        (swings(judged), change)
+        for change in pick.of_factor(factor)
+        if (judged := judged_after(pick, [cure, change], 0, results)) is not None
+    ]
+    return max(seen, key=lambda pair: pair[0])[1] if seen else None
+
+
+def _dependence(
+    factor: Factor, without: Factor, runs: Sequence[tuple[Pick, Change]], results: Results
+) -> Dependence:
+    n_pairs = n_returned = 0
+    for pick, cure in runs:
+        change = _likeliest_return(pick, factor, cure, results)
+        for seed in range(1, len(pick.configs)) if change else ():
+            assert change is not None
+            unchanged = results.get(pick.configs[seed])
+            cured = judged_after(pick, [cure], seed, results) if unchanged else None
+            both = judged_after(pick, [cure, change], seed, results) if cured else None
+            if unchanged is None or cured is None or both is None:
+                continue
+            is_cure = turned(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
+            n_pairs += is_cure
+            n_returned += is_cure and both.verdict is Verdict.OSCILLATING
+    returned = wilson(n_returned, n_pairs)
+    is_needed = None
+    if returned.high < _RETURNS_OFTEN:
+        is_needed = True
+    elif returned.low > _RETURNS_OFTEN:
+        is_needed = False
+    return Dependence(factor, without, len(runs), n_pairs, n_returned, returned, is_needed)
+
+
+def _uncured(inquiry: Inquiry, results: Results) -> list[Pick]:
+    """Runs that no single change cures with their own seed, all changes being trained."""
+    return [
+        pick
+        for pick in inquiry.on(Side.STOPS)
+        if pick.factors
+        and all(
+            (change := strongest(pick, factor, results)) is not None
+            and not _cures(pick, [change], results)
+            for factor in pick.factors
+        )
+    ]
+
+
+def _factor_pairs(picks: Sequence[Pick]) -> list[tuple[Factor, Factor]]:
+    factors = sorted({factor for pick in picks for factor in pick.factors})
+    return [(a, b) for a, b in combinations(factors, 2) if a.setting != b.setting]
+
+
+def _combinations(
+    pick: Pick, factors: tuple[Factor, Factor], results: Results
+) -> list[tuple[Change, Change]]:
+    """Both settings changed: the change that is tried first and the strongest one, of each."""
+    sides: list[list[Change]] = []
+    for factor in factors:
+        of_factor = pick.of_factor(factor)
+        best = strongest(pick, factor, results)
+        sides.append(list(dict.fromkeys([*of_factor[:1], *([best] if best else [])])))
+    return list(product(*sides))  # type: ignore[arg-type]
+
+
+def _screening_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig | None]:
+    uncured = _uncured(inquiry, results)
+    searched = uncured[:_SEARCHED_RUNS]
+    for pick in searched:
+        for factors in _factor_pairs([pick]):
+            for changes in _combinations(pick, factors, results):
+                yield rerun(pick.configs[0], changes, 0)
+    for pick in uncured[_SEARCHED_RUNS:]:
+        for factors in _candidates(inquiry, results):
+            for changes in _combinations(pick, factors, results):
+                yield rerun(pick.configs[0], changes, 0)
+
+
+def _candidates(inquiry: Inquiry, results: Results) -> list[tuple[Factor, Factor]]:
+    """The pair of settings that cures most of the searched runs, with their own seeds."""
+    hits: Counter[tuple[Factor, Factor]] = Counter()
+    for pick in _uncured(inquiry, results)[:_SEARCHED_RUNS]:
+        hits.update(
+            factors for factors in _factor_pairs([pick]) if curing_pair(pick, factors, results)
+        )
+    return [factors for factors, _ in hits.most_common(1)]
+
+
+def curing_pair(
+    pick: Pick, factors: tuple[Factor, Factor], results: Results
+) -> tuple[Change, Change] | None:
+    """The first changes of both settings that cure the run with its own seed."""
+    return next(
+        (both for both in _combinations(pick, factors, results) if _cures(pick, both, results)),
+        None,
+    )
+
+
+def _confirming_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig | None]:
+    for factors in _candidates(inquiry, results):
+        for pick in _uncured(inquiry, results):
+            both = curing_pair(pick, factors, results)
+            for seed in _wanted(pick) if both else ():
+                assert both is not None
+                for changes in (both, both[:1], both[1:]):
+                    yield rerun(pick.configs[seed], changes, seed)
+
+
+def _joint_cure(
+    factors: tuple[Factor, Factor], uncured: Sequence[Pick], n_hypotheses: int, results: Results
+) -> JointCure:
+    counts = [Counter[bool]() for _ in range(3)]  # against nothing, the first, the second
+    n_pairs = n_cured = n_runs = 0
+    texts: list[str] = []
+    for pick in uncured:
+        both = curing_pair(pick, factors, results)
+        if both is None:
+            continue
+        n_runs += 1
+        texts.append(" ".join(change.text for change in both))
+        for seed in range(1, len(pick.configs)):
+            judged = judged_after(pick, both, seed, results)
+            others = [results.get(pick.configs[seed])]
+            others += [judged_after(pick, [change], seed, results) for change in both]
+            if judged is None or None in others:
+                continue
+            n_pairs += 1
+            n_cured += judged.verdict in HEALTHY
+            for count, other in zip(counts, others, strict=True):
+                assert other is not None
+                count.update(_differs(other, judged))
+    largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
+    p_value = min(1.0, max(1, n_hypotheses) * largest)
+    conclusion = Conclusion.CAUSE if p_value <= JOINT_ERROR_RATE else Conclusion.TOO_LITTLE
+    return JointCure(
+        factors, n_runs, len(uncured), n_pairs, n_cured, p_value, tuple(texts), conclusion
+    )
+
+
+def _differs(before: Judgement, after: Judgement) -> Mapping[bool, int]:
+    """True: oscillating before and healthy after; False: the other way round; else nothing."""
+    if before.verdict is Verdict.OSCILLATING and after.verdict in HEALTHY:
+        return {True: 1}
+    if before.verdict in HEALTHY and after.verdict is Verdict.OSCILLATING:
+        return {False: 1}
+    return {}

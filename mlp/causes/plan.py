@@ -1,0 +1,346 @@
+"""Which runs are rerun, and what is changed in each: the question, before anything is trained."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp.causes.association import explained_shares
+from mlp.causes.changes import (
+    LEARNING_RATE,
+    NORMALIZATION,
+    SEEDS,
+    Change,
+    Factor,
+    GradientNorm,
+    Order,
+    changes_of,
+    domain_of,
+    is_active,
+    position,
+    rerun,
+)
+from mlp.causes.observed import HEALTHY, StudyRun
+from mlp.config import RunConfig, Value, digest
+from mlp.curve import Judgement, Verdict
+from mlp.settings import settings_of, with_settings
+from mlp.study.space import Range, Space, typed
+
+_MOST_SEEDS = 4  # times as many seeds as asked for, where fewer runs than asked for can be picked
+_SEEDS_OF_A_RUN = 256  # apart; 2 to the 28 seeds in all, of 2 to the 32
+_SEEDS_IN_DOUBT = 2  # times as many again, where a setting is in doubt
+
+Results = Mapping[RunConfig, Judgement]
+"""Plain config -> what training it gave."""
+
+
+class Side(StrEnum):
+    """From which runs a change starts."""
+
+    STOPS = "stops"  # from oscillating ones: does it stop?
+    STARTS = "starts"  # from healthy ones: does it start?
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much may be trained.
+
+    Attributes:
+        interventions: runs picked on each side, at most.
+        seeds: further seeds of each.
+    """
+
+    interventions: int = 8
+    seeds: int = 4
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A run of the study that is rerun.
+
+    Attributes:
+        run: its place in the study.
+        side: what is asked of it.
+        configs: unchanged, with its own seed first and then with more further ones than wanted.
+        n_seeds: how many further seeds are wanted.
+        changes: all that are tried, those of a factor in the order in which they are tried.
+    """
+
+    run: int
+    side: Side
+    configs: tuple[RunConfig, ...]
+    n_seeds: int
+    changes: tuple[Change, ...]
+
+    def of_factor(self, factor: Factor) -> list[Change]:
+        """The changes of one factor."""
+        return [change for change in self.changes if change.factor == factor]
+
+    @property
+    def factors(self) -> list[Factor]:
+        """Everything that is changed in this run."""
+        return list(dict.fromkeys(change.factor for change in self.changes))
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked of a study: the picked runs and everything that may be changed in them.
+
+    Attributes:
+        runs: of the study.
+        picks: oscillating and healthy in turn.
+        factors: everything that is changed, what goes along with oscillation most first.
+    """
+
+    runs: tuple[StudyRun, ...]
+    picks: tuple[Pick, ...]
+    factors: tuple[Factor, ...]
+
+    def on(self, side: Side) -> list[Pick]:
+        """The picks of one side."""
+        return [pick for pick in self.picks if pick.side is side]
+
+
+def prepare(
+    runs: Sequence[StudyRun],
+    space: Space,
+    effort: Effort,
+    *,
+    n_examples: int,
+    gradient_norm: GradientNorm,
+) -> Inquiry:
+    """Picks the runs and lists the changes; trains nothing.
+
+    Args:
+        runs: of a study.
+        space: the settings that may be changed, and their bounds.
+        effort: how many runs and seeds. More of either keeps what fewer had.
+        n_examples: in the training part.
+        gradient_norm: asked once, if the normalization can be `unit` or `clip`.
+    """
+    first_seed = 1 + max((run.config.training.seed for run in runs), default=0)
+    drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
+    for side in Side:
+        among = [i for i, run in enumerate(runs) if begins(run.verdict, side)]
+        picked = spread([runs[i] for i in among], space, effort.interventions)
+        n_most = _MOST_SEEDS * effort.seeds
+        n_pairs = effort.interventions * effort.seeds
+        n_seeds = min(n_most, math.ceil(n_pairs / max(1, len(picked))))
+        for i in picked:
+            config = runs[among[i]].config
+            first = first_seed + _block(config)
+            seeded = _with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
+            drafts.append((among[i], side, n_seeds, seeded))
+    norms = _norms([draft[3] for draft in drafts], space, gradient_norm)
+    picks: dict[Side, list[Pick]] = {side: [] for side in Side}
+    for (run, side, n_seeds, configs), of_seeds in zip(drafts, norms, strict=True):
+        changes = changes_of(
+            configs,
+            space,
+            n_examples=n_examples,
+            gradient_norms=of_seeds,
+            targets=_targets(runs, side),
+            order=_order(runs, side),
+        )
+        picks[side].append(Pick(run, side, configs, n_seeds, changes))
+    in_turn = tuple(_in_turn(*picks.values()))
+    return Inquiry(tuple(runs), in_turn, _by_association(runs, in_turn))
+
+
+def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
+    """The change of a factor that did most with the run's own seed; None until all are trained.
+
+    From an oscillating run: one that cures it, else the smallest swings, else a quiet failure.
+    """
+    ranked = by_strength(pick, factor, results)
+    return ranked[0] if ranked else None
+
+
+def by_strength(pick: Pick, factor: Factor, results: Results) -> list[Change]:
+    """All changes of a factor, the strongest first; empty until all are trained."""
+    ranks: list[tuple[tuple[int, float], Change]] = []
+    for change in pick.of_factor(factor):
+        judged = judged_after(pick, [change], 0, results)
+        if judged is None:
+            return []
+        ranks.append((_rank(judged, pick.side), change))
+    return [change for _, change in sorted(ranks, key=lambda ranked: ranked[0])]
+
+
+def judged_after(
+    pick: Pick, changes: Sequence[Change], seed: int, results: Results
+) -> Judgement | None:
+    """What the run with these changes gave with a seed; None if not trained or not possible."""
+    config = rerun(pick.configs[seed], changes, seed)
+    return results.get(config) if config is not None else None
+
+
+def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunConfig, ...]:
+    """Those that exist and are not trained, once each."""
+    return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
+
+
+def turned(pick: Pick, judged: Judgement) -> bool:
+    """Whether a rerun with the run's own seed ended as the side asks."""
+    return ends(judged.verdict, pick.side)
+
+
+def begins(verdict: Verdict, side: Side) -> bool:
+    """Whether a verdict is the one that runs on this side were picked for."""
+    return verdict is Verdict.OSCILLATING if side is Side.STOPS else verdict in HEALTHY
+
+
+def ends(verdict: Verdict, side: Side) -> bool:
+    """Whether a verdict is the one that a change on this side is to lead to."""
+    return verdict in HEALTHY if side is Side.STOPS else verdict is Verdict.OSCILLATING
+
+
+def _block(config: RunConfig) -> int:
+    """Where a run's further seeds begin: runs that train nearly alike must not share their luck."""
+    own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
+    return int(digest(own)[:5], 16) * _SEEDS_OF_A_RUN
+
+
+def _with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
+    paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
+    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
+    return (config, *further)
+
+
+def _norms(
+    drafts: Sequence[Sequence[RunConfig]], space: Space, gradient_norm: GradientNorm
+) -> list[list[float]]:
+    """Gradient norms at the start of each pick and seed; NaN where no change needs them."""
+    entry = next((entry for entry in space if entry.path == NORMALIZATION), None)
+    choices = [v for domain in entry.domains.values() for v in domain.corners()] if entry else []
+    if not {"unit", "clip"} & {str(choice) for choice in choices}:
+        return [[math.nan] * len(configs) for configs in drafts]
+    flat = iter(gradient_norm([config for configs in drafts for config in configs]))
+    return [[float(next(flat)) for _ in configs] for configs in drafts]
+
+
+def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
+    """Medians of each number over the runs that are as the change is to make them."""
+    there = [run for run in runs if ends(run.verdict, side)]
+    numbers: dict[str, list[float]] = {}
+    for run in there:
+        for name, value in run.params.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                numbers.setdefault(name, []).append(value)
+    # Of an even number the lower middle: a value that was seen, and an integer if they are.
+    return {name: sorted(values)[(len(values) - 1) // 2] for name, values in numbers.items()}
+
+
+def _order(runs: Sequence[StudyRun], side: Side) -> Order:
+    """What the study saw turn out well comes first; a guess about the order, no evidence."""
+    seen: dict[tuple[str, str], list[bool]] = {}
+    for run in runs:
+        for name, value in run.params.items():
+            seen.setdefault((name, typed(value)), []).append(ends(run.verdict, side))
+    targets = _targets(runs, side)
+
+    def order(name: str, value: Value) -> float:
+        if name in targets and isinstance(value, int | float):
+            return abs(value - targets[name])
+        hits = seen.get((name, typed(value)), [])
+        return -(sum(hits) + 0.5) / (len(hits) + 1)
+
+    return order
+
+
+def _by_association(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
+    """A guess about where to look first, no evidence; branches of a setting are added up.
+
+    Normalization goes with the learning rate: only both tell whether the effective step acts.
+    """
+    shares: Counter[str] = Counter()
+    for name, share in explained_shares(runs).items():
+        shares[name.partition("[")[0]] += share  # type: ignore[assignment]
+    shares[NORMALIZATION] = max(shares[NORMALIZATION], shares[LEARNING_RATE])
+    factors = sorted({factor for pick in picks for factor in pick.factors})
+    return tuple(sorted(factors, key=lambda factor: -shares[factor.setting]))
+
+
+def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
+    for place in range(max(len(one), len(other))):
+        yield from one[place : place + 1]
+        yield from other[place : place + 1]
+
+
+def _rank(judged: Judgement, side: Side) -> tuple[int, float]:
+    oscillates = judged.verdict is Verdict.OSCILLATING
+    if ends(judged.verdict, side):
+        return (0, 0.0)
+    if side is Side.STOPS:
+        return (1, judged.amplitude) if oscillates else (2, 0.0)
+    return (1, -judged.amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
+
+
+def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
+    """Picks runs that lie far from each other.
+
+    The first is the one with the smallest mean distance to all others, each next one the farthest
+    from those picked so far (ties: the earlier run), so that the picks of a smaller n are the first
+    ones of a larger n. Runs that differ in their seeds alone, or in what does nothing in them,
+    count once.
+
+    Args:
+        runs: to pick from, in the order of the study.
+        space: the settings by which distance is measured.
+        n: how many at most.
+
+    Returns:
+        Positions in `runs`, in the order of picking.
+
+    References:
+        Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Johnson, Moore
+        and Ylvisaker 1990, "Minimax and maximin distance designs"; Gower 1971, "A general
+        coefficient of similarity and some of its properties".
+    """
+    groups = {_without_seeds(run.config): i for i, run in reversed(list(enumerate(runs)))}
+    candidates = sorted(groups.values())
+    if not candidates:
+        return []
+    apart = _distances([runs[i].config for i in candidates], space)
+    picked = [int(np.argmin(apart.mean(axis=1)))]
+    while len(picked) < min(n, len(candidates)):
+        nearest = apart[:, picked].min(axis=1)
+        nearest[picked] = -1.0
+        picked.append(int(np.argmax(nearest)))
+    return [candidates[i] for i in picked]
+
+
+def _without_seeds(config: RunConfig) -> str:
+    settings = settings_of(config).items()
+    return typed([v for path, v in settings if path not in SEEDS and is_active(config, path)])
+
+
+def _distances(configs: Sequence[RunConfig], space: Space) -> NDArray[np.float64]:
+    """Gower's distance of each pair, `(run, run)`, 0 to 1: the mean over the settings.
+
+    Two numbers of one range are as far apart as their share of it; two choices, or numbers of
+    different branches, are 1 apart.
+    """
+    apart = np.zeros((len(configs), len(configs)))
+    settings = [settings_of(config) for config in configs]
+    for entry in space:
+        if entry.path in SEEDS:
+            continue
+        kinds: list[str] = []
+        places: list[float] = []
+        for config, values in zip(configs, settings, strict=True):
+            found = domain_of(config, entry)
+            branch, domain = found if found else ("no domain", None)
+            value = values[entry.path]
+            if entry.each_layer or isinstance(value, list):
+                value = float(np.mean(config.model.layer_widths))
+            kinds.append(branch if isinstance(domain, Range) else f"{branch} {typed(value)}")
+            places.append(position(domain, value) if domain else 0.0)
+        spots, names = np.array(places), np.array(kinds)
+        numbers = np.abs(spots[:, None] - spots[None, :])
+        apart += np.where(names[:, None] == names[None, :], numbers, 1.0)
+    return apart / max(1, len(space))

@@ -1,0 +1,1 @@
+"""The causes of oscillation: what `python -m mlp.explain` does, and the same from Python."""

@@ -1,0 +1,191 @@
+"""Explains one run: why it oscillates, and the smallest change that stops it, trained to see."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from mlp.causes.changes import plain, standard_space
+from mlp.causes.first_step import gradient_norms
+from mlp.causes.repair import Repair, describe_repair, is_verified, named_causes, repair
+from mlp.config import Execution, ExplainConfig, canonical_json, digest
+from mlp.curve import Verdict, judge
+from mlp.data.dataset import Dataset, load
+from mlp.errors import DataError
+from mlp.explain.reruns import Recorder, Trainer, recorded_explanation
+from mlp.run import DEFAULT_EXPERIMENT
+from mlp.settings import settings_of, with_settings
+from mlp.terminal.compose import explain_config
+from mlp.terminal.screen import counting, say, silent
+from mlp.tracking.display import explain_command, rerun_command, run_name
+from mlp.tracking.publish import patiently
+from mlp.tracking.read import TrackedRun, fetch_run, read_reruns
+from mlp.tracking.record import RunRecord
+from mlp.tracking.runs import describe_answer, publish_run
+from mlp.tracking.spool import KEY
+from mlp.tracking.store import Store, how_to_look, open_store
+from mlp.training.executor import n_threads, open_executor, train_trials
+from mlp.training.outcome import Timing, make_record
+
+if TYPE_CHECKING:  # importing these takes seconds
+    from mlp.causes.repair import Repair
+    from mlp.config import ExplainConfig
+
+
+REPAIR_OF = "mlp.repair_of"
+_RERUNS = 40  # that a search most often takes, about
+_POPULATION = 8  # fills the vectors; more would be little faster, and overrun a time limit
+
+
+def repair_run(
+    run_id: str,
+    settings: "dict[str, Any] | ExplainConfig | None" = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+    console: Console | None = None,
+) -> "Repair | None":
+    """Finds out why one run oscillates, and the smallest change that stops it.
+
+    Args:
+        run_id: of a tracked run.
+        settings: as of `explain_study`; `{"apply": True}` tracks the repaired run beside it.
+        tracking_uri: likewise.
+        experiment: likewise.
+        console: likewise.
+
+    Returns:
+        None for a run that does not oscillate.
+
+    Raises:
+        MlpError: as `explain_study`.
+    """
+    config = explain_config(settings, tracking_uri, experiment)
+    console = console or silent()
+    store = patiently(lambda: open_store(config.local.tracking))
+    original = patiently(lambda: fetch_run(store, run_id))
+    store = dataclasses.replace(store, experiment_id=original.experiment_id)
+    judged = judge(original.result.loss)
+    say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
+    if judged.verdict is not Verdict.OSCILLATING:
+        say(console, "there is no oscillation to stop in this run")
+        return None
+    data = _its_data(original, config, console)
+    command = explain_command(run_id, config.local)
+    with recorded_explanation(
+        store,
+        key=f"run-{run_id}",
+        name=run_name(original.recipe.config),
+        parent=run_id,
+        console=console,
+        command=command,
+    ) as recorder:
+        found = _searched(store, original, data, config, console, recorder)
+        _describe(store, found, (run_id, recorder.parent))
+    say(console, "", str(found), "")
+    if not found.is_complete:
+        say(console, f"the time was up; this goes on: {command}")
+    if is_verified(found) and config.explain.apply:
+        _apply(store, original, found, data, config, console)
+        return found
+    offer = f"{command} explain.apply=true   # tracks the repaired run"
+    commands = [*([offer] if is_verified(found) else []), *how_to_look(store, run_id=run_id)]
+    say(console, "next:", *(f"  {line}" for line in commands))
+    return found
+
+
+def _describe(store: Store, found: Repair, run_ids: Sequence[str]) -> None:
+    causes = named_causes(found)
+    if not causes and not found.is_complete:
+        causes = ("not settled",)
+    patiently(
+        lambda: describe_answer(store, run_ids, sentences=describe_repair(found), causes=causes)
+    )
+
+
+def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> Dataset:
+    where = dataclasses.replace(original.recipe.config.data, root=config.local.data.root)
+    data = load(where, notice=lambda line: say(console, line))
+    if data.digest != original.recipe.data_digest:
+        raise DataError(
+            f"the run was trained on other data than {data.name} is here: "
+            f"digest {original.recipe.data_digest}, here {data.digest}"
+        )
+    return data
+
+
+def _searched(
+    store: Store,
+    original: TrackedRun,
+    data: Dataset,
+    config: ExplainConfig,
+    console: Console,
+    recorder: Recorder,
+) -> Repair:
+    base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
+    earlier = read_reruns(store, f"run-{original.run_id}")
+    known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
+    limit_s, own = config.explain.timeout_s, n_threads(Execution())  # of the driver, no worker's
+    ends = f"explain.timeout_s={limit_s:g} ends it" if limit_s else "explain.timeout_s can end it"
+    again = f"; {len(known)} reruns of earlier calls are used" if known else ""
+    say(console, f"trying changes one at a time; {ends}{again}")
+    end = time.monotonic() + (limit_s or math.inf)
+    with (
+        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
+        recorder,
+        counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
+    ):
+        trainer = Trainer(data, where, recorder, told)
+        size = _POPULATION * where.slots()
+
+        def goes_on() -> bool:
+            pace_s = trainer.seconds / max(1, trainer.n_trained)
+            return time.monotonic() + pace_s * size / 2 + recorder.backlog_s < end
+
+        return repair(
+            base,
+            standard_space(base),
+            trainer,
+            n_examples=data.train.n_examples,
+            gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
+            seeds=config.explain.seeds,
+            known=known,
+            population=size,
+            goes_on=goes_on,
+        )
+
+
+def _apply(
+    store: Store,
+    original: TrackedRun,
+    found: Repair,
+    data: Dataset,
+    config: ExplainConfig,
+    console: Console,
+) -> None:
+    """Trains the repaired run once more, for its record, and tracks it beside the original."""
+    best = found.cures[0]
+    points = original.recipe.config.training.sharpness_points
+    repaired = with_settings(best.config, {"training.sharpness_points": points})
+    started_ms = time.time_ns() // 1_000_000
+    [result] = train_trials([repaired], data, config.local.execution)
+    timing = Timing(started_ms, time.time_ns() // 1_000_000, n_threads(config.local.execution))
+    record: RunRecord = make_record(repaired, data, result, timing)
+    own = digest(canonical_json(settings_of(repaired)))[:32]
+    tags = {
+        KEY: f"run-{original.run_id}/repaired/{own}",
+        REPAIR_OF: original.run_id,
+        "mlp.repair": best.text,
+    }
+    name = f"repaired {run_name(repaired)}"
+    new_id = patiently(lambda: publish_run(store, record, parent=None, name=name, tags=tags))
+    say(
+        console,
+        f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",
+        "next:",
+        f"  {rerun_command(new_id, config.local)}",
+        *(f"  {line}" for line in how_to_look(store, run_id=new_id)),
+    )

@@ -1,1 +1,0 @@
-"""Conducts what the commands ask for."""

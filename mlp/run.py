@@ -1,0 +1,222 @@
+"""A tracked run as a notebook wants it: its config, curve, weights and answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from mlp.addresses import mask, resolve, sqlite_path
+from mlp.config import RunConfig, Tracking
+from mlp.curve import Judgement, Verdict, judge
+from mlp.engine.result import Result
+from mlp.errors import MissingInputError, one_line
+from mlp.network import Layer, Params
+from mlp.settings import settings_of
+from mlp.study.space import typed
+from mlp.tracking.three_or_seven import SCALES, Network
+
+if TYPE_CHECKING:  # importing these takes seconds
+    import pandas as pd
+
+    from mlp.tracking.store import Store
+
+
+DEFAULT_EXPERIMENT = Tracking().experiment
+
+# Of curves, which MLflow lists as well; `final_loss` and the like say the same.
+_LAST_POINTS = ("loss", "validation_accuracy", "sharpness", "stability_ratio")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained network and how it came about.
+
+    Attributes:
+        run_id: MLflow's id of it.
+        config: its settings.
+        result: its curves and weights as arrays, and how its training ended.
+    """
+
+    run_id: str
+    config: RunConfig = field(repr=False)
+    result: Result = field(repr=False)
+
+    def __str__(self) -> str:
+        loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
+        return f"run {self.run_id}: {self.verdict.value}, {loss}"
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """What the loss curve did, and the numbers behind it."""
+        return judge(self.result.loss)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the loss curve did; a text such as `oscillating`, with a `sentence`."""
+        return self.judgement.verdict
+
+    @property
+    def weights(self) -> Params:
+        """`W (fan_in, fan_out)` and `b (fan_out,)` of each layer, first layer first."""
+        return tuple(Layer(W, b) for W, b in self.result.weights)
+
+    @cached_property
+    def curve(self) -> "pd.DataFrame":
+        """The curves, a row for each step at which anything was measured.
+
+        The index is `step`, the number of updates done. `loss` is that of the training part and
+        `validation_accuracy` is 0 to 1; of minibatches there is `step_loss`, and where it was
+        measured `sharpness` and `stability_ratio`. What was not measured at a step is NaN.
+        """
+        import pandas as pd
+
+        result = self.result
+        columns = {
+            "loss": pd.Series(result.loss, result.loss_step),
+            "validation_accuracy": pd.Series(result.validation_accuracy, result.evaluated_step),
+        }
+        if result.step_loss is not None:
+            columns["step_loss"] = pd.Series(result.step_loss)
+        if result.sharpness_step.size:
+            columns["sharpness"] = pd.Series(result.sharpness, result.sharpness_step)
+            columns["stability_ratio"] = pd.Series(result.stability_ratio, result.sharpness_step)
+        return pd.DataFrame(columns).rename_axis("step")
+
+    def predict(self, images: ArrayLike) -> "pd.DataFrame":
+        """What the network takes images for.
+
+        Args:
+            images: `(image, pixel)` or `(image, row, column)`, raw pixels: 0 to 255 for MNIST, 0 to
+                16 for the small digits. An array or a frame.
+
+        Returns:
+            A row an image: `digit` (3 or 7), `probability_of_3` and `probability_of_7`.
+
+        Raises:
+            ValueError: for images of another size than those of the training.
+        """
+        scale = SCALES[self.config.data.name]
+        return Network(self.result.weights, self.config.model.activation, scale).predict(images)
+
+
+def load_run(
+    run_id: str, *, tracking_uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT
+) -> Run:
+    """Reads a tracked run back, checked against the digests that it was recorded with.
+
+    Args:
+        run_id: MLflow's id of it.
+        tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
+            directory.
+        experiment: name of the MLflow experiment.
+
+    Raises:
+        SettingError: for what is no run id or address.
+        MissingInputError: for a run or store that is not there.
+        RecordError: for one that was not recorded by this program, or was changed since.
+
+    Example:
+        >>> import mlp
+        >>> run_id = mlp.train_network({"data": "digits", "training.steps": 40}).run_id
+        >>> run = mlp.load_run(run_id)
+        >>> run.config.training.steps, [W.shape for W, b in run.weights]
+        (40, [(64, 3), (3, 3), (3, 2)])
+        >>> len(run.curve), list(run.curve)
+        (41, ['loss', 'validation_accuracy'])
+    """
+    from mlp.tracking.read import fetch_run
+
+    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), f"run {run_id}")
+    found = fetch_run(store, run_id)
+    return Run(run_id, found.recipe.config, found.result)
+
+
+def existing_store(tracking: Tracking, wanted: str) -> "Store":
+    """Opens a tracking store to read from; makes none.
+
+    Raises:
+        MissingInputError: where there is none.
+    """
+    uri = resolve(tracking)
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise MissingInputError(
+            f"there is no {wanted}, because there is no store {mask(str(path))}"
+        )
+
+    from mlp.tracking.store import open_store
+
+    return open_store(tracking)
+
+
+def load_study(
+    name: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+) -> "pd.DataFrame":
+    """The tracked runs of a study as one frame, ready for CSV or Parquet.
+
+    Args:
+        name: of the study, such as `smoke-1a2b3c4d`; or the id of its parent run, or the name of an
+            experiment; None: the study that was started last.
+        tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
+            directory.
+        experiment: name of the MLflow experiment.
+
+    Returns:
+        A row a finished run, in the order of the trials: `trial`, `run_id`, `name`, `verdict` and
+        `mechanism`; each setting of the run by its path, widths as they are typed; then the numbers
+        of its curve, such as `final_loss`, `amplitude` and `final_validation_accuracy`. What a run
+        does not have is missing.
+
+    Raises:
+        MissingInputError: for a study or store that is not there.
+        RecordError: for one without any run that can be read.
+
+    Example:
+        >>> import mlp
+        >>> frame = mlp.load_study(mlp.run_study("smoke", {"training.steps": 30}).name)
+        >>> frame[["training.steps", "optimizer.learning_rate"]].dtypes.to_dict()
+        {'training.steps': Int64Dtype(), 'optimizer.learning_rate': dtype('float64')}
+    """
+    import pandas as pd
+
+    wanted = f"study {one_line(name)}" if name else "study"
+    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
+
+    from mlp.tracking.read import read_study
+
+    runs = read_study(store, name).runs
+    facts = {
+        "trial": pd.Series([run.trial for run in runs], dtype="Int64"),
+        "run_id": _texts([run.run_id for run in runs]),
+        "name": _texts([run.name for run in runs]),
+        "verdict": _texts([run.judgement.verdict.value for run in runs]),
+        "mechanism": _texts([run.mechanism for run in runs]),
+    }
+    settings = [settings_of(run.config) for run in runs]
+    columns = {
+        path: _column([values[path] for values in settings], default)
+        for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
+    }
+    numbers = pd.DataFrame([dict(run.metrics) for run in runs])
+    numbers = numbers.drop(columns=list(_LAST_POINTS), errors="ignore")
+    return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
+
+
+def _texts(values: Sequence[object]) -> "pd.Series[Any]":
+    import pandas as pd
+
+    return pd.Series([None if value is None else typed(value) for value in values], dtype="string")
+
+
+def _column(values: Sequence[object], default: object) -> "pd.Series[Any]":
+    """A setting as a column of one kind, by what it is where nobody says otherwise."""
+    import pandas as pd
+
+    if isinstance(default, str):
+        return _texts(values)
+    return pd.Series(values, dtype="float64" if isinstance(default, float) else "Int64")

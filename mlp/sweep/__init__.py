@@ -1,0 +1,1 @@
+"""A study: what `python -m mlp.sweep` does, and the same from Python."""

@@ -1,0 +1,45 @@
+"""`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
+
+from importlib import import_module
+
+from mlp.terminal.compose import read_study, typed_configs
+from mlp.terminal.console import run_command, usage
+from mlp.terminal.screen import Terminal, waiting
+
+_EXAMPLES = {
+    "": "the default study: which settings tell threes from sevens best",
+    "sweeps=smoke": "a few seconds, no network",
+    "study.dry_run=true": "only shows the space, the first trials, and the time it would take",
+    "data=mnist study.n_trials=64 training.steps=1000": "longer, on MNIST",
+    "study.space.optimizer.learning_rate.mean.high=100": "one end of the search space",
+}
+
+
+def main() -> None:
+    """The command."""
+    run_command(_sweep)
+
+
+def _sweep() -> None:
+    console = Terminal()
+    for config in typed_configs("sweep", read_study, _usage):
+        with waiting(console, "loading Optuna"):  # takes a second or two
+            import_module("mlp.study.search")
+        from mlp.sweep.run_study import rehearse_study, run_study
+
+        if config.study.dry_run:
+            rehearse_study(config, console=console)
+        else:
+            run_study(config, console=console)
+
+
+def _usage() -> str:
+    return usage(
+        "sweep",
+        "Searches a space of settings and tracks every run. Run again, it goes on where it was.",
+        _EXAMPLES,
+    )
+
+
+if __name__ == "__main__":
+    main()

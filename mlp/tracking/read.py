@@ -1,0 +1,566 @@
+"""Studies and runs read back from MLflow, whoever recorded them.
+
+Importing this imports MLflow. The store may be anybody's. Nothing that it holds is resolved or
+executed.
+
+Two ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
+params of each run, the verdict from its tags and metrics. That takes a few requests for thousands
+of runs and fetches no file; a run that cannot be read is left out. A single run is read from its
+record (`TrackedRun`). The store names the address of that run's files. It may be any that MLflow
+knows, so only those are followed that lead to the store itself, to a folder, or to an object store.
+"""
+
+import difflib
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
+
+# isort: split
+
+import json
+import resource
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from mlflow.entities import Run
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from mlp.config import RunConfig, SweepConfig
+from mlp.curve import Judgement, Verdict, judge
+from mlp.engine.result import Ending, Result
+from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
+from mlp.settings import read_run, read_sweep, setting_paths, settings_of
+from mlp.tracking import record, runs
+from mlp.tracking.display import ThinCurve
+from mlp.tracking.record import (
+    CONFIG_FILE,
+    CURVE_FILE,
+    LARGEST_TEXT,
+    WEIGHTS_FILE,
+    Recipe,
+    parse_json,
+    read_recipe,
+    read_text,
+)
+from mlp.tracking.runs import STUDY_FILE, get_run
+from mlp.tracking.spool import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
+
+_OF_FOLDERS = ("", "file")
+_OF_CLOUDS = ("s3", "gs", "wasbs", "abfss")
+_OF_SERVERS = ("mlflow-artifacts", *_OF_CLOUDS)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CUT_SHORT = (Ending.PRUNED.value, Ending.CRASHED.value)
+_LARGEST = 1.7e308  # MLflow writes so many for an infinity
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[\w.-]{1,200}")
+_STUDY_END = "/study"
+_PAGE = 1000  # runs a request; MLflow's own default
+_MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedRun:
+    """A run that was read back, checked against the digests it was recorded with.
+
+    Attributes:
+        run_id: MLflow's id of it.
+        experiment_id: likewise, of where it is.
+        recipe: its config, data digest and ending.
+        result: its curves and weights.
+        curve_digest: SHA-256 of the curves.
+        weights_digest: SHA-256 of the weights.
+        tags: what else was noted, each value one printable line.
+    """
+
+    run_id: str
+    experiment_id: str
+    recipe: Recipe
+    result: Result
+    curve_digest: str
+    weights_digest: str
+    tags: dict[str, str]
+
+
+def fetch_run(store: Store, run_id: str) -> TrackedRun:
+    """Reads a run back, trusting nothing in it.
+
+    Raises:
+        SettingError: for what is no run id.
+        MissingInputError: for a run that the store does not have.
+        RecordError: for one that this program did not record, or not to the end, or that was
+            changed since.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
+    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
+        run = get_run(store, run_id)
+        if "mlp.curve_digest" not in run.data.tags:
+            what = "the parent of a study" if STUDY in run.data.tags else "not one of this program"
+            raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
+        if run.info.status != "FINISHED":
+            raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
+        download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
+        recipe, result = record.read_artifacts(Path(folder))
+    curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
+    digests = {
+        "mlp.data_digest": recipe.data_digest,
+        "mlp.curve_digest": curve_digest,
+        "mlp.sharpness_digest": record.sharpness_digest(result),
+        "mlp.weights_digest": weights_digest,
+    }
+    for name, digest in digests.items():
+        if run.data.tags.get(name) != digest:
+            raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
+    for param in runs.as_params(settings_of(recipe.config)):
+        if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
+            raise RecordError(
+                f"run {run_id} was changed: its {record.CONFIG_FILE} has another {param.key} than "
+                "its params"
+            )
+    tags = {one_line(name): one_line(value) for name, value in run.data.tags.items()}
+    return TrackedRun(
+        run_id=run_id,
+        experiment_id=str(run.info.experiment_id),
+        recipe=recipe,
+        result=result,
+        curve_digest=curve_digest,
+        weights_digest=weights_digest,
+        tags=tags,
+    )
+
+
+def download(uri: str, address: str, folder: Path) -> None:
+    """Downloads the three files of a run, none larger than its config allows.
+
+    Args:
+        uri: of the tracking store.
+        address: of the run's files, as the store says.
+        folder: to be filled; nothing is written anywhere else.
+
+    Raises:
+        RecordError: for an address that is not followed, and for files that are missing or too
+            large.
+        Exception: whatever MLflow raises.
+    """
+    repository = _repository(uri, address)
+    sizes = _sizes(repository)
+    _get_file(repository, CONFIG_FILE, folder, sizes.get(CONFIG_FILE), LARGEST_TEXT)
+    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
+    for name, expected in (
+        (CURVE_FILE, record.expected_curve(run)),
+        (WEIGHTS_FILE, record.expected_weights(run)),
+    ):
+        _get_file(repository, name, folder, sizes.get(name), record.largest_file(expected))
+
+
+def download_text(uri: str, address: str, name: str, folder: Path) -> None:
+    """Downloads one text of a run, as `download` does.
+
+    Args:
+        uri: of the tracking store.
+        address: of the run's files, as the store says.
+        name: of the text.
+        folder: to be filled.
+    """
+    repository = _repository(uri, address)
+    _get_file(repository, name, folder, _sizes(repository).get(name), LARGEST_TEXT)
+
+
+def _repository(uri: str, address: str) -> ArtifactRepository:
+    """Where a run's files are, if that is an address that is followed."""
+    where = urlsplit(address)
+    is_other_host = where.scheme not in _OF_CLOUDS and where.netloc not in (
+        "",
+        urlsplit(uri).netloc,
+    )
+    allowed = _OF_FOLDERS if uri.startswith("sqlite") else (*_OF_FOLDERS, *_OF_SERVERS)
+    if where.scheme not in allowed or is_other_host:
+        raise RecordError(f"the files of the run are at {shown(address)}, which is not followed")
+    return get_artifact_repository(address, tracking_uri=uri)
+
+
+def _sizes(repository: ArtifactRepository) -> dict[str, int]:
+    try:
+        files = repository.list_artifacts()
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # MLflow checks no answer
+        raise RecordError(
+            f"the list of the run's files cannot be read: {one_line(error)}"
+        ) from None
+    return {file.path: file.file_size or 0 for file in files if not file.is_dir}
+
+
+def _get_file(
+    repository: ArtifactRepository, name: str, folder: Path, size: int | None, most: int
+) -> None:
+    if size is None or not 0 < size <= most:
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise RecordError(f"the run must have a {name} of 1 to {most} bytes, but it {found}")
+    with _no_file_larger_than(most):  # the size was what a server said
+        repository.download_artifacts(name, str(folder))
+
+
+@contextmanager
+def _no_file_larger_than(most: int) -> Iterator[None]:
+    """The system ends each write beyond the limit with an error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    hardest = before[1]
+    limit = most if hardest == resource.RLIM_INFINITY else min(most, hardest)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hardest))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A tracked run as attribution and the report see it.
+
+    Attributes:
+        run_id: MLflow's id.
+        name: for a person.
+        trial: its number in its study; None outside of one.
+        config: its settings, checked.
+        judgement: what its loss did.
+        data_digest: SHA-256 of its data, 64 hex digits; None where nobody noted it.
+        metrics: the last value of each, finite.
+        started_ms: milliseconds since 1970 in UTC.
+        ended_ms: likewise.
+        mechanism: what was noted of the stability; None where nobody measured it.
+    """
+
+    run_id: str
+    name: str
+    trial: int | None
+    config: RunConfig
+    judgement: Judgement
+    data_digest: str | None
+    metrics: Mapping[str, float]
+    started_ms: int
+    ended_ms: int
+    mechanism: str | None = None
+
+
+def read_past_run(store: "Store", run: "Run") -> PastRun:
+    """Reads a run from what MLflow lists of it; from its loss curve too, where it has no verdict.
+
+    Args:
+        store: where it is.
+        run: as MLflow gives it.
+
+    Raises:
+        RecordError: for one that was cut short, or that lacks settings or a loss.
+        SettingError: for settings that the door refuses.
+    """
+    tags = run.data.tags
+    if tags.get("mlp.ending") in _CUT_SHORT:
+        raise RecordError(f"it was {tags['mlp.ending']}, so its loss does not say how it ends")
+    metrics = {k: float(v) for k, v in run.data.metrics.items() if math.isfinite(v)}
+    digest, trial = tags.get("mlp.data_digest", ""), tags.get("mlp.trial", "")
+    return PastRun(
+        run_id=str(run.info.run_id),
+        name=one_line(run.info.run_name or run.info.run_id),
+        trial=int(trial) if re.fullmatch(r"\d{1,9}", trial) else None,
+        config=_config(run.data.params),
+        judgement=_judgement(store, run, metrics),
+        data_digest=digest if _DIGEST.fullmatch(digest) else None,
+        metrics=metrics,
+        started_ms=int(run.info.start_time or 0),
+        ended_ms=int(run.info.end_time or run.info.start_time or 0),
+        mechanism=one_line(tags["mechanism"]) if "mechanism" in tags else None,
+    )
+
+
+def _config(params: Mapping[str, str]) -> RunConfig:
+    """The settings among the params, through the door."""
+    values: dict[str, dict[str, Any]] = {}
+    for path in setting_paths():
+        group, _, name = path.partition(".")
+        if path in params and group not in ("tracking", "execution") and path != "data.root":
+            values.setdefault(group, {})[name] = _plain(params[path])
+    if not values:
+        raise RecordError("it has no param that is a setting")
+    return read_run(values)
+
+
+def _plain(text: str) -> Any:
+    """What a param was before MLflow made a text of it."""
+    known: dict[str, bool | None] = {"None": None, "True": True, "False": False}
+    if text in known:
+        return known[text]
+    try:
+        return json.loads(text, parse_constant=lambda _: text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judgement:
+    """What was noted of the loss; judged here where this program did not, or an earlier one did."""
+    verdict = run.data.tags.get("verdict")
+    # Without `ripples` it was judged by an earlier rule, that called ripples oscillation, too.
+    if verdict not in set(Verdict) or not {"amplitude", "ripples", "tail_loss"} <= metrics.keys():
+        points = store.client.get_metric_history(run.info.run_id, "loss")
+        known = {int(point.step): float(point.value) for point in points}
+        if not known:
+            raise RecordError("it has no loss curve")
+        loss = np.array([known[step] for step in sorted(known)])
+        return judge(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
+    period = metrics.get("period_steps")
+    return Judgement(
+        verdict=Verdict(verdict),
+        amplitude=metrics["amplitude"],
+        ripples=metrics["ripples"],
+        tail_loss=metrics["tail_loss"],
+        flip_rate=metrics.get("flip_rate", 0.0),
+        period_steps=None if period is None else int(period),
+        largest_rise=metrics.get("largest_rise", 0.0),
+        last_rise_entry=None,
+        spiked=bool(metrics.get("spiked", 0.0)),
+    )
+
+
+@dataclass(frozen=True)
+class PastStudy:
+    """Runs that are looked at together.
+
+    Attributes:
+        name: of the study or experiment.
+        key: what explanations of it are found again by.
+        run_id: the parent run; None for an experiment that no study made.
+        experiment_id: MLflow's.
+        sweep: the settings of the study; None where nobody recorded them.
+        runs: by trial, then by time; finished ones only.
+        n_left_out: runs that could not be read.
+        why_left_out: of the first of them.
+        duration_s: seconds in which any of the runs was trained.
+        is_at_end: whether its run is finished, or has as many trials as were asked for.
+    """
+
+    name: str
+    key: str
+    run_id: str | None
+    experiment_id: str
+    sweep: SweepConfig | None
+    runs: tuple[PastRun, ...]
+    n_left_out: int
+    why_left_out: str
+    duration_s: float
+    is_at_end: bool
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text is an id as MLflow gives them: 32 hex digits."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def is_study(store: Store, run_id: str) -> bool:
+    """Whether a run is the parent of a study.
+
+    Raises:
+        MissingInputError: for a run that the store does not have.
+    """
+    return _study_key(_get(store, run_id)) is not None
+
+
+def read_study(store: Store, which: str | None) -> PastStudy:
+    """Reads the runs of a study.
+
+    Args:
+        store: where.
+        which: a study's name, the id of its parent run, or the name of an experiment; None: the
+            study that was started last.
+
+    Raises:
+        MissingInputError: where there is none.
+        RecordError: for one without any run that can be read.
+    """
+    with one_sentence(store.uri):
+        parent = _find_parent(store, which)
+        if parent is None:
+            return _whole_experiment(store, which)
+        key = _study_key(parent)
+        assert key is not None
+        name = one_line(parent.data.tags.get(STUDY, key))
+        children = _search(
+            store,
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+        )
+        trials = [run for run in children if _is_trial(run)]
+        sweep = _read_sweep(store, parent)
+        return _study(store, name, key, parent, sweep, trials)
+
+
+def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
+    """The reruns that earlier explanations of a study or a run have trained, by its key."""
+    with one_sentence(store.uri):
+        found = _search(store, [store.experiment_id], f"tags.`{EXPLAINS}` = '{checked_key(key)}'")
+        runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
+    return tuple(runs)
+
+
+def read_points(store: Store, run_id: str, metric: str) -> ThinCurve:
+    """The points of a curve as they were logged: its lows and highs; finite ones only."""
+    with one_sentence(store.uri):
+        points = store.client.get_metric_history(run_id, metric)
+    known = {int(point.step): float(point.value) for point in points if math.isfinite(point.value)}
+    steps = np.array(sorted(known), np.int64)
+    return ThinCurve(np.array([known[int(step)] for step in steps], np.float64), steps)
+
+
+def _find_parent(store: Store, which: str | None) -> Run | None:
+    if which is not None and is_run_id(which):
+        run = _get(store, which)
+        if _study_key(run) is None:
+            raise RecordError(f"run {which} is not the parent of a study")
+        return run
+    parents = (
+        run for run in _search(store, [store.experiment_id], _named(which)) if _study_key(run)
+    )
+    found = next(parents, None)
+    if found is None and which is None:
+        raise MissingInputError(
+            f"there is no study in {store.uri}; python -m mlp.sweep makes one, and a name or an id "
+            "finds one elsewhere"
+        )
+    return found
+
+
+def _named(which: str | None) -> str:
+    if which is None:
+        return f"tags.`{KEY}` LIKE '%{_STUDY_END}'"
+    name = which if _NAME.fullmatch(which) else "-"  # it is quoted in the filter
+    return f"tags.`{STUDY}` = '{name}' AND tags.`{KEY}` LIKE '%{_STUDY_END}'"
+
+
+def _whole_experiment(store: Store, which: str | None) -> PastStudy:
+    """All runs of an experiment that somebody else may have made."""
+    assert which is not None
+    experiment = store.client.get_experiment_by_name(which)
+    if experiment is None:
+        known = {
+            one_line(run.data.tags.get(STUDY, ""))
+            for run in _search(store, [store.experiment_id], _named(None))
+        }
+        near = difflib.get_close_matches(which, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise MissingInputError(
+            f"there is no study and no experiment {one_line(which)} in {store.uri}{hint}"
+        )
+    found = _search(store, [experiment.experiment_id], "attributes.status = 'FINISHED'")
+    runs = [run for run in found if _is_trial(run) and _study_key(run) is None]
+    key = f"experiment-{experiment.experiment_id}"
+    return _study(store, one_line(experiment.name), key, None, None, runs)
+
+
+def _study(
+    store: Store,
+    name: str,
+    key: str,
+    parent: Run | None,
+    sweep: SweepConfig | None,
+    children: Sequence[Run],
+) -> PastStudy:
+    runs, reasons = _read_all(store, children)
+    if not runs:
+        why = f": {reasons[0]}" if reasons else ""
+        raise RecordError(f"{name} has no finished run whose settings and loss can be read{why}")
+    return PastStudy(
+        name=name,
+        key=key,
+        run_id=parent.info.run_id if parent else None,
+        experiment_id=str(children[0].info.experiment_id),
+        sweep=sweep,
+        runs=tuple(sorted(runs, key=lambda run: (run.trial or 0, run.started_ms, run.run_id))),
+        n_left_out=len(reasons),
+        why_left_out=reasons[0] if reasons else "",
+        duration_s=_busy_s(runs),
+        is_at_end=parent is None
+        or parent.info.status == "FINISHED"
+        or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
+    )
+
+
+def _read_all(store: Store, found: Sequence[Run]) -> tuple[list[PastRun], list[str]]:
+    """The runs that can be read, and why the others cannot."""
+    runs, reasons = [], []
+    for run in found:
+        if run.info.status != "FINISHED":
+            continue
+        try:
+            runs.append(read_past_run(store, run))
+        except (RecordError, SettingError) as error:
+            reasons.append(f"run {run.info.run_id}: {error}")
+    return runs, reasons
+
+
+def _read_sweep(store: Store, parent: Run) -> SweepConfig | None:
+    """The settings of a study from its file; None where there is none that can be used."""
+    with TemporaryDirectory() as folder:
+        try:
+            address = str(parent.info.artifact_uri)
+            uri = str(store.client.tracking_uri)
+            download_text(uri, address, STUDY_FILE, Path(folder))
+            values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
+            return read_sweep(values) if isinstance(values, dict) else None
+        except (RecordError, SettingError):  # what the runs differ in is the space then
+            return None
+
+
+def _is_trial(run: Run) -> bool:
+    """Whether a run was trained for its own sake, and not for an explanation or confirmation."""
+    return not {EXPLAINS, CONFIRMS} & set(run.data.tags)
+
+
+def _study_key(run: Run) -> str | None:
+    """The key of the study whose parent a run is; None for any other run."""
+    key = str(run.data.tags.get(KEY, ""))
+    name = key.removesuffix(_STUDY_END)
+    return name if name != key and _NAME.fullmatch(name) else None
+
+
+def _get(store: Store, run_id: str) -> Run:
+    with one_sentence(store.uri):
+        return get_run(store, run_id)
+
+
+def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Run]:
+    """All runs that meet a condition, the newest first."""
+    return list(_pages(store, experiments, condition))
+
+
+def _pages(store: Store, experiments: Sequence[str], condition: str) -> Iterator[Run]:
+    token, n = None, 0
+    while n < _MOST_RUNS:
+        page = store.client.search_runs(
+            list(experiments),
+            filter_string=condition,
+            max_results=_PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from page
+        n, token = n + len(page), page.token
+        if not token:
+            return
+
+
+def _busy_s(runs: Sequence[PastRun]) -> float:
+    """Seconds covered by the trainings of the runs; those of a population run at once."""
+    busy, reached = 0, 0
+    for run in sorted((r for r in runs if r.started_ms), key=lambda run: run.started_ms):
+        busy += max(0, run.ended_ms - max(run.started_ms, reached))
+        reached = max(reached, run.ended_ms)
+    return busy / 1000

@@ -1,0 +1,1 @@
+"""Trains networks: who does it and where, with the same result everywhere."""

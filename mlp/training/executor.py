@@ -1,0 +1,296 @@
+"""Where populations train: in this process, or on the workers of a Ray cluster.
+
+The configs are cut into populations, handed to an executor, and what comes back is put in order.
+Where and how often a population was begun changes no result: a trial does not depend on the others.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp.config import Execution, RunConfig
+from mlp.data.dataset import Dataset
+from mlp.engine.result import Ending, Result, Thresholds
+from mlp.errors import SettingError
+from mlp.stability.ratio import sharpness_steps
+from mlp.training.work import Done, Executor, Lost, Task, Trainer, WorkDone, train_population
+
+# The first populations take half of an equal share of what is left, and so on: early ones are wide,
+# which the engine likes, late ones are small, so that all workers end at about the same time.
+_SHARE_AHEAD = 2
+# A population has its own fixed costs; one this small leaves 1/16 of a worker's time idle at most.
+_FINEST = 16
+# A pass over the pixels takes as long for one column of a tile as for all of them, see
+# `mlp.engine.layout.tile_columns`; so populations end where a tile does.
+_TILE_BYTES, _NARROW_BYTES = 128, 64
+
+Kept = Callable[[Mapping[int, Result]], None]
+"""Told of results as soon as they are there: place among the configs -> result."""
+
+
+def n_threads(execution: Execution) -> int:
+    """How many threads train a population: as set, else one for each core of this process.
+
+    On a cluster that is the number of CPUs that each population asks for, and one if not set.
+    """
+    if execution.threads is not None:
+        return execution.threads
+    if execution.engine == "ray":
+        return 1
+    if hasattr(os, "sched_getaffinity"):  # Linux; fewer than the machine's in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def open_executor(
+    execution: Execution, *, notice: Callable[[str], None] = lambda _: None
+) -> Iterator[Executor]:
+    """Whoever trains, for the length of the block.
+
+    Args:
+        notice: told in one line what a person should know.
+
+    Raises:
+        SettingError: for a cluster where Ray is not installed.
+        UnavailableError: for a cluster that does not answer.
+        SystemLimitError: for a cluster of other versions than are here.
+    """
+    executor: Executor
+    if execution.engine == "ray":
+        try:
+            from mlp.training.ray_cluster import RayCluster  # Ray, an extra
+        except ImportError as error:
+            raise SettingError(
+                f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"
+            ) from None
+        executor = RayCluster(execution, n_threads(execution), notice)
+    else:
+        executor = _ThisProcess(execution, notice)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def train_trials(
+    configs: Sequence[RunConfig],
+    data: Dataset,
+    where: Execution | Executor,
+    *,
+    thresholds: Thresholds | None = None,
+    progress: WorkDone | None = None,
+    kept: Kept | None = None,
+    trainer: Trainer = train_population,
+) -> list[Result]:
+    """Trains one network for each config; where and how wide changes no result.
+
+    A population that is lost is trained once more trial by trial, and a trial that is lost alone
+    has a result without weights, whose ending is `CRASHED`.
+
+    Args:
+        data: the examples, resolved and parted.
+        where: who trains, or the settings to open one for this call.
+        thresholds: prune each of the trials; None prunes nothing.
+        progress: called a few times a second, in this thread; may raise to stop.
+        kept: called in this thread with the results as they come, in any order.
+
+    Returns:
+        One result for each config, in the same order.
+
+    Raises:
+        SystemLimitError: for a trial that does not fit into memory, before any is trained.
+        UnavailableError: for a cluster that is lost.
+    """
+    if isinstance(where, Execution):
+        with open_executor(where) as executor:
+            return train_trials(
+                configs,
+                data,
+                executor,
+                thresholds=thresholds,
+                progress=progress,
+                kept=kept,
+                trainer=trainer,
+            )
+    if any(sharpness_steps(config) for config in configs):
+        from mlp.stability.sharpness import check_measurable
+
+        check_measurable(configs, data, threads=where.n_threads)
+
+    def submit(numbers: Sequence[int]) -> None:
+        chosen = tuple(configs[number] for number in numbers)
+        where.submit(Task(tuple(numbers), chosen, data, thresholds, trainer))
+
+    for numbers in _populations(configs, data, where):
+        submit(numbers)
+    results: dict[int, Result] = {}
+    while len(results) < len(configs):
+        for answer in where.wait(_added_to(progress, len(results))):
+            numbers = answer.task.numbers
+            if isinstance(answer, Done):
+                new = dict(zip(numbers, answer.results, strict=True))
+            elif len(numbers) > 1:
+                where.notice(f"{len(numbers)} trials are trained one by one: {answer.reason}")
+                for number in numbers:
+                    submit([number])
+                continue
+            else:
+                where.notice(f"a trial is given up and recorded as crashed: {answer.reason}")
+                new = {numbers[0]: _crashed(configs[numbers[0]])}
+            results.update(new)
+            if kept is not None:
+                kept(new)
+    return [results[number] for number in range(len(configs))]
+
+
+def _populations(
+    configs: Sequence[RunConfig], data: Dataset, where: Executor
+) -> Sequence[Sequence[int]]:
+    """Numbers of the trials that train together."""
+    most, n_slots = where.population, where.slots()
+    if n_slots == 1:  # nobody else waits, and one wide population is the fastest
+        size = most or max(1, len(configs))
+        numbers = range(len(configs))
+        return [numbers[first : first + size] for first in range(0, len(configs), size)]
+    n_examples, n_entries = len(data.train), int(np.count_nonzero(data.train.pixels))
+    costs = [cost(config, n_examples=n_examples, n_entries=n_entries) for config in configs]
+    return cut(
+        costs,
+        n_slots=n_slots,
+        most=most,
+        columns=[config.model.layer_widths[0] for config in configs],
+        item_bytes=max(np.dtype(config.training.dtype).itemsize for config in configs),
+    )
+
+
+def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
+    def tell(in_work: float, losses: NDArray[np.float64]) -> None:
+        if progress is not None:
+            progress(n_done + in_work, losses)
+
+    return tell
+
+
+def _crashed(config: RunConfig) -> Result:
+    """What is known of a trial that never came back: nothing, so its one loss is undefined."""
+    return Result(
+        loss=np.array([np.nan]),
+        loss_step=np.zeros(1, np.int64),
+        step_loss=None if config.training.batch_size is None else np.empty(0),
+        validation_accuracy=np.empty(0),
+        evaluated_step=np.empty(0, np.int64),
+        weights=(),
+        ending=Ending.CRASHED,
+        last_step=0,
+    )
+
+
+class _ThisProcess:
+    """Trains in this process, one population after the other, each on all threads."""
+
+    def __init__(self, execution: Execution, notice: Callable[[str], None]) -> None:
+        self.n_threads = n_threads(execution)
+        self.population = execution.population
+        self.notice = notice
+        self._waiting: deque[Task] = deque()
+
+    def slots(self) -> int:
+        return 1
+
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
+
+    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+        task = self._waiting.popleft()
+        results = task.trainer(
+            task.configs,
+            task.data,
+            threads=self.n_threads,
+            thresholds=task.thresholds,
+            progress=progress,
+        )
+        return [Done(task, tuple(results))]
+
+    def idle_share(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+def cut(
+    costs: Sequence[float],
+    *,
+    n_slots: int,
+    most: int | None = None,
+    columns: Sequence[int] | None = None,
+    item_bytes: int = 4,
+) -> list[list[int]]:
+    """Parts trials into populations for workers that each take the next one when they are free.
+
+    Guided self-scheduling (Polychronopoulos and Kuck 1987) over trials in falling order of cost; a
+    population that would leave part of a tile empty takes further trials that fit there.
+
+    Args:
+        costs: one a trial, in any unit, not negative.
+        n_slots: populations that train side by side; 1 or more.
+        most: trials in one population at most; None: no such limit.
+        columns: units of the first layer, one number a trial; None: tiles are of no interest.
+        item_bytes: of a weight.
+
+    Returns:
+        The numbers of the trials of each population, the population to begin with first. Each trial
+        is in one of them.
+
+    Example:
+        >>> cut([1.0] * 8, n_slots=2)
+        [[0, 1], [2], [3], [4], [5], [6], [7]]
+    """
+    order = sorted(range(len(costs)), key=lambda number: (-costs[number], number))
+    left = total = sum(costs)
+    finest = total / (_FINEST * n_slots)
+    populations: list[list[int]] = []
+    while order:
+        share = max(left / (_SHARE_AHEAD * n_slots), finest)
+        taken = [order.pop(0)]
+        filled = costs[taken[0]]
+        while order and filled + costs[order[0]] <= share and len(taken) != most:
+            taken.append(order.pop(0))
+            filled += costs[taken[-1]]
+        if columns is not None:
+            room = _room(sum(columns[number] for number in taken), item_bytes)
+            for number in [*order]:
+                if len(taken) != most and columns[number] <= room:
+                    order.remove(number)
+                    taken.append(number)
+                    room -= columns[number]
+                    filled += costs[number]
+        populations.append(taken)
+        left -= filled
+    return populations
+
+
+def _room(n_columns: int, item_bytes: int) -> int:
+    """Columns that a population has free in its last tile."""
+    narrow, wide = _NARROW_BYTES // item_bytes, _TILE_BYTES // item_bytes
+    return narrow - n_columns if n_columns <= narrow else -n_columns % wide
+
+
+def cost(config: RunConfig, *, n_examples: int, n_entries: int) -> float:
+    """Products of a whole training, about: what its time grows with.
+
+    Args:
+        n_examples: it is trained on.
+        n_entries: non-zero pixels of these examples.
+    """
+    widths = (*config.model.layer_widths, 2)
+    products = n_entries * widths[0]
+    products += n_examples * sum(a * b for a, b in pairwise(widths))
+    batch = min(config.training.batch_size or n_examples, n_examples)
+    return config.training.steps * products * batch / n_examples

@@ -1,0 +1,517 @@
+"""Trains populations on the workers of a Ray cluster.
+
+Importing this imports Ray, an extra. Ray itself runs a population again whose worker died, wherever
+a CPU is free. A worker opens no file and no database; it gets settings and examples, and gives
+arrays back. While it trains it writes its progress on a board, an actor of the cluster, which the
+driver (this process) reads: so it sees a worker that hangs or is frozen.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+# Ray reads these when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
+# A call after the connection is lost would start a cluster here, and train on that.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# Ray would try a trial that takes all memory again without end; so it counts as any other death.
+os.environ.setdefault("RAY_task_oom_retries", "0")
+
+import ray
+from ray import exceptions as faults
+
+from mlp.config import Execution, RunConfig
+from mlp.data.dataset import Dataset
+from mlp.engine.result import Result, Thresholds
+from mlp.errors import MlpError, SystemLimitError, UnavailableError, one_line
+from mlp.tracking.display import cpu
+from mlp.training.work import Done, Lost, Task, Trainer, WorkDone
+
+_FAR = "ray://"  # how the address begins that Ray's client takes
+_TICK_S = 0.5  # how long the driver waits at most before it looks around
+_BEAT_S = 1.0  # how often a worker writes on the board
+_LOOK_S = 2.0  # how often the driver asks which machines are there
+_HEAD_PATIENCE_S = 30.0  # for the cluster's head
+_IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
+_KNOCK_S = 5.0  # for the first answer of a cluster
+_LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
+_PACKAGES = ("numpy", "numba", "llvmlite", "scipy")  # that decide over the bits of a result
+# Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
+_TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
+
+_DEATHS = {
+    faults.WorkerCrashedError: "died",
+    faults.OutOfMemoryError: "ran out of memory",
+    faults.NodeDiedError: "went with its machine",
+    faults.ObjectLostError: "was gone before its results had arrived",
+    faults.ObjectStoreFullError: "had no room for its results",
+    faults.TaskCancelledError: "was ended from outside",
+}
+# What another attempt may not meet again, raised on a worker.
+_RETRIABLE = (MemoryError, OSError, faults.ObjectLostError, faults.ObjectStoreFullError)
+_leaving: list[threading.Thread] = []  # a cluster that is gone; a process can be in one only
+
+
+@dataclass(eq=False)
+class _Running:
+    """A population that Ray has.
+
+    Attributes:
+        key: its name on the board.
+        n_deaths: of its workers, as far as the driver has seen them.
+        who: the worker that has it now; empty before it was begun.
+        n_done: trials' worth of steps.
+        silent_s: seconds since its worker wrote on the board.
+    """
+
+    task: Task
+    key: int
+    n_deaths: int = 0
+    who: str = ""
+    n_done: float = 0.0
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a worker gives back; `busy_s` seconds of one slot went into it."""
+
+    results: tuple[Result, ...]
+    host: str
+    cpu: str
+    busy_s: float
+
+
+class RayCluster:
+    """The executor over Ray; see `mlp.training.work.Executor`."""
+
+    def __init__(self, execution: Execution, n_threads: int, notice: Callable[[str], None]) -> None:
+        """Connects to the cluster, or starts one that goes with this process.
+
+        Raises:
+            UnavailableError: where none answers.
+            SystemLimitError: where Python or Ray has another version.
+        """
+        self.n_threads = n_threads
+        self.notice = notice
+        self.population = execution.population
+        self._silence_s = execution.silence_s
+        options: dict[str, Any] = {"num_cpus": n_threads, "retry_exceptions": [*_RETRIABLE]}
+        if execution.memory_gb is not None:
+            options["memory"] = int(execution.memory_gb * 1e9)
+        self._train = ray.remote(**options)(_train)
+        self._data: tuple[Dataset, Any] | None = None
+        self._running: dict[Any, _Running] = {}
+        self._n_submitted = 0
+        self._other_cpus: set[str] = set()
+        self._busy_s = self._slot_s = 0.0
+        self._counted_to = self._told = time.monotonic()
+        self._closing = threading.Event()
+        _connect(execution, n_threads)
+        try:
+            with _one_sentence(execution.address):
+                self._board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+                self._reading = self._board.read.remote([])
+                self._look()
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._look_around, daemon=True).start()
+
+    def slots(self) -> int:
+        """How many populations the machines that are there can train."""
+        return max(1, self._n_slots())
+
+    def submit(self, task: Task) -> None:
+        """Hands a population to Ray; the examples travel once to each machine."""
+        if not self._running:
+            self._counted_to = self._told = time.monotonic()
+        with _one_sentence():
+            self._submit(task, n_deaths=0)
+
+    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+        """What the workers have brought, and whom they have lost."""
+        answers: list[Done | Lost] = []
+        with _one_sentence():
+            ready, waiting = ray.wait(list(self._running), timeout=_TICK_S)
+            if ready and waiting:
+                ready += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+            answers += [self._answer(ref) for ref in ready]
+            self._read_board()
+            answers += self._overdue()
+        self._count_slots()
+        # What has come back is kept before the head is missed.
+        if not answers and time.monotonic() - self._seen_at > _HEAD_PATIENCE_S:
+            raise UnavailableError(
+                f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
+                "when it is back, the same command goes on"
+            )
+        progress(sum(running.n_done for running in self._running.values()), np.empty(0))
+        return answers
+
+    def idle_share(self) -> float | None:
+        """Share of the CPUs' time since the last call that trained nothing."""
+        busy_s, slot_s = self._busy_s, self._slot_s
+        self._busy_s = self._slot_s = 0.0
+        return max(0.0, 1 - busy_s / slot_s) if slot_s else None
+
+    def close(self) -> None:
+        """Ends what still trains, and leaves the cluster."""
+        self._closing.set()
+        _leave(list(self._running))
+
+    def _submit(self, task: Task, n_deaths: int) -> None:
+        if self._data is None or self._data[0] is not task.data:
+            self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
+        self._n_submitted += 1
+        ref = self._train.options(max_retries=task.n_attempts - 1 - n_deaths).remote(
+            self._board,
+            self._n_submitted,
+            versions(),
+            task.trainer,
+            task.configs,
+            (self._data[1],),
+            self.n_threads,
+            task.thresholds,
+        )
+        self._running[ref] = _Running(task, self._n_submitted, n_deaths)
+
+    def _answer(self, ref: Any) -> Done | Lost:
+        """What came of a population; Ray has made all its attempts by now."""
+        running = self._running.pop(ref)
+        who = running.who or "a worker"
+        try:
+            answer: _Answer = ray.get(ref)
+        except faults.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, _RETRIABLE):
+                raised = f"{type(cause).__name__}: {one_line(cause)}"
+                return Lost(running.task, f"its training raised {raised}")
+            if isinstance(cause, MlpError):
+                raise cause from None
+            if isinstance(cause, ImportError | faults.RayError):  # or it cannot read what it gets
+                said = one_line(str(cause).partition("\n")[0])
+                raise SystemLimitError(
+                    f"{who} cannot import what it needs: {said}; "
+                    "install this program on every machine, in the same version"
+                ) from None
+            raise
+        except tuple(_DEATHS) as error:
+            how = next(how for fault, how in _DEATHS.items() if isinstance(error, fault))
+            return Lost(running.task, f"{who} {how}")
+        self._busy_s += answer.busy_s
+        if answer.cpu != cpu() and answer.cpu not in self._other_cpus:
+            self._other_cpus.add(answer.cpu)
+            self.notice(
+                f"{answer.host} has another processor ({answer.cpu}) than this machine ({cpu()}): "
+                "results may differ in their last bits"
+            )
+        return Done(running.task, answer.results)
+
+    def _read_board(self) -> None:
+        """Takes what was read, and asks anew; an answer may come many calls later, or never."""
+        if not ray.wait([self._reading], timeout=0)[0]:
+            return
+        words: dict[int, tuple[str, float, float]] = {}
+        with contextlib.suppress(faults.RayError):  # it is being started again elsewhere
+            words = ray.get(self._reading)
+        known = {running.key: running for running in self._running.values()}
+        self._reading = self._board.read.remote(list(known))
+        for key in known.keys() & words.keys():
+            running, before = known[key], known[key].who
+            running.who, running.n_done, running.silent_s = words[key]
+            if before not in ("", running.who):
+                running.n_deaths += 1
+                self._say_again(running, f"{before} died")
+
+    def _overdue(self) -> list[Done | Lost]:
+        """Cancels what has made no progress for too long; its worker counts as dead."""
+        lost: list[Done | Lost] = []
+        for ref, running in list(self._running.items()):
+            if running.silent_s <= self._silence_s:
+                continue
+            del self._running[ref]
+            ray.cancel(ref, force=True)
+            running.n_deaths += 1
+            reason = f"{running.who} said nothing for {running.silent_s:.0f} s"
+            if running.n_deaths < running.task.n_attempts:
+                self._say_again(running, reason)
+                self._submit(running.task, running.n_deaths)
+            else:
+                lost.append(Lost(running.task, reason))
+        return lost
+
+    def _say_again(self, running: _Running, reason: str) -> None:
+        n = len(running.task.numbers)
+        which = "a trial is" if n == 1 else f"{n} trials are"
+        self.notice(f"{which} trained again: {reason}")
+
+    def _n_slots(self) -> int:
+        return sum(int(cpus // self.n_threads) for cpus in self._cpus)
+
+    def _count_slots(self) -> None:
+        """Adds up the time in which populations could have trained."""
+        now = time.monotonic()
+        self._slot_s += (now - self._counted_to) * self._n_slots()
+        self._counted_to = now
+        if not self._running or any(running.who for running in self._running.values()):
+            self._told = now
+        elif now - self._told > _IDLE_NOTICE_S:
+            self._told = now + 4 * _IDLE_NOTICE_S
+            self.notice(
+                f"waiting for a worker: the cluster has {sum(self._cpus):g} CPUs, none of them is "
+                f"free for a population, which takes {self.n_threads}"
+            )
+
+    def _look_around(self) -> None:
+        while not self._closing.wait(_LOOK_S):
+            with contextlib.suppress(Exception):  # whatever it is, the view grows old
+                self._look()
+
+    def _look(self) -> None:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._cpus = [resources.get("CPU", 0.0) for resources in nodes]
+        self._seen_at = time.monotonic()
+
+
+# On the workers
+
+
+class _Board:
+    """An actor: who trains each population, how far it is, and when that was written.
+
+    It may be lost with its machine and begin empty on another: the workers write again.
+    """
+
+    def __init__(self) -> None:
+        self._words: dict[int, tuple[str, float, float]] = {}
+
+    def write(self, key: int, who: str, n_done: float) -> None:
+        self._words[key] = who, n_done, time.monotonic()
+
+    def read(self, keys: Sequence[int]) -> dict[int, tuple[str, float, float]]:
+        """Who, how far, and how many seconds ago, for those keys that were written to."""
+        words, now = self._words, time.monotonic()
+        return {key: (*words[key][:2], now - words[key][2]) for key in keys if key in words}
+
+
+def _train(
+    board: Any,
+    key: int,
+    expected: dict[str, str],
+    trainer: Trainer,
+    configs: Sequence[RunConfig],
+    held: tuple[Any],
+    threads: int,
+    thresholds: Thresholds | None,
+) -> _Answer:
+    """Trains a population, and writes on the board how far it is.
+
+    Raises:
+        SystemLimitError: if this worker has other versions than the driver's, `expected`.
+    """
+    host = socket.gethostname()
+    who = f"worker {os.getpid()} on {host}"
+    board.write.remote(key, who, 0.0)
+    for name, there in versions().items():
+        if there != expected.get(name):
+            raise SystemLimitError(
+                f"the worker on {host} has {name} {there}, but here it is {expected.get(name)}; "
+                "install the same on every machine"
+            )
+    started = written = time.monotonic()
+
+    def progress(n_done: float, _losses: object) -> None:
+        nonlocal written
+        if time.monotonic() - written > _BEAT_S:
+            written = time.monotonic()
+            board.write.remote(key, who, n_done)
+
+    with threadpool_limits(threads):
+        results = trainer(
+            configs, _fetched(held), threads=threads, thresholds=thresholds, progress=progress
+        )
+    return _Answer(tuple(results), host, cpu(), time.monotonic() - started)
+
+
+@functools.lru_cache(maxsize=1)
+def _fetched(held: tuple[Any]) -> Dataset:
+    """The examples, the same object for as long as they are the same.
+
+    Args:
+        held: the reference to them, in a tuple, so that Ray leaves it alone.
+    """
+    data = ray.get(held[0])
+    assert isinstance(data, Dataset)
+    return data
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What must be the same everywhere: Python, the packages that compute, this program."""
+    source = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for file in sorted(root.rglob("*.py")):
+        source.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "Python": platform.python_version(),
+        **packages,
+        "mlp-sweep's code": source.hexdigest()[:12],
+    }
+
+
+# Joining and leaving a cluster
+
+
+def _connect(execution: Execution, n_threads: int) -> None:
+    """Joins the cluster at the address; `local` starts one that goes with this process.
+
+    Raises:
+        UnavailableError: where none answers, or the last one is not left yet.
+        SystemLimitError: where Python or Ray has another version.
+    """
+    for thread in _leaving:
+        thread.join(3 * _LEAVE_S)
+    _leaving[:] = [thread for thread in _leaving if thread.is_alive()]
+    if _leaving:
+        raise UnavailableError(
+            "this process has not left its last Ray cluster yet, whose head is gone; "
+            "try again in a minute, or in another process"
+        )
+    keep_ray_quiet(is_far=execution.address.startswith(_FAR))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    if execution.address == "local":
+        options["num_cpus"] = max(n_threads, len(os.sched_getaffinity(0)))
+        options["include_dashboard"] = False
+    else:  # Ray would end this process, a notebook too, a minute after its cluster lost its head
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "1000000")
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _one_sentence(execution.address):
+            _knock(execution.address)
+        with (
+            _one_sentence(execution.address, _TOKEN),
+            warnings.catch_warnings(action="ignore"),  # Ray's client warns before it gives up
+        ):
+            _init(address=execution.address, **options)
+    finally:  # Ray puts its own in their place
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in heard.items():
+                signal.signal(number, handler)
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`, three times if need be: on a busy head the process for a client dies at once."""
+    for n_left in (2, 1, 0):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError as error:
+            if "Starting Ray client server failed" not in str(error) or not n_left:
+                raise
+
+
+def _leave(refs: Sequence[Any]) -> None:
+    """Leaves the cluster, and ends what still trains there; takes five seconds at most."""
+
+    def say_good_bye() -> None:
+        with contextlib.suppress(Exception):
+            for ref in refs:
+                ray.cancel(ref, force=True)
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+    leaving = threading.Thread(target=say_good_bye, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_S)  # a head that is gone answers no good-bye
+    if leaving.is_alive():
+        _leaving.append(leaving)
+
+
+@contextlib.contextmanager
+def _one_sentence(address: str = "", otherwise: str = "") -> Iterator[None]:
+    """Turns what Ray raises of itself into one of this program's errors."""
+    where = f" at {address}" if address else ""
+    try:
+        yield
+    except ConnectionError as error:
+        raise UnavailableError(
+            f"no Ray cluster answers{where}: {one_line(error)}; "
+            f"start one with: ray start --head, or name another by execution.address{otherwise}"
+        ) from None
+    except RuntimeError as error:
+        if "ersion mismatch" in str(error):
+            raise SystemLimitError(
+                f"the Ray cluster{where} has other versions than are here: {one_line(error)}"
+            ) from None
+        raise
+    except (faults.AuthenticationError, faults.RpcError, faults.RaySystemError) as error:
+        raise UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}") from None
+
+
+def _knock(address: str) -> None:
+    """Whether anybody is at an address at all: Ray itself tries for most of a minute.
+
+    Raises:
+        ConnectionError: if not.
+    """
+    host, _, port = address.removeprefix(_FAR).rpartition(":")
+    if not (host and port.isdigit()):
+        return  # auto and local are no addresses
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(one_line(error)) from None
+
+
+def keep_ray_quiet(*, is_far: bool) -> None:
+    """Ray prints pages of its own logs into this program's output when a machine goes.
+
+    No setting of Ray's turns that off: `log_to_driver` is for what workers print. So this one place
+    reaches into Ray's private modules; a test tells when they change.
+    """
+    sys.modules["ray._private.worker"].print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
+    if is_far:
+        from ray.util.client.logsclient import LogstreamClient  # needs grpcio
+
+        LogstreamClient.stdstream = lambda *_, **__: None
+        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
+        # This one sets its level itself, and does not pass on to the former.
+        logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
+        _keep_grpc_quiet()
+
+
+def _keep_grpc_quiet() -> None:
+    """The thread of gRPC that watches a channel ends without a traceback if that is closed."""
+    usual = threading.excepthook
+    if getattr(usual, "is_quiet_on_grpc", False):
+        return
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        names = {frame.f_code.co_name for frame, _ in walk_tb(args.exc_traceback)}
+        if not (args.exc_type is ValueError and "_poll_connectivity" in names):
+            usual(args)
+
+    tell.is_quiet_on_grpc = True  # type: ignore[attr-defined]
+    threading.excepthook = tell

@@ -1,0 +1,213 @@
+"""What is handed to a trainer, what comes back, and the built-in trainer.
+
+Two seams meet here. A *trainer* turns settings and examples into results: `train_population` is the
+one that is built in. An *executor* decides where a trainer runs: in this process
+(`mlp.training.executor`) or on the workers of a Ray cluster (`mlp.training.ray_cluster`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlp.config import RunConfig
+from mlp.data.dataset import Dataset
+from mlp.engine.result import Progress, Result, Snapshots, Thresholds
+from mlp.network import Params
+from mlp.stability.ratio import sharpness_steps
+
+WorkDone = Callable[[float, NDArray[np.float64]], None]
+"""Told how many trials' worth of steps are done, and the latest losses of those in training.
+
+Beyond this process only the former is known; there are no losses then.
+"""
+
+
+class Trainer(Protocol):
+    """A function from settings and examples to results."""
+
+    def __call__(
+        self,
+        configs: Sequence[RunConfig],
+        data: Dataset,
+        *,
+        threads: int,
+        thresholds: Thresholds | None,
+        progress: WorkDone | None,
+    ) -> list[Result]:
+        """Trains one network for each config; returns one result for each, in the same order.
+
+        A result depends on its own config and the data alone: not on the other configs, the number
+        of threads or the machine. So a population that was lost is simply trained again, anywhere.
+        """
+
+
+def train_population(
+    configs: Sequence[RunConfig],
+    data: Dataset,
+    *,
+    threads: int,
+    thresholds: Thresholds | None,
+    progress: WorkDone | None,
+) -> list[Result]:
+    """The built-in trainer: all networks in one pass over the data, in this process.
+
+    The sharpness is measured afterwards, at copies of the weights: whether and where it is, is seen
+    nowhere else in the results.
+
+    Args:
+        data: the examples, resolved and parted.
+        thresholds: prune each of the trials; None prunes nothing.
+        progress: called a few times a second; may raise to stop.
+
+    Raises:
+        SystemLimitError: for what does not fit into memory, before anything is trained.
+    """
+    from mlp.engine.population import train  # compiled code, whose import takes half a second
+
+    taken: list[dict[int, Params]] = [{} for _ in configs]
+    results = train(
+        configs,
+        data,
+        threads=threads,
+        thresholds=None if thresholds is None else [thresholds] * len(configs),
+        progress=_counted(progress, configs),
+        snapshots=_kept_in(taken, configs),
+    )
+    return _measured(results, configs, taken, data, threads)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A population to train.
+
+    Attributes:
+        numbers: the places of its trials among all configs, in any order.
+        configs: one a trial.
+        data: the examples, resolved and parted.
+        thresholds: prune each of the trials; None prunes nothing.
+        trainer: a function that a worker can import, or one that can be sent to it.
+    """
+
+    numbers: tuple[int, ...]
+    configs: tuple[RunConfig, ...]
+    data: Dataset
+    thresholds: Thresholds | None
+    trainer: Trainer = train_population
+
+    @property
+    def n_attempts(self) -> int:
+        """How many workers may die of it before it is lost: two, and three for a single trial."""
+        return 2 if len(self.numbers) > 1 else 3
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A population that came back.
+
+    Attributes:
+        results: one a trial, in the task's order.
+    """
+
+    task: Task
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """A population whose workers died, or overran their deadline, in each of its attempts.
+
+    Attributes:
+        reason: of the last attempt; a part of a sentence, such as `worker 12 on host a died`.
+    """
+
+    task: Task
+    reason: str
+
+
+class Executor(Protocol):
+    """Where populations train.
+
+    Attributes:
+        n_threads: that train one population.
+        population: trials trained at once at most; None: no limit of its own.
+        notice: told in one line what a person should know: a worker that died, say.
+    """
+
+    n_threads: int
+    population: int | None
+    notice: Callable[[str], None]
+
+    def slots(self) -> int:
+        """How many populations can train side by side just now; 1 or more."""
+
+    def submit(self, task: Task) -> None:
+        """Takes a population; returns at once."""
+
+    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+        """What has come back; waits for a moment, so that it may be nothing.
+
+        Args:
+            progress: called in this thread, with the work done in what has not come back; may
+                raise to stop.
+        """
+
+    def idle_share(self) -> float | None:
+        """Share of the slots' time since the last call that trained nothing, 0 to 1.
+
+        None where that is not known.
+        """
+
+    def close(self) -> None:
+        """Gives up what has not come back, and lets go of everything."""
+
+
+def _kept_in(taken: list[dict[int, Params]], configs: Sequence[RunConfig]) -> Snapshots | None:
+    """Keeps the weights at which the sharpness is to be measured."""
+    steps = [sharpness_steps(config) for config in configs]
+
+    def take(number: int, step: int, weights: Params) -> None:
+        taken[number][step] = weights
+
+    return Snapshots(steps, take) if any(steps) else None
+
+
+def _measured(
+    results: list[Result],
+    configs: Sequence[RunConfig],
+    taken: Sequence[dict[int, Params]],
+    data: Dataset,
+    threads: int,
+) -> list[Result]:
+    """The results with the sharpness at the weights that were kept, if any were."""
+    if not any(taken):
+        return results
+    from mlp.stability.sharpness import measure_sharpness_curves  # compiled code, likewise
+
+    curves = measure_sharpness_curves(configs, taken, data, threads=threads)
+    return [
+        dataclasses.replace(
+            result,
+            sharpness_step=curve.step,
+            sharpness=curve.sharpness,
+            sharpness_residual=curve.residual,
+            gradient_norm=curve.gradient_norm,
+            stability_ratio=curve.ratio,
+        )
+        for result, curve in zip(results, curves, strict=True)
+    ]
+
+
+def _counted(progress: WorkDone | None, configs: Sequence[RunConfig]) -> Progress | None:
+    """Counts updates as trials' worth of work."""
+    if progress is None:
+        return None
+    n_updates = sum(config.training.steps for config in configs)
+
+    def tell(n_done: int, losses: NDArray[np.float64]) -> None:
+        progress(len(configs) * n_done / n_updates, losses)
+
+    return tell

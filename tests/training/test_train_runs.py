@@ -1,0 +1,97 @@
+"""The one way from settings to records gives what the steps taken one by one give."""
+
+import time
+from dataclasses import fields
+
+import pytest
+
+from mlp.config import Execution
+from mlp.curve import Verdict, judge
+from mlp.data.dataset import load
+from mlp.engine.result import Ending
+from mlp.settings import read_run, with_settings
+from mlp.tracking.record import curve_digest, weights_digest
+from mlp.training.executor import train_trials
+from mlp.training.outcome import Timing, make_record
+from mlp.training.train_runs import train_runs
+from support.losing import Losing, deadly
+
+BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 40, "evaluate_every": 10}})
+CONFIGS = [
+    with_settings(BASE, {"optimizer.learning_rate": rate, "training.seed": seed})
+    for seed, rate in enumerate((0.01, 3.0, 300.0, 1.0, 0.3))
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(BASE.data, notice=print)
+
+
+def seen(record):
+    """All that a record says but when it was made."""
+    skipped = {"result", "started_ms", "ended_ms"}
+    own = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in skipped}
+    return own, curve_digest(record.result), weights_digest(record.result)
+
+
+@pytest.mark.parametrize("thresholds", [None, {20: 0.9}])
+def test_records_equal_those_made_by_hand(data, thresholds):
+    results = train_trials(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
+    by_hand = [
+        make_record(config, data, result, Timing(0, 0, 2))
+        for config, result in zip(CONFIGS, results, strict=True)
+    ]
+    found = train_runs(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
+    assert [seen(record) for record in found] == [seen(record) for record in by_hand]
+    assert (Ending.PRUNED in {record.result.ending for record in found}) == bool(thresholds)
+    assert [record.judgement for record in found] == [judge(r.result.loss) for r in found]
+
+
+def test_runs_are_told_of_while_others_train(data):
+    told, before = {}, time.time_ns() // 1_000_000
+    order = []
+
+    def finished(made):
+        order.append(sorted(made))
+        told.update(made)
+
+    def progress(n_done, _losses):
+        assert len(told) <= n_done <= len(CONFIGS)
+
+    where = Execution(threads=1, population=2)
+    found = train_runs(CONFIGS, data, where, progress=progress, finished=finished)
+    after = time.time_ns() // 1_000_000
+    assert order == [[0, 1], [2, 3], [4]]
+    assert [told[place] for place in range(len(CONFIGS))] == found
+    assert len({record.started_ms for record in found}) == 1
+    for record in found:
+        assert before <= record.started_ms <= record.ended_ms <= after
+        assert record.threads == 1
+    assert found[0].ended_ms <= found[4].ended_ms
+
+
+def test_what_was_finished_is_kept_where_the_training_is_stopped(data):
+    kept = {}
+
+    def progress(n_done, _losses):
+        if kept:
+            raise KeyboardInterrupt
+
+    where = Execution(threads=1, population=2)
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(CONFIGS, data, where, progress=progress, finished=kept.update)
+    assert sorted(kept) == [0, 1]
+
+
+def test_run_that_kills_its_workers_has_a_record_too(data):
+    found = train_runs(CONFIGS, data, Losing(deadly(2)))
+    assert [record.result.ending is Ending.CRASHED for record in found] == [
+        place == 2 for place in range(len(CONFIGS))
+    ]
+    assert found[2].judgement.verdict is Verdict.DIVERGED
+    assert found[2].config == CONFIGS[2]
+
+
+def test_nothing_to_train_is_no_record(data):
+    assert train_runs([], data, Execution(threads=1)) == []
