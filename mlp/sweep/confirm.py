@@ -19,14 +19,14 @@ from mlp.report.mistakes import Mistake, summarise_mistakes
 from mlp.settings import with_settings
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.sweep.generation import Session, kept
-from mlp.terminal.screen import waiting
-from mlp.tracking import spool
+from mlp.study.search import Search
+from mlp.sweep.generation import Keeper
 from mlp.tracking.display import run_name
 from mlp.tracking.listing import label_of_seed
 from mlp.tracking.record import RunRecord
 from mlp.training.outcome import accuracy_on, wrong_on
 from mlp.training.train_runs import train_runs
+from mlp.training.work import Executor
 
 _SEED_END = 2**32
 
@@ -56,21 +56,22 @@ class Confirmation:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def confirm(session: Session, best: TrialRow) -> Confirmation:
+def confirm(opened: Search, best: TrialRow, where: Executor, keeper: Keeper) -> Confirmation:
     """Trains and tests what is missing, and hands over to MLflow what is not there yet.
 
     Args:
-        session: of a complete study.
+        opened: a complete study.
         best: its winner.
+        where: who trains.
+        keeper: of the study's runs.
     """
-    with waiting(session.console, "the winner's settings are trained with further seeds"):
-        base = dataclasses.replace(session.config.base.data, validation_fraction=0.0)
-        data = load(base, notice=lambda _line: None)
-        wanted = [_Seed(best.number, i + 1) for i in range(session.config.study.confirm_seeds)]
-        for seed, record in _records(session, data, wanted).items():
-            _look(session, seed, record, data)
-            session.drain.add(spool.place_of(session.spool, *seed))
-        looks = [_looks(session)[seed] for seed in wanted]
+    base = dataclasses.replace(opened.base.data, validation_fraction=0.0)
+    data = load(base, notice=lambda _line: None)
+    wanted = [_Seed(best.number, i + 1) for i in range(opened.config.confirm_seeds)]
+    for seed, record in _records(opened, data, where, keeper, wanted=wanted).items():
+        _look(opened, seed, record, data)
+        keeper.upload(*seed)
+    looks = [_looks(opened)[seed] for seed in wanted]
     wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
     accuracies = tuple(float(look["test_accuracy"]) for look in looks)
     mistakes = summarise_mistakes(wrong, data.test.labels)
@@ -87,26 +88,30 @@ class _Seed(NamedTuple):
         return f"seed +{self.seed} of trial {self.trial}"
 
 
-def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_Seed, RunRecord]:
+def _records(
+    opened: Search,
+    data: Dataset,
+    where: Executor,
+    keeper: Keeper,
+    *,
+    wanted: Sequence[_Seed],
+) -> dict[_Seed, RunRecord]:
     """The networks not tested or not uploaded yet: those kept, and the others trained."""
-    lying = spool.waiting(session.spool)
-    kept_at = {_Seed(number, seed): place for number, seed, place in lying if seed}
-    looked_at = _looks(session)
+    kept_at = {_Seed(*which): place for which, place in keeper.waiting().items() if which[1]}
+    looked_at = _looks(opened)
     configs = {
-        seed: _config(session, seed)
+        seed: _config(opened, seed)
         for seed in sorted({*wanted, *kept_at})
         if seed in kept_at or seed not in looked_at
     }
     records = {}
-    for seed, config in configs.items():
-        if seed in kept_at:
-            record = kept(session, str(seed), kept_at[seed], config)
-            if record is not None:
-                records[seed] = record
+    for seed, place in kept_at.items():
+        record = keeper.read(place, str(seed), configs[seed], data.digest)
+        if record is not None:
+            records[seed] = record
     missing = [seed for seed in configs if seed not in records]
 
     def finished(made: Mapping[int, RunRecord]) -> None:
-        """Makes networks safe while others still train."""
         runs = {}
         for place, record in made.items():
             seed = missing[place]
@@ -117,19 +122,18 @@ def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_
             accuracy = accuracy_on(data.test, record, data)
             records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
             name = f"{run_name(record.config, trial=seed.trial)} seed +{seed.seed}"
-            label = label_of_seed(session.page, seed.trial, seed.seed, name)
-            runs[spool.place_of(session.spool, *seed)] = spool.Kept(records[seed], label)
-        spool.put(runs)
+            label = label_of_seed(keeper.page, seed.trial, seed.seed, name)
+            runs[seed.trial, seed.seed] = records[seed], label
+        keeper.keep(runs)
 
     if missing:
-        train_runs([configs[seed] for seed in missing], data, session.where, finished=finished)
+        train_runs([configs[seed] for seed in missing], data, where, finished=finished)
     return records
 
 
-def _config(session: Session, seed: _Seed) -> RunConfig:
+def _config(opened: Search, seed: _Seed) -> RunConfig:
     """A trial's settings with another seed, nothing held out."""
-    row = search.rows(session.search)[seed.trial]
-    config = search.trial_of(session.search, row).config
+    config = search.trial_of(opened, search.rows(opened)[seed.trial]).config
     training = config.training
     return with_settings(
         config,
@@ -141,17 +145,17 @@ def _config(session: Session, seed: _Seed) -> RunConfig:
     )
 
 
-def _looks(session: Session) -> dict[_Seed, dict[str, Any]]:
+def _looks(opened: Search) -> dict[_Seed, dict[str, Any]]:
     """Every look at such a network."""
     return {
         _Seed(look["trial"], look["seed"]): look
-        for look in search.test_looks(session.search)
+        for look in search.test_looks(opened)
         if "seed" in look
     }
 
 
-def _look(session: Session, seed: _Seed, record: RunRecord, data: Dataset) -> None:
-    if seed not in _looks(session):
+def _look(opened: Search, seed: _Seed, record: RunRecord, data: Dataset) -> None:
+    if seed not in _looks(opened):
         assert record.test_accuracy is not None
         further = {"seed": seed.seed, "wrong": wrong_on(data.test, record, data)}
-        search.add_test_look(session.search, seed.trial, record.test_accuracy, further)
+        search.add_test_look(opened, seed.trial, record.test_accuracy, further)
