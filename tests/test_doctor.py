@@ -33,6 +33,7 @@ from support.sweeping import (
     tracked,
     unpublished_sweep,
 )
+from support.world import said as said_in
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
@@ -75,6 +76,13 @@ def test_finished_study_is_healthy(swept):
     before = table(swept)
     assert doctor(fix=True) == (True, said)
     assert table(swept) == before
+
+
+def test_cold_doctor_beside_a_study(world):
+    done = said_in(world.examined())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sqlite:///optuna.db holds 1 studies, 4 trials" in done.stdout
+    assert left_in(world.examined()) == left_in(world.swept())
 
 
 def test_looking_where_nothing_is_imports_no_mlflow(here):
