@@ -173,6 +173,8 @@ FAULTS = (
     # Tracking
     fault(
         "the spool forgets what is put into it",
+        "            part.rename(place)\n",
+        "            shutil.rmtree(part)\n",
         "_unfinished_of(spool, number).rename(place)",
         "shutil.rmtree(_unfinished_of(spool, number))",
         "unfinished_of(spool, number).rename(place)",

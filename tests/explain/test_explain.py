@@ -19,6 +19,7 @@ from mlp.explain import reruns
 from mlp.explain.__main__ import main
 from mlp.explain.explain_study import explain_study
 from mlp.explain.repair_run import repair_run
+from mlp.explain.reruns import Trainer
 from mlp.settings import read_explain
 from mlp.tracking.read import fetch_run, read_reruns, read_study
 from mlp.tracking.store import open_store
@@ -223,7 +224,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     key = f"run-{swinging.run_id}"
     store = open_store(Tracking())
     said = io.StringIO()
-    train, n_calls = repair_run.Trainer.__call__, []
+    train, n_calls = Trainer.__call__, []
 
     def stopped(self, configs):
         n_calls.append(len(configs))
@@ -233,7 +234,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
 
     config = read_explain({"explain": {"seeds": 2}})
     with monkeypatch.context() as patched:
-        patched.setattr(repair_run.Trainer, "__call__", stopped)
+        patched.setattr(Trainer, "__call__", stopped)
         with pytest.raises(KeyboardInterrupt):
             repair_run(swinging.run_id, config, console=plain(said))
     [n_kept] = re.findall(r"(\d+) reruns are kept; this goes on from there: ", said.getvalue())
@@ -353,7 +354,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
     _, found = inside
     store = open_store(Tracking())
     before = {run.run_id for run in read_reruns(store, found.study.key)}
-    really_train, calls = reruns.train_trials, []
+    really_train, calls = reruns.train_runs, []
 
     def train(configs, *args, **kwargs):
         if calls:
@@ -361,7 +362,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
         calls.append(len(configs))
         return really_train(configs, *args, **kwargs)
 
-    monkeypatch.setattr(reruns, "train_trials", train)
+    monkeypatch.setattr(reruns, "train_runs", train)
     said = io.StringIO()
     more = {**SMALL, "seeds": SMALL["seeds"] + 2}
     with pytest.raises(KeyboardInterrupt):
