@@ -19,10 +19,11 @@ import numpy as np
 import yaml
 from sklearn.datasets import load_digits
 
-from mlp.config import RunConfig, with_settings
+from mlp.config import RunConfig
 from mlp.engine.population import train
 from mlp.engine.result import Result
 from mlp.network import Layer, example_losses, forward
+from mlp.settings import with_settings
 
 HERE = Path(__file__).parent
 N_DIGITS = 290  # of 362, as with a fifth held out
