@@ -269,7 +269,7 @@ RULES = (
     ),
     Rule(
         "command",
-        r"python -m mlp\.bench",
+        r"python -m benchmarks",
         its_help,
         "It takes minutes and an extra; test_bench.py runs a part of it.",
     ),
