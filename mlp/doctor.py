@@ -1,8 +1,7 @@
 """`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it.
 
-Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. SQLite
-files are looked at as such. MLflow, whose import takes seconds, is imported for repairs and for
-stores that are no file.
+Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. MLflow,
+whose import takes seconds, is imported where there is a tracking store.
 """
 
 import importlib.metadata
@@ -10,12 +9,10 @@ import importlib.util
 import os
 import re
 import shutil
-import sqlite3
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,13 +24,14 @@ from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, find, read_file
-from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line
+from mlp.errors import DataError, MlpError, SettingError, one_line
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
 from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking import spool
+from mlp.tracking.listing import study_key
 from mlp.training.executor import n_threads
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -62,12 +60,6 @@ examples:
 _LEAST_FREE = 500 * 1024**2  # bytes; the stores of a thousand small runs have about as many
 
 _PATIENCE_S = 3.0  # for a store that somebody holds, and for a server
-_REVISION = re.compile(r"^(down_)?revision = \"(\w+)\"", re.MULTILINE)
-_RUNNING = (
-    "SELECT r.run_uuid, (SELECT t.value FROM tags t WHERE t.run_uuid = r.run_uuid AND "
-    "t.key = 'mlp.study') FROM runs r JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'mlp.key' "
-    "WHERE r.status = 'RUNNING' AND r.lifecycle_stage = 'active'"
-)
 
 
 @dataclass(frozen=True)
@@ -88,12 +80,12 @@ class Finding:
 
 
 def fine(said: str) -> Finding:
-    """All is well; what was looked at is known to whoever asked."""
+    """All is well. `check_up` adds what was looked at."""
     return Finding("", said)
 
 
 def wrong(said: str, remedy: str, repair: Callable[[], str] | None = None) -> Finding:
-    """Something is wrong; what was looked at is known to whoever asked."""
+    """Something is wrong. `check_up` adds what was looked at."""
     return Finding("", said, remedy, repair)
 
 
@@ -181,14 +173,13 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
     folders = sorted(path for path in top.glob("*") if path.is_dir())
     n_waiting = 0
     for folder in folders:
-        if holder := holder_of(top, spool.study_of(folder)):
+        if holder := holder_of(top, folder.name):
             yield fine(f"{folder.name} is being worked on by {holder}")
             continue
-        what = "networks with further seeds" if spool.is_of_seeds(folder) else "trials"
         n_waiting += (n := len(list(spool.waiting(folder))))
         if n:
             yield wrong(
-                f"{n} {what} of {spool.study_of(folder)} wait for MLflow",
+                f"{n} runs of {folder.name} wait for MLflow",
                 f"the same sweep command publishes them, or {FIX}",
                 lambda folder=folder: _publish_study(config, folder),  # type: ignore[misc]
             )
@@ -337,22 +328,8 @@ def check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
         yield fine(f"{mask(uri)} is not there yet; the first run makes it")
         return
     check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
-    with closing(_opened_file(path)) as file:
-        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
-        if "alembic_version" not in tables:
-            yield wrong(
-                f"{path} is a database of another program", "choose another file by tracking.uri"
-            )
-            return
-        [(revision,)] = file.execute("SELECT version_num FROM alembic_version").fetchall()
-        [(n_runs,)] = file.execute("SELECT count(*) FROM runs").fetchall()
-    if (wanted := _mlflow_revision()) and revision != wanted:
-        yield wrong(
-            f"{mask(uri)} was made by another version of MLflow",
-            f"make a copy of it, then run: mlflow db upgrade {mask(uri)}",
-        )
-        return
-    yield fine(f"{mask(uri)} holds {n_runs} runs")
+    _runs_left(config)  # raises for another version's file, or another program's
+    yield fine(f"{mask(uri)} can be used")
 
 
 def _check_server(uri: str) -> Finding:
@@ -377,21 +354,16 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
     """Runs that say RUNNING though no process is at work on their study."""
     uri = resolve(config.base.tracking)
     path = sqlite_path(uri)
-    if path is not None:
-        try:
+    if path is not None and not path.exists():
+        return
+    try:
+        if path is not None:
             check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
-        except MlpError:
-            return  # the check of the store has said so
-        if not path.exists():
-            return
-    running: dict[str, str | None]
-    if path is None:
         running = _runs_left(config)
-    else:
-        with closing(_opened_file(path)) as file:
-            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall():
-                return
-            running = dict(file.execute(_RUNNING).fetchall())
+    except MlpError:
+        if path is None:
+            raise
+        return  # the check of the tracking store has said so
     folder = spool.folder_of(config.study.storage)
     stale = [run for run, study in running.items() if study is None or not holder_of(folder, study)]
     if path is None:  # others may be at work elsewhere, on studies that are not in this store
@@ -407,22 +379,6 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
         yield fine(f"{len(running)} runs are being worked on")
     else:
         yield fine("none is left over")
-
-
-def _opened_file(path: Path) -> sqlite3.Connection:
-    # Read-only, it could not roll back what a killed process has left half done.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE_S)
-
-
-def _mlflow_revision() -> str | None:
-    """The version of a store's tables that the installed MLflow wants, without importing it."""
-    spec = importlib.util.find_spec("mlflow")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    steps = [Path(folder) / "store" / "db_migrations" / "versions" for folder in folders]
-    texts = (file.read_text(errors="replace") for step in steps for file in step.glob("*.py"))
-    found = [match for text in texts for match in _REVISION.findall(text)]
-    last = {name for down, name in found if not down} - {name for down, name in found if down}
-    return last.pop() if len(last) == 1 else None
 
 
 def _exists(url: str) -> bool:
@@ -443,14 +399,17 @@ def _studies(storage: str) -> dict[str, int]:
 
 
 def _runs_left(config: SweepConfig) -> dict[str, str | None]:
-    """Id of each run that says RUNNING -> its study.
+    """Id of each run that says RUNNING -> its study; nothing is made.
 
     Raises:
         MlpError: for a store that cannot be used.
     """
     from mlp.tracking import runs
+    from mlp.tracking.drain import patiently
+    from mlp.tracking.store import find_store
 
-    return runs.left_running(_opened_tracking(config))
+    store = patiently(lambda: find_store(config.base.tracking))
+    return runs.left_running(store) if store else {}
 
 
 def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
@@ -468,7 +427,7 @@ def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
 
 
 def _publish_study(config: SweepConfig, folder: Path) -> str:
-    """Publishes the trials, or networks of further seeds, that wait in a folder of a study.
+    """Publishes the trials and networks of further seeds that wait in a folder of a study.
 
     Those that the study itself does not have yet stay for the sweep to go on with.
 
@@ -476,36 +435,22 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
         MlpError: for a store that cannot be used, or a study that somebody holds.
     """
     from mlp.tracking import runs
+    from mlp.tracking.drain import drain
 
-    with only_driver(folder.parent, spool.study_of(folder)):
+    with only_driver(folder.parent, folder.name):
         page = spool.page_of(folder)
-        stored = _stored(config, page.name, is_of_seeds=spool.is_of_seeds(folder))
-        places = [place for number, place in spool.waiting(folder) if number in stored]
-        n_published, damaged = 0, []
+        is_stored = _stored(config, page.name)
+        places = [each.place for each in spool.waiting(folder) if is_stored(each)]
+        n_published, damaged = 0, list[str]()
         if places:
             store = _opened_tracking(config)
-            parent = runs.find_study(store, page.key)
-            if parent is None:
-                parent = runs.start_study(
-                    store,
-                    name=page.name,
-                    key=page.key,
-                    settings=page.config,
-                    searched=page.searched,
-                    tags={},
-                    description=page.description,
-                )
-                runs.finish(store, parent, "KILLED")  # until the sweep says how it ends
-            for place in places:
-                try:
-                    _publish(store, place, parent)
-                    n_published += 1
-                except RecordError as error:
-                    damaged.append(f"{place.name} ({error})")
+            if runs.find_key(store, study_key(page.key)) is None:
+                # Until the sweep says how it ends.
+                runs.finish(store, runs.start_study(store, page), "KILLED")
+            n_published, damaged = drain(store, places)
         n_left = len(list(spool.waiting(folder))) - len(damaged)
         spool.clear(folder)
-    what = "networks" if spool.is_of_seeds(folder) else "trials"
-    said = f"{n_published} {what} published"
+    said = f"{n_published} runs published"
     if n_left:
         said += f"; {n_left} are not in the study yet: the same sweep command goes on with them"
     if damaged:
@@ -517,14 +462,15 @@ def _publish_singles(config: SweepConfig) -> str:
     """Publishes the runs that belong to no study.
 
     Raises:
-        MlpError: for a store that cannot be used, or a run that cannot be read.
+        MlpError: for a store that cannot be used.
     """
+    from mlp.tracking.drain import drain
+
     store, folder = _opened_tracking(config), spool.folder_of_runs()
-    places = [place for _, place in spool.waiting(folder)]
-    for place in places:
-        _publish(store, place, None)
-    spool.clear(folder)
-    return f"{len(places)} runs published"
+    n_published, damaged = drain(store, [each.place for each in spool.waiting(folder)])
+    spool.leave(folder)
+    said = f"{n_published} runs published"
+    return f"{said}; cannot be read: {', '.join(damaged)}" if damaged else said
 
 
 def _clear_spool(top: Path, folder: Path) -> str:
@@ -533,33 +479,25 @@ def _clear_spool(top: Path, folder: Path) -> str:
     Raises:
         BusyError: for a study that somebody holds.
     """
-    with only_driver(top, spool.study_of(folder)):
+    with only_driver(top, folder.name):
         spool.clear(folder)
     return f"{folder} removed"
 
 
-def _stored(config: SweepConfig, study: str, *, is_of_seeds: bool) -> Collection[int]:
-    """Numbers of the trials that a study has, or of the further seeds whose test it has noted."""
-    if not is_of_seeds:
-        return range(_studies(config.study.storage).get(study, 0))
+def _stored(config: SweepConfig, study: str) -> Callable[[spool.Waiting], bool]:
+    """Whether the study has a trial, or has noted the test of a network of a further seed."""
+    n_trials = _studies(config.study.storage).get(study, 0)
+
     from mlp.study.storage import open_storage, storage_faults, stored_looks
 
     with storage_faults(config.study.storage):
         looks = stored_looks(open_storage(config.study.storage), study)
-    return {look["trial"] * spool.MOST_SEEDS + look["seed"] for look in looks if "seed" in look}
-
-
-def _publish(store: "Store", place: Path, parent: str | None) -> None:
-    from mlp.tracking import runs
-
-    kept = spool.take(place)
-    label = kept.label
-    runs.publish_run(store, kept.record, parent=parent, name=label.name, tags=label.tags)
-    spool.drop(place)
+    seeds = {(look["trial"], look["seed"]) for look in looks if "seed" in look}
+    return lambda each: each[:2] in seeds if each.seed else each.number < n_trials
 
 
 def _opened_tracking(config: SweepConfig) -> "Store":
-    from mlp.tracking.publish import patiently
+    from mlp.tracking.drain import patiently
     from mlp.tracking.store import open_store
 
     return patiently(lambda: open_store(config.base.tracking))

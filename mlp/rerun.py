@@ -24,9 +24,9 @@ from mlp.terminal.compose import Settings, compose, run_config, typed_changes, t
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, say, silent
 from mlp.tracking.display import doctor_command, rerun_command, run_name
-from mlp.tracking.publish import patiently, publish_single
+from mlp.tracking.drain import patiently, record_run
+from mlp.tracking.listing import Label
 from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import Label
 from mlp.train import register_model, train_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -163,7 +163,7 @@ def rerun_network(
     if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
     label = Label(f"rerun {run_name(record.config)}", tags)
-    store, new_id = publish_single(local.tracking, record, label, remedy=doctor_command(local))
+    store, new_id = record_run(local.tracking, record, label, remedy=doctor_command(local))
     say(console, f"run {new_id}, rerun of {run_id}")
     if is_plain:
         half = f"optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"

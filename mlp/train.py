@@ -1,7 +1,6 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
 import math
-import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,11 +16,11 @@ from mlp.terminal.compose import Settings, run_config, typed_configs
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
-from mlp.tracking.publish import publish_single
+from mlp.tracking.drain import record_run
+from mlp.tracking.listing import Label
 from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import Label
-from mlp.training.executor import n_threads, train_trials
-from mlp.training.outcome import Timing, example_images, make_record
+from mlp.training.outcome import example_images
+from mlp.training.train_runs import train_runs
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store
@@ -85,7 +84,7 @@ def train_network(
     from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
 
     label, remedy = Label(run_name(record.config), {}), doctor_command(config)
-    store, run_id = publish_single(config.tracking, record, label, remedy=remedy)
+    store, run_id = record_run(config.tracking, record, label, remedy=remedy)
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict is Verdict.OSCILLATING:
@@ -141,20 +140,17 @@ def train_record(
             f"digest {expected_digest}, here {data.digest}"
         )
     config = with_settings(config, {"data.name": data.name})
-    started_ms = time.time_ns() // 1_000_000
     thresholds = None if pruned_at is None else {pruned_at: math.inf}
     n_steps = config.training.steps
     with counting(console, "steps", n_steps) as told:
-        [result] = train_trials(
+        [record] = train_runs(
             [config],
             data,
             config.execution,
             thresholds=thresholds,
             progress=lambda share, _losses: told(0, share * n_steps),
         )
-    ended_ms = time.time_ns() // 1_000_000
-    timing = Timing(started_ms, ended_ms, n_threads(config.execution))
-    return make_record(config, data, result, timing)
+    return record
 
 
 def say_result(record: RunRecord, console: Console) -> None:

@@ -99,6 +99,8 @@ FAULTS = (
         "climbing and learning swapped",
         "return Verdict.CLIMBING if drift > 0 else Verdict.LEARNING",
         "return Verdict.LEARNING if drift > 0 else Verdict.CLIMBING",
+        "        return Verdict.CLIMBING\n    if drift < -seen:\n        return Verdict.LEARNING\n",
+        "        return Verdict.LEARNING\n    if drift < -seen:\n        return Verdict.CLIMBING\n",
     ),
     fault(
         "stalled and converged swapped",
@@ -171,6 +173,8 @@ FAULTS = (
     # Tracking
     fault(
         "the spool forgets what is put into it",
+        "            part.rename(place)\n",
+        "            shutil.rmtree(part)\n",
         "_unfinished_of(spool, number).rename(place)",
         "shutil.rmtree(_unfinished_of(spool, number))",
         "unfinished_of(spool, number).rename(place)",

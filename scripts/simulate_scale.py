@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,10 @@ def run(asked: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mlp.settings import read_sweep
-    from mlp.sweep import run_study as conduct
+    from mlp.sweep.run_study import run_study
     from mlp.training.executor import train_trials
 
-    pass_time(conduct)
+    pass_time()
     train_trials.__kwdefaults__["trainer"] = train_nothing
     if asked.address:
         import ray
@@ -103,29 +104,49 @@ def run(asked: argparse.Namespace) -> None:
         "execution": {"engine": "ray", "address": asked.address} if asked.address else {},
     }
     started = time.perf_counter()
-    conduct.run_sweep(read_sweep(values), Console(width=100))
+    run_study(read_sweep(values), console=Console(width=100))
     report(folder, asked.trials, time.perf_counter() - started)
 
 
-def pass_time(conduct) -> None:
-    """Notes the seconds of each generation, as the parent run has them, in a file."""
-    original = conduct._note_seconds
-    started = time.perf_counter()
+def pass_time() -> None:
+    """Notes in a file how long each generation was asked, trained, kept and stored."""
+    from mlp.study import search
+    from mlp.sweep import generation, run_study
+    from mlp.tracking import spool
 
-    def note(session, generation):
-        row = {"generation": generation, "at": time.perf_counter() - started, **session.seconds}
-        row["spooled"] = sum(1 for _ in session.spool.glob("*"))
+    seconds, started = defaultdict(float), time.perf_counter()
+
+    def timed(what, function):
+        def call(*args, **named):
+            begun = time.perf_counter()
+            result = function(*args, **named)
+            seconds[what] += time.perf_counter() - begun
+            return result
+
+        return call
+
+    search.ask = timed("ask", search.ask)
+    search.tell = timed("tell", search.tell)
+    spool.put = timed("keep", spool.put)
+    generation.train_runs = timed("train", generation.train_runs)  # with what it keeps meanwhile
+    train_generation = run_study.train_generation
+
+    def noted(opened, trials, data, where, **named):
+        records = train_generation(opened, trials, data, where, **named)
+        waiting = len(named["keeper"].waiting())
+        row = {"at": time.perf_counter() - started, **seconds, "spooled": waiting}
+        seconds.clear()
         with Path("seconds.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        original(session, generation)
+        return records
 
-    conduct._note_seconds = note
+    run_study.train_generation = noted
 
 
 def report(folder: Path, n_trials: int, seconds: float) -> None:
     rows = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
     print(f"\n{n_trials} trials in {seconds:.1f} s: {n_trials / seconds:.2f} trials a second")
-    for what in ("ask", "train", "judge", "log"):
+    for what in ("ask", "train", "keep", "tell"):
         spent = sum(row.get(what, 0.0) for row in rows)
         print(f"  {what:<6} {1000 * spent / n_trials:8.2f} ms a trial")
     trained = rows[-1]["at"]

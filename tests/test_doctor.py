@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from mlflow import MlflowClient
 
 from mlp.config import Tracking
 from mlp.doctor import run_doctor
@@ -16,8 +17,8 @@ from mlp.errors import StoreError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.terminal.compose import compose
-from mlp.tracking import publish, spool
-from mlp.tracking.spool import Label, StudyPage, label_of_trial
+from mlp.tracking import drain, spool
+from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
 from support.sample_records import make_record
 from support.sweeping import (
@@ -32,6 +33,7 @@ from support.sweeping import (
     tracked,
     unpublished_sweep,
 )
+from support.world import said as said_in
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
@@ -69,14 +71,22 @@ def test_finished_study_is_healthy(swept):
     is_well, said = doctor()
     assert is_well, said
     assert "sqlite:///optuna.db holds 1 studies, 4 trials" in said
-    assert re.search(r"tracking store: sqlite:///\S.*mlflow.db holds 5 runs", said)
+    assert re.search(r"tracking store: sqlite:///\S.*mlflow.db can be used", said)
     assert "runs in progress: none is left over" in said
     before = table(swept)
     assert doctor(fix=True) == (True, said)
     assert table(swept) == before
 
 
-def test_looking_imports_no_mlflow(swept):
+def test_cold_doctor_beside_a_study(world):
+    done = said_in(world.examined())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sqlite:///optuna.db holds 1 studies, 4 trials" in done.stdout
+    assert left_in(world.examined()) == left_in(world.swept())
+
+
+def test_looking_where_nothing_is_imports_no_mlflow(here):
+    (here / "mlflow.db").unlink()
     script = (
         "import sys; sys.argv = ['doctor', 'data=digits']; from mlp import doctor; doctor.main(); "
         "print('mlflow' in sys.modules)"
@@ -89,6 +99,17 @@ def test_looking_imports_no_mlflow(swept):
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_looking_makes_no_experiment(here):
+    before = experiments(here)
+    assert doctor("tracking.experiment=other")[0]
+    assert experiments(here) == before
+
+
+def experiments(folder):
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return [found.name for found in client.search_experiments()]
 
 
 @pytest.mark.parametrize(
@@ -120,16 +141,16 @@ def test_help_names_the_way(tmp_path):
 
 
 def test_spool_is_published_once(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor()
     assert not is_well
     assert wrong(said) == ["spool"]
-    assert re.search(r"4 trials of smoke-\w+ wait for MLflow\n.*mlp\.doctor fix=true", said)
+    assert re.search(r"4 runs of smoke-\w+ wait for MLflow\n.*mlp\.doctor fix=true", said)
     assert tracked(here) == []
     is_well, said = doctor(fix=True)
     assert is_well
-    assert "fixed spool: 4 trials published" in said
+    assert "fixed spool: 4 runs published" in said
     assert [row.status for row in table(here)] == ["FINISHED"] * 4
     assert doctor()[0]
     assert left_in(here) == {"mlflow.db", "mlruns", "optuna.db"}
@@ -150,25 +171,25 @@ def test_trial_that_the_study_lacks_waits_for_the_sweep(here, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             sweep()
     _, said = doctor(fix=True)
-    assert "0 trials published; 2 are not in the study yet: the same sweep command" in said
+    assert "0 runs published; 2 are not in the study yet: the same sweep command" in said
     assert len(list(here.glob("optuna.db.spool/*/[0-9]*"))) == 2
     sweep()
     assert [row.status for row in table(here)] == ["FINISHED"] * 4
 
 
 def test_damaged_trial_is_named_and_stays(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     [file] = here.glob("optuna.db.spool/*/000002/curve.npz")
     file.write_bytes(b"")
     _, said = doctor(fix=True)
-    assert re.search(r"3 trials published; damaged, .* trains them again: 000002 \(curve", said)
+    assert re.search(r"3 runs published; damaged, .* trains them again: 000002 \(curve", said)
     assert "trial 2 is trained again" in sweep()
     assert [row.status for row in table(here)] == ["FINISHED"] * 4
 
 
 def test_store_that_is_still_down_is_said(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor("tracking.uri=http://127.0.0.1:1", fix=True)
     assert not is_well
@@ -178,7 +199,8 @@ def test_store_that_is_still_down_is_said(here, monkeypatch):
 
 
 def test_single_run_is_published_with_its_name_and_tags(here):
-    spool.put_single(make_record(), Label("rerun of it", {"mlp.rerun_of": "0" * 32}))
+    label = Label("rerun of it", {"mlp.rerun_of": "0" * 32})
+    spool.put({spool.new_place(): spool.Kept(make_record(), label)})
     is_well, said = doctor()
     assert (is_well, wrong(said)) == (False, ["spool"])
     assert doctor(fix=True)[0]
@@ -214,7 +236,7 @@ def test_what_somebody_holds_is_left_alone(here):
     with only_driver(folder, "smoke-1"):
         spool.put_page(folder / "smoke-1", page)
         kept = spool.Kept(make_record(), label_of_trial(page, 0, "#0"))
-        spool.put(folder / "smoke-1", {0: kept})
+        spool.put({spool.place_of(folder / "smoke-1", 0): kept})
         run = store.client.create_run(
             store.experiment_id, tags={"mlp.study": "smoke-1", "mlp.key": "smoke-1/study"}
         )
@@ -300,7 +322,7 @@ def test_stores_of_other_versions(swept):
         file.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     with sqlite3.connect("optuna.db") as file:
         file.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'")
-    _, said = doctor()
+    said = command("doctor", *SMOKE).stdout  # MLflow looks at a file's version once a process
     assert wrong(said) == ["study store", "tracking store"]
     assert "mlflow db upgrade" in said
 

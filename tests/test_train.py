@@ -8,6 +8,14 @@ import pytest
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
 from mlp.train import say_result, train_network, train_record
 from support.sweeping import command, left_in, plain, run_config, tracked
+from support.world import said
+
+
+def test_cold_command_says_what_it_has_tracked(world):
+    done, [run] = said(world.trained()), tracked(world.trained())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"run {run.run_id} in sqlite:///{world.trained()}/mlflow.db" in done.stdout.splitlines()
+    assert left_in(world.trained()) == {"mlflow.db", "mlruns"}
 
 
 def test_settings_typed_by_their_paths_are_those_of_the_run(here):

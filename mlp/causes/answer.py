@@ -4,7 +4,7 @@ Training comes in as an argument: configs in, judgements out. Nothing here knows
 
     inquiry = prepare(runs, space, Effort(), n_examples=..., gradient_norm=...)
     results = investigate(inquiry, train, known=earlier, goes_on=lambda: clock() < end)
-    found = answer(inquiry, results, associate(runs), n_examples=..., gradient_norm=...)
+    found = answer(inquiry, results, n_examples=..., gradient_norm=...)
     print(render_answer(found))
 
 What it cannot see: a setting whose tried values all act alike; one that acts with two others only;
@@ -22,7 +22,6 @@ gone on with later, and every answer on the way is a valid one.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.association import Association
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
@@ -54,7 +53,6 @@ Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
 _DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _HOW_OFTEN = ("likewise", "in fewer runs")
-_MOST_LINES = 8  # of associations; the page shows them all
 
 
 class Kind(WithSentence):
@@ -336,7 +334,6 @@ class Answer:
         effects: every setting on both sides.
         dependences: what was asked about causes that cure the same runs.
         joint_cures: what was asked about runs that no single change cures.
-        association: what is only counted and correlated.
     """
 
     n_runs: int
@@ -352,7 +349,6 @@ class Answer:
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
     joint_cures: tuple[JointCure, ...]
-    association: Association
 
 
 @dataclass(frozen=True)
@@ -421,7 +417,6 @@ def investigate(
 def answer(
     inquiry: Inquiry,
     results: Results,
-    association: Association,
     *,
     n_examples: int,
     gradient_norm: GradientNorm,
@@ -431,7 +426,6 @@ def answer(
     Args:
         inquiry: as prepared.
         results: as `investigate` gives them, or fewer.
-        association: of the same runs.
         n_examples: in the training part.
         gradient_norm: as for `inquiry.prepare`; asked for one run at most.
     """
@@ -462,7 +456,6 @@ def answer(
         effects=found,
         dependences=bonds,
         joint_cures=joint,
-        association=association,
     )
 
 
@@ -548,7 +541,6 @@ def render_answer(answer: Answer) -> str:
         _effect_lines(answer.effects),
         "\n".join(_dependence_line(bond) for bond in answer.dependences),
         "\n".join(_joint_line(cure) for cure in answer.joint_cures),
-        _association_lines(answer.association),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -567,7 +559,7 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
         key=lambda own: (best[own.factor.setting], own.factor.setting, own.factor.keeps_step),
     )
     rows: list[tuple[str, ...]] = [
-        ("changed alone, new seeds", "stopped it", "started it", "so it is")
+        ("changed alone, new seeds", "stopped it", "started it", "so it")
     ]
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
@@ -718,7 +710,7 @@ def _effect_lines(found: Sequence[Effect]) -> str:
     lines = []
     for effect in sorted(found, key=lambda own: own.p_value):
         needed = ""
-        if effect.pairs_needed and effect.conclusion.value == "too little evidence":
+        if effect.pairs_needed and effect.conclusion is Conclusion.TOO_LITTLE:
             needed = f" (about {effect.pairs_needed} differing pairs are needed)"
         lines.append(
             f"{effect.factor}: {effect.conclusion.value}, p = {effect.p_value:.2g}{needed}"
@@ -750,21 +742,4 @@ def _joint_line(cure: JointCure) -> str:
         f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
         f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "
         f"{cure.n_runs} runs ({cure.n_uncured} runs had no single cure)"
-    )
-
-
-def _association_lines(association: Association) -> str:
-    lines = [
-        f"{own.parameter}: {own.of_study:.0%} of the study, p = {own.p_value:.2g}; most often at "
-        f"{own.most_often}, least at {own.least_often}"
-        for own in association.importances[:_MOST_LINES]
-    ]
-    lines += [
-        f"{' with '.join(own.parameters)}: {own.explained:.0%} beyond their sum, "
-        f"p = {own.p_value:.2g}"
-        for own in association.interactions
-        if own.is_clear
-    ][:_MOST_LINES]
-    return "\n".join(
-        ["What goes along with oscillation (no proof of a cause):", *lines] if lines else []
     )

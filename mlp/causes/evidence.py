@@ -24,11 +24,14 @@ _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are agains
 
 
 class Conclusion(WithSentence):
-    """What the reruns say about a setting; the members carry a sentence for a person."""
+    """What the reruns say about a setting, in the words of screen and page, with a sentence."""
 
-    CAUSE = "cause", "Changing it alone decides whether the loss oscillates."
-    NO_EFFECT = "no effect", "Changing it makes no difference to the oscillation."
-    ONLY_FAILS = "only fails", "Changing it ends the swings, but in a run that learns nothing."
+    CAUSE = "makes the loss oscillate", "Changing it alone decides whether the loss oscillates."
+    NO_EFFECT = "makes no difference", "Changing it makes no difference to the oscillation."
+    ONLY_FAILS = (
+        "ends swings and learning",  # as short as a table of 80 columns needs it
+        "Changing it ends the swings, but in a run that learns nothing.",
+    )
     TOO_LITTLE = "too little evidence", "The reruns do not settle whether it matters."
 
 

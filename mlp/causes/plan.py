@@ -9,7 +9,6 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from mlp.causes.association import explained_shares
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
@@ -24,6 +23,7 @@ from mlp.causes.changes import (
     position,
     rerun,
 )
+from mlp.causes.counts import explained_shares
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
@@ -148,7 +148,7 @@ def prepare(
         )
         picks[side].append(Pick(run, side, configs, n_seeds, changes))
     in_turn = tuple(_in_turn(*picks.values()))
-    return Inquiry(tuple(runs), in_turn, _by_association(runs, in_turn))
+    return Inquiry(tuple(runs), in_turn, _by_counts(runs, in_turn))
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
@@ -252,7 +252,7 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
     return order
 
 
-def _by_association(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
+def _by_counts(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
     """A guess about where to look first, no evidence; branches of a setting are added up.
 
     Normalization goes with the learning rate: only both tell whether the effective step acts.

@@ -9,11 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
 from rich.console import Console
 
 from mlp.causes.answer import Answer, answer, estimate, evidence_table, investigate
-from mlp.causes.association import associate
 from mlp.causes.changes import plain
 from mlp.causes.observed import complete_space, observe
 from mlp.causes.plan import Effort, Inquiry, prepare
@@ -21,18 +19,17 @@ from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError
-from mlp.explain.page_content import Curves, Subject, gather, own_question, unmeasured
-from mlp.explain.reruns import Recorder, Trainer, recorded_explanation
-from mlp.report.page import figures_of, render_page
-from mlp.report.summary import (
-    PageContent,
-)
+from mlp.explain.page_content import Curves, Subject, gather, unmeasured
+from mlp.explain.reruns import Trainer, recorded_explanation
+from mlp.report.figures import Figure, figures_of
+from mlp.report.page import render_page
+from mlp.report.summary import PageContent
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command
-from mlp.tracking.publish import patiently
+from mlp.tracking.drain import Drain, patiently
 from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
 from mlp.tracking.store import Store, open_store, run_address
@@ -44,7 +41,7 @@ if TYPE_CHECKING:  # importing these takes seconds
 
 PAGE_FILE = "report.html"
 # Of the time limit, for the inquiry; the rest is for what the page shows beside it.
-_SHARE, _SHARE_WITH_QUESTION = 0.9, 0.6
+_SHARE = 0.9
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
 
 
@@ -69,7 +66,7 @@ def explain_study(
         console: where progress and the answer are shown; None: nowhere.
 
     Returns:
-        The answer, its sentences, the page, and `figures()` as plotly's objects.
+        The answer, its sentences, the page, and `figures()`, which a notebook shows.
 
     Raises:
         SettingError: for a setting that breaks a law.
@@ -81,7 +78,7 @@ def explain_study(
         >>> import mlp
         >>> end = mlp.run_study("smoke", {"training.steps": 30})
         >>> found = mlp.explain_study(end.name, {"interventions": 1, "seeds": 1})
-        >>> found.answer.n_runs, {"causes", "map", "parallel"} <= found.figures().keys()
+        >>> found.answer.n_runs, {"causes", "map"} <= found.figures().keys()
         (4, True)
     """
     config = explain_config(settings, tracking_uri, experiment)
@@ -92,8 +89,6 @@ def explain_study(
     store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
     work = _prepared(store, study, config, console, started)
     inquiry = _inquiry(work)
-    earlier = _earlier(work)
-    known = {config: run.judgement for config, run in earlier.items()}
     with recorded_explanation(
         store,
         key=work.study.key,
@@ -101,21 +96,25 @@ def explain_study(
         parent=work.study.run_id,
         console=console,
         command=explain_command(work.study.name, config.local),
-    ) as recorder:
+    ) as (reruns, run_id):
+        earlier = _earlier(work)
+        known = {config: run.judgement for config, run in earlier.items()}
         with (
             open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-            recorder,
             _progress(work, inquiry, known) as told,
         ):
-            trainer = Trainer(work.data, where, recorder, told)
-            found = _investigate(work, inquiry, known, trainer, recorder)
-            goes_on = _clock(work, trainer, recorder, share=1.0)
+            trainer = Trainer(work.data, where, reruns, work.study.key, told)
+            found = _investigate(work, inquiry, known, trainer, reruns)
+            goes_on = _clock(work, trainer, reruns, share=1.0)
             curves = Curves(work.store, earlier, trainer, goes_on)
             content = gather(work, inquiry, known, found, curves)
+        _say_answer(work, found, content)  # before the store can fail
         page = render_page(content)
-        _record(work, found, content, recorder.parent, page)
-    _say(work, found, content, recorder.parent)
-    return Explanation(work.study, found, content.sentences, recorder.parent, content, page)
+        _record(work, found, content, run_id, page)
+    where_page = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)
+    say(console, f"the page, while mlflow ui runs: {where_page}")
+    say(console, "next:", *(f"  {line}" for line in content.commands))
+    return Explanation(work.study, found, content.sentences, run_id, content, page)
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,8 @@ class Explanation:
     def __str__(self) -> str:
         return "\n".join(self.sentences)
 
-    def figures(self) -> dict[str, go.Figure]:
-        """The figures of the page by name, as plotly's objects."""
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page by name; a notebook shows each as the page does."""
         return figures_of(self.content)
 
 
@@ -234,24 +233,22 @@ def _investigate(
     inquiry: Inquiry,
     known: dict[RunConfig, Judgement],
     trainer: Trainer,
-    recorder: Recorder,
+    reruns: Drain,
 ) -> Answer:
     """Trains until all is answered or the time is up, and reduces it; `known` grows."""
-    share = _SHARE_WITH_QUESTION if own_question(work) else _SHARE
-    size = max(1, min(_POPULATION, int(share * work.limit_s / max(work.pace_s, 1e-3))))
-    goes_on = _clock(work, trainer, recorder, share=share, size=size)
+    size = max(1, min(_POPULATION, int(_SHARE * work.limit_s / max(work.pace_s, 1e-3))))
+    goes_on = _clock(work, trainer, reruns, share=_SHARE, size=size)
     known.update(investigate(inquiry, trainer, known=known, population=size, goes_on=goes_on))
     return answer(
         inquiry,
         known,
-        associate(work.observed),
         n_examples=work.n_examples,
         gradient_norm=work.norms,
     )
 
 
 def _clock(
-    work: Subject, trainer: Trainer, recorder: Recorder, *, share: float, size: int = 1
+    work: Subject, trainer: Trainer, reruns: Drain, *, share: float, size: int = 1
 ) -> Callable[[], bool]:
     """Whether there is time for a population of a size, within a share of the limit."""
     end = work.started + share * work.limit_s
@@ -259,7 +256,7 @@ def _clock(
     def goes_on() -> bool:
         pace_s = trainer.seconds / trainer.n_trained if trainer.n_trained else work.pace_s
         # Half a population beyond the limit is nearer to it than half a population before.
-        return time.monotonic() + pace_s * size / 2 + recorder.backlog_s < end
+        return time.monotonic() + pace_s * size / 2 + reruns.backlog_s < end
 
     return goes_on
 
@@ -277,11 +274,8 @@ def _record(work: Subject, found: Answer, content: PageContent, run_id: str, pag
         )
 
 
-def _say(work: Subject, found: Answer, content: PageContent, run_id: str) -> None:
+def _say_answer(work: Subject, found: Answer, content: PageContent) -> None:
     table = evidence_table(found)
     say(work.console, "", *content.sentences, "", *table, *([""] if table else []))
     if not found.is_complete:
         say(work.console, f"the time was up; this goes on: {content.commands[0]}")
-    where = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)
-    say(work.console, f"the page, while mlflow ui runs: {where}")
-    say(work.console, "next:", *(f"  {line}" for line in content.commands))

@@ -1,4 +1,4 @@
-"""Gathers what the page of an explanation shows: curves, ratios, the question's own run."""
+"""Gathers what the page of an explanation shows: curves and ratios."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,9 @@ from mlp.causes.changes import plain
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.observed import StudyRun
 from mlp.causes.plan import Inquiry, Results
-from mlp.causes.repair import repair
 from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
-from mlp.errors import RecordError
 from mlp.explain.reruns import Trainer
-from mlp.report.question import QuestionSection, is_question, summarise_question
 from mlp.report.summary import (
     Cure,
     CurvePair,
@@ -23,16 +20,14 @@ from mlp.report.summary import (
     RepairedRatio,
     combinations_of,
     find_cures,
-    named_settings,
     quality_of,
     repaired_ratio,
     spread_out,
 )
 from mlp.settings import with_settings
 from mlp.study.space import Space
-from mlp.terminal.screen import say
 from mlp.tracking.display import ThinCurve, explain_command, rerun_command
-from mlp.tracking.read import PastRun, PastStudy, fetch_run, read_points
+from mlp.tracking.read import PastRun, PastStudy, read_points
 from mlp.tracking.store import Store, how_to_look, run_address
 from mlp.training.executor import n_threads
 
@@ -137,10 +132,8 @@ def gather(
         quality=quality_of(work.runs),
         repaired_ratios=_repaired_ratios(work, cures, curves),
         combinations=combinations_of(work.runs, work.observed),
-        question=_question(work, known, curves),
         addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
         commands=_commands(work, found),
-        objective=work.study.sweep.study.objective if work.study.sweep else None,
     )
 
 
@@ -148,7 +141,6 @@ def _pairs(work: Subject, cures: Sequence[Cure], curves: Curves) -> tuple[CurveP
     return tuple(
         CurvePair(
             name=work.runs[cure.run].name,
-            settings=named_settings(work.observed[cure.run].params),
             change=cure.text,
             before=read_points(work.store, work.runs[cure.run].run_id, "loss"),
             after=curves.of(cure.repaired),
@@ -188,35 +180,6 @@ def _is_saturated(run: PastRun) -> bool:
     """As `stability.ratio` says it, from what was noted of the run."""
     tail = run.metrics.get("stability_ratio_tail")
     return tail is not None and tail < 0.5 and run.config.training.batch_size is None
-
-
-def own_question(work: Subject) -> PastRun | None:
-    """The question's own run, if the study has it."""
-    return next((run for run in work.study.runs if is_question(run.config)), None)
-
-
-def _question(work: Subject, known: Results, curves: Curves) -> QuestionSection | None:
-    """The section on the question's own run, where the study has it and its files are there."""
-    own = own_question(work)
-    if own is None:
-        return None
-    try:
-        loss = fetch_run(work.store, own.run_id).result.loss
-    except RecordError as error:
-        say(work.console, f"the question's run is left out of the page: {error}")
-        return None
-    space = tuple(entry for entry in work.space if not entry.path.startswith("training."))
-    found = repair(
-        with_settings(unmeasured(own.config), {"training.dtype": "float32"}),
-        space,
-        curves.trainer,
-        n_examples=work.n_examples,
-        gradient_norm=work.norms,
-        seeds=work.config.explain.seeds,
-        known=known,
-        goes_on=curves.goes_on,
-    )
-    return summarise_question(work.runs, own, loss, str(found))
 
 
 def _of_a_part(work: Subject) -> list[str]:

@@ -15,20 +15,19 @@ from mlp.config import Execution, ExplainConfig, canonical_json, digest
 from mlp.curve import Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.errors import DataError
-from mlp.explain.reruns import Recorder, Trainer, recorded_explanation
+from mlp.explain.reruns import Trainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import settings_of, with_settings
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
-from mlp.tracking.display import explain_command, rerun_command, run_name
-from mlp.tracking.publish import patiently
+from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
+from mlp.tracking.drain import Drain, patiently, record_run
+from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import TrackedRun, fetch_run, read_reruns
-from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import describe_answer, publish_run
-from mlp.tracking.spool import KEY
+from mlp.tracking.runs import describe_answer
 from mlp.tracking.store import Store, how_to_look, open_store
-from mlp.training.executor import n_threads, open_executor, train_trials
-from mlp.training.outcome import Timing, make_record
+from mlp.training.executor import n_threads, open_executor
+from mlp.training.train_runs import train_runs
 
 if TYPE_CHECKING:  # importing these takes seconds
     from mlp.causes.repair import Repair
@@ -82,10 +81,10 @@ def repair_run(
         parent=run_id,
         console=console,
         command=command,
-    ) as recorder:
-        found = _searched(store, original, data, config, console, recorder)
-        _describe(store, found, (run_id, recorder.parent))
-    say(console, "", str(found), "")
+    ) as (reruns, explain_id):
+        found = _searched(store, original, data, config, console, reruns)
+        say(console, "", str(found), "")  # before the store can fail
+        _describe(store, found, (run_id, explain_id))
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
     if is_verified(found) and config.explain.apply:
@@ -123,7 +122,7 @@ def _searched(
     data: Dataset,
     config: ExplainConfig,
     console: Console,
-    recorder: Recorder,
+    reruns: Drain,
 ) -> Repair:
     base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
     earlier = read_reruns(store, f"run-{original.run_id}")
@@ -135,15 +134,14 @@ def _searched(
     end = time.monotonic() + (limit_s or math.inf)
     with (
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-        recorder,
         counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
     ):
-        trainer = Trainer(data, where, recorder, told)
+        trainer = Trainer(data, where, reruns, f"run-{original.run_id}", told)
         size = _POPULATION * where.slots()
 
         def goes_on() -> bool:
             pace_s = trainer.seconds / max(1, trainer.n_trained)
-            return time.monotonic() + pace_s * size / 2 + recorder.backlog_s < end
+            return time.monotonic() + pace_s * size / 2 + reruns.backlog_s < end
 
         return repair(
             base,
@@ -170,10 +168,7 @@ def _apply(
     best = found.cures[0]
     points = original.recipe.config.training.sharpness_points
     repaired = with_settings(best.config, {"training.sharpness_points": points})
-    started_ms = time.time_ns() // 1_000_000
-    [result] = train_trials([repaired], data, config.local.execution)
-    timing = Timing(started_ms, time.time_ns() // 1_000_000, n_threads(config.local.execution))
-    record: RunRecord = make_record(repaired, data, result, timing)
+    [record] = train_runs([repaired], data, config.local.execution)
     own = digest(canonical_json(settings_of(repaired)))[:32]
     tags = {
         KEY: f"run-{original.run_id}/repaired/{own}",
@@ -181,7 +176,8 @@ def _apply(
         "mlp.repair": best.text,
     }
     name = f"repaired {run_name(repaired)}"
-    new_id = patiently(lambda: publish_run(store, record, parent=None, name=name, tags=tags))
+    remedy = doctor_command(config.local)
+    store, new_id = record_run(config.local.tracking, record, Label(name, tags), remedy=remedy)
     say(
         console,
         f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",

@@ -1,11 +1,9 @@
-"""Reruns of an explanation: trained as populations, judged, and recorded in the background."""
+"""Reruns of an explanation: trained as populations, judged, kept, and uploaded meanwhile."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,101 +13,24 @@ from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.settings import settings_of
 from mlp.terminal.screen import say
+from mlp.tracking import spool
 from mlp.tracking.display import ThinCurve, run_name, thin
-from mlp.tracking.publish import patiently
+from mlp.tracking.drain import Below, Drain, drain, patiently
+from mlp.tracking.listing import EXPLAINS, KEY, Label, explanation_key, read_listing
 from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import Status, finish, publish_run, start_explanation
-from mlp.tracking.spool import EXPLAINS, KEY
+from mlp.tracking.runs import start_explanation
 from mlp.tracking.store import Store
-from mlp.training.executor import train_trials
-from mlp.training.outcome import Timing, make_record
+from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor
-
-_PATIENCE_S = 4.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
-
-
-class Recorder:
-    """One background thread that records reruns as children of an explain run.
-
-    A rerun is found again by its settings, so it is recorded once, however often it is asked for.
-
-    Attributes:
-        parent: id of the explain run.
-    """
-
-    def __init__(self, store: Store, key: str, parent: str) -> None:
-        """Nothing is written before the first rerun.
-
-        Args:
-            store: where.
-            key: of the study or run that is explained.
-            parent: id of the explain run.
-        """
-        self.parent = parent
-        self._store, self._key = store, key
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self._written: list[Future[str]] = []
-        self._busy_s = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Waits for what was handed over; raises the first fault of the store.
-
-        What a person stops is recorded as far as it is trained, for some seconds and as long as the
-        store takes it; on the way out of another error the rest is dropped.
-        """
-        if isinstance(error, KeyboardInterrupt | BrokenPipeError):
-            wait(self._written, _PATIENCE_S, FIRST_EXCEPTION)
-        self._thread.shutdown(wait=True, cancel_futures=error is not None)
-        if error is None:
-            for written in self._written:
-                written.result()
-
-    @property
-    def n_recorded(self) -> int:
-        """Reruns that the store has taken."""
-        return sum(
-            written.done() and not written.cancelled() and written.exception() is None
-            for written in self._written
-        )
-
-    @property
-    def backlog_s(self) -> float:
-        """Seconds that it will take to record what was handed over, by the pace so far."""
-        n_done = sum(written.done() for written in self._written)
-        return (len(self._written) - n_done) * self._busy_s / max(1, n_done)
-
-    def record(self, run: RunRecord) -> None:
-        """Hands over a rerun; returns at once. Raises what an earlier one met in the store."""
-        for written in self._written:
-            if written.done():
-                written.result()
-        self._written.append(self._thread.submit(self._publish, run))
-
-    def _publish(self, run: RunRecord) -> str:
-        started = time.monotonic()
-        key = f"{self._key}/rerun/{digest(canonical_json(settings_of(run.config)))[:32]}"
-        tags = {KEY: key, EXPLAINS: self._key}
-        name = f"rerun {run_name(run.config)} seed {run.config.training.seed}"
-        run_id = patiently(
-            lambda: publish_run(self._store, run, parent=self.parent, name=name, tags=tags)
-        )
-        self._busy_s += time.monotonic() - started
-        return run_id
 
 
 @contextmanager
 def recorded_explanation(
     store: Store, *, key: str, name: str, parent: str | None, console: Console, command: str
-) -> Iterator[Recorder]:
+) -> Iterator[tuple[Drain, str]]:
     """The run of an explanation in MLflow, from its start to its end, however it ends.
+
+    What an earlier call has kept because the store was away is uploaded first.
 
     Args:
         store: where.
@@ -118,20 +39,49 @@ def recorded_explanation(
         parent: id of the run that is explained, or of its study's; None for an experiment.
         console: told what is kept when a person stops it.
         command: that goes on from there.
+
+    Yields:
+        Where reruns are handed to, and the id of the explanation's run.
+
+    Raises:
+        MlpError: at the end, if the store did not take all reruns; they are kept.
     """
+    _, damaged = patiently(lambda: drain(store, _kept_of(key)))
+    for place in damaged:
+        say(console, f"a rerun that was kept cannot be read, and is trained again: {place}")
     run_id = start_explanation(store, key=key, name=f"explain {name}", parent=parent)
-    recorder = Recorder(store, key, run_id)
-    status: Status = "FAILED"
     try:
-        yield recorder
-        status = "FINISHED"
-    except (KeyboardInterrupt, BrokenPipeError):
-        status = "KILLED"
-        kept = f"{recorder.n_recorded} reruns are kept; this goes on from there"
-        say(console, f"{kept if recorder.n_recorded else 'no rerun was at its end'}: {command}")
-        raise
+        with Drain(key, lambda: Below(store, run_id)) as reruns:
+            yield from _ended(reruns, run_id, console, command)
     finally:
-        finish(store, run_id, status)
+        spool.leave(spool.folder_of_runs())
+    if reruns.problem is not None:
+        say(console, f"some reruns are not in MLflow yet; they are kept, and so goes on: {command}")
+        raise reruns.problem
+
+
+def _ended(
+    reruns: Drain, run_id: str, console: Console, command: str
+) -> Iterator[tuple[Drain, str]]:
+    """Sets the status that is true."""
+    try:
+        yield reruns, run_id
+    except (KeyboardInterrupt, BrokenPipeError):
+        reruns.give_up("KILLED")
+        n = reruns.n_given
+        said = f"{n} reruns are kept; this goes on from there" if n else "no rerun was at its end"
+        say(console, f"{said}: {command}")
+        raise
+    except BaseException:
+        reruns.finish("FAILED")
+        raise
+    reruns.finish("FINISHED")
+
+
+def _kept_of(key: str) -> list[Path]:
+    """Folders of the reruns that explain this study or run, and are not uploaded yet."""
+    places = [place for _, _, place in spool.waiting(spool.folder_of_runs())]
+    return [place for place in places if read_listing(place).tags.get(EXPLAINS) == key]
 
 
 class Trainer:
@@ -147,7 +97,8 @@ class Trainer:
         self,
         data: Dataset,
         executor: Executor,
-        recorder: Recorder,
+        reruns: Drain,
+        key: str,
         told: Callable[[int, float], None],
     ) -> None:
         """Trains nothing yet.
@@ -155,13 +106,14 @@ class Trainer:
         Args:
             data: the examples.
             executor: who trains.
-            recorder: that every rerun is handed to.
+            reruns: that every rerun is handed to.
+            key: of what is explained.
             told: called often with the reruns done and in work; may raise to stop.
         """
         self.curves: dict[RunConfig, ThinCurve] = {}
         self.n_trained = 0
         self.seconds = 0.0
-        self._data, self._executor, self._recorder = data, executor, recorder
+        self._data, self._executor, self._reruns, self._key = data, executor, reruns, key
         self._told = told
 
     def __call__(self, configs: Sequence[RunConfig]) -> list[Judgement]:
@@ -173,25 +125,32 @@ class Trainer:
         return [record.result for record in self._train(configs)]
 
     def _train(self, configs: Sequence[RunConfig]) -> list[RunRecord]:
-        started, started_ms = time.monotonic(), time.time_ns() // 1_000_000
-        records: dict[int, RunRecord] = {}
+        started = time.monotonic()
 
-        def keep(results: Mapping[int, Result]) -> None:
-            """Records reruns while others still train: what is stopped then has lost nothing."""
-            timing = Timing(started_ms, time.time_ns() // 1_000_000, self._executor.n_threads)
-            for place, result in results.items():
-                config = configs[place]
-                records[place] = record = make_record(config, self._data, result, timing)
-                self.curves[config] = thin(result.loss, result.loss_step)
-                self._recorder.record(record)
+        def finished(made: Mapping[int, RunRecord]) -> None:
+            """Keeps reruns while others still train: what is stopped then has lost nothing."""
+            for place, record in made.items():
+                result = record.result
+                self.curves[configs[place]] = thin(result.loss, result.loss_step)
+            runs = {spool.new_place(): spool.Kept(r, self._label(r)) for r in made.values()}
+            spool.put(runs)
+            for folder in runs:
+                self._reruns.add(folder)
 
-        train_trials(
+        records = train_runs(
             configs,
             self._data,
             self._executor,
             progress=lambda done, _losses: self._told(self.n_trained, done),
-            kept=keep,
+            finished=finished,
         )
         self.seconds += time.monotonic() - started
         self.n_trained += len(configs)
-        return [records[place] for place in range(len(configs))]
+        return records
+
+    def _label(self, record: RunRecord) -> Label:
+        """A rerun is found again by its settings: recorded once, however often it is asked for."""
+        own = digest(canonical_json(settings_of(record.config)))[:32]
+        name = f"rerun {run_name(record.config)} seed {record.config.training.seed}"
+        tags = {KEY: f"{self._key}/rerun/{own}", EXPLAINS: self._key}
+        return Label(name, tags, explanation_key(self._key))

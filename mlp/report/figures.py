@@ -1,238 +1,369 @@
-"""The figures of a study, as plotly's objects: usable in a notebook as well as on the page.
+"""The figures of a study: what stands where, in the units of the data.
 
-Colours keep the verdicts apart for colour-blind readers too, and a symbol goes with each.
+A figure is a scatter in rows (`Strips`) or lines over an axis (`Lines`). `page.html` draws both as
+SVG that takes the width and the colours of the page, and a notebook shows them in the same way.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
 
-import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlp.causes.answer import Answer
-from mlp.causes.association import Importance
 from mlp.causes.effects import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
 from mlp.causes.plan import Side
 from mlp.curve import Verdict
-from mlp.report.summary import CurvePair
+from mlp.palette import VERDICT_COLOURS
+from mlp.report.summary import CurvePair, PageContent
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
-VERDICT_COLOURS = {
-    Verdict.DIVERGED: "#7b3294",
-    Verdict.OSCILLATING: "#d7301f",
-    Verdict.CLIMBING: "#f28e2b",
-    Verdict.LEARNING: "#2c7fb8",
-    Verdict.STALLED: "#8c8c8c",
-    Verdict.CONVERGED: "#1b9e77",
-}
-_SYMBOLS = {
-    Verdict.DIVERGED: "x",
-    Verdict.OSCILLATING: "circle",
-    Verdict.CLIMBING: "triangle-up",
-    Verdict.LEARNING: "diamond",
-    Verdict.STALLED: "square",
-    Verdict.CONVERGED: "circle-open",
-}
-CONCLUSION_COLOURS = {
-    Conclusion.CAUSE: "#d7301f",
-    Conclusion.NO_EFFECT: "#1b9e77",
-    Conclusion.ONLY_FAILS: "#f28e2b",
-    Conclusion.TOO_LITTLE: "#8c8c8c",
-}
+_EXPLAINED = "another setting explains it"  # a cause by itself that the answer does not name
+_DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _SIDES = (Side.STOPS, Side.STARTS)  # the cures first
-_PAIR_HEIGHT, _LINE_HEIGHT = 270, 26
-_MOST_IMPORTANCES = 12
-_RATE, _NORMALIZATION = "optimizer.learning_rate", "gradient.normalization"
+_MOST_TICKS = 6
+TEMPLATES = Environment(  # whatever comes from a store is escaped
+    loader=PackageLoader("mlp", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_COLOURS = {verdict.value: colour for verdict, colour in VERDICT_COLOURS.items()} | {
+    "cause": VERDICT_COLOURS[Verdict.OSCILLATING],
+    "no-effect": VERDICT_COLOURS[Verdict.CONVERGED],
+    "only-fails": VERDICT_COLOURS[Verdict.CLIMBING],
+    "too-little": VERDICT_COLOURS[Verdict.STALLED],
+}
+STYLE = files("mlp.report").joinpath("figures.css").read_text(encoding="utf-8") + "".join(
+    f".is-{kind} {{ color: {colour}; }}\n" for kind, colour in _COLOURS.items()
+)
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_DOTS_WITH_WORDS = 600  # more than these have a colour and no words, so that the page stays small
 
 
-def curves_figure(pair: CurvePair) -> go.Figure:
+@dataclass(frozen=True)
+class Axis:
+    """A stretch of numbers, and where a number stands on it.
+
+    Attributes:
+        title: what the numbers are.
+        low: at its start; above 0 where it goes by logarithms.
+        high: at its end, above `low`.
+        is_log: whether equal ratios are equally far apart.
+        is_share: whether its ticks are percentages.
+    """
+
+    title: str
+    low: float
+    high: float
+    is_log: bool = False
+    is_share: bool = False
+
+    def place(self, value: float) -> float:
+        """Percent of the way from `low` to `high`; outside of 0 to 100 for what lies outside.
+
+        Example:
+            >>> Axis("rate", 0.01, 100.0, is_log=True).place(1.0)
+            50.0
+        """
+        low, high, own = self._scaled(self.low), self._scaled(self.high), self._scaled(value)
+        return round(100 * (own - low) / (high - low), 2)
+
+    @cached_property
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """Round numbers on it, as (percent of the way, text).
+
+        Example:
+            >>> Axis("step", 0, 1200).ticks
+            ((0.0, '0'), (41.67, '500'), (83.33, '1,000'))
+        """
+        numbers = _powers(self.low, self.high) if self.is_log else _steps(self.low, self.high)
+        return tuple((self.place(number), self._text(number)) for number in numbers)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.is_log else value
+
+    def _text(self, number: float) -> str:
+        if self.is_share:
+            return f"{number:.0%}"
+        if number == 0 or 1e-3 <= abs(number) < 1e5:
+            return f"{number:,.6g}"
+        mantissa, exponent = f"{number:.0e}".split("e")
+        power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        return power if mantissa == "1" else f"{mantissa}·{power}"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a row.
+
+    Attributes:
+        x: where it stands, on the axis.
+        lane: how far down in its row, percent.
+        kind: that gives its colour: a verdict or a conclusion.
+        symbol: its form: a verdict or a side.
+        words: what it stands for; empty where there are too many to say.
+        address: of the run in MLflow; empty without one.
+        low: where its interval begins; None without one.
+        high: where its interval ends.
+    """
+
+    x: float
+    lane: float
+    kind: str
+    symbol: str
+    words: str = ""
+    address: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The points that stand in one row.
+
+    Attributes:
+        label: what they have in common.
+        words: a few more words on it.
+        dots: the points.
+    """
+
+    label: str
+    words: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: `(x, y)` on the axes, its colour by a verdict, and what it stands for."""
+
+    points: tuple[tuple[float, float], ...]
+    kind: str
+    words: str
+
+    def path(self, x: Axis, y: Axis) -> str:
+        """The points on a square of 1000 x 1000, as an SVG polyline has them."""
+        points = self.points if len(self.points) > 1 else self.points * 2  # a lone one is a dot
+        return " ".join(f"{10 * x.place(a):.0f},{1000 - 10 * y.place(b):.0f}" for a, b in points)
+
+
+class _Shown:
+    """What a notebook shows as the page does."""
+
+    def _repr_html_(self) -> str:
+        macros: Any = TEMPLATES.get_template("figures.html").module
+        return str(macros.alone(self, STYLE))
+
+
+@dataclass(frozen=True)
+class Strips(_Shown):
+    """Rows of points over one axis."""
+
+    x: Axis
+    rows: tuple[Row, ...]
+    baseline: float | None = None
+
+
+@dataclass(frozen=True)
+class Lines(_Shown):
+    """Curves over two axes; the baseline is a level of the upright one."""
+
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...]
+    baseline: float | None = None
+
+
+Figure = Strips | Lines
+
+
+def figures_of(content: PageContent) -> dict[str, Figure]:
+    """The figures of a page by name; one that would show nothing is not there."""
+    drawn: dict[str, Figure] = {"map": map_figure(content.runs, content.addresses)}
+    for i, pair in enumerate(content.pairs):
+        drawn[f"curves-{i}"] = curves_figure(pair)
+    if any(side.n_pairs for effect in content.answer.effects for side in effect.sides):
+        drawn["causes"] = causes_figure(content.answer)
+    if content.ratios:
+        drawn["stability"] = stability_figure(content.runs, content.ratios)
+    return drawn
+
+
+def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Strips:
+    """Learning rate by normalization, each run in the colour of its verdict.
+
+    Args:
+        runs: of the study.
+        addresses: of the runs in MLflow; none: the points lead nowhere.
+    """
+    by_row: dict[str, list[Dot]] = {}
+    for i, run in enumerate(runs):
+        rate, verdict = run.config.optimizer.learning_rate, run.judgement.verdict
+        has_words = len(runs) <= _DOTS_WITH_WORDS
+        dot = Dot(
+            x=rate,
+            lane=20 + round(60 * ((i * 0.618034) % 1)),  # so that equal points stay apart
+            kind=verdict.value,
+            symbol=verdict.value,
+            words=f"{run.name}: {verdict.value}" if has_words else "",
+            address=addresses[i] if has_words and addresses else "",
+        )
+        by_row.setdefault(run.config.gradient.normalization, []).append(dot)
+    rows = []
+    for name, dots in by_row.items():
+        n = sum(dot.kind == "oscillating" for dot in dots)
+        words = f"{n} of {len(dots)} {'oscillates' if n == 1 else 'oscillate'}"
+        rows.append(Row(name, words, tuple(dots)))
+    rates = [run.config.optimizer.learning_rate for run in runs]
+    return Strips(_log_axis("learning rate", rates, margin=0.04), tuple(rows))
+
+
+def curves_figure(pair: CurvePair) -> Lines:
     """The loss of an oscillating run with that of its repaired run."""
-    figure = go.Figure()
-    for curve, name, colour in (
-        (pair.before, "oscillating run", VERDICT_COLOURS[Verdict.OSCILLATING]),
-        (pair.after, "repaired run", VERDICT_COLOURS[Verdict.CONVERGED]),
-    ):
-        figure.add_scatter(
-            x=curve.step.tolist(),
-            y=_rounded(curve.value.tolist()),
-            name=name,
-            mode="lines",
-            line={"color": colour, "width": 1.2},
-        )
-    figure.update_yaxes(type="log", title_text="loss", exponentformat="power")
-    figure.update_xaxes(title_text="step")
-    figure.update_layout(height=_PAIR_HEIGHT)
-    return bare(figure, margin={"l": 60, "r": 20, "t": 30, "b": 45})
+    both = (
+        (pair.before, "oscillating", f"{pair.name}: oscillating"),
+        (pair.after, pair.verdict.value, f"with {pair.change}: {pair.verdict.value}"),
+    )
+    return _lines("step", "loss", both)
 
 
-def causes_figure(answer: Answer) -> go.Figure:
+def causes_figure(answer: Answer) -> Strips:
     """What changing each setting alone did, with 95 % intervals, in pairs with the same seed."""
-    figure = go.Figure()
-    for side, title in ((Side.STARTS, "starts it"), (Side.STOPS, "stops it")):
-        own = [(e, s) for e in answer.effects if (s := e.on(side)) is not None and s.n_pairs]
-        if not own:
-            continue
-        shares = [s.difference for _, s in own]
-        figure.add_scatter(
-            x=[share.value for share in shares],
-            y=[str(effect.factor) for effect, _ in own],
-            error_x={
-                "type": "data",
-                "array": [share.high - share.value for share in shares],
-                "arrayminus": [share.value - share.low for share in shares],
-                "thickness": 1.4,
-                "color": "#999999",
-            },
-            mode="markers",
-            name=title,
-            orientation="h",  # the side by side of a group goes along the settings
-            marker={
-                "size": 11,
-                "symbol": "circle" if side is Side.STOPS else "diamond-open",
-                "color": [_effect_colour(answer, effect, s) for effect, s in own],
-            },
-            text=[_effect_hover(effect, s) for effect, s in own],
-            hovertemplate="%{y}<br>%{text}<extra></extra>",
+    tried = [effect for effect in answer.effects if any(side.n_pairs for side in effect.sides)]
+    order = sorted(tried, key=lambda effect: [-_difference(effect, s) for s in _SIDES])
+    rows = []
+    for effect in order:
+        words, did = _conclusion_words(answer, effect), _what_it_did(effect)
+        sides = [s for side in _SIDES if (s := effect.on(side)) is not None and s.n_pairs]
+        dots = tuple(_effect_dot(answer, effect, side) for side in sides)
+        rows.append(Row(str(effect.factor), f"{words}: {did}", dots))
+    lowest = min((dot.low or 0.0 for row in rows for dot in row.dots), default=0.0)
+    axis = Axis(
+        "share of the reruns that the change turned", min(-0.1, lowest) - 0.05, 1.05, is_share=True
+    )
+    return Strips(axis, tuple(rows), baseline=0.0)
+
+
+def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> Lines:
+    """The stability ratio along each run, with the line at 1.
+
+    Args:
+        runs: of the study.
+        ratios: place in `runs` -> the ratio; its step 0 is drawn as step 1.
+    """
+    lines = [
+        (
+            ThinCurve(curve.value, curve.step + 1),  # so that step 0 has a place on the axis
+            runs[i].judgement.verdict.value,
+            f"{runs[i].name}: {runs[i].judgement.verdict.value}",
         )
-    order = sorted(answer.effects, key=lambda effect: [_difference(effect, s) for s in _SIDES])
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=[str(effect.factor) for effect in order]
+        for i, curve in ratios.items()
+    ]
+    return _lines("step, counted from 1", "stability ratio", lines, by_log=True, baseline=1.0)
+
+
+def _lines(
+    x: str,
+    y: str,
+    curves: Iterable[tuple[ThinCurve, str, str]],
+    *,
+    by_log: bool = False,
+    baseline: float | None = None,
+) -> Lines:
+    """Curves with their kinds and words; what is not above 0 has no place on a logarithmic axis."""
+    lines = []
+    for curve, kind, words in curves:
+        pairs = zip(curve.step.tolist(), curve.value.tolist(), strict=True)
+        lines.append(Line(tuple((step, v) for step, v in pairs if v > 0), kind, words))
+    steps = [step for line in lines for step, _ in line.points]
+    values = [value for line in lines for _, value in line.points]
+    across = _log_axis(x, steps) if by_log else Axis(x, 0, max([1, *steps]))
+    up = _log_axis(y, [*values, *([] if baseline is None else [baseline])], margin=0.05)
+    return Lines(across, up, tuple(lines), baseline)
+
+
+def _log_axis(title: str, values: Sequence[float], margin: float = 0.0) -> Axis:
+    """As long as the values need, and a margin on either side as a share of that."""
+    low, high = math.log10(min(values, default=1.0)), math.log10(max(values, default=1.0))
+    if high - low < 0.1:
+        low, high = low - 0.5, high + 0.5
+    reach = margin * (high - low)
+    return Axis(title, 10 ** (low - reach), 10 ** (high + reach), is_log=True)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten between two numbers, or 1, 2 and 5 times them where those are too few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    within = [n for n in range(first, last + 1) if low <= 10.0**n <= high]
+    if len(within) > 2:
+        return [10.0**n for n in within[:: -(-len(within) // _MOST_TICKS)]]
+    finer = [m * 10.0**n for n in range(first, last + 1) for m in (1, 2, 5)]
+    return [number for number in finer if low <= number <= high]
+
+
+def _steps(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten between two numbers, five at most."""
+    raw = (high - low) / (_MOST_TICKS - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _effect_dot(answer: Answer, effect: Effect, side: SideEffect) -> Dot:
+    endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
+    share = side.difference
+    return Dot(
+        x=share.value,
+        lane=32 if side.side is Side.STOPS else 68,
+        kind=_kind(answer, effect, side),
+        symbol="stops" if side.side is Side.STOPS else "starts",
+        words=(
+            f"{effect.factor}: turned {side.n_with} of {side.n_pairs} reruns, {side.n_against} "
+            f"the other way; they ended {endings} (p = {effect.p_value:.2g})"
+        ),
+        low=share.low,
+        high=share.high,
     )
-    n_lines = len({str(effect.factor) for effect in answer.effects})
-    figure.add_vline(x=0, line_width=1, line_dash="dot")
-    figure.update_xaxes(
-        title_text="pairs that turned, less those that turned the other way",
-        tickformat=".0%",
-        range=[-1.05, 1.05],
+
+
+def _kind(answer: Answer, effect: Effect, side: SideEffect | None = None) -> str:
+    """Of its conclusion; of too little where the answer does not name it or a side speaks against.
+
+    The name of the member, such as `too-little`, since a page's colours are called by it.
+    """
+    shown = effect.conclusion
+    against = side is not None and side.difference.value <= 0
+    if shown is Conclusion.CAUSE and (against or not _is_named(answer, effect)):
+        shown = Conclusion.TOO_LITTLE
+    return shown.name.lower().replace("_", "-")
+
+
+def _is_named(answer: Answer, effect: Effect) -> bool:
+    return any(effect.factor.setting in cause.settings for cause in answer.causes)
+
+
+def _conclusion_words(answer: Answer, effect: Effect) -> str:
+    if effect.conclusion is Conclusion.CAUSE and not _is_named(answer, effect):
+        return _EXPLAINED
+    return effect.conclusion.value
+
+
+def _what_it_did(effect: Effect) -> str:
+    found = [(s, effect.on(s)) for s in _SIDES]
+    return ", ".join(
+        f"{_DID[side]} it in {own.n_with} of {own.n_expected}"
+        for side, own in found
+        if own is not None and own.n_pairs
     )
-    figure.update_layout(
-        height=150 + _LINE_HEIGHT * max(4, n_lines), scattermode="group", scattergap=0.4
-    )
-    figure.update_layout(legend_traceorder="reversed")  # a group is drawn from the bottom up
-    return bare(figure)
-
-
-def importance_figure(importances: Sequence[Importance]) -> go.Figure:
-    """How much of the verdict goes along with each parameter over the whole study."""
-    shown = list(importances[:_MOST_IMPORTANCES])[::-1]
-    figure = go.Figure(
-        go.Bar(
-            x=[max(0.0, own.of_study) for own in shown],
-            y=[own.parameter for own in shown],
-            orientation="h",
-            marker={"color": ["#2c7fb8" if own.is_clear else "#c0c0c0" for own in shown]},
-            text=[
-                f"most often at {own.most_often}, least at {own.least_often} "
-                f"(p = {own.p_value:.2g}, {own.n_runs} runs)"
-                for own in shown
-            ],
-            textposition="none",
-            hovertemplate="%{y}: %{x:.0%}<br>%{text}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title_text="share of the verdict's variance", tickformat=".0%")
-    figure.update_layout(height=130 + _LINE_HEIGHT * max(3, len(shown)), showlegend=False)
-    return bare(figure)
-
-
-def map_figure(runs: Sequence[PastRun]) -> go.Figure:
-    """Learning rate by normalization, each run coloured by its verdict; its id is with it."""
-    names = list(dict.fromkeys(run.config.gradient.normalization for run in runs))
-    figure = go.Figure()
-    for verdict in Verdict:
-        own = [i for i, run in enumerate(runs) if run.judgement.verdict is verdict]
-        figure.add_scatter(
-            x=[runs[i].config.optimizer.learning_rate for i in own],
-            y=[_lane(names, runs[i], i) for i in own],
-            mode="markers",
-            name=verdict.value,
-            marker={
-                "color": VERDICT_COLOURS[verdict],
-                "symbol": _SYMBOLS[verdict],
-                "size": 9,
-                "opacity": 0.85,
-            },
-            text=[runs[i].name for i in own],
-            customdata=[runs[i].run_id for i in own],
-            hovertemplate="%{text}<br>learning rate %{x:.4g}<extra>" + verdict.value + "</extra>",
-            visible=True if own else "legendonly",
-        )
-    figure.update_xaxes(type="log", title_text=_RATE, exponentformat="power")
-    figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=names, range=[-0.6, len(names) - 0.4]
-    )
-    figure.update_layout(height=170 + 70 * len(names))
-    return bare(figure)
-
-
-def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> go.Figure:
-    """The stability ratio along each run, with the line at 1."""
-    figure = go.Figure()
-    seen: set[Verdict] = set()
-    for i, curve in ratios.items():
-        verdict = runs[i].judgement.verdict
-        figure.add_scatter(
-            x=[int(step) + 1 for step in curve.step],  # so that step 0 has a place on the axis
-            y=_rounded(curve.value.tolist()),
-            mode="lines+markers",
-            marker={"size": 4},
-            name=verdict.value,
-            legendgroup=verdict.value,
-            showlegend=verdict not in seen,
-            line={"color": VERDICT_COLOURS[verdict], "width": 1},
-            opacity=0.6,
-            text=[runs[i].name] * len(curve.step),
-            hovertemplate="%{text}<br>ratio %{y:.3g}<extra></extra>",
-        )
-        seen.add(verdict)
-    figure.add_hline(y=1, line_width=1.5, line_dash="dash")
-    figure.update_xaxes(type="log", title_text="step + 1", exponentformat="power")
-    figure.update_yaxes(type="log", title_text="stability ratio", exponentformat="power")
-    figure.update_layout(height=460)
-    return bare(figure)
 
 
 def _difference(effect: Effect, side: Side) -> float:
     found = effect.on(side)
     return found.difference.value if found is not None and found.n_pairs else 0.0
-
-
-def _effect_colour(answer: Answer, effect: Effect, side: SideEffect) -> str:
-    """Of its conclusion; grey where another cause explains it, or this side does not show it."""
-    shown = effect.conclusion
-    if shown is Conclusion.CAUSE:
-        is_named = any(effect.factor.setting in cause.settings for cause in answer.causes)
-        if not is_named or side.difference.value <= 0:
-            shown = Conclusion.TOO_LITTLE
-    return CONCLUSION_COLOURS[shown]
-
-
-def _effect_hover(effect: Effect, side: SideEffect) -> str:
-    endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
-    return (
-        f"{effect.conclusion.value}, p = {effect.p_value:.2g}<br>turned {side.n_with}, the other "
-        f"way {side.n_against}, of {side.n_pairs} pairs<br>ended {endings}"
-    )
-
-
-def _lane(names: Sequence[str], run: PastRun, place: int) -> float:
-    """The lane of a normalization, spread a little so that equal points stay apart."""
-    return names.index(run.config.gradient.normalization) + 0.5 * ((place * 0.618034) % 1 - 0.5)
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
-
-
-def bare(figure: go.Figure, margin: Mapping[str, int] | None = None) -> go.Figure:
-    """No colours of its own: the page puts its light or dark ones in."""
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin=dict(margin or {"l": 60, "r": 20, "t": 50, "b": 50}),
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        font={"family": "system-ui, sans-serif", "size": 13},
-    )
-    figure.update_yaxes(automargin=True)
-    return figure

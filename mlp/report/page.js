@@ -1,37 +1,4 @@
 "use strict";
-// Figures take the page's colours, and change with them.
-const figures = [...document.querySelectorAll("script[data-figure]")].map((source) => ({
-  place: document.getElementById(source.dataset.figure),
-  ...JSON.parse(source.textContent),
-}));
-
-function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const named = (name) => style.getPropertyValue(name).trim();
-  return { ink: named("--ink"), line: named("--line"), soft: named("--soft") };
-}
-
-function themed(layout) {
-  const { ink, line, soft } = colours();
-  const own = structuredClone(layout);
-  own.font = { ...own.font, color: ink };
-  for (const name of Object.keys(own).filter((key) => /^[xy]axis/.test(key))) {
-    own[name] = { ...own[name], gridcolor: line, zerolinecolor: line, linecolor: line };
-  }
-  own.shapes = (own.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } }));
-  return own;
-}
-
-async function draw() {
-  for (const { place, data, layout } of figures) {
-    const { ink } = colours();
-    for (const trace of data) {
-      if (trace.type === "parcoords") Object.assign(trace, { labelfont: { color: ink }, tickfont: { color: ink } });
-    }
-    await Plotly.react(place, data, themed(layout), { responsive: true, displayModeBar: false });
-  }
-}
-
 // Inside MLflow's artifact view the page lies in a frame that may open nothing: only a click with
 // Ctrl, or with the middle button, opens a tab. As a file it can open what it likes.
 const isFramed = location.protocol === "blob:";
@@ -51,8 +18,8 @@ function hint() {
 
 function linkRuns() {
   for (const link of document.querySelectorAll("a.run")) {
-    link.href = addressOf(link.href);
-    if (!isFramed) link.target = "_blank";
+    link.setAttribute("href", addressOf(link.getAttribute("href")));
+    if (!isFramed) link.setAttribute("target", "_blank");
     link.addEventListener("click", (event) => {
       if (!isFramed || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
@@ -61,19 +28,8 @@ function linkRuns() {
   }
 }
 
-function openFromMap() {
-  const map = document.getElementById("figure-map");
-  if (!map) return;
-  map.on("plotly_click", (event) => {
-    const run = event.points[0].customdata;
-    const address = document.body.dataset.address.replace("%RUN%", run);
-    if (run && !isFramed) window.open(address, "_blank", "noopener");
-  });
-}
-
 function filterRuns() {
   const field = document.getElementById("filter");
-  if (!field) return;
   const rows = [...document.querySelectorAll("#runs tbody tr")];
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -84,7 +40,25 @@ function filterRuns() {
   });
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+// Numbers by size and words by the alphabet; what is empty comes last, either way.
+function compare(one, other, sign) {
+  if (!one || !other) return (one ? 0 : 1) - (other ? 0 : 1);
+  const [a, b] = [Number(one), Number(other)];
+  return sign * (Number.isNaN(a) || Number.isNaN(b) ? one.localeCompare(other) : a - b);
+}
+
+function sortRuns() {
+  const heads = [...document.querySelectorAll("#runs th")];
+  const body = document.querySelector("#runs tbody");
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const text = (row) => row.cells[column].textContent.trim();
+    body.append(...[...body.rows].sort((a, b) => compare(text(a), text(b), sign)));
+  }));
+}
+
 linkRuns();
 filterRuns();
-draw().then(openFromMap);
+sortRuns();

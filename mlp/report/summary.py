@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from mlp.causes.answer import Answer
-from mlp.causes.changes import SEEDS, Factor
+from mlp.causes.changes import SEEDS
 from mlp.causes.observed import StudyRun
 from mlp.causes.plan import Inquiry, Results, Side, judged_after, strongest, turned
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
 from mlp.engine.result import Result
-from mlp.report.question import QuestionSection
+from mlp.settings import with_settings
 from mlp.stability.forecast import Forecast, Quality, forecast_quality
 from mlp.stability.ratio import stability_ratio
 from mlp.study.space import typed
@@ -48,7 +48,6 @@ class CurvePair:
 
     Attributes:
         name: of the run.
-        settings: of the run, as typed, those that vary.
         change: as typed.
         before: its loss.
         after: the loss of the changed run.
@@ -56,7 +55,6 @@ class CurvePair:
     """
 
     name: str
-    settings: str
     change: str
     before: ThinCurve
     after: ThinCurve
@@ -118,10 +116,8 @@ class PageContent:
         quality: how good the forecast by the ratio at the start was, by normalization.
         repaired_ratios: of saturated runs.
         combinations: runs by settings, seeds put together; empty where there are too many.
-        question: the section on the question's own run; None where the study does not ask it.
         addresses: of the runs in MLflow.
         commands: what to type next.
-        objective: of the study; None where there was no search.
     """
 
     title: str
@@ -136,10 +132,8 @@ class PageContent:
     quality: Mapping[str, Quality]
     repaired_ratios: tuple[RepairedRatio, ...]
     combinations: tuple[Combination, ...]
-    question: QuestionSection | None
     addresses: tuple[str, ...]
     commands: tuple[str, ...]
-    objective: str | None = None
 
 
 def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
@@ -153,7 +147,7 @@ def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
             judged = judged_after(pick, [change], 0, results) if change else None
             if change is None or judged is None or not turned(pick, judged):
                 continue
-            repaired = _repaired(pick.configs[0], dict(change.values[0]))
+            repaired = with_settings(pick.configs[0], dict(change.values[0]))
             cures.append(Cure(pick.run, change.text, repaired, judged.verdict))
             break
     return cures
@@ -217,11 +211,6 @@ def repaired_ratio(
     )
 
 
-def named_settings(params: Mapping[str, Value]) -> str:
-    """The settings that vary, as typed, on one line."""
-    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
-
-
 def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else typed(value)
 
@@ -229,9 +218,11 @@ def _short(value: Value) -> str:
 def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
     judged = [run.judgement for run in runs]
     losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
-    settings = _without_seeds(example.params)
+    by_setting: dict[str, list[str]] = {}  # what is drawn by another setting, or by layer, is one
+    for name, value in _without_seeds(example.params).items():
+        by_setting.setdefault(name.partition("[")[0], []).append(_short(value))
     return Combination(
-        settings={name: _short(value) for name, value in settings.items()},
+        settings={name: ",".join(values) for name, values in by_setting.items()},
         counts=Counter(own.verdict for own in judged),
         amplitude=median(own.amplitude for own in judged),
         periods=Counter(own.period_steps for own in judged if own.period_steps is not None),
@@ -241,14 +232,3 @@ def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
 
 def _without_seeds(params: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in params.items() if name not in SEEDS}
-
-
-def _repaired(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
-    from mlp.settings import with_settings
-
-    return with_settings(config, values)
-
-
-def factor_names(answer: Answer) -> list[Factor]:
-    """Everything that was changed, causes first, then by evidence."""
-    return [effect.factor for effect in sorted(answer.effects, key=lambda own: own.p_value)]

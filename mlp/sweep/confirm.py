@@ -4,60 +4,31 @@ A network is kept in a spool of its own until MLflow has it, and its look at the
 with the search: a sweep that was killed looks at no network twice and loses none.
 """
 
-import base64
 import dataclasses
-import html
-import math
-import struct
-import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset, load
-from mlp.engine.result import Ending, Result
+from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
+from mlp.report.mistakes import Mistake, summarise_mistakes
 from mlp.settings import with_settings
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.sweep.generation import Session, kept
-from mlp.terminal.screen import waiting
-from mlp.tracking import spool
+from mlp.study.search import Search
+from mlp.sweep.generation import Keeper
 from mlp.tracking.display import run_name
+from mlp.tracking.listing import label_of_seed
 from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import Label, label_of_seed
-from mlp.training.executor import n_threads, train_trials
-from mlp.training.outcome import Timing, accuracy_on, make_record, wrong_on
+from mlp.training.outcome import accuracy_on, wrong_on
+from mlp.training.train_runs import train_runs
+from mlp.training.work import Executor
 
 _SEED_END = 2**32
-
-_NAMES = "3", "7"  # by label
-_MOST_DRAWN = 60
-_COLUMNS = 6
-_SIDE, _WIDTH, _HEIGHT, _HEAD, _MARGIN = 112, 148, 168, 44, 16  # pixels of the picture
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A digit that some of the networks get wrong.
-
-    Attributes:
-        place: in the test part, from 0.
-        label: 0: three, 1: seven.
-        n_wrong: networks that get it wrong.
-        probability: of the wrong class by those networks on average, 0.5 to 1.
-    """
-
-    place: int
-    label: int
-    n_wrong: int
-    probability: float
 
 
 @dataclass(frozen=True)
@@ -85,214 +56,106 @@ class Confirmation:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def seeds_spool(session: Session) -> Path:
-    """The folder of the networks that are not published yet."""
-    return spool.of_seeds(session.spool)
-
-
-def confirm(session: Session, best: TrialRow) -> Confirmation:
+def confirm(opened: Search, best: TrialRow, where: Executor, keeper: Keeper) -> Confirmation:
     """Trains and tests what is missing, and hands over to MLflow what is not there yet.
 
     Args:
-        session: of a complete study.
+        opened: a complete study.
         best: its winner.
+        where: who trains.
+        keeper: of the study's runs.
     """
-    with waiting(session.console, "the winner's settings are trained with further seeds"):
-        base = dataclasses.replace(session.config.base.data, validation_fraction=0.0)
-        data = load(base, notice=lambda _line: None)
-        wanted = range(1, session.config.study.confirm_seeds + 1)
-        numbers = [best.number * spool.MOST_SEEDS + i for i in wanted]
-        records = _records(session, data, numbers)
-        for number, record in records.items():
-            _look(session, number, record, data)
-            _publish(session, number)
-        looks = [_looks(session)[number] for number in numbers]
+    base = dataclasses.replace(opened.base.data, validation_fraction=0.0)
+    data = load(base, notice=lambda _line: None)
+    wanted = [_Seed(best.number, i + 1) for i in range(opened.config.confirm_seeds)]
+    for seed, record in _records(opened, data, where, keeper, wanted=wanted).items():
+        _look(opened, seed, record, data)
+        keeper.upload(*seed)
+    looks = [_looks(opened)[seed] for seed in wanted]
     wrong = [[(int(place), float(p)) for place, p in look["wrong"]] for look in looks]
     accuracies = tuple(float(look["test_accuracy"]) for look in looks)
     mistakes = summarise_mistakes(wrong, data.test.labels)
     return Confirmation(accuracies, mistakes, data.train.n_examples)
 
 
-def _records(session: Session, data: Dataset, numbers: list[int]) -> dict[int, RunRecord]:
-    """The networks not tested or not published yet: those kept, and the others trained."""
-    kept_at = dict(spool.waiting(seeds_spool(session)))
-    looked_at = _looks(session)
+class _Seed(NamedTuple):
+    """A network with the settings of a trial and its so many-th further seed."""
+
+    trial: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"seed +{self.seed} of trial {self.trial}"
+
+
+def _records(
+    opened: Search,
+    data: Dataset,
+    where: Executor,
+    keeper: Keeper,
+    *,
+    wanted: Sequence[_Seed],
+) -> dict[_Seed, RunRecord]:
+    """The networks not tested or not uploaded yet: those kept, and the others trained."""
+    kept_at = {_Seed(*which): place for which, place in keeper.waiting().items() if which[1]}
+    looked_at = _looks(opened)
     configs = {
-        number: _config(session, number)
-        for number in sorted({*numbers, *kept_at})
-        if number in kept_at or number not in looked_at
+        seed: _config(opened, seed)
+        for seed in sorted({*wanted, *kept_at})
+        if seed in kept_at or seed not in looked_at
     }
-    if configs:
-        spool.put_page(seeds_spool(session), session.page)
     records = {}
-    for number, config in configs.items():
-        if number in kept_at:
-            record = kept(session, _name(number), kept_at[number], config)
-            if record is not None:
-                records[number] = record
-    missing = [number for number in configs if number not in records]
+    for seed, place in kept_at.items():
+        record = keeper.read(place, str(seed), configs[seed], data.digest)
+        if record is not None:
+            records[seed] = record
+    missing = [seed for seed in configs if seed not in records]
+
+    def finished(made: Mapping[int, RunRecord]) -> None:
+        runs = {}
+        for place, record in made.items():
+            seed = missing[place]
+            if record.result.ending is Ending.CRASHED:
+                raise SystemLimitError(
+                    f"{seed} kills the worker that trains it; the test part waits"
+                )
+            accuracy = accuracy_on(data.test, record, data)
+            records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
+            name = f"{run_name(record.config, trial=seed.trial)} seed +{seed.seed}"
+            label = label_of_seed(keeper.page, seed.trial, seed.seed, name)
+            runs[seed.trial, seed.seed] = records[seed], label
+        keeper.keep(runs)
+
     if missing:
-        execution, started_ms = session.config.base.execution, _now_ms()
-
-        def keep(results: Mapping[int, Result]) -> None:
-            """Makes networks safe while others still train."""
-            timing = Timing(started_ms, _now_ms(), n_threads(execution))
-            runs = {}
-            for place, result in results.items():
-                number = missing[place]
-                if result.ending is Ending.CRASHED:
-                    raise SystemLimitError(
-                        f"{_name(number)} kills the worker that trains it; the test part waits"
-                    )
-                record = make_record(configs[number], data, result, timing)
-                accuracy = accuracy_on(data.test, record, data)
-                records[number] = dataclasses.replace(record, test_accuracy=accuracy)
-                runs[number] = spool.Kept(records[number], _label(session, number))
-            spool.put(seeds_spool(session), runs)
-
-        train_trials([configs[number] for number in missing], data, session.where, kept=keep)
+        train_runs([configs[seed] for seed in missing], data, where, finished=finished)
     return records
 
 
-def _config(session: Session, number: int) -> RunConfig:
+def _config(opened: Search, seed: _Seed) -> RunConfig:
     """A trial's settings with another seed, nothing held out."""
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    row = search.rows(session.search)[trial]
-    config = search.trial_of(session.search, row).config
+    config = search.trial_of(opened, search.rows(opened)[seed.trial]).config
     training = config.training
     return with_settings(
         config,
         {
-            "training.seed": (training.seed + i) % _SEED_END,
-            "training.order_seed": (training.order_seed + i) % _SEED_END,
+            "training.seed": (training.seed + seed.seed) % _SEED_END,
+            "training.order_seed": (training.order_seed + seed.seed) % _SEED_END,
             "data.validation_fraction": 0.0,
         },
     )
 
 
-def _looks(session: Session) -> dict[int, dict[str, Any]]:
-    """Every look at such a network, by its number."""
+def _looks(opened: Search) -> dict[_Seed, dict[str, Any]]:
+    """Every look at such a network."""
     return {
-        look["trial"] * spool.MOST_SEEDS + look["seed"]: look
-        for look in search.test_looks(session.search)
+        _Seed(look["trial"], look["seed"]): look
+        for look in search.test_looks(opened)
         if "seed" in look
     }
 
 
-def _look(session: Session, number: int, record: RunRecord, data: Dataset) -> None:
-    if number not in _looks(session):
+def _look(opened: Search, seed: _Seed, record: RunRecord, data: Dataset) -> None:
+    if seed not in _looks(opened):
         assert record.test_accuracy is not None
-        trial, i = divmod(number, spool.MOST_SEEDS)
-        further = {"seed": i, "wrong": wrong_on(data.test, record, data)}
-        search.add_test_look(session.search, trial, record.test_accuracy, further)
-
-
-def _publish(session: Session, number: int) -> None:
-    session.publisher.publish(number, spool.place_of(seeds_spool(session), number))
-
-
-def _label(session: Session, number: int) -> Label:
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    name = f"{run_name(_config(session, number), trial=trial)} seed +{i}"
-    return label_of_seed(session.page, trial, i, name)
-
-
-def _name(number: int) -> str:
-    trial, i = divmod(number, spool.MOST_SEEDS)
-    return f"seed +{i} of trial {trial}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def summarise_mistakes(
-    wrong: Sequence[Sequence[tuple[int, float]]], labels: NDArray[np.uint8]
-) -> list[Mistake]:
-    """Counts what several networks get wrong.
-
-    Args:
-        wrong: for each network, place and probability as `outcome.wrong_on` gives them.
-        labels: of the test part.
-
-    Returns:
-        What most networks get wrong first, of those the surest.
-
-    Example:
-        >>> wrong = [[(2, 0.9)], [(0, 0.7), (2, 0.6)]]
-        >>> found = summarise_mistakes(wrong, np.array([0, 1, 1], np.uint8))
-        >>> [(mistake.place, mistake.n_wrong) for mistake in found]
-        [(2, 2), (0, 1)]
-    """
-    by_place: dict[int, list[float]] = {}
-    for network in wrong:
-        for place, probability in network:
-            by_place.setdefault(place, []).append(probability)
-    found = [
-        Mistake(place, int(labels[place]), len(each), sum(each) / len(each))
-        for place, each in by_place.items()
-    ]
-    return sorted(found, key=lambda m: (-m.n_wrong, -m.probability, m.place))
-
-
-def render_mistakes(mistakes: Sequence[Mistake], n_networks: int, data: Dataset) -> str:
-    """The mistakes as an SVG picture that needs nothing else.
-
-    Args:
-        mistakes: as `summarise_mistakes` gives them; the first ones are drawn.
-        n_networks: that were tested.
-        data: with the test part.
-    """
-    drawn = mistakes[:_MOST_DRAWN]
-    width = 2 * _MARGIN + _COLUMNS * _WIDTH
-    height = _HEAD + _MARGIN + max(1, math.ceil(len(drawn) / _COLUMNS)) * _HEIGHT
-    title = (
-        f"{len(mistakes)} of {data.test.n_examples} test digits are wrong in some of "
-        f"{n_networks} networks"
-    )
-    if len(drawn) < len(mistakes):
-        title += f"; the first {len(drawn)}"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-        f"<title>{html.escape(title)}</title>",
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="28" font-size="16">{html.escape(title)}</text>',
-    ]
-    for i, mistake in enumerate(drawn):
-        row, column = divmod(i, _COLUMNS)
-        lines += _cell(mistake, n_networks, data, _MARGIN + column * _WIDTH, _HEAD + row * _HEIGHT)
-    return "\n".join([*lines, "</svg>\n"])
-
-
-def _cell(mistake: Mistake, n_networks: int, data: Dataset, x: int, y: int) -> list[str]:
-    image = data.test.pixels[mistake.place].reshape(data.shape)
-    gray = 255 - np.round(image * (255 / data.scale)).astype(np.uint8)  # dark ink on paper
-    address = "data:image/png;base64," + base64.b64encode(_png(gray)).decode()
-    name, other = _NAMES[mistake.label], _NAMES[1 - mistake.label]
-    return [
-        f'<image x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" '
-        f'style="image-rendering:pixelated" href="{address}"/>',
-        f'<rect x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#bbb"/>',
-        f'<text x="{x}" y="{y + _SIDE + 17}">{name}, read as {other}: '
-        f"{100 * mistake.probability:.0f} %</text>",
-        f'<text x="{x}" y="{y + _SIDE + 34}" fill="#555">{mistake.n_wrong} of {n_networks} '
-        f"· no. {mistake.place}</text>",
-    ]
-
-
-def _png(gray: NDArray[np.uint8]) -> bytes:
-    """A gray image, `(rows, columns)`, as a PNG file."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    rows, columns = gray.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in gray)  # no filter
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(lines, 9))
-        + chunk(b"IEND", b"")
-    )
+        further = {"seed": seed.seed, "wrong": wrong_on(data.test, record, data)}
+        search.add_test_look(opened, seed.trial, record.test_accuracy, further)

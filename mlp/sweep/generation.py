@@ -1,150 +1,219 @@
-"""A generation of a study: trained, judged, made safe, stored in the search, handed to MLflow."""
+"""A generation of a study: trained, kept in the spool, stored in the search, handed to MLflow."""
 
 import itertools
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-
-from mlp.config import Execution, RunConfig, SweepConfig
+from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Ending, Result
+from mlp.engine.result import Ending
 from mlp.errors import RecordError
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Outcome, Search, Trial
-from mlp.terminal.screen import Meter, Standing, say
 from mlp.tracking import spool
 from mlp.tracking.display import numbers, run_name
-from mlp.tracking.publish import Publisher
-from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import StudyPage, label_of_trial
-from mlp.training.executor import n_threads, train_trials
-from mlp.training.outcome import Timing, is_record_of, make_record, objective_value, superlative
-from mlp.training.work import Executor
+from mlp.tracking.drain import Drain
+from mlp.tracking.listing import Label, StudyPage, label_of_trial
+from mlp.tracking.record import RunRecord, read_record
+from mlp.training.executor import n_threads
+from mlp.training.outcome import is_record_of, objective_value
+from mlp.training.train_runs import train_runs
+from mlp.training.work import Executor, WorkDone
 
 
-@dataclass(eq=False)
-class Session:
-    """What the steps of one sweep share.
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps the finished runs of a study until MLflow has them.
+
+    A run is named by its trial and the number of its further seed, 0 for the trial itself.
 
     Attributes:
-        config: of the sweep, its data resolved.
-        data: the examples.
-        search: the open study.
         page: of the study in MLflow.
-        spool: the study's folder for finished trials that are not published yet.
-        publisher: to MLflow.
-        console: for the user.
-        records: trial number -> record of the best trial that this process has trained.
-        seconds: what -> seconds spent on it in the present generation.
-        is_outage_said: whether the user knows that the tracking store fails.
-        executor: who trains, kept open for the whole sweep; None: opened for each call.
-        still_held: raises BusyError where another sweep has taken the study meanwhile.
+        folder: of the study in the spool.
+        drain: to MLflow.
+        notice: told in one line what a person should know.
     """
 
-    config: SweepConfig
-    data: Dataset
-    search: Search
     page: StudyPage
-    spool: Path
-    publisher: Publisher
-    console: Console
-    records: dict[int, RunRecord] = field(default_factory=dict)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    is_outage_said: bool = False
-    executor: Executor | None = None
-    still_held: Callable[[], None] = lambda: None
+    folder: Path
+    drain: Drain
+    notice: Callable[[str], None]
 
-    @property
-    def where(self) -> Executor | Execution:
-        """Where to train."""
-        return self.executor or self.config.base.execution
+    def keep(self, runs: Mapping[tuple[int, int], tuple[RunRecord, Label]]) -> None:
+        """Makes finished runs safe: after a kill they are not trained again."""
+        spool.put(
+            {spool.place_of(self.folder, *which): spool.Kept(*run) for which, run in runs.items()}
+        )
 
-    @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
-        """Adds the seconds that the block takes to those of `what`."""
-        started = time.perf_counter()
-        yield
-        self.seconds[what] += time.perf_counter() - started
+    def keep_trials(self, records: Mapping[int, RunRecord]) -> None:
+        """As `keep`, for trials by their numbers."""
+        self.keep(
+            {
+                (n, 0): (run, label_of_trial(self.page, n, run_name(run.config, trial=n)))
+                for n, run in records.items()
+            }
+        )
+
+    def waiting(self) -> dict[tuple[int, int], Path]:
+        """What is kept."""
+        return {(number, seed): place for number, seed, place in spool.waiting(self.folder)}
+
+    def read(self, place: Path, name: str, config: RunConfig, digest: str) -> RunRecord | None:
+        """What is kept of a run; None, and a word about it, where it is to be trained again.
+
+        Args:
+            place: its folder.
+            name: of the run, for a person.
+            config: what it must be a record of.
+            digest: of the data that it must have been trained on.
+        """
+        try:
+            record = read_record(place)
+        except RecordError as error:
+            self.notice(f"{name} is trained again: {error}")
+            return None
+        if is_record_of(record, config, digest):
+            return record
+        self.notice(f"{name} is trained again: what was kept is another run")
+        return None
+
+    def upload(self, number: int, seed: int = 0) -> None:
+        """Hands a kept run over to MLflow; returns at once."""
+        self.drain.add(spool.place_of(self.folder, number, seed))
 
 
-def publish_leftovers(session: Session) -> None:
+def upload_leftovers(opened: Search, data: Dataset, where: Executor, keeper: Keeper) -> None:
     """Hands over what an earlier sweep had stored in the study but not yet in MLflow."""
-    table = search.rows(session.search)
-    for number, place in spool.waiting(session.spool):
-        if number < len(table):
-            config = search.trial_of(session.search, table[number]).config
-            record = kept(session, f"trial {number}", place, config)
-            if record is None:
-                keep(session, {number: train_again(session, table[number])})
-            session.publisher.publish(number, place)
+    table = search.rows(opened)
+    for (number, seed), place in keeper.waiting().items():
+        if seed == 0 and number < len(table):
+            config = search.trial_of(opened, table[number]).config
+            if keeper.read(place, f"trial {number}", config, data.digest) is None:
+                [record] = train_again(opened, [table[number]], data, where)
+                keeper.keep_trials({number: record})
+            keeper.upload(number)
 
 
 def train_generation(
-    session: Session, trials: Sequence[Trial], standing: Standing, shown: Meter
-) -> None:
-    """Trains what is not in the spool, then stores all of it in the order of the numbers."""
-    records = _from_spool(session, trials)
+    opened: Search,
+    trials: Sequence[Trial],
+    data: Dataset,
+    where: Executor,
+    *,
+    keeper: Keeper,
+    progress: WorkDone,
+    still_held: Callable[[], None],
+) -> dict[int, RunRecord]:
+    """Trains what is not in the spool, then stores all of it in the order of the numbers.
+
+    Args:
+        opened: the study.
+        trials: of the generation.
+        data: the examples.
+        where: who trains.
+        keeper: of the finished trials.
+        progress: as of `train_runs`.
+        still_held: raises BusyError where another sweep has taken the study meanwhile.
+
+    Returns:
+        Number of the trial -> its record.
+    """
+    records = _kept(trials, keeper, data.digest)
     missing = [trial for trial in trials if trial.number not in records]
 
-    def progress(trials_done: float, losses: NDArray[np.float64]) -> None:
-        shown.training(standing, trials_done, losses)
-
-    started_ms = _now_ms()
-
-    def finished(results: Mapping[int, Result]) -> None:
-        """Makes trials safe while others still train: after a kill they are not trained again."""
-        with session.timed("judge"):
-            timing = Timing(started_ms, _now_ms(), n_threads(session.config.base.execution))
-            made = {
-                missing[place].number: make_record(
-                    missing[place].config, session.data, result, timing
-                )
-                for place, result in results.items()
-            }
-            keep(session, made)
-            records.update(made)
-        for number, record in made.items():
+    def finished(made: Mapping[int, RunRecord]) -> None:
+        own = {missing[place].number: record for place, record in made.items()}
+        keeper.keep_trials(own)
+        records.update(own)
+        for number, record in own.items():
             if record.result.ending is Ending.CRASHED:
-                say(session.console, f"trial {number} is recorded as crashed")
+                keeper.notice(f"trial {number} is recorded as crashed")
 
-    with session.timed("forecast"):
-        _forecast(session, missing)
-    with session.timed("train"):
-        if missing:
-            train_trials(
-                [trial.config for trial in missing],
-                session.data,
-                session.where,
-                thresholds=search.thresholds_at(session.search, trials[0].number),
-                progress=progress,
-                kept=finished,
-            )
-    session.seconds["train"] -= session.seconds["judge"]
-    with session.timed("log"):
-        session.still_held()
-        for trial in trials:
-            _store(session, trial, records[trial.number])
-        best = search.best_row(session.search)
-        if best is not None and best.number in records:
-            session.records = {best.number: records[best.number]}
+    _forecast(opened, missing, data)
+    if missing:
+        train_runs(
+            [trial.config for trial in missing],
+            data,
+            where,
+            thresholds=search.thresholds_at(opened, trials[0].number),
+            progress=progress,
+            finished=finished,
+        )
+    still_held()
+    for trial in trials:
+        search.tell(opened, trial, _outcome(records[trial.number], opened.config.objective))
+        keeper.upload(trial.number)
+    return records
 
 
-def _forecast(session: Session, trials: Sequence[Trial]) -> None:
+def train_again(
+    opened: Search, rows: Sequence[TrialRow], data: Dataset, where: Executor
+) -> list[RunRecord]:
+    """The records of stored trials of one generation: training again gives the same weights."""
+    configs = [search.trial_of(opened, row).config for row in rows]
+    bar = search.thresholds_at(opened, rows[0].number)
+    return train_runs(configs, data, where, thresholds=bar)
+
+
+def restore_missing(
+    opened: Search, n_earlier: int, data: Dataset, where: Executor, *, keeper: Keeper
+) -> None:
+    """Trains again, and hands over, what the tracking store has no run of.
+
+    A study may be continued with another tracking store, or with a new one in the place of one that
+    is gone; its trials have the same bits when they are trained again.
+
+    Args:
+        opened: the study.
+        n_earlier: trials that were stored before this sweep.
+        data: the examples.
+        where: who trains.
+        keeper: of the finished trials.
+    """
+    missing = keeper.drain.missing(range(n_earlier)) if n_earlier else []
+    if not missing:
+        return
+    keeper.notice(
+        f"{len(missing)} earlier trials of this study have no run in the tracking store; they are "
+        "trained again, which gives the same, and recorded"
+    )
+    table = search.rows(opened)
+    size, n_different = opened.config.generation, 0
+    for _, generation in itertools.groupby(missing, lambda number: number // size):
+        rows = [table[number] for number in generation]
+        records = train_again(opened, rows, data, where)
+        keeper.keep_trials(dict(zip((row.number for row in rows), records, strict=True)))
+        for row, record in zip(rows, records, strict=True):
+            n_different += objective_value(record, opened.config.objective) != row.value
+            keeper.upload(row.number)
+    if n_different:
+        keeper.notice(
+            f"{n_different} of them came out differently: the study was made on another machine, "
+            "or with other versions"
+        )
+
+
+def _kept(trials: Sequence[Trial], keeper: Keeper, digest: str) -> dict[int, RunRecord]:
+    """What an earlier sweep had trained of this generation but not yet stored."""
+    waiting, found = keeper.waiting(), {}
+    for trial in trials:
+        if place := waiting.get((trial.number, 0)):
+            record = keeper.read(place, f"trial {trial.number}", trial.config, digest)
+            if record is not None:
+                found[trial.number] = record
+    return found
+
+
+def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
     """Notes the stability ratios at the first weights, before the first step of any of these.
 
     Only of trials along which the sharpness is measured anyway.
     """
     measured = [trial for trial in trials if sharpness_steps(trial.config)]
-    noted = search.forecasts(session.search) if measured else {}
+    noted = search.forecasts(opened) if measured else {}
     wanted = [trial for trial in measured if trial.number not in noted]
     if not wanted:
         return
@@ -152,148 +221,20 @@ def _forecast(session: Session, trials: Sequence[Trial]) -> None:
 
     # On a cluster, too, the driver measures them, with the cores that it has.
     threads = n_threads(Execution(threads=None))
-    found = forecast([trial.config for trial in wanted], session.data, threads=threads)
+    found = forecast([trial.config for trial in wanted], data, threads=threads)
     ratios = {
         trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
     }
     if ratios:
-        search.add_forecasts(session.search, ratios)
+        search.add_forecasts(opened, ratios)
 
 
-def _from_spool(session: Session, trials: Sequence[Trial]) -> dict[int, RunRecord]:
-    """What an earlier sweep had trained of this generation but not yet stored."""
-    wanted = {trial.number: trial for trial in trials}
-    found = {}
-    for number, place in spool.waiting(session.spool):
-        if number in wanted:
-            record = kept(session, f"trial {number}", place, wanted[number].config)
-            if record is not None:
-                found[number] = record
-    return found
-
-
-def kept(session: Session, name: str, place: Path, config: RunConfig) -> RunRecord | None:
-    """What the spool has of a run; None, and a word about it, where it is to be trained again.
-
-    Args:
-        session: whose data it was trained on.
-        name: of the run, for a person.
-        place: its folder.
-        config: what it must be a record of.
-    """
-    try:
-        record = spool.take(place).record
-    except RecordError as error:
-        say(session.console, f"{name} is trained again: {error}")
-        return None
-    if is_record_of(record, config, session.data.digest):
-        return record
-    say(session.console, f"{name} is trained again: what was kept is another run")
-    return None
-
-
-def _store(session: Session, trial: Trial, record: RunRecord) -> None:
-    outcome = Outcome(
-        value=objective_value(record, session.config.study.objective),
+def _outcome(record: RunRecord, objective: str) -> Outcome:
+    """What the search is told of a trial."""
+    result = record.result
+    steps, accuracies = result.evaluated_step.tolist(), result.validation_accuracy.tolist()
+    return Outcome(
+        value=objective_value(record, objective),
         attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
-        accuracy_at=dict(
-            zip(
-                record.result.evaluated_step.tolist(),
-                record.result.validation_accuracy.tolist(),
-                strict=True,
-            )
-        ),
+        accuracy_at=dict(zip(steps, accuracies, strict=True)),
     )
-    search.tell(session.search, trial, outcome)
-    session.publisher.publish(trial.number, spool.place_of(session.spool, trial.number))
-
-
-def keep(session: Session, records: Mapping[int, RunRecord]) -> None:
-    """Makes finished trials safe until they are published; by their numbers."""
-    runs = {}
-    for number, record in records.items():
-        label = label_of_trial(session.page, number, run_name(record.config, trial=number))
-        runs[number] = spool.Kept(record, label)
-    spool.put(session.spool, runs)
-
-
-def train_again(session: Session, row: TrialRow) -> RunRecord:
-    """The record of a trial of an earlier sweep: training it again gives the same weights."""
-    [record] = _train_again(session, [row])
-    return record
-
-
-def restore_missing(session: Session, n_earlier: int) -> None:
-    """Trains again, and publishes, what the tracking store has no run of.
-
-    A study may be continued with another tracking store, or with a new one in the place of one that
-    is gone; its trials have the same bits when they are trained again.
-
-    Args:
-        session: of the sweep.
-        n_earlier: trials that were stored before this sweep.
-    """
-    missing = session.publisher.missing(range(n_earlier)) if n_earlier else []
-    if not missing:
-        return
-    say(
-        session.console,
-        f"{len(missing)} earlier trials of this study have no run in the tracking store; they are "
-        "trained again, which gives the same, and recorded",
-    )
-    table = search.rows(session.search)
-    size, n_different = session.config.study.generation, 0
-    for _, generation in itertools.groupby(missing, lambda number: number // size):
-        rows = [table[number] for number in generation]
-        records = _train_again(session, rows)
-        keep(session, {row.number: record for row, record in zip(rows, records, strict=True)})
-        for row, record in zip(rows, records, strict=True):
-            value = objective_value(record, session.config.study.objective)
-            n_different += value != row.value
-            session.publisher.publish(row.number, spool.place_of(session.spool, row.number))
-    if n_different:
-        say(
-            session.console,
-            f"{n_different} of them came out differently: the study was made on another machine, "
-            "or with other versions",
-        )
-
-
-def _train_again(session: Session, rows: Sequence[TrialRow]) -> list[RunRecord]:
-    """The records of stored trials of one generation."""
-    configs = [search.trial_of(session.search, row).config for row in rows]
-    execution = session.config.base.execution
-    started_ms = _now_ms()
-    bar = search.thresholds_at(session.search, rows[0].number)
-    results = train_trials(configs, session.data, session.where, thresholds=bar)
-    timing = Timing(started_ms, _now_ms(), n_threads(execution))
-    return [
-        make_record(config, session.data, result, timing)
-        for config, result in zip(configs, results, strict=True)
-    ]
-
-
-def note_outage(session: Session) -> None:
-    """Says once that the tracking store fails, and once that it is back."""
-    problem = session.publisher.problem
-    if problem is not None and not session.is_outage_said:
-        say(session.console, f"{problem}; the sweep goes on, and its runs are kept")
-    if problem is None and session.is_outage_said:
-        say(session.console, "the tracking store is back")
-    session.is_outage_said = problem is not None
-
-
-def standing_of(session: Session) -> Standing:
-    """How far the study is, by what is stored."""
-    rows, objective = search.rows(session.search), session.config.study.objective
-    best = search.best_row(session.search)
-    return Standing(
-        n_done=len(rows),
-        n_planned=search.n_planned(session.search),
-        best=f"{superlative(objective)} {best.value:.4f} (trial {best.number})" if best else "",
-        verdicts=Counter(row.verdict for row in rows),
-    )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,7 +1,10 @@
 """A study from Python: opened or continued, trained to its end, its winner named; or rehearsed."""
 
 import dataclasses
+import functools
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -23,24 +26,19 @@ from mlp.study.storage import (
     storage_faults,
     storage_in_memory,
 )
-from mlp.sweep.generation import (
-    Session,
-    note_outage,
-    publish_leftovers,
-    restore_missing,
-    standing_of,
-    train_generation,
-)
+from mlp.sweep.generation import Keeper, restore_missing, train_generation, upload_leftovers
 from mlp.sweep.rehearsal import Rehearsal, rehearse, render_rehearsal
-from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, unpublished
+from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, not_uploaded
 from mlp.terminal.compose import Settings, own_study_files, study_config
-from mlp.terminal.screen import meter, say, silent, waiting
+from mlp.terminal.screen import Standing, meter, say, silent, waiting
 from mlp.tracking import spool
-from mlp.tracking.publish import Publisher
-from mlp.tracking.spool import StudyPage
+from mlp.tracking.drain import Drain, study_below
+from mlp.tracking.listing import StudyPage
+from mlp.tracking.record import RunRecord
 from mlp.tracking.view import StudyView
 from mlp.training.executor import open_executor
-from mlp.training.outcome import parts_of
+from mlp.training.outcome import parts_of, superlative
+from mlp.training.work import Executor
 
 
 def run_study(
@@ -123,12 +121,16 @@ def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
 
 def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
     """The sweep with its store open."""
+
+    def notice(line: str) -> None:
+        say(console, line)
+
     config, data = _load(config, storage, console)
     what = identity(config, data.name, data.digest)
     folder = spool.folder_of(config.study.storage)
     with (
         only_driver(folder, study_name(config, what), config.study.storage) as still_held,
-        open_executor(config.base.execution, notice=lambda line: say(console, line)) as executor,
+        open_executor(config.base.execution, notice=notice) as where,
     ):
         related = search.related_study(storage, config, what)
         opened = search.open_search(storage, config, what)
@@ -136,34 +138,110 @@ def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
         page = _page(config, opened, tracking_key(config, what))
         place = folder / opened.name
         spool.put_page(place, page)
+        spool.adopt_older(place)
         try:
-            with Publisher(config.base.tracking, page) as publisher:
-                session = Session(config, data, opened, page, place, publisher, console)
-                session.executor, session.still_held = executor, still_held
-                end = _conduct(session)
+            with Drain(page.key, lambda: study_below(config.base.tracking, page)) as drain:
+                keeper = Keeper(page, place, drain, notice)
+                end = _conduct(opened, data, where, keeper, console=console, still_held=still_held)
         finally:
             spool.clear(place)
-            spool.clear(spool.of_seeds(place))
-    if publisher.problem is not None:
-        raise publisher.problem  # all is trained and kept, but a script must know
+    if drain.problem is not None:
+        raise drain.problem  # all is trained and kept, but a script must know
     return end
 
 
-def _conduct(session: Session) -> StudyEnd:
+def _conduct(
+    opened: Search,
+    data: Dataset,
+    where: Executor,
+    keeper: Keeper,
+    *,
+    console: Console,
+    still_held: Callable[[], None],
+) -> StudyEnd:
     """Trains what is missing and names the winner; the parent run's status is true afterwards."""
     try:
-        n_earlier = len(search.rows(session.search))
-        publish_leftovers(session)
-        _train_all(session)
-        restore_missing(session, n_earlier)
-        return name_winner(session)
+        n_earlier = len(search.rows(opened))
+        upload_leftovers(opened, data, where, keeper)
+        best = _train_all(opened, data, where, keeper, console=console, still_held=still_held)
+        restore_missing(opened, n_earlier, data, where, keeper=keeper)
+        return name_winner(opened, data, where, keeper, best=best, console=console)
     except (KeyboardInterrupt, BrokenPipeError):
-        session.publisher.give_up("KILLED")
-        say(session.console, how_to_go_on(session), *unpublished(session))
+        keeper.drain.give_up("KILLED")
+        say(console, how_to_go_on(opened, keeper), *not_uploaded(opened, keeper))
         raise
     except BaseException:
-        session.publisher.finish("FAILED")
+        keeper.drain.finish("FAILED")
         raise
+
+
+def _train_all(
+    opened: Search,
+    data: Dataset,
+    where: Executor,
+    keeper: Keeper,
+    *,
+    console: Console,
+    still_held: Callable[[], None],
+) -> RunRecord | None:
+    """Trains generation after generation; gives the record of the best trial, if it is of these."""
+    started, timeout_s = time.monotonic(), opened.config.timeout_s
+    standing, best_record = standing_of(opened), None
+    was_away = False
+    with meter(console, standing.n_done) as shown:
+        shown.training(standing, 0.0)
+        while trials := search.ask(opened):
+            # Every call trains one generation at least, so that a study comes to its end.
+            is_first = standing.n_done == shown.first_done
+            if timeout_s and not is_first and time.monotonic() - started > timeout_s:
+                say(console, f"study.timeout_s is over: {how_to_go_on(opened, keeper)}")
+                break
+            records = train_generation(
+                opened,
+                trials,
+                data,
+                where,
+                keeper=keeper,
+                progress=functools.partial(shown.training, standing),
+                still_held=still_held,
+            )
+            _note_idle_share(where, keeper.drain, trials[0].number // opened.config.generation)
+            best = search.best_row(opened)
+            if best is not None and best.number in records:
+                best_record = records[best.number]
+            standing = standing_of(opened)
+            shown.stored(standing)
+            was_away = _note_outage(keeper, was_away)
+    return best_record
+
+
+def standing_of(opened: Search) -> Standing:
+    """How far the study is, by what is stored."""
+    rows, best = search.rows(opened), search.best_row(opened)
+    name = superlative(opened.config.objective)
+    return Standing(
+        n_done=len(rows),
+        n_planned=search.n_planned(opened),
+        best=f"{name} {best.value:.4f} (trial {best.number})" if best else "",
+        verdicts=Counter(row.verdict for row in rows),
+    )
+
+
+def _note_outage(keeper: Keeper, was_away: bool) -> bool:
+    """Says once that the tracking store fails, and once that it is back; whether it is away."""
+    problem = keeper.drain.problem
+    if problem is not None and not was_away:
+        keeper.notice(f"{problem}; the sweep goes on, and its runs are kept")
+    if problem is None and was_away:
+        keeper.notice("the tracking store is back")
+    return problem is not None
+
+
+def _note_idle_share(where: Executor, drain: Drain, generation: int) -> None:
+    """On a cluster: a metric of the parent run at the generation's number."""
+    idle = where.idle_share()
+    if idle is not None:
+        drain.describe(metrics={"idle_share": idle}, tags={}, step=generation)
 
 
 def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[SweepConfig, Dataset]:
@@ -208,39 +286,6 @@ def _announce(
         extension = f"study.n_trials={most} would extend it"
         lines.append(f"nothing to train; {extension if most > n_done else 'the list is done'}")
     say(console, *lines)
-
-
-def _train_all(session: Session) -> None:
-    started = time.monotonic()
-    timeout_s = session.config.study.timeout_s
-    standing = standing_of(session)
-    with meter(session.console, standing.n_done) as shown:
-        shown.training(standing, 0.0)
-        while True:
-            with session.timed("ask"):
-                trials = search.ask(session.search)
-            if not trials:
-                return
-            # Every call trains one generation at least, so that a study comes to its end.
-            is_first = standing.n_done == shown.first_done
-            if timeout_s and not is_first and time.monotonic() - started > timeout_s:
-                say(session.console, f"study.timeout_s is over: {how_to_go_on(session)}")
-                return
-            train_generation(session, trials, standing, shown)
-            _note_seconds(session, trials[0].number // session.config.study.generation)
-            standing = standing_of(session)
-            shown.stored(standing)
-            note_outage(session)
-
-
-def _note_seconds(session: Session, generation: int) -> None:
-    """Where the time of a generation went, as metrics of the parent run at its number."""
-    spent = {f"seconds_{what}": value for what, value in session.seconds.items()}
-    session.seconds.clear()
-    idle = session.executor.idle_share() if session.executor is not None else None
-    if idle is not None:
-        spent["idle_share"] = idle
-    session.publisher.describe(metrics=spent, tags={}, step=generation)
 
 
 def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:

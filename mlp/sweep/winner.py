@@ -1,24 +1,31 @@
 """The end of a sweep: its winner named, tested, made a model; what to type next."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich.console import Console
+
+from mlp.causes.counts import count_values
 from mlp.config import canonical_json
 from mlp.curve import Verdict
+from mlp.data.dataset import Dataset
+from mlp.report.mistakes import render_mistakes
 from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.sweep.confirm import confirm, render_mistakes, seeds_spool
-from mlp.sweep.generation import Session, train_again
+from mlp.study.search import Search
+from mlp.sweep.confirm import Confirmation, confirm
+from mlp.sweep.generation import Keeper, train_again
 from mlp.terminal.screen import say, waiting
-from mlp.terminal.tables import render_verdicts, summarise_verdicts
-from mlp.tracking import spool
+from mlp.terminal.tables import render_verdicts
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
+from mlp.tracking.drain import Drain
+from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import run_link, study_note
 from mlp.tracking.view import NOTE_TAG
 from mlp.training.outcome import accuracy_on, example_images, superlative
+from mlp.training.work import Executor
 
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
@@ -47,157 +54,58 @@ class StudyEnd:
     test_accuracy: float | None = None
 
 
-def name_winner(session: Session) -> StudyEnd:
+def name_winner(
+    opened: Search,
+    data: Dataset,
+    where: Executor,
+    keeper: Keeper,
+    *,
+    best: RunRecord | None,
+    console: Console,
+) -> StudyEnd:
     """Names the winner of a study that is trained, and looks at the test part for it.
 
     Args:
-        session: of the sweep.
+        opened: the study.
+        data: the examples.
+        where: who trains what is needed for the test.
+        keeper: of the study's runs.
+        best: record of the best trial, where it was trained just now.
+        console: for the user.
 
     Returns:
         How the study stands.
     """
-    table = search.rows(session.search)
-    best = search.best_row(session.search)
-    n_oscillating = sum(row.verdict is Verdict.OSCILLATING for row in table)
-    totals = {
-        "n_trials": len(table),
-        "oscillating_share": n_oscillating / max(1, len(table)),
-    }
-    session.console.print(render_verdicts(summarise_verdicts(table)))
-    if foretold := search.forecasts(session.search):
+    table, row, drain = search.rows(opened), search.best_row(opened), keeper.drain
+    n_oscillating = sum(each.verdict is Verdict.OSCILLATING for each in table)
+    totals = {"n_trials": len(table), "oscillating_share": n_oscillating / max(1, len(table))}
+    console.print(render_verdicts(count_values(table)))
+    if foretold := search.forecasts(opened):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
-        session.publisher.describe(metrics={}, tags={}, files={FORECASTS: text})
-    if best is None:
-        note = study_note([row.verdict for row in table])
-        session.publisher.describe(metrics=totals, tags={NOTE_TAG: note})
+        drain.describe(metrics={}, tags={}, files={FORECASTS: text})
+    tested = None
+    if row is None:
+        note = study_note([each.verdict for each in table])
+        drain.describe(metrics=totals, tags={NOTE_TAG: note})
     else:
-        test_accuracy = _say_winner(session, best, totals)
-    with waiting(session.console, "the last runs are being recorded"):
-        session.publisher.finish("FINISHED")
-    say(session.console, *unpublished(session))
-    end = StudyEnd(
-        name=session.search.name,
+        # Only a complete study has its best trial tested, and made a model.
+        if len(table) >= search.n_planned(opened):
+            tested = _test(opened, row, data, where, keeper=keeper, best=best, console=console)
+        say(console, *_describe_winner(opened, row, totals, tested, drain))
+    with waiting(console, "the last runs are being recorded"):
+        drain.finish("FINISHED")
+    say(console, *not_uploaded(opened, keeper))
+    if row is not None:
+        _say_next(opened, drain, row.number, console)
+    return StudyEnd(
+        name=opened.name,
         n_trials=len(table),
-        n_finite=sum(row.verdict is not Verdict.DIVERGED for row in table),
+        n_finite=sum(each.verdict is not Verdict.DIVERGED for each in table),
+        best_trial=row.number if row else None,
+        best_value=row.value if row else None,
+        best_run_id=drain.run_ids.get(row.number) if row else None,
+        test_accuracy=tested.metrics["test_accuracy"] if tested else None,
     )
-    if best is None:
-        return end
-    _say_next(session, best)
-    return dataclasses.replace(
-        end,
-        best_trial=best.number,
-        best_value=best.value,
-        best_run_id=session.publisher.run_ids.get(best.number),
-        test_accuracy=test_accuracy,
-    )
-
-
-def _say_winner(session: Session, best: TrialRow, totals: dict[str, float]) -> float | None:
-    """Names the best trial, on the screen and in MLflow; returns its test accuracy.
-
-    Only a complete study has its best trial tested, and made a model.
-    """
-    test_accuracy: float | None = None
-    metrics = {**totals, **_best_metrics(session, best)}
-    files: dict[str, str] = {}
-    tested = "the test part waits for the study's end"
-    if len(search.rows(session.search)) >= search.n_planned(session.search):
-        if session.config.study.confirm_seeds:
-            tested, of_test, files = _confirm(session, best)
-        else:
-            tested, of_test, files = _look_at_winner(session, best)
-        test_accuracy = of_test["test_accuracy"]
-        # A winner that was looked at with further seeds was chosen once all the same.
-        n_looks = len({look["trial"] for look in search.test_looks(session.search)})
-        tested += "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-        session.publisher.log_model(
-            best.number,
-            name=f"best of {session.search.name}",
-            example=example_images(session.data),
-            register=session.config.base.tracking.register,
-        )
-        metrics |= {**of_test, "test_looks": n_looks}
-    named = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
-    value = f"{session.config.study.objective} {best.value:.4f}"
-    first = superlative(session.config.study.objective)
-    winner = f"{first} is trial {best.number}: {value}, {tested}\n  {named}"
-    say(session.console, winner)
-    session.publisher.describe(
-        metrics=metrics, files=files, tags={"mlp.best_trial": str(best.number)}
-    )
-    session.publisher.annotate(_note(session, best, f"{value}, {tested}"), best.number)
-    return test_accuracy
-
-
-def _note(session: Session, best: TrialRow, came_out: str) -> Callable[[str, str], str]:
-    """The description of the parent run, once it is known which runs there are."""
-    verdicts = [row.verdict for row in search.rows(session.search)]
-    config = search.trial_of(session.search, best).config
-    values = settings_of(config)
-
-    first = superlative(session.config.study.objective).capitalize()
-
-    def note(experiment_id: str, run_id: str) -> str:
-        link = run_link(experiment_id, run_id, run_name(config, best.number))
-        base = session.config.base
-        return study_note(
-            verdicts,
-            winner=f"{first} is {link}: {came_out}.",
-            settings={entry.path: values[entry.path] for entry in session.search.space},
-            commands=[explain_command(session.search.name, base), rerun_command(run_id, base)],
-        )
-
-    return note
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _say_next(session: Session, best: TrialRow) -> None:
-    """What to type next."""
-    run_id = session.publisher.run_ids.get(best.number)
-    commands = [rerun_command(run_id, session.config.base)] if run_id else []
-    if session.publisher.study_run_id is not None:
-        commands.append(explain_command(session.search.name, session.config.base))
-    commands += session.publisher.how_to_look
-    if session.publisher.how_to_serve is not None:
-        commands.append(session.publisher.how_to_serve)
-    if commands:
-        say(session.console, "next:", *(f"  {line}" for line in commands))
-
-
-def how_to_go_on(session: Session) -> str:
-    """What is kept of a study that is not complete: trials that are stored, or wait to be."""
-    done = {row.number for row in search.rows(session.search)}
-    done |= {number for number, _ in spool.waiting(session.spool)}
-    n_planned = search.n_planned(session.search)
-    return f"{len(done)} of {n_planned} trials are kept, and the same command goes on from there"
-
-
-def unpublished(session: Session) -> list[str]:
-    """What the tracking store did not take, and why."""
-    folders = session.spool, seeds_spool(session)
-    n_waiting = sum(len(list(spool.waiting(folder))) for folder in folders)
-    problem = session.publisher.problem
-    if n_waiting == 0 and problem is None:
-        return []
-    reason = f", because {problem}" if problem else ""
-    return [
-        f"not yet in MLflow: {n_waiting} runs{reason}",
-        "they are kept; the same command publishes them, and so does",
-        f"  {doctor_command(session.config.base, session.config.study.storage)}",
-    ]
-
-
-def _best_metrics(session: Session, best: TrialRow) -> dict[str, float]:
-    """The value that was sought and the validation accuracy, of the best trial."""
-    found = {"best_trial": float(best.number)}
-    if best.value is not None:
-        found[f"best_{session.config.study.objective}"] = best.value
-    if "final_validation_accuracy" in best.numbers:
-        found["best_validation_accuracy"] = best.numbers["final_validation_accuracy"]
-    return found
 
 
 class _Tested(NamedTuple):
@@ -208,18 +116,53 @@ class _Tested(NamedTuple):
     files: dict[str, str]
 
 
-def _look_at_winner(session: Session, best: TrialRow) -> _Tested:
-    """Test accuracy of the winner itself, which is looked at once."""
-    found = _look_at_test(session, best)
-    session.publisher.describe(metrics={"test_accuracy": found}, tags={}, of_trial=best.number)
-    return _Tested(f"test accuracy {found:.4f}", {"test_accuracy": found}, {})
+def _test(
+    opened: Search,
+    row: TrialRow,
+    data: Dataset,
+    where: Executor,
+    *,
+    keeper: Keeper,
+    best: RunRecord | None,
+    console: Console,
+) -> _Tested:
+    """Looks at the test part for the best trial, and makes a model of it."""
+    if opened.config.confirm_seeds:
+        with waiting(console, "the winner's settings are trained with further seeds"):
+            tested = _of_seeds(confirm(opened, row, where, keeper), data)
+        of_run = {"confirmed_test_accuracy": tested.metrics["test_accuracy"]}  # of other networks
+    else:
+        accuracy = _looked_up(opened, row)
+        if accuracy is None:
+            if best is None:
+                [best] = train_again(opened, [row], data, where)
+            accuracy = accuracy_on(data.test, best, data)
+            search.add_test_look(opened, row.number, accuracy)
+        of_run = {"test_accuracy": accuracy}
+        tested = _Tested(f"test accuracy {accuracy:.4f}", dict(of_run), {})
+    keeper.drain.describe(metrics=of_run, tags={}, of_trial=row.number)
+    keeper.drain.log_model(
+        row.number,
+        name=f"best of {opened.name}",
+        example=example_images(data),
+        register=opened.base.tracking.register,
+    )
+    # A winner that was looked at with further seeds was chosen once all the same.
+    n_looks = len({look["trial"] for look in search.test_looks(opened)})
+    seen = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
+    return _Tested(tested.said + seen, {**tested.metrics, "test_looks": n_looks}, tested.files)
 
 
-def _confirm(session: Session, best: TrialRow) -> _Tested:
+def _looked_up(opened: Search, row: TrialRow) -> float | None:
+    """Test accuracy of the winner, where an earlier call has looked: none is looked at twice."""
+    for look in search.test_looks(opened):
+        if look["trial"] == row.number and "seed" not in look:
+            return float(look["test_accuracy"])
+    return None
+
+
+def _of_seeds(found: Confirmation, data: Dataset) -> _Tested:
     """Test accuracy of the winner's settings with further seeds, and a picture of what is wrong."""
-    found = confirm(session, best)
-    of_others = {"confirmed_test_accuracy": found.mean}  # not of the winner's own network
-    session.publisher.describe(metrics=of_others, tags={}, of_trial=best.number)
     n = len(found.accuracies)
     n_always = sum(mistake.n_wrong == n for mistake in found.mistakes)
     low, high = min(found.accuracies), max(found.accuracies)
@@ -235,16 +178,89 @@ def _confirm(session: Session, best: TrialRow) -> _Tested:
         "test_accuracy_lowest": low,
         "test_accuracy_highest": high,
     }
-    picture = render_mistakes(found.mistakes, n, session.data)
-    return _Tested(said, metrics, {WRONG_DIGITS: picture})
+    return _Tested(said, metrics, {WRONG_DIGITS: render_mistakes(found.mistakes, n, data)})
 
 
-def _look_at_test(session: Session, best: TrialRow) -> float:
-    """Test accuracy of the winner; none is looked at twice."""
-    for look in search.test_looks(session.search):
-        if look["trial"] == best.number and "seed" not in look:
-            return float(look["test_accuracy"])
-    record = session.records.get(best.number) or train_again(session, best)
-    found = accuracy_on(session.data.test, record, session.data)
-    search.add_test_look(session.search, best.number, found)
-    return found
+def _describe_winner(
+    opened: Search,
+    row: TrialRow,
+    totals: Mapping[str, float],
+    tested: _Tested | None,
+    drain: Drain,
+) -> list[str]:
+    """Puts the best trial into the parent run; gives the same for the screen."""
+    named = ", ".join(f"{name}={_short(value)}" for name, value in row.params.items())
+    said = tested.said if tested else "the test part waits for the study's end"
+    came_out = f"{opened.config.objective} {row.value:.4f}, {said}"
+    metrics = {**totals, "best_trial": float(row.number)}
+    if row.value is not None:
+        metrics[f"best_{opened.config.objective}"] = row.value
+    if "final_validation_accuracy" in row.numbers:
+        metrics["best_validation_accuracy"] = row.numbers["final_validation_accuracy"]
+    drain.describe(
+        metrics={**metrics, **(tested.metrics if tested else {})},
+        files=tested.files if tested else {},
+        tags={"mlp.best_trial": str(row.number)},
+    )
+    drain.annotate(_note(opened, row, came_out), row.number)
+    return [f"{superlative(opened.config.objective)} is trial {row.number}: {came_out}\n  {named}"]
+
+
+def _note(opened: Search, row: TrialRow, came_out: str) -> Callable[[str, str], str]:
+    """The description of the parent run, once it is known which runs there are."""
+    verdicts = [each.verdict for each in search.rows(opened)]
+    config = search.trial_of(opened, row).config
+    values = settings_of(config)
+    first = superlative(opened.config.objective).capitalize()
+
+    def note(experiment_id: str, run_id: str) -> str:
+        link = run_link(experiment_id, run_id, run_name(config, row.number))
+        return study_note(
+            verdicts,
+            winner=f"{first} is {link}: {came_out}.",
+            settings={entry.path: values[entry.path] for entry in opened.space},
+            commands=[
+                explain_command(opened.name, opened.base),
+                rerun_command(run_id, opened.base),
+            ],
+        )
+
+    return note
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _say_next(opened: Search, drain: Drain, best: int, console: Console) -> None:
+    """What to type next."""
+    run_id = drain.run_ids.get(best)
+    commands = [rerun_command(run_id, opened.base)] if run_id else []
+    if drain.parent_id is not None:
+        commands.append(explain_command(opened.name, opened.base))
+    commands += drain.how_to_look
+    if drain.how_to_serve is not None:
+        commands.append(drain.how_to_serve)
+    if commands:
+        say(console, "next:", *(f"  {line}" for line in commands))
+
+
+def how_to_go_on(opened: Search, keeper: Keeper) -> str:
+    """What is kept of a study that is not complete: trials that are stored, or wait to be."""
+    done = {row.number for row in search.rows(opened)}
+    done |= {number for number, seed in keeper.waiting() if seed == 0}
+    n_planned = search.n_planned(opened)
+    return f"{len(done)} of {n_planned} trials are kept, and the same command goes on from there"
+
+
+def not_uploaded(opened: Search, keeper: Keeper) -> list[str]:
+    """What the tracking store did not take, and why."""
+    n_waiting, problem = len(keeper.waiting()), keeper.drain.problem
+    if n_waiting == 0 and problem is None:
+        return []
+    reason = f", because {problem}" if problem else ""
+    return [
+        f"not yet in MLflow: {n_waiting} runs{reason}",
+        "they are kept; the same command publishes them, and so does",
+        f"  {doctor_command(opened.base, opened.config.storage)}",
+    ]

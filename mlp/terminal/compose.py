@@ -195,9 +195,7 @@ def _jobs(
 
 def _config_text(config: DictConfig, args: argparse.Namespace) -> str:
     """What `--cfg` shows, as YAML."""
-    if args.cfg != "all":
-        keys = [str(key) for key in config if (key == "hydra") == (args.cfg == "hydra")]
-        config = OmegaConf.masked_copy(config, keys)
+    config = config if args.cfg == "all" else _part(config, of_hydra=args.cfg == "hydra")
     part: Any = config
     with one_sentence(_FAULTS):
         if args.package not in (None, "_global_"):
@@ -358,10 +356,16 @@ def _composed(
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    own = _part(config, of_hydra=False)
     values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _part(config: DictConfig, *, of_hydra: bool) -> DictConfig:
+    """Hydra's own part of a config, or the rest."""
+    keys = [str(key) for key in config if (key == "hydra") == of_hydra]
+    return OmegaConf.masked_copy(config, keys)
 
 
 def _register(command: str) -> None:

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask
 from mlp.config import RunConfig, Study, Tracking
-from mlp.curve import Verdict
 from mlp.engine.result import Ending, Result
+from mlp.palette import VERDICT_SHADES
 from mlp.tracking import record
 from mlp.tracking.record import RunRecord
 
@@ -29,15 +29,6 @@ _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "hydra-core", "optuna", 
 _CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside them change no run
 _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
 
-# A hue a verdict, so that a chart of many runs can be read; of its shades, each run has one.
-_COLORS = {
-    Verdict.DIVERGED: ("#000000", "#3d3d3d", "#5a3d3d"),
-    Verdict.OSCILLATING: ("#d62728", "#ff7f0e", "#a50f15", "#f4665c"),
-    Verdict.CLIMBING: ("#9467bd", "#6a51a3", "#bc80bd"),
-    Verdict.LEARNING: ("#1f77b4", "#6baed6", "#08519c", "#17becf"),
-    Verdict.STALLED: ("#8c8c8c", "#bdbdbd", "#636363"),
-    Verdict.CONVERGED: ("#2ca02c", "#74c476", "#006d2c", "#8c9f2c"),
-}
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
@@ -395,7 +386,7 @@ def environment_tags() -> dict[str, str]:
 
 def _color(run: RunRecord) -> str:
     """Of a run in MLflow's charts; the same run has the same one."""
-    shades = _COLORS[run.judgement.verdict]
+    shades = VERDICT_SHADES[run.judgement.verdict]
     return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
 
 

@@ -42,6 +42,7 @@ from mlp.errors import MissingInputError, RecordError, SettingError, one_line, s
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of
 from mlp.tracking import record, runs
 from mlp.tracking.display import ThinCurve
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
 from mlp.tracking.record import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -53,7 +54,6 @@ from mlp.tracking.record import (
     read_text,
 )
 from mlp.tracking.runs import STUDY_FILE, get_run
-from mlp.tracking.spool import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
 
 _OF_FOLDERS = ("", "file")
 _OF_CLOUDS = ("s3", "gs", "wasbs", "abfss")

@@ -72,6 +72,7 @@ _DEEPEST = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
+ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what a tracked run shows of its record
 FACTS_FILE = "record.json"
 
 _N_CLASSES = 2
@@ -121,9 +122,9 @@ def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
 
     Example:
         >>> ones = {"b": np.ones(2), "a": np.arange(3)}
-        >>> pack(ones) == pack(ones)
+        >>> pack_arrays(ones) == pack_arrays(ones)
         True
-        >>> sorted(np.load(io.BytesIO(pack(ones))))
+        >>> sorted(np.load(io.BytesIO(pack_arrays(ones))))
         ['a', 'b']
     """
     file = io.BytesIO()
@@ -174,7 +175,7 @@ def arrays_digest(arrays: Iterable[Array]) -> str:
     Every NaN counts as the same one: its sign and payload say nothing about a training.
 
     Example:
-        >>> digest([np.array([np.nan])]) == digest([np.array([-np.nan])])
+        >>> arrays_digest([np.array([np.nan])]) == arrays_digest([np.array([-np.nan])])
         True
     """
     state = hashlib.sha256()

@@ -30,15 +30,21 @@ from collections import Counter
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from mlp.config import canonical_json, digest
+from mlp.config import canonical_json
 from mlp.curve import Verdict
-from mlp.engine.result import Ending
 from mlp.errors import MissingInputError
-from mlp.settings import settings_of
 from mlp.tracking import display, record
-from mlp.tracking.display import explain_command, numbers, rerun_command
-from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import EXPLAINS, KEY, STUDY, TRIAL, checked_key, study_key, trial_key
+from mlp.tracking.listing import (
+    EXPLAINS,
+    KEY,
+    STUDY,
+    Listing,
+    StudyPage,
+    checked_key,
+    explanation_key,
+    study_key,
+    trial_key,
+)
 from mlp.tracking.view import NOTE_TAG, page_query
 
 STUDY_FILE = "study.json"
@@ -56,97 +62,71 @@ _ANSWER, _CAUSES = "mlp.answer", "mlp.causes"
 _END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
 
 
-def start_study(
-    store: Store,
-    *,
-    name: str,
-    key: str | None = None,
-    settings: Mapping[str, Any],
-    searched: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str],
-    description: str,
-) -> str:
+def start_study(store: Store, page: StudyPage) -> str:
     """The parent run of a study: the one that is there, or a new one; RUNNING in both cases.
 
-    Args:
-        store: where.
-        name: the study's name.
-        key: what it is found again by; None: its name.
-        settings: plain nested values. They become params, which MLflow never changes: of a study
-            that is continued only new ones are added. The current ones are in `study.json`.
-        searched: path of each setting that varies -> what it is drawn from.
-        tags: further tags.
-        description: Markdown, shown on the run's page.
+    The study's settings become params, which MLflow never changes: of a study that is continued
+    only new ones are added. The current ones are in `study.json`.
 
     Returns:
         The id of the parent run.
     """
-    own_key = study_key(key or name)
-    all_tags = {
-        STUDY: name,
-        **tags,
-        NOTE_TAG: description,
+    own_key = study_key(page.key)
+    tags = {
+        STUDY: page.name,
+        NOTE_TAG: page.description,
         KEY: own_key,
         **display.environment_tags(),
     }
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
         known = find_run(store, own_key)
-        run = known or store.client.create_run(store.experiment_id, tags=all_tags, run_name=name)
+        run = known or store.client.create_run(store.experiment_id, tags=tags, run_name=page.name)
         run_id = str(run.info.run_id)
         if run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
-        shown = as_params(display.study_params(settings, searched or {}))
+        shown = as_params(display.study_params(page.config, page.searched))
         params = [param for param in shown if param.key not in run.data.params]
-        store.client.log_batch(run_id, params=params, tags=_as_tags(all_tags) if known else [])
+        store.client.log_batch(run_id, params=params, tags=_as_tags(tags) if known else [])
         file = Path(folder) / STUDY_FILE
-        file.write_text(canonical_json(settings), encoding="utf-8")
+        file.write_text(canonical_json(page.config), encoding="utf-8")
         store.client.log_artifact(run_id, str(file))
     return run_id
 
 
-def publish_run(
-    store: Store,
-    run: RunRecord,
-    *,
-    parent: str | None,
-    name: str,
-    tags: Mapping[str, str],
-) -> str:
-    """Records a trained run; a run that is already recorded stays as it is.
+def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | None) -> str:
+    """Uploads a record's folder as it lies; a run that is already recorded stays as it is.
 
     Args:
         store: where.
-        run: what to record.
-        parent: id of the study's run, if it is a trial of one.
-        name: what a person sees in lists, as `record.run_name` makes it.
-        tags: `mlp.study` and `mlp.trial` of a trial, and further ones. The run's identity is
-            `mlp.key` if given, else the study and trial, else its config, time and digests.
+        folder: with the files of the record.
+        listing: what is shown of it.
+        parent_id: id of the run that it is shown below; None: of none.
 
     Returns:
         The id of the run, which has ended as FINISHED; a verdict is no failure.
     """
-    all_tags = {**display.tags(run), **tags, **display.environment_tags()}
-    all_tags[KEY] = key = _run_key(run, tags)
-    if parent is not None:
-        all_tags["mlflow.parentRunId"] = parent
-    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = find_run(store, key)
+    tags = dict(listing.tags)
+    if parent_id is not None:
+        tags["mlflow.parentRunId"] = parent_id
+    with one_sentence(store.uri):
+        known = find_run(store, listing.key)
         if known is not None and known.info.status == "FINISHED":
             return str(known.info.run_id)
         made = known or store.client.create_run(
-            store.experiment_id, start_time=run.started_ms, tags=all_tags, run_name=name
+            store.experiment_id, start_time=listing.started_ms, tags=tags, run_name=listing.name
         )
         run_id = str(made.info.run_id)
+        tags = {**(tags if known else {}), NOTE_TAG: listing.note_of(run_id)}
         store.client.log_batch(
             run_id,
-            metrics=_metrics(run),
-            params=as_params(settings_of(run.config)),
-            tags=_as_tags({**(all_tags if known else {}), NOTE_TAG: run_note(run, run_id)}),
+            metrics=[Metric(*point) for point in listing.points],
+            params=as_params(listing.params),
+            tags=_as_tags(tags),
         )
-        store.client.log_inputs(run_id, datasets=[_dataset(run)])
-        record.write_artifacts(Path(folder), run)
-        store.client.log_artifacts(run_id, folder)
-        store.client.set_terminated(run_id, "FINISHED", end_time=run.ended_ms)
+        store.client.log_inputs(run_id, datasets=[_dataset(listing)])
+        for name in record.ARTIFACTS:
+            store.client.log_artifact(run_id, str(folder / name))
+        store.client.set_terminated(run_id, "FINISHED", end_time=listing.ended_ms)
     return run_id
 
 
@@ -221,18 +201,16 @@ def end_stale(store: Store, run_id: str) -> None:
             store.client.set_terminated(kept.info.run_id, "KILLED", end_time=_now_ms())
 
 
-def find_study(store: Store, name: str) -> str | None:
-    """The id of a study's parent run; None if the store has none."""
+def find_key(store: Store, key: str) -> str | None:
+    """The id of the run with that key; None if the store has none."""
     with one_sentence(store.uri):
-        run = find_run(store, study_key(name))
+        run = find_run(store, key)
     return str(run.info.run_id) if run else None
 
 
 def find_trial(store: Store, key: str, number: int) -> str | None:
     """The id of the run of a study's trial; None if the store has none."""
-    with one_sentence(store.uri):
-        run = find_run(store, trial_key(key, str(number)))
-    return str(run.info.run_id) if run else None
+    return find_key(store, trial_key(key, str(number)))
 
 
 def get_run(store: Store, run_id: str) -> Run:
@@ -284,30 +262,8 @@ def _all_runs(store: Store, filter_string: str, view: int) -> Iterator[Run]:
             return
 
 
-def _run_key(run: RunRecord, tags: Mapping[str, str]) -> str:
-    """What makes this run the same one when it is recorded again."""
-    if KEY in tags:
-        return checked_key(tags[KEY])
-    if STUDY in tags and TRIAL in tags:
-        return trial_key(tags[STUDY], tags[TRIAL])
-    parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
-    return digest(parts)
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _metrics(run: RunRecord) -> list[Metric]:
-    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run."""
-    result = run.result
-    return [
-        *_points(run, "loss", result.loss, result.loss_step),
-        *_points(run, "validation_accuracy", result.validation_accuracy, result.evaluated_step),
-        *_points(run, "sharpness", result.sharpness, result.sharpness_step),
-        *_points(run, "stability_ratio", result.stability_ratio, result.sharpness_step),
-        *(Metric(name, value, run.ended_ms, 0) for name, value in display.numbers(run).items()),
-    ]
 
 
 def as_params(settings: Mapping[str, Any]) -> list[Param]:
@@ -321,60 +277,22 @@ def _as_tags(texts: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(name, _cut(text, _LONGEST_TAG)) for name, text in texts.items()]
 
 
-def _dataset(run: RunRecord) -> DatasetInput:
+def _dataset(listing: Listing) -> DatasetInput:
     """What the run was trained on, as MLflow's lists show it."""
-    data = run.config.data
-    profile = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
+    data = listing.data
     made = Dataset(
-        name=f"{data.name} 3-vs-7",
-        digest=run.data_digest[:_DATASET_DIGEST],
+        name=data["name"],
+        digest=data["digest"][:_DATASET_DIGEST],
         source_type="code",
-        source=canonical_json({"data": data.name}),
-        profile=canonical_json(profile),
+        source=data["source"],
+        profile=data["profile"],
     )
     return DatasetInput(made, tags=[InputTag("mlflow.data.context", "training")])
-
-
-def _points(run: RunRecord, name: str, values: record.Array, steps: record.Array) -> list[Metric]:
-    """Points at the times that the training passed them, as far as they are known."""
-    curve = display.thin(values, steps)
-    pace_ms = (run.ended_ms - run.started_ms) / max(1, run.result.last_step)
-    return [
-        Metric(name, value, run.started_ms + round(step * pace_ms), step)
-        for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
-    ]
 
 
 def _cut(value: Any, most: int) -> str:
     text = str(value)
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def run_note(run: RunRecord, run_id: str) -> str:
-    """What came of a run, and how to train it again.
-
-    Args:
-        run: what was recorded.
-        run_id: MLflow's id of it.
-    """
-    verdict = run.judgement.verdict
-    came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
-    if run.result.ending is Ending.CRASHED:
-        came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
-    again = rerun_command(run_id, run.config)
-    half = run.config.optimizer.learning_rate / 2
-    commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
-    offers = "The same again, bit for bit, or with half its learning rate:"
-    if verdict is Verdict.OSCILLATING:
-        commands.insert(0, explain_command(run_id, run.config))
-        offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
-    return "\n\n".join(
-        [
-            f"{came_of_it} {_numbers(run)}".strip(),
-            offers,
-            _block(commands),
-        ]
-    )
 
 
 def study_note(
@@ -420,22 +338,6 @@ def run_link(experiment_id: str, run_id: str, name: str) -> str:
     return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
 
 
-def _numbers(run: RunRecord) -> str:
-    known = numbers(run)
-    if "diverged_at_step" in known:
-        return f"It was lost at step {known['diverged_at_step']:.0f}."
-    if "final_loss" not in known:
-        return ""
-    parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
-    if "final_validation_accuracy" in known:
-        parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
-    if run.judgement.verdict is Verdict.OSCILLATING:
-        period = known.get("period_steps")
-        pace = "" if period is None else f" every {period:.3g} steps"
-        parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
-    return ", ".join(parts) + "."
-
-
 def _are(n: int) -> str:
     return "is" if n == 1 else "are"
 
@@ -460,7 +362,7 @@ def start_explanation(store: Store, *, key: str, name: str, parent: str | None) 
     Returns:
         Its id; it is RUNNING.
     """
-    own_key = f"{key}/explain"
+    own_key = explanation_key(key)
     tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}
     if parent is not None:
         tags["mlflow.parentRunId"] = parent

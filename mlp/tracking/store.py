@@ -89,6 +89,22 @@ def open_store(tracking: Tracking) -> Store:
     return Store(client, experiment_id, shown)
 
 
+def find_store(tracking: Tracking) -> Store | None:
+    """As `open_store`, but makes nothing: None where there is no such file or experiment."""
+    uri = addresses.resolve(tracking)
+    shown = addresses.mask(uri)
+    _calm_mlflow(uri)
+    path = addresses.sqlite_path(uri)
+    if path is not None:
+        if not addresses.tables(path):
+            return None
+        _check_tables(path)
+    with one_sentence(shown):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found = client.get_experiment_by_name(tracking.experiment)
+    return Store(client, str(found.experiment_id), shown) if found else None
+
+
 def show_view(store: Store, view: StudyView) -> None:
     """Gives the experiment the view of a study, and a description that leads there.
 

@@ -28,7 +28,6 @@ from support.planted import (
     AND,
     DEPTH,
     N_EXAMPLES,
-    NO_ASSOCIATION,
     NOTHING,
     RATE,
     SCHEME,
@@ -49,9 +48,7 @@ def inquiry_of(planted, repetition=0, n_runs=48, effort=EFFORT):
 
 
 def answer_of(inquiry, results):
-    return answer(
-        inquiry, results, NO_ASSOCIATION, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
-    )
+    return answer(inquiry, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlp.causes.answer import Kind, answer, investigate, render_answer
-from mlp.causes.association import associate
+from mlp.causes.counts import explained_shares
 from mlp.causes.first_step import gradient_norms
 from mlp.causes.observed import observe
 from mlp.causes.plan import Effort, prepare
@@ -62,15 +62,14 @@ def test_a_learning_rate_that_is_too_large_is_named_and_depth_is_not(data, train
     found = answer(
         inquiry,
         investigate(inquiry, training),
-        associate(runs),
         n_examples=data.train.n_examples,
         gradient_norm=norms,
     )
     assert [(cause.settings, cause.kind) for cause in found.causes] == [
         (("optimizer.learning_rate",), Kind.ALONE)
     ], render_answer(found)
-    clear = {own.parameter for own in found.association.importances if own.is_clear}
-    assert "model.depth" in clear  # as the study has it, depth looks as guilty
+    shares = explained_shares(runs)  # as the study has it, depth looks as guilty
+    assert shares["model.depth"] > 0.5 * shares["optimizer.learning_rate"]
 
 
 def test_a_run_is_repaired_by_a_smaller_rate(data, training, norms):

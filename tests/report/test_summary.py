@@ -3,30 +3,14 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Ending, Result
-from mlp.report.figures import map_figure, stability_figure
-from mlp.report.optuna_plots import search_figure
-from mlp.report.parallel import parallel_figure
-from mlp.report.question import PRINTED_LOSSES, is_question, summarise_question
 from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
 from mlp.settings import with_settings
-from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
-
-QUESTION = {
-    "model.depth": 2,
-    "gradient.normalization": "sum",
-    "gradient.derivative": "question",
-    "optimizer.learning_rate": 0.005,
-    "training.steps": 10_000,
-    "data.name": "mnist",
-    "data.validation_fraction": 0.0,
-}
 
 
 def past(verdict=Verdict.OSCILLATING, amplitude=1.0, period=None, metrics=(), **settings):
@@ -61,6 +45,14 @@ def test_runs_that_differ_in_their_seeds_are_one_combination():
     assert second.counts == {Verdict.LEARNING: 1, Verdict.DIVERGED: 1}
     assert second.final_loss == 0.1
     assert combinations_of(runs[:1], observed[:1]) == (), "a table of single runs says nothing"
+
+
+def test_a_setting_is_one_column_whatever_it_is_drawn_by():
+    runs = [past(), past()]
+    params = {"optimizer.learning_rate[sum]": 0.5, "model.widths[1]": 3, "model.widths[2]": 4}
+    observed = [StudyRun(run.config, params, run.judgement.verdict) for run in runs]
+    [found] = combinations_of(runs, observed)
+    assert found.settings == {"optimizer.learning_rate": "0.5", "model.widths": "3,4"}
 
 
 def test_cures_of_different_kinds_are_drawn_before_more_of_one_kind():
@@ -114,75 +106,3 @@ def test_the_ratio_along_the_repaired_run_is_that_of_the_runs_own_step():
         result, sharpness_step=np.zeros(0, int), sharpness=nothing, gradient_norm=nothing
     )
     assert repaired_ratio(run, cure, bare, n_examples=100) is None
-
-
-def test_the_question_printed_its_loss_after_the_update():
-    own = past(**{k.replace(".", "__"): v for k, v in QUESTION.items()}, training__dtype="float64")
-    assert is_question(own.config)
-    loss = np.arange(10_001, dtype=float)
-    corners = [
-        past(verdict, **{k.replace(".", "__"): v for k, v in {**QUESTION, **more}.items()})
-        for verdict, more in (
-            (Verdict.OSCILLATING, {}),
-            (Verdict.OSCILLATING, {"gradient.derivative": "exact"}),
-            (Verdict.LEARNING, {"gradient.normalization": "mean"}),
-        )
-    ]
-    found = summarise_question([*corners, own], own, loss, "Nothing helps.")
-    assert found.table[0] == (500, PRINTED_LOSSES[500], 501.0)
-    assert len(found.table) == len(PRINTED_LOSSES) == 19
-    assert [(corner.what, dict(corner.counts)) for corner in found.corners] == [
-        ("as in the question", {Verdict.OSCILLATING: 1}),
-        ("derivative corrected alone", {Verdict.OSCILLATING: 1}),
-        ("divided by N alone", {Verdict.LEARNING: 1}),
-    ]
-    assert not any(is_question(corner.config) for corner in corners)
-    for other in ({"data.name": "digits"}, {"model.widths": 4}, {"optimizer.momentum": 0.5}):
-        assert not is_question(with_settings(own.config, other))
-
-
-def test_each_run_is_drawn_once_in_the_colour_of_its_verdict():
-    runs = [
-        past(Verdict.OSCILLATING, optimizer__learning_rate=3.0),
-        past(Verdict.LEARNING, gradient__normalization="sum"),
-    ]
-    observed = [seen(run, optimizer__learning_rate=1.0) for run in runs]
-    figure = map_figure(runs)
-    drawn = {trace.name: list(trace.x) for trace in figure.data if len(trace.x)}
-    assert drawn == {"oscillating": [3.0], "learning": [0.5]}
-    lines = parallel_figure(runs, observed).data[0]
-    assert [dimension.label for dimension in lines.dimensions] == [
-        "optimizer.learning_rate",
-        "verdict",
-    ]
-    assert list(lines.dimensions[0]["values"]) == [3.0, 0.5]
-    curve = ThinCurve(np.array([2.0, 0.5]), np.array([0, 9]))
-    ratio = stability_figure(runs, {1: curve}).data[0]
-    assert (list(ratio.x), list(ratio.y), ratio.name) == ([1, 10], [2.0, 0.5], "learning")
-
-
-def test_the_search_is_drawn_with_the_best_so_far():
-    accuracies = [0.5, 0.9, 0.7, 0.95, 0.6, 0.8, 0.97, 0.9]
-    runs = [
-        dataclasses.replace(
-            past(metrics={"final_validation_accuracy": value}), trial=number * 10**8
-        )
-        for number, value in enumerate(accuracies)
-    ]
-    drawn = search_figure(runs, "validation_accuracy").data
-    points, best = (t for t in drawn if t.name in ("validation_accuracy", "Best Value"))
-    assert list(points.y) == accuracies
-    assert list(best.y)[-1] == 0.97
-    diverged = past(Verdict.DIVERGED, metrics={"final_validation_accuracy": 0.99})
-    assert 0.99 not in [*search_figure([*runs, diverged], "validation_accuracy").data[0].y]
-    assert search_figure(runs, "oscillation") is None
-    assert search_figure(runs[:3], "validation_accuracy") is None
-
-
-@pytest.mark.parametrize("rates", [(1e-5, 1.0), (0.001, 0.1)])
-def test_wide_ranges_are_drawn_by_their_logarithm(rates):
-    runs = [past(optimizer__learning_rate=rate) for rate in rates]
-    observed = [seen(run, optimizer__learning_rate=1.0) for run in runs]
-    axis = parallel_figure(runs, observed).data[0].dimensions[0]
-    assert list(axis["values"]) == pytest.approx(np.log10(rates).tolist())
-    assert all(text == f"1e{tick}" for text, tick in zip(axis.ticktext, axis.tickvals, strict=True))

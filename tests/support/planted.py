@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mlp.causes.answer import Answer, Kind, answer, investigate
-from mlp.causes.association import Association
 from mlp.causes.changes import step_factor
 from mlp.causes.observed import observe
 from mlp.causes.plan import Effort, prepare
@@ -28,7 +27,6 @@ from mlp.settings import with_settings
 from mlp.study.space import Space, draw, read_space
 
 N_EXAMPLES = 10_000
-NO_ASSOCIATION = Association((), (), ())
 
 SPACE = {
     "model.depth": {"low": 1, "high": 3},
@@ -174,9 +172,7 @@ def explain(planted: Planted, repetition: int, n_runs: int, effort: Effort) -> A
     runs, space = study(planted, repetition, n_runs)
     inquiry = prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     results = investigate(inquiry, training(planted, repetition))
-    return answer(
-        inquiry, results, NO_ASSOCIATION, n_examples=N_EXAMPLES, gradient_norm=gradient_norms
-    )
+    return answer(inquiry, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
 def named(found: Answer) -> frozenset[str]:

@@ -1,8 +1,10 @@
 """Records of runs that were never trained, for the tests of whatever keeps them."""
 
+import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +13,12 @@ from mlp.config import RunConfig
 from mlp.engine.result import Ending, Result
 from mlp.settings import read_run, with_settings
 from mlp.stability.ratio import sharpness_steps
+from mlp.tracking import spool
+from mlp.tracking.listing import Label, read_listing
 from mlp.tracking.record import PIXELS, RunRecord
+
+if TYPE_CHECKING:
+    from mlp.tracking.store import Store
 
 STARTED_MS = 1_700_000_000_000
 
@@ -35,6 +42,16 @@ def make_record(
         ended_ms=STARTED_MS + duration_ms,
         threads=2,
     )
+
+
+def uploaded(store: "Store", record: RunRecord, label: Label, parent_id: str | None = None) -> str:
+    """Uploads a record now, as the drain does; returns the id of its run."""
+    from mlp.tracking.runs import upload_run  # imports MLflow, which most tests do not need
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "000000"
+        spool.put({place: spool.Kept(record, label)})
+        return upload_run(store, place, read_listing(place), parent_id)
 
 
 def _make_result(run: RunConfig, loss: Any) -> Result:

@@ -55,56 +55,67 @@ class World:
 
     def swept(self) -> Path:
         """A sweep of four trials, `SMOKE`, begun in an empty folder."""
-        return once(self.root, "swept", lambda here: _said(here, cold("sweep", *SMOKE, cwd=here)))
+        return self._part("swept", lambda here: cold("sweep", *SMOKE, cwd=here))
 
     def trained(self) -> Path:
         """A single run, `RUN`."""
 
-        def make(here: Path) -> None:
+        def make(here: Path) -> Done:
             shutil.copy(self.store, here / "mlflow.db")
-            _said(here, cold("train", *RUN, cwd=here))
+            return cold("train", *RUN, cwd=here)
 
-        return once(self.root, "trained", make)
+        return self._part("trained", make)
 
     def rerun(self) -> Path:
         """That run and its rerun."""
 
-        def make(here: Path) -> None:
+        def make(here: Path) -> Done:
             copy(self.trained(), here)
             [run] = tracked(here)
-            _said(here, cold("rerun", run.run_id, "execution.threads=2", cwd=here))
+            return cold("rerun", run.run_id, "execution.threads=2", cwd=here)
 
-        return once(self.root, "rerun", make)
+        return self._part("rerun", make)
 
     def explained(self) -> Path:
         """The study `SWINGING`, and why its runs swing."""
 
-        def make(here: Path) -> None:
+        def make(here: Path) -> Done:
             shutil.copy(self.store, here / "mlflow.db")
             done = command("sweep", *SWINGING, cwd=here, MLFLOW_TRACKING_URI="")
             assert done.returncode == 0, done.stderr
-            _said(here, cold("explain", "small", *REASONS, cwd=here))
+            return cold("explain", "small", *REASONS, cwd=here)
 
-        return once(self.root, "explained", make)
+        return self._part("explained", make)
 
     def mended(self) -> Path:
         """One of these runs, and what makes it rest."""
 
-        def make(here: Path) -> None:
+        def make(here: Path) -> Done:
             copy(self.explained(), here)
             run_id = swinging(here)
-            _said(here, cold("explain", run_id, "explain.seeds=2", "explain.apply=true", cwd=here))
+            return cold("explain", run_id, "explain.seeds=2", "explain.apply=true", cwd=here)
 
-        return once(self.root, "mended", make)
+        return self._part("mended", make)
 
     def examined(self) -> Path:
         """The sweep's folder, after the doctor was there."""
 
-        def make(here: Path) -> None:
+        def make(here: Path) -> Done:
             copy(self.swept(), here)
-            _said(here, cold("doctor", "data=digits", cwd=here))
+            return cold("doctor", "data=digits", cwd=here)
 
-        return once(self.root, "examined", make)
+        return self._part("examined", make)
+
+    def _part(self, name: str, make: Callable[[Path], Done]) -> Path:
+        """A folder in which a command was run, and ended well."""
+
+        def made(here: Path) -> None:
+            here.with_suffix(".said").write_text(json.dumps(vars(make(here))))
+
+        folder = once(self.root, name, made)
+        done = said(folder)
+        assert done.returncode == 0, f"the command for {name} failed: {done.stdout}{done.stderr}"
+        return folder
 
 
 def cold(name: str, *arguments: str, cwd: Path) -> Done:
@@ -122,10 +133,6 @@ def swinging(folder: Path) -> str:
 def said(folder: Path) -> Done:
     """What the command said that a folder was made by."""
     return Done(**json.loads(folder.with_suffix(".said").read_text()))
-
-
-def _said(folder: Path, done: Done) -> None:
-    folder.with_suffix(".said").write_text(json.dumps(vars(done)))
 
 
 def once(root: Path, name: str, make: Callable[[Path], None]) -> Path:

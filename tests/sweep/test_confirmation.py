@@ -17,6 +17,7 @@ from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.sweep import confirm
 from mlp.terminal.compose import compose
+from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
@@ -32,13 +33,13 @@ THREE = "study.confirm_seeds=3"
 def trained(monkeypatch) -> list[int]:
     """How many networks each call has trained with further seeds."""
     sizes = []
-    original = confirm.train_trials
+    original = confirm.train_runs
 
     def counting(configs, *args, **kwargs):
         sizes.append(len(configs))
         return original(configs, *args, **kwargs)
 
-    monkeypatch.setattr(confirm, "train_trials", counting)
+    monkeypatch.setattr(confirm, "train_runs", counting)
     return sizes
 
 
@@ -129,8 +130,12 @@ def test_more_seeds_are_those_and_further_ones(here, trained):
 
 
 def stop_at(monkeypatch, name, n_calls):
-    """Lets a function of the confirmation be called so often, and then presses Ctrl-C."""
-    original = getattr(confirm, name)
+    """Lets a function of the confirmation be called so often, and then presses Ctrl-C.
+
+    `add` is the drain's; it has been given four trials by then.
+    """
+    owner = Drain if name == "add" else confirm
+    original = getattr(owner, name)
     calls = []
 
     def stopping(*args, **kwargs):
@@ -139,18 +144,18 @@ def stop_at(monkeypatch, name, n_calls):
         calls.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(confirm, name, stopping)
+    monkeypatch.setattr(owner, name, stopping)
 
 
 @pytest.mark.parametrize(
     ("name", "n_calls", "n_trained"),
     [
-        ("train_trials", 0, [3]),
-        ("make_record", 1, [3, 3]),
+        ("train_runs", 0, [3]),
+        ("accuracy_on", 1, [3, 3]),
         ("_look", 0, [3]),
         ("_look", 2, [3]),
-        ("_publish", 0, [3]),
-        ("_publish", 1, [3]),
+        ("add", 4, [3]),
+        ("add", 5, [3]),
         ("summarise_mistakes", 0, [3]),
     ],
 )
@@ -171,11 +176,11 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
 def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(
     here, trained, monkeypatch
 ):
-    original = confirm.train_trials
+    original = confirm.train_runs
     with monkeypatch.context() as patch:
         patch.setattr(
             confirm,
-            "train_trials",
+            "train_runs",
             lambda configs, data, where, **told: original(configs, data, Losing(deadly(1)), **told),
         )
         with pytest.raises(SystemLimitError, match=r"^seed \+2 of trial \d kills the worker"):
@@ -192,7 +197,7 @@ def test_damaged_network_in_the_spool_is_trained_again(here, trained, monkeypatc
         stop_at(patch, "_look", 1)
         with pytest.raises(KeyboardInterrupt):
             sweep(THREE)
-    [file] = here.glob("optuna.db.spool/*+seeds/*2/weights.npz")
+    [file] = here.glob("optuna.db.spool/*/*.seed2/weights.npz")
     file.write_bytes(b"")
     said = sweep(THREE)
     assert "seed +2 of trial" in said
@@ -209,7 +214,7 @@ def test_store_that_was_down_gets_the_networks_later(here, trained, monkeypatch)
     assert "optuna.db.spool" not in left_in(here)
 
 
-def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkeypatch):
+def test_doctor_uploads_the_networks_whose_test_is_noted(here, trained, monkeypatch):
     """The other one stays for the sweep: its look at the test part is yet to be noted."""
     with monkeypatch.context() as patch:
         stop_at(patch, "_look", 2)
@@ -217,9 +222,9 @@ def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkey
             sweep(THREE, "tracking.uri=http://127.0.0.1:9")
     is_well, said = doctor()
     assert not is_well
-    assert "3 networks with further seeds of smoke-" in said
+    assert "7 runs of smoke-" in said
     is_well, said = doctor(fix=True)
-    assert "2 networks published; 1 are not in the study yet" in " ".join(said.split())
+    assert "6 runs published; 1 are not in the study yet" in " ".join(said.split())
     assert len(confirming(here)) == 2
     assert {run.tags["mlflow.parentRunId"] for run in confirming(here)} == {parent(here).run_id}
     assert len(table(here)) == 4
@@ -232,10 +237,10 @@ def test_doctor_publishes_the_networks_whose_test_is_noted(here, trained, monkey
 
 def test_doctor_leaves_networks_of_a_study_that_is_being_worked_on(here, monkeypatch):
     unpublished_sweep(THREE, "tracking.uri=http://127.0.0.1:9")
-    [folder] = here.glob("optuna.db.spool/*+seeds")
-    with only_driver(folder.parent, folder.name.removesuffix("+seeds")):
+    [folder] = here.glob("optuna.db.spool/smoke-????????")
+    with only_driver(folder.parent, folder.name):
         assert "being worked on" in doctor(fix=True)[1]
-        assert len(list(folder.glob("[0-9]*"))) == 3
+        assert len(list(folder.glob("*.seed?"))) == 3
 
 
 def doctor(*, fix=False) -> tuple[bool, str]:
@@ -249,4 +254,4 @@ def test_the_picture_shows_every_mistake(here):
     picture = ET.fromstring(artifact(here, parent(here), "wrong_digits.svg"))
     [title] = picture.findall("{*}title")
     n_mistakes = int(title.text.split()[0])
-    assert len(picture.findall("{*}image")) == min(n_mistakes, 60) > 0
+    assert len(picture.findall("{*}g")) == min(n_mistakes, 60) > 0

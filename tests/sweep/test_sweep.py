@@ -51,13 +51,13 @@ def again(swept) -> Path:
 def trained(monkeypatch) -> list[int]:
     """How many trials each call has trained."""
     sizes = []
-    original = generation.train_trials
+    original = generation.train_runs
 
     def counting(configs, *args, **kwargs):
         sizes.append(len(configs))
         return original(configs, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "train_trials", counting)
+    monkeypatch.setattr(generation, "train_runs", counting)
     return sizes
 
 
@@ -218,7 +218,7 @@ def test_time_limit_is_no_divergence(here):
 @pytest.mark.parametrize("at", [0, 1])
 def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, at):
     """Ctrl-C while a generation trains; the exception is raised where Python would raise it."""
-    original = generation.train_trials
+    original = generation.train_runs
     calls = []
 
     def interrupted(*args, progress, **kwargs):
@@ -232,7 +232,7 @@ def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, 
         return original(*args, progress=press, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "train_trials", interrupted)
+        patch.setattr(generation, "train_runs", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sweep()
     assert parent(here).status == "KILLED"
@@ -366,8 +366,8 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    original = generation.train_trials
-    monkeypatch.setattr(generation, "train_trials", late)
+    original = generation.train_runs
+    monkeypatch.setattr(generation, "train_runs", late)
     said = []
     monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
     with failing_table(here, "params"), pytest.raises(KeyboardInterrupt):
@@ -494,7 +494,7 @@ def parent_exists(folder) -> bool:
 def test_the_forecast_is_stored_before_the_first_step(here, made_store, monkeypatch):
     shutil.copy(made_store, here / "mlflow.db")
     noted: list[dict[str, float]] = []
-    really_train = generation.train_trials
+    really_train = generation.train_runs
 
     def train(configs, *args, **kwargs):
         if len(configs) > 0:
@@ -503,7 +503,7 @@ def test_the_forecast_is_stored_before_the_first_step(here, made_store, monkeypa
             noted.append({number: ratio for part in parts for number, ratio in part.items()})
         return really_train(configs, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "train_trials", train)
+    monkeypatch.setattr(generation, "train_runs", train)
     sweep("training.sharpness_points=3", "study.generation=2")
     assert [len(known) for known in noted] == [2, 4]
     starts = {

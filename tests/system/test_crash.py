@@ -1,7 +1,7 @@
 """Sweeps that die before a write and are gone on with: the same end as if nothing had been.
 
 The moments are shares of all the writes that a study has, so that they move along with it. More of
-them, drawn at random, and real processes that are killed: `python crash.py`.
+them, drawn at random, and real processes that are killed: `scripts/crash_at_random.py`.
 """
 
 import random

@@ -187,43 +187,40 @@ def test_file_of_another_kind_is_refused_and_kept(here, name):
     assert (here / name).read_text().startswith("no database")
 
 
-def test_damaged_study_store_is_refused_and_kept(here):
-    sweep()
-    content = bytearray((here / "optuna.db").read_bytes())
+def test_damaged_study_store_is_refused_and_kept(swept):
+    content = bytearray((swept / "optuna.db").read_bytes())
     content[4096:] = b"\x55" * (len(content) - 4096)
-    (here / "optuna.db").write_bytes(content)
+    (swept / "optuna.db").write_bytes(content)
     done = command("sweep", *SMOKE)
     assert done.returncode == 74
     assert re.match(
         r"error: .*optuna\.db.*: (database disk image is malformed|file is not)", done.stderr
     )
     assert done.stderr.count("\n") == 1
-    assert (here / "optuna.db").read_bytes() == bytes(content)
+    assert (swept / "optuna.db").read_bytes() == bytes(content)
 
 
-def test_study_store_that_is_locked_is_said_after_a_while(here, monkeypatch):
+def test_study_store_that_is_locked_is_said_after_a_while(swept, monkeypatch):
     monkeypatch.setattr(storage, "_PATIENCE_S", 0.2)
-    sweep()
     with sqlite3.connect("optuna.db", isolation_level=None) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(BusyError, match=r"another program holds the study store sqlite:///opt"):
             sweep("study.n_trials=6")
         holder.execute("ROLLBACK")
     sweep("study.n_trials=6")
-    assert len(table(here)) == 6
+    assert len(table(swept)) == 6
 
 
-def test_study_store_of_another_version_is_refused_before_anything_is_written(here):
-    sweep()
+def test_study_store_of_another_version_is_refused_before_anything_is_written(swept):
     with sqlite3.connect("optuna.db") as file:
         file.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'")
     shutil.rmtree("mlruns")
-    before = {file: (here / file).read_bytes() for file in ("optuna.db", "mlflow.db")}
+    before = {file: (swept / file).read_bytes() for file in ("optuna.db", "mlflow.db")}
     done = command("sweep", *SMOKE, "study.n_trials=6")
     assert done.returncode == 74
     assert re.match(r"error: cannot use sqlite:///optuna\.db: ", done.stderr)
-    assert {file: (here / file).read_bytes() for file in before} == before
-    assert left_in(here) == {"optuna.db", "mlflow.db"}
+    assert {file: (swept / file).read_bytes() for file in before} == before
+    assert left_in(swept) == {"optuna.db", "mlflow.db"}
 
 
 def test_tracking_store_of_another_version_is_left_alone_and_the_sweep_kept(here):

@@ -20,7 +20,8 @@ from mlp.doctor import run_doctor
 from mlp.settings import read_sweep
 from mlp.sweep import generation
 from mlp.terminal.compose import compose
-from mlp.tracking import publish, spool
+from mlp.tracking import drain, spool
+from mlp.tracking.drain import Drain
 from support.faulty_way import FaultyWay, faulty_way, free_port
 from support.sweeping import (
     SMOKE,
@@ -106,9 +107,9 @@ def server(tmp_path_factory, made_store):
 def hasty(here, monkeypatch):
     """A client that gives up early and is back soon, so that these tests take seconds."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(publish, "_LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr(drain, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(drain, "_LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 1.0)
     return here
 
 
@@ -173,7 +174,7 @@ def test_server_that_fails_and_comes_back_during_the_sweep(
     """The outage begins when the first trials are published, and ends with the training."""
     experiment = f"during-{mode.replace(' ', '-')}"
     n_generations = iter(range(9))
-    original = generation.train_trials
+    original = generation.train_runs
 
     def training(*args, **kwargs):
         if next(n_generations) == 1:
@@ -183,15 +184,15 @@ def test_server_that_fails_and_comes_back_during_the_sweep(
             server.way.set(mode)
         return original(*args, **kwargs)
 
-    waits = publish.Publisher.finish
+    waits = Drain.finish
 
-    def end_of_outage(publisher, status):
-        wait_for(lambda: publisher.problem is not None)
+    def end_of_outage(uploads, status):
+        wait_for(lambda: uploads.problem is not None)
         server.way.set("pass")
-        waits(publisher, status)
+        waits(uploads, status)
 
-    monkeypatch.setattr(generation, "train_trials", training)
-    monkeypatch.setattr(publish.Publisher, "finish", end_of_outage)
+    monkeypatch.setattr(generation, "train_runs", training)
+    monkeypatch.setattr(Drain, "finish", end_of_outage)
     try:
         said = sweep(*where(server, experiment))
     finally:
@@ -203,7 +204,7 @@ def test_server_that_fails_and_comes_back_during_the_sweep(
 def test_server_that_is_killed_and_started_again_during_the_sweep(
     server, hasty, digests, monkeypatch
 ):
-    original = generation.train_trials
+    original = generation.train_runs
     n_generations = iter(range(9))
 
     def training(*args, **kwargs):
@@ -212,15 +213,15 @@ def test_server_that_is_killed_and_started_again_during_the_sweep(
             server.stop()
         return original(*args, **kwargs)
 
-    waits = publish.Publisher.finish
+    waits = Drain.finish
 
-    def start_again(publisher, status):
-        wait_for(lambda: publisher.problem is not None)
+    def start_again(uploads, status):
+        wait_for(lambda: uploads.problem is not None)
         server.start()
-        waits(publisher, status)
+        waits(uploads, status)
 
-    monkeypatch.setattr(generation, "train_trials", training)
-    monkeypatch.setattr(publish.Publisher, "finish", start_again)
+    monkeypatch.setattr(generation, "train_runs", training)
+    monkeypatch.setattr(Drain, "finish", start_again)
     said = sweep(*where(server, "killed"))
     assert "not yet in MLflow" not in said
     assert_whole(server, "killed", digests)
@@ -230,19 +231,19 @@ def test_slow_server_holds_up_no_training(server, hasty, digests, monkeypatch):
     """All is trained before the first trial is published; then what waits is waited for."""
     server.way.pause_s = 0.1  # of each request; a model alone takes dozens
     server.way.set("slow")
-    published_meanwhile = []
-    original = publish.Publisher.finish
+    uploaded_meanwhile = []
+    original = Drain.finish
 
-    def finish(publisher, status):
-        published_meanwhile.append(len(publisher.run_ids))
-        original(publisher, status)
+    def finish(uploads, status):
+        uploaded_meanwhile.append(len(uploads.run_ids))
+        original(uploads, status)
 
-    monkeypatch.setattr(publish.Publisher, "finish", finish)
+    monkeypatch.setattr(Drain, "finish", finish)
     try:
         sweep(*where(server, "slow"))
     finally:
         server.way.set("pass")
-    assert published_meanwhile[0] < 4
+    assert uploaded_meanwhile[0] < 4
     assert_whole(server, "slow", digests)
 
 
@@ -253,7 +254,7 @@ def test_doctor_publishes_what_an_outage_left(server, hasty, digests):
     config = read_sweep(compose("sweep", [*SMOKE, *where(server, "doctored")]))
     said = io.StringIO()
     assert not run_doctor(config, plain(said), fix=False)
-    assert "4 trials of smoke-" in said.getvalue()
+    assert "4 runs of smoke-" in said.getvalue()
     assert digests_of(tracked(server.folder, "doctored")) == {}
     for _ in range(2):  # the second time there is nothing to do
         said = io.StringIO()

@@ -26,6 +26,7 @@ from mlp.terminal.compose import (
     typed_settings,
 )
 from mlp.tracking.record import Recipe, read_recipe, write_recipe
+from support.sweeping import command
 
 OPTIONS = [(group, name) for group, names in group_options().items() for name in names]
 STUDIES = sorted(path.stem for path in shipped("sweeps").glob("*.yaml"))
@@ -560,19 +561,6 @@ def test_verbose_reaches_the_loggers(monkeypatch):
 
 
 # -- the commands as processes
-
-
-def command(module, *arguments):
-    root = str(shipped("conf").parent)
-    environment = {**os.environ, "PYTHONPATH": root}
-    return subprocess.run(
-        [sys.executable, "-m", f"mlp.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from mlp.errors import MlpError, RecordError
 from mlp.rerun import rerun_network
 from mlp.tracking import record
 from mlp.tracking.display import tags
+from mlp.tracking.listing import Label
 from mlp.tracking.read import fetch_run
-from mlp.tracking.runs import publish_run
 from mlp.tracking.store import open_store
 from support import hostile
-from support.sample_records import make_record
+from support.sample_records import make_record, uploaded
 from support.sweeping import command, plain, run_config
 
 MADE = make_record()
@@ -51,7 +51,7 @@ def foreign(tmp_path_factory, made_store):
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copy(made_store, folder / "mlflow.db")
     store = open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
-    run_id = publish_run(store, MADE, parent=None, name="x", tags={})
+    run_id = uploaded(store, MADE, Label("x", {}))
     fetch_run(store, run_id)  # imports what reading takes
     return store, run_id
 
@@ -193,7 +193,7 @@ def test_rerun_of_it_trains_nothing(foreign, artifacts, only_here, monkeypatch, 
 def test_tags_and_names_are_only_shown(foreign, here):
     """What a run's tags say is neither obeyed nor printed as it is."""
     store = open_store(Tracking())
-    run_id = publish_run(store, MADE, parent=None, name="x", tags={})
+    run_id = uploaded(store, MADE, Label("x", {}))
     evil = "\x1b]0;owned\x07${oc.env:HOME} {{7*7}} [bold]"
     for name in ("mlp.cpu", "mlp.python", "mlflow.user", "mlp.packages"):
         store.client.set_tag(run_id, name, evil)

@@ -3,12 +3,17 @@
 import math
 
 from mlp.curve import Verdict
-from mlp.tracking.runs import run_note, study_note
+from mlp.tracking.listing import Label, listing_of
+from mlp.tracking.runs import study_note
 from support.sample_records import make_record
 
 
+def note_of(run) -> str:
+    return listing_of(run, Label("x", {})).note_of("0f")
+
+
 def test_note_of_a_run_says_verdict_numbers_and_commands():
-    note = run_note(make_record({"optimizer.learning_rate": 0.6}), "0f")
+    note = note_of(make_record({"optimizer.learning_rate": 0.6}))
     verdict = make_record().judgement.verdict
     assert note.startswith(f"**{verdict.value}**: {verdict.sentence} Loss 0.0851 after 20 steps")
     assert "validation accuracy 0.9" in note
@@ -17,22 +22,22 @@ def test_note_of_a_run_says_verdict_numbers_and_commands():
 
 
 def test_note_of_an_oscillating_run_says_how_it_swings():
-    note = run_note(make_record(loss=[1 + 0.5 * (-1) ** i for i in range(400)]), "0f")
+    note = note_of(make_record(loss=[1 + 0.5 * (-1) ** i for i in range(400)]))
     assert note.startswith("**oscillating**")
     assert "swings of 100 % of its level every 2 steps" in note
 
 
 def test_note_of_a_diverged_run_says_when():
-    assert "It was lost at step 2." in run_note(make_record(loss=[0.7, 0.9, math.inf]), "0f")
+    assert "It was lost at step 2." in note_of(make_record(loss=[0.7, 0.9, math.inf]))
 
 
 def test_note_of_an_oscillating_run_offers_to_stop_it():
     swinging = make_record(loss=[0.3 + i % 2 for i in range(200)])
     assert swinging.judgement.verdict is Verdict.OSCILLATING
-    explain, again, _ = run_note(swinging, "0f").split("```console\n")[1].splitlines()[:3]
+    explain, again, _ = note_of(swinging).split("```console\n")[1].splitlines()[:3]
     assert explain == "python -m mlp.explain 0f"
     assert again == "python -m mlp.rerun 0f"
-    assert "mlp.explain" not in run_note(make_record(loss=[0.7, 0.6, 0.5]), "0f")
+    assert "mlp.explain" not in note_of(make_record(loss=[0.7, 0.6, 0.5]))
 
 
 def test_note_of_a_study_counts_verdicts_and_names_the_winner():

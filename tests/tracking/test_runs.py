@@ -22,10 +22,11 @@ from mlp.errors import (
     UnavailableError,
 )
 from mlp.tracking import display, record
+from mlp.tracking.listing import Label, StudyPage, study_key
 from mlp.tracking.read import fetch_run
-from mlp.tracking.runs import find_study, finish, publish_run, start_study, update_run
+from mlp.tracking.runs import find_key, finish, start_study, update_run
 from mlp.tracking.store import Store, open_store
-from support.sample_records import STARTED_MS, make_record
+from support.sample_records import STARTED_MS, make_record, uploaded
 
 pytestmark = pytest.mark.usefixtures("no_address_of_the_user")
 
@@ -44,14 +45,13 @@ def store(tmp_path_factory, no_address_of_the_user) -> Store:
     return open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
 
 
-def publish(store, run, trial, *, study="some-study", parent=None, **tags):
-    return publish_run(
-        store,
-        run,
-        parent=parent,
-        name=display.run_name(run.config, trial),
-        tags={"mlp.study": study, "mlp.trial": str(trial), **tags},
-    )
+def upload(store, run, trial, *, study="some-study", parent_id=None, **tags):
+    tags = {"mlp.study": study, "mlp.trial": str(trial), **tags}
+    return uploaded(store, run, Label(display.run_name(run.config, trial), tags), parent_id)
+
+
+def start(store, name, settings=None, description="") -> str:
+    return start_study(store, StudyPage(name, name, settings or {}, description))
 
 
 def database(store) -> Path:
@@ -66,11 +66,9 @@ def count(store, sql, *values) -> int:
 def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     import mlflow
 
-    parent = start_study(
-        store, name="seen-1", settings={"study": {"seed": 3}}, tags={}, description="**note**"
-    )
+    parent = start(store, "seen-1", {"study": {"seed": 3}}, "**note**")
     made = make_record({"model.widths": [5, 4]})
-    run_id = publish(store, made, 7, study="seen-1", parent=parent)
+    run_id = upload(store, made, 7, study="seen-1", parent_id=parent)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     runs = mlflow.search_runs(
         experiment_names=["three-vs-seven"], filter_string="tags.verdict = 'learning'"
@@ -96,7 +94,7 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="weights.npz")
     with np.load(path) as weights:
         np.testing.assert_array_equal(weights["W2"], made.result.weights[1][0])
-    publish(store, made, 7, study="seen-1", parent=parent)  # an answer was lost, say
+    upload(store, made, 7, study="seen-1", parent_id=parent)  # an answer was lost, say
     [seen] = store.client.get_run(run_id).inputs.dataset_inputs
     assert (seen.dataset.name, seen.dataset.digest) == ("digits 3-vs-7", "d" * 36)
     assert json.loads(seen.dataset.profile) == {"train": 200, "validation": 50, "test": 60}
@@ -107,7 +105,7 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
 
 def test_stability_ratio_is_a_curve_and_the_mechanism_a_tag(store):
     made = make_record({"training.sharpness_points": 9})
-    run_id = publish(store, made, 0, study="measured")
+    run_id = upload(store, made, 0, study="measured")
     for name in ("sharpness", "stability_ratio"):
         points = store.client.get_metric_history(run_id, name)
         assert [point.step for point in points] == made.result.sharpness_step.tolist()
@@ -125,33 +123,33 @@ def test_experiment_opens_as_model_training(store):
     assert (folder / "mlruns" / "three-vs-seven").is_dir()
 
 
-def test_publishing_twice_is_publishing_once(store):
+def test_uploading_twice_is_uploading_once(store):
     made = make_record({"training.seed": 5})
-    first = publish(store, made, 0, study="twice")
+    first = upload(store, made, 0, study="twice")
     points = count(store, "SELECT count(*) FROM metrics WHERE run_uuid = ?", first)
-    assert publish(store, made, 0, study="twice") == first
+    assert upload(store, made, 0, study="twice") == first
     assert count(store, "SELECT count(*) FROM metrics WHERE run_uuid = ?", first) == points
     found = store.client.search_runs([store.experiment_id], "tags.mlp.study = 'twice'")
     assert len(found) == 1
 
 
-def test_publishing_goes_on_where_it_was_cut_off(store):
+def test_uploading_goes_on_where_it_was_cut_off(store):
     made = make_record({"training.seed": 6})
-    run_id = publish(store, made, 0, study="cut")
+    run_id = upload(store, made, 0, study="cut")
     points = count(store, "SELECT count(*) FROM metrics WHERE run_uuid = ?", run_id)
     for name in ("weights.npz", "config.json"):
         (Path(database(store).parent, "mlruns/three-vs-seven", run_id, "artifacts", name)).unlink()
     store.client.update_run(run_id, status="RUNNING")
     with pytest.raises(RecordError, match="not recorded to its end"):
         fetch_run(store, run_id)
-    assert publish(store, made, 0, study="cut") == run_id
+    assert upload(store, made, 0, study="cut") == run_id
     assert count(store, "SELECT count(*) FROM metrics WHERE run_uuid = ?", run_id) == points
     assert fetch_run(store, run_id).recipe.config == made.config
 
 
 def test_a_run_outside_a_study_is_known_by_itself(store):
     one, other = make_record({"training.seed": 1}), make_record({"training.seed": 2})
-    ids = [publish_run(store, run, parent=None, name="x", tags={}) for run in (one, one, other)]
+    ids = [uploaded(store, run, Label("x", {})) for run in (one, one, other)]
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -160,7 +158,7 @@ def test_the_chart_of_an_oscillating_run_oscillates(store, steps):
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     loss = 1 + 0.5 * (-1.0) ** np.arange(steps + 1)
-    run_id = publish(store, make_record({"training.steps": steps}, loss=loss), steps)
+    run_id = upload(store, make_record({"training.steps": steps}, loss=loss), steps)
     shown = SqlAlchemyStore(store.uri, "unused").get_metric_history_bulk_interval(
         [run_id], "loss", 320, None, None
     )
@@ -171,7 +169,7 @@ def test_the_chart_of_an_oscillating_run_oscillates(store, steps):
 
 def test_a_diverged_run_has_finite_metrics_and_is_finished(store):
     loss = [0.7, 0.9, 3.0, math.inf, math.nan]
-    run_id = publish(store, make_record(loss=loss), 0, study="diverged")
+    run_id = upload(store, make_record(loss=loss), 0, study="diverged")
     data = store.client.get_run(run_id).data
     assert data.tags["verdict"] == "diverged"
     assert data.metrics["diverged_at_step"] == 3
@@ -182,9 +180,9 @@ def test_a_diverged_run_has_finite_metrics_and_is_finished(store):
     np.testing.assert_array_equal(fetch_run(store, run_id).result.loss, loss)
 
 
-def test_fetched_run_is_the_published_one(store):
+def test_fetched_run_is_the_uploaded_one(store):
     made = make_record({"training.dtype": "float64", "model.widths": [4, 5]})
-    fetched = fetch_run(store, publish(store, made, 0, study="fetched"))
+    fetched = fetch_run(store, upload(store, made, 0, study="fetched"))
     assert fetched.recipe.config == made.config
     assert fetched.curve_digest == record.curve_digest(made.result)
     assert fetched.weights_digest == record.weights_digest(made.result)
@@ -193,11 +191,11 @@ def test_fetched_run_is_the_published_one(store):
 
 def test_study_is_found_again_and_continued(store):
     settings = {"study": {"seed": 1, "n_trials": 4}}
-    run_id = start_study(store, name="again", settings=settings, tags={}, description="a")
+    run_id = start(store, "again", settings, "a")
     finish(store, run_id, "KILLED")
     assert store.client.get_run(run_id).info.status == "KILLED"
     settings = {"study": {"seed": 1, "n_trials": 8, "name": "x" * 7000}}
-    assert run_id == start_study(store, name="again", settings=settings, tags={}, description="b")
+    assert run_id == start(store, "again", settings, "b")
     run = store.client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.tags["mlflow.note.content"] == "b"
@@ -205,13 +203,13 @@ def test_study_is_found_again_and_continued(store):
     assert len(run.data.params["study.name"]) == 6000
     path = store.client.download_artifacts(run_id, "study.json")
     assert json.loads(Path(path).read_text()) == settings
-    assert find_study(store, "again") == run_id
-    assert find_study(store, "other") is None
+    assert find_key(store, study_key("again")) == run_id
+    assert find_key(store, study_key("other")) is None
 
 
 def test_a_hundred_long_settings(store):
     settings = {f"group{i}": {"name": [i] * 2500} for i in range(150)}
-    run_id = start_study(store, name="long", settings=settings, tags={}, description="")
+    run_id = start(store, "long", settings)
     params = store.client.get_run(run_id).data.params
     assert len(params) == 150
     assert all(len(value) <= 6000 for value in params.values())
@@ -220,14 +218,14 @@ def test_a_hundred_long_settings(store):
 def test_branch_whose_name_no_param_can_have(store):
     branches = {"[3,3]": {"low": 0.1}, "[4,4]": {"low": 0.2}, f"[{'3,' * 200}3]": {"low": 0.3}}
     settings = {"study": {"space": {"optimizer.learning_rate": {"by": "model.widths", **branches}}}}
-    run_id = start_study(store, name="branches", settings=settings, tags={}, description="")
+    run_id = start(store, "branches", settings)
     params = store.client.get_run(run_id).data.params
     assert params["study.space.optimizer.learning_rate._3_3_.low"] == "0.1"
     assert len(params) == 4
 
 
 def test_update_leaves_out_what_is_not_finite(store):
-    run_id = start_study(store, name="updated", settings={}, tags={}, description="")
+    run_id = start(store, "updated")
     metrics = {"best": 0.9, "worst": math.nan, "largest": math.inf}
     update_run(store, run_id, metrics=metrics, tags={"mlp.best_trial": "3"}, params={"a": 1})
     data = store.client.get_run(run_id).data
@@ -235,13 +233,13 @@ def test_update_leaves_out_what_is_not_finite(store):
     assert (data.tags["mlp.best_trial"], data.params["a"]) == ("3", "1")
 
 
-def test_one_background_thread_may_publish(store):
+def test_one_background_thread_may_upload(store):
     ids: list[str] = []
     thread = threading.Thread(
-        target=lambda: ids.append(publish(store, make_record(), 1, study="thread"))
+        target=lambda: ids.append(upload(store, make_record(), 1, study="thread"))
     )
     thread.start()
-    publish(store, make_record(), 2, study="thread")
+    upload(store, make_record(), 2, study="thread")
     thread.join()
     assert fetch_run(store, ids[0]).tags["mlp.trial"] == "1"
 
@@ -258,7 +256,7 @@ def test_unknown_run(store):
 
 
 def test_a_study_and_a_foreign_run_are_no_runs_to_rerun(store):
-    study = start_study(store, name="parent", settings={}, tags={}, description="")
+    study = start(store, "parent")
     with pytest.raises(RecordError, match="it is the parent of a study"):
         fetch_run(store, study)
     foreign = store.client.create_run(store.experiment_id).info.run_id
@@ -301,7 +299,7 @@ TAMPERING = {
 @pytest.mark.parametrize("name", TAMPERING)
 def test_a_run_that_was_changed_is_refused(store, name):
     change, reason = TAMPERING[name]
-    run_id = publish(store, make_record(), 0, study=f"tampered-{name.replace(' ', '-')}")
+    run_id = upload(store, make_record(), 0, study=f"tampered-{name.replace(' ', '-')}")
     change(Path(database(store).parent, "mlruns/three-vs-seven", run_id, "artifacts"))
     with pytest.raises(RecordError, match=reason):
         fetch_run(store, run_id)
@@ -376,13 +374,13 @@ def test_server_that_is_down(monkeypatch):
 
 def test_records_with_another_key_are_other_runs(store):
     made = make_record()
-    rerun = publish(store, made, 0, study="keys", **{"mlp.key": "keys/0/rerun-1"})
-    assert rerun != publish(store, made, 0, study="keys")
+    rerun = upload(store, made, 0, study="keys", **{"mlp.key": "keys/0/rerun-1"})
+    assert rerun != upload(store, made, 0, study="keys")
     with pytest.raises(ValueError, match="a key must be"):
-        publish(store, made, 0, **{"mlp.key": "x' OR 1"})
+        upload(store, made, 0, **{"mlp.key": "x' OR 1"})
 
 
-def test_test_accuracy_is_published(store):
+def test_test_accuracy_is_uploaded(store):
     made = dataclasses.replace(make_record(), test_accuracy=0.97)
-    run_id = publish(store, made, 0, study="tested")
+    run_id = upload(store, made, 0, study="tested")
     assert store.client.get_run(run_id).data.metrics["test_accuracy"] == 0.97

@@ -10,25 +10,26 @@ from hypothesis import strategies as st
 
 from mlp.errors import RecordError, StoreError
 from mlp.tracking import record, spool
-from mlp.tracking.spool import Label, StudyPage
+from mlp.tracking.listing import Label, StudyPage, read_listing
 from support.sample_records import make_record
 from support.sweeping import environment_of_commands
 
 LABEL = Label("#0", {"mlp.study": "s"})
 
 
-def put(folder, number, made):
-    spool.put(folder, {number: spool.Kept(made, LABEL)})
-    return spool.place_of(folder, number)
+def put(folder, number, made, seed=0):
+    place = spool.place_of(folder, number, seed)
+    spool.put({place: spool.Kept(made, LABEL)})
+    return place
 
 
 def test_trial_comes_back_and_goes(tmp_path):
     study = tmp_path / "optuna.db.spool" / "study"
     made = make_record({"model.widths": [5, 4]})
     place = put(study, 12, made)
-    assert list(spool.waiting(study)) == [(12, place)]
-    assert record.config_json(spool.take(place).record) == record.config_json(made)
-    assert spool.take(place).label == LABEL
+    assert list(spool.waiting(study)) == [(12, 0, place)]
+    assert record.config_json(record.read_record(place)) == record.config_json(made)
+    assert read_listing(place).name == "#0"
     spool.drop(place)
     spool.clear(study)
     assert list(tmp_path.iterdir()) == []
@@ -37,7 +38,7 @@ def test_trial_comes_back_and_goes(tmp_path):
 def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
     for number in (1_000_000, 3, 20, 100):
         put(tmp_path, number, make_record())
-    assert [number for number, _ in spool.waiting(tmp_path)] == [3, 20, 100, 1_000_000]
+    assert [number for number, _, _ in spool.waiting(tmp_path)] == [3, 20, 100, 1_000_000]
 
 
 def test_spool_that_is_not_there_is_empty(tmp_path):
@@ -76,17 +77,19 @@ def test_page_of_a_study_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1, "tags": {}}', '{"name": "a"'])
-def test_damaged_label_is_a_record_error(tmp_path, text):
+@pytest.mark.parametrize("name", ["listing.json", "label.json"])
+def test_damaged_listing_is_a_record_error(tmp_path, name, text):
     place = put(tmp_path, 0, make_record())
-    (place / "label.json").write_text(text)
-    with pytest.raises(RecordError, match=r"label\.json cannot be used"):
-        spool.take(place)
+    (place / "listing.json").rename(place / name)
+    (place / name).write_text(text)
+    with pytest.raises(RecordError, match=rf"{name} cannot be used"):
+        read_listing(place)
 
 
 def test_putting_again_replaces(tmp_path):
     put(tmp_path, 0, make_record())
     place = put(tmp_path, 0, make_record({"training.seed": 9}))
-    assert spool.take(place).record.config.training.seed == 9
+    assert record.read_record(place).config.training.seed == 9
 
 
 def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
@@ -95,7 +98,7 @@ def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
     assert list(spool.waiting(tmp_path)) == []
     place = put(tmp_path, 0, make_record())
     assert [file.name for file in tmp_path.iterdir()] == ["000000"]
-    spool.take(place)
+    record.read_record(place)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ import os, sys
 from pathlib import Path
 from support.sample_records import make_record
 from mlp.tracking import spool
-from mlp.tracking.spool import Label
+from mlp.tracking.listing import Label
 made, n = make_record(), 0
 def die_at(event, args):
     global n
@@ -117,15 +120,17 @@ def die_at(event, args):
         if n == {last}:
             os._exit(9)
 sys.addaudithook(die_at)
-spool.put(Path({str(tmp_path)!r}), dict.fromkeys((0, 1), spool.Kept(made, Label("#0", {{}}))))
+places = [spool.place_of(Path({str(tmp_path)!r}), number) for number in (0, 1)]
+spool.put(dict.fromkeys(places, spool.Kept(made, Label("#0", {{}}))))
 """
     tests = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
     environment = environment_of_commands()
     environment["PYTHONPATH"] += os.pathsep + tests
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert done.returncode == 9
-    assert [number for number, place in spool.waiting(tmp_path) if spool.take(place)] == whole
-    spool.take(put(tmp_path, 0, make_record()))
+    waiting = list(spool.waiting(tmp_path))
+    assert [number for number, _, place in waiting if record.read_record(place)] == whole
+    record.read_record(put(tmp_path, 0, make_record()))
 
 
 @settings(max_examples=30)
@@ -138,14 +143,14 @@ def test_damage_is_a_record_error_or_does_no_harm(tmp_path_factory, file, data):
     cut = data.draw(st.integers(0, len(content) - 1))
     (place / file).write_bytes(content[:cut])
     with pytest.raises(RecordError, match=file):
-        spool.take(place)
+        record.read_record(place)
 
 
 def test_missing_file_is_a_record_error(tmp_path):
     place = put(tmp_path, 0, make_record())
     (place / "curve.npz").unlink()
     with pytest.raises(RecordError, match=r"curve\.npz"):
-        spool.take(place)
+        record.read_record(place)
 
 
 def test_folder_that_cannot_be_made_is_a_store_error(tmp_path):

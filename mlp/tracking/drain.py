@@ -1,9 +1,12 @@
-"""Publishes finished trials to MLflow in the background, while the next generation trains."""
+"""Uploads finished runs from the spool to MLflow: the one way from training to tracking.
+
+In the background while a sweep or an explanation trains; at once for a single run.
+"""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +18,8 @@ from numpy.typing import NDArray
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
 from mlp.tracking import spool
-from mlp.tracking.record import RunRecord
-from mlp.tracking.spool import TRIAL, Label, StudyPage
+from mlp.tracking.listing import TRIAL, Label, StudyPage, read_listing
+from mlp.tracking.record import RunRecord, read_record
 from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
@@ -39,7 +42,7 @@ class Job:
 
     Attributes:
         do: safe to be done twice.
-        is_vital: whether it is done even when nothing more is to be published.
+        is_vital: whether it is done even when nothing more is to be uploaded.
         is_done: that it is over, one way or another.
     """
 
@@ -69,7 +72,7 @@ class JobQueue:
         self._hurried_at: float | None = None
         self._is_over = False
         # A store that hangs must not keep the process: what it has not taken lies in the spool.
-        threading.Thread(target=self._work, name="publish", daemon=True).start()
+        threading.Thread(target=self._work, name="drain", daemon=True).start()
 
     @property
     def problem(self) -> MlpError | None:
@@ -214,40 +217,65 @@ def patiently(job: Callable[[], _T]) -> _T:
             time.sleep(_LAST_PAUSE_S)
 
 
-class Publisher:
-    """One background thread that owns the tracking store for the length of a sweep.
-
-    It is opened there too (a new MLflow database takes seconds). A store that fails stops nothing:
-    what is finished stays in the spool, is tried again while the sweep goes on, and `problem` says
-    why it is still there. Only numbers and paths wait in memory; the runs themselves lie on disk.
+@dataclass(frozen=True)
+class Below:
+    """The run in MLflow that others are uploaded below.
 
     Attributes:
-        run_ids: trial number -> MLflow run id, of those published or described by this object.
-        study_run_id: the parent run's id; None until the store is open.
-        how_to_look: commands and addresses that show the runs; empty until the store is open.
-        how_to_serve: command that serves the model that was logged; None: none was.
+        store: where.
+        run_id: its id; RUNNING until the drain says how it ended.
+        how_to_look: commands and addresses that show the runs.
     """
 
-    def __init__(self, tracking: Tracking, page: StudyPage) -> None:
+    store: "Store"
+    run_id: str
+    how_to_look: Sequence[str] = ()
+
+
+class Drain:
+    """One background thread that uploads what lies in the spool, while others train.
+
+    It owns the tracking store for that time, and opens it too (a new MLflow database takes
+    seconds). A store that fails stops nothing: what is finished stays in the spool, is tried again
+    meanwhile, and `problem` says why it is still there. Only paths wait in memory.
+
+    Attributes:
+        run_ids: trial number -> MLflow run id, of those uploaded or described by this object.
+        parent_id: id of the run above them; None until the store is open.
+        how_to_look: commands and addresses that show the runs; empty until the store is open.
+        how_to_serve: command that serves the model that was logged; None: none was.
+        n_given: runs that were handed over.
+        n_uploaded: those of them that the store has taken.
+    """
+
+    def __init__(self, key: str, begin: Callable[[], Below]) -> None:
         """Starts opening the store.
 
         Args:
-            tracking: where to publish.
-            page: of the study.
+            key: of the study or run that is trained or explained.
+            begin: opens the store and finds or makes the parent run; safe to be done twice.
         """
         self.run_ids: dict[int, str] = {}
-        self.study_run_id: str | None = None
-        self.how_to_look: list[str] = []
+        self.parent_id: str | None = None
+        self.how_to_look: Sequence[str] = ()
         self.how_to_serve: str | None = None
-        self._page = page
+        self.n_uploaded = 0
+        self._key = key
         self._store: Store | None = None
+        self.n_given = 0
+        self._busy_s = 0.0
         self._queue = JobQueue(lambda: self._store is not None)
-        self._queue.add(lambda: self._open(tracking), is_vital=True)
+        self._queue.add(lambda: self._begin(begin), is_vital=True)
 
     @property
     def problem(self) -> MlpError | None:
-        """Why something is not published; None while all is well, and again after an outage."""
+        """Why something is not uploaded; None while all is well, and again after an outage."""
         return self._queue.problem
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that uploading what was handed over will take, by the pace so far."""
+        return (self.n_given - self.n_uploaded) * self._busy_s / max(1, self.n_uploaded)
 
     def __enter__(self) -> Self:
         return self
@@ -258,19 +286,15 @@ class Publisher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ends the thread; what is not published by now stays in the spool."""
+        """Ends the thread; what is not uploaded by now stays in the spool."""
         self._queue.end()
         if error is None:
             self._queue.raise_bug()
 
-    def publish(self, number: int, place: Path) -> None:
-        """Hands over a finished trial; returns at once.
-
-        Args:
-            number: of the trial.
-            place: its folder in the spool, removed once it is published.
-        """
-        self._queue.add(lambda: self._publish(number, place))
+    def add(self, place: Path) -> None:
+        """Hands over a run that lies in the spool, from where it goes; returns at once."""
+        self.n_given += 1
+        self._queue.add(lambda: self._upload(place))
 
     def describe(
         self,
@@ -281,7 +305,7 @@ class Publisher:
         of_trial: int | None = None,
         step: int = 0,
     ) -> None:
-        """Adds metrics, at a step, tags and files to the parent run or a published trial's run."""
+        """Adds metrics, at a step, tags and files to the parent run or an uploaded trial's run."""
         self._queue.add(lambda: self._describe(of_trial, metrics, tags, files, step))
 
     def missing(self, numbers: Collection[int]) -> list[int]:
@@ -297,69 +321,41 @@ class Publisher:
     def log_model(
         self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
     ) -> None:
-        """Makes a model of a published trial's network, and registers it where a name is given."""
+        """Makes a model of an uploaded trial's network, and registers it where a name is given."""
         self._queue.add(lambda: self._log_model(number, name, example, register))
 
     def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
-        """Sets the description of the parent run, once that of a trial is published.
+        """Describes the parent run, once its best trial is uploaded.
 
         Args:
-            note: Markdown, of the experiment's id and the id of the trial's run.
-            of_trial: number of the trial that the note links to.
+            note: from the experiment's and the trial's run id to Markdown.
+            of_trial: the trial.
         """
         self._queue.add(lambda: self._annotate(note, of_trial))
 
     def finish(self, status: "Status") -> None:
-        """Gives the parent run its last status: FINISHED, FAILED or KILLED; waits for it.
-
-        A store that fails is tried for a few seconds more.
-        """
+        """Uploads what is left, sets the parent run's status, waits until both are done."""
         self._queue.wait(self._queue.add(lambda: self._finish(status), is_vital=True))
-        self._queue.raise_bug()
 
     def give_up(self, status: "Status") -> None:
-        """Publishes no more trials, which stay in the spool, and ends the parent run if it can.
-
-        A store that does not take that within seconds is not waited for.
-        """
+        """Sets the parent run's status, without the runs that are left, within a few seconds."""
         self._queue.give_up(lambda: self._finish(status))
 
     # What follows runs in the thread of the queue.
 
-    def _open(self, tracking: Tracking) -> None:
-        from mlp.tracking.runs import start_study
-        from mlp.tracking.store import how_to_look, open_store, show_view
+    def _begin(self, begin: Callable[[], Below]) -> None:
+        below = begin()
+        self._store, self.parent_id = below.store, below.run_id
+        self.how_to_look = below.how_to_look
 
-        self._store = open_store(tracking)
-        page = self._page
-        self.how_to_look = how_to_look(self._store, page.view)
-        if page.view is not None:
-            show_view(self._store, page.view)
-        self.study_run_id = start_study(
-            self._store,
-            name=page.name,
-            key=page.key,
-            settings=page.config,
-            searched=page.searched,
-            tags={},
-            description=page.description,
-        )
-
-    def _publish(self, number: int, place: Path) -> None:
-        from mlp.tracking.runs import publish_run
-
+    def _upload(self, place: Path) -> None:
+        started = time.monotonic()
         assert self._store is not None
-        kept = spool.take(place)
-        run_id = publish_run(
-            self._store,
-            kept.record,
-            parent=self.study_run_id,
-            name=kept.label.name,
-            tags=kept.label.tags,
-        )
-        if TRIAL in kept.label.tags:
-            self.run_ids[number] = run_id
-        spool.drop(place)
+        run_id, tags = _upload(self._store, place, self.parent_id)
+        if TRIAL in tags:
+            self.run_ids[int(tags[TRIAL])] = run_id
+        self.n_uploaded += 1
+        self._busy_s += time.monotonic() - started
 
     def _describe(
         self,
@@ -372,7 +368,7 @@ class Publisher:
         from mlp.tracking.runs import update_run
 
         assert self._store is not None
-        run_id = self.study_run_id if of_trial is None else self._run_id(of_trial)
+        run_id = self.parent_id if of_trial is None else self._run_id(of_trial)
         if run_id is not None:
             update_run(self._store, run_id, metrics=metrics, tags=tags, files=files, step=step)
 
@@ -380,7 +376,7 @@ class Publisher:
         from mlp.tracking.runs import recorded_trials
 
         assert self._store is not None
-        return sorted(set(numbers) - recorded_trials(self._store, self._page.key))
+        return sorted(set(numbers) - recorded_trials(self._store, self._key))
 
     def _log_model(
         self, number: int, name: str, example: NDArray[np.uint8], register: str | None
@@ -400,15 +396,15 @@ class Publisher:
         run_id = self._run_id(of_trial)
         if run_id is not None:
             said = note(self._store.experiment_id, run_id)
-            text = below_answer(self._store, str(self.study_run_id), said)
+            text = below_answer(self._store, str(self.parent_id), said)
             self._describe(None, {}, {NOTE_TAG: text}, None, 0)
 
     def _run_id(self, of_trial: int) -> str | None:
-        """Of a published trial, by this process or an earlier one."""
+        """Of an uploaded trial, by this process or an earlier one."""
         from mlp.tracking.runs import find_trial
 
         assert self._store is not None
-        run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._page.key, of_trial)
+        run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._key, of_trial)
         if run_id is not None:
             self.run_ids[of_trial] = run_id
         return run_id
@@ -417,20 +413,51 @@ class Publisher:
         from mlp.tracking.runs import finish
 
         assert self._store is not None
-        assert self.study_run_id is not None
-        finish(self._store, self.study_run_id, status)
+        assert self.parent_id is not None
+        finish(self._store, self.parent_id, status)
 
 
-def publish_single(
+def study_below(tracking: Tracking, page: StudyPage) -> Below:
+    """Opens the store, and finds or makes the parent run of a study in it."""
+    from mlp.tracking.runs import start_study
+    from mlp.tracking.store import how_to_look, open_store, show_view
+
+    store = open_store(tracking)
+    if page.view is not None:
+        show_view(store, page.view)
+    return Below(store, start_study(store, page), how_to_look(store, page.view))
+
+
+def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
+    """Uploads what lies in these folders of the spool, now.
+
+    Returns:
+        How many runs were uploaded, and a sentence for each folder that cannot be read.
+
+    Raises:
+        MlpError: for a store that cannot be used.
+    """
+    n_uploaded, damaged = 0, []
+    for place in places:
+        try:
+            read_record(place)  # who knows how long it has lain there
+            _upload(store, place, None)
+            n_uploaded += 1
+        except RecordError as error:
+            damaged.append(f"{place.name} ({error})")
+    return n_uploaded, damaged
+
+
+def record_run(
     tracking: Tracking, record: RunRecord, label: Label, *, remedy: str
 ) -> tuple["Store", str]:
-    """Publishes a run that belongs to no study; what the store does not take goes to the spool.
+    """Uploads a run that belongs to no study; what the store does not take stays in the spool.
 
     Args:
         tracking: where.
         record: of the run.
         label: how it is to be shown.
-        remedy: the command that publishes it later.
+        remedy: the command that uploads it later.
 
     Returns:
         The store and the run's id.
@@ -438,17 +465,32 @@ def publish_single(
     Raises:
         MlpError: what is wrong with the store, and how the run gets there later.
     """
-    from mlp.tracking.runs import publish_run
     from mlp.tracking.store import open_store
 
-    def publish() -> tuple["Store", str]:
+    place = spool.new_place()
+    spool.put({place: spool.Kept(record, label)})
+
+    def upload() -> tuple["Store", str]:
         store = open_store(tracking)
-        return store, publish_run(store, record, parent=None, name=label.name, tags=label.tags)
+        return store, _upload(store, place, None)[0]
 
     try:
-        return patiently(publish)
+        return patiently(upload)
     except (BusyError, StoreError, UnavailableError) as error:
-        place = spool.put_single(record, label)
         raise type(error)(
             f"{error}; the run is kept in {place.parent}, and this publishes it: {remedy}"
         ) from None
+    finally:
+        spool.leave(place.parent)
+
+
+def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Mapping[str, str]]:
+    """Uploads the folder of a run and removes it; gives MLflow's id of the run, and its tags."""
+    from mlp.tracking.runs import find_key, upload_run
+
+    listing = read_listing(place)
+    if parent_id is None and listing.parent is not None:
+        parent_id = find_key(store, listing.parent)
+    run_id = upload_run(store, place, listing, parent_id)
+    spool.drop(place)
+    return run_id, listing.tags

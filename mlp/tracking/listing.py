@@ -1,0 +1,282 @@
+"""What MLflow shows of a run: its name, tags, params and points, made when the run is kept.
+
+A listing lies beside the record of its run, so that whoever uploads the folder neither reads the
+arrays back nor computes anything. It is made without MLflow, whose import takes seconds.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from mlp.config import canonical_json, digest
+from mlp.curve import Verdict
+from mlp.engine.result import Ending
+from mlp.errors import RecordError, one_line
+from mlp.settings import settings_of
+from mlp.tracking import display, record
+from mlp.tracking.display import explain_command, rerun_command
+from mlp.tracking.record import RunRecord, parse_json
+from mlp.tracking.view import StudyView
+
+KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
+CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
+EXPLAINS = "mlp.explains"  # of a rerun that explains that study or run
+
+_LARGEST_FILE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
+_PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
+_RUN_ID = "RUN_ID"  # in a note, where MLflow's id of the run goes once it is known
+_LISTING_FILE, _OLDER_FILE = "listing.json", "label.json"
+_CLOSED = ConfigDict(extra="forbid")
+_T = TypeVar("_T")
+
+
+@checked_dataclass(frozen=True, config=_CLOSED)
+class Label:
+    """How one run is shown and found again.
+
+    Attributes:
+        name: what a person sees in lists.
+        tags: further tags; `mlp.key`, if there, is what the run is found again by.
+        parent: key of the run that it is shown below; None: of none.
+    """
+
+    name: str
+    tags: dict[str, str]
+    parent: str | None = None
+
+
+@checked_dataclass(frozen=True, config=_CLOSED)
+class Listing:
+    """What MLflow shows of one run.
+
+    Attributes:
+        key: what the run is found again by.
+        parent: key of the run that it is shown below; None: of none.
+        name: what a person sees in lists.
+        tags: all of them but for the note.
+        params: the settings, by their paths.
+        points: name, value, milliseconds since 1970 and step of each point of a metric.
+        note: Markdown; `RUN_ID` in it stands for MLflow's id.
+        data: name, digest, source and profile of the data set, as MLflow takes them.
+        started_ms: milliseconds since 1970 in UTC.
+        ended_ms: likewise.
+    """
+
+    key: str
+    parent: str | None
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    points: list[tuple[str, float, int, int]]
+    note: str
+    data: dict[str, str]
+    started_ms: int
+    ended_ms: int
+
+    def note_of(self, run_id: str) -> str:
+        """The note of the run with that id."""
+        return self.note.replace(_RUN_ID, run_id)
+
+
+@checked_dataclass(frozen=True, config=_CLOSED)
+class StudyPage:
+    """What the parent run of a study says from the start.
+
+    Attributes:
+        name: of the study.
+        key: what the study's runs are found again by.
+        config: its composed settings, plain values.
+        description: Markdown for its page.
+        searched: path of each setting that varies -> what it is drawn from.
+        view: columns and charts that show the study's runs; None: MLflow's own.
+    """
+
+    name: str
+    key: str
+    config: dict[str, Any]
+    description: str
+    searched: dict[str, Any] = field(default_factory=dict)
+    view: StudyView | None = None
+
+
+def label_of_trial(page: StudyPage, number: int, name: str) -> Label:
+    """The label of a study's trial.
+
+    Example:
+        >>> label_of_trial(StudyPage("a", "a", {}, ""), 3, "#3").tags
+        {'mlp.study': 'a', 'mlp.trial': '3', 'mlp.key': 'a/3'}
+    """
+    key = trial_key(page.key, str(number))
+    tags = {STUDY: page.name, TRIAL: str(number), KEY: key}
+    return Label(name, tags, study_key(page.key))
+
+
+def label_of_seed(page: StudyPage, number: int, seed: int, name: str) -> Label:
+    """The label of a network with a trial's settings and its so many-th further seed."""
+    key = trial_key(page.key, f"{number}.seed{seed}")
+    tags = {STUDY: page.name, CONFIRMS: str(number), KEY: key}
+    return Label(name, tags, study_key(page.key))
+
+
+def trial_key(study_key: str, number: str) -> str:
+    """What the run of a study's trial is found again by."""
+    return checked_key(f"{study_key}/{number}")
+
+
+def study_key(key: str) -> str:
+    """What the parent run of a study is found again by."""
+    return checked_key(f"{key}/study")
+
+
+def explanation_key(key: str) -> str:
+    """What the run of an explanation is found again by; its reruns are below it."""
+    return checked_key(f"{key}/explain")
+
+
+def checked_key(key: str) -> str:
+    """The key, if it can be quoted in a filter."""
+    if not _PLAIN_KEY.fullmatch(key):
+        raise ValueError(
+            f"a key must be made of letters, digits, '_', '.', '-', '/', but is {key!r}"
+        )
+    return key
+
+
+def listing_of(run: RunRecord, label: Label) -> Listing:
+    """What MLflow is to show of a run."""
+    tags = {**display.tags(run), **label.tags, **display.environment_tags()}
+    tags[KEY] = key = _key_of(run, label.tags)
+    sizes = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
+    name = run.config.data.name
+    return Listing(
+        key=key,
+        parent=label.parent,
+        name=label.name,
+        tags=tags,
+        params={path: str(value) for path, value in settings_of(run.config).items()},
+        points=_points_of(run),
+        note=_note_of(run),
+        data={
+            "name": f"{name} 3-vs-7",
+            "digest": run.data_digest,
+            "source": canonical_json({"data": name}),
+            "profile": canonical_json(sizes),
+        },
+        started_ms=run.started_ms,
+        ended_ms=run.ended_ms,
+    )
+
+
+def write_listing(folder: Path, listing: Listing) -> None:
+    """Writes it beside the record."""
+    (folder / _LISTING_FILE).write_bytes(_listings.dump_json(listing))
+
+
+def read_listing(folder: Path) -> Listing:
+    """Reads it back; of a folder that an older version has kept, it is made of the record.
+
+    Raises:
+        RecordError: for a folder that does not hold what was written.
+    """
+    if not (folder / _LISTING_FILE).exists() and (folder / _OLDER_FILE).exists():
+        label = _read(folder / _OLDER_FILE, _labels)
+        own_key = label.tags.get(KEY, "")
+        parent = f"{own_key.rpartition('/')[0]}/study" if STUDY in label.tags else None
+        return listing_of(record.read_record(folder), Label(label.name, label.tags, parent))
+    return _read(folder / _LISTING_FILE, _listings)
+
+
+def write_page(file: Path, page: StudyPage) -> None:
+    """Writes the page of a study as JSON."""
+    file.write_text(canonical_json(_pages.dump_python(page)), encoding="utf-8")
+
+
+def read_page(file: Path) -> StudyPage:
+    """Reads the page of a study back.
+
+    Raises:
+        RecordError: for a file that is missing or is no page.
+    """
+    return _read(file, _pages)
+
+
+def _read(file: Path, adapter: TypeAdapter[_T]) -> _T:
+    try:
+        text = record.read_bytes(file, _LARGEST_FILE).decode()
+        return adapter.validate_python(parse_json(text, source=file.name))
+    except (UnicodeDecodeError, ValidationError) as error:
+        raise RecordError(f"{file.name} cannot be used: {one_line(error)}") from None
+
+
+_labels = TypeAdapter(Label)
+_listings = TypeAdapter(Listing)
+_pages = TypeAdapter(StudyPage)
+
+
+def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:
+    """What makes this run the same one when it is recorded again."""
+    if KEY in tags:
+        return checked_key(tags[KEY])
+    if STUDY in tags and TRIAL in tags:
+        return trial_key(tags[STUDY], tags[TRIAL])
+    parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
+    return digest(parts)
+
+
+def _points_of(run: RunRecord) -> list[tuple[str, float, int, int]]:
+    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run."""
+    result = run.result
+    curves = {
+        "loss": (result.loss, result.loss_step),
+        "validation_accuracy": (result.validation_accuracy, result.evaluated_step),
+        "sharpness": (result.sharpness, result.sharpness_step),
+        "stability_ratio": (result.stability_ratio, result.sharpness_step),
+    }
+    points = []
+    pace_ms = (run.ended_ms - run.started_ms) / max(1, result.last_step)
+    for name, (values, steps) in curves.items():
+        curve = display.thin(values, steps)
+        # Each at the time that the training passed it, as far as that is known.
+        points += [
+            (name, value, run.started_ms + round(step * pace_ms), step)
+            for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
+        ]
+    return points + [(name, v, run.ended_ms, 0) for name, v in display.numbers(run).items()]
+
+
+def _note_of(run: RunRecord) -> str:
+    """What came of a run, and how to train it again."""
+    verdict = run.judgement.verdict
+    came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
+    if run.result.ending is Ending.CRASHED:
+        came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
+    again = rerun_command(_RUN_ID, run.config)
+    half = run.config.optimizer.learning_rate / 2
+    commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
+    offers = "The same again, bit for bit, or with half its learning rate:"
+    if verdict is Verdict.OSCILLATING:
+        commands.insert(0, explain_command(_RUN_ID, run.config))
+        offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
+    block = "\n".join(["```console", *commands, "```"])
+    return "\n\n".join([f"{came_of_it} {_numbers_of(run)}".strip(), offers, block])
+
+
+def _numbers_of(run: RunRecord) -> str:
+    known = display.numbers(run)
+    if "diverged_at_step" in known:
+        return f"It was lost at step {known['diverged_at_step']:.0f}."
+    if "final_loss" not in known:
+        return ""
+    parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
+    if "final_validation_accuracy" in known:
+        parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
+    if run.judgement.verdict is Verdict.OSCILLATING:
+        period = known.get("period_steps")
+        pace = "" if period is None else f" every {period:.3g} steps"
+        parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
+    return ", ".join(parts) + "."
