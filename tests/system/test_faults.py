@@ -1,4 +1,4 @@
-"""Faults of disks, files and first moments that no other module's tests meet; see docs/guarantees.md."""
+"""Faults of disks, files and first moments that no other tests meet; see docs/guarantees.md."""
 
 import io
 import os
@@ -34,7 +34,8 @@ LONG = ("training.steps=5000000", "study.n_trials=2")
 
 def test_this_table_names_tests_that_exist():
     tests = Path(__file__).parents[1]
-    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (tests.parent / "docs" / "guarantees.md").read_text())
+    page = (tests.parent / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", page)
     assert len(named) > 50
     code = {file.name: file.read_text() for file in tests.rglob("test_*.py")}
     for file, name in named:
