@@ -133,7 +133,7 @@ def test_help_names_the_way(tmp_path):
 
 
 def test_spool_is_published_once(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor()
     assert not is_well
@@ -170,7 +170,7 @@ def test_trial_that_the_study_lacks_waits_for_the_sweep(here, monkeypatch):
 
 
 def test_damaged_trial_is_named_and_stays(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     [file] = here.glob("optuna.db.spool/*/000002/curve.npz")
     file.write_bytes(b"")
@@ -181,7 +181,7 @@ def test_damaged_trial_is_named_and_stays(here, monkeypatch):
 
 
 def test_store_that_is_still_down_is_said(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor("tracking.uri=http://127.0.0.1:1", fix=True)
     assert not is_well

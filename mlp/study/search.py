@@ -36,9 +36,8 @@ from mlp.errors import BusyError, SettingError
 from mlp.settings import with_settings
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import enqueued, enqueued_base, list_points
-from mlp.study.server import outlast
 from mlp.study.space import Choice, Domain, Space, draw, flat, parameters, read_space
-from mlp.study.storage import TEST_LOOKS, Storage
+from mlp.study.storage import TEST_LOOKS, Storage, outlast
 
 STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
 WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance level
@@ -503,7 +502,7 @@ def _stored(search: Search) -> list[FrozenTrial]:
 
 def _patiently(search: Search, call: Callable[[], T]) -> T:
     """The call, begun again where the database server was away for a moment."""
-    return outlast(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
+    return outlast(search.config.storage, call)
 
 
 def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:

@@ -108,7 +108,7 @@ def hasty(here, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setattr(publish, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(publish, "_LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 1.0)
     return here
 
 

@@ -142,7 +142,7 @@ def test_second_run_of_a_trial_goes(here, finds):
 
 
 def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
-    monkeypatch.setattr(publish, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     tracking = Tracking(uri="http://127.0.0.1:1")
     label = Label("a run", {"mlp.rerun_of": "0" * 32})
     made = make_record()
