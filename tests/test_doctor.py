@@ -17,7 +17,7 @@ from mlp.errors import StoreError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.terminal.compose import compose
-from mlp.tracking import publish, spool
+from mlp.tracking import spool
 from mlp.tracking.spool import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
 from support.sample_records import make_record

@@ -11,6 +11,7 @@ from mlp.config import RunConfig, canonical_json, digest
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
+from mlp.errors import patiently
 from mlp.settings import settings_of
 from mlp.terminal.screen import say
 from mlp.tracking import spool
