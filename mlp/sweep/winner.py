@@ -14,8 +14,7 @@ from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.sweep.confirm import confirm
 from mlp.sweep.generation import Session, train_again
-from mlp.terminal.screen import say, waiting
-from mlp.terminal.tables import render_verdicts
+from mlp.terminal.screen import render_verdicts, say, waiting
 from mlp.tracking import spool
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.runs import run_link, study_note
