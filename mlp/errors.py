@@ -178,9 +178,6 @@ def _printable(text: str) -> str:
 class WithSentence(StrEnum):
     """A word that says itself in a sentence; a string like any other member of a `StrEnum`.
 
-    Attributes:
-        sentence: for a person.
-
     Example:
         >>> class Weather(WithSentence):
         ...     WET = "wet", "It rains."

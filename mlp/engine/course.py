@@ -20,7 +20,6 @@ class Examples:
     Attributes:
         live: `(d,)`, pixels that are non-zero anywhere, once the images of the training part are
             moved; the others' weights never change.
-        train: what the weights are fitted to.
         held_out: what accuracies are taken on; None if there is nothing.
         scale: the pixel that stands for 1.
         shape: rows and columns of an image.
@@ -45,12 +44,8 @@ class Course:
     """What all trials of a population share: the data, cut, in one dtype.
 
     Attributes:
-        examples: where the data came from.
-        dtype: of weights and arithmetic.
         batch_size: examples of a step; None: all.
         epoch: steps of an epoch; 0 for the full batch.
-        whole: the training part in one piece.
-        held_out: the held-out part, if there is one.
         feature: `(256,)`, the number that each raw pixel value stands for.
         order: draws the order of each epoch, and how its images are moved.
     """
@@ -76,12 +71,7 @@ class Epoch(NamedTuple):
     maxsize=1
 )  # a tenth of a second for MNIST, and a worker of a cluster asks often
 def read_examples(data: Dataset, shift: int) -> Examples:
-    """Lists the non-zero pixels of the training and the validation part.
-
-    Args:
-        data: the examples.
-        shift: pixels that an epoch moves an image at most.
-    """
+    """Lists the non-zero pixels of the training and the validation part."""
     train, held_out = data.train, data.validation
     reached = _reached(np.asarray(train.pixels.any(axis=0)), data.shape, shift)
     live = np.logical_or(reached, held_out.pixels.any(axis=0))

@@ -47,8 +47,6 @@ class PackedTrial:
 
     Attributes:
         number: its place among the configs.
-        config: its settings.
-        first: its first weights.
         thresholds: step -> accuracy below which it is pruned there.
         batch_loss: of each slice done, the mean loss of each step's batch.
         whole_loss: of each slice done, the mean loss over the whole training part where due.
@@ -76,10 +74,6 @@ class Population:
 
     Attributes:
         trials: in the layout's order.
-        layout: where they lie.
-        settings: for the step loop.
-        weights: of all trials.
-        velocity: of all trials.
         gradient: of all trials, for each chunk.
         scratch: of each thread.
         totals: of each thread.
@@ -120,9 +114,6 @@ def assemble(
     """Packs trials side by side.
 
     Args:
-        course: what they are trained on.
-        trials: which.
-        threads: that will train them.
         old: the population they were in; None at the start.
     """
     dtype, n_pixels = course.dtype, course.examples.n_pixels
@@ -198,9 +189,6 @@ def run_slice(
     """Advances a population and notes what its trials did.
 
     Args:
-        course: what it is trained on.
-        population: which.
-        epoch: the images and batches to learn from.
         first_step: updates done before.
         n_steps: steps to do, within the epoch.
         pool: a thread for each scratch but the first, which is this thread's.

@@ -41,7 +41,6 @@ class Pixels(NamedTuple):
         source: its non-zero pixels, row by row and pixel by pixel.
         live: `(pixels,)`, pixels that are non-zero in some example.
         side: `(n_rows,)`, 1 for label 0, -1 for label 1, 0 where a row has no example.
-        n_examples: examples.
     """
 
     source: Handle
@@ -64,7 +63,6 @@ def read_pixels(part: Part, scale: int) -> Pixels:
     """Lists the non-zero pixels of a part.
 
     Args:
-        part: the examples.
         scale: the pixel that stands for 1.
     """
     n = part.n_examples
@@ -82,7 +80,6 @@ def project(pixels: Pixels, weights: Matrix) -> Matrix:
     """What each unit receives from each example.
 
     Args:
-        pixels: the data.
         weights: `(units, inputs)`, the last input being the constant one.
 
     Returns:
@@ -102,7 +99,6 @@ def collect(pixels: Pixels, deltas: Matrix) -> Matrix:
     """What each input receives from each unit: the sum over the examples of input times delta.
 
     Args:
-        pixels: the data.
         deltas: `(units, rows)`.
 
     Returns:

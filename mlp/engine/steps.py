@@ -223,9 +223,6 @@ def _compile(version: str) -> Any:
 
     Numba looks for changes in this file alone and would go on with an old kernel of another one.
     What a function closes over is part of the cache's key, and so the version is.
-
-    Args:
-        version: a digest of all that is compiled.
     """
 
     @njit(nogil=True, cache=True)
@@ -239,10 +236,8 @@ def _compile(version: str) -> Any:
                 number that each raw pixel value stands for; with `epoch`, the batches of an epoch
                 (0 for the full batch), `first_step`, the updates done before, and `n_steps`, the
                 steps of the slice, which lie within one epoch.
-            sources: what is passed over.
             scratch: of this thread, see `mlp.engine.passes.scratch_size`.
             totals: of this thread, float64, two for each lane.
-            thread: its number.
         """
         assert version
         before = flush_subnormals()

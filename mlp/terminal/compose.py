@@ -79,9 +79,7 @@ def typed_configs(
     One; one for each job of `--multirun`; none where a flag only shows something.
 
     Args:
-        command: `train` or `sweep`.
         read: the door from composed values to a config; raises SettingError.
-        usage: the text of `--help`.
 
     Raises:
         SettingError: for what was typed wrong; in the first 32 jobs before the first one runs.
@@ -286,8 +284,6 @@ def typed_settings(
     """Dotted path -> value of the settings of some groups that were typed one by one.
 
     Args:
-        overrides: as typed.
-        groups: the groups that are looked at.
         values: what `compose` made of the overrides.
 
     Raises:

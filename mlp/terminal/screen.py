@@ -143,7 +143,6 @@ class Meter:
         """Told often while a generation trains.
 
         Args:
-            standing: at the end of the last generation.
             trials_in_work: trials' worth of steps done in the present generation.
             losses: `(trial,)`, the latest ones of the trials in training.
         """
@@ -181,7 +180,6 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
     """Shows progress while the block runs.
 
     Args:
-        console: where to.
         n_done: what was done before; the estimate of the time left leaves it out.
     """
     now = time.monotonic()
@@ -205,7 +203,6 @@ def counting(
     """Counts while the block runs.
 
     Args:
-        console: where to.
         what: is counted, such as `reruns`.
         n_expected: how many it will be; more do no harm.
 

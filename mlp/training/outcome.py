@@ -22,8 +22,6 @@ class Timing:
 
     Attributes:
         started_ms: milliseconds since 1970 in UTC.
-        ended_ms: likewise.
-        threads: that trained.
     """
 
     started_ms: int
@@ -57,7 +55,6 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
     """The value that a search looks for; None for a run that diverged or was pruned.
 
     Args:
-        record: of the run.
         objective: `validation_accuracy` and `training_loss` of the final weights, or `oscillation`,
             the amplitude of the loss curve's tail.
     """

@@ -31,7 +31,6 @@ def train_runs(
 
     Args:
         data: the examples, resolved and parted; `data.name` of each config is theirs.
-        where: who trains, or the settings to open one for this call.
         thresholds: prune each of the runs; None prunes nothing.
         progress: called a few times a second, in this thread, with the runs' worth of steps done.
         finished: called in this thread, while others still train, so that records can be made safe.
