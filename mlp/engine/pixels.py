@@ -30,10 +30,6 @@ _ROOM = 8
 _COMPILED = "handle", "kernels", "pixels", "simd", "sparse"
 
 
-class _Feature(NamedTuple):
-    feature: Matrix
-
-
 class Pixels(NamedTuple):
     """The training part, ready to be multiplied with.
 
@@ -70,9 +66,9 @@ def read_pixels(part: Part, scale: int) -> Pixels:
     images = pack_images(part.pixels, part.labels, live, scale)
     n_inputs = int(live.sum()) + 1
     batches = cut_batches(images, np.arange(n), n, n_inputs, "float64")
-    values = _Feature(features(np.arange(256, dtype=np.uint8), scale, "float64").astype(np.float64))
+    feature = features(np.arange(256, dtype=np.uint8), scale, "float64")
     side = np.concatenate([batches.side, np.zeros(_ROOM)])
-    source = Handle(images, batches, values, n_inputs=n_inputs, stride=len(side))
+    source = Handle(images, batches, feature=feature, n_inputs=n_inputs, stride=len(side))
     return Pixels(source, live, side, n)
 
 

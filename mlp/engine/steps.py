@@ -1,9 +1,9 @@
 """The step loop of a packed population, shared by any number of threads.
 
 The work of a step is cut into tasks: the blocks of a batch in at most `CHUNKS` runs, for each
-group of trials. Threads take tasks as they come. Every task writes sums of its own, and whoever
-finishes the last task of a step adds them up in the order of the chunks, decides which trials go
-on, and updates those. So no bit depends on how many threads there are or who took what.
+group of trials. Threads take tasks as they come. Every task writes its own sums. The thread that
+finishes the last task of a step adds them in the order of the chunks, decides which trials go on,
+and updates those. So no bit depends on the number of threads or on which thread did which task.
 """
 
 import hashlib

@@ -51,7 +51,7 @@ def n_threads(execution: Execution) -> int:
 def open_executor(
     execution: Execution, *, notice: Callable[[str], None] = lambda _: None
 ) -> Iterator[Executor]:
-    """Whoever trains, for the length of the block.
+    """An executor, which is closed at the end of the block.
 
     Raises:
         SettingError: for a cluster where Ray is not installed.
