@@ -1,4 +1,4 @@
-"""What was observed of runs: how they were set, how their loss ended, and whether one is repaired."""
+"""What was observed of runs: how they were set and ended, and whether one is repaired."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

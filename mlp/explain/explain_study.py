@@ -18,7 +18,7 @@ from mlp.causes.plan import Plan, plan_reruns
 from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
-from mlp.errors import DataError, RecordError
+from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.page_content import Curves, Subject, gather, unmeasured
 from mlp.explain.reruns import Trainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
@@ -29,7 +29,7 @@ from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command
-from mlp.tracking.drain import Drain, patiently
+from mlp.tracking.drain import Drain
 from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
 from mlp.tracking.store import Store, open_store, run_address

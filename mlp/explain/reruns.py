@@ -11,12 +11,12 @@ from mlp.config import RunConfig, canonical_json, digest
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
-from mlp.errors import RecordError
+from mlp.errors import RecordError, patiently
 from mlp.settings import settings_of
 from mlp.terminal.screen import say
 from mlp.tracking import spool
 from mlp.tracking.display import ThinCurve, run_name, thin
-from mlp.tracking.drain import Below, Drain, drain, patiently
+from mlp.tracking.drain import Below, Drain, drain
 from mlp.tracking.listing import EXPLAINS, KEY, Label, explanation_key, read_listing
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import start_explanation

@@ -133,7 +133,7 @@ def _tangent(
     network: MeasuredNetwork, matrices: list[Matrix], received: Matrix, pixels: Pixels
 ) -> _Tangent:
     """Forward and backward once, keeping what the products need."""
-    hidden, slope, factor, turn = [], [], [], []
+    hidden, slope, factor, turn = list[Matrix](), list[Matrix](), list[Matrix](), list[Matrix]()
     for matrix in matrices:
         value, *rest = _units(received, network)
         hidden.append(np.vstack([value, np.ones(pixels.n_rows)]))

@@ -211,7 +211,12 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
 
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
-    with pytest.raises(TypeError), draining() as uploads:
+    with pytest.raises(TypeError):
+        fail_in_the_thread(here)
+
+
+def fail_in_the_thread(here):
+    with draining() as uploads:
         uploads.add(here)
         uploads.finish("FINISHED")
 
