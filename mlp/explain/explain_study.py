@@ -1,46 +1,45 @@
 """Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from mlp.causes.answer import Answer, answer, evidence_table, investigate, n_left
 from mlp.causes.changes import plain
 from mlp.causes.observed import complete_space, observe
-from mlp.causes.plan import Plan, plan_reruns
-from mlp.config import Data, ExplainConfig, RunConfig
-from mlp.curve import Judgement
+from mlp.causes.plan import plan_reruns
+from mlp.config import Data, Execution, ExplainConfig
+from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError, patiently
-from mlp.explain.page_content import Curves, Subject, gather, unmeasured
+from mlp.explain.page_content import Compared, Curves, gather, unmeasured
 from mlp.explain.reruns import Trainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
 from mlp.report.page import render_page
-from mlp.report.summary import PageContent
+from mlp.report.summary import PageContent, find_cures
 from mlp.run import DEFAULT_EXPERIMENT
+from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
-from mlp.tracking.display import explain_command
+from mlp.tracking.display import explain_command, rerun_command
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
-from mlp.tracking.store import Store, open_store, run_address
-from mlp.training.executor import open_executor
-
-if TYPE_CHECKING:  # importing these takes seconds
-    from mlp.config import ExplainConfig
-
+from mlp.tracking.store import Store, how_to_look, open_store, run_address
+from mlp.training.executor import n_threads, open_executor
 
 PAGE_FILE = "report.html"
-# Of the time limit, for the inquiry; the rest is for what the page shows beside it.
+_LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
+# Of the time limit, for the reruns of the plan; the rest is for what the page shows beside it.
 _SHARE = 0.9
 _POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
 
@@ -87,34 +86,72 @@ def explain_study(
     store = patiently(lambda: open_store(config.local.tracking))
     study = patiently(lambda: read_study(store, name))
     store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
-    work = _prepared(store, study, config, console, started)
-    inquiry = _inquiry(work)
+    compared = _compared(study, store, config, console)
+    limit_s = config.explain.timeout_s or max(study.duration_s, _LEAST_LIMIT_S)
+    norms = functools.partial(gradient_norms, data=compared.data, threads=n_threads(Execution()))
+    planned = plan_reruns(
+        compared.observed,
+        compared.space,
+        interventions=config.explain.interventions,
+        seeds=config.explain.seeds,
+        n_examples=compared.data.train.n_examples,
+        gradient_norm=norms,
+    )
+    again = explain_command(study.name, config.local)
     with recorded_explanation(
         store,
-        key=work.study.key,
-        name=work.study.name,
-        parent=work.study.run_id,
+        key=study.key,
+        name=study.name,
+        parent=study.run_id,
         console=console,
-        command=explain_command(work.study.name, config.local),
+        command=again,
     ) as (reruns, run_id):
-        earlier = _earlier(work)
-        known = {config: run.judgement for config, run in earlier.items()}
+        # What earlier explanations have trained, where it was on these data.
+        earlier = {
+            plain(run.config): run
+            for run in read_reruns(store, study.key)
+            if run.data_digest == compared.data.digest
+        }
+        known = {own: run.judgement for own, run in earlier.items()}
         with (
             open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-            _progress(work, inquiry, known) as told,
+            _progress(console, n_left(planned, known), len(known), _pace_s(study), limit_s) as told,
         ):
-            trainer = Trainer(work.data, where, reruns, work.study.key, told)
-            found = _investigate(work, inquiry, known, trainer, reruns)
-            goes_on = _clock(work, trainer, reruns, share=1.0)
-            curves = Curves(work.store, earlier, trainer, goes_on)
-            content = gather(work, inquiry, known, found, curves)
-        _say_answer(work, found, content)  # before the store can fail
+            trainer = Trainer(compared.data, where, reruns, study.key, told)
+            clock = _Clock(started, limit_s, _pace_s(study), trainer, reruns)
+            population = clock.population(_POPULATION)
+            known |= investigate(
+                planned,
+                trainer,
+                known=known,
+                population=population,
+                goes_on=lambda: clock.has_time(_SHARE, population),
+            )
+            found = answer(
+                planned,
+                known,
+                n_examples=compared.data.train.n_examples,
+                gradient_norm=norms,
+            )
+            content = gather(
+                study,
+                compared,
+                found,
+                Curves(store, earlier, trainer, lambda: clock.has_time(1.0, 1)),
+                cures=find_cures(planned, known, found, [run.judgement for run in compared.runs]),
+                commands=_commands(study, compared, found, config, store),
+            )
+        _say_answer(content, found, again, console)  # before the store can fail
         page = render_page(content)
-        _record(work, found, content, run_id, page)
-    where_page = run_address(work.store, work.study.run_id or run_id, PAGE_FILE)
-    say(console, f"the page, while mlflow ui runs: {where_page}")
+        at = study.run_id or run_id  # the study's own run, where there is one
+        with waiting(console, "the page is being recorded"):
+            log_page(store, at, page, PAGE_FILE)
+            causes = [name for cause in found.causes for name in cause.settings]
+            ids = dict.fromkeys((at, run_id))
+            describe_answer(store, ids, sentences=content.sentences, causes=causes)
+    say(console, f"the page, while mlflow ui runs: {run_address(store, at, PAGE_FILE)}")
     say(console, "next:", *(f"  {line}" for line in content.commands))
-    return Explanation(work.study, found, content.sentences, run_id, content, page)
+    return Explanation(study, found, content.sentences, run_id, content, page)
 
 
 @dataclass(frozen=True)
@@ -145,9 +182,7 @@ class Explanation:
         return figures_of(self.content)
 
 
-def _prepared(
-    store: Store, study: PastStudy, config: ExplainConfig, console: Console, started: float
-) -> Subject:
+def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
     counts = Counter(run.judgement.verdict.value for run in runs)
@@ -169,7 +204,7 @@ def _prepared(
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
     space = complete_space(configs, named)
     observed = observe(configs, [run.judgement.verdict for run in runs], space)
-    return Subject(store, study, runs, observed, space, data, config, console, started)
+    return Compared(runs, observed, space, data)
 
 
 def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
@@ -193,91 +228,77 @@ def _kind(run: PastRun) -> tuple[Data, str]:
     return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
 
 
-def _inquiry(work: Subject) -> Plan:
-    explain = work.config.explain
-    return plan_reruns(
-        work.observed,
-        work.space,
-        interventions=explain.interventions,
-        seeds=explain.seeds,
-        n_examples=work.n_examples,
-        gradient_norm=work.norms,
-    )
-
-
-def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
-    """What earlier explanations have trained, where it was on these data."""
-    reruns = read_reruns(work.store, work.study.key)
-    return {plain(run.config): run for run in reruns if run.data_digest == work.data.digest}
+def _pace_s(study: PastStudy) -> float:
+    """Seconds that a training of the study took, in its populations."""
+    return study.duration_s / max(1, len(study.runs))
 
 
 def _progress(
-    work: Subject, inquiry: Plan, known: Mapping[RunConfig, Judgement]
+    console: Console, n_trainings: int, n_known: int, pace_s: float, limit_s: float
 ) -> AbstractContextManager[Callable[[int, float], None]]:
-    n_trainings = n_left(inquiry, known)
-    duration_s = n_trainings * work.pace_s
+    duration_s = n_trainings * pace_s
     told = f"reruns to train: about {n_trainings}, {duration_s:.0f} s"
     if not n_trainings:
         told = "reruns to train: none"
-    elif duration_s > work.limit_s:
+    elif duration_s > limit_s:
         # Twice what the reruns take: a part of the limit is for what the page shows beside them.
         told += (
-            f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call; "
+            f", of which explain.timeout_s={limit_s:.0f} leaves a part for the next call; "
             f"explain.timeout_s={10 * math.ceil(duration_s / 5)} is enough for all"
         )
-    again = f"; {len(known)} of earlier explanations are used" if known else ""
-    say(work.console, told + again)
-    return counting(work.console, "reruns", n_trainings)
+    say(console, told + (f"; {n_known} of earlier explanations are used" if n_known else ""))
+    return counting(console, "reruns", n_trainings)
 
 
-def _investigate(
-    work: Subject,
-    inquiry: Plan,
-    known: dict[RunConfig, Judgement],
-    trainer: Trainer,
-    reruns: Drain,
-) -> Answer:
-    """Trains until all is answered or the time is up, and reduces it; `known` grows."""
-    size = max(1, min(_POPULATION, int(_SHARE * work.limit_s / max(work.pace_s, 1e-3))))
-    goes_on = _clock(work, trainer, reruns, share=_SHARE, size=size)
-    known.update(investigate(inquiry, trainer, known=known, population=size, goes_on=goes_on))
-    return answer(
-        inquiry,
-        known,
-        n_examples=work.n_examples,
-        gradient_norm=work.norms,
-    )
+@dataclass(frozen=True)
+class _Clock:
+    """How much time is left, by the pace of the reruns so far.
 
+    Attributes:
+        started: by the monotonic clock, in seconds.
+        limit_s: for the whole explanation.
+        pace_s: of one training, where none is trained yet.
+        trainer: of the reruns.
+        reruns: on their way to MLflow.
+    """
 
-def _clock(
-    work: Subject, trainer: Trainer, reruns: Drain, *, share: float, size: int = 1
-) -> Callable[[], bool]:
-    """Whether there is time for a population of a size, within a share of the limit."""
-    end = work.started + share * work.limit_s
+    started: float
+    limit_s: float
+    pace_s: float
+    trainer: Trainer
+    reruns: Drain
 
-    def goes_on() -> bool:
-        pace_s = trainer.seconds / trainer.n_trained if trainer.n_trained else work.pace_s
+    def population(self, most: int) -> int:
+        """Reruns that are trained at once, so that a population fits the limit; 1 or more."""
+        return max(1, min(most, int(_SHARE * self.limit_s / max(self.pace_s, 1e-3))))
+
+    def has_time(self, share: float, population: int) -> bool:
+        """Whether there is time for a population, within a share of the limit."""
+        n, seconds = self.trainer.n_trained, self.trainer.seconds
+        pace_s = seconds / n if n else self.pace_s
         # Half a population beyond the limit is nearer to it than half a population before.
-        return time.monotonic() + pace_s * size / 2 + reruns.backlog_s < end
-
-    return goes_on
-
-
-def _record(work: Subject, found: Answer, content: PageContent, run_id: str, page: str) -> None:
-    """The page and the answer, at the study's own run where there is one."""
-    at = work.study.run_id or run_id
-    with waiting(work.console, "the page is being recorded"):
-        log_page(work.store, at, page, PAGE_FILE)
-        describe_answer(
-            work.store,
-            dict.fromkeys((at, run_id)),
-            sentences=content.sentences,
-            causes=[name for cause in found.causes for name in cause.settings],
-        )
+        needed_s = pace_s * population / 2 + self.reruns.backlog_s
+        return time.monotonic() + needed_s < self.started + share * self.limit_s
 
 
-def _say_answer(work: Subject, found: Answer, content: PageContent) -> None:
+def _commands(
+    study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig, store: Store
+) -> list[str]:
+    """What to type next."""
+    more = explain_command(study.name, config.local)
+    if found.is_complete:
+        more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
+    commands = [more]
+    for run in compared.runs:
+        if run.judgement.verdict is Verdict.OSCILLATING:
+            commands.append(f"{explain_command(run.run_id, config.local)}   # of {run.name}")
+            commands.append(rerun_command(run.run_id, config.local))
+            break
+    return [*commands, *how_to_look(store)]
+
+
+def _say_answer(content: PageContent, found: Answer, again: str, console: Console) -> None:
     table = evidence_table(found)
-    say(work.console, "", *content.sentences, "", *table, *([""] if table else []))
+    say(console, "", *content.sentences, "", *table, *([""] if table else []))
     if not found.is_complete:
-        say(work.console, f"the time was up; this goes on: {content.commands[0]}")
+        say(console, f"the time was up; this goes on: {again}")

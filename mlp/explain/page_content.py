@@ -3,13 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from mlp.causes.answer import Answer, render_answer, sentences
 from mlp.causes.changes import plain
 from mlp.causes.observed import StudyRun
-from mlp.causes.plan import Plan, Results
-from mlp.config import Execution, ExplainConfig, RunConfig, Training
+from mlp.config import RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.explain.reruns import Trainer
 from mlp.report.summary import (
@@ -18,68 +15,35 @@ from mlp.report.summary import (
     PageContent,
     RepairedRatio,
     combinations_of,
-    find_cures,
     quality_of,
     repaired_ratio,
     spread_out,
 )
 from mlp.settings import with_settings
-from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import Space
-from mlp.tracking.display import ThinCurve, explain_command, rerun_command
+from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun, PastStudy, read_points
-from mlp.tracking.store import Store, how_to_look, run_address
-from mlp.training.executor import n_threads
+from mlp.tracking.store import Store, run_address
 
-_LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
 _SHARPNESS_POINTS = 16  # along the repaired runs of saturated ones
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is explained, and what its steps share.
+class Compared:
+    """The runs of a study that can be compared with each other.
 
     Attributes:
-        store: where it is tracked.
-        study: as it was read.
-        runs: of the study, those that can be compared.
+        runs: as they were read.
         observed: the same as attribution sees them.
         space: of the study, with every further setting in which they differ.
         data: that they were trained on.
-        config: how much may be trained, and where.
-        console: for the user.
-        started: by the monotonic clock, in seconds.
     """
 
-    store: Store
-    study: PastStudy
     runs: tuple[PastRun, ...]
     observed: tuple[StudyRun, ...]
     space: Space
     data: Dataset
-    config: ExplainConfig
-    console: Console
-    started: float
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds that it may take: as long as the study did, where nobody says otherwise."""
-        return self.config.explain.timeout_s or max(self.study.duration_s, _LEAST_LIMIT_S)
-
-    @property
-    def pace_s(self) -> float:
-        """Seconds that a training of the study took, in its populations."""
-        return self.study.duration_s / max(1, len(self.study.runs))
-
-    @property
-    def n_examples(self) -> int:
-        """In the training part."""
-        return self.data.train.n_examples
-
-    def norms(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Gradient norms at the first weights."""
-        return gradient_norms(configs, self.data, threads=n_threads(Execution()))
 
 
 @dataclass(frozen=True)
@@ -102,47 +66,60 @@ class Curves:
 
 
 def gather(
-    work: Subject,
-    inquiry: Plan,
-    known: Results,
+    study: PastStudy,
+    compared: Compared,
     found: Answer,
     curves: Curves,
+    *,
+    cures: Sequence[Cure],
+    commands: Sequence[str],
 ) -> PageContent:
-    """Everything that the page shows."""
-    cures = find_cures(inquiry, known, found, [run.judgement for run in work.runs])
-    steps = sorted({run.config.training.steps for run in work.runs})
+    """Everything that the page shows.
+
+    Args:
+        study: what is explained.
+        compared: its runs.
+        found: the answer.
+        curves: of the study's runs and of reruns.
+        cures: reruns that repaired a run.
+        commands: to type next.
+    """
+    runs, n_examples = compared.runs, compared.data.train.n_examples
+    steps = sorted({run.config.training.steps for run in runs})
     facts = (
-        f"{len(work.runs)} runs of {' or '.join(str(n) for n in steps)} steps on {work.data.name}: "
-        f"{work.n_examples} examples to train on",
+        f"{len(runs)} runs of {' or '.join(str(n) for n in steps)} steps on {compared.data.name}: "
+        f"{n_examples} examples to train on",
         f"{found.n_oscillating} oscillate; {found.n_trained} reruns from "
         f"{found.n_picked[0]} oscillating and {found.n_picked[1]} quiet runs"
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
         "a cause is named at a chance of 1 % of naming any false one, over all settings together",
     )
+    # Said with the answer, so that it stands wherever the answer does.
+    part = f"The study is not at its end: this is about the {len(runs)} runs that it had."
     return PageContent(
-        title=work.study.name,
+        title=study.name,
         facts=facts,
-        sentences=(*sentences(found), *_of_a_part(work)),
+        sentences=(*sentences(found), *([] if study.is_at_end else [part])),
         evidence=render_answer(found),
         answer=found,
-        runs=work.runs,
-        observed=work.observed,
-        pairs=_pairs(work, spread_out(cures), curves),
-        ratios=_ratios(work),
-        quality=quality_of(work.runs),
-        repaired_ratios=_repaired_ratios(work, cures, curves),
-        combinations=combinations_of(work.runs, work.observed),
-        addresses=tuple(run_address(work.store, run.run_id) for run in work.runs),
-        commands=_commands(work, found),
+        runs=runs,
+        observed=compared.observed,
+        pairs=_pairs(runs, spread_out(cures), curves),
+        ratios=_ratios(runs, curves.store),
+        quality=quality_of(runs),
+        repaired_ratios=_repaired_ratios(runs, cures, curves, n_examples),
+        combinations=combinations_of(runs, compared.observed),
+        addresses=tuple(run_address(curves.store, run.run_id) for run in runs),
+        commands=tuple(commands),
     )
 
 
-def _pairs(work: Subject, cures: Sequence[Cure], curves: Curves) -> tuple[CurvePair, ...]:
+def _pairs(runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves) -> tuple[CurvePair, ...]:
     return tuple(
         CurvePair(
-            name=work.runs[cure.run].name,
+            name=runs[cure.run].name,
             change=cure.text,
-            before=read_points(work.store, work.runs[cure.run].run_id, "loss"),
+            before=read_points(curves.store, runs[cure.run].run_id, "loss"),
             after=curves.of(cure.repaired),
             verdict=cure.verdict,
         )
@@ -150,27 +127,25 @@ def _pairs(work: Subject, cures: Sequence[Cure], curves: Curves) -> tuple[CurveP
     )
 
 
-def _ratios(work: Subject) -> dict[int, ThinCurve]:
+def _ratios(runs: Sequence[PastRun], store: Store) -> dict[int, ThinCurve]:
     """The stability ratio along runs spread over the study, as far as it was measured."""
-    measured = [i for i, run in enumerate(work.runs) if "stability_ratio_max" in run.metrics]
+    measured = [i for i, run in enumerate(runs) if "stability_ratio_max" in run.metrics]
     step = max(1, -(-len(measured) // _MOST_DRAWN))
-    found = {
-        i: read_points(work.store, work.runs[i].run_id, "stability_ratio") for i in measured[::step]
-    }
+    found = {i: read_points(store, runs[i].run_id, "stability_ratio") for i in measured[::step]}
     return {i: curve for i, curve in found.items() if curve.value.size}
 
 
 def _repaired_ratios(
-    work: Subject, cures: Sequence[Cure], curves: Curves
+    runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves, n_examples: int
 ) -> tuple[RepairedRatio, ...]:
     """For saturated runs: what their own step is against the curvature of the repaired run."""
-    own = [cure for cure in cures if _is_saturated(work.runs[cure.run])]
+    own = [cure for cure in cures if _is_saturated(runs[cure.run])]
     if not own or not curves.goes_on():
         return ()
     measured = {"training.sharpness_points": _SHARPNESS_POINTS}
     results = curves.trainer.results([with_settings(cure.repaired, measured) for cure in own])
     found = (
-        repaired_ratio(work.runs[cure.run], cure, result, work.n_examples)
+        repaired_ratio(runs[cure.run], cure, result, n_examples)
         for cure, result in zip(own, results, strict=True)
     )
     return tuple(ratio for ratio in found if ratio is not None)
@@ -180,27 +155,6 @@ def _is_saturated(run: PastRun) -> bool:
     """As `stability.ratio` says it, from what was noted of the run."""
     tail = run.metrics.get("stability_ratio_tail")
     return tail is not None and tail < 0.5 and run.config.training.batch_size is None
-
-
-def _of_a_part(work: Subject) -> list[str]:
-    """Said with the answer, so that it stands wherever the answer does."""
-    if work.study.is_at_end:
-        return []
-    return [f"The study is not at its end: this is about the {len(work.runs)} runs that it had."]
-
-
-def _commands(work: Subject, found: Answer) -> tuple[str, ...]:
-    """What to type next."""
-    swinging = next((run for run in work.runs if run.judgement.verdict == "oscillating"), None)
-    local = work.config.local
-    more = explain_command(work.study.name, local)
-    if found.is_complete:
-        more += f" explain.interventions={2 * work.config.explain.interventions}   # rests on more"
-    commands = [more]
-    if swinging is not None:
-        commands.append(f"{explain_command(swinging.run_id, local)}   # of {swinging.name}")
-        commands.append(rerun_command(swinging.run_id, local))
-    return (*commands, *how_to_look(work.store))
 
 
 def unmeasured(config: RunConfig) -> RunConfig:
