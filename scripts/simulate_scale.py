@@ -103,7 +103,7 @@ def run(asked: argparse.Namespace) -> None:
         "execution": {"engine": "ray", "address": asked.address} if asked.address else {},
     }
     started = time.perf_counter()
-    conduct.run_sweep(read_sweep(values), Console(width=100))
+    conduct.run_study(read_sweep(values), console=Console(width=100))
     report(folder, asked.trials, time.perf_counter() - started)
 
 
@@ -125,9 +125,9 @@ def pass_time(conduct) -> None:
 def report(folder: Path, n_trials: int, seconds: float) -> None:
     rows = [json.loads(line) for line in (folder / "seconds.jsonl").read_text().splitlines()]
     print(f"\n{n_trials} trials in {seconds:.1f} s: {n_trials / seconds:.2f} trials a second")
-    for what in ("ask", "train", "judge", "log"):
+    for what in ("ask", "forecast", "train", "keep", "log"):
         spent = sum(row.get(what, 0.0) for row in rows)
-        print(f"  {what:<6} {1000 * spent / n_trials:8.2f} ms a trial")
+        print(f"  {what:<8} {1000 * spent / n_trials:8.2f} ms a trial")
     trained = rows[-1]["at"]
     print(f"  all trained after {trained:.1f} s, {rows[-1]['spooled']} runs waited for MLflow then")
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

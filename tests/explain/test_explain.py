@@ -414,9 +414,10 @@ def test_a_store_that_goes_away_gets_the_reruns_of_a_study_later(inside, hasty, 
     before = len(read_reruns(store, found.study.key))
     more = read_explain({"explain": {**SMALL, "seeds": SMALL["seeds"] + 4}})
     said = io.StringIO()
-    with contextlib.ExitStack() as outage, pytest.raises(StoreError) as caught:
+    with contextlib.ExitStack() as outage:
         sizes = going_away(monkeypatch, outage, "runs")
-        explain_study(None, more, console=plain(said))
+        with pytest.raises(StoreError) as caught:
+            explain_study(None, more, console=plain(said))
     assert "the disk has had enough" in str(caught.value)
     assert caught.value.exit_code == 74
     assert "optimizer.learning_rate makes the loss oscillate: " in " ".join(said.getvalue().split())
@@ -454,9 +455,10 @@ def test_a_store_that_goes_away_gets_the_reruns_of_a_run_later(inside, hasty, mo
     swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][2]
     store = open_store(Tracking())
     monkeypatch.setattr(sys, "argv", ["explain", swinging.run_id, "explain.seeds=2"])
-    with contextlib.ExitStack() as outage, pytest.raises(SystemExit) as caught:
+    with contextlib.ExitStack() as outage:
         sizes = going_away(monkeypatch, outage, "tags")
-        main()
+        with pytest.raises(SystemExit) as caught:
+            main()
     assert caught.value.code == 74
     said = capsys.readouterr()
     assert re.fullmatch(r"error: the tracking store .* the disk has had enough.*\n", said.err)

@@ -211,9 +211,11 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
 
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
-    with pytest.raises(TypeError), draining() as uploads:
-        uploads.add(here)
-        uploads.finish("FINISHED")
+    uploads = draining()
+    uploads.add(here)
+    uploads.finish("FINISHED")
+    with pytest.raises(TypeError):
+        uploads.__exit__(None, None, None)
 
 
 def test_bug_does_not_hide_another_error(here, monkeypatch):
