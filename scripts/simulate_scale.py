@@ -148,7 +148,7 @@ def report(folder: Path, n_trials: int, seconds: float) -> None:
     print(f"\n{n_trials} trials in {seconds:.1f} s: {n_trials / seconds:.2f} trials a second")
     for what in ("ask", "train", "keep", "tell"):
         spent = sum(row.get(what, 0.0) for row in rows)
-        print(f"  {what:<6} {1000 * spent / n_trials:8.2f} ms a trial")
+        print(f"  {what:<8} {1000 * spent / n_trials:8.2f} ms a trial")
     trained = rows[-1]["at"]
     print(f"  all trained after {trained:.1f} s, {rows[-1]['spooled']} runs waited for MLflow then")
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -211,14 +211,11 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
 
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
+    uploads = draining()
+    uploads.add(here)
+    uploads.finish("FINISHED")
     with pytest.raises(TypeError):
-        fail_in_the_thread(here)
-
-
-def fail_in_the_thread(here):
-    with draining() as uploads:
-        uploads.add(here)
-        uploads.finish("FINISHED")
+        uploads.__exit__(None, None, None)
 
 
 def test_bug_does_not_hide_another_error(here, monkeypatch):
