@@ -86,7 +86,6 @@ def check_sqlite(
     """Refuses a path that cannot hold a store, before anything is written.
 
     Args:
-        path: of the file, there or not.
         store: what is to be in it, for the messages.
         setting: what names the path, for the messages.
         is_thorough: whether every page of the file is looked at, which takes a second a gigabyte;

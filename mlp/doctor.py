@@ -24,7 +24,7 @@ from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, find, read_file
-from mlp.errors import DataError, MlpError, SettingError, one_line
+from mlp.errors import DataError, MlpError, SettingError, one_line, patiently
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
@@ -405,7 +405,6 @@ def _runs_left(config: SweepConfig) -> dict[str, str | None]:
         MlpError: for a store that cannot be used.
     """
     from mlp.tracking import runs
-    from mlp.tracking.drain import patiently
     from mlp.tracking.store import find_store
 
     store = patiently(lambda: find_store(config.base.tracking))
@@ -497,7 +496,6 @@ def _stored(config: SweepConfig, study: str) -> Callable[[spool.Waiting], bool]:
 
 
 def _opened_tracking(config: SweepConfig) -> "Store":
-    from mlp.tracking.drain import patiently
     from mlp.tracking.store import open_store
 
     return patiently(lambda: open_store(config.base.tracking))

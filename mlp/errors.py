@@ -5,9 +5,15 @@ a script that calls the commands can tell faults apart.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+PATIENCE_S = 5.0  # with a store that may be back in a moment
+PAUSE_S = 0.5  # between two tries
+
+_T = TypeVar("_T")
 
 
 class MlpError(Exception):
@@ -108,6 +114,36 @@ def one_sentence(
         raise sentence from None
 
 
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, BusyError | UnavailableError)
+
+
+def patiently(
+    job: Callable[[], _T],
+    *,
+    may_pass: Callable[[Exception], bool] = _is_passing,
+    patience_s: float | None = None,
+) -> _T:
+    """What a job with a store returns; the job is begun again while its fault may pass.
+
+    Args:
+        job: safe to be done twice, also where the store did all of it and had no time to say so.
+        may_pass: whether to try again may help; else the fault is raised at once.
+        patience_s: for how long to try; None: `PATIENCE_S`.
+
+    Raises:
+        Exception: the last one of the job.
+    """
+    end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    while True:
+        try:
+            return job()
+        except Exception as error:
+            if not may_pass(error) or time.monotonic() > end:
+                raise
+        time.sleep(PAUSE_S)
+
+
 def shown(value: object, *, most: int = 80) -> str:
     """A value as Python writes it, on one line and short enough for a sentence.
 
@@ -141,9 +177,6 @@ def _printable(text: str) -> str:
 
 class WithSentence(StrEnum):
     """A word that says itself in a sentence; a string like any other member of a `StrEnum`.
-
-    Attributes:
-        sentence: for a person.
 
     Example:
         >>> class Weather(WithSentence):

@@ -74,7 +74,6 @@ def rate_share(optimizer: Optimizer, step: ArrayLike, steps: int) -> NDArray[np.
     - cosine: `(1 + cos(pi step / steps)) / 2`, which falls from 1 to 0
 
     Args:
-        optimizer: which of the two.
         step: any shape, the number of updates done before, 0 to `steps`.
         steps: of the training, 1 or more.
 
@@ -101,7 +100,6 @@ def descend(
         params: the weights `w`.
         velocity: `v`; zeros before the first update.
         grads: the normalized gradient `g`, as `normalize` gives it.
-        optimizer: learning rate and momentum.
         share: of the learning rate at this step, as `rate_share` gives it.
 
     Example:

@@ -62,11 +62,8 @@ def initialize(
     dtypes, up to rounding.
 
     Args:
-        model: depth and widths.
-        initialization: the scheme, and a factor on what it draws.
         n_inputs: features of an example.
         seed: of the stream, 0 to 2**32 - 1.
-        dtype: float32 or float64.
 
     Returns:
         `depth + 1` layers, each `W (fan_in, fan_out)` and `b (fan_out,)`.
@@ -102,7 +99,6 @@ def forward(params: Params, features: Array, activation: Activation) -> Outputs:
     Args:
         params: `depth + 1` layers.
         features: `(n, n_inputs)`, in the dtype of the weights.
-        activation: of the hidden units.
     """
     hidden: list[Array] = []
     inputs = features
@@ -172,7 +168,6 @@ def loss_and_gradient(
         params: `depth + 1` layers.
         features: `(n, n_inputs)`, in the dtype of the weights.
         labels: `(n,)`, 0 or 1.
-        activation: of the hidden units.
         derivative: `exact`, or `question`: `1 - sigmoid(a)` in the place of `a (1 - a)`, although
             `a` has been through the sigmoid already. The latter goes with sigmoid only.
 

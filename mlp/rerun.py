@@ -16,7 +16,7 @@ from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
 from mlp.curve import judge
 from mlp.engine.result import Ending, Result
-from mlp.errors import MissingInputError, SettingError, one_line
+from mlp.errors import MissingInputError, SettingError, one_line, patiently
 from mlp.run import Run
 from mlp.settings import read_run, settings_of, with_settings
 from mlp.study.space import typed
@@ -24,7 +24,7 @@ from mlp.terminal.compose import Settings, compose, run_config, typed_changes, t
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, say, silent
 from mlp.tracking.display import doctor_command, rerun_command, run_name
-from mlp.tracking.drain import patiently, record_run
+from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
 from mlp.tracking.record import RunRecord
 from mlp.train import register_model, train_record

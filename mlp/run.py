@@ -34,8 +34,6 @@ class Run:
     """A trained network and how it came about.
 
     Attributes:
-        run_id: MLflow's id of it.
-        config: its settings.
         result: its curves and weights as arrays, and how its training ended.
     """
 
@@ -107,10 +105,8 @@ def load_run(
     """Reads a tracked run back, checked against the digests that it was recorded with.
 
     Args:
-        run_id: MLflow's id of it.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
-        experiment: name of the MLflow experiment.
 
     Raises:
         SettingError: for what is no run id or address.
@@ -164,7 +160,6 @@ def load_study(
             experiment; None: the study that was started last.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
-        experiment: name of the MLflow experiment.
 
     Returns:
         A row a finished run, in the order of the trials: `trial`, `run_id`, `name`, `verdict` and

@@ -17,7 +17,6 @@ def wilson(n_hits: int, n: int) -> Share:
     """A share of independent cases, with Wilson's score interval.
 
     Args:
-        n_hits: cases that have it.
         n: all cases; without any, the interval is everything.
 
     Example:

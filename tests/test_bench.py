@@ -1,12 +1,14 @@
 """`python -m benchmarks` as a process: what it measures, checks and prints; no time is asserted."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks.__main__ import works
 from benchmarks.peers import PEERS
-from support.sweeping import command
+from support.sweeping import environment_of_commands
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +17,13 @@ def benched(tmp_path_factory):
     here = tmp_path_factory.mktemp("bench")
     nowhere = {"MLP_DATA_ROOT": str(here / "none"), "XDG_CACHE_HOME": str(here / "cache")}
     chosen = ("--works", "1 x 784-3-3-2", "--peers", "question", "jax_jit")
-    done = command("bench", *chosen, cwd=here, **nowhere)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *chosen],
+        cwd=here,
+        env={**environment_of_commands(), **nowhere},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

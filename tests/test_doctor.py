@@ -17,7 +17,7 @@ from mlp.errors import StoreError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.terminal.compose import compose
-from mlp.tracking import drain, spool
+from mlp.tracking import spool
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
 from support.sample_records import make_record
@@ -141,7 +141,7 @@ def test_help_names_the_way(tmp_path):
 
 
 def test_spool_is_published_once(here, monkeypatch):
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor()
     assert not is_well
@@ -178,7 +178,7 @@ def test_trial_that_the_study_lacks_waits_for_the_sweep(here, monkeypatch):
 
 
 def test_damaged_trial_is_named_and_stays(here, monkeypatch):
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     [file] = here.glob("optuna.db.spool/*/000002/curve.npz")
     file.write_bytes(b"")
@@ -189,7 +189,7 @@ def test_damaged_trial_is_named_and_stays(here, monkeypatch):
 
 
 def test_store_that_is_still_down_is_said(here, monkeypatch):
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")
     is_well, said = doctor("tracking.uri=http://127.0.0.1:1", fix=True)
     assert not is_well

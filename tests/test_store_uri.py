@@ -79,8 +79,8 @@ def test_secrets_are_masked(text, masked):
 def test_a_wrong_address_costs_no_mlflow():
     program = (
         "import sys; from mlp.config import Tracking\n"
-        "from mlp.tracking import display, record, store_uri\n"
-        "try: store_uri.resolve(Tracking(uri='mlruns'))\n"
+        "from mlp import addresses; from mlp.tracking import display, record\n"
+        "try: addresses.resolve(Tracking(uri='mlruns'))\n"
         "except Exception as error: print(type(error).__name__, 'mlflow' in sys.modules)"
     )
     done = subprocess.run(

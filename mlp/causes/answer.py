@@ -2,24 +2,24 @@
 
 Training comes in as an argument: configs in, judgements out. Nothing here knows where or how.
 
-    inquiry = prepare(runs, space, Effort(), n_examples=..., gradient_norm=...)
-    results = investigate(inquiry, train, known=earlier, goes_on=lambda: clock() < end)
-    found = answer(inquiry, results, n_examples=..., gradient_norm=...)
+    plan = plan_reruns(runs, space, n_examples=..., gradient_norm=...)
+    results = investigate(plan, train, known=earlier, goes_on=lambda: clock() < end)
+    found = answer(plan, results, n_examples=..., gradient_norm=...)
     print(render_answer(found))
 
-What it cannot see: a setting whose tried values all act alike; one that acts with two others only;
-one whose effect has both signs in different runs, as often as not; and, with few runs that
-oscillate again with further seeds, anything that needs a dozen pairs to be shown. Named causes are
-causes in the picked runs and within the space; nothing is claimed about other spaces.
+What it cannot see: a setting whose tried values all act alike; one that acts only with two others;
+one that stops some runs and starts as many others; and, where few runs oscillate with further
+seeds, anything that needs a dozen pairs to be shown. A named cause is a cause in the picked runs
+and within the space; nothing is claimed about other spaces.
 
-What is trained next is chosen so that the settings that act are known soonest. Round by round of
-picked runs, each setting of a run is changed in turn with the run's own seed; what turned the
-verdict is repeated with further seeds beside the unchanged run. What is trained next follows from
-the results so far and from nothing else, so the training can be stopped between any two batches and
-gone on with later, and every answer on the way is a valid one.
+The settings that act are to be known soonest. So, a few picked runs at a time, each setting is
+changed in turn with the run's own seed; what turned the verdict is repeated with further seeds
+beside the unchanged run. What is trained next follows from the results so far alone: training can
+be stopped between any two batches and continued later, and every answer on the way is valid.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlp.causes.changes import (
@@ -27,25 +27,24 @@ from mlp.causes.changes import (
     NORMALIZATION,
     Factor,
     GradientNorm,
-    StepExample,
     rerun,
     step_example,
 )
 from mlp.causes.effects import Effect, SideEffect, effects
 from mlp.causes.evidence import Conclusion, capital
-from mlp.causes.pairs import Dependence, JointCure, dependences, joint_cures, next_joint_batch
-from mlp.causes.plan import Inquiry, Pick, Results, Side, judged_after, missing, strongest, turned
+from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
+from mlp.causes.plan import Pick, Plan, Results, Side, missing, strongest, turns
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.errors import WithSentence
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
-_FEWEST_TRIED = 6  # reruns that could have turned, before none of them turning says something
+_FEWEST_TRIED = 6  # reruns that could have turned; with fewer, none turning says nothing
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 _LEADING = 3  # settings that are looked at first
 _PICKS_A_ROUND = 4  # so that a time limit finds some picks complete instead of all half done
-_WORTH_ASKING = 3.0  # capital on either side from which more seeds may well settle it
+_WORTH_ASKING = 3.0  # capital on either side above which more seeds may well settle it
 
 Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
 """Trains each config and judges its loss curve."""
@@ -70,22 +69,21 @@ class Cause:
 
     Attributes:
         settings: as on the command line, sorted.
-        kind: in which way.
-        effects: the single changes that show it; those that started it included.
+        effects: the single changes that show it, to stop and to start it.
         dependences: for settings that act only together.
-        joint: for settings of which both must be changed.
+        pairs: for settings of which both must be changed.
     """
 
     settings: tuple[str, ...]
     kind: Kind
     effects: tuple[Effect, ...] = ()
     dependences: tuple[Dependence, ...] = ()
-    joint: tuple[JointCure, ...] = ()
+    pairs: tuple[PairCure, ...] = ()
 
     @property
     def stops(self) -> bool:
         """Whether a change was shown to stop it, rather than only to start it."""
-        return bool(self.joint) or any(effect.stops for effect in self.effects)
+        return bool(self.pairs) or any(effect.stops for effect in self.effects)
 
 
 def curing_factors(found: Sequence[Effect]) -> list[Factor]:
@@ -100,7 +98,7 @@ def curing_factors(found: Sequence[Effect]) -> list[Factor]:
 
 
 def find_causes(
-    found: Sequence[Effect], bonds: Sequence[Dependence], joint: Sequence[JointCure]
+    found: Sequence[Effect], bonds: Sequence[Dependence], pairs: Sequence[PairCure]
 ) -> tuple[Cause, ...]:
     """The causes, the best supported first.
 
@@ -124,13 +122,13 @@ def find_causes(
                 dependences=tuple(b for b in bonds if {b.factor.setting, b.without.setting} <= own),
             )
         )
-    for cure in joint:
+    for cure in pairs:
         if cure.conclusion is Conclusion.CAUSE:
-            causes = _with_joint(causes, cure, found)
+            causes = _with_pair(causes, cure, found)
     return tuple(sorted(causes, key=_smallest_p_value))
 
 
-def _with_joint(causes: Sequence[Cause], cure: JointCure, found: Sequence[Effect]) -> list[Cause]:
+def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect]) -> list[Cause]:
     """The causes with one of which both settings must be changed, where neither stops it alone."""
     settings = {factor.setting for factor in cure.factors}
     stopping = {setting for cause in causes if cause.stops for setting in cause.settings}
@@ -138,7 +136,7 @@ def _with_joint(causes: Sequence[Cause], cure: JointCure, found: Sequence[Effect
         return list(causes)
     others = [cause for cause in causes if cause.stops or not set(cause.settings) <= settings]
     own = tuple(effect for effect in found if effect.factor.setting in settings)
-    return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, joint=(cure,))]
+    return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, pairs=(cure,))]
 
 
 def _named(found: Sequence[Effect]) -> set[Factor]:
@@ -146,10 +144,10 @@ def _named(found: Sequence[Effect]) -> set[Factor]:
 
 
 def _is_effective_step(found: Sequence[Effect]) -> bool:
-    """Whether the normalization acts, but not once the learning rate makes up for its step.
+    """Whether the normalization acts, but not at the same effective step.
 
-    Most often the mean at the sum's learning rate learns nothing: that ends the swings as well, and
-    so counts here, where the learning rate itself is shown to cure.
+    Most often the mean at the sum's learning rate learns nothing. That ends the swings as well, so
+    it counts as acting here, if the learning rate is shown to cure.
     """
     named = _named(found)
     normalization, learning_rate = _STEP
@@ -167,7 +165,7 @@ def _is_effective_step(found: Sequence[Effect]) -> bool:
 def _does_little(effect: Effect) -> bool:
     """Whether it was tried often enough to see that it mostly does not stop the oscillation.
 
-    Runs near the threshold fall to either side by their seed alone, so some do stop.
+    Some runs near the threshold stop by another seed alone.
     """
     side = effect.on(Side.STOPS)
     if effect.conclusion is Conclusion.NO_EFFECT:
@@ -186,7 +184,7 @@ def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:
         groups.append(_STEP)
         named -= set(_STEP)
     elif learning_rate in named and normalization not in named:
-        # At the same effective step the learning rate changes as well, and that explains it.
+        # A change at the same effective step changes the learning rate too: that explains it.
         named -= {_SAME_STEP}
     elif _SAME_STEP in named:
         named = named - {_SAME_STEP} | {normalization}
@@ -212,41 +210,37 @@ def _linked(
 
 def _smallest_p_value(cause: Cause) -> float:
     values = [e.p_value for e in cause.effects if e.conclusion is Conclusion.CAUSE]
-    return min([*values, *(cure.p_value for cure in cause.joint)], default=1.0)
+    return min([*values, *(cure.p_value for cure in cause.pairs)], default=1.0)
 
 
-def next_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+def next_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     """What to train next; empty when all single changes are answered.
 
-    First what turns the verdict. After that the strongest change of the settings that turned
-    nothing, so that they can be said to have no effect; at last twice and then four times as many
-    seeds for the settings that the reruns favour without settling them.
-
-    Args:
-        inquiry: as prepared.
-        results: everything trained so far, also by an earlier and smaller effort.
+    First what turns the verdict. Then the strongest change of the settings that turned nothing, so
+    that they can be said to have no effect. At last twice and four times as many seeds for the
+    settings that seem to act and are not settled.
     """
-    if batch := next_turning_batch(inquiry, results):
+    if batch := next_turning_batch(plan, results):
         return batch
-    if batch := missing(_confirming(inquiry.picks, None, results), results):
+    if batch := missing(_confirming(plan.picks, None, results), results):
         return batch
     for times in (2, 4):
-        open_factors = [e.factor for e in effects(inquiry, results) if _may_settle(e)]
-        if batch := missing(_settling(inquiry, open_factors, results, times), results):
+        open_factors = [e.factor for e in effects(plan, results) if _may_settle(e)]
+        if batch := missing(_settling(plan, open_factors, results, times), results):
             return batch
     return ()
 
 
-def next_turning_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     """What to train next to know which single changes turn the verdict; empty when that is known.
 
-    First the settings that go along with oscillation most, over all picks, then all others: every
-    change with the run's own seed and the unchanged run with further seeds; then the changes that
-    turned the verdict, with the further seeds; then the same for the next picks.
+    First the settings that go along with oscillation most, then all others. Some picks at a time:
+    every change with the run's own seed, and the unchanged run with further seeds; then the changes
+    that turned the verdict, with the further seeds.
     """
-    for factors in (inquiry.factors[:_LEADING], inquiry.factors):
-        for first in range(0, len(inquiry.picks), _PICKS_A_ROUND):
-            round_ = inquiry.picks[first : first + _PICKS_A_ROUND]
+    for factors in (plan.factors[:_LEADING], plan.factors):
+        for first in range(0, len(plan.picks), _PICKS_A_ROUND):
+            round_ = plan.picks[first : first + _PICKS_A_ROUND]
             if batch := missing(_screening(round_, factors), results):
                 return batch
             if batch := missing(_confirming(round_, factors, results), results):
@@ -254,10 +248,13 @@ def next_turning_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, .
     return ()
 
 
-def n_left(inquiry: Inquiry, results: Results) -> int:
-    """How many trainings the single changes still take, before any setting is in doubt."""
-    n = len(missing(_screening(inquiry.picks, inquiry.factors), results))
-    for pick in inquiry.picks:
+def n_left(plan: Plan, results: Results) -> int:
+    """How many trainings the single changes still take.
+
+    Settings in doubt and pairs of settings may ask for more, most often for none to a third.
+    """
+    n = len(missing(_screening(plan.picks, plan.factors), results))
+    for pick in plan.picks:
         for factor in pick.factors:
             repeated = list(_repeated(pick, factor, results, pick.n_seeds))
             n += len(missing(repeated, results)) if repeated else pick.n_seeds
@@ -282,9 +279,9 @@ def _confirming(
 
 
 def _settling(
-    inquiry: Inquiry, factors: Sequence[Factor], results: Results, times: int
+    plan: Plan, factors: Sequence[Factor], results: Results, times: int
 ) -> Iterator[RunConfig | None]:
-    for pick in inquiry.picks:
+    for pick in plan.picks:
         n_seeds = min(times * pick.n_seeds, len(pick.configs) - 1)
         for factor in factors:
             if factor in pick.factors and _has_turned(pick, factor, results):
@@ -303,8 +300,7 @@ def _repeated(
 
 def _has_turned(pick: Pick, factor: Factor, results: Results) -> bool:
     change = strongest(pick, factor, results)
-    judged = judged_after(pick, [change], 0, results) if change else None
-    return judged is not None and turned(pick, judged)
+    return change is not None and turns(pick, [change], results)
 
 
 def _may_settle(effect: Effect) -> bool:
@@ -320,20 +316,17 @@ class Answer:
     """Which settings make the loss of a study's runs oscillate, and the evidence.
 
     Attributes:
-        n_runs: of the study.
-        n_oscillating: of these.
         n_picked: oscillating and healthy runs that were rerun.
         n_trained: reruns that the answer rests on.
         is_complete: whether everything that was asked is trained.
-        causes: shown by reruns, the best supported first.
+        causes: the best supported first.
         without_effect: settings of which reruns show that changing them does nothing.
         only_failing: settings whose change ends the swings, but mostly in runs that learn nothing.
         undecided: settings of which the reruns show neither.
-        step_example: an oscillating run's learning rate, normalization and effective step at the
-            start, where the effective step is a cause.
-        effects: every setting on both sides.
-        dependences: what was asked about causes that cure the same runs.
-        joint_cures: what was asked about runs that no single change cures.
+        step_example: an oscillating run's first step in words, where the effective step is a cause.
+        effects: of every setting.
+        dependences: of causes that cure the same runs.
+        pair_cures: of runs that no single change cures.
     """
 
     n_runs: int
@@ -345,67 +338,40 @@ class Answer:
     without_effect: tuple[str, ...]
     only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
-    step_example: StepExample | None
+    step_example: str | None
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
-    joint_cures: tuple[JointCure, ...]
+    pair_cures: tuple[PairCure, ...]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is left to train.
-
-    Attributes:
-        n_trainings: of single changes and unchanged runs. Doubts and pairs of settings may ask for
-            more once these are known, most often for none to a third.
-        duration_s: that they take.
-    """
-
-    n_trainings: int
-    duration_s: float
-
-
-def estimate(inquiry: Inquiry, results: Results, *, seconds_per_training: float) -> Estimate:
-    """How much is left to train, before it is trained."""
-    n_trainings = n_left(inquiry, results)
-    return Estimate(n_trainings, n_trainings * seconds_per_training)
-
-
-def next_trainings(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when everything is answered.
-
-    Args:
-        inquiry: as `inquiry.prepare` gives it.
-        results: everything trained so far, now or earlier.
-    """
-    batch = next_batch(inquiry, results)
-    return batch or next_joint_batch(inquiry, curing_factors(effects(inquiry, results)), results)
+def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next; empty when everything is answered."""
+    batch = next_batch(plan, results)
+    return batch or next_pair_batch(plan, curing_factors(effects(plan, results)), results)
 
 
 def investigate(
-    inquiry: Inquiry,
+    plan: Plan,
     train: Train,
     *,
     known: Results | None = None,
     population: int = 64,
     goes_on: Callable[[], bool] = lambda: True,
-    asked: Callable[[Inquiry, Results], tuple[RunConfig, ...]] = next_trainings,
+    asked: Callable[[Plan, Results], tuple[RunConfig, ...]] = next_trainings,
 ) -> dict[RunConfig, Judgement]:
-    """Trains what the inquiry asks for, until it is answered or the time is up.
+    """Trains what the plan asks for, until it is answered or the time is up.
 
     Args:
-        inquiry: as `inquiry.prepare` gives it.
-        train: configs -> judgements, in the same order.
         known: results of an earlier call; nothing of it is trained again.
         population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
         asked: what to train next; empty when all is answered.
 
     Returns:
-        Everything known, `known` included; `answer` takes it whether it is complete or not.
+        Everything known, `known` included, complete or not.
     """
     results = dict(known or {})
-    while batch := asked(inquiry, results):
+    while batch := asked(plan, results):
         for first in range(0, len(batch), population):
             if not goes_on():
                 return results
@@ -415,7 +381,7 @@ def investigate(
 
 
 def answer(
-    inquiry: Inquiry,
+    plan: Plan,
     results: Results,
     *,
     n_examples: int,
@@ -424,58 +390,51 @@ def answer(
     """Reduces everything known to the answer.
 
     Args:
-        inquiry: as prepared.
         results: as `investigate` gives them, or fewer.
         n_examples: in the training part.
-        gradient_norm: as for `inquiry.prepare`; asked for one run at most.
+        gradient_norm: asked for one run at most.
     """
     consulted = _Consulted(results)
-    found = effects(inquiry, consulted)
+    found = effects(plan, consulted)
     curing = curing_factors(found)
-    bonds = dependences(inquiry, curing, consulted)
-    joint = joint_cures(inquiry, consulted)
-    causes = find_causes(found, bonds, joint)
+    bonds = dependences(plan, curing, consulted)
+    pairs = pair_cures(plan, consulted)
+    causes = find_causes(found, bonds, pairs)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _without_effect(found, named)
     failing = _only_failing(found, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
-    runs = inquiry.runs
+    runs = plan.runs
     is_by_step = any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
     has_step = is_by_step or {LEARNING_RATE, NORMALIZATION} <= named
     return Answer(
         n_runs=len(runs),
         n_oscillating=sum(run.is_oscillating for run in runs),
-        n_picked=(len(inquiry.on(Side.STOPS)), len(inquiry.on(Side.STARTS))),
+        n_picked=(len(plan.on(Side.STOPS)), len(plan.on(Side.STARTS))),
         n_trained=len(consulted.keys_read),
-        is_complete=not next_trainings(inquiry, results),
+        is_complete=not next_trainings(plan, results),
         causes=causes,
         without_effect=idle,
         only_failing=failing,
         undecided=tuple(s for s in tested if s not in (*named, *idle, *failing)),
-        step_example=_step_example(inquiry, n_examples, gradient_norm) if has_step else None,
+        step_example=_step_example(plan, n_examples, gradient_norm) if has_step else None,
         effects=found,
         dependences=bonds,
-        joint_cures=joint,
+        pair_cures=pairs,
     )
 
 
-class _Consulted(Mapping[RunConfig, Judgement]):
-    """Results that remember which of them were asked for: earlier answers may have had others."""
+class _Consulted(UserDict[RunConfig, Judgement]):
+    """Results that note which of them are read: some may answer what another plan asked."""
 
     def __init__(self, results: Results) -> None:
+        super().__init__(results)
         self.keys_read: set[RunConfig] = set()
-        self._results = results
 
     def __getitem__(self, config: RunConfig) -> Judgement:
-        found = self._results[config]
+        found = super().__getitem__(config)
         self.keys_read.add(config)
         return found
-
-    def __iter__(self) -> Iterator[RunConfig]:
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        return len(self._results)
 
 
 def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
@@ -500,11 +459,9 @@ def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
     )
 
 
-def _step_example(
-    inquiry: Inquiry, n_examples: int, gradient_norm: GradientNorm
-) -> StepExample | None:
+def _step_example(plan: Plan, n_examples: int, gradient_norm: GradientNorm) -> str | None:
     """Of the first picked run whose step is not simply its learning rate."""
-    configs = (pick.configs[0] for pick in inquiry.on(Side.STOPS))
+    configs = (pick.configs[0] for pick in plan.on(Side.STOPS))
     config = next((c for c in configs if c.gradient.normalization != "mean"), None)
     return step_example(config, n_examples, gradient_norm) if config is not None else None
 
@@ -540,7 +497,7 @@ def render_answer(answer: Answer) -> str:
         f"from {n_stops} oscillating and {n_starts} healthy runs ({state}).",
         _effect_lines(answer.effects),
         "\n".join(_dependence_line(bond) for bond in answer.dependences),
-        "\n".join(_joint_line(cure) for cure in answer.joint_cures),
+        "\n".join(_pair_line(cure) for cure in answer.pair_cures),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -596,7 +553,7 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
                 f"of them cured the other brought it back in {returned} of {tried} reruns."
             )
         case Kind.BOTH:
-            cure = cause.joint[0]
+            cure = cause.pairs[0]
             return (
                 f"{names} both have to be changed: no single change stopped {cure.n_uncured} of "
                 f"the oscillating runs, both together did in {cure.n_cured} of {cure.n_pairs} "
@@ -629,7 +586,7 @@ def _decides_most(cause: Cause) -> bool:
 
 def _short(cause: Cause) -> str:
     what = _listed(cause.settings)
-    if cause.joint:
+    if cause.pairs:
         return f"{what} (both changed together)"
     if cause.kind is not Kind.ALONE:
         what += f" ({cause.kind.value})"
@@ -737,7 +694,7 @@ def _dependence_line(bond: Dependence) -> str:
     )
 
 
-def _joint_line(cure: JointCure) -> str:
+def _pair_line(cure: PairCure) -> str:
     return (
         f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
         f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "

@@ -1,7 +1,7 @@
 """What can be changed in a run, one setting at a time, and what a change does to the step.
 
-A change says for each seed what is set to what, because a change of the normalization that keeps
-the effective step needs another learning rate where the first gradient has another length.
+A change has values for each seed: a change of the normalization that keeps the effective step needs
+a learning rate that depends on the length of the first gradient, and so on the seed.
 """
 
 import functools
@@ -13,6 +13,7 @@ from itertools import combinations
 from mlp.config import Execution, RunConfig, Tracking, Value
 from mlp.errors import SettingError
 from mlp.settings import settings_of, with_settings
+from mlp.stability.ratio import step_factor
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 GradientNorm = Callable[[Sequence[RunConfig]], Sequence[float]]
@@ -22,40 +23,15 @@ NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rat
 DEPTH, WIDTHS = "model.depth", "model.widths"
 SEEDS = ("training.seed", "training.order_seed")
 
-_FACTOR_OF_TEN = 10.0
-
-_FACTOR = 1000.0  # how far a number may go from the run's own
+_TEN = 10.0
+_FARTHEST = 1000.0  # times a number of the run, larger or smaller
 _MOST_MOMENTUM = 0.99
 
 
-@dataclass(frozen=True)
-class StepExample:
-    """One run's step, said in both ways.
-
-    Attributes:
-        learning_rate: as set.
-        normalization: as set.
-        effective_step: the learning rate on the mean gradient that takes the same first step.
-    """
-
-    learning_rate: float
-    normalization: str
-    effective_step: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.learning_rate:.3g} on the {self.normalization} is a step of "
-            f"{self.effective_step:.3g} on the mean"
-        )
-
-
-def step_example(
-    config: RunConfig, n_examples: int, gradient_norm: GradientNorm
-) -> StepExample | None:
-    """The first step of a run whose step is not simply its learning rate; None for any other.
+def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm) -> str | None:
+    """The first step of a run in words; None where that is simply its learning rate.
 
     Args:
-        config: of the run.
         n_examples: in the training part.
         gradient_norm: asked only if the normalization is `unit` or `clip`.
     """
@@ -63,36 +39,10 @@ def step_example(
     if normalization == "mean":
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
-    factor = step_factor(config, n_examples, norm) if norm > 0 else 1.0
-    return StepExample(rate, normalization, rate * factor) if factor != 1 else None
-
-
-def step_factor(config: RunConfig, n_examples: int, gradient_norm: float) -> float:
-    """Effective step over learning rate: what a learning rate of 1 is worth on the mean gradient.
-
-    N for `sum` over N examples, 1 for `mean`, 1 / |g| for `unit`, min(1, c / |g|) for `clip`, with
-    g the mean gradient where the step is taken.
-
-    Args:
-        config: of the run.
-        n_examples: in the training part; a batch has no more than its size of them.
-        gradient_norm: |g|, greater than 0.
-
-    Example:
-        >>> from mlp.settings import with_settings
-        >>> sum_of_all = with_settings(RunConfig(), {"gradient.normalization": "sum"})
-        >>> 0.005 * step_factor(sum_of_all, 12_396, gradient_norm=0.2)
-        61.980000000000004
-    """
-    match config.gradient.normalization:
-        case "sum":
-            return float(min(n_examples, config.training.batch_size or n_examples))
-        case "mean":
-            return 1.0
-        case "unit":
-            return 1 / gradient_norm
-        case "clip":
-            return min(1.0, config.gradient.clip_norm / gradient_norm)
+    factor = float(step_factor(config, norm, n_examples)) if norm > 0 else 1.0
+    if factor == 1:
+        return None
+    return f"{rate:.3g} on the {normalization} is a step of {rate * factor:.3g} on the mean"
 
 
 @dataclass(frozen=True, order=True)
@@ -101,8 +51,8 @@ class Factor:
 
     Attributes:
         setting: its path.
-        keeps_step: for the normalization: whether the learning rate goes along, so that the
-            effective step at the start stays what it was. Other settings change alone.
+        keeps_step: of the normalization: whether the learning rate changes with it, so that the
+            effective step at the start stays the same. Other settings change alone.
     """
 
     setting: str
@@ -120,7 +70,6 @@ class Change:
     """One factor set to another value.
 
     Attributes:
-        factor: what is changed.
         text: the change as it is typed, such as `model.depth=2`.
         values: for each seed: setting -> value.
         distance: how far it goes, as a share of the setting's domain; 1 for another choice.
@@ -162,9 +111,8 @@ def rerun(config: RunConfig, changes: Sequence[Change], seed: int) -> RunConfig 
     """The config with changes made; None where they collide or the schema refuses them.
 
     Args:
-        config: to start from; its own seed is the one that `seed` counts.
+        config: with the seed that `seed` counts.
         changes: of different factors.
-        seed: which of the changes' seeds.
     """
     for one, other in combinations(changes, 2):
         if {path for path, _ in one.values[seed]} & {path for path, _ in other.values[seed]}:
@@ -192,12 +140,11 @@ def changes_of(
 ) -> tuple[Change, ...]:
     """Every change of one setting that is tried on a run.
 
-    Choices: all others. Numbers: the target and a factor of ten either way, cut to the bounds (from
+    Choices: all others. Numbers: the target and a factor of ten either way, within the bounds (from
     zero: the bounds). Integers: the target and both neighbours. Depth: both neighbours; deeper
-    repeats the last width, shallower cuts the list, and both count as depth. The normalization
-    comes twice, with the learning rate kept and with the effective step at the start kept. A
-    setting that is inactive in this run is left out, and so is a value that the schema refuses.
-    Seeds are no settings here: they are what a change is repeated over.
+    repeats the last width, shallower leaves out the last ones. The normalization comes twice, with
+    the learning rate kept and with the effective step at the start kept. Seeds, settings that do
+    nothing in this run, and values that the schema refuses are left out.
 
     Args:
         configs: the run with each seed, its own first.
@@ -307,7 +254,9 @@ def _at_same_step(
         values: list[Values] = []
         rates: list[float] = []
         for config, norm in zip(configs, usable, strict=True):
-            before, after = (step_factor(c, n_examples, norm or 1.0) for c in (config, target))
+            before, after = (
+                float(step_factor(c, norm or 1.0, n_examples)) for c in (config, target)
+            )
             rates.append(config.optimizer.learning_rate * before / after)
             values.append(((NORMALIZATION, other), (LEARNING_RATE, rates[-1])))
         text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(rates[0])}"
@@ -351,14 +300,14 @@ def _alternatives(
     elif value == 0:
         wanted = [domain.low, domain.high]  # no factor leads away from zero
     else:
-        wanted = [value / _FACTOR_OF_TEN, value * _FACTOR_OF_TEN]
+        wanted = [value / _TEN, value * _TEN]
     wanted = sorted(wanted, key=lambda other: order(name, other))
     if target is not None:
         wanted.insert(0, round(target) if domain.integer else target)
     within: list[Value] = []
     for number in wanted:
-        cut = min(max(number, domain.low), domain.high)
-        own = int(cut) if domain.integer else float(cut)
+        bounded = min(max(number, domain.low), domain.high)
+        own = int(bounded) if domain.integer else float(bounded)
         if not any(_is_near(own, other) for other in (value, *within)):
             within.append(own)
     return within
@@ -377,10 +326,10 @@ def shown_value(value: Value | tuple[int, ...]) -> str:
 
 
 def standard_space(config: RunConfig) -> Space:
-    """The settings that may be changed in a run, with bounds, where no study says so.
+    """The settings that may be changed in a run that no study belongs to, with bounds.
 
-    Seeds, data, steps and dtype are left alone: they are not why a run oscillates, or changing them
-    changes the question.
+    Seeds, data, steps and dtype stay: they are not why a run oscillates, or they are part of what
+    is asked.
     """
     choices = {
         "gradient.derivative": ("exact", "question"),
@@ -393,7 +342,7 @@ def standard_space(config: RunConfig) -> Space:
     for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
         value = settings[path]
         assert isinstance(value, int | float)
-        domain = Range(value / _FACTOR, value * _FACTOR, True, None, False)
+        domain = Range(value / _FARTHEST, value * _FARTHEST, True, None, False)
         entries.append(Entry(path, {"": domain}, None, False))
     momentum = Range(0.0, _MOST_MOMENTUM, False, None, False)
     entries.append(Entry("optimizer.momentum", {"": momentum}, None, False))

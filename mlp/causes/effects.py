@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mlp.causes.changes import Change, Factor
+from mlp.causes.changes import Factor
 from mlp.causes.evidence import (
     ERROR_RATE,
     NEGLIGIBLE,
@@ -15,7 +15,7 @@ from mlp.causes.evidence import (
     paired_difference,
     pairs_needed,
 )
-from mlp.causes.plan import Inquiry, Results, Side, begins, ends, judged_after, strongest, turned
+from mlp.causes.plan import Plan, Results, Side, begins, ends, judged_after, strongest, turned
 from mlp.curve import Verdict
 from mlp.shares import Share
 
@@ -27,24 +27,20 @@ class SideEffect:
     """What changing one setting did from one side, over further seeds.
 
     A pair is the same run with the same further seed, changed and unchanged. With and against are
-    counted over all pairs, and again over the pairs of those runs alone that the change turned with
-    their own seed.
+    counted over all pairs, and once more over the runs that the change turned with their own seed.
 
     Attributes:
-        side: whether it was to stop or to start the oscillation.
         n_runs: picked runs in which it was changed.
         n_own_seed: of these, how many some change turned with the run's own seed.
-        n_pairs: all pairs.
         n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: oscillating to healthy, or healthy to oscillating.
         n_against: pairs turned the other way.
         n_with_tested: as `n_with`, in the runs turned with their own seed.
         n_against_tested: as `n_against`, likewise.
         difference: (with - against) / pairs with its interval.
-        left: as the difference, but for no longer doing what the run was picked for, whether that
-            is healthy or not.
+        left: likewise for any other end than that which the run was picked for, healthy or not.
         endings: how the changed reruns ended, with further seeds.
-        changes: the changes that were repeated with further seeds and how many pairs each turned.
+        changes: as typed -> how many pairs it turned, the most first.
     """
 
     side: Side
@@ -79,12 +75,10 @@ class Effect:
     """What changing one setting does.
 
     Attributes:
-        factor: what was changed.
         sides: from oscillating runs, and from healthy ones; sides without picked runs are left out.
-        p_value: that it does nothing; after correction for all settings.
+        p_value: that it does nothing; corrected for all settings.
         pairs_needed: differing pairs on the better side that would settle it; None where nothing
             hints at an effect.
-        conclusion: in one word.
     """
 
     factor: Factor
@@ -94,7 +88,7 @@ class Effect:
     conclusion: Conclusion
 
     def on(self, side: Side) -> SideEffect | None:
-        """What is known from one side."""
+        """What is known from one side; None where it was not asked."""
         return next((own for own in self.sides if own.side is side), None)
 
     @property
@@ -108,28 +102,23 @@ class Effect:
         return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STARTS))
 
 
-def effects(inquiry: Inquiry, results: Results) -> tuple[Effect, ...]:
+def effects(plan: Plan, results: Results) -> tuple[Effect, ...]:
     """What is known of each setting, from whatever was trained.
 
     Only the further seeds are evidence. A run was picked because it oscillated with its own seed,
-    so anything that shakes it, also a change without effect, makes it look better (regression to
-    the mean); with further seeds the unchanged run is a fresh draw as well. The own seed decides
-    which change of a setting is tested, and in which runs, at no cost in error, since its results
-    are not used again.
+    so any change, also one without effect, makes it look better (regression to the mean); with
+    further seeds the unchanged run is a fresh draw as well. The own seed only decides which change
+    of a setting is tested, and in which runs.
 
-    The bets on both sides are put together as (E_stop E_start + E_stop + E_start) / 3, which is a
-    fair game again and serves a setting that acts both ways as well as one that acts one way. A
-    setting is called a cause where the chance of calling any setting one by mistake stays below
+    The bets on both sides are combined as (E_stop E_start + E_stop + E_start) / 3: still a fair
+    bet, and good for a setting that acts both ways as well as for one that acts one way. A setting
+    is called a cause where the chance of calling any setting one by mistake stays below
     `SINGLE_ERROR_RATE` over all settings. It is said to have no effect where, on every side, the
     interval of its effect ends below `NEGLIGIBLE` of the runs that it could have turned; a stalled,
     climbing or diverged rerun counts as an effect there, although it is no cure.
-
-    Args:
-        inquiry: as prepared.
-        results: everything trained so far.
     """
-    factors = inquiry.factors
-    sides = [_sides(inquiry, factor, results) for factor in factors]
+    factors = plan.factors
+    sides = [_sides(plan, factor, results) for factor in factors]
     raw = [p_value_of(_capital(own)) for own in sides]
     level = SINGLE_ERROR_RATE / max(1, len(raw))
     return tuple(
@@ -138,84 +127,48 @@ def effects(inquiry: Inquiry, results: Results) -> tuple[Effect, ...]:
     )
 
 
-@dataclass
-class _Tally:
-    """Counts of a `SideEffect` while they are counted."""
-
-    side: Side
-    n_runs: int = 0
-    n_own_seed: int = 0
-    n_pairs: int = 0
-    n_expected: int = 0
-    n_with: int = 0
-    n_against: int = 0
-    n_with_tested: int = 0
-    n_against_tested: int = 0
-    n_left: int = 0
-    n_joined: int = 0
-    endings: Counter[Verdict] = field(default_factory=Counter)
-    changes: Counter[str] = field(default_factory=Counter)
-
-
-def _sides(inquiry: Inquiry, factor: Factor, results: Results) -> tuple[SideEffect, ...]:
+def _sides(plan: Plan, factor: Factor, results: Results) -> tuple[SideEffect, ...]:
     return tuple(
-        _side_effect(_tally(inquiry, factor, side, results))
+        _side_effect(plan, factor, side, results)
         for side in Side
-        if any(factor in pick.factors for pick in inquiry.on(side))
+        if any(factor in pick.factors for pick in plan.on(side))
     )
 
 
-def _tally(inquiry: Inquiry, factor: Factor, side: Side, results: Results) -> _Tally:
-    tally = _Tally(side)
-    for pick in inquiry.on(side):
+def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> SideEffect:
+    is_turned: list[bool] = []  # one a run, with its own seed
+    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, run was turned
+    for pick in plan.on(side):
         change = strongest(pick, factor, results)
         own = judged_after(pick, [change], 0, results) if change else None
         if change is None or own is None:
             continue
-        is_tested = turned(pick, own)
-        tally.n_runs += 1
-        tally.n_own_seed += is_tested
+        is_turned.append(turned(pick, own))
         for seed in range(1, len(pick.configs)):
-            unchanged = results.get(pick.configs[seed])
-            changed = judged_after(pick, [change], seed, results) if unchanged else None
-            if changed is not None and unchanged is not None:
-                _count(tally, change, unchanged.verdict, changed.verdict, is_tested=is_tested)
-    return tally
-
-
-def _count(
-    tally: _Tally, change: Change, before: Verdict, after: Verdict, *, is_tested: bool
-) -> None:
-    side = tally.side
-    is_with = begins(before, side) and ends(after, side)
-    is_against = ends(before, side) and begins(after, side)
-    tally.n_pairs += 1
-    tally.n_expected += begins(before, side)
-    tally.n_with += is_with
-    tally.n_against += is_against
-    tally.n_with_tested += is_with and is_tested
-    tally.n_against_tested += is_against and is_tested
-    tally.n_left += begins(before, side) and not begins(after, side)
-    tally.n_joined += not begins(before, side) and begins(after, side)
-    tally.endings[after] += 1
-    tally.changes[change.text] += is_with
-
-
-def _side_effect(tally: _Tally) -> SideEffect:
+            before = results.get(pick.configs[seed])
+            after = judged_after(pick, [change], seed, results) if before else None
+            if before is not None and after is not None:
+                pairs.append((before.verdict, after.verdict, change.text, is_turned[-1]))
+    turns = [pair for pair in pairs if begins(pair[0], side) and ends(pair[1], side)]
+    returns = [pair for pair in pairs if ends(pair[0], side) and begins(pair[1], side)]
+    n_turned = Counter(dict.fromkeys((text for _, _, text, _ in pairs), 0))
+    n_turned.update(text for _, _, text, _ in turns)
+    n_left = sum(begins(b, side) and not begins(a, side) for b, a, _, _ in pairs)
+    n_joined = sum(not begins(b, side) and begins(a, side) for b, a, _, _ in pairs)
     return SideEffect(
-        side=tally.side,
-        n_runs=tally.n_runs,
-        n_own_seed=tally.n_own_seed,
-        n_pairs=tally.n_pairs,
-        n_expected=tally.n_expected,
-        n_with=tally.n_with,
-        n_against=tally.n_against,
-        n_with_tested=tally.n_with_tested,
-        n_against_tested=tally.n_against_tested,
-        difference=paired_difference(tally.n_with, tally.n_against, tally.n_pairs),
-        left=paired_difference(tally.n_left, tally.n_joined, tally.n_pairs),
-        endings=dict(tally.endings),
-        changes={text: n for text, n in tally.changes.most_common() if n},
+        side=side,
+        n_runs=len(is_turned),
+        n_own_seed=sum(is_turned),
+        n_pairs=len(pairs),
+        n_expected=sum(begins(before, side) for before, _, _, _ in pairs),
+        n_with=len(turns),
+        n_against=len(returns),
+        n_with_tested=sum(is_tested for _, _, _, is_tested in turns),
+        n_against_tested=sum(is_tested for _, _, _, is_tested in returns),
+        difference=paired_difference(len(turns), len(returns), len(pairs)),
+        left=paired_difference(n_left, n_joined, len(pairs)),
+        endings=dict(Counter(after for _, after, _, _ in pairs)),
+        changes={text: n for text, n in n_turned.most_common() if n},
     )
 
 

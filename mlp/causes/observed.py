@@ -1,17 +1,17 @@
-"""A study as attribution sees it: what each run was set to and how its loss ended."""
+"""What was observed of runs: how they were set and ended, and whether one is repaired."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
-from mlp.curve import Verdict
+from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
 
-# How long and how precisely is the question itself, and so is what is measured on the way.
+# The length and precision of a training are part of what is asked, and measuring changes nothing.
 _NO_CAUSE = (
     "training.steps",
     "training.dtype",
@@ -26,10 +26,9 @@ class StudyRun:
     """One run of a study.
 
     Attributes:
-        config: its settings, in plain form.
+        config: in the form that `plain` gives.
         params: parameter name -> value, those that exist in this run: `model.widths[3]` only where
             there is a third layer.
-        verdict: how its loss ended.
     """
 
     config: RunConfig
@@ -47,16 +46,18 @@ class StudyRun:
         return self.verdict in HEALTHY
 
 
+def is_repair(before: Judgement, after: Judgement) -> bool:
+    """Whether a changed run repairs the unchanged one.
+
+    It ends learning or converged, and no higher than the unchanged run.
+    """
+    return after.verdict in HEALTHY and after.tail_loss <= before.tail_loss
+
+
 def observe(
     configs: Sequence[RunConfig], verdicts: Sequence[Verdict], space: Space
 ) -> tuple[StudyRun, ...]:
-    """The runs of a study.
-
-    Args:
-        configs: one a run.
-        verdicts: one a run.
-        space: what varies, as `complete_space` gives it.
-    """
+    """The runs of a study, with the parameters of a space as `complete_space` gives it."""
     return tuple(
         StudyRun(plain(config), parameters_of(config, space), verdict)
         for config, verdict in zip(configs, verdicts, strict=True)
@@ -85,12 +86,8 @@ def parameters_of(config: RunConfig, space: Space) -> dict[str, Value]:
 def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
     """The space with every further setting in which the runs differ.
 
-    An enqueued trial can differ in settings outside its study's space, and runs of an experiment
-    that no study made have no space at all: then the domain is what was seen.
-
-    Args:
-        configs: of the runs.
-        space: of their study, if they come from one.
+    An enqueued trial can differ in settings outside its study's space, and runs that no study made
+    have no space at all: the domain is then what was seen.
     """
     known = {entry.path for entry in space} | {*SEEDS, *_NO_CAUSE}
     seen = [settings_of(plain(config)) for config in configs]

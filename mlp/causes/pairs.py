@@ -1,8 +1,8 @@
 """Two settings that act only together, in the two ways in which that happens.
 
-Where either change cures a run, the two may be needed together to make it swing: then, with one of
-them cured, no value of the other brings the swings back. Where no single change cures, both may
-have to be changed: then the two changes together do more than either of them.
+First way: each of two changes cures a run, since it takes both settings to make it swing. Once one
+of them is cured, no value of the other brings the swings back. Second way: no single change cures,
+since each setting makes it swing by itself. Then only both changes together cure.
 """
 
 from collections import Counter
@@ -13,15 +13,25 @@ from itertools import combinations, permutations, product
 from mlp.causes.changes import Change, Factor, rerun
 from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
-from mlp.causes.plan import Inquiry, Pick, Results, Side, judged_after, missing, strongest, turned
+from mlp.causes.plan import (
+    Pick,
+    Plan,
+    Results,
+    Side,
+    judged_after,
+    missing,
+    strongest,
+    turned,
+    turns,
+)
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.shares import Share, wilson
+from mlp.shares import wilson
 
-JOINT_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
+PAIR_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
 
 _MOST_RUNS = 6  # that one dependence is tried in
-_MOSTLY = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
+_SHARED = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
 _RETURNS_OFTEN = 0.5  # below this share of returns a setting does not do it alone
 
@@ -32,27 +42,23 @@ class Dependence:
 
     Attributes:
         factor: the setting whose every change is tried.
-        without: the setting that is cured meanwhile.
-        n_runs: runs that either change cures.
+        without: the setting that stays cured.
         n_pairs: further seeds of these runs in which the unchanged run swings and the cure of
             `without` works.
         n_returned: of these, in which a change of `factor` beside that cure brings the swings back.
-        returned: their share with its interval.
         is_needed: whether `factor` needs `without`: with that cured, it brings the swings back in
             less than half of these seeds. None: not settled.
     """
 
     factor: Factor
     without: Factor
-    n_runs: int
     n_pairs: int
     n_returned: int
-    returned: Share
     is_needed: bool | None
 
 
 @dataclass(frozen=True)
-class JointCure:
+class PairCure:
     """What changing two settings did in runs that no single change cures, over further seeds.
 
     Attributes:
@@ -61,10 +67,9 @@ class JointCure:
         n_uncured: runs that no single change cured.
         n_pairs: reruns with both changed.
         n_cured: of these, ended learning or converged.
-        p_value: that both together do no more than nothing, or than either alone: the largest of
-            the three, corrected for all pairs of settings.
-        changes: what was changed, as typed.
-        conclusion: in one word.
+        p_value: the largest of three, that both together do no more than nothing, than the first
+            alone, than the second alone; corrected for all pairs of settings.
+        changes: as typed, one a run.
     """
 
     factors: tuple[Factor, Factor]
@@ -77,95 +82,81 @@ class JointCure:
     conclusion: Conclusion
 
 
-def next_joint_batch(
-    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+def next_pair_batch(
+    plan: Plan, causes: Sequence[Factor], results: Results
 ) -> tuple[RunConfig, ...]:
-    """What to train next about pairs of settings; empty when nothing is left to ask.
+    """What to train next about pairs of settings, once all single changes are answered.
 
     Args:
-        inquiry: whose single changes are answered.
         causes: the settings that cure alone.
-        results: everything trained so far.
     """
     for stage in (
-        _screening_returns(inquiry, causes, results),
-        _confirming_returns(inquiry, causes, results),
-        _screening_pairs(inquiry, results),
-        _confirming_pairs(inquiry, results),
+        _screening_returns(plan, causes, results),
+        _confirming_returns(plan, causes, results),
+        _screening_pairs(plan, results),
+        _confirming_pairs(plan, results),
     ):
         if batch := missing(stage, results):
             return batch
     return ()
 
 
-def next_pair_batch(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+def next_curing_pairs(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     """Pairs of changes for the runs that no single one cures, with their own seeds."""
-    return missing(_screening_pairs(inquiry, results), results)
+    return missing(_screening_pairs(plan, results), results)
 
 
-def dependences(
-    inquiry: Inquiry, causes: Sequence[Factor], results: Results
-) -> tuple[Dependence, ...]:
+def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple[Dependence, ...]:
     """For each two causes that often cure the same runs: does one bring the swings back alone?"""
     found = []
     for factor, without in permutations(causes, 2):
-        runs = _either_cures(inquiry, factor, without, results)
-        enough = min(_MOST_RUNS, _MOSTLY * _n_cured(inquiry, factor, results))
+        runs = _either_cures(plan, factor, without, results)
+        enough = min(_MOST_RUNS, _SHARED * _n_cured(plan, factor, results))
         if runs and len(runs) >= enough:
             found.append(_dependence(factor, without, runs, results))
     return tuple(found)
 
 
-def joint_cures(inquiry: Inquiry, results: Results) -> tuple[JointCure, ...]:
+def pair_cures(plan: Plan, results: Results) -> tuple[PairCure, ...]:
     """For runs that no single change cures: the two settings that most often cure together."""
-    uncured = _uncured(inquiry, results)
-    n_hypotheses = len(_factor_pairs(inquiry.on(Side.STOPS)))
+    uncured = _uncured(plan, results)
+    n_hypotheses = len(_factor_pairs(plan.on(Side.STOPS)))
     return tuple(
-        _joint_cure(factors, uncured, n_hypotheses, results)
-        for factors in _candidates(inquiry, results)
+        _pair_cure(factors, uncured, n_hypotheses, results)
+        for factors in _candidates(plan, results)
     )
 
 
 def _either_cures(
-    inquiry: Inquiry, factor: Factor, other: Factor, results: Results
+    plan: Plan, factor: Factor, other: Factor, results: Results
 ) -> list[tuple[Pick, Change]]:
     """Runs that either change cures with the own seed, and the cure of the other factor."""
     found = []
-    for pick in inquiry.on(Side.STOPS):
+    for pick in plan.on(Side.STOPS):
         cures = [strongest(pick, either, results) for either in (factor, other)]
-        if all(cure is not None and _cures(pick, [cure], results) for cure in cures):
+        if all(cure is not None and turns(pick, [cure], results) for cure in cures):
             assert cures[1] is not None
             found.append((pick, cures[1]))
     return found[:_MOST_RUNS]
 
 
-def _n_cured(inquiry: Inquiry, factor: Factor, results: Results) -> int:
+def _n_cured(plan: Plan, factor: Factor, results: Results) -> int:
     """How many runs the factor cures with their own seed."""
-    cures = ((pick, strongest(pick, factor, results)) for pick in inquiry.on(Side.STOPS))
-    return sum(cure is not None and _cures(pick, [cure], results) for pick, cure in cures)
-
-
-def _wanted(pick: Pick) -> range:
-    """The places of the further seeds that are wanted; place 0 is the run's own seed."""
-    return range(1, pick.n_seeds + 1)
-
-
-def _cures(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
-    judged = judged_after(pick, changes, 0, results)
-    return judged is not None and turned(pick, judged)
+    cures = ((pick, strongest(pick, factor, results)) for pick in plan.on(Side.STOPS))
+    return sum(cure is not None and turns(pick, [cure], results) for pick, cure in cures)
 
 
 def _screening_returns(
-    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+    plan: Plan, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
     for factor, without in permutations(causes, 2):
-        for pick, cure in _either_cures(inquiry, factor, without, results):
+        for pick, cure in _either_cures(plan, factor, without, results):
             for change in pick.of_factor(factor):
                 yield rerun(pick.configs[0], [cure, change], 0)
 
 
 def _confirming_returns(
-    inquiry: Inquiry, causes: Sequence[Factor], results: Results
+    plan: Plan, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
     """All wanted seeds, and all there are where those did not settle it."""
 
@@ -173,8 +164,8 @@ def _confirming_returns(
         is_in_doubt = bond.is_needed is None and bond.n_pairs > 0
         return len(pick.configs) - 1 if is_in_doubt else pick.n_seeds
 
-    for bond in dependences(inquiry, causes, results):
-        for pick, cure in _either_cures(inquiry, bond.factor, bond.without, results):
+    for bond in dependences(plan, causes, results):
+        for pick, cure in _either_cures(plan, bond.factor, bond.without, results):
             change = _likeliest_return(pick, bond.factor, cure, results)
             for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
                 assert change is not None
@@ -219,18 +210,18 @@ def _dependence(
         is_needed = True
     elif returned.low > _RETURNS_OFTEN:
         is_needed = False
-    return Dependence(factor, without, len(runs), n_pairs, n_returned, returned, is_needed)
+    return Dependence(factor, without, n_pairs, n_returned, is_needed)
 
 
-def _uncured(inquiry: Inquiry, results: Results) -> list[Pick]:
+def _uncured(plan: Plan, results: Results) -> list[Pick]:
     """Runs that no single change cures with their own seed, all changes being trained."""
     return [
         pick
-        for pick in inquiry.on(Side.STOPS)
+        for pick in plan.on(Side.STOPS)
         if pick.factors
         and all(
             (change := strongest(pick, factor, results)) is not None
-            and not _cures(pick, [change], results)
+            and not turns(pick, [change], results)
             for factor in pick.factors
         )
     ]
@@ -253,23 +244,23 @@ def _combinations(
     return list(product(*sides))  # type: ignore[arg-type]
 
 
-def _screening_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig | None]:
-    uncured = _uncured(inquiry, results)
+def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
+    uncured = _uncured(plan, results)
     searched = uncured[:_SEARCHED_RUNS]
     for pick in searched:
         for factors in _factor_pairs([pick]):
             for changes in _combinations(pick, factors, results):
                 yield rerun(pick.configs[0], changes, 0)
     for pick in uncured[_SEARCHED_RUNS:]:
-        for factors in _candidates(inquiry, results):
+        for factors in _candidates(plan, results):
             for changes in _combinations(pick, factors, results):
                 yield rerun(pick.configs[0], changes, 0)
 
 
-def _candidates(inquiry: Inquiry, results: Results) -> list[tuple[Factor, Factor]]:
+def _candidates(plan: Plan, results: Results) -> list[tuple[Factor, Factor]]:
     """The pair of settings that cures most of the searched runs, with their own seeds."""
     hits: Counter[tuple[Factor, Factor]] = Counter()
-    for pick in _uncured(inquiry, results)[:_SEARCHED_RUNS]:
+    for pick in _uncured(plan, results)[:_SEARCHED_RUNS]:
         hits.update(
             factors for factors in _factor_pairs([pick]) if curing_pair(pick, factors, results)
         )
@@ -281,24 +272,24 @@ def curing_pair(
 ) -> tuple[Change, Change] | None:
     """The first changes of both settings that cure the run with its own seed."""
     return next(
-        (both for both in _combinations(pick, factors, results) if _cures(pick, both, results)),
+        (both for both in _combinations(pick, factors, results) if turns(pick, both, results)),
         None,
     )
 
 
-def _confirming_pairs(inquiry: Inquiry, results: Results) -> Iterator[RunConfig | None]:
-    for factors in _candidates(inquiry, results):
-        for pick in _uncured(inquiry, results):
+def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
+    for factors in _candidates(plan, results):
+        for pick in _uncured(plan, results):
             both = curing_pair(pick, factors, results)
-            for seed in _wanted(pick) if both else ():
+            for seed in range(1, pick.n_seeds + 1) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
                     yield rerun(pick.configs[seed], changes, seed)
 
 
-def _joint_cure(
+def _pair_cure(
     factors: tuple[Factor, Factor], uncured: Sequence[Pick], n_hypotheses: int, results: Results
-) -> JointCure:
+) -> PairCure:
     counts = [Counter[bool]() for _ in range(3)]  # against nothing, the first, the second
     n_pairs = n_cured = n_runs = 0
     texts: list[str] = []
@@ -321,8 +312,8 @@ def _joint_cure(
                 count.update(_differs(other, judged))
     largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
     p_value = min(1.0, max(1, n_hypotheses) * largest)
-    conclusion = Conclusion.CAUSE if p_value <= JOINT_ERROR_RATE else Conclusion.TOO_LITTLE
-    return JointCure(
+    conclusion = Conclusion.CAUSE if p_value <= PAIR_ERROR_RATE else Conclusion.TOO_LITTLE
+    return PairCure(
         factors, n_runs, len(uncured), n_pairs, n_cured, p_value, tuple(texts), conclusion
     )
 

@@ -24,7 +24,7 @@ from mlp.causes.changes import (
     rerun,
 )
 from mlp.causes.counts import explained_shares
-from mlp.causes.observed import HEALTHY, StudyRun
+from mlp.causes.observed import HEALTHY, StudyRun, is_repair
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of, with_settings
@@ -46,28 +46,16 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much may be trained.
-
-    Attributes:
-        interventions: runs picked on each side, at most.
-        seeds: further seeds of each.
-    """
-
-    interventions: int = 8
-    seeds: int = 4
-
-
-@dataclass(frozen=True)
 class Pick:
     """A run of the study that is rerun.
 
     Attributes:
         run: its place in the study.
-        side: what is asked of it.
         configs: unchanged, with its own seed first and then with more further ones than wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
+        before: how the run ended unchanged, where a change must repair it; None where it is enough
+            that the change ends the swings in a run that learns.
     """
 
     run: int
@@ -75,6 +63,7 @@ class Pick:
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
+    before: Judgement | None = None
 
     def of_factor(self, factor: Factor) -> list[Change]:
         """The changes of one factor."""
@@ -87,11 +76,10 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class Plan:
     """What is asked of a study: the picked runs and everything that may be changed in them.
 
     Attributes:
-        runs: of the study.
         picks: oscillating and healthy in turn.
         factors: everything that is changed, what goes along with oscillation most first.
     """
@@ -105,20 +93,21 @@ class Inquiry:
         return [pick for pick in self.picks if pick.side is side]
 
 
-def prepare(
+def plan_reruns(
     runs: Sequence[StudyRun],
     space: Space,
-    effort: Effort,
     *,
+    interventions: int = 8,
+    seeds: int = 4,
     n_examples: int,
     gradient_norm: GradientNorm,
-) -> Inquiry:
+) -> Plan:
     """Picks the runs and lists the changes; trains nothing.
 
     Args:
-        runs: of a study.
         space: the settings that may be changed, and their bounds.
-        effort: how many runs and seeds. More of either keeps what fewer had.
+        interventions: runs picked on each side, at most. More keep what fewer had.
+        seeds: further seeds of each; likewise.
         n_examples: in the training part.
         gradient_norm: asked once, if the normalization can be `unit` or `clip`.
     """
@@ -126,10 +115,9 @@ def prepare(
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
     for side in Side:
         among = [i for i, run in enumerate(runs) if begins(run.verdict, side)]
-        picked = spread([runs[i] for i in among], space, effort.interventions)
-        n_most = _MOST_SEEDS * effort.seeds
-        n_pairs = effort.interventions * effort.seeds
-        n_seeds = min(n_most, math.ceil(n_pairs / max(1, len(picked))))
+        picked = spread([runs[i] for i in among], space, interventions)
+        n_most = _MOST_SEEDS * seeds
+        n_seeds = min(n_most, math.ceil(interventions * seeds / max(1, len(picked))))
         for i in picked:
             config = runs[among[i]].config
             first = first_seed + _block(config)
@@ -148,7 +136,7 @@ def prepare(
         )
         picks[side].append(Pick(run, side, configs, n_seeds, changes))
     in_turn = tuple(_in_turn(*picks.values()))
-    return Inquiry(tuple(runs), in_turn, _by_counts(runs, in_turn))
+    return Plan(tuple(runs), in_turn, _by_counts(runs, in_turn))
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
@@ -167,7 +155,7 @@ def by_strength(pick: Pick, factor: Factor, results: Results) -> list[Change]:
         judged = judged_after(pick, [change], 0, results)
         if judged is None:
             return []
-        ranks.append((_rank(judged, pick.side), change))
+        ranks.append((_rank(pick, judged), change))
     return [change for _, change in sorted(ranks, key=lambda ranked: ranked[0])]
 
 
@@ -185,8 +173,16 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
 
 
 def turned(pick: Pick, judged: Judgement) -> bool:
-    """Whether a rerun with the run's own seed ended as the side asks."""
+    """Whether a rerun with the run's own seed ended as is asked of the pick."""
+    if pick.before is not None:
+        return is_repair(pick.before, judged)
     return ends(judged.verdict, pick.side)
+
+
+def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
+    """Whether these changes are trained with the run's own seed, and it ended as is asked."""
+    judged = judged_after(pick, changes, 0, results)
+    return judged is not None and turned(pick, judged)
 
 
 def begins(verdict: Verdict, side: Side) -> bool:
@@ -200,7 +196,7 @@ def ends(verdict: Verdict, side: Side) -> bool:
 
 
 def _block(config: RunConfig) -> int:
-    """Where a run's further seeds begin: runs that train nearly alike must not share their luck."""
+    """Where a run's further seeds begin: each run has its own, so that no two share their luck."""
     own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
     return int(digest(own)[:5], 16) * _SEEDS_OF_A_RUN
 
@@ -255,7 +251,8 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
 def _by_counts(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
     """A guess about where to look first, no evidence; branches of a setting are added up.
 
-    Normalization goes with the learning rate: only both tell whether the effective step acts.
+    Normalization comes as early as the learning rate: only both tell whether the effective step
+    acts.
     """
     shares: Counter[str] = Counter()
     for name, share in explained_shares(runs).items():
@@ -271,11 +268,11 @@ def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
         yield from other[place : place + 1]
 
 
-def _rank(judged: Judgement, side: Side) -> tuple[int, float]:
+def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
     oscillates = judged.verdict is Verdict.OSCILLATING
-    if ends(judged.verdict, side):
+    if turned(pick, judged):
         return (0, 0.0)
-    if side is Side.STOPS:
+    if pick.side is Side.STOPS:
         return (1, judged.amplitude) if oscillates else (2, 0.0)
     return (1, -judged.amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
 
@@ -284,12 +281,10 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
     """Picks runs that lie far from each other.
 
     The first is the one with the smallest mean distance to all others, each next one the farthest
-    from those picked so far (ties: the earlier run), so that the picks of a smaller n are the first
-    ones of a larger n. Runs that differ in their seeds alone, or in what does nothing in them,
-    count once.
+    from those picked so far (ties: the earlier run). So a larger n adds to the picks of a smaller
+    one. Runs that differ in their seeds alone, or in what does nothing in them, count once.
 
     Args:
-        runs: to pick from, in the order of the study.
         space: the settings by which distance is measured.
         n: how many at most.
 

@@ -10,7 +10,6 @@ from mlp.causes.changes import (
     Change,
     Factor,
     GradientNorm,
-    StepExample,
     domain_of,
     plain,
     position,
@@ -18,18 +17,18 @@ from mlp.causes.changes import (
     shown_value,
     step_example,
 )
-from mlp.causes.observed import StudyRun, parameters_of
-from mlp.causes.pairs import curing_pair, joint_cures, next_pair_batch
+from mlp.causes.observed import HEALTHY, StudyRun, is_repair, parameters_of
+from mlp.causes.pairs import curing_pair, next_curing_pairs, pair_cures
 from mlp.causes.plan import (
-    Effort,
-    Inquiry,
     Pick,
+    Plan,
     Results,
     by_strength,
     judged_after,
     missing,
-    prepare,
+    plan_reruns,
     turned,
+    turns,
 )
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
@@ -38,8 +37,8 @@ from mlp.study.space import Domain, Range, Space
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 
-# A number's way from the run's value to a cure is cut in four, and a quarter in four again.
-# Three values train together in little more time than one.
+# The way from the run's value of a number to one that cures is divided into four parts, and one of
+# these into four parts. Three values train together in little more time than one.
 _ROUNDS, _POINTS = 2, 3
 _FAR = 100.0
 
@@ -50,11 +49,11 @@ class Attempt:
 
     Attributes:
         text: as typed.
-        settings: that it changes.
         keeps_step: whether the normalization is changed at the same effective step.
         distance: how far it goes, as a share of the settings' domains.
         verdict: how the run ended with its own seed.
-        n_cured: further seeds with which it ended learning or converged.
+        n_cured: further seeds with which it ended learning or converged, and no higher than the
+            unchanged run where that oscillates.
         n_seeds: further seeds that were tried.
         config: the changed run, with its own seed.
     """
@@ -74,21 +73,21 @@ class Repair:
     """Why one run oscillates, and what stops it.
 
     Attributes:
-        config: of the run.
-        step: its first step; None where that is simply its learning rate.
+        step: its first step in words; None where that is simply its learning rate.
         n_oscillating: further seeds with which it oscillates unchanged.
         n_seeds: further seeds that were tried.
-        cures: changes that stop it with its own seed, those that do so most often with further
+        cures: changes that repair it with its own seed, those that do so most often with further
             ones first and of these the smallest; the first is the repair. Empty: none was found.
-        quiet_failures: changes that end the swings in a run that learns nothing.
+        quiet_failures: changes that end the swings in a run that learns nothing, or that ends
+            learning or converged at a higher loss than this one.
         without_effect: settings of no cure; with its own seed and every value that was tried, the
-            run goes on to oscillate.
+            run still oscillates.
         n_trained: reruns.
         is_complete: whether everything was tried.
     """
 
     config: RunConfig
-    step: StepExample | None
+    step: str | None
     n_oscillating: int
     n_seeds: int
     cures: tuple[Attempt, ...]
@@ -107,12 +106,16 @@ def summarise(
     candidates: Sequence[Sequence[Change]],
     results: Results,
     *,
-    step: StepExample | None,
+    step: str | None,
     is_complete: bool,
 ) -> Repair:
     """What the results say of a run and of the changes that may stop it."""
-    attempts = [a for both in candidates if (a := _attempt(pick, both, results)) is not None]
-    cures = tuple(sorted(filter(_is_cure, attempts), key=_preference))
+    cures = tuple(
+        sorted(
+            (_attempt(pick, own, results) for own in candidates if turns(pick, own, results)),
+            key=_preference,
+        )
+    )
     acting = {setting for cure in cures for setting in cure.settings}
     unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
     return Repair(
@@ -122,18 +125,20 @@ def summarise(
         n_seeds=len(unchanged),
         cures=cures,
         quiet_failures=tuple(
-            own
+            _attempt(pick, [change], results)
             for change in pick.changes
-            if (own := _attempt(pick, [change], results)) and _is_quiet_failure(own)
+            if (judged := judged_after(pick, [change], 0, results)) is not None
+            and judged.verdict is not Verdict.OSCILLATING
+            and not turned(pick, judged)
         ),
         without_effect=tuple(s for s in _in_vain(pick, results) if s not in acting),
-        n_trained=len(results),
+        n_trained=len(results) - 1,  # the run itself is among them
         is_complete=is_complete,
     )
 
 
 def _in_vain(pick: Pick, results: Results) -> tuple[str, ...]:
-    """Settings that were changed in every way, and the run with its own seed went on as before."""
+    """Settings of which every change left the run oscillating, with its own seed."""
     judged: dict[str, list[Judgement | None]] = {}
     for change in pick.changes:
         own = judged_after(pick, [change], 0, results)
@@ -145,30 +150,33 @@ def _in_vain(pick: Pick, results: Results) -> tuple[str, ...]:
     )
 
 
-def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt | None:
+def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt:
+    """A change that was trained with the run's own seed."""
     own, config = judged_after(pick, changes, 0, results), rerun(pick.configs[0], changes, 0)
-    if own is None or config is None:
-        return None
-    further = [judged_after(pick, changes, s, results) for s in range(1, pick.n_seeds + 1)]
-    known = [judged for judged in further if judged is not None]
+    assert own is not None
+    assert config is not None
+    further = [_cures_seed(pick, changes, s, results) for s in range(1, pick.n_seeds + 1)]
+    known = [is_cured for is_cured in further if is_cured is not None]
     return Attempt(
         text=" ".join(change.text for change in changes),
         settings=tuple(change.factor.setting for change in changes),
         keeps_step=any(change.factor.keeps_step for change in changes),
         distance=sum(change.distance for change in changes),
         verdict=own.verdict,
-        n_cured=sum(turned(pick, judged) for judged in known),
+        n_cured=sum(known),
         n_seeds=len(known),
         config=config,
     )
 
 
-def _is_cure(attempt: Attempt) -> bool:
-    return attempt.verdict in (Verdict.LEARNING, Verdict.CONVERGED)
-
-
-def _is_quiet_failure(attempt: Attempt) -> bool:
-    return not _is_cure(attempt) and attempt.verdict is not Verdict.OSCILLATING
+def _cures_seed(pick: Pick, changes: Sequence[Change], seed: int, results: Results) -> bool | None:
+    """Whether the run ends well with a further seed; None if that was not trained."""
+    before, after = results.get(pick.configs[seed]), judged_after(pick, changes, seed, results)
+    if after is None:
+        return None
+    if before is not None and before.verdict is Verdict.OSCILLATING:
+        return is_repair(before, after)
+    return after.verdict in HEALTHY  # with this seed there is nothing to repair
 
 
 def _preference(attempt: Attempt) -> tuple[int, float, float]:
@@ -178,13 +186,17 @@ def _preference(attempt: Attempt) -> tuple[int, float, float]:
 
 
 def describe_repair(found: Repair) -> tuple[str, ...]:
-    """Why the run oscillates, what stops it and what does not: one to five sentences."""
-    again = f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
-    known = (again,) if found.n_seeds else ()
+    """Why the run oscillates, what stops it and what does not: one to six sentences."""
+    unchanged = (
+        f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
+    )
+    known = (unchanged,) if found.n_seeds else ()
     if not found.cures and not found.is_complete:
         return ("The time was up before a change was found that stops this run.", *known)
     if not found.cures:
-        said = "No change of one setting, or of two, stops the oscillation."
+        ends_higher = any(own.verdict in HEALTHY for own in found.quiet_failures)
+        how = " at as low a loss" if ends_higher else ""
+        said = f"No change of one setting, or of two, stops the oscillation{how}."
         return (said, *known, *_quiet_sentences(found))
     best = found.cures[0]
     if not is_verified(found):
@@ -231,15 +243,17 @@ def _other_sentences(others: Sequence[Attempt]) -> Iterator[str]:
 
 
 def _quiet_sentences(found: Repair) -> Iterator[str]:
-    """What ends the swings without learning, and what was changed in vain."""
+    """What ends the swings without repairing the run, and what was changed in vain."""
     acting = {setting for cure in found.cures for setting in cure.settings}
     quiet: dict[tuple[str, ...], Attempt] = {}
     for failure in sorted(found.quiet_failures, key=lambda own: own.distance):
         if not acting.intersection(failure.settings):
             quiet.setdefault(failure.settings, failure)
-    if quiet:
-        listed = ", ".join(f"{own.text} ({own.verdict.value})" for own in quiet.values())
-        yield f"Swings end, but it does not learn, with {listed}."
+    for is_healthy, but in ((False, "it does not learn"), (True, "at a higher loss")):
+        kind = [own for own in quiet.values() if (own.verdict in HEALTHY) is is_healthy]
+        if kind:
+            listed = ", ".join(f"{own.text} ({own.verdict.value})" for own in kind)
+            yield f"Swings end, but {but}, with {listed}."
     if found.cures and found.without_effect:
         *names, last = found.without_effect
         listed = f"{', '.join(names)} or {last}" if names else last
@@ -261,7 +275,7 @@ def _is_chance(found: Repair) -> bool:
 
 
 def _about_its_step(found: Repair) -> str:
-    """What the size of the step has to do with it, as far as the cures tell."""
+    """What the cures tell about the size of the step."""
     best = found.cures[0]
     if best.keeps_step:
         return ", at any size of the step"
@@ -280,6 +294,7 @@ def repair(
     space: Space,
     train: Train,
     *,
+    before: Judgement,
     n_examples: int,
     gradient_norm: GradientNorm,
     seeds: int = 4,
@@ -287,35 +302,39 @@ def repair(
     population: int = 64,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Repair:
-    """Searches the smallest change that stops the oscillation of one run.
+    """Searches the smallest change that repairs one run.
 
-    Every single change is trained with the run's own seed and, of each setting that stops it, the
-    strongest one with further seeds. Where a number cures, the way to it is cut in sixteen: the
-    smallest change that still cures is then verified with the further seeds. Only if no single
-    change cures, pairs are searched in the same way.
+    Every single change is trained with the run's own seed and, of each setting that repairs it, the
+    strongest one with further seeds. Where a number does, smaller changes of it are tried: the
+    smallest that still repairs is verified with the further seeds. Only if no single change
+    repairs, pairs are searched in the same way.
 
     Args:
         config: of a run that oscillates.
         space: what may be changed; of its study, or the `standard_space`.
-        train: configs -> judgements.
+        before: how this run ended.
         n_examples: in the training part.
-        gradient_norm: configs -> norms of the mean gradient at the start.
         seeds: further seeds.
         known: results of an earlier call.
         population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
     """
     run = StudyRun(plain(config), parameters_of(config, space), Verdict.OSCILLATING)
-    effort = Effort(interventions=1, seeds=seeds)
-    inquiry = _of_one_run(
-        prepare([run], space, effort, n_examples=n_examples, gradient_norm=gradient_norm), space
+    plan = plan_reruns(
+        [run],
+        space,
+        interventions=1,
+        seeds=seeds,
+        n_examples=n_examples,
+        gradient_norm=gradient_norm,
     )
-    pick = inquiry.picks[0]
+    plan = _of_one_run(plan, before, space)
+    pick = plan.picks[0]
     trials = _Trials(pick, train, population, goes_on)
     trials.results = investigate(
-        inquiry,
+        plan,
         train,
-        known=known,
+        known={**(known or {}), pick.configs[0]: before},
         population=population,
         goes_on=trials.go_on,
         asked=_next_cures,
@@ -324,25 +343,22 @@ def repair(
     candidates += [
         (best,) for f in pick.factors for best in by_strength(pick, f, trials.results)[:1]
     ]
-    candidates += _pairs(inquiry, trials.results)
-    trials.train_missing(filter(trials.cures, candidates), range(1, pick.n_seeds + 1))
+    candidates += _pairs(plan, trials.results)
+    trials.train_missing(
+        (own for own in candidates if turns(pick, own, trials.results)),
+        range(1, pick.n_seeds + 1),
+    )
     step = step_example(run.config, n_examples, gradient_norm)
     return summarise(pick, candidates, trials.results, step=step, is_complete=trials.is_complete)
 
 
-def _next_cures(inquiry: Inquiry, results: Results) -> tuple[RunConfig, ...]:
+def _next_cures(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     """What to train next to know what stops the run; nothing about what has no effect on it."""
-    return next_turning_batch(inquiry, results) or next_pair_batch(inquiry, results)
+    return next_turning_batch(plan, results) or next_curing_pairs(plan, results)
 
 
 class _Trials:
-    """What is trained of one run, and what came of it.
-
-    Attributes:
-        pick: the run and its changes.
-        results: everything known.
-        is_complete: whether there was time for everything that was wanted.
-    """
+    """What was trained of one run, and whether there was time for everything that was wanted."""
 
     def __init__(
         self, pick: Pick, train: Train, population: int, goes_on: Callable[[], bool]
@@ -357,13 +373,8 @@ class _Trials:
         self.is_complete = self.is_complete and self._goes_on()
         return self.is_complete
 
-    def cures(self, changes: Sequence[Change]) -> bool:
-        """Whether these changes stop the run with its own seed."""
-        judged = judged_after(self.pick, changes, 0, self.results)
-        return judged is not None and turned(self.pick, judged)
-
     def train_missing(self, candidates: Iterable[Sequence[Change]], seeds: Sequence[int]) -> bool:
-        """Trains what is not known yet; whether there was anything, and time for all of it."""
+        """Trains what is not known; whether anything was wanted, and there was time for all."""
         wanted = [
             rerun(self.pick.configs[seed], changes, seed)
             for changes in candidates
@@ -378,19 +389,20 @@ class _Trials:
         return bool(wanted)
 
 
-def _of_one_run(inquiry: Inquiry, space: Space) -> Inquiry:
-    """An inquiry into a single run: with fewer seeds, and numbers farther away."""
-    pick = inquiry.picks[0]
+def _of_one_run(plan: Plan, before: Judgement, space: Space) -> Plan:
+    """The plan for a single run: with fewer seeds, and numbers farther away."""
+    pick = plan.picks[0]
     pick = replace(
         pick,
+        before=before,
         configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
         changes=(*pick.changes, *_farther(pick, space)),
     )
-    return replace(inquiry, picks=(pick,))
+    return replace(plan, picks=(pick,))
 
 
 def _farther(pick: Pick, space: Space) -> list[Change]:
-    """Numbers a hundred times larger and smaller: no study says here what would be quiet."""
+    """Numbers a hundred times larger and smaller: no study tells here which values are quiet."""
     found = []
     for factor in pick.factors:
         value = settings_of(pick.configs[0])[factor.setting]
@@ -412,7 +424,11 @@ def _approached(trials: _Trials, space: Space) -> list[Change]:
     smallest: dict[Factor, Change] = {}
     for factor in pick.factors:
         best = next(iter(by_strength(pick, factor, trials.results)), None)
-        if best and trials.cures([best]) and isinstance(start[factor.setting], float):
+        if (
+            best
+            and turns(pick, [best], trials.results)
+            and isinstance(start[factor.setting], float)
+        ):
             smallest[factor] = best
     failed = {factor: start[factor.setting] for factor in smallest}
     for _ in range(_ROUNDS):
@@ -421,7 +437,7 @@ def _approached(trials: _Trials, space: Space) -> list[Change]:
             break
         for factor, way in ways.items():
             for step in way:
-                if not trials.cures([step]):
+                if not turns(pick, [step], trials.results):
                     failed[factor] = dict(step.values[0])[factor.setting]  # type: ignore[assignment]
                     break
                 smallest[factor] = step
@@ -458,7 +474,7 @@ def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Chang
     )
 
 
-def _pairs(inquiry: Inquiry, results: Results) -> list[tuple[Change, ...]]:
-    pick = inquiry.picks[0]
-    found = [curing_pair(pick, cure.factors, results) for cure in joint_cures(inquiry, results)]
+def _pairs(plan: Plan, results: Results) -> list[tuple[Change, ...]]:
+    pick = plan.picks[0]
+    found = [curing_pair(pick, cure.factors, results) for cure in pair_cures(plan, results)]
     return [both for both in found if both is not None]

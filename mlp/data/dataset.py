@@ -63,10 +63,8 @@ class Dataset:
     """Threes and sevens in three parts without a common example.
 
     Attributes:
-        name: mnist or digits.
         scale: the largest possible pixel; a feature is pixel / scale.
         shape: rows and columns of an image.
-        train: what the weights are fitted to.
         validation: what the search looks at; empty where nothing is held out.
         test: what is looked at last.
         digest: SHA-256 of name, scale and all examples before training and validation part were

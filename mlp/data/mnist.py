@@ -204,7 +204,6 @@ def parse_idx(raw: bytes, name: str) -> NDArray[np.uint8]:
     Args:
         raw: unpacked bytes: 0, 0, 8, number of dimensions, each size as four bytes, then the
             elements in C order.
-        name: of the file, for the error.
 
     Raises:
         DataError: for another magic number, no dimension, a cut header or another number of bytes.

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +20,6 @@ class Examples:
     Attributes:
         live: `(d,)`, pixels that are non-zero anywhere, once the images of the training part are
             moved; the others' weights never change.
-        train: what the weights are fitted to.
         held_out: what accuracies are taken on; None if there is nothing.
         scale: the pixel that stands for 1.
         shape: rows and columns of an image.
@@ -45,12 +44,8 @@ class Course:
     """What all trials of a population share: the data, cut, in one dtype.
 
     Attributes:
-        examples: where the data came from.
-        dtype: of weights and arithmetic.
         batch_size: examples of a step; None: all.
         epoch: steps of an epoch; 0 for the full batch.
-        whole: the training part in one piece.
-        held_out: the held-out part, if there is one.
         feature: `(256,)`, the number that each raw pixel value stands for.
         order: draws the order of each epoch, and how its images are moved.
     """
@@ -65,23 +60,9 @@ class Course:
     order: np.random.RandomState
 
 
-class Epoch(NamedTuple):
-    """What an epoch trains on: the images, moved where they are to be, and their batches."""
-
-    images: Images
-    batches: Batches
-
-
-@functools.lru_cache(
-    maxsize=1
-)  # a tenth of a second for MNIST, and a worker of a cluster asks often
+@functools.lru_cache(1)  # a tenth of a second for MNIST, and a worker of a cluster asks often
 def read_examples(data: Dataset, shift: int) -> Examples:
-    """Lists the non-zero pixels of the training and the validation part.
-
-    Args:
-        data: the examples.
-        shift: pixels that an epoch moves an image at most.
-    """
+    """Lists the non-zero pixels of the training and the validation part."""
     train, held_out = data.train, data.validation
     reached = _reached(np.asarray(train.pixels.any(axis=0)), data.shape, shift)
     live = np.logical_or(reached, held_out.pixels.any(axis=0))
@@ -123,21 +104,22 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
     )
 
 
-def next_epoch(course: Course) -> Epoch:
-    """The batches of the next epoch; the full batch where there are no others.
+def next_epoch(course: Course) -> tuple[Images, Batches]:
+    """The images of the next epoch, moved if they are to be, and their batches.
 
-    Drawn are the order, then, for images that are to be moved, how far down and right each goes.
+    Where there are no others, the full batch. Drawn are the order, then, for images that are to be
+    moved, how far down and right each goes.
     """
     examples = course.examples
     images, shift = examples.train, examples.shift
     if course.batch_size is None:
-        return Epoch(images, course.whole)
+        return images, course.whole
     order = course.order.permutation(len(images.label))
     if shift:
         ways = course.order.randint(-shift, shift + 1, (2, len(images.label)))
         images = move_images(images, examples.live, examples.shape, *ways)
     cut = cut_batches(images, order, course.batch_size, examples.n_pixels, course.dtype)
-    return Epoch(images, cut)
+    return images, cut
 
 
 def chunk_count(batch_size: int, n_examples: int) -> int:

@@ -60,12 +60,15 @@ class Handle:
     Args:
         parts: named tuples of C-contiguous arrays of at most three dimensions; their fields' names
             are all different.
-        integers: further entries, constants for as long as the handle lives.
+        others: further arrays, and integers, constants for as long as the handle lives.
     """
 
-    def __init__(self, *parts: Any, **integers: int) -> None:
+    def __init__(self, *parts: Any, **others: NDArray[Any] | int) -> None:
         self.arrays: dict[str, NDArray[Any]] = {
-            name: array for part in parts for name, array in part._asdict().items()
+            name: array
+            for part in (*(part._asdict() for part in parts), others)
+            for name, array in part.items()
+            if isinstance(array, np.ndarray)
         }
         entries: list[list[int]] = []
         self.fields: dict[str, _Field] = {}
@@ -74,9 +77,9 @@ class Handle:
                 raise ValueError(f"{name} must be C-contiguous")
             self.fields[name] = _Field(len(entries), array.dtype.name, array.ndim)
             entries.append([array.ctypes.data, *array.shape, *[0] * (3 - array.ndim)])
-        for name, value in integers.items():
+        for name in (name for name in others if name not in self.arrays):
             self.fields[name] = _Field(len(entries), None, 0)
-            entries.append([value, 0, 0, 0])
+            entries.append([int(others[name]), 0, 0, 0])
         self.table = np.array(entries, np.int64)
         self.address = int(self.table.ctypes.data)
 

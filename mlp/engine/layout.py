@@ -61,7 +61,6 @@ def tile_columns(most: int, dtype: DTypeLike) -> int:
 
     Args:
         most: columns of the largest group.
-        dtype: of the weights.
     """
     item = np.dtype(dtype).itemsize
     return NARROW // item if most <= NARROW // item else WIDE // item
@@ -76,7 +75,6 @@ def plan_layout(
         widths: units of each hidden layer, for each trial.
         groups: how many trials each group takes; they begin at a tile of their own.
         n_pixels: live pixels and the one for the biases.
-        dtype: of the weights.
     """
     n, deepest = len(widths), max(map(len, widths))
     trial = np.cumsum([0, *groups], dtype=np.int64)
@@ -137,9 +135,6 @@ def pack(layout: Layout, packed: Packed, trial: int, params: Params, live: Mask)
     """Writes one network's weights into its place.
 
     Args:
-        layout: where it lies.
-        packed: what is written to.
-        trial: its number.
         params: its layers; the first has a row for every pixel.
         live: `(pixels,)`, the pixels that have a row in the tiles.
     """
@@ -157,9 +152,6 @@ def unpack(layout: Layout, packed: Packed, trial: int, first: Layer, live: Mask)
     """One network's weights, copied out of their place.
 
     Args:
-        layout: where it lies.
-        packed: what is read.
-        trial: its number.
         first: a first layer, of which the weights of the pixels without a row are taken.
         live: `(pixels,)`, the pixels that have a row in the tiles.
     """

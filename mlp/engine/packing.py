@@ -4,14 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.engine import kernels, steps, update
-from mlp.engine.course import Course, Epoch, chunk_count
+from mlp.engine.course import Course, chunk_count
 from mlp.engine.handle import Handle
 from mlp.engine.layout import (
     Layout,
@@ -24,6 +23,7 @@ from mlp.engine.layout import (
 )
 from mlp.engine.passes import RUNNING, scratch_size
 from mlp.engine.simd import WIDE, aligned_zeros
+from mlp.engine.sparse import Batches, Images
 from mlp.gradient import rate_share
 from mlp.network import Params, initialize
 
@@ -47,8 +47,6 @@ class PackedTrial:
 
     Attributes:
         number: its place among the configs.
-        config: its settings.
-        first: its first weights.
         thresholds: step -> accuracy below which it is pruned there.
         batch_loss: of each slice done, the mean loss of each step's batch.
         whole_loss: of each slice done, the mean loss over the whole training part where due.
@@ -76,10 +74,6 @@ class Population:
 
     Attributes:
         trials: in the layout's order.
-        layout: where they lie.
-        settings: for the step loop.
-        weights: of all trials.
-        velocity: of all trials.
         gradient: of all trials, for each chunk.
         scratch: of each thread.
         totals: of each thread.
@@ -93,10 +87,6 @@ class Population:
     gradient: Packed
     scratch: list[Array]
     totals: list[Losses]
-
-
-class _Feature(NamedTuple):
-    feature: Array
 
 
 @np.errstate(all="ignore")  # first weights may be beyond the dtype
@@ -120,9 +110,6 @@ def assemble(
     """Packs trials side by side.
 
     Args:
-        course: what they are trained on.
-        trials: which.
-        threads: that will train them.
         old: the population they were in; None at the start.
     """
     dtype, n_pixels = course.dtype, course.examples.n_pixels
@@ -190,7 +177,7 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
 def run_slice(
     course: Course,
     population: Population,
-    epoch: Epoch,
+    epoch: tuple[Images, Batches],
     first_step: int,
     n_steps: int,
     pool: ThreadPoolExecutor,
@@ -198,9 +185,6 @@ def run_slice(
     """Advances a population and notes what its trials did.
 
     Args:
-        course: what it is trained on.
-        population: which.
-        epoch: the images and batches to learn from.
         first_step: updates done before.
         n_steps: steps to do, within the epoch.
         pool: a thread for each scratch but the first, which is this thread's.
@@ -248,18 +232,18 @@ def _job(
         population.settings,
         state,
         record,
-        _Feature(course.feature),
+        feature=course.feature,
         epoch=course.epoch,
         first_step=first_step,
         n_steps=n_steps,
     )
 
 
-def _sources(course: Course, epoch: Epoch) -> steps.Sources:
+def _sources(course: Course, epoch: tuple[Images, Batches]) -> steps.Sources:
     train, held_out = course.examples.train, course.examples.held_out
     whole = Handle(train, course.whole)
     return steps.Sources(
-        batch=whole if epoch.batches is course.whole else Handle(*epoch),
+        batch=whole if epoch[1] is course.whole else Handle(*epoch),
         held_out=whole if held_out is None else Handle(held_out, course.held_out),
         whole=whole,
     )

@@ -42,15 +42,9 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
     """Passes a group's networks over one chunk of a batch.
 
     Args:
-        job: `mlp.engine.steps.job_handle`.
-        source: its `source_handle`, of which the batch is.
         scratch: of this thread, `scratch_size` numbers.
         totals: of this thread, float64, a number for each lane.
-        group: number of the group.
         role: which of the sums receives losses and hits; those of role 0 are learned from.
-        batch: number of the batch.
-        chunk: number of the chunk among `n_chunks`.
-        n_chunks: see chunk.
     """
     side, feature, gradient = source.side, job.feature, job.gradient_first
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]

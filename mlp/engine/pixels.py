@@ -30,10 +30,6 @@ _ROOM = 8
 _COMPILED = "handle", "kernels", "pixels", "simd", "sparse"
 
 
-class _Feature(NamedTuple):
-    feature: Matrix
-
-
 class Pixels(NamedTuple):
     """The training part, ready to be multiplied with.
 
@@ -41,7 +37,6 @@ class Pixels(NamedTuple):
         source: its non-zero pixels, row by row and pixel by pixel.
         live: `(pixels,)`, pixels that are non-zero in some example.
         side: `(n_rows,)`, 1 for label 0, -1 for label 1, 0 where a row has no example.
-        n_examples: examples.
     """
 
     source: Handle
@@ -64,7 +59,6 @@ def read_pixels(part: Part, scale: int) -> Pixels:
     """Lists the non-zero pixels of a part.
 
     Args:
-        part: the examples.
         scale: the pixel that stands for 1.
     """
     n = part.n_examples
@@ -72,9 +66,9 @@ def read_pixels(part: Part, scale: int) -> Pixels:
     images = pack_images(part.pixels, part.labels, live, scale)
     n_inputs = int(live.sum()) + 1
     batches = cut_batches(images, np.arange(n), n, n_inputs, "float64")
-    values = _Feature(features(np.arange(256, dtype=np.uint8), scale, "float64").astype(np.float64))
+    feature = features(np.arange(256, dtype=np.uint8), scale, "float64")
     side = np.concatenate([batches.side, np.zeros(_ROOM)])
-    source = Handle(images, batches, values, n_inputs=n_inputs, stride=len(side))
+    source = Handle(images, batches, feature=feature, n_inputs=n_inputs, stride=len(side))
     return Pixels(source, live, side, n)
 
 
@@ -82,7 +76,6 @@ def project(pixels: Pixels, weights: Matrix) -> Matrix:
     """What each unit receives from each example.
 
     Args:
-        pixels: the data.
         weights: `(units, inputs)`, the last input being the constant one.
 
     Returns:
@@ -102,7 +95,6 @@ def collect(pixels: Pixels, deltas: Matrix) -> Matrix:
     """What each input receives from each unit: the sum over the examples of input times delta.
 
     Args:
-        pixels: the data.
         deltas: `(units, rows)`.
 
     Returns:

@@ -65,11 +65,9 @@ def train(
 
     Args:
         configs: one a trial; `data`, `tracking` and `execution` in them are not read.
-        data: the examples, resolved and parted.
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
-        snapshots: of the weights on the way; None: none.
         memory_bytes: to be used at most; None: most of what is free.
 
     Returns:
@@ -239,10 +237,7 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
     at which the sharpness will be measured.
 
     Args:
-        config: of the trial.
-        n_inputs: pixels of an image.
         n_chunks: copies of the gradient.
-        threads: that train.
     """
     item = np.dtype(config.training.dtype).itemsize
     lanes = WIDE // item

@@ -37,11 +37,10 @@ class Result:
         evaluated_step: `(k,)` int64, the number of updates done at each of these.
         weights: `(W, b)` of each layer as trained, first layer first, in the training dtype. None
             of a trial that crashed, whose one loss is undefined.
-        ending: how the training ended.
         last_step: the number of updates done.
         sharpness_step: `(point,)` int64, the number of updates done at each measurement of the
-            sharpness; empty where nobody measured. Not from the training itself, but measured at
-            copies of its weights: see `mlp.stability.ratio`.
+            sharpness; empty where it was not measured. It is measured at copies of the weights:
+            see `mlp.stability.ratio`.
         sharpness: `(point,)` float64, of the mean training loss.
         sharpness_residual: `(point,)` float64, how sure that is; see
             `mlp.stability.curvature.Sharpness`.

@@ -82,7 +82,6 @@ def move_images(
     """Moves each image by its own way, as `mlp.data.dataset.moved` does.
 
     Args:
-        images: the rows.
         live: `(rows * columns,)`, with every pixel that an image can be moved to.
         shape: rows and columns of an image.
         down: `(n,)`, rows that each goes down.
@@ -101,7 +100,6 @@ def cut_batches(
     """Cuts rows in the given order into batches and sorts each block by pixel.
 
     Args:
-        images: the rows.
         order: `(n,)` int64, a permutation of the rows.
         batch_size: rows a batch; the last one takes what is left.
         n_pixels: live pixels and the constant one.

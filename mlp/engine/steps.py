@@ -1,9 +1,9 @@
 """The step loop of a packed population, shared by any number of threads.
 
 The work of a step is cut into tasks: the blocks of a batch in at most `CHUNKS` runs, for each
-group of trials. Threads take tasks as they come. Every task writes sums of its own, and whoever
-finishes the last task of a step adds them up in the order of the chunks, decides which trials go
-on, and updates those. So no bit depends on how many threads there are or who took what.
+group of trials. Threads take tasks as they come. Every task writes its own sums. The thread that
+finishes the last task of a step adds them in the order of the chunks, decides which trials go on,
+and updates those. So no bit depends on the number of threads or on which thread did which task.
 """
 
 import hashlib
@@ -223,9 +223,6 @@ def _compile(version: str) -> Any:
 
     Numba looks for changes in this file alone and would go on with an old kernel of another one.
     What a function closes over is part of the cache's key, and so the version is.
-
-    Args:
-        version: a digest of all that is compiled.
     """
 
     @njit(nogil=True, cache=True)
@@ -239,10 +236,8 @@ def _compile(version: str) -> Any:
                 number that each raw pixel value stands for; with `epoch`, the batches of an epoch
                 (0 for the full batch), `first_step`, the updates done before, and `n_steps`, the
                 steps of the slice, which lie within one epoch.
-            sources: what is passed over.
             scratch: of this thread, see `mlp.engine.passes.scratch_size`.
             totals: of this thread, float64, two for each lane.
-            thread: its number.
         """
         assert version
         before = flush_subnormals()

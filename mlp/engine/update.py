@@ -22,8 +22,6 @@ def update_group(job, group, step, n_chunks, n_examples):
     """Takes the step of each running trial of a group.
 
     Args:
-        job: `mlp.engine.steps.job_handle`.
-        group: number of the group.
         step: number of the step within the slice.
         n_chunks: copies of the gradient that are in use.
         n_examples: examples of the batch.

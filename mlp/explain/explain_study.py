@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mlp.causes.answer import Answer, answer, estimate, evidence_table, investigate
+from mlp.causes.answer import Answer, answer, evidence_table, investigate, n_left
 from mlp.causes.changes import plain
 from mlp.causes.observed import complete_space, observe
-from mlp.causes.plan import Effort, Inquiry, prepare
+from mlp.causes.plan import Plan, plan_reruns
 from mlp.config import Data, ExplainConfig, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import load
-from mlp.errors import DataError, RecordError
+from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.page_content import Curves, Subject, gather, unmeasured
 from mlp.explain.reruns import Trainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
@@ -29,7 +29,7 @@ from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command
-from mlp.tracking.drain import Drain, patiently
+from mlp.tracking.drain import Drain
 from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
 from mlp.tracking.store import Store, open_store, run_address
@@ -193,12 +193,13 @@ def _kind(run: PastRun) -> tuple[Data, str]:
     return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
 
 
-def _inquiry(work: Subject) -> Inquiry:
+def _inquiry(work: Subject) -> Plan:
     explain = work.config.explain
-    return prepare(
+    return plan_reruns(
         work.observed,
         work.space,
-        Effort(explain.interventions, explain.seeds),
+        interventions=explain.interventions,
+        seeds=explain.seeds,
         n_examples=work.n_examples,
         gradient_norm=work.norms,
     )
@@ -211,26 +212,27 @@ def _earlier(work: Subject) -> dict[RunConfig, PastRun]:
 
 
 def _progress(
-    work: Subject, inquiry: Inquiry, known: Mapping[RunConfig, Judgement]
+    work: Subject, inquiry: Plan, known: Mapping[RunConfig, Judgement]
 ) -> AbstractContextManager[Callable[[int, float], None]]:
-    left = estimate(inquiry, known, seconds_per_training=work.pace_s)
-    told = f"reruns to train: about {left.n_trainings}, {left.duration_s:.0f} s"
-    if not left.n_trainings:
+    n_trainings = n_left(inquiry, known)
+    duration_s = n_trainings * work.pace_s
+    told = f"reruns to train: about {n_trainings}, {duration_s:.0f} s"
+    if not n_trainings:
         told = "reruns to train: none"
-    elif left.duration_s > work.limit_s:
+    elif duration_s > work.limit_s:
         # Twice what the reruns take: a part of the limit is for what the page shows beside them.
         told += (
             f", of which explain.timeout_s={work.limit_s:.0f} leaves a part for the next call; "
-            f"explain.timeout_s={10 * math.ceil(left.duration_s / 5)} is enough for all"
+            f"explain.timeout_s={10 * math.ceil(duration_s / 5)} is enough for all"
         )
     again = f"; {len(known)} of earlier explanations are used" if known else ""
     say(work.console, told + again)
-    return counting(work.console, "reruns", left.n_trainings)
+    return counting(work.console, "reruns", n_trainings)
 
 
 def _investigate(
     work: Subject,
-    inquiry: Inquiry,
+    inquiry: Plan,
     known: dict[RunConfig, Judgement],
     trainer: Trainer,
     reruns: Drain,

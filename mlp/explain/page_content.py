@@ -7,9 +7,8 @@ from rich.console import Console
 
 from mlp.causes.answer import Answer, render_answer, sentences
 from mlp.causes.changes import plain
-from mlp.causes.first_step import gradient_norms
 from mlp.causes.observed import StudyRun
-from mlp.causes.plan import Inquiry, Results
+from mlp.causes.plan import Plan, Results
 from mlp.config import Execution, ExplainConfig, RunConfig, Training
 from mlp.data.dataset import Dataset
 from mlp.explain.reruns import Trainer
@@ -25,6 +24,7 @@ from mlp.report.summary import (
     spread_out,
 )
 from mlp.settings import with_settings
+from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import Space
 from mlp.tracking.display import ThinCurve, explain_command, rerun_command
 from mlp.tracking.read import PastRun, PastStudy, read_points
@@ -103,13 +103,13 @@ class Curves:
 
 def gather(
     work: Subject,
-    inquiry: Inquiry,
+    inquiry: Plan,
     known: Results,
     found: Answer,
     curves: Curves,
 ) -> PageContent:
     """Everything that the page shows."""
-    cures = find_cures(inquiry, known, found)
+    cures = find_cures(inquiry, known, found, [run.judgement for run in work.runs])
     steps = sorted({run.config.training.steps for run in work.runs})
     facts = (
         f"{len(work.runs)} runs of {' or '.join(str(n) for n in steps)} steps on {work.data.name}: "

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mlp.causes.changes import plain, standard_space
-from mlp.causes.first_step import gradient_norms
 from mlp.causes.repair import Repair, describe_repair, is_verified, named_causes, repair
 from mlp.config import Execution, ExplainConfig, canonical_json, digest
 from mlp.curve import Verdict, judge
 from mlp.data.dataset import Dataset, load
-from mlp.errors import DataError
+from mlp.errors import DataError, patiently
 from mlp.explain.reruns import Trainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import settings_of, with_settings
+from mlp.stability.sharpness import gradient_norms
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
-from mlp.tracking.drain import Drain, patiently, record_run
+from mlp.tracking.drain import Drain, record_run
 from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import TrackedRun, fetch_run, read_reruns
 from mlp.tracking.runs import describe_answer
@@ -147,6 +147,7 @@ def _searched(
             base,
             standard_space(base),
             trainer,
+            before=judge(original.result.loss),
             n_examples=data.train.n_examples,
             gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
             seeds=config.explain.seeds,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -11,11 +11,12 @@ from mlp.config import RunConfig, canonical_json, digest
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
+from mlp.errors import RecordError, patiently
 from mlp.settings import settings_of
 from mlp.terminal.screen import say
 from mlp.tracking import spool
 from mlp.tracking.display import ThinCurve, run_name, thin
-from mlp.tracking.drain import Below, Drain, drain, patiently
+from mlp.tracking.drain import Below, Drain, drain
 from mlp.tracking.listing import EXPLAINS, KEY, Label, explanation_key, read_listing
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import start_explanation
@@ -56,7 +57,6 @@ def recorded_explanation(
     finally:
         spool.leave(spool.folder_of_runs())
     if reruns.problem is not None:
-        say(console, f"some reruns are not in MLflow yet; they are kept, and so goes on: {command}")
         raise reruns.problem
 
 
@@ -74,14 +74,25 @@ def _ended(
         raise
     except BaseException:
         reruns.finish("FAILED")
+        _say_kept(reruns, console, command)
         raise
     reruns.finish("FINISHED")
+    _say_kept(reruns, console, command)
+
+
+def _say_kept(reruns: Drain, console: Console, command: str) -> None:
+    if reruns.problem is not None:
+        say(console, f"some reruns are not in MLflow yet; they are kept, and so goes on: {command}")
 
 
 def _kept_of(key: str) -> list[Path]:
     """Folders of the reruns that explain this study or run, and are not uploaded yet."""
-    places = [place for _, _, place in spool.waiting(spool.folder_of_runs())]
-    return [place for place in places if read_listing(place).tags.get(EXPLAINS) == key]
+    places = []
+    for _, _, place in spool.waiting(spool.folder_of_runs()):
+        with suppress(RecordError):  # whose it is cannot be read; the doctor names it
+            if read_listing(place).tags.get(EXPLAINS) == key:
+                places.append(place)
+    return places
 
 
 class Trainer:

@@ -1,5 +1,6 @@
 """What is drawn of a study and its explanation, reduced to plain numbers."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,10 +9,10 @@ from statistics import median
 
 from mlp.causes.answer import Answer
 from mlp.causes.changes import SEEDS
-from mlp.causes.observed import StudyRun
-from mlp.causes.plan import Inquiry, Results, Side, judged_after, strongest, turned
+from mlp.causes.observed import StudyRun, is_repair
+from mlp.causes.plan import Plan, Results, Side, by_strength, judged_after
 from mlp.config import RunConfig, Value
-from mlp.curve import Verdict
+from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Result
 from mlp.settings import with_settings
 from mlp.stability.forecast import Forecast, Quality, forecast_quality
@@ -136,20 +137,31 @@ class PageContent:
     commands: tuple[str, ...]
 
 
-def find_cures(inquiry: Inquiry, results: Results, found: Answer) -> list[Cure]:
-    """For each picked oscillating run the cure by the best supported setting that cures it."""
+def find_cures(
+    plan: Plan, results: Results, found: Answer, judged: Sequence[Judgement]
+) -> list[Cure]:
+    """For each picked oscillating run a change that repairs it, of the best supported setting.
+
+    Args:
+        judged: how each run of the study ended.
+    """
     order = [effect.factor for cause in found.causes for effect in cause.effects]
     order += [effect.factor for effect in sorted(found.effects, key=lambda own: own.p_value)]
-    cures = []
-    for pick in inquiry.on(Side.STOPS):
-        for factor in dict.fromkeys(order):
-            change = strongest(pick, factor, results)
-            judged = judged_after(pick, [change], 0, results) if change else None
-            if change is None or judged is None or not turned(pick, judged):
-                continue
-            repaired = with_settings(pick.configs[0], dict(change.values[0]))
-            cures.append(Cure(pick.run, change.text, repaired, judged.verdict))
-            break
+    cures = list[Cure]()
+    for pick in plan.on(Side.STOPS):
+        repairs = (
+            Cure(
+                pick.run,
+                change.text,
+                with_settings(pick.configs[0], dict(change.values[0])),
+                after.verdict,
+            )
+            for factor in dict.fromkeys(order)
+            for change in by_strength(pick, factor, results)
+            if (after := judged_after(pick, [change], 0, results)) is not None
+            and is_repair(judged[pick.run], after)
+        )
+        cures += itertools.islice(repairs, 1)
     return cures
 
 

@@ -1,18 +1,16 @@
 """The leading curvature of one network, by exact products, written to be read.
 
-The curvature of the mean training loss is the Hessian `H`; its largest eigenvalue, the sharpness,
-is the largest positive curvature. It never needs the matrix: products `H v` are exact and cost
-about two gradients (Pearlmutter 1994), and some tens of them give the largest eigenvalue (Lanczos
-1950). Negative curvature does not count, however large: a step along it only leads downhill. And
-no sharpness is below 0: the loss depends on the difference of the two outputs alone, so there is
-always a flat direction.
+The curvature of the mean training loss is its Hessian `H`; the sharpness is the largest eigenvalue.
+The matrix itself is never built: products `H v` are exact and cost about two gradients (Pearlmutter
+1994), and some tens of them give the largest eigenvalue (Lanczos 1950). Negative curvature does not
+count, however large: a step along it only leads downhill. No sharpness is below 0: the loss depends
+on the difference of the two outputs alone, so there is always a flat direction.
 
-The question's derivative gives a direction `g` that is the gradient of nothing. Its Jacobian takes
-the Hessian's place: not symmetric, with complex pairs among its eigenvalues. The largest modulus
-among them, the spectral radius, takes the sharpness's place (Arnoldi 1951). The update `w - s g(w)`
-multiplies small deviations by `1 - s mu`, and `|1 - s mu| >= s |mu| - 1`: where `s` is above 2 over
-the spectral radius, some deviation grows, whatever the phase of `mu`. Below, one may grow all the
-same. Where the leading `mu` is real and positive, this is the Hessian's own condition.
+With the question's derivative, the direction `g` is no gradient of any loss. Its Jacobian takes the
+Hessian's place: it is not symmetric, and has complex eigenvalues. The spectral radius, the largest
+modulus among them, takes the sharpness's place (Arnoldi 1951). The update `w - s g(w)` multiplies
+small deviations by `1 - s mu`, and `|1 - s mu| >= s |mu| - 1`: where `s` is above 2 over the
+spectral radius, some deviation grows. Below, one may grow as well.
 
 A network here is a list of matrices `M_l (fan_out, fan_in + 1)`, the last column being the biases,
 and activations are `A_l (units, rows)` with a last row of ones. The two outputs are one: with `p`
@@ -66,7 +64,6 @@ class Sharpness:
         gradient_norm: L2 norm of that gradient.
         residual: of the eigenvector, relative to the eigenvalue. A Hessian's eigenvalue errs by no
             more than that.
-        n_products: products it took.
     """
 
     value: float
@@ -81,11 +78,11 @@ class Sharpness:
 
 
 Measurement = Generator[Matrix, Matrix, Sharpness]
-"""Asks for products with the data and is told them, by turns.
+"""Yields a matrix and is sent its product with the data, by turns.
 
-First `(units, inputs)`, weights of a first layer, answered by what each unit receives from each
-example, `(units, rows)`; then `(units, rows)`, deltas of those units, answered by their sums over
-the examples, `(units, inputs)`; and so on. So the products of many networks can be done together.
+First the weights of a first layer, `(units, inputs)`: sent back is what each unit receives from
+each example, `(units, rows)`. Then deltas of those units, `(units, rows)`: sent back are their sums
+over the examples, `(units, inputs)`. So the products of many networks can be done together.
 """
 
 
@@ -112,7 +109,7 @@ class _Tangent(NamedTuple):
 
 
 def measure(network: MeasuredNetwork, pixels: Pixels) -> Measurement:
-    """Measures one network; see `Measurement` for what is sent to and fro."""
+    """Measures one network; see `Measurement` for what is yielded and sent."""
     matrices = _matrices(network.params, pixels)
     received = yield matrices[0]
     tangent = _tangent(network, matrices[1:], received, pixels)
@@ -136,13 +133,12 @@ def _tangent(
     network: MeasuredNetwork, matrices: list[Matrix], received: Matrix, pixels: Pixels
 ) -> _Tangent:
     """Forward and backward once, keeping what the products need."""
-    hidden, slope, factor, turn = [], [], [], []
+    hidden, slope, factor, turn = list[Matrix](), list[Matrix](), list[Matrix](), list[Matrix]()
     for matrix in matrices:
-        units = _units(received, network)
-        hidden.append(np.vstack([units.value, np.ones(pixels.n_rows)]))
-        slope.append(units.slope)
-        factor.append(units.factor)
-        turn.append(units.turn)
+        value, *rest = _units(received, network)
+        hidden.append(np.vstack([value, np.ones(pixels.n_rows)]))
+        for kept, own in zip((slope, factor, turn), rest, strict=True):
+            kept.append(own)
         received = matrix @ hidden[-1]
     # As in the engine: the loss is log(1 + exp(u)) with u = side * (logit 1 - logit 0).
     wrong = _logistic(pixels.side * math.sqrt(2) * received[0])
@@ -158,31 +154,23 @@ def _tangent(
     return _Tangent(matrices, hidden, slope, factor, bend[::-1], delta[::-1], kappa)
 
 
-class _Units(NamedTuple):
+def _units(received: Matrix, network: MeasuredNetwork) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """Activations, their slope, the factor in its place, and the factor's derivative."""
-
-    value: Matrix
-    slope: Matrix
-    factor: Matrix
-    turn: Matrix
-
-
-def _units(received: Matrix, network: MeasuredNetwork) -> _Units:
     match network.activation:
         case "sigmoid":
             a = _logistic(received)
             slope = a * _logistic(-received)  # 1 - a would lose it where a is near 1
             if network.derivative == "question":
                 factor = _logistic(-a)
-                return _Units(a, slope, factor, -factor * (1 - factor) * slope)
-            return _Units(a, slope, slope, slope * (1 - 2 * a))
+                return a, slope, factor, -factor * (1 - factor) * slope
+            return a, slope, slope, slope * (1 - 2 * a)
         case "tanh":
             a = np.tanh(received)
             slope = 1 - a * a
-            return _Units(a, slope, slope, -2 * a * slope)
+            return a, slope, slope, -2 * a * slope
         case "relu":
             slope = (received > 0).astype(np.float64)
-            return _Units(received * slope, slope, slope, np.zeros_like(slope))
+            return received * slope, slope, slope, np.zeros_like(slope)
 
 
 def _logistic(z: Matrix) -> Matrix:
@@ -200,7 +188,6 @@ def _product(tangent: _Tangent, parts: list[Matrix]) -> Generator[Matrix, Matrix
         R G_l     = R delta_l A_(l-1)^T + delta_l (R A_(l-1))^T
 
     Args:
-        tangent: at the weights.
         parts: `V`, a matrix for each layer.
     """
     first, *upper = parts

@@ -39,8 +39,6 @@ class Quality:
     """How good the forecasts of some runs are.
 
     Attributes:
-        n_runs: how many.
-        n_oscillating: that ended oscillating.
         hits: share of runs whose forecast was right.
         auc: chance that of one run that ended oscillating and one that did not, the first had the
             higher ratio, ties counting half. None where there are not both.
@@ -105,8 +103,8 @@ def _quality(runs: Sequence[Forecast]) -> Quality:
 def _auc(positive: Numbers, negative: Numbers) -> Share | None:
     """The area under the ROC curve from ranks, as Mann and Whitney's U over the pairs.
 
-    The interval holds the areas `t` that the one found is no more than `_Z` deviations from, with
-    the variance at `t` itself, so that a perfect order of few runs does not look certain.
+    The interval holds all areas `t` from which the one found is at most `_Z` deviations away. The
+    variance is that at `t` itself, so that a perfect order of few runs does not look certain.
     """
     n, m = positive.size, negative.size
     if not n or not m:

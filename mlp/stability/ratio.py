@@ -6,13 +6,11 @@ sharpness, the largest curvature of the mean loss,
 
     ratio = effective step x sharpness / 2,    with momentum m divided by (1 + m)
 
-where the effective step is the length of the step along the mean gradient `g`, over `|g|`:
-`learning_rate` times `N` for the sum over `N` examples, 1 for the mean, `1 / |g|` for unit,
-`min(1, c / |g|)` for clip. Above 1 a step leaves the present valley. That is not yet how the run
-ends: the next valley may be wider. For unit and clip this tells what a step of the present length
-does across the gradient; along it, steps of fixed length overshoot near any minimum. With the
-question's derivative, the spectral radius of its Jacobian stands in for the sharpness (see
-`mlp.stability.curvature`), and above 1 means the same: some small deviation grows.
+where the effective step is the length of the step along the mean gradient `g`, over `|g|`. Above 1
+a step leaves the present valley. That is not yet how the run ends: the next valley may be wider.
+For unit and clip the ratio tells what a step of the present length does across the gradient; along
+it, steps of fixed length overshoot near any minimum. With the question's derivative, the spectral
+radius of its Jacobian takes the place of the sharpness (see `mlp.stability.curvature`).
 
 References:
     Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of
@@ -33,8 +31,8 @@ from mlp.errors import WithSentence
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
 EDGE_HIGH = 1.25
-# To swing about a valley takes a ratio of 1; half of that, on average over the points measured, is
-# what is left where a swing goes from a valley's side to a flat.
+# A swing about the bottom of a valley needs a ratio of 1. A swing between a valley's side and a
+# flat place has about half of that, on average over the points measured.
 GONE = 0.5
 
 _TAIL_POINTS = 4  # two for each phase of a swing of period 2
@@ -63,9 +61,7 @@ class Stability:
 
     Attributes:
         start: at the first weights: the forecast. None where they were not measured, or not finite.
-        highest: the largest.
         tail: the median over the last quarter of the steps done; at least the last point counts.
-        mechanism: how steps and curvature went together.
     """
 
     start: float | None
@@ -100,15 +96,31 @@ def sharpness_steps(config: RunConfig) -> tuple[int, ...]:
     return tuple(sorted({*before, *tail}))
 
 
-def effective_step(
-    config: RunConfig, gradient_norm: ArrayLike, n_examples: int
-) -> NDArray[np.float64]:
+def step_factor(config: RunConfig, gradient_norm: ArrayLike, n_examples: int) -> Numbers:
+    """Effective step over learning rate: what a learning rate of 1 is worth on the mean gradient.
+
+    N for sum over N examples, 1 for mean, 1 / |g| for unit, min(1, c / |g|) for clip.
+
+    Args:
+        gradient_norm: |g| of the mean gradient where the step is taken, any shape, above 0.
+        n_examples: of the training part; a batch has no more than its size of them.
+
+    Example:
+        >>> from mlp.settings import read_run
+        >>> run = read_run({"gradient": {"normalization": "sum"}})
+        >>> float(0.005 * step_factor(run, 0.2, 12_396))
+        61.980000000000004
+    """
+    times, over = _times_and_over(config, gradient_norm, n_examples)
+    return times / over
+
+
+def effective_step(config: RunConfig, gradient_norm: ArrayLike, n_examples: int) -> Numbers:
     """By what the mean gradient is multiplied in the first step from rest.
 
     Args:
-        config: of the run.
         gradient_norm: of the mean gradient, any shape. Where it is 0, unit makes no step.
-        n_examples: that a sum adds up.
+        n_examples: of the training part.
 
     Returns:
         0 or more, in the shape of the norms.
@@ -119,34 +131,42 @@ def effective_step(
         >>> effective_step(run, [0.5, 2.0], 100)
         array([0.5 , 0.25])
     """
+    times, over = _times_and_over(config, gradient_norm, n_examples)
+    inverse = np.divide(1.0, over, out=np.zeros_like(over), where=over > 0)
+    return config.optimizer.learning_rate * times * inverse
+
+
+def _times_and_over(
+    config: RunConfig, gradient_norm: ArrayLike, n_examples: int
+) -> tuple[Numbers, Numbers]:
+    """What the learning rate is multiplied by, and divided by.
+
+    They come apart since each use rounds in its own way, and both the ratios of records and the
+    learning rates of earlier reruns are compared bit for bit.
+    """
     norm = np.asarray(gradient_norm, np.float64)
-    rate = config.optimizer.learning_rate
-    longest = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
+    one = np.ones_like(norm)
     match config.gradient.normalization:
         case "sum":
-            return np.full_like(norm, rate * n_examples)
+            return one * min(n_examples, config.training.batch_size or n_examples), one
         case "mean":
-            return np.full_like(norm, rate)
+            return one, one
         case "unit":
-            return rate * longest
+            return one, norm
         case "clip":
             limit = config.gradient.clip_norm
-            return np.where(norm > limit, rate * limit * longest, rate)
+            return np.where(norm > limit, limit, 1.0), np.where(norm > limit, norm, 1.0)
 
 
 def stability_ratio(
     config: RunConfig, sharpness: ArrayLike, gradient_norm: ArrayLike, n_examples: int
-) -> NDArray[np.float64]:
+) -> Numbers:
     """Effective step x sharpness / 2, with momentum m divided by (1 + m).
 
-    The settings may be another run's than those the curvature was measured along: so the ratio is
-    known that a step would have had along the repaired run.
-
     Args:
-        config: whose step is meant.
+        config: whose step is meant; the curvature may be that along another run.
         sharpness: of the mean training loss, any shape.
         gradient_norm: of the mean training loss, likewise.
-        n_examples: of the training part.
     """
     step = effective_step(config, gradient_norm, n_examples)
     return step * np.asarray(sharpness, np.float64) / (2 * (1 + config.optimizer.momentum))
@@ -165,7 +185,6 @@ def judge_stability(
     Args:
         step: `(point,)`, updates done, increasing.
         ratio: `(point,)`, finite.
-        verdict: on the loss curve.
         last_step: updates done in all.
 
     Returns:

@@ -5,6 +5,7 @@ order, with any number of threads.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from threadpoolctl import threadpool_limits
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
-from mlp.engine.population import available_bytes
+from mlp.engine.population import available_bytes, train
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
-from mlp.network import Params, initialize
+from mlp.network import Array, Params, initialize
+from mlp.settings import with_settings
 from mlp.stability.curvature import MAX_PRODUCTS, MeasuredNetwork, Measurement, Sharpness, measure
 from mlp.stability.ratio import sharpness_steps, stability_ratio
 
@@ -33,23 +35,33 @@ _NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
 _COLUMNS = 128  # first-layer units from which on a thread takes no further network beside them
 _WORKING_BYTES = 2**28  # likewise for the memory they take
 
+# Steps of length 1 along the mean gradient, so that a step is the gradient. In float64, because it
+# is seen in the difference of weights that may be a million times as large.
+_ONE_STEP = {
+    "data.root": None,
+    "gradient.normalization": "mean",
+    "gradient.clip_norm": 1.0,
+    "optimizer.learning_rate": 1.0,
+    "optimizer.momentum": 0.0,
+    "optimizer.decay": "none",
+    "training.steps": 1,
+    "training.batch_size": None,
+    "training.shift": 0,
+    "training.order_seed": 0,
+    "training.evaluate_every": 1,
+    "training.sharpness_points": 0,
+    "training.dtype": "float64",
+}
+
 
 class SharpnessCurve(NamedTuple):
-    """The curvature along a run, `(point,)` each, at finite points only.
+    """The curvature along a run, `(point,)` each, at finite points only; see `Sharpness`."""
 
-    Attributes:
-        step: int64, updates done.
-        sharpness: of the mean training loss; see `mlp.stability.curvature.Sharpness`.
-        residual: see there.
-        gradient_norm: of the mean training loss.
-        ratio: the stability ratio.
-    """
-
-    step: NDArray[np.int64]
+    step: NDArray[np.int64]  # updates done
     sharpness: Numbers
     residual: Numbers
     gradient_norm: Numbers
-    ratio: Numbers
+    ratio: Numbers  # the stability ratio
 
 
 def measure_sharpness(
@@ -58,12 +70,8 @@ def measure_sharpness(
     """Measures the sharpness of each network over the whole training part.
 
     Args:
-        networks: of any shapes; all read the same pixels.
-        data: whose training part the loss is taken over.
-        threads: that measure; they change nothing but the time.
-
-    Returns:
-        One for each network, in their order.
+        networks: of any shapes.
+        threads: they change nothing but the time.
     """
     if not networks:
         return []
@@ -73,7 +81,7 @@ def measure_sharpness(
         queue.put(item)
     # A product that is shared out over threads adds up in another order.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(lambda _: _work(queue, pixels), range(threads)))
+        shares = list(pool.map(lambda _: _measure_all(queue, pixels), range(threads)))
     found = dict(itertools.chain.from_iterable(shares))
     return [found[number] for number in range(len(networks))]
 
@@ -90,8 +98,6 @@ def measure_sharpness_curves(
     Args:
         configs: one a run.
         snapshots: one a run: updates done -> weights.
-        data: that they were trained on.
-        threads: that measure; they change nothing but the time.
 
     Returns:
         One for each run. Points where weights or curvature are not finite are left out.
@@ -116,11 +122,6 @@ def forecast(
 
     The same number, bit for bit, as the first point of `measure_sharpness_curves` along the run.
 
-    Args:
-        configs: one a run.
-        data: that they will be trained on.
-        threads: that measure; they change nothing but the time.
-
     Returns:
         One for each run; None with minibatches, and where it is not finite.
 
@@ -133,6 +134,36 @@ def forecast(
     curves = measure_sharpness_curves(measurable, snapshots, data, threads=threads)
     ratios = iter([float(curve.ratio[0]) if curve.ratio.size else None for curve in curves])
     return [None if config.training.batch_size is not None else next(ratios) for config in configs]
+
+
+def gradient_norms(configs: Sequence[RunConfig], data: Dataset, *, threads: int = 1) -> list[float]:
+    """L2 norm of the gradient of the mean loss at the first weights, over the training part.
+
+    It is read off a first step that the engine takes.
+
+    Returns:
+        One norm for each config, 0 or more; with the question's derivative that of the direction
+        that takes the gradient's place.
+
+    Raises:
+        SystemLimitError: for a network that does not fit into memory.
+    """
+    steps = [with_settings(config, _ONE_STEP) for config in configs]
+    different = list(dict.fromkeys(steps))
+    known = {
+        config: _distance(_first_weights(config, data), result.weights)
+        for config, result in zip(different, train(different, data, threads=threads), strict=True)
+    }
+    return [known[config] for config in steps]
+
+
+def _distance(before: Params, after: Sequence[tuple[Array, Array]]) -> float:
+    squares = (
+        float(((one - other) ** 2).sum())
+        for layer, own in zip(before, after, strict=True)
+        for one, other in zip(layer, own, strict=True)
+    )
+    return math.sqrt(sum(squares))
 
 
 @np.errstate(all="ignore")  # first weights may be beyond the dtype
@@ -169,9 +200,6 @@ def check_measurable(
     """Refuses to measure what will not fit into memory, before it is trained.
 
     Args:
-        configs: one a run.
-        data: that they will be trained on.
-        threads: that will measure.
         memory_bytes: to be used at most; None: what is free.
 
     Raises:
@@ -201,21 +229,21 @@ class _Running:
 
 
 @np.errstate(all="ignore")  # weights may be beyond all numbers
-def _work(
+def _measure_all(
     queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels
 ) -> list[tuple[int, Sharpness]]:
     """Measures networks until none is left, some side by side."""
     done: list[tuple[int, Sharpness]] = []
     running: list[_Running] = []
     while True:
-        running += _newcomers(queue, running, pixels)
+        running += _begin(queue, running, pixels)
         if not running:
             return done
         for product in (project, collect):
             running = _advance(running, product, pixels, done)
 
 
-def _newcomers(
+def _begin(
     queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", running: Sequence[_Running], pixels: Pixels
 ) -> list[_Running]:
     """Begins further measurements, as long as there is room beside those that run."""

@@ -19,9 +19,6 @@ class TrialRow:
     """A trained trial of a study in one row.
 
     Attributes:
-        number: its place in the search.
-        params: parameter name -> value.
-        verdict: what its curve did.
         value: of the objective; None for a run that diverged or was pruned.
         numbers: further numbers by name, such as `validation_accuracy`.
     """

@@ -20,8 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from mlp.addresses import mask
-from mlp.errors import BusyError, StoreError, one_line
-from mlp.study.server import outlast
+from mlp.errors import BusyError, StoreError
 
 _TAKE = "SELECT pg_try_advisory_lock(:key)"
 _INTRODUCE = "SELECT set_config('application_name', :who, false)"  # the first 63 bytes are kept
@@ -114,12 +113,13 @@ def _busy(study: str, holder: str) -> BusyError:
 @contextmanager
 def _locked_in_server(storage: str, study: str) -> Iterator[Callable[[], None]]:
     """Holds a connection that holds the lock."""
+    from mlp.study.storage import outlast, said_by  # imports Optuna, which takes a second
+
     engine = create_engine(storage, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         connection = _taken(engine, study)
     except SQLAlchemyError as error:
-        said = one_line(mask(str(getattr(error, "orig", None) or error)))
-        raise StoreError(f"cannot lock the study in {mask(storage)}: {said}") from None
+        raise StoreError(f"cannot lock the study in {mask(storage)}: {said_by(error)}") from None
 
     def still_held() -> None:
         nonlocal connection
@@ -127,7 +127,7 @@ def _locked_in_server(storage: str, study: str) -> Iterator[Callable[[], None]]:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
             _leave(connection)
-            connection = outlast(storage, lambda: _taken(engine, study), ())
+            connection = outlast(storage, lambda: _taken(engine, study))
 
     try:
         yield still_held

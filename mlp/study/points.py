@@ -38,7 +38,6 @@ def enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[st
 
     Args:
         point: dotted path -> value; settings outside the space may be set too.
-        space: the space of the study.
         base: the settings that the space does not vary.
 
     Raises:

@@ -36,9 +36,8 @@ from mlp.errors import BusyError, SettingError
 from mlp.settings import with_settings
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import enqueued, enqueued_base, list_points
-from mlp.study.server import outlast
 from mlp.study.space import Choice, Domain, Space, draw, flat, parameters, read_space
-from mlp.study.storage import TEST_LOOKS, Storage
+from mlp.study.storage import TEST_LOOKS, Storage, outlast
 
 STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
 WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance level
@@ -123,7 +122,6 @@ class Trial:
 
     Attributes:
         number: its place in the search, from 0.
-        config: what to train.
         params: parameter name -> value, as Optuna knows them.
     """
 
@@ -144,12 +142,7 @@ def sample(
     """Asks Optuna's sampler, in a copy of the study as it was before this generation.
 
     Args:
-        study: the settings of the search.
-        base: the settings that every trial shares.
-        space: what varies.
-        direction: of the objective.
         earlier: the stored trials of earlier generations.
-        numbers: of the trials to ask.
     """
     copy = optuna.create_study(direction=direction)
     copy.add_trials(earlier)
@@ -183,10 +176,6 @@ def _with_settings(
     """The trial at one point of a list.
 
     Args:
-        study: the settings of the search.
-        base: the settings that every trial shares.
-        space: what varies.
-        number: of the trial.
         point: parameter name -> value, of the parameters that exist there at least.
     """
     if number < len(study.enqueue):
@@ -235,12 +224,7 @@ class Search:
     """An open study.
 
     Attributes:
-        name: of the study.
-        config: of the search.
         base: the settings that every trial shares, its data resolved.
-        space: what varies.
-        study: the stored study.
-        is_new: whether it was created just now.
         points: the whole list of a grid or quasi-random search; None where Optuna samples.
     """
 
@@ -267,8 +251,6 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     """Opens the study of this identity, or creates it.
 
     Args:
-        storage: from `open_storage`.
-        config: the sweep, its data resolved.
         what: its `identity`.
 
     Raises:
@@ -418,7 +400,6 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
     """The bar for the trials of one generation, by the finished trials of earlier ones.
 
     Args:
-        search: the study.
         number: of any trial of the generation.
 
     Returns:
@@ -503,7 +484,7 @@ def _stored(search: Search) -> list[FrozenTrial]:
 
 def _patiently(search: Search, call: Callable[[], T]) -> T:
     """The call, begun again where the database server was away for a moment."""
-    return outlast(search.config.storage, call, (optuna.exceptions.StorageInternalError,))
+    return outlast(search.config.storage, call)
 
 
 def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:

@@ -288,7 +288,6 @@ class Entry:
     """One line of a space: a setting and the domain it is drawn from.
 
     Attributes:
-        path: the setting.
         domains: branch -> domain; the only branch is "" where nothing is depended on.
         by: the setting whose value chooses the branch, or None.
         each_layer: one value for each hidden layer instead of one for all.

@@ -1,19 +1,41 @@
-"""Optuna's store: opened, closed, and what is wrong with it in one sentence."""
+"""Optuna's store: opened, closed, asked again while its server is away, its faults one sentence.
 
-import contextlib
-from collections.abc import Iterator
+A store is an SQLite file, or a database server, which may be out of reach for a moment.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from mlp.addresses import check_sqlite, mask, only_one, sqlite_path
-from mlp.errors import BusyError, MlpError, SettingError, StoreError, one_line
+from mlp.errors import (
+    BusyError,
+    MlpError,
+    SettingError,
+    StoreError,
+    one_line,
+    one_sentence,
+    patiently,
+)
 
 Storage = optuna.storages.BaseStorage
 TEST_LOOKS = "mlp.test_looks"  # the study's attribute that lists them
 _PATIENCE_S = 60.0  # for another program that holds the SQLite file
+_SERVER_PATIENCE_S = 120.0  # a PostgreSQL that was stopped at once needs seconds to recover
+_FAULTS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+
+T = TypeVar("T")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
 
@@ -37,15 +59,18 @@ def open_storage(url: str) -> Storage:
             raise StoreError(f"cannot make {path.parent}: {one_line(error.strerror)}") from None
         url = f"sqlite:///{path}"
         options["connect_args"] = {"timeout": _PATIENCE_S}
-    try:
-        with only_one(path.parent) if path is not None else contextlib.nullcontext():
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except (ArgumentError, NoSuchModuleError, ImportError):
-        raise _bad_address(url) from None
-    except RuntimeError as error:  # Optuna's word for a store of another version
-        raise StoreError(f"cannot use {mask(url)}: {one_line(error)}") from None
-    except SQLAlchemyError as error:
-        raise _fault(error, url) from None
+
+    def other_version(error: RuntimeError) -> StoreError:
+        return StoreError(f"cannot use {mask(url)}: {one_line(error)}")
+
+    said_wrong = (ArgumentError, NoSuchModuleError, ImportError)
+    bad_address = dict.fromkeys(said_wrong, lambda _: _bad_address(url))
+    with (
+        storage_faults(url),
+        one_sentence({**bad_address, RuntimeError: other_version}),
+        only_one(path.parent) if path is not None else nullcontext(),
+    ):
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
 def close_storage(storage: Storage) -> None:
@@ -73,24 +98,46 @@ def stored_looks(storage: Storage, study: str) -> list[dict[str, Any]]:
     return list(next(found, {}).get(TEST_LOOKS, []))
 
 
-@contextlib.contextmanager
-def storage_faults(url: str) -> Iterator[None]:
-    """Turns what Optuna's store raises while it is used into one of this program's errors.
+def storage_faults(url: str) -> AbstractContextManager[None]:
+    """Turns what Optuna's store at an address raises in the block into this program's errors."""
+    return one_sentence(dict.fromkeys(_FAULTS, lambda error: _fault(error, url)))
+
+
+def outlast(url: str, call: Callable[[], T]) -> T:
+    """What a call returns; begun again for two minutes while the database server is away.
 
     Args:
-        url: of the store.
+        url: of the store; a file is not waited for.
+        call: safe to begin again, also where its last write did arrive.
     """
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _fault(error, url) from None
+
+    def is_away(error: Exception) -> bool:
+        is_known = isinstance(error, _FAULTS) and any(map(_is_outage, _causes(error)))
+        return is_known and sqlite_path(url) is None
+
+    return patiently(call, may_pass=is_away, patience_s=_SERVER_PATIENCE_S)
 
 
-def _fault(error: BaseException, url: str) -> MlpError:
-    """The error for what a store raised: the first cause, without SQLAlchemy's statement."""
-    while error.__cause__ is not None:
+def said_by(error: BaseException) -> str:
+    """What a database said, without SQLAlchemy's statement and without passwords."""
+    *_, first = _causes(error)
+    return one_line(mask(str(getattr(first, "orig", None) or first)))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
         error = error.__cause__
-    said = one_line(mask(str(getattr(error, "orig", None) or error)))
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether the connection is what failed, and not what was asked for."""
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return is_lost or isinstance(error, OperationalError | InterfaceError)
+
+
+def _fault(error: Exception, url: str) -> MlpError:
+    said = said_by(error)
     if "database is locked" in said:
         return BusyError(
             f"another program holds the study store {mask(url)}; close it or try again"

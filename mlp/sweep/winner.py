@@ -17,8 +17,7 @@ from mlp.study.identity import TrialRow
 from mlp.study.search import Search
 from mlp.sweep.confirm import Confirmation, confirm
 from mlp.sweep.generation import Keeper, train_again
-from mlp.terminal.screen import say, waiting
-from mlp.terminal.tables import render_verdicts
+from mlp.terminal.screen import render_verdicts, say, waiting
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain
 from mlp.tracking.record import RunRecord

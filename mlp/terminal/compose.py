@@ -79,9 +79,7 @@ def typed_configs(
     One; one for each job of `--multirun`; none where a flag only shows something.
 
     Args:
-        command: `train` or `sweep`.
         read: the door from composed values to a config; raises SettingError.
-        usage: the text of `--help`.
 
     Raises:
         SettingError: for what was typed wrong; in the first 32 jobs before the first one runs.
@@ -144,15 +142,10 @@ def _flags() -> argparse.ArgumentParser:
         action="store_true",
         help='for bash: eval "$(python -m mlp.train --shell-completion install=bash)"',
     )
-    flags.add_argument("--config-path", "-cp", help=argparse.SUPPRESS)
-    flags.add_argument("--experimental-rerun", help=argparse.SUPPRESS)
     return flags
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    for flag in ("config_path", "experimental_rerun"):
-        if getattr(args, flag):
-            raise SettingError(f"--{flag.replace('_', '-')} is not supported here")
     if (args.resolve or args.package) and not args.cfg:
         raise SettingError("--resolve and --package go with --cfg")
     if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
@@ -217,11 +210,7 @@ def _ask_hydra(command: str, words: Sequence[str]) -> None:
     """Lets Hydra's own application answer what only it can: `--info`, and a shell's query."""
     sys.argv[1:] = words
     conf = str(shipped("conf"))
-    hydra.main(version_base="1.3", config_path=conf, config_name=command)(_nothing)()
-
-
-def _nothing(_config: DictConfig) -> None:
-    """What Hydra's application would run."""
+    hydra.main(version_base="1.3", config_path=conf, config_name=command)(lambda _: None)()
 
 
 # -- Completion in a shell: Hydra knows the answers, but its script completes `python FILE.py` only
@@ -286,8 +275,6 @@ def typed_settings(
     """Dotted path -> value of the settings of some groups that were typed one by one.
 
     Args:
-        overrides: as typed.
-        groups: the groups that are looked at.
         values: what `compose` made of the overrides.
 
     Raises:
@@ -490,18 +477,14 @@ def _check_option(override: Override, options: Sequence[str]) -> None:
     sentence = f"{group} must be one of {', '.join(options)}, but is {shown(option)}"
     if override.is_delete():
         is_fit = option is None or isinstance(option, str)
-    else:
-        is_fit = override.is_sweep_override() or _is_option(option)
+    else:  # the name of an option, or of several
+        names = option if isinstance(option, list) else [option]
+        is_fit = override.is_sweep_override() or all(isinstance(name, str) for name in names)
     if not is_fit:
         raise SettingError(f"{sentence}; its settings are written {group}.setting=value")
     if isinstance(option, str) and option not in options and not override.is_delete():
         near = difflib.get_close_matches(option, options, n=1)
         raise SettingError(sentence + (f"; did you mean '{near[0]}'?" if near else ""))
-
-
-def _is_option(value: object) -> bool:
-    """Whether Hydra can take a value for the name of an option, or of several."""
-    return all(isinstance(v, str) for v in (value if isinstance(value, list) else [value]))
 
 
 def _check_one_value(override: Override) -> None:
@@ -712,8 +695,9 @@ def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
         new = {setting: domain} if setting else domain
         if not isinstance(new, dict):
             if group in RUN_GROUPS:
+                one = next(path for path in setting_paths() if path.startswith(f"{group}."))
                 raise ValueError(
-                    f"must vary settings by their paths, such as {_a_setting_of(group)}, "
+                    f"must vary settings by their paths, such as {one}, "
                     f"but varies the config group {group} as a whole"
                 )
             nested[group] = new
@@ -723,7 +707,3 @@ def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:
             raise ValueError(f"must name each setting once, but has {path} twice")
         inside.update(new)
     return nested
-
-
-def _a_setting_of(group: str) -> str:
-    return next(path for path in setting_paths() if path.startswith(f"{group}."))

@@ -96,8 +96,6 @@ def usage(
     """The help text of a command: what it does, examples, groups and settings.
 
     Args:
-        command: its name, such as `train`.
-        what: one or two sentences.
         examples: arguments -> what they do.
         first_word: what comes before the settings, such as `RUN_ID`; then it is no Hydra
             application.

@@ -1,10 +1,11 @@
-"""Lines on the screen, and progress: a bar in a terminal, a line now and then anywhere else."""
+"""Lines on the screen, a table, and progress: a bar in a terminal, else a line now and then."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,9 +17,13 @@ from rich.text import Text
 
 from mlp.curve import Verdict
 
+if TYPE_CHECKING:  # pandas
+    from mlp.causes.counts import ValueCount
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BROKEN, _UNKNOWN = "!", " "
 
+_COLUMNS = 80
 _LINE_EVERY_S = 20.0  # often enough to know that it goes on, seldom enough for a log
 
 
@@ -138,7 +143,6 @@ class Meter:
         """Told often while a generation trains.
 
         Args:
-            standing: at the end of the last generation.
             trials_in_work: trials' worth of steps done in the present generation.
             losses: `(trial,)`, the latest ones of the trials in training.
         """
@@ -164,8 +168,7 @@ class Meter:
     def picture(self) -> Group:
         """What moves in a terminal: the bar, with the lines below it."""
         assert self.bar is not None
-        lines = (Text(line, no_wrap=True, overflow="ellipsis") for line in self.below)
-        return Group(self.bar, *lines)
+        return Group(self.bar, *map(_row, self.below))
 
     def _line(self, text: str) -> None:
         self.said = time.monotonic()
@@ -177,7 +180,6 @@ def meter(console: Console, n_done: int) -> Iterator[Meter]:
     """Shows progress while the block runs.
 
     Args:
-        console: where to.
         n_done: what was done before; the estimate of the time left leaves it out.
     """
     now = time.monotonic()
@@ -201,7 +203,6 @@ def counting(
     """Counts while the block runs.
 
     Args:
-        console: where to.
         what: is counted, such as `reruns`.
         n_expected: how many it will be; more do no harm.
 
@@ -217,3 +218,31 @@ def counting(
             shown.move(now, total, f"{now:.0f} of {total} {what}", line=line)
 
         yield told
+
+
+def render_verdicts(counts: Sequence["ValueCount"]) -> Group:
+    """The counts as a table for the terminal; verdicts that never came out have no column.
+
+    A parameter has a line of its own, so that the table of the longest name fits 80 columns.
+    """
+    seen = [v for v in Verdict if any(own.counts.get(v) for own in counts)]
+    headings = [*(verdict.value for verdict in seen), "share"]
+    width = max(len("setting"), *(len(own.value) + 1 for own in counts), 0)
+    gap = " " if width + sum(len(name) + 2 for name in headings) > _COLUMNS else "  "
+    lines = [_row("verdicts by setting (share: of runs that oscillate)", style="italic")]
+    lines += [_row(gap.join([f"{'setting':<{width}}", *headings]), style="bold")]
+    previous = ""
+    for own in counts:
+        if own.parameter != previous:
+            lines.append(_row(own.parameter, style="bold"))
+            previous = own.parameter
+        share = f"{own.n_oscillating / own.n_runs:.0%}"
+        cells = [str(own.counts.get(verdict, 0) or "·") for verdict in seen]
+        cells.append(share if share != "0%" else "·")
+        aligned = [f"{cell:>{len(name)}}" for cell, name in zip(cells, headings, strict=True)]
+        lines.append(_row(gap.join([f" {own.value:<{width - 1}}", *aligned])))
+    return Group(*lines)
+
+
+def _row(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -10,13 +10,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlp import errors
 from mlp.config import Tracking
-from mlp.errors import BusyError, MlpError, RecordError, StoreError, UnavailableError
+from mlp.errors import (
+    BusyError,
+    MlpError,
+    RecordError,
+    StoreError,
+    UnavailableError,
+    patiently,
+)
 from mlp.tracking import spool
 from mlp.tracking.listing import TRIAL, Label, StudyPage, read_listing
 from mlp.tracking.record import RunRecord, read_record
@@ -27,11 +35,7 @@ if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread do
     from mlp.tracking.store import Store
 
 
-_T = TypeVar("_T")
-
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two tries while the sweep goes on
-_LAST_PATIENCE_S = 5.0  # with a store that fails when nothing else is left to do
-_LAST_PAUSE_S = 0.5
 _SLOWEST_S = 15.0  # for one job, when nothing else is left to do; of SQLite one takes 0.2
 _SIGNAL_PATIENCE_S = 3.0  # whoever sends SIGTERM waits a few seconds before SIGKILL
 
@@ -185,9 +189,9 @@ class JobQueue:
             while not self._is_over:
                 now, hurried_at = time.monotonic(), self._hurried_at
                 if hurried_at is not None:
-                    if now - max(hurried_at, failing_since) > _LAST_PATIENCE_S:
+                    if now - max(hurried_at, failing_since) > errors.PATIENCE_S:
                         return True
-                    pause_s = _LAST_PAUSE_S
+                    pause_s = errors.PAUSE_S
                 if now - started >= pause_s:
                     return False
                 self._news.wait(started + pause_s - now)
@@ -199,22 +203,6 @@ class JobQueue:
             self._is_over = True
             for job in self._jobs:
                 job.is_done.set()
-
-
-def patiently(job: Callable[[], _T]) -> _T:
-    """Does something with a store that may be back in a moment.
-
-    Args:
-        job: safe to be done twice.
-    """
-    end = time.monotonic() + _LAST_PATIENCE_S
-    while True:
-        try:
-            return job()
-        except (BusyError, UnavailableError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(_LAST_PAUSE_S)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,7 @@ UNFINISHED = ".part"  # ends the name of what is being written, or was when its 
 
 _PAGE_FILE = "study.json"
 _PLACE = re.compile(r"(\d+)(?:\.seed(\d+))?")
-_OLDER_SEEDS, _OLDER_FACTOR = (
-    "+seeds",
-    1000,
-)  # where earlier versions kept networks of further seeds
+_OLDER_SEEDS, _OLDER_FACTOR = "+seeds", 1000  # where earlier versions kept further seeds
 _serial = itertools.count()
 
 

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlp import addresses
+from mlp import addresses, errors
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
 from mlp.tracking.view import NOTE_TAG, StudyView, page_query
@@ -153,17 +153,13 @@ def _page(store: Store, view: StudyView | None) -> str:
     return f"#/experiments/{store.experiment_id}/runs?{page_query(view.name if view else None)}"
 
 
-@contextmanager
-def one_sentence(shown: str) -> Iterator[None]:
+def one_sentence(shown: str) -> AbstractContextManager[None]:
     """Turns what MLflow and those below it raise into one of this program's errors.
 
     Args:
         shown: the store's address without its password.
     """
-    try:
-        yield
-    except _FAULTS as error:
-        raise _fault(error, shown) from None
+    return errors.one_sentence(dict.fromkeys(_FAULTS, lambda error: _fault(error, shown)))
 
 
 def _fault(error: Exception, shown: str) -> MlpError:

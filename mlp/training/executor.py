@@ -51,10 +51,7 @@ def n_threads(execution: Execution) -> int:
 def open_executor(
     execution: Execution, *, notice: Callable[[str], None] = lambda _: None
 ) -> Iterator[Executor]:
-    """Whoever trains, for the length of the block.
-
-    Args:
-        notice: told in one line what a person should know.
+    """An executor, which is closed at the end of the block.
 
     Raises:
         SettingError: for a cluster where Ray is not installed.
@@ -94,9 +91,6 @@ def train_trials(
     has a result without weights, whose ending is `CRASHED`.
 
     Args:
-        data: the examples, resolved and parted.
-        where: who trains, or the settings to open one for this call.
-        thresholds: prune each of the trials; None prunes nothing.
         progress: called a few times a second, in this thread; may raise to stop.
         kept: called in this thread with the results as they come, in any order.
 
@@ -242,7 +236,6 @@ def cut(
         n_slots: populations that train side by side; 1 or more.
         most: trials in one population at most; None: no such limit.
         columns: units of the first layer, one number a trial; None: tiles are of no interest.
-        item_bytes: of a weight.
 
     Returns:
         The numbers of the trials of each population, the population to begin with first. Each trial

@@ -1,7 +1,5 @@
 """What is made of a trained run: its record, its value for the search, its accuracy."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,23 +14,20 @@ from mlp.tracking.record import RunRecord
 MOST_WRONG = 100  # that are kept of a network
 
 
-@dataclass(frozen=True)
-class Timing:
-    """When and how wide something was trained.
+def make_record(
+    config: RunConfig,
+    data: Dataset,
+    result: Result,
+    *,
+    started_ms: int,
+    ended_ms: int,
+    threads: int,
+) -> RunRecord:
+    """Judges a trained run and gathers everything that is kept of it.
 
-    Attributes:
-        started_ms: milliseconds since 1970 in UTC.
-        ended_ms: likewise.
-        threads: that trained.
+    Args:
+        started_ms: milliseconds since 1970 in UTC, as `ended_ms`.
     """
-
-    started_ms: int
-    ended_ms: int
-    threads: int
-
-
-def make_record(config: RunConfig, data: Dataset, result: Result, timing: Timing) -> RunRecord:
-    """Judges a trained run and gathers everything that is kept of it."""
     return RunRecord(
         config=config,
         data_digest=data.digest,
@@ -41,9 +36,9 @@ def make_record(config: RunConfig, data: Dataset, result: Result, timing: Timing
         n_test=data.test.n_examples,
         result=result,
         judgement=judge(result.loss),
-        started_ms=timing.started_ms,
-        ended_ms=timing.ended_ms,
-        threads=timing.threads,
+        started_ms=started_ms,
+        ended_ms=ended_ms,
+        threads=threads,
     )
 
 
@@ -57,7 +52,6 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
     """The value that a search looks for; None for a run that diverged or was pruned.
 
     Args:
-        record: of the run.
         objective: `validation_accuracy` and `training_loss` of the final weights, or `oscillation`,
             the amplitude of the loss curve's tail.
     """
@@ -71,7 +65,7 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
 
 
 def superlative(objective: str) -> str:
-    """What the trial with the highest value is called: whoever seeks swings finds no best run."""
+    """What the trial with the highest value is called; with `oscillation` that is no praise."""
     return "most unstable" if objective == "oscillation" else "best"
 
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import logging
 import os
 import platform
 import signal
@@ -19,10 +18,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -43,33 +41,36 @@ from ray import exceptions as faults
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result, Thresholds
-from mlp.errors import MlpError, SystemLimitError, UnavailableError, one_line
+from mlp.errors import (
+    MlpError,
+    SystemLimitError,
+    UnavailableError,
+    one_line,
+    one_sentence,
+    patiently,
+)
 from mlp.tracking.display import cpu
 from mlp.training.work import Done, Lost, Task, Trainer, WorkDone
 
-_FAR = "ray://"  # how the address begins that Ray's client takes
+_LEAVING = "leaving Ray"  # name of a thread
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _BEAT_S = 1.0  # how often a worker writes on the board
 _LOOK_S = 2.0  # how often the driver asks which machines are there
 _HEAD_PATIENCE_S = 30.0  # for the cluster's head
 _IDLE_NOTICE_S = 15.0  # without a worker, before the user is told
 _KNOCK_S = 5.0  # for the first answer of a cluster
-_LEAVE_S = 5.0  # for good-byes to a cluster that may be gone
+_LEAVE_S = 5.0  # to leave a cluster that may be gone
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy")  # that decide over the bits of a result
-# Ray hands a token to the cluster that it finds by itself, and to another one only if told so.
-_TOKEN = "; if it asks for a token: export RAY_AUTH_MODE=token"
-
-_DEATHS = {
-    faults.WorkerCrashedError: "died",
-    faults.OutOfMemoryError: "ran out of memory",
-    faults.NodeDiedError: "went with its machine",
-    faults.ObjectLostError: "was gone before its results had arrived",
-    faults.ObjectStoreFullError: "had no room for its results",
-    faults.TaskCancelledError: "was ended from outside",
-}
+_DEATHS = (
+    faults.WorkerCrashedError,
+    faults.OutOfMemoryError,
+    faults.NodeDiedError,
+    faults.ObjectLostError,
+    faults.ObjectStoreFullError,
+    faults.TaskCancelledError,
+)
 # What another attempt may not meet again, raised on a worker.
 _RETRIABLE = (MemoryError, OSError, faults.ObjectLostError, faults.ObjectStoreFullError)
-_leaving: list[threading.Thread] = []  # a cluster that is gone; a process can be in one only
 
 
 @dataclass(eq=False)
@@ -90,16 +91,6 @@ class _Running:
     who: str = ""
     n_done: float = 0.0
     silent_s: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What a worker gives back; `busy_s` seconds of one slot went into it."""
-
-    results: tuple[Result, ...]
-    host: str
-    cpu: str
-    busy_s: float
 
 
 class RayCluster:
@@ -129,7 +120,7 @@ class RayCluster:
         self._closing = threading.Event()
         _connect(execution, n_threads)
         try:
-            with _one_sentence(execution.address):
+            with _one_sentence():
                 self._board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
                 self._reading = self._board.read.remote([])
                 self._look()
@@ -201,7 +192,7 @@ class RayCluster:
         running = self._running.pop(ref)
         who = running.who or "a worker"
         try:
-            answer: _Answer = ray.get(ref)
+            results, host, its_cpu, busy_s = ray.get(ref)
         except faults.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, _RETRIABLE):
@@ -216,17 +207,16 @@ class RayCluster:
                     "install this program on every machine, in the same version"
                 ) from None
             raise
-        except tuple(_DEATHS) as error:
-            how = next(how for fault, how in _DEATHS.items() if isinstance(error, fault))
-            return Lost(running.task, f"{who} {how}")
-        self._busy_s += answer.busy_s
-        if answer.cpu != cpu() and answer.cpu not in self._other_cpus:
-            self._other_cpus.add(answer.cpu)
+        except _DEATHS as error:
+            return Lost(running.task, f"{who} was lost: {one_line(error, most=120)}")
+        self._busy_s += busy_s
+        if its_cpu != cpu() and its_cpu not in self._other_cpus:
+            self._other_cpus.add(its_cpu)
             self.notice(
-                f"{answer.host} has another processor ({answer.cpu}) than this machine ({cpu()}): "
+                f"{host} has another processor ({its_cpu}) than this machine ({cpu()}): "
                 "results may differ in their last bits"
             )
-        return Done(running.task, answer.results)
+        return Done(running.task, results)
 
     def _read_board(self) -> None:
         """Takes what was read, and asks anew; an answer may come many calls later, or never."""
@@ -324,8 +314,11 @@ def _train(
     held: tuple[Any],
     threads: int,
     thresholds: Thresholds | None,
-) -> _Answer:
+) -> tuple[tuple[Result, ...], str, str, float]:
     """Trains a population, and writes on the board how far it is.
+
+    Returns:
+        The results, the name and the processor of the machine, and the seconds that it took.
 
     Raises:
         SystemLimitError: if this worker has other versions than the driver's, `expected`.
@@ -351,15 +344,14 @@ def _train(
         results = trainer(
             configs, _fetched(held), threads=threads, thresholds=thresholds, progress=progress
         )
-    return _Answer(tuple(results), host, cpu(), time.monotonic() - started)
+    return tuple(results), host, cpu(), time.monotonic() - started
 
 
 @functools.lru_cache(maxsize=1)
 def _fetched(held: tuple[Any]) -> Dataset:
-    """The examples, the same object for as long as they are the same.
+    """The examples behind a reference, which stands in a tuple so that Ray does not fetch it.
 
-    Args:
-        held: the reference to them, in a tuple, so that Ray leaves it alone.
+    They are the same object for as long as they are the same, so that what is cut of them is kept.
     """
     data = ray.get(held[0])
     assert isinstance(data, Dataset)
@@ -388,18 +380,16 @@ def _connect(execution: Execution, n_threads: int) -> None:
     """Joins the cluster at the address; `local` starts one that goes with this process.
 
     Raises:
-        UnavailableError: where none answers, or the last one is not left yet.
+        UnavailableError: where none answers.
         SystemLimitError: where Python or Ray has another version.
     """
-    for thread in _leaving:
-        thread.join(3 * _LEAVE_S)
-    _leaving[:] = [thread for thread in _leaving if thread.is_alive()]
-    if _leaving:
-        raise UnavailableError(
-            "this process has not left its last Ray cluster yet, whose head is gone; "
-            "try again in a minute, or in another process"
-        )
-    keep_ray_quiet(is_far=execution.address.startswith(_FAR))
+    for thread in threading.enumerate():
+        if thread.name == _LEAVING:  # a process can be in one cluster only
+            thread.join(3 * _LEAVE_S)
+    # Ray prints pages of its own logs into this program's output when a machine goes, and no
+    # setting turns that off: `log_to_driver` is for what workers print. So this one place reaches
+    # into Ray's private modules; a test tells when they change.
+    sys.modules["ray._private.worker"].print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if execution.address == "local":
         options["num_cpus"] = max(n_threads, len(os.sched_getaffinity(0)))
@@ -408,66 +398,70 @@ def _connect(execution: Execution, n_threads: int) -> None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "1000000")
     heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _one_sentence(execution.address):
-            _knock(execution.address)
         with (
-            _one_sentence(execution.address, _TOKEN),
+            _one_sentence(execution.address),
             warnings.catch_warnings(action="ignore"),  # Ray's client warns before it gives up
         ):
-            _init(address=execution.address, **options)
+            _knock(execution.address)
+            patiently(
+                lambda: ray.init(address=execution.address, **options), may_pass=_is_client_lost
+            )
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
             for number, handler in heard.items():
                 signal.signal(number, handler)
 
 
-def _init(**options: Any) -> None:
-    """`ray.init`, three times if need be: on a busy head the process for a client dies at once."""
-    for n_left in (2, 1, 0):
-        try:
-            ray.init(**options)
-            return
-        except ConnectionError as error:
-            if "Starting Ray client server failed" not in str(error) or not n_left:
-                raise
+def _is_client_lost(error: Exception) -> bool:
+    """Whether the process died that a head starts for a client, as it may on a busy machine."""
+    return "Starting Ray client server failed" in str(error)
 
 
 def _leave(refs: Sequence[Any]) -> None:
     """Leaves the cluster, and ends what still trains there; takes five seconds at most."""
 
-    def say_good_bye() -> None:
+    def leave() -> None:
         with contextlib.suppress(Exception):
             for ref in refs:
                 ray.cancel(ref, force=True)
         with contextlib.suppress(Exception):
             ray.shutdown()
 
-    leaving = threading.Thread(target=say_good_bye, daemon=True)
+    leaving = threading.Thread(target=leave, name=_LEAVING, daemon=True)
     leaving.start()
-    leaving.join(_LEAVE_S)  # a head that is gone answers no good-bye
-    if leaving.is_alive():
-        _leaving.append(leaving)
+    leaving.join(_LEAVE_S)  # a head that is gone does not answer
 
 
-@contextlib.contextmanager
-def _one_sentence(address: str = "", otherwise: str = "") -> Iterator[None]:
+def _one_sentence(address: str = "") -> contextlib.AbstractContextManager[None]:
     """Turns what Ray raises of itself into one of this program's errors."""
     where = f" at {address}" if address else ""
-    try:
-        yield
-    except ConnectionError as error:
-        raise UnavailableError(
-            f"no Ray cluster answers{where}: {one_line(error)}; "
-            f"start one with: ray start --head, or name another by execution.address{otherwise}"
-        ) from None
-    except RuntimeError as error:
-        if "ersion mismatch" in str(error):
-            raise SystemLimitError(
-                f"the Ray cluster{where} has other versions than are here: {one_line(error)}"
-            ) from None
-        raise
-    except (faults.AuthenticationError, faults.RpcError, faults.RaySystemError) as error:
-        raise UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}") from None
+
+    def unreachable(error: ConnectionError) -> MlpError:
+        # Ray hands a token to the cluster that it finds by itself, to another only if told so.
+        return UnavailableError(
+            f"no Ray cluster answers{where}: {one_line(error)}; start one with: ray start --head, "
+            "or name another by execution.address; if it asks for a token: "
+            "export RAY_AUTH_MODE=token"
+        )
+
+    def other_version(error: RuntimeError) -> MlpError | None:
+        if "ersion mismatch" not in str(error):
+            return None
+        return SystemLimitError(
+            f"the Ray cluster{where} has other versions than are here: {one_line(error)}"
+        )
+
+    def failed(error: Exception) -> MlpError:
+        return UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}")
+
+    own = (faults.AuthenticationError, faults.RpcError, faults.RaySystemError)
+    return one_sentence(
+        {
+            ConnectionError: unreachable,
+            RuntimeError: other_version,
+            **dict.fromkeys(own, failed),
+        }
+    )
 
 
 def _knock(address: str) -> None:
@@ -476,42 +470,10 @@ def _knock(address: str) -> None:
     Raises:
         ConnectionError: if not.
     """
-    host, _, port = address.removeprefix(_FAR).rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         return  # auto and local are no addresses
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(one_line(error)) from None
-
-
-def keep_ray_quiet(*, is_far: bool) -> None:
-    """Ray prints pages of its own logs into this program's output when a machine goes.
-
-    No setting of Ray's turns that off: `log_to_driver` is for what workers print. So this one place
-    reaches into Ray's private modules; a test tells when they change.
-    """
-    sys.modules["ray._private.worker"].print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
-    if is_far:
-        from ray.util.client.logsclient import LogstreamClient  # needs grpcio
-
-        LogstreamClient.stdstream = lambda *_, **__: None
-        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)
-        # This one sets its level itself, and does not pass on to the former.
-        logging.getLogger(LogstreamClient.__module__).addHandler(logging.NullHandler())
-        _keep_grpc_quiet()
-
-
-def _keep_grpc_quiet() -> None:
-    """The thread of gRPC that watches a channel ends without a traceback if that is closed."""
-    usual = threading.excepthook
-    if getattr(usual, "is_quiet_on_grpc", False):
-        return
-
-    def tell(args: threading.ExceptHookArgs) -> None:
-        names = {frame.f_code.co_name for frame, _ in walk_tb(args.exc_traceback)}
-        if not (args.exc_type is ValueError and "_poll_connectivity" in names):
-            usual(args)
-
-    tell.is_quiet_on_grpc = True  # type: ignore[attr-defined]
-    threading.excepthook = tell

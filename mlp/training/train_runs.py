@@ -8,7 +8,7 @@ from mlp.data.dataset import Dataset
 from mlp.engine.result import Result, Thresholds
 from mlp.tracking.record import RunRecord
 from mlp.training.executor import open_executor, train_trials
-from mlp.training.outcome import Timing, make_record
+from mlp.training.outcome import make_record
 from mlp.training.work import Executor, WorkDone
 
 Finished = Callable[[Mapping[int, RunRecord]], None]
@@ -31,7 +31,6 @@ def train_runs(
 
     Args:
         data: the examples, resolved and parted; `data.name` of each config is theirs.
-        where: who trains, or the settings to open one for this call.
         thresholds: prune each of the runs; None prunes nothing.
         progress: called a few times a second, in this thread, with the runs' worth of steps done.
         finished: called in this thread, while others still train, so that records can be made safe.
@@ -59,9 +58,9 @@ def train_runs(
     started_ms = _now_ms()
 
     def judge(results: Mapping[int, Result]) -> None:
-        timing = Timing(started_ms, _now_ms(), where.n_threads)
+        timing = {"started_ms": started_ms, "ended_ms": _now_ms(), "threads": where.n_threads}
         made = {
-            place: make_record(configs[place], data, result, timing)
+            place: make_record(configs[place], data, result, **timing)
             for place, result in results.items()
         }
         records.update(made)

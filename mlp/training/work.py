@@ -59,8 +59,6 @@ def train_population(
     nowhere else in the results.
 
     Args:
-        data: the examples, resolved and parted.
-        thresholds: prune each of the trials; None prunes nothing.
         progress: called a few times a second; may raise to stop.
 
     Raises:
@@ -86,8 +84,6 @@ class Task:
 
     Attributes:
         numbers: the places of its trials among all configs, in any order.
-        configs: one a trial.
-        data: the examples, resolved and parted.
         thresholds: prune each of the trials; None prunes nothing.
         trainer: a function that a worker can import, or one that can be sent to it.
     """

@@ -11,9 +11,9 @@ import pytest
 from mlp.causes.answer import (
     Kind,
     answer,
-    estimate,
     evidence_table,
     investigate,
+    n_left,
     next_trainings,
     render_answer,
     sentences,
@@ -21,7 +21,7 @@ from mlp.causes.answer import (
 from mlp.causes.changes import Factor
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import observe
-from mlp.causes.plan import Effort, Side, prepare, spread
+from mlp.causes.plan import Side, plan_reruns, spread
 from mlp.curve import Verdict
 from mlp.settings import with_settings
 from support.planted import (
@@ -39,16 +39,14 @@ from support.planted import (
     training,
 )
 
-EFFORT = Effort(interventions=8, seeds=4)
 
-
-def inquiry_of(planted, repetition=0, n_runs=48, effort=EFFORT):
+def plan_of(planted, repetition=0, n_runs=48, **effort):
     runs, space = study(planted, repetition, n_runs)
-    return prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    return plan_reruns(runs, space, **effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
-def answer_of(inquiry, results):
-    return answer(inquiry, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+def answer_of(plan, results):
+    return answer(plan, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
 @pytest.mark.parametrize(
@@ -63,19 +61,19 @@ def answer_of(inquiry, results):
     ids=["rate", "scheme", "depth", "and", "step"],
 )
 def test_exactly_the_planted_cause_is_named(planted, kind):
-    found = [explain(planted, repetition, 64, EFFORT) for repetition in range(2)]
+    found = [explain(planted, repetition, 64) for repetition in range(2)]
     assert [named(own) for own in found] == [planted.settings] * 2
     assert [[cause.kind for cause in own.causes] for own in found] == [[kind]] * 2
 
 
 def test_nothing_is_named_where_nothing_was_planted():
-    found = [explain(NOTHING, repetition, 48, EFFORT) for repetition in range(2)]
+    found = [explain(NOTHING, repetition, 48) for repetition in range(2)]
     assert [own.causes for own in found] == [(), ()]
 
 
 def test_a_setting_without_effect_is_said_to_have_none():
     quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
-    found = explain(quiet, 0, 48, EFFORT)
+    found = explain(quiet, 0, 48)
     assert set(found.without_effect) == {
         "model.depth",
         "model.widths",
@@ -89,7 +87,7 @@ def test_a_setting_without_effect_is_said_to_have_none():
 
 
 def test_too_few_pairs_are_too_little_evidence():
-    found = explain(RATE, 0, 48, Effort(interventions=1, seeds=2))
+    found = explain(RATE, 0, 48, interventions=1, seeds=2)
     assert found.causes == ()
     assert "optimizer.learning_rate" in found.undecided
     effect = next(e for e in found.effects if e.factor == Factor("optimizer.learning_rate"))
@@ -98,14 +96,14 @@ def test_too_few_pairs_are_too_little_evidence():
 
 
 def test_the_effective_step_is_said_in_both_ways():
-    text = " ".join(sentences(explain(STEP, 0, 64, EFFORT)))
+    text = " ".join(sentences(explain(STEP, 0, 64)))
     assert text.startswith("The effective step makes the loss oscillate")
     assert "on the mean" in text
     assert "at the same effective step" in text
 
 
 def test_the_table_counts_what_the_sentence_counts():
-    found = explain(STEP, 0, 64, EFFORT)
+    found = explain(STEP, 0, 64)
     heading, *lines = evidence_table(found)
     assert heading.split("  ")[0] == "changed alone, new seeds"
     assert len({line.index(line.split("  ")[-1]) for line in (heading, *lines)}) == 1
@@ -124,7 +122,7 @@ def test_the_table_counts_what_the_sentence_counts():
 
 
 def test_two_that_act_only_together_are_shown_as_a_pair():
-    found = explain(AND, 1, 64, EFFORT)
+    found = explain(AND, 1, 64)
     assert len(found.causes) == 1
     assert all(bond.is_needed for bond in found.causes[0].dependences)
     assert "only together" in sentences(found)[0]
@@ -146,9 +144,9 @@ def test_if_both_must_be_changed_that_is_found():
         if not run.is_oscillating
         or (run.config.optimizer.learning_rate > 5 and run.config.optimizer.momentum > 0.4)
     ]
-    inquiry = prepare(kept, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
-    found = answer_of(inquiry, investigate(inquiry, training(both, 0)))
-    cure = found.joint_cures[0]
+    plan = plan_reruns(kept, space, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(plan, investigate(plan, training(both, 0)))
+    cure = found.pair_cures[0]
     assert {factor.setting for factor in cure.factors} == {
         "optimizer.learning_rate",
         "optimizer.momentum",
@@ -174,16 +172,16 @@ def test_quiet_failures_are_no_cures():
     runs, space = study(RATE, 0, 48)
     configs = [run.config for run in runs if run.config.initialization.scheme != "orthogonal"]
     kept = observe(configs, [own.verdict for own in train(configs)], space)
-    inquiry = prepare(kept, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
-    found = answer_of(inquiry, investigate(inquiry, train))
+    plan = plan_reruns(kept, space, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(plan, investigate(plan, train))
     assert named(found) == {"optimizer.learning_rate"}
     scheme = next(e for e in found.effects if e.factor.setting == "initialization.scheme")
     assert scheme.conclusion is not Conclusion.CAUSE
 
 
 def test_training_can_be_stopped_and_gone_on_with():
-    inquiry = inquiry_of(RATE)
-    whole = investigate(inquiry, training(RATE, 0))
+    plan = plan_of(RATE)
+    whole = investigate(plan, training(RATE, 0))
     n_calls, trained = 0, []
 
     def count(configs):
@@ -195,26 +193,26 @@ def test_training_can_be_stopped_and_gone_on_with():
         n_calls += 1
         return n_calls <= 2
 
-    part = investigate(inquiry, count, population=32, goes_on=twice)
+    part = investigate(plan, count, population=32, goes_on=twice)
     assert 0 < len(part) <= 64
-    assert not answer_of(inquiry, part).is_complete
-    rest = investigate(inquiry, count, known=part)
+    assert not answer_of(plan, part).is_complete
+    rest = investigate(plan, count, known=part)
     assert rest == whole
     assert len(trained) == len(set(trained)) == len(whole)
-    assert answer_of(inquiry, rest) == answer_of(inquiry, whole)
+    assert answer_of(plan, rest) == answer_of(plan, whole)
 
 
 def test_every_early_stop_is_an_answer_without_a_false_cause():
-    inquiry = inquiry_of(RATE)
+    plan = plan_of(RATE)
     results = {}
-    while batch := next_trainings(inquiry, results):
+    while batch := next_trainings(plan, results):
         results.update(zip(batch, training(RATE, 0)(batch), strict=True))
-        assert named(answer_of(inquiry, results)) <= RATE.settings
+        assert named(answer_of(plan, results)) <= RATE.settings
 
 
 def test_more_effort_keeps_what_less_effort_trained():
-    small = inquiry_of(RATE, effort=Effort(interventions=4, seeds=4))
-    large = inquiry_of(RATE, effort=Effort(interventions=8, seeds=4))
+    small = plan_of(RATE, interventions=4, seeds=4)
+    large = plan_of(RATE, interventions=8, seeds=4)
     on = {side: ([p.run for p in small.on(side)], [p.run for p in large.on(side)]) for side in Side}
     assert all(more[: len(fewer)] == fewer for fewer, more in on.values())
     known = investigate(small, training(RATE, 0))
@@ -230,18 +228,17 @@ def test_more_effort_keeps_what_less_effort_trained():
 
 def test_the_estimate_is_what_is_trained_where_nothing_is_in_doubt():
     quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
-    inquiry = inquiry_of(quiet)
-    planned = estimate(inquiry, {}, seconds_per_training=0.5)
-    results = investigate(inquiry, training(quiet, 0))
-    assert planned.n_trainings == pytest.approx(len(results), rel=0.05)
-    assert planned.duration_s == planned.n_trainings * 0.5
-    assert estimate(inquiry, results, seconds_per_training=1.0).n_trainings == 0
+    plan = plan_of(quiet)
+    n_planned = n_left(plan, {})
+    results = investigate(plan, training(quiet, 0))
+    assert n_planned == pytest.approx(len(results), rel=0.05)
+    assert n_left(plan, results) == 0
 
 
 def test_further_seeds_are_new_to_the_study():
-    inquiry = inquiry_of(RATE)
-    seen = {run.config.training.seed for run in inquiry.runs}
-    for pick in inquiry.picks:
+    plan = plan_of(RATE)
+    seen = {run.config.training.seed for run in plan.runs}
+    for pick in plan.picks:
         assert not {config.training.seed for config in pick.configs[1:]} & seen
 
 
@@ -279,20 +276,20 @@ def test_runs_that_differ_in_what_does_nothing_in_them_are_picked_once():
 def test_a_study_without_oscillation_has_nothing_to_stop():
     runs, space = study(RATE, 0, 24)
     quiet = [dataclasses.replace(run, verdict=Verdict.CONVERGED) for run in runs]
-    inquiry = prepare(quiet, space, EFFORT, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
-    found = answer_of(inquiry, {})
+    plan = plan_reruns(quiet, space, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(plan, {})
     assert sentences(found) == ("None of the 24 runs oscillates, so there is nothing to stop.",)
 
 
 def test_an_empty_study_is_answered():
-    inquiry = prepare([], (), EFFORT, n_examples=1, gradient_norm=gradient_norms)
-    assert next_trainings(inquiry, {}) == ()
-    assert answer_of(inquiry, {}).causes == ()
+    plan = plan_reruns([], (), n_examples=1, gradient_norm=gradient_norms)
+    assert next_trainings(plan, {}) == ()
+    assert answer_of(plan, {}).causes == ()
 
 
 def test_nothing_is_claimed_where_nothing_was_rerun():
-    inquiry = inquiry_of(RATE)
-    said = sentences(answer_of(inquiry, {}))
-    assert evidence_table(answer_of(inquiry, {})) == ()
+    plan = plan_of(RATE)
+    said = sentences(answer_of(plan, {}))
+    assert evidence_table(answer_of(plan, {})) == ()
     assert said[0].startswith("Nothing has been rerun")
     assert "so this may be a part of it" in said[-1]

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from mlp.causes.changes import Factor, changes_of, plain, rerun, step_factor
+from mlp.causes.changes import Factor, changes_of, plain, rerun
 from mlp.causes.observed import complete_space, parameters_of
 from mlp.config import Execution, RunConfig
 from mlp.settings import settings_of, with_settings
+from mlp.stability.ratio import step_factor
 from mlp.study.space import read_space
 
 SPACE = {
@@ -116,7 +117,7 @@ def test_the_step_is_kept_for_each_seed():
             for seed, own in enumerate([config, other]):
                 after = rerun(own, [change], seed)
                 steps = [
-                    c.optimizer.learning_rate * step_factor(c, N_EXAMPLES, NORMS[seed])
+                    c.optimizer.learning_rate * step_factor(c, NORMS[seed], N_EXAMPLES)
                     for c in (own, after)
                 ]
                 assert steps[0] == pytest.approx(steps[1])

@@ -5,9 +5,8 @@ import pytest
 
 from mlp.causes.answer import Kind, answer, investigate, render_answer
 from mlp.causes.counts import explained_shares
-from mlp.causes.first_step import gradient_norms
 from mlp.causes.observed import observe
-from mlp.causes.plan import Effort, prepare
+from mlp.causes.plan import plan_reruns
 from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig
 from mlp.curve import Verdict, judge
@@ -16,6 +15,7 @@ from mlp.engine.population import train
 from mlp.gradient import global_norm, normalize
 from mlp.network import gradient, initialize
 from mlp.settings import with_settings
+from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import draw, read_space
 
 BASE = with_settings(RunConfig(), {"data.name": "digits", "training.steps": 120})
@@ -52,16 +52,17 @@ def test_a_learning_rate_that_is_too_large_is_named_and_depth_is_not(data, train
 
         configs.append(with_settings(BASE, draw(space, BASE, suggest)))
     runs = observe(configs, [own.verdict for own in training(configs)], space)
-    inquiry = prepare(
+    plan = plan_reruns(
         runs,
         space,
-        Effort(interventions=3, seeds=5),
+        interventions=3,
+        seeds=5,
         n_examples=data.train.n_examples,
         gradient_norm=norms,
     )
     found = answer(
-        inquiry,
-        investigate(inquiry, training),
+        plan,
+        investigate(plan, training),
         n_examples=data.train.n_examples,
         gradient_norm=norms,
     )
@@ -74,10 +75,17 @@ def test_a_learning_rate_that_is_too_large_is_named_and_depth_is_not(data, train
 
 def test_a_run_is_repaired_by_a_smaller_rate(data, training, norms):
     config = with_settings(BASE, {"optimizer.learning_rate": 60.0})
-    assert training([config])[0].verdict is Verdict.OSCILLATING
+    [before] = training([config])
+    assert before.verdict is Verdict.OSCILLATING
     space = read_space(SPACE, BASE)
     found = repair(
-        config, space, training, n_examples=data.train.n_examples, gradient_norm=norms, seeds=2
+        config,
+        space,
+        training,
+        before=before,
+        n_examples=data.train.n_examples,
+        gradient_norm=norms,
+        seeds=2,
     )
     best = found.cures[0]
     assert best.settings == ("optimizer.learning_rate",)

@@ -9,12 +9,13 @@ import pytest
 from mlp.causes.changes import standard_space, step_example
 from mlp.causes.repair import named_causes, repair
 from mlp.config import RunConfig
-from mlp.curve import Verdict
+from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of, with_settings
 from support.planted import N_EXAMPLES, RATE, effective_step, gradient_norms, training
 
 _OF_THE_STEP = ("optimizer.learning_rate", "gradient.normalization")
 SHARP = dataclasses.replace(RATE, noise=0.0, slope=np.inf)  # oscillates above 3.98 on the mean
+OSCILLATING = Judgement(Verdict.OSCILLATING, 0.5, 0.0, 1.0, 1.0, 2, 1.0, None, False)
 
 
 def repaired(planted, config, *, train=None, **kwargs):
@@ -22,6 +23,7 @@ def repaired(planted, config, *, train=None, **kwargs):
         config,
         standard_space(config),
         train or training(planted, 0),
+        before=OSCILLATING,
         n_examples=N_EXAMPLES,
         gradient_norm=gradient_norms,
         **kwargs,
@@ -84,7 +86,14 @@ def test_if_no_single_change_cures_a_pair_is_searched():
         trained.extend(configs)
         return training(both, 0)(configs)
 
-    found = repair(config, space, train, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = repair(
+        config,
+        space,
+        train,
+        before=OSCILLATING,
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+    )
     assert set(found.cures[0].settings) == {"optimizer.learning_rate", "optimizer.momentum"}
     assert found.cures[0].n_cured == 4
     assert "make it oscillate: " in str(found)

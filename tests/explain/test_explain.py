@@ -1,11 +1,14 @@
 """`python -m mlp.explain`: a small real study, its answer on screen, in MLflow and as a page."""
 
+import contextlib
 import dataclasses
 import io
 import re
+import shutil
 import sys
 import time
 import types
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -14,16 +17,18 @@ import mlp
 from mlp.causes.repair import describe_repair
 from mlp.config import Tracking
 from mlp.curve import Verdict
-from mlp.errors import DataError, MissingInputError, RecordError, SettingError
+from mlp.doctor import run_doctor
+from mlp.errors import DataError, MissingInputError, RecordError, SettingError, StoreError
 from mlp.explain import reruns
 from mlp.explain.__main__ import main
 from mlp.explain.explain_study import explain_study
 from mlp.explain.repair_run import repair_run
 from mlp.explain.reruns import Trainer
-from mlp.settings import read_explain
+from mlp.settings import read_explain, read_sweep
+from mlp.tracking import drain, spool
 from mlp.tracking.read import fetch_run, read_reruns, read_study
 from mlp.tracking.store import open_store
-from support.sweeping import command, plain, sweep
+from support.sweeping import command, failing_table, plain, sweep, tracked
 from support.world import SWINGING, copy, said, swinging
 
 SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}  # as in the world's explanation
@@ -371,6 +376,120 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
     assert len(kept) == calls[0] > 0
     assert f"{calls[0]} reruns are kept; this goes on from there: " in said.getvalue()
     assert store.client.get_run(found.run_id).info.status == "KILLED"
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Stores that fail are not waited for, so that these tests take seconds."""
+    monkeypatch.setattr(drain, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.5)
+
+
+def going_away(monkeypatch, outage, table):
+    """Lets the store fail from the first training on, until the stack of the outage is closed.
+
+    Returns:
+        How many reruns each call has trained.
+    """
+    really_train, sizes = reruns.train_runs, []
+
+    def train(configs, *args, **kwargs):
+        if not sizes:
+            outage.enter_context(failing_table(Path(), table))
+        sizes.append(len(configs))
+        return really_train(configs, *args, **kwargs)
+
+    monkeypatch.setattr(reruns, "train_runs", train)
+    return sizes
+
+
+def test_a_store_that_goes_away_gets_the_reruns_of_a_study_later(inside, hasty, monkeypatch):
+    _, found = inside
+    store = open_store(Tracking())
+    before = len(read_reruns(store, found.study.key))
+    more = read_explain({"explain": {**SMALL, "seeds": SMALL["seeds"] + 4}})
+    said = io.StringIO()
+    with contextlib.ExitStack() as outage:
+        sizes = going_away(monkeypatch, outage, "runs")
+        with pytest.raises(StoreError) as caught:
+            explain_study(None, more, console=plain(said))
+    assert "the disk has had enough" in str(caught.value)
+    assert caught.value.exit_code == 74
+    assert "optimizer.learning_rate makes the loss oscillate: " in " ".join(said.getvalue().split())
+    assert "some reruns are not in MLflow yet; they are kept" in said.getvalue()
+    assert len(read_reruns(store, found.study.key)) == before
+    n_kept = len(list(spool.waiting(spool.folder_of_runs())))
+    assert n_kept == sum(sizes) > 0
+    [(_, _, foreign), *_] = spool.waiting(spool.folder_of_runs())
+    foreign = shutil.copytree(foreign, spool.new_place())
+    (foreign / "listing.json").write_bytes(b"damaged, and nobody knows whose it is")
+    sizes.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(reruns, "train_runs", lambda configs, *_, **__: sizes.append(configs))
+    said = io.StringIO()
+    again = explain_study(None, more, console=plain(said))
+    assert sizes == []
+    assert "reruns to train: none; " in said.getvalue()
+    assert [cause.settings for cause in again.answer.causes] == [("optimizer.learning_rate",)]
+    assert len(read_reruns(store, found.study.key)) == before + n_kept
+    kept = store.client.get_run(again.run_id)
+    assert kept.info.status == "FINISHED"
+    runs = store.client.search_runs(
+        [store.experiment_id], f"tags.`mlp.explains` = '{again.study.key}'"
+    )
+    assert {
+        run.data.tags["mlflow.parentRunId"] for run in runs if "rerun" in run.info.run_name
+    } == {again.run_id}
+    shutil.rmtree(foreign)
+    spool.folder_of_runs().rmdir()  # nothing else is in it
+
+
+def test_a_store_that_goes_away_gets_the_reruns_of_a_run_later(inside, hasty, monkeypatch, capsys):
+    """Not even the answer can be recorded; it is on the screen."""
+    _, found = inside
+    swinging = [r for r in found.study.runs if r.judgement.verdict is Verdict.OSCILLATING][2]
+    store = open_store(Tracking())
+    monkeypatch.setattr(sys, "argv", ["explain", swinging.run_id, "explain.seeds=2"])
+    with contextlib.ExitStack() as outage:
+        sizes = going_away(monkeypatch, outage, "tags")
+        with pytest.raises(SystemExit) as caught:
+            main()
+    assert caught.value.code == 74
+    said = capsys.readouterr()
+    assert re.fullmatch(r"error: the tracking store .* the disk has had enough.*\n", said.err)
+    assert re.search(r"optimizer\.learning_rate", said.out)
+    assert "they are kept" in said.out
+    n_kept = len(list(spool.waiting(spool.folder_of_runs())))
+    assert n_kept == sum(sizes) > 0
+    assert read_reruns(store, f"run-{swinging.run_id}") == ()
+    sizes.clear()
+    again = repair_run(swinging.run_id, read_explain({"explain": {"seeds": 2}}))
+    assert sizes == []
+    assert again.is_complete
+    assert len(read_reruns(store, f"run-{swinging.run_id}")) == n_kept == again.n_trained
+    assert not spool.folder_of_runs().exists()
+
+
+def test_a_repaired_run_that_the_store_does_not_take_is_kept(repaired, hasty, monkeypatch):
+    _, done, run_id = repaired
+    gone = re.search(r"run ([0-9a-f]{32}), repaired from", done.stdout)[1]
+    store = open_store(Tracking())
+    weights = store.client.get_run(gone).data.tags["mlp.weights_digest"]
+    store.client.delete_run(gone)
+    config = read_explain({"explain": {"seeds": 2, "apply": True}})
+    with (
+        failing_table(Path(), "runs"),
+        pytest.raises(
+            StoreError, match=r"the run is kept in .*runs\.spool.*: python -m mlp\.doctor"
+        ),
+    ):
+        repair_run(run_id, config)
+    assert len(list(spool.waiting(spool.folder_of_runs()))) == 1
+    assert run_doctor(read_sweep({"data": {"name": "digits"}}), plain(io.StringIO()), fix=True)
+    assert not spool.folder_of_runs().exists()
+    [new] = (run for run in tracked(Path()) if run.tags.get("mlp.repair_of") == run_id)
+    assert new.status == "FINISHED"
+    assert new.tags["mlp.weights_digest"] == weights
 
 
 def test_an_answer_counts_the_reruns_that_it_rests_on_and_no_others(inside):

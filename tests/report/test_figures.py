@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp.causes.changes import LEARNING_RATE
-from mlp.causes.plan import Effort, Side
+from mlp.causes.plan import Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.palette import VERDICT_COLOURS
@@ -29,7 +29,7 @@ SYMBOLS = {Side.STARTS: "starts", Side.STOPS: "stops"}
 
 @pytest.fixture(scope="module")
 def found():
-    return explain(RATE, 0, 64, Effort(interventions=8, seeds=4))
+    return explain(RATE, 0, 64)
 
 
 def past(verdict, rate, normalization="mean"):

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 
-from mlp.causes.plan import Effort
 from mlp.curve import Judgement, Verdict
 from mlp.report.figures import figures_of
 from mlp.report.page import render_page
@@ -47,7 +46,7 @@ def content():
         facts=("24 runs",),
         sentences=(f"{RISKY} makes the loss oscillate.",),
         evidence=RISKY,
-        answer=explain(RATE, 0, N_RUNS, Effort(interventions=3, seeds=2)),
+        answer=explain(RATE, 0, N_RUNS, interventions=3, seeds=2),
         runs=runs,
         observed=tuple(observed),
         pairs=tuple(

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mlp.causes.answer import Answer, Kind, answer, investigate
-from mlp.causes.changes import step_factor
 from mlp.causes.observed import observe
-from mlp.causes.plan import Effort, prepare
+from mlp.causes.plan import plan_reruns
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.settings import with_settings
+from mlp.stability.ratio import step_factor
 from mlp.study.space import Space, draw, read_space
 
 N_EXAMPLES = 10_000
@@ -94,7 +94,7 @@ def gradient_norms(configs: Sequence[RunConfig]) -> list[float]:
 
 def effective_step(config: RunConfig) -> float:
     """As a place in the range of learning rates on the mean, 0 to 1."""
-    factor = step_factor(config, N_EXAMPLES, gradient_norm_of(config))
+    factor = float(step_factor(config, gradient_norm_of(config), N_EXAMPLES))
     return (np.log10(config.optimizer.learning_rate * factor) + 2) / 4
 
 
@@ -168,11 +168,11 @@ def study(planted: Planted, repetition: int, n_runs: int):
     return observe(configs, verdicts, space), space
 
 
-def explain(planted: Planted, repetition: int, n_runs: int, effort: Effort) -> Answer:
+def explain(planted: Planted, repetition: int, n_runs: int, **effort: int) -> Answer:
     runs, space = study(planted, repetition, n_runs)
-    inquiry = prepare(runs, space, effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
-    results = investigate(inquiry, training(planted, repetition))
-    return answer(inquiry, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    plan = plan_reruns(runs, space, **effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    results = investigate(plan, training(planted, repetition))
+    return answer(plan, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
 
 
 def named(found: Answer) -> frozenset[str]:
@@ -227,7 +227,7 @@ KINDS = {
 def _repeat(arguments) -> tuple[bool, bool, tuple[str, ...], int, int]:
     name, numbers, repetition, n_runs, effort = arguments
     planted = replace(globals()[name], **numbers)  # its score cannot be sent to another process
-    found = explain(planted, repetition, n_runs, effort)
+    found = explain(planted, repetition, n_runs, **effort)
     kinds = {cause.kind for cause in found.causes}
     is_right = named(found) == planted.settings
     is_kind = is_right and kinds <= {KINDS.get(name, Kind.ALONE)}
@@ -238,7 +238,9 @@ def _repeat(arguments) -> tuple[bool, bool, tuple[str, ...], int, int]:
 def main(names: str, repetitions: str, n_runs: str, *changes: str) -> None:
     """Prints how often exactly the planted settings were named, and what was named."""
     numbers = {key: float(value) for key, value in (text.split("=") for text in changes)}
-    effort = Effort(int(numbers.pop("interventions", 8)), int(numbers.pop("seeds", 4)))
+    effort = {
+        name: int(numbers.pop(name)) for name in ("interventions", "seeds") if name in numbers
+    }
     with ProcessPoolExecutor() as pool:
         for name in names.split(","):
             jobs = [(name, numbers, i, int(n_runs), effort) for i in range(int(repetitions))]

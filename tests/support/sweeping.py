@@ -205,6 +205,24 @@ def parent(folder: Path) -> TrackedRun:
     return found
 
 
+class failing_table:  # noqa: N801  a context manager
+    """A store that fails at each write to a table, from the given number of rows on."""
+
+    def __init__(self, folder: Path, name: str, after: int = 0, *, file: str = "mlflow.db") -> None:
+        self.file = sqlite3.connect(folder / file, isolation_level=None)
+        self.file.execute(
+            f"CREATE TRIGGER fault BEFORE INSERT ON {name} "
+            f"WHEN (SELECT count(*) FROM {name}) >= {after} "
+            "BEGIN SELECT RAISE(ABORT, 'the disk has had enough'); END"
+        )
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.file.execute("DROP TRIGGER fault")
+        self.file.close()
+
+
 def left_in(folder: Path) -> set[str]:
     """What lies in a folder, but for spools in which nothing waits: they keep the lock files."""
     return {file.name for file in folder.iterdir() if not _is_empty_spool(file)}

@@ -17,13 +17,15 @@ from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.sweep import confirm
 from mlp.terminal.compose import compose
+from mlp.tracking import spool
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
 from mlp.training.executor import train_trials
-from mlp.training.outcome import Timing, accuracy_on, make_record
+from mlp.training.outcome import accuracy_on, make_record
 from support.losing import Losing, deadly
+from support.sample_records import as_before
 from support.sweeping import SMOKE, left_in, parent, plain, sweep, table, tracked, unpublished_sweep
 
 THREE = "study.confirm_seeds=3"
@@ -102,7 +104,7 @@ def test_winner_is_tested_with_further_seeds_on_all_training_examples(here, trai
         data = load(config.data, notice=print)
         [result] = train_trials([config], data, Execution(threads=1))
         assert weights_digest(result) == run.tags["mlp.weights_digest"]
-        record = make_record(config, data, result, Timing(0, 1, 1))
+        record = make_record(config, data, result, started_ms=0, ended_ms=1, threads=1)
         assert accuracy_on(data.test, record, data) == run.metrics["test_accuracy"]
 
 
@@ -203,6 +205,25 @@ def test_damaged_network_in_the_spool_is_trained_again(here, trained, monkeypatc
     assert "seed +2 of trial" in said
     assert trained == [3, 1]
     assert len(confirming(here)) == 3
+
+
+def test_what_an_earlier_version_has_kept_is_taken_over(here, undisturbed, trained, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, "_look", 1)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(THREE)
+    [study] = here.glob("optuna.db.spool/smoke-????????")
+    older = study.with_name(f"{study.name}+seeds")
+    older.mkdir()
+    for number, seed, place in list(spool.waiting(study)):
+        if seed:
+            as_before(place.rename(older / f"{1000 * number + seed:06d}"))
+    shutil.copy(study / "study.json", older)
+    assert len(list(older.iterdir())) == 4
+    sweep(THREE)
+    assert trained == [3]
+    assert outcome(here) == undisturbed
+    assert "optuna.db.spool" not in left_in(here)
 
 
 def test_store_that_was_down_gets_the_networks_later(here, trained, monkeypatch):

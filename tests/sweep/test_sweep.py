@@ -21,6 +21,7 @@ from support.sweeping import (
     DIVERGING,
     SMOKE,
     command,
+    failing_table,
     left_in,
     parent,
     start,
@@ -411,24 +412,6 @@ def test_study_store_that_fails_is_one_sentence_and_nothing_is_lost(here, finish
     assert trained[:2] == [2, 2]
     assert sum(trained[2:]) <= 1  # the winner, to look at the test part
     assert_same_end(here, finished)
-
-
-class failing_table:  # noqa: N801  a context manager
-    """A store that fails at each write to a table, from the given number of rows on."""
-
-    def __init__(self, folder: Path, name: str, after: int = 0, *, file: str = "mlflow.db") -> None:
-        self.file = sqlite3.connect(folder / file, isolation_level=None)
-        self.file.execute(
-            f"CREATE TRIGGER fault BEFORE INSERT ON {name} "
-            f"WHEN (SELECT count(*) FROM {name}) >= {after} "
-            "BEGIN SELECT RAISE(ABORT, 'the disk has had enough'); END"
-        )
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self.file.execute("DROP TRIGGER fault")
-        self.file.close()
 
 
 def closed_port() -> int:

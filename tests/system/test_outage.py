@@ -109,7 +109,7 @@ def hasty(here, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setattr(drain, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(drain, "_LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 1.0)
     return here
 
 

@@ -579,7 +579,7 @@ def test_verbose_reaches_the_loggers(monkeypatch):
             "tracking.uri must be an SQLite file (sqlite:///FILE)",
         ),
         (["train", "--resolve"], "--resolve and --package go with --cfg"),
-        (["train", "--config-path", "x"], "--config-path is not supported here"),
+        (["train", "--config-path", "x"], "unrecognized arguments: --config-path"),
         (["sweep", "study.space.model.depth.high=99"], "study.space can draw model.depth=99, "),
         (
             ["rerun", "0" * 32, "optimizer.learnig_rate=1"],

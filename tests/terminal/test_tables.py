@@ -5,7 +5,7 @@ import io
 from mlp.causes.counts import ValueCount, count_values
 from mlp.curve import Verdict
 from mlp.study.identity import TrialRow
-from mlp.terminal.tables import render_verdicts
+from mlp.terminal.screen import render_verdicts
 from support.sweeping import plain
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from mlp.tracking import drain, record, runs, spool
 from mlp.tracking.drain import Drain, study_below
 from mlp.tracking.listing import Label, StudyPage, label_of_trial, read_listing
 from mlp.tracking.store import open_store
-from support.sample_records import make_record
+from support.sample_records import as_before, make_record
 from support.sweeping import parent, tracked
 
 PAGE = StudyPage(
@@ -91,6 +92,61 @@ def test_store_that_comes_back_gets_what_has_waited(here, monkeypatch):
     assert list(spool.waiting(here / "spool" / "a-study")) == []
 
 
+def test_folder_is_uploaded_byte_for_byte(here):
+    place = put(here, 0)
+    lay = {name: (place / name).read_bytes() for name in record.ARTIFACTS}
+    with draining() as uploads:
+        uploads.add(place)
+        uploads.finish("FINISHED")
+    client = open_store(Tracking()).client
+    for name, content in lay.items():
+        file = client.download_artifacts(uploads.run_ids[0], name, str(here))
+        assert Path(file).read_bytes() == content, name
+
+
+def test_folder_of_an_earlier_version_is_uploaded_as_one_of_this(here):
+    places = [put(here, number) for number in (0, 1)]
+    as_before(places[1])
+    with draining() as uploads:
+        for place in places:
+            uploads.add(place)
+        uploads.finish("FINISHED")
+    assert list(spool.waiting(here / "spool" / "a-study")) == []
+    new, old = (next(run for run in tracked(here) if run.name == name) for name in ("#0", "#1"))
+    assert (old.status, old.metrics) == (new.status, new.metrics)
+    assert old.tags["mlp.key"] == "a-study/1"
+    assert old.tags["mlflow.note.content"] == (
+        new.tags["mlflow.note.content"].replace(new.run_id, old.run_id)
+    )
+    own = {"mlp.key", "mlp.trial", "mlflow.note.content", "mlflow.runName"}
+    assert {k: v for k, v in old.tags.items() if k not in own} == (
+        {k: v for k, v in new.tags.items() if k not in own}
+    )
+
+
+def test_what_an_earlier_version_kept_is_put_below_its_study(here):
+    """The doctor gives no parent; it is found by the study's key."""
+    place = put(here, 3)
+    as_before(place)
+    with draining() as uploads:
+        uploads.finish("FINISHED")
+    assert drain.drain(open_store(Tracking()), [place]) == (1, [])
+    [trial] = (run for run in tracked(here) if run.name == "#3")
+    assert trial.tags["mlflow.parentRunId"] == parent(here).run_id
+
+
+@pytest.mark.parametrize("file", ["config.json", "curve.npz", "weights.npz", "listing.json"])
+def test_damaged_one_of_those_that_lay_there_is_named_and_the_others_go(here, file):
+    places = [put(here, number) for number in range(3)]
+    content = (places[1] / file).read_bytes()
+    (places[1] / file).write_bytes(content[: len(content) // 2])
+    n_uploaded, [said] = drain.drain(open_store(Tracking()), places)
+    assert n_uploaded == 2
+    assert said.startswith(f"000001 ({file}")
+    assert sorted(run.name for run in tracked(here)) == ["#0", "#2"]
+    assert [number for number, _, _ in spool.waiting(here / "spool" / "a-study")] == [1]
+
+
 def test_damaged_trial_stays_and_holds_up_no_other(here):
     damaged, whole = put(here, 0), put(here, 1)
     (damaged / "listing.json").write_bytes(b"")
@@ -155,12 +211,14 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
 
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
-    uploads = draining()
-    uploads.add(here)
     with pytest.raises(TypeError):
+        fail_in_the_thread(here)
+
+
+def fail_in_the_thread(here):
+    with draining() as uploads:
+        uploads.add(here)
         uploads.finish("FINISHED")
-    with pytest.raises(TypeError):
-        uploads.__exit__(None, None, None)
 
 
 def test_bug_does_not_hide_another_error(here, monkeypatch):

@@ -86,6 +86,26 @@ def test_damaged_listing_is_a_record_error(tmp_path, name, text):
         read_listing(place)
 
 
+def test_networks_of_further_seeds_wait_behind_their_trial(tmp_path):
+    for number, seed in ((4, 2), (4, 0), (3, 1), (4, 1)):
+        put(tmp_path, number, make_record(), seed)
+    assert [each[:2] for each in spool.waiting(tmp_path)] == [(3, 1), (4, 0), (4, 1), (4, 2)]
+
+
+def test_second_folder_of_earlier_versions_is_taken_over(tmp_path):
+    """Its numbers were a thousand times the trial's, and which seed."""
+    study, older = tmp_path / "s", tmp_path / "s+seeds"
+    put(study, 12, make_record())
+    for number in (12001, 12100):
+        put(older, number, make_record({"training.seed": number}))
+    spool.put_page(older, StudyPage("s", "s", {}, ""))
+    for _ in range(2):
+        spool.adopt_older(study)
+        assert not older.exists()
+        assert [each[:2] for each in spool.waiting(study)] == [(12, 0), (12, 1), (12, 100)]
+    assert record.read_record(spool.place_of(study, 12, 100)).config.training.seed == 12100
+
+
 def test_putting_again_replaces(tmp_path):
     put(tmp_path, 0, make_record())
     place = put(tmp_path, 0, make_record({"training.seed": 9}))

@@ -9,7 +9,7 @@ from mlp.config import Data
 from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.settings import with_settings
-from mlp.training.outcome import Timing, accuracy_on, is_record_of, objective_value, superlative
+from mlp.training.outcome import accuracy_on, is_record_of, objective_value, superlative
 from mlp.training.outcome import make_record as judged_record
 from support.sample_records import make_record
 
@@ -65,7 +65,8 @@ def test_accuracy_of_a_network_that_looks_at_one_pixel(dtype):
 def test_record_is_judged_and_knows_its_data():
     data = load(Data(name="digits"), notice=print)
     config = with_settings(make_record().config, {"data.name": "digits"})
-    made = judged_record(config, data, make_record().result, Timing(1, 2, 3))
+    result = make_record().result
+    made = judged_record(config, data, result, started_ms=1, ended_ms=2, threads=3)
     assert (made.n_train, made.n_validation, made.n_test) == (
         len(data.train),
         len(data.validation),

@@ -12,7 +12,7 @@ from mlp.engine.result import Ending
 from mlp.settings import read_run, with_settings
 from mlp.tracking.record import curve_digest, weights_digest
 from mlp.training.executor import train_trials
-from mlp.training.outcome import Timing, make_record
+from mlp.training.outcome import make_record
 from mlp.training.train_runs import train_runs
 from support.losing import Losing, deadly
 
@@ -39,7 +39,7 @@ def seen(record):
 def test_records_equal_those_made_by_hand(data, thresholds):
     results = train_trials(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
     by_hand = [
-        make_record(config, data, result, Timing(0, 0, 2))
+        make_record(config, data, result, started_ms=0, ended_ms=0, threads=2)
         for config, result in zip(CONFIGS, results, strict=True)
     ]
     found = train_runs(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
