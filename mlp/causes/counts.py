@@ -106,9 +106,9 @@ def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
         groups = by_text
     elif len(by_text) <= _MAX_VALUES:
         ordered = sorted(by_text.values(), key=lambda group: _number(group[0], name))
-        groups = _named(ordered, name)
+        groups = _by_range(ordered, name)
     else:
-        groups = _named(_in_ranges(name, list(by_text.values())), name)
+        groups = _by_range(_in_ranges(name, list(by_text.values())), name)
     return [
         ValueCount(name, value, Counter(run.verdict for run in group))
         for value, group in groups.items()
@@ -128,18 +128,18 @@ def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judge
     return ranges
 
 
-def _named(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
+def _by_range(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
     """Groups by their value or range, in as few digits as tell them apart."""
     ends = [(_number(group[0], name), _number(group[-1], name)) for group in groups]
     n_digits = 3 if all(low == high for low, high in ends) else 2
-    texts = [_range(low, high, n_digits) for low, high in ends]
+    texts = [_range_text(low, high, n_digits) for low, high in ends]
     while len(set(texts)) < len(texts):
         n_digits += 1
-        texts = [_range(low, high, n_digits) for low, high in ends]
+        texts = [_range_text(low, high, n_digits) for low, high in ends]
     return dict(zip(texts, groups, strict=True))
 
 
-def _range(low: float, high: float, n_digits: int) -> str:
+def _range_text(low: float, high: float, n_digits: int) -> str:
     texts = [_shown(end, n_digits) for end in (low, high)]
     return texts[0] if low == high else " to ".join(texts)
 

@@ -15,7 +15,16 @@ from mlp.causes.evidence import (
     paired_difference,
     pairs_needed,
 )
-from mlp.causes.plan import Plan, Results, Side, begins, ends, judged_after, strongest, turned
+from mlp.causes.plan import (
+    Plan,
+    Results,
+    Side,
+    ends_as_wanted,
+    is_picked,
+    is_wanted,
+    judged_after,
+    strongest,
+)
 from mlp.curve import Verdict
 from mlp.shares import Share
 
@@ -143,24 +152,24 @@ def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> Si
         own = judged_after(pick, [change], 0, results) if change else None
         if change is None or own is None:
             continue
-        is_turned.append(turned(pick, own))
+        is_turned.append(ends_as_wanted(pick, own))
         for seed in range(1, len(pick.configs)):
             before = results.get(pick.configs[seed])
             after = judged_after(pick, [change], seed, results) if before else None
             if before is not None and after is not None:
                 pairs.append((before.verdict, after.verdict, change.text, is_turned[-1]))
-    turns = [pair for pair in pairs if begins(pair[0], side) and ends(pair[1], side)]
-    returns = [pair for pair in pairs if ends(pair[0], side) and begins(pair[1], side)]
+    turns = [pair for pair in pairs if is_picked(pair[0], side) and is_wanted(pair[1], side)]
+    returns = [pair for pair in pairs if is_wanted(pair[0], side) and is_picked(pair[1], side)]
     n_turned = Counter(dict.fromkeys((text for _, _, text, _ in pairs), 0))
     n_turned.update(text for _, _, text, _ in turns)
-    n_left = sum(begins(b, side) and not begins(a, side) for b, a, _, _ in pairs)
-    n_joined = sum(not begins(b, side) and begins(a, side) for b, a, _, _ in pairs)
+    n_left = sum(is_picked(b, side) and not is_picked(a, side) for b, a, _, _ in pairs)
+    n_joined = sum(not is_picked(b, side) and is_picked(a, side) for b, a, _, _ in pairs)
     return SideEffect(
         side=side,
         n_runs=len(is_turned),
         n_own_seed=sum(is_turned),
         n_pairs=len(pairs),
-        n_expected=sum(begins(before, side) for before, _, _, _ in pairs),
+        n_expected=sum(is_picked(before, side) for before, _, _, _ in pairs),
         n_with=len(turns),
         n_against=len(returns),
         n_with_tested=sum(is_tested for _, _, _, is_tested in turns),

@@ -1,4 +1,4 @@
-"""What was observed of runs: how they were set, how their loss ended, and whether one is repaired."""
+"""What was observed: how runs were set, how their loss ended, and whether one was repaired."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
