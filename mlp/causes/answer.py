@@ -213,12 +213,12 @@ def _smallest_p_value(cause: Cause) -> float:
     return min([*values, *(cure.p_value for cure in cause.pairs)], default=1.0)
 
 
-def next_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when all single changes are answered.
+def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next; empty when everything is answered.
 
     First what turns the verdict. Then the strongest change of the settings that turned nothing, so
-    that they can be said to have no effect. At last twice and four times as many seeds for the
-    settings that seem to act and are not settled.
+    that they can be said to have no effect. Then twice and four times as many seeds for the
+    settings that seem to act and are not settled. At last pairs of settings.
     """
     if batch := next_turning_batch(plan, results):
         return batch
@@ -228,7 +228,7 @@ def next_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
         open_factors = [e.factor for e in effects(plan, results) if _may_settle(e)]
         if batch := missing(_settling(plan, open_factors, results, times), results):
             return batch
-    return ()
+    return next_pair_batch(plan, curing_factors(effects(plan, results)), results)
 
 
 def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
@@ -342,12 +342,6 @@ class Answer:
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
     pair_cures: tuple[PairCure, ...]
-
-
-def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when everything is answered."""
-    batch = next_batch(plan, results)
-    return batch or next_pair_batch(plan, curing_factors(effects(plan, results)), results)
 
 
 def investigate(

@@ -1,8 +1,8 @@
 """How runs ended, counted by the values of each parameter. Nothing is changed, only counted.
 
-None of this names a cause. A search draws settings that go along with each other, so a setting
-without any effect can look as guilty as the one that acts. The counts say where to look. Only
-reruns (`mlp.causes.answer`) say what acts.
+None of this names a cause. A search draws settings that vary together, so a setting without any
+effect can look like the one that acts. The counts say where to look; only reruns
+(`mlp.causes.answer`) say what acts.
 """
 
 from collections import Counter
@@ -82,8 +82,8 @@ def explained_shares(runs: Sequence[Judged]) -> dict[str, float]:
 
     The variance between the groups of `count_values` as a share of the variance of all runs, where
     y is 1 for an oscillating run and 0 for another: sum_k n_k (mean_k - mean)^2 / sum (y - mean)^2.
-    A guess about what to look at first, no evidence. Runs without a parameter are left out of the
-    upper sum.
+    It is a guess about what to look at first, not evidence. Runs without a parameter are left out
+    of the upper sum.
     """
     n_oscillating = sum(run.verdict is Verdict.OSCILLATING for run in runs)
     whole = n_oscillating * (1 - n_oscillating / len(runs)) if runs else 0.0
@@ -116,7 +116,7 @@ def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
 
 
 def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judged]]:
-    """Runs in ranges of about equal number, by rising value; equal values stay together."""
+    """Runs in ranges of about equally many, by rising value; equal values stay together."""
     n_runs = sum(len(group) for group in groups)
     ranges: list[list[Judged]] = [[]]
     n_before = 0

@@ -40,7 +40,6 @@ class SideEffect:
 
     Attributes:
         n_runs: picked runs in which it was changed.
-        n_own_seed: of these, how many some change turned with the run's own seed.
         n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: oscillating to healthy, or healthy to oscillating.
         n_against: pairs turned the other way.
@@ -54,7 +53,6 @@ class SideEffect:
 
     side: Side
     n_runs: int
-    n_own_seed: int
     n_pairs: int
     n_expected: int
     n_with: int
@@ -145,19 +143,20 @@ def _sides(plan: Plan, factor: Factor, results: Results) -> tuple[SideEffect, ..
 
 
 def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> SideEffect:
-    is_turned: list[bool] = []  # one a run, with its own seed
-    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, run was turned
+    n_runs = 0
+    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, is tested
     for pick in plan.on(side):
         change = strongest(pick, factor, results)
         own = judged_after(pick, [change], 0, results) if change else None
         if change is None or own is None:
             continue
-        is_turned.append(ends_as_wanted(pick, own))
+        n_runs += 1
+        is_tested = ends_as_wanted(pick, own)
         for seed in range(1, len(pick.configs)):
             before = results.get(pick.configs[seed])
             after = judged_after(pick, [change], seed, results) if before else None
             if before is not None and after is not None:
-                pairs.append((before.verdict, after.verdict, change.text, is_turned[-1]))
+                pairs.append((before.verdict, after.verdict, change.text, is_tested))
     turns = [pair for pair in pairs if is_picked(pair[0], side) and is_wanted(pair[1], side)]
     returns = [pair for pair in pairs if is_wanted(pair[0], side) and is_picked(pair[1], side)]
     n_turned = Counter(dict.fromkeys((text for _, _, text, _ in pairs), 0))
@@ -166,8 +165,7 @@ def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> Si
     n_joined = sum(not is_picked(b, side) and is_picked(a, side) for b, a, _, _ in pairs)
     return SideEffect(
         side=side,
-        n_runs=len(is_turned),
-        n_own_seed=sum(is_turned),
+        n_runs=n_runs,
         n_pairs=len(pairs),
         n_expected=sum(is_picked(before, side) for before, _, _, _ in pairs),
         n_with=len(turns),

@@ -40,11 +40,6 @@ class StudyRun:
         """Whether it ended oscillating."""
         return self.verdict is Verdict.OSCILLATING
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether it ended learning or converged."""
-        return self.verdict in HEALTHY
-
 
 def is_repair(before: Judgement, after: Judgement) -> bool:
     """Whether a changed run repairs the unchanged one.
