@@ -139,7 +139,7 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
     return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, pairs=(cure,))]
 
 
-def _named(found: Sequence[Effect]) -> set[Factor]:
+def _named_factors(found: Sequence[Effect]) -> set[Factor]:
     return {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
 
 
@@ -149,7 +149,7 @@ def _is_effective_step(found: Sequence[Effect]) -> bool:
     Most often the mean at the sum's learning rate learns nothing. That ends the swings as well, so
     it counts as acting here, if the learning rate is shown to cure.
     """
-    named = _named(found)
+    named = _named_factors(found)
     normalization, learning_rate = _STEP
     if _SAME_STEP in named:
         return False
@@ -177,7 +177,7 @@ def _does_little(effect: Effect) -> bool:
 
 def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
-    named = _named(found)
+    named = _named_factors(found)
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     if _is_effective_step(found):
@@ -213,12 +213,12 @@ def _smallest_p_value(cause: Cause) -> float:
     return min([*values, *(cure.p_value for cure in cause.pairs)], default=1.0)
 
 
-def next_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when all single changes are answered.
+def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
+    """What to train next; empty when everything is answered.
 
     First what turns the verdict. Then the strongest change of the settings that turned nothing, so
-    that they can be said to have no effect. At last twice and four times as many seeds for the
-    settings that seem to act and are not settled.
+    that they can be said to have no effect. Then twice and four times as many seeds for the
+    settings that seem to act and are not settled. At last pairs of settings.
     """
     if batch := next_turning_batch(plan, results):
         return batch
@@ -228,7 +228,7 @@ def next_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
         open_factors = [e.factor for e in effects(plan, results) if _may_settle(e)]
         if batch := missing(_settling(plan, open_factors, results, times), results):
             return batch
-    return ()
+    return next_pair_batch(plan, curing_factors(effects(plan, results)), results)
 
 
 def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
@@ -342,12 +342,6 @@ class Answer:
     effects: tuple[Effect, ...]
     dependences: tuple[Dependence, ...]
     pair_cures: tuple[PairCure, ...]
-
-
-def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when everything is answered."""
-    batch = next_batch(plan, results)
-    return batch or next_pair_batch(plan, curing_factors(effects(plan, results)), results)
 
 
 def investigate(
@@ -520,7 +514,7 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     ]
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
-        turned = (_turned(own.on(side)) for side in (Side.STOPS, Side.STARTS))
+        turned = (_turned_words(own.on(side)) for side in (Side.STOPS, Side.STARTS))
         rows.append((name, *turned, own.conclusion.value))
     if len(rows) == 1:
         return ()
@@ -531,7 +525,7 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     )
 
 
-def _turned(side: SideEffect | None) -> str:
+def _turned_words(side: SideEffect | None) -> str:
     return f"{side.n_with} of {side.n_expected}" if side and side.n_pairs else "·"
 
 
@@ -565,8 +559,8 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:
     """One sentence on all but the first; those that decide the minority of runs are said to."""
-    often = [_short(cause) for cause in causes if _decides_most(cause)]
-    seldom = [_short(cause) for cause in causes if not _decides_most(cause)]
+    often = [_in_short(cause) for cause in causes if _decides_most(cause)]
+    seldom = [_in_short(cause) for cause in causes if not _decides_most(cause)]
     parts = [
         f"{words} {'; '.join(own)}"
         for words, own in zip(_HOW_OFTEN, (often, seldom), strict=True)
@@ -584,7 +578,7 @@ def _decides_most(cause: Cause) -> bool:
     return any(2 * side.n_with >= side.n_expected for side in sides)
 
 
-def _short(cause: Cause) -> str:
+def _in_short(cause: Cause) -> str:
     what = _listed(cause.settings)
     if cause.pairs:
         return f"{what} (both changed together)"

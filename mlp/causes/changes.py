@@ -160,16 +160,21 @@ def changes_of(
     config = configs[0]
     changes: list[Change] = []
     for entry in space:
-        if entry.path in SEEDS or not is_active(config, entry.path):
+        drawn = domain_of(config, entry)
+        if drawn is None or entry.path in SEEDS or not is_active(config, entry.path):
             continue
-        if entry.path == DEPTH:
-            changes += _of_depth(config, entry, len(configs), order)
-        elif entry.each_layer:
-            changes += _of_layers(config, entry, len(configs), targets, order)
-        else:
-            changes += _of_value(config, entry, len(configs), targets, order)
+        branch, domain = drawn
+        for values, one, other in _settings_and_ends(config, entry, branch, domain, targets, order):
+            changes.append(
+                Change(
+                    Factor(entry.path),
+                    f"{entry.path}={shown_value(dict(values)[entry.path])}",
+                    (values,) * len(configs),
+                    abs(position(domain, one) - position(domain, other)) or 1.0,
+                )
+            )
         if entry.path == NORMALIZATION:
-            changes += _at_same_step(configs, entry, n_examples, gradient_norms, order)
+            changes += _at_same_step(configs, domain, n_examples, gradient_norms, order)
     return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
 
 
@@ -191,62 +196,54 @@ def is_active(config: RunConfig, path: str) -> bool:
     return True
 
 
-def _of_value(
-    config: RunConfig, entry: Entry, n_seeds: int, targets: Mapping[str, float], order: Order
-) -> Iterator[Change]:
-    found = domain_of(config, entry)
-    if found is None:
-        return
-    branch, domain = found
-    name, value = entry.parameter(branch, None), settings_of(config)[entry.path]
-    if entry.path == WIDTHS and isinstance(domain, Range):
-        value = config.model.layer_widths[0]  # one width for all layers
-    for other in _alternatives(domain, value, name, targets.get(name), order):
-        text = f"{entry.path}={shown_value(other)}"
-        yield _same_for_all(entry.path, text, {entry.path: other}, n_seeds, domain, (value, other))
+def _settings_and_ends(
+    config: RunConfig,
+    entry: Entry,
+    branch: str,
+    domain: Domain,
+    targets: Mapping[str, float],
+    order: Order,
+) -> Iterator[tuple[Values, Value, Value]]:
+    """What a change sets, and between which two values it goes."""
 
+    def others(value: Value, layer: int | None = None) -> list[Value]:
+        name = DEPTH if entry.path == DEPTH else entry.parameter(branch, layer)
+        target = None if entry.path == DEPTH else targets.get(name)
+        return _alternatives(domain, value, name, target, order)
 
-def _of_layers(
-    config: RunConfig, entry: Entry, n_seeds: int, targets: Mapping[str, float], order: Order
-) -> Iterator[Change]:
-    """One layer's width at a time."""
-    found = domain_of(config, entry)
-    if found is None:
-        return
     widths = config.model.layer_widths
-    for layer, width in enumerate(widths, start=1):
-        name = entry.parameter(found[0], layer)
-        for other in _alternatives(found[1], width, name, targets.get(name), order):
+    if entry.path == DEPTH:
+        depth = config.model.depth
+        for other in others(depth):
             assert isinstance(other, int)
-            changed = [*widths[: layer - 1], other, *widths[layer:]]
-            text = f"{WIDTHS}={shown_value(changed)}"
-            yield _same_for_all(WIDTHS, text, {WIDTHS: changed}, n_seeds, found[1], (width, other))
-
-
-def _of_depth(config: RunConfig, entry: Entry, n_seeds: int, order: Order) -> Iterator[Change]:
-    found = domain_of(config, entry)
-    if found is None:
-        return
-    depth, widths = config.model.depth, config.model.layer_widths
-    for other in _alternatives(found[1], depth, DEPTH, None, order):
-        assert isinstance(other, int)
-        repeated = [*widths, *[widths[-1]] * other][:other]
-        values: dict[str, Value] = {DEPTH: other, WIDTHS: list(repeated)}
-        yield _same_for_all(DEPTH, f"{DEPTH}={other}", values, n_seeds, found[1], (depth, other))
+            repeated = (*widths, *[widths[-1]] * other)[:other]
+            yield ((DEPTH, other), (WIDTHS, repeated)), depth, other
+    elif entry.each_layer:
+        for layer, width in enumerate(widths, start=1):
+            for other in others(width, layer):
+                assert isinstance(other, int)
+                changed = (*widths[: layer - 1], other, *widths[layer:])
+                yield ((WIDTHS, changed),), width, other
+    else:
+        value = settings_of(config)[entry.path]
+        if entry.path == WIDTHS and isinstance(domain, Range):
+            value = widths[0]  # one width for all layers
+        for other in others(value):
+            typed_in = tuple(other) if isinstance(other, list) else other
+            yield ((entry.path, typed_in),), value, other
 
 
 def _at_same_step(
     configs: Sequence[RunConfig],
-    entry: Entry,
+    domain: Domain,
     n_examples: int,
     gradient_norms: Sequence[float],
     order: Order,
 ) -> Iterator[Change]:
     """The normalization and, for each seed, the learning rate that keeps the first step."""
-    found = domain_of(configs[0], entry)
     present = configs[0].gradient.normalization
     usable = [norm if math.isfinite(norm) and norm > 0 else None for norm in gradient_norms]
-    for other in _alternatives(found[1], present, NORMALIZATION, None, order) if found else []:
+    for other in _alternatives(domain, present, NORMALIZATION, None, order):
         target = _changed(configs[0], ((NORMALIZATION, other),))
         needs_norm = {present, other} & {"unit", "clip"}
         if target is None or (needs_norm and None in usable):
@@ -261,19 +258,6 @@ def _at_same_step(
             values.append(((NORMALIZATION, other), (LEARNING_RATE, rates[-1])))
         text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(rates[0])}"
         yield Change(Factor(NORMALIZATION, keeps_step=True), text, tuple(values), 1.0)
-
-
-def _same_for_all(
-    path: str,
-    text: str,
-    values: Mapping[str, Value],
-    n_seeds: int,
-    domain: Domain,
-    ends: tuple[Value, Value],
-) -> Change:
-    frozen = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items())
-    distance = abs(position(domain, ends[0]) - position(domain, ends[1]))
-    return Change(Factor(path), text, (frozen,) * n_seeds, distance or 1.0)
 
 
 def position(domain: Domain, value: Value) -> float:

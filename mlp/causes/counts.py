@@ -1,8 +1,8 @@
 """How runs ended, counted by the values of each parameter. Nothing is changed, only counted.
 
-None of this names a cause. A search draws settings that go along with each other, so a setting
-without any effect can look as guilty as the one that acts. The counts say where to look. Only
-reruns (`mlp.causes.answer`) say what acts.
+None of this names a cause. A search draws settings that vary together, so a setting without any
+effect can look like the one that acts. The counts say where to look; only reruns
+(`mlp.causes.answer`) say what acts.
 """
 
 from collections import Counter
@@ -82,8 +82,8 @@ def explained_shares(runs: Sequence[Judged]) -> dict[str, float]:
 
     The variance between the groups of `count_values` as a share of the variance of all runs, where
     y is 1 for an oscillating run and 0 for another: sum_k n_k (mean_k - mean)^2 / sum (y - mean)^2.
-    A guess about what to look at first, no evidence. Runs without a parameter are left out of the
-    upper sum.
+    It is a guess about what to look at first, not evidence. Runs without a parameter are left out
+    of the upper sum.
     """
     n_oscillating = sum(run.verdict is Verdict.OSCILLATING for run in runs)
     whole = n_oscillating * (1 - n_oscillating / len(runs)) if runs else 0.0
@@ -106,9 +106,9 @@ def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
         groups = by_text
     elif len(by_text) <= _MAX_VALUES:
         ordered = sorted(by_text.values(), key=lambda group: _number(group[0], name))
-        groups = _named(ordered, name)
+        groups = _by_range(ordered, name)
     else:
-        groups = _named(_in_ranges(name, list(by_text.values())), name)
+        groups = _by_range(_in_ranges(name, list(by_text.values())), name)
     return [
         ValueCount(name, value, Counter(run.verdict for run in group))
         for value, group in groups.items()
@@ -116,7 +116,7 @@ def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
 
 
 def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judged]]:
-    """Runs in ranges of about equal number, by rising value; equal values stay together."""
+    """Runs in ranges of about equally many, by rising value; equal values stay together."""
     n_runs = sum(len(group) for group in groups)
     ranges: list[list[Judged]] = [[]]
     n_before = 0
@@ -128,18 +128,18 @@ def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judge
     return ranges
 
 
-def _named(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
+def _by_range(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
     """Groups by their value or range, in as few digits as tell them apart."""
     ends = [(_number(group[0], name), _number(group[-1], name)) for group in groups]
     n_digits = 3 if all(low == high for low, high in ends) else 2
-    texts = [_range(low, high, n_digits) for low, high in ends]
+    texts = [_range_text(low, high, n_digits) for low, high in ends]
     while len(set(texts)) < len(texts):
         n_digits += 1
-        texts = [_range(low, high, n_digits) for low, high in ends]
+        texts = [_range_text(low, high, n_digits) for low, high in ends]
     return dict(zip(texts, groups, strict=True))
 
 
-def _range(low: float, high: float, n_digits: int) -> str:
+def _range_text(low: float, high: float, n_digits: int) -> str:
     texts = [_shown(end, n_digits) for end in (low, high)]
     return texts[0] if low == high else " to ".join(texts)
 

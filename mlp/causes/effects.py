@@ -15,7 +15,16 @@ from mlp.causes.evidence import (
     paired_difference,
     pairs_needed,
 )
-from mlp.causes.plan import Plan, Results, Side, begins, ends, judged_after, strongest, turned
+from mlp.causes.plan import (
+    Plan,
+    Results,
+    Side,
+    ends_as_wanted,
+    is_picked,
+    is_wanted,
+    judged_after,
+    strongest,
+)
 from mlp.curve import Verdict
 from mlp.shares import Share
 
@@ -31,7 +40,6 @@ class SideEffect:
 
     Attributes:
         n_runs: picked runs in which it was changed.
-        n_own_seed: of these, how many some change turned with the run's own seed.
         n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: oscillating to healthy, or healthy to oscillating.
         n_against: pairs turned the other way.
@@ -45,7 +53,6 @@ class SideEffect:
 
     side: Side
     n_runs: int
-    n_own_seed: int
     n_pairs: int
     n_expected: int
     n_with: int
@@ -136,31 +143,31 @@ def _sides(plan: Plan, factor: Factor, results: Results) -> tuple[SideEffect, ..
 
 
 def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> SideEffect:
-    is_turned: list[bool] = []  # one a run, with its own seed
-    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, run was turned
+    n_runs = 0
+    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, is tested
     for pick in plan.on(side):
         change = strongest(pick, factor, results)
         own = judged_after(pick, [change], 0, results) if change else None
         if change is None or own is None:
             continue
-        is_turned.append(turned(pick, own))
+        n_runs += 1
+        is_tested = ends_as_wanted(pick, own)
         for seed in range(1, len(pick.configs)):
             before = results.get(pick.configs[seed])
             after = judged_after(pick, [change], seed, results) if before else None
             if before is not None and after is not None:
-                pairs.append((before.verdict, after.verdict, change.text, is_turned[-1]))
-    turns = [pair for pair in pairs if begins(pair[0], side) and ends(pair[1], side)]
-    returns = [pair for pair in pairs if ends(pair[0], side) and begins(pair[1], side)]
+                pairs.append((before.verdict, after.verdict, change.text, is_tested))
+    turns = [pair for pair in pairs if is_picked(pair[0], side) and is_wanted(pair[1], side)]
+    returns = [pair for pair in pairs if is_wanted(pair[0], side) and is_picked(pair[1], side)]
     n_turned = Counter(dict.fromkeys((text for _, _, text, _ in pairs), 0))
     n_turned.update(text for _, _, text, _ in turns)
-    n_left = sum(begins(b, side) and not begins(a, side) for b, a, _, _ in pairs)
-    n_joined = sum(not begins(b, side) and begins(a, side) for b, a, _, _ in pairs)
+    n_left = sum(is_picked(b, side) and not is_picked(a, side) for b, a, _, _ in pairs)
+    n_joined = sum(not is_picked(b, side) and is_picked(a, side) for b, a, _, _ in pairs)
     return SideEffect(
         side=side,
-        n_runs=len(is_turned),
-        n_own_seed=sum(is_turned),
+        n_runs=n_runs,
         n_pairs=len(pairs),
-        n_expected=sum(begins(before, side) for before, _, _, _ in pairs),
+        n_expected=sum(is_picked(before, side) for before, _, _, _ in pairs),
         n_with=len(turns),
         n_against=len(returns),
         n_with_tested=sum(is_tested for _, _, _, is_tested in turns),

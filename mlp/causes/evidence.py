@@ -1,7 +1,7 @@
 """How sure a count makes us: intervals for shares, an exact test on pairs, one error rate for all.
 
-Two settings of everything here: the chance of naming any false cause is `ERROR_RATE` over all
-settings together, however often somebody looks at the answer and lets it grow; intervals hold 95 %.
+The chance of naming any false cause is `ERROR_RATE` over all settings together, however often
+somebody looks at the answer while it grows. Intervals hold 95 %.
 """
 
 import math
@@ -13,11 +13,11 @@ from mlp.errors import WithSentence
 from mlp.shares import Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
-NEGLIGIBLE = 0.2  # an effect on fewer runs than one in five is none that a person would act on
+NEGLIGIBLE = 0.2  # nobody would act on an effect on fewer than one run in five
 
 _Z95 = 1.959963984540054
-# A cause decides most pairs. Between 3 and 9 this changes the pairs needed by one where nine in ten
-# agree, see `capital`.
+# See `capital`: a cause decides most pairs. Any number from 3 to 9 changes the pairs needed by at
+# most one, where nine in ten agree.
 _EXPECTED_AGREEMENT = 5.0
 _LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are against
@@ -45,7 +45,7 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
     Args:
         n_with: pairs in which the change did what was expected of it.
         n_against: pairs in which it did the opposite.
-        n_pairs: all pairs, those without a difference included.
+        n_pairs: all pairs, also those without a difference.
 
     Example:
         >>> difference = paired_difference(0, 0, 32)
@@ -66,16 +66,16 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
 def capital(n_with: int, n_against: int) -> float:
     """Exact, one-sided evidence that a change matters, valid whenever one stops or looks.
 
-    If a change has no effect, its rerun and the unchanged one are two draws of the same thing, so
-    each pair that differs is as likely to differ one way as the other: the sign test of McNemar's
-    table. Against that stands a share p of pairs that go the expected way, with a density that
+    If a change has no effect, its rerun and the unchanged one are two draws of the same thing: a
+    pair that differs is as likely to differ one way as the other (the sign test on McNemar's
+    table). The alternative is a share p of pairs that go the expected way, with a density that
     grows as p^4 between 1/2 and 1. The ratio of the two probabilities,
 
         E = 2^n int p^(4 + with) (1 - p)^against dp / int p^4 dp,   n = with + against,
 
-    is the capital of somebody who starts with 1 and bets on the expected way at fair odds: if there
-    is no effect, it ever exceeds 1 / alpha with probability of at most alpha (Ville's inequality).
-    So 1 / E is a p-value that stays one when pairs are added because the first ones were too few.
+    is the capital of somebody who starts with 1 and bets on the expected way at fair odds. Without
+    an effect, the probability that it ever exceeds 1 / alpha is at most alpha (Ville's inequality).
+    So 1 / E is a p-value, and stays one when pairs are added because the first were too few.
     Capitals of bets on different pairs may be multiplied, and averaged.
 
     Args:
@@ -105,18 +105,11 @@ def p_value_of(capital_reached: float) -> float:
     return min(1.0, 1 / capital_reached) if capital_reached > 0 else 1.0
 
 
-def holm(p_values: Sequence[float], n_hypotheses: int | None = None) -> list[float]:
-    """P-values adjusted so that the chance of any false rejection stays at the level, together.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that the chance of any false rejection stays at the level.
 
-    The k-th smallest is multiplied by the number of hypotheses not yet rejected; any dependence
-    between them is allowed.
-
-    Args:
-        p_values: one a hypothesis.
-        n_hypotheses: how many were looked at, if more than these; the others count as 1.
-
-    Returns:
-        In the order of `p_values`, 0 to 1.
+    The k-th smallest is multiplied by the number of hypotheses not yet rejected. The hypotheses may
+    depend on each other.
 
     Example:
         >>> holm([0.001, 0.2, 0.004])
@@ -125,8 +118,8 @@ def holm(p_values: Sequence[float], n_hypotheses: int | None = None) -> list[flo
     References:
         Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    n = max(n_hypotheses or 0, len(p_values))
-    adjusted, largest = [1.0] * len(p_values), 0.0
+    n = len(p_values)
+    adjusted, largest = [1.0] * n, 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (n - rank) * p_values[index]))
         adjusted[index] = largest
@@ -134,16 +127,15 @@ def holm(p_values: Sequence[float], n_hypotheses: int | None = None) -> list[flo
 
 
 def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
-    """Differing pairs that would settle it, if they go on to differ as those so far did.
+    """How many differing pairs would settle it, if the share that agrees stays what it is.
 
     Args:
-        n_with: pairs that differ the expected way.
-        n_against: pairs that differ the other way.
+        n_with: pairs so far that differ the expected way; without any pair, all are taken to agree.
+        n_against: pairs so far that differ the other way.
         level: that the p-value must reach.
 
     Returns:
-        A number of pairs, those so far included; None if what was seen so far speaks against an
-        effect. Without any pair so far: how many would do if all agreed.
+        With the pairs so far; None if these speak against an effect.
 
     Example:
         >>> pairs_needed(0, 0, 0.001)

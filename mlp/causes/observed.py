@@ -1,4 +1,4 @@
-"""What was observed of runs: how they were set and ended, and whether one is repaired."""
+"""What was observed: how runs were set, how their loss ended, and whether one was repaired."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +39,6 @@ class StudyRun:
     def is_oscillating(self) -> bool:
         """Whether it ended oscillating."""
         return self.verdict is Verdict.OSCILLATING
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether it ended learning or converged."""
-        return self.verdict in HEALTHY
 
 
 def is_repair(before: Judgement, after: Judgement) -> bool:

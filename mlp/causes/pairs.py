@@ -18,10 +18,10 @@ from mlp.causes.plan import (
     Plan,
     Results,
     Side,
+    ends_as_wanted,
     judged_after,
     missing,
     strongest,
-    turned,
     turns,
 )
 from mlp.config import RunConfig
@@ -201,7 +201,7 @@ def _dependence(
             both = judged_after(pick, [cure, change], seed, results) if cured else None
             if unchanged is None or cured is None or both is None:
                 continue
-            is_cure = turned(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
+            is_cure = ends_as_wanted(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
             n_pairs += is_cure
             n_returned += is_cure and both.verdict is Verdict.OSCILLATING
     returned = wilson(n_returned, n_pairs)

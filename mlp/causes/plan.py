@@ -114,7 +114,7 @@ def plan_reruns(
     first_seed = 1 + max((run.config.training.seed for run in runs), default=0)
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
     for side in Side:
-        among = [i for i, run in enumerate(runs) if begins(run.verdict, side)]
+        among = [i for i, run in enumerate(runs) if is_picked(run.verdict, side)]
         picked = spread([runs[i] for i in among], space, interventions)
         n_most = _MOST_SEEDS * seeds
         n_seeds = min(n_most, math.ceil(interventions * seeds / max(1, len(picked))))
@@ -172,25 +172,25 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
     return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
 
 
-def turned(pick: Pick, judged: Judgement) -> bool:
+def ends_as_wanted(pick: Pick, judged: Judgement) -> bool:
     """Whether a rerun with the run's own seed ended as is asked of the pick."""
     if pick.before is not None:
         return is_repair(pick.before, judged)
-    return ends(judged.verdict, pick.side)
+    return is_wanted(judged.verdict, pick.side)
 
 
 def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
     """Whether these changes are trained with the run's own seed, and it ended as is asked."""
     judged = judged_after(pick, changes, 0, results)
-    return judged is not None and turned(pick, judged)
+    return judged is not None and ends_as_wanted(pick, judged)
 
 
-def begins(verdict: Verdict, side: Side) -> bool:
+def is_picked(verdict: Verdict, side: Side) -> bool:
     """Whether a verdict is the one that runs on this side were picked for."""
     return verdict is Verdict.OSCILLATING if side is Side.STOPS else verdict in HEALTHY
 
 
-def ends(verdict: Verdict, side: Side) -> bool:
+def is_wanted(verdict: Verdict, side: Side) -> bool:
     """Whether a verdict is the one that a change on this side is to lead to."""
     return verdict in HEALTHY if side is Side.STOPS else verdict is Verdict.OSCILLATING
 
@@ -221,7 +221,7 @@ def _norms(
 
 def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
     """Medians of each number over the runs that are as the change is to make them."""
-    there = [run for run in runs if ends(run.verdict, side)]
+    there = [run for run in runs if is_wanted(run.verdict, side)]
     numbers: dict[str, list[float]] = {}
     for run in there:
         for name, value in run.params.items():
@@ -236,7 +236,7 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
     seen: dict[tuple[str, str], list[bool]] = {}
     for run in runs:
         for name, value in run.params.items():
-            seen.setdefault((name, typed(value)), []).append(ends(run.verdict, side))
+            seen.setdefault((name, typed(value)), []).append(is_wanted(run.verdict, side))
     targets = _targets(runs, side)
 
     def order(name: str, value: Value) -> float:
@@ -270,7 +270,7 @@ def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
 
 def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
     oscillates = judged.verdict is Verdict.OSCILLATING
-    if turned(pick, judged):
+    if ends_as_wanted(pick, judged):
         return (0, 0.0)
     if pick.side is Side.STOPS:
         return (1, judged.amplitude) if oscillates else (2, 0.0)
@@ -296,7 +296,7 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
         and Ylvisaker 1990, "Minimax and maximin distance designs"; Gower 1971, "A general
         coefficient of similarity and some of its properties".
     """
-    groups = {_without_seeds(run.config): i for i, run in reversed(list(enumerate(runs)))}
+    groups = {_what_acts(run.config): i for i, run in reversed(list(enumerate(runs)))}
     candidates = sorted(groups.values())
     if not candidates:
         return []
@@ -309,7 +309,7 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
     return [candidates[i] for i in picked]
 
 
-def _without_seeds(config: RunConfig) -> str:
+def _what_acts(config: RunConfig) -> str:
     settings = settings_of(config).items()
     return typed([v for path, v in settings if path not in SEEDS and is_active(config, path)])
 

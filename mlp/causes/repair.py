@@ -24,10 +24,10 @@ from mlp.causes.plan import (
     Plan,
     Results,
     by_strength,
+    ends_as_wanted,
     judged_after,
     missing,
     plan_reruns,
-    turned,
     turns,
 )
 from mlp.config import RunConfig
@@ -101,21 +101,15 @@ class Repair:
         return " ".join(describe_repair(self))
 
 
-def summarise(
+def _summarise(
     pick: Pick,
-    candidates: Sequence[Sequence[Change]],
+    curing: Sequence[Sequence[Change]],
     results: Results,
     *,
     step: str | None,
     is_complete: bool,
 ) -> Repair:
-    """What the results say of a run and of the changes that may stop it."""
-    cures = tuple(
-        sorted(
-            (_attempt(pick, own, results) for own in candidates if turns(pick, own, results)),
-            key=_preference,
-        )
-    )
+    cures = tuple(sorted((_attempt(pick, own, results) for own in curing), key=_preference))
     acting = {setting for cure in cures for setting in cure.settings}
     unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
     return Repair(
@@ -129,7 +123,7 @@ def summarise(
             for change in pick.changes
             if (judged := judged_after(pick, [change], 0, results)) is not None
             and judged.verdict is not Verdict.OSCILLATING
-            and not turned(pick, judged)
+            and not ends_as_wanted(pick, judged)
         ),
         without_effect=tuple(s for s in _in_vain(pick, results) if s not in acting),
         n_trained=len(results) - 1,  # the run itself is among them
@@ -330,63 +324,41 @@ def repair(
     )
     plan = _of_one_run(plan, before, space)
     pick = plan.picks[0]
-    trials = _Trials(pick, train, population, goes_on)
-    trials.results = investigate(
-        plan,
-        train,
-        known={**(known or {}), pick.configs[0]: before},
-        population=population,
-        goes_on=trials.go_on,
-        asked=_next_cures,
-    )
-    candidates: list[tuple[Change, ...]] = [(change,) for change in _approached(trials, space)]
-    candidates += [
-        (best,) for f in pick.factors for best in by_strength(pick, f, trials.results)[:1]
+    results = {**(known or {}), pick.configs[0]: before}
+    is_complete = True
+
+    def has_time() -> bool:
+        nonlocal is_complete
+        is_complete = is_complete and goes_on()
+        return is_complete
+
+    def train_asked(asked: Callable[[Plan, Results], tuple[RunConfig, ...]]) -> None:
+        found = investigate(
+            plan, train, known=results, population=population, goes_on=has_time, asked=asked
+        )
+        results.update(found)
+
+    def train_all(candidates: Iterable[Sequence[Change]], seeds: Sequence[int]) -> bool:
+        """Whether there was anything to train, and time for all of it."""
+        wanted = [rerun(pick.configs[s], changes, s) for changes in candidates for s in seeds]
+        train_asked(lambda _, known: missing(wanted, known))
+        return bool(wanted) and not missing(wanted, results)
+
+    train_asked(_next_cures)
+    candidates: list[tuple[Change, ...]] = [
+        (change,) for change in _approached(pick, space, results, train_all)
     ]
-    candidates += _pairs(plan, trials.results)
-    trials.train_missing(
-        (own for own in candidates if turns(pick, own, trials.results)),
-        range(1, pick.n_seeds + 1),
-    )
+    candidates += [(best,) for f in pick.factors for best in by_strength(pick, f, results)[:1]]
+    candidates += _pairs(plan, results)
+    curing = [own for own in candidates if turns(pick, own, results)]
+    train_all(curing, range(1, pick.n_seeds + 1))
     step = step_example(run.config, n_examples, gradient_norm)
-    return summarise(pick, candidates, trials.results, step=step, is_complete=trials.is_complete)
+    return _summarise(pick, curing, results, step=step, is_complete=is_complete)
 
 
 def _next_cures(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     """What to train next to know what stops the run; nothing about what has no effect on it."""
     return next_turning_batch(plan, results) or next_curing_pairs(plan, results)
-
-
-class _Trials:
-    """What was trained of one run, and whether there was time for everything that was wanted."""
-
-    def __init__(
-        self, pick: Pick, train: Train, population: int, goes_on: Callable[[], bool]
-    ) -> None:
-        self.pick = pick
-        self.results: dict[RunConfig, Judgement] = {}
-        self.is_complete = True
-        self._train, self._population, self._goes_on = train, population, goes_on
-
-    def go_on(self) -> bool:
-        """Whether there is time for another population; asked only where one is wanted."""
-        self.is_complete = self.is_complete and self._goes_on()
-        return self.is_complete
-
-    def train_missing(self, candidates: Iterable[Sequence[Change]], seeds: Sequence[int]) -> bool:
-        """Trains what is not known; whether anything was wanted, and there was time for all."""
-        wanted = [
-            rerun(self.pick.configs[seed], changes, seed)
-            for changes in candidates
-            for seed in seeds
-        ]
-        configs = missing(wanted, self.results)
-        for first in range(0, len(configs), self._population):
-            if not self.go_on():
-                return False
-            some = configs[first : first + self._population]
-            self.results.update(zip(some, self._train(some), strict=True))
-        return bool(wanted)
 
 
 def _of_one_run(plan: Plan, before: Judgement, space: Space) -> Plan:
@@ -417,27 +389,27 @@ def _farther(pick: Pick, space: Space) -> list[Change]:
     return found
 
 
-def _approached(trials: _Trials, space: Space) -> list[Change]:
+def _approached(
+    pick: Pick,
+    space: Space,
+    results: Results,
+    train_all: Callable[[Iterable[Sequence[Change]], Sequence[int]], bool],
+) -> list[Change]:
     """For each number that cures, the smallest change on the way to it that still does."""
-    pick = trials.pick
     start = settings_of(pick.configs[0])
     smallest: dict[Factor, Change] = {}
     for factor in pick.factors:
-        best = next(iter(by_strength(pick, factor, trials.results)), None)
-        if (
-            best
-            and turns(pick, [best], trials.results)
-            and isinstance(start[factor.setting], float)
-        ):
+        best = next(iter(by_strength(pick, factor, results)), None)
+        if best and turns(pick, [best], results) and isinstance(start[factor.setting], float):
             smallest[factor] = best
     failed = {factor: start[factor.setting] for factor in smallest}
     for _ in range(_ROUNDS):
         ways = {f: _between(pick, change, failed[f], space) for f, change in smallest.items()}
-        if not trials.train_missing([[step] for way in ways.values() for step in way], [0]):
+        if not train_all([[step] for way in ways.values() for step in way], [0]):
             break
         for factor, way in ways.items():
             for step in way:
-                if not turns(pick, [step], trials.results):
+                if not turns(pick, [step], results):
                     failed[factor] = dict(step.values[0])[factor.setting]  # type: ignore[assignment]
                     break
                 smallest[factor] = step

@@ -52,10 +52,8 @@ class Axis:
     """A stretch of numbers, and where a number stands on it.
 
     Attributes:
-        title: what the numbers are.
-        low: at its start; above 0 where it goes by logarithms.
+        low: at its start; above 0 on a logarithmic axis.
         high: at its end, above `low`.
-        is_log: whether equal ratios are equally far apart.
         is_share: whether its ticks are percentages.
     """
 
@@ -104,11 +102,11 @@ class Dot:
     """A point of a row.
 
     Attributes:
-        x: where it stands, on the axis.
+        x: on the axis.
         lane: how far down in its row, percent.
-        kind: that gives its colour: a verdict or a conclusion.
-        symbol: its form: a verdict or a side.
-        words: what it stands for; empty where there are too many to say.
+        kind: a verdict or a conclusion, which gives its colour.
+        symbol: a verdict or a side, which gives its form.
+        words: what it stands for; empty where there are too many points.
         address: of the run in MLflow; empty without one.
         low: where its interval begins; None without one.
         high: where its interval ends.
@@ -126,13 +124,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """The points that stand in one row.
-
-    Attributes:
-        label: what they have in common.
-        words: a few more words on it.
-        dots: the points.
-    """
+    """The points of one row, what they have in common, and a few more words."""
 
     label: str
     words: str
@@ -199,8 +191,7 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Strips
     """Learning rate by normalization, each run in the colour of its verdict.
 
     Args:
-        runs: of the study.
-        addresses: of the runs in MLflow; none: the points lead nowhere.
+        addresses: of the runs in MLflow; none: the points are no links.
     """
     by_row: dict[str, list[Dot]] = {}
     for i, run in enumerate(runs):
@@ -254,7 +245,6 @@ def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -
     """The stability ratio along each run, with the line at 1.
 
     Args:
-        runs: of the study.
         ratios: place in `runs` -> the ratio; its step 0 is drawn as step 1.
     """
     lines = [
@@ -276,7 +266,7 @@ def _lines(
     by_log: bool = False,
     baseline: float | None = None,
 ) -> Lines:
-    """Curves with their kinds and words; what is not above 0 has no place on a logarithmic axis."""
+    """Curves with their kinds and words; values of 0 or less cannot stand on a logarithmic axis."""
     lines = []
     for curve, kind, words in curves:
         pairs = zip(curve.step.tolist(), curve.value.tolist(), strict=True)
@@ -289,7 +279,7 @@ def _lines(
 
 
 def _log_axis(title: str, values: Sequence[float], margin: float = 0.0) -> Axis:
-    """As long as the values need, and a margin on either side as a share of that."""
+    """From the lowest value to the highest, with a margin on either side as a share of that."""
     low, high = math.log10(min(values, default=1.0)), math.log10(max(values, default=1.0))
     if high - low < 0.1:
         low, high = low - 0.5, high + 0.5
@@ -334,9 +324,9 @@ def _effect_dot(answer: Answer, effect: Effect, side: SideEffect) -> Dot:
 
 
 def _kind(answer: Answer, effect: Effect, side: SideEffect | None = None) -> str:
-    """Of its conclusion; of too little where the answer does not name it or a side speaks against.
+    """Its conclusion as the page's colours are called, such as `too-little`.
 
-    The name of the member, such as `too-little`, since a page's colours are called by it.
+    It is `too-little` as well where the answer does not name a cause, or a side speaks against it.
     """
     shown = effect.conclusion
     against = side is not None and side.difference.value <= 0

@@ -43,7 +43,7 @@ def summarise_mistakes(
         labels: of the test part.
 
     Returns:
-        What most networks get wrong first, of those the surest.
+        First what most networks get wrong, and of equal ones the most certain.
 
     Example:
         >>> wrong = [[(2, 0.9)], [(0, 0.7), (2, 0.6)]]
@@ -63,13 +63,7 @@ def summarise_mistakes(
 
 
 def render_mistakes(mistakes: Sequence[Mistake], n_networks: int, data: Dataset) -> str:
-    """The mistakes as an SVG picture that needs nothing else.
-
-    Args:
-        mistakes: as `summarise_mistakes` gives them; the first ones are drawn.
-        n_networks: that were tested.
-        data: with the test part.
-    """
+    """The first of these mistakes as an SVG picture."""
     drawn = mistakes[:_MOST_DRAWN]
     width = 2 * _MARGIN + _COLUMNS * _WIDTH
     height = _HEAD + _MARGIN + max(1, math.ceil(len(drawn) / _COLUMNS)) * _HEIGHT
@@ -106,7 +100,7 @@ def _write(picture: ET.Element, x: int, y: int, size: int, text: str) -> None:
 
 
 def _draw_digit(picture: ET.Element, place: int, data: Dataset, x: int, y: int) -> None:
-    """Dark ink on paper: a path of unit squares for each grey, scaled to the place's size."""
+    """Dark on white: a path of unit squares for each grey, scaled to the place's size."""
     image = data.test.pixels[place].reshape(data.shape)
     rows, columns = image.shape
     scale = f"translate({x} {y}) scale({_SIDE / columns:g} {_SIDE / rows:g})"

@@ -19,7 +19,7 @@ _MOST_ROWS = 500  # of the table of runs; a longer one is MLflow's task
 
 @dataclass(frozen=True)
 class _RunRow:
-    """A line of the table of runs; the cells after the verdict, None where there is nothing."""
+    """A line of the table of runs; of the cells after the verdict, None is an empty one."""
 
     name: str
     address: str

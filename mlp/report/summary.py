@@ -21,14 +21,14 @@ from mlp.study.space import typed
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
-_MOST_PAIRS = 4  # curves that are drawn against their repaired ones; more do not fit a screen
+_MOST_PAIRS = 4  # curves that are drawn with their repaired ones; more do not fit a screen
 _MOST_GROUPS = 48  # lines of the table of combinations
 _FIRST_STEP = "stability_ratio_start"
 
 
 @dataclass(frozen=True)
 class Cure:
-    """A picked run, and the change of one setting with which it no longer swings.
+    """A picked run, and a change of one setting that repairs it.
 
     Attributes:
         run: its place in the study.
@@ -48,10 +48,7 @@ class CurvePair:
     """The loss of a run that oscillates, and of the same run with one setting changed.
 
     Attributes:
-        name: of the run.
         change: as typed.
-        before: its loss.
-        after: the loss of the changed run.
         verdict: of the changed run.
     """
 
@@ -70,7 +67,7 @@ class Combination:
         settings: those that vary, as typed.
         counts: verdict -> runs.
         amplitude: median over the runs.
-        periods: period in steps -> runs, of those that have one.
+        periods: period in steps -> runs.
         final_loss: median over the runs that stayed finite; None without any.
     """
 
@@ -83,14 +80,12 @@ class Combination:
 
 @dataclass(frozen=True)
 class RepairedRatio:
-    """What the step of a saturated run would be against the curvature of its repaired run.
+    """The stability ratio that a saturated run's step has along its repaired run.
 
     Attributes:
-        name: of the run.
-        change: that repairs it.
-        own_tail: the stability ratio of the run itself over the tail.
-        highest: of its step along the repaired run.
-        tail: likewise, over the tail.
+        own_tail: along the run itself, over the tail.
+        highest: along the repaired run.
+        tail: along the repaired run, over the tail.
     """
 
     name: str
@@ -109,14 +104,13 @@ class PageContent:
         facts: short lines: how many runs, of what, when.
         sentences: the answer.
         evidence: the answer's evidence as plain text.
-        answer: for the figures.
         runs: of the study, as tracked.
-        observed: the same as attribution sees them.
-        pairs: oscillating curves against repaired ones.
+        observed: the same, as `causes` sees them.
+        pairs: oscillating curves and repaired ones.
         ratios: place in `runs` -> stability ratio along the run.
-        quality: how good the forecast by the ratio at the start was, by normalization.
+        quality: normalization -> how good the forecast by the ratio at the start was.
         repaired_ratios: of saturated runs.
-        combinations: runs by settings, seeds put together; empty where there are too many.
+        combinations: empty where there are too many.
         addresses: of the runs in MLflow.
         commands: what to type next.
     """
@@ -166,7 +160,7 @@ def find_cures(
 
 
 def spread_out(cures: Sequence[Cure]) -> list[Cure]:
-    """A few cures by different changes, those of the first runs first."""
+    """A few cures: first one by each change, in the order of the runs, then further ones."""
     by_change: dict[str, list[Cure]] = {}
     for cure in cures:
         by_change.setdefault(cure.text, []).append(cure)

@@ -322,8 +322,12 @@ class Drain:
         self._queue.add(lambda: self._annotate(note, of_trial))
 
     def finish(self, status: "Status") -> None:
-        """Uploads what is left, sets the parent run's status, waits until both are done."""
+        """Uploads what is left and sets the parent run's status; waits until both are done.
+
+        A store that fails is tried for a few seconds more.
+        """
         self._queue.wait(self._queue.add(lambda: self._finish(status), is_vital=True))
+        self._queue.raise_bug()
 
     def give_up(self, status: "Status") -> None:
         """Sets the parent run's status, without the runs that are left, within a few seconds."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlp.causes.changes import standard_space, step_example
+from mlp.causes.observed import is_repair
 from mlp.causes.repair import named_causes, repair
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
@@ -260,6 +261,78 @@ def test_quiet_failures_are_listed_apart(too_fast):
     found = repaired(SHARP, too_fast, train=train)
     assert all("unit" not in cure.text for cure in found.cures)
     assert any("gradient.normalization=unit" in own.text for own in found.quiet_failures)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tail_loss", "expected"),
+    [
+        (Verdict.LEARNING, 0.1, True),
+        (Verdict.CONVERGED, 1.0, True),
+        (Verdict.CONVERGED, 1.01, False),
+        (Verdict.LEARNING, 2.0, False),
+        (Verdict.STALLED, 0.1, False),
+        (Verdict.OSCILLATING, 0.1, False),
+    ],
+)
+def test_a_repair_learns_and_ends_no_higher(verdict, tail_loss, expected):
+    after = dataclasses.replace(OSCILLATING, verdict=verdict, tail_loss=tail_loss)
+    assert is_repair(OSCILLATING, after) is expected
+
+
+def ends_at(tail_loss, where):
+    """The training of `SHARP`, but what `where` picks settles at this loss."""
+
+    def train(configs):
+        return [
+            dataclasses.replace(own, verdict=Verdict.CONVERGED, tail_loss=tail_loss)
+            if where(config)
+            else own
+            for own, config in zip(training(SHARP, 0)(configs), configs, strict=True)
+        ]
+
+    return train
+
+
+def test_a_change_that_ends_higher_is_listed_apart(too_fast):
+    train = ends_at(1.5, lambda config: config.initialization.scheme == "orthogonal")
+    found = repaired(SHARP, too_fast, train=train)
+    assert found.cures[0].settings == ("optimizer.learning_rate",)
+    assert all("orthogonal" not in cure.text for cure in found.cures)
+    listed = "with initialization.scheme=orthogonal (converged). "
+    assert f" Swings end, but at a higher loss, {listed}" in str(found)
+
+
+def test_another_value_of_a_setting_repairs_where_the_first_ends_higher(too_fast):
+    train = ends_at(1.5, lambda config: config.optimizer.learning_rate == 1.6)
+    cures = repaired(SHARP, too_fast, train=train).cures
+    rates = [cure.config.optimizer.learning_rate for cure in cures]
+    assert rates
+    assert max(rates) < 1.6
+
+
+def test_if_every_change_ends_higher_none_is_offered(too_fast):
+    found = repair(
+        too_fast,
+        standard_space(too_fast),
+        training(SHARP, 0),
+        before=dataclasses.replace(OSCILLATING, tail_loss=0.09),
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+    )
+    assert found.cures == ()
+    assert named_causes(found) == ()
+    said = str(found)
+    assert said.startswith(
+        "No change of one setting, or of two, stops the oscillation at as low a loss."
+    )
+    assert "Swings end, but at a higher loss, with optimizer.learning_rate=" in said
+    assert "it does not learn" not in said
+
+
+def test_a_further_seed_that_ends_higher_is_not_cured(too_fast):
+    train = ends_at(1.5, lambda c: c.training.seed % 4 == 1 and c.optimizer.learning_rate < 4)
+    best = repaired(SHARP, too_fast, train=train).cures[0]
+    assert (best.n_cured, best.n_seeds) == (3, 4)  # of four seeds in a row
 
 
 def test_without_a_cure_that_is_said(too_fast):

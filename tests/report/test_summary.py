@@ -4,13 +4,23 @@ import dataclasses
 
 import numpy as np
 
+from mlp.causes.answer import answer, investigate
 from mlp.causes.observed import StudyRun
+from mlp.causes.plan import Side, plan_reruns
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Ending, Result
-from mlp.report.summary import Cure, combinations_of, quality_of, repaired_ratio, spread_out
+from mlp.report.summary import (
+    Cure,
+    combinations_of,
+    find_cures,
+    quality_of,
+    repaired_ratio,
+    spread_out,
+)
 from mlp.settings import with_settings
 from mlp.tracking.read import PastRun
+from support.planted import N_EXAMPLES, RATE, gradient_norms, study, training
 
 
 def past(verdict=Verdict.OSCILLATING, amplitude=1.0, period=None, metrics=(), **settings):
@@ -53,6 +63,27 @@ def test_a_setting_is_one_column_whatever_it_is_drawn_by():
     observed = [StudyRun(run.config, params, run.judgement.verdict) for run in runs]
     [found] = combinations_of(runs, observed)
     assert found.settings == {"optimizer.learning_rate": "0.5", "model.widths": "3,4"}
+
+
+def test_a_pair_of_curves_shows_no_run_that_ends_higher():
+    runs, space = study(RATE, 0, 24)
+    plan = plan_reruns(
+        runs,
+        space,
+        interventions=2,
+        seeds=1,
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+    )
+    results = investigate(plan, training(RATE, 0))
+    found = answer(plan, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    swings = past().judgement  # at a loss of 0.5; the quiet reruns end at 0.1
+    picked = [pick.run for pick in plan.on(Side.STOPS)]
+    assert [cure.run for cure in find_cures(plan, results, found, [swings] * 24)] == picked
+    low = [
+        dataclasses.replace(swings, tail_loss=0.09 if i == picked[0] else 0.5) for i in range(24)
+    ]
+    assert [cure.run for cure in find_cures(plan, results, found, low)] == picked[1:]
 
 
 def test_cures_of_different_kinds_are_drawn_before_more_of_one_kind():

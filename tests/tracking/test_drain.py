@@ -213,7 +213,8 @@ def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
     uploads = draining()
     uploads.add(here)
-    uploads.finish("FINISHED")
+    with pytest.raises(TypeError):
+        uploads.finish("FINISHED")
     with pytest.raises(TypeError):
         uploads.__exit__(None, None, None)
 
