@@ -23,6 +23,7 @@ from mlp.study.space import (
     every_point,
     flat,
     look_up,
+    noted,
     parameters,
 )
 
@@ -140,11 +141,10 @@ def _whole(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[str,
     """An enqueued point with the first value of what it leaves open: a list has no sampler."""
     fixed, taken = enqueued(point, space, base), dict[str, Value]()
 
-    def take(name: str, domain: Domain) -> Value:
-        taken[name] = fixed[name] if name in fixed else domain.corners()[0]
-        return taken[name]
+    def find(name: str, domain: Domain) -> Value:
+        return fixed[name] if name in fixed else domain.corners()[0]
 
-    draw(space, enqueued_base(point, space, base), take)
+    draw(space, enqueued_base(point, space, base), noted(find, taken))
     return taken
 
 
@@ -165,19 +165,13 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-
-        def take(
-            name: str,
-            domain: Domain,
-            taken: dict[str, Value] = taken,
-            place: dict[str, float] = place,
-        ) -> Value:
-            taken[name] = domain.at(place[name])
-            return taken[name]
-
-        draw(space, base, take)
+        draw(space, base, noted(functools.partial(_at_place, place), taken))
         points.append(taken)
     return points
+
+
+def _at_place(place: Mapping[str, float], name: str, domain: Domain) -> Value:
+    return domain.at(place[name])
 
 
 def check_grid(space: Space, base: RunConfig) -> None:

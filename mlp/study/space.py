@@ -348,6 +348,16 @@ def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:
     return drawn
 
 
+def noted(suggest: Suggest, taken: dict[str, Value]) -> Suggest:
+    """Suggests the same, and notes each value in `taken` by the name of its parameter."""
+
+    def suggest_and_note(name: str, domain: Domain) -> Value:
+        taken[name] = suggest(name, domain)
+        return taken[name]
+
+    return suggest_and_note
+
+
 def _value_at(path: str, drawn: Mapping[str, Value], base: RunConfig) -> Value:
     """What was drawn for a setting, else its value in the base."""
     if path in drawn:
