@@ -16,7 +16,6 @@ from mlp.errors import SettingError
 from mlp.settings import settings_of, with_settings
 from mlp.study.space import (
     Domain,
-    Entry,
     Space,
     describe,
     draw,
@@ -76,7 +75,7 @@ def enqueued_base(point: Mapping[str, Any], space: Space, base: RunConfig) -> Ru
     """
     varied = {entry.path for entry in space}
     for entry in space:
-        missing = _needs(entry) & varied - set(point)
+        missing = entry.needs & varied - set(point)
         if entry.path in point and missing:
             raise SettingError(
                 f"study.enqueue sets {entry.path} and must set {min(missing)} too, "
@@ -109,11 +108,6 @@ def check_enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> N
             raise SettingError(
                 f"study.enqueue leaves open what the schema refuses: {error}"
             ) from None
-
-
-def _needs(entry: Entry) -> set[str]:
-    """The settings that decide which parameters an entry has."""
-    return {entry.by or ""} | ({"model.depth"} if entry.each_layer else set())
 
 
 def list_points(study: Study, space: Space, base: RunConfig) -> list[dict[str, Value]] | None:
