@@ -11,7 +11,7 @@ recorded of them.
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -36,9 +36,8 @@ YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift
 _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 """What others call a setting -> what it is called here."""
 
-_run_adapter = TypeAdapter(RunConfig)
-_study_adapter = TypeAdapter(Study)
-_explain_adapter = TypeAdapter(Explain)
+_RUN, _STUDY, _EXPLAIN = TypeAdapter(RunConfig), TypeAdapter(Study), TypeAdapter(Explain)
+_T = TypeVar("_T")
 
 _FURTHER: dict[str, dict[str, Any]] = {
     "sweep": {"study": Study()},
@@ -97,10 +96,7 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
         mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
 'optimizer.learning_rate'?
     """
-    try:
-        return _run_adapter.validate_python(dict(values))
-    except ValidationError as error:
-        raise SettingError(_sentence(error.errors()[0], ())) from None
+    return _read(_RUN, dict(values))
 
 
 def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
@@ -112,11 +108,7 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
         SettingError: as `read_run`.
     """
     base = read_run({group: value for group, value in values.items() if group != "study"})
-    try:
-        study = _study_adapter.validate_python(values.get("study", {}))
-    except ValidationError as error:
-        raise SettingError(_sentence(error.errors()[0], ("study",))) from None
-    return SweepConfig(base=base, study=study)
+    return SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
 
 
 def read_explain(values: Mapping[str, Any]) -> ExplainConfig:
@@ -126,11 +118,14 @@ def read_explain(values: Mapping[str, Any]) -> ExplainConfig:
         SettingError: as `read_run`.
     """
     local = read_run({group: value for group, value in values.items() if group != "explain"})
+    return ExplainConfig(local=local, explain=_read(_EXPLAIN, values.get("explain", {}), "explain"))
+
+
+def _read(schema: TypeAdapter[_T], values: Any, *group: str) -> _T:
     try:
-        explain = _explain_adapter.validate_python(values.get("explain", {}))
+        return schema.validate_python(values)
     except ValidationError as error:
-        raise SettingError(_sentence(error.errors()[0], ("explain",))) from None
-    return ExplainConfig(local=local, explain=explain)
+        raise SettingError(_sentence(error.errors()[0], group)) from None
 
 
 def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -158,32 +153,31 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 def setting_paths(command: str = "train") -> dict[str, str]:
     """Dotted path -> description of every setting that can be typed after a command."""
-    return {
-        f"{group}.{field.name}": _description(field.type)
-        for group, part in _groups(command).items()
-        for field in dataclasses.fields(part)
-    }
+    return {path: _description(annotation) for path, annotation in _annotations(command).items()}
 
 
 def setting_choices(command: str = "train") -> dict[str, tuple[str, ...]]:
     """Dotted path -> the words that a setting can be, where it is one of a few."""
     return {
-        f"{group}.{field.name}": get_args(annotated)
-        for group, part in _groups(command).items()
-        for field in dataclasses.fields(part)
-        for annotated in get_args(field.type)[:1]
+        path: get_args(annotated)
+        for path, annotation in _annotations(command).items()
+        for annotated in get_args(annotation)[:1]
         if get_origin(annotated) is Literal
     }
 
 
 def text_settings(command: str = "train") -> frozenset[str]:
     """Dotted paths of the settings that may be any text, such as a name or an address."""
-    return frozenset(
-        f"{group}.{field.name}"
+    return frozenset(path for path, each in _annotations(command).items() if _allows_text(each))
+
+
+def _annotations(command: str) -> dict[str, Any]:
+    """Dotted path -> type of every setting that can be typed after a command."""
+    return {
+        f"{group}.{field.name}": field.type
         for group, part in _groups(command).items()
         for field in dataclasses.fields(part)
-        if _allows_text(field.type)
-    )
+    }
 
 
 def _allows_text(annotation: Any) -> bool:

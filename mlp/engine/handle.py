@@ -13,8 +13,10 @@ this program is about would train four times as long as healthy ones (docs/speed
 neighbours in a population with them. Beside any weight they are nothing.
 """
 
+import hashlib
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +109,16 @@ def _unbox(_type: Any, value: Any, context: Any) -> Any:
     pointer = context.pyapi.long_as_voidptr(address)
     context.pyapi.decref(address)
     return NativeValue(pointer, is_error=context.pyapi.c_api_error())
+
+
+def version_of(*modules: str) -> str:
+    """A digest of the source of some modules of this package.
+
+    Numba looks for changes in the file of a compiled function alone, and would go on with old code
+    of another file.
+    """
+    files = (Path(__file__).with_name(f"{name}.py") for name in modules)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _array_type(field: _Field) -> Any:

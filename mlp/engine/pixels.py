@@ -6,8 +6,6 @@ run over the non-zero pixels by the kernels that train, column by column in an o
 on the data alone: a network's numbers do not depend on which others stand beside it.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mlp.data.dataset import Part, features
-from mlp.engine.handle import Handle
+from mlp.engine.handle import Handle, version_of
 from mlp.engine.kernels import backward_wide, forward_wide
 from mlp.engine.layout import Mask
 from mlp.engine.simd import NARROW, WIDE, aligned_zeros, lanes, store, transpose, zeros
@@ -123,8 +121,7 @@ def _aligned(*shape: int) -> Matrix:
 def _compile(version: str) -> tuple[Any, Any]:
     """Compiles both products, or takes them from Numba's cache.
 
-    The digest of all that is compiled is closed over and with it part of the cache's key; Numba
-    itself would notice no change of another file.
+    What they close over is part of that cache's key, and so the version is.
     """
 
     @njit(nogil=True, cache=True)
@@ -169,12 +166,4 @@ def _compile(version: str) -> tuple[Any, Any]:
     return project_all, collect_all
 
 
-def _version() -> str:
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for name in _COMPILED:
-        digest.update((folder / f"{name}.py").read_bytes())
-    return digest.hexdigest()
-
-
-_project, _collect = _compile(_version())
+_project, _collect = _compile(version_of(*_COMPILED))

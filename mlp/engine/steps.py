@@ -6,16 +6,22 @@ finishes the last task of a step adds them in the order of the chunks, decides w
 and updates those. So no bit depends on the number of threads or on which thread did which task.
 """
 
-import hashlib
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mlp.engine.handle import Handle, claim, count_up, flush_subnormals, peek, restore
+from mlp.engine.handle import (
+    Handle,
+    claim,
+    count_up,
+    flush_subnormals,
+    peek,
+    restore,
+    version_of,
+)
 from mlp.engine.layout import Array
 from mlp.engine.passes import RUNNING, pass_chunk
 from mlp.engine.update import update_group
@@ -221,8 +227,7 @@ def judge_step(job, t, column, step):
 def _compile(version: str) -> Any:
     """Compiles the loop, or takes it from Numba's cache.
 
-    Numba looks for changes in this file alone and would go on with an old kernel of another one.
-    What a function closes over is part of the cache's key, and so the version is.
+    What a function closes over is part of that cache's key, and so the version is.
     """
 
     @njit(nogil=True, cache=True)
@@ -270,12 +275,4 @@ def _compile(version: str) -> Any:
     return advance
 
 
-def _version() -> str:
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for name in _COMPILED:
-        digest.update((folder / f"{name}.py").read_bytes())
-    return digest.hexdigest()
-
-
-advance = _compile(_version())
+advance = _compile(version_of(*_COMPILED))

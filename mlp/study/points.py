@@ -16,13 +16,13 @@ from mlp.errors import SettingError
 from mlp.settings import settings_of, with_settings
 from mlp.study.space import (
     Domain,
-    Entry,
     Space,
     describe,
     draw,
     every_point,
     flat,
     look_up,
+    noted,
     parameters,
 )
 
@@ -75,7 +75,7 @@ def enqueued_base(point: Mapping[str, Any], space: Space, base: RunConfig) -> Ru
     """
     varied = {entry.path for entry in space}
     for entry in space:
-        missing = _needs(entry) & varied - set(point)
+        missing = entry.needs & varied - set(point)
         if entry.path in point and missing:
             raise SettingError(
                 f"study.enqueue sets {entry.path} and must set {min(missing)} too, "
@@ -110,11 +110,6 @@ def check_enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> N
             ) from None
 
 
-def _needs(entry: Entry) -> set[str]:
-    """The settings that decide which parameters an entry has."""
-    return {entry.by or ""} | ({"model.depth"} if entry.each_layer else set())
-
-
 def list_points(study: Study, space: Space, base: RunConfig) -> list[dict[str, Value]] | None:
     """The points of a grid or quasi-random search, parameter name -> value; None for others.
 
@@ -140,11 +135,10 @@ def _whole(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[str,
     """An enqueued point with the first value of what it leaves open: a list has no sampler."""
     fixed, taken = enqueued(point, space, base), dict[str, Value]()
 
-    def take(name: str, domain: Domain) -> Value:
-        taken[name] = fixed[name] if name in fixed else domain.corners()[0]
-        return taken[name]
+    def find(name: str, domain: Domain) -> Value:
+        return fixed[name] if name in fixed else domain.corners()[0]
 
-    draw(space, enqueued_base(point, space, base), take)
+    draw(space, enqueued_base(point, space, base), noted(find, taken))
     return taken
 
 
@@ -165,19 +159,13 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-
-        def take(
-            name: str,
-            domain: Domain,
-            taken: dict[str, Value] = taken,
-            place: dict[str, float] = place,
-        ) -> Value:
-            taken[name] = domain.at(place[name])
-            return taken[name]
-
-        draw(space, base, take)
+        draw(space, base, noted(functools.partial(_at_place, place), taken))
         points.append(taken)
     return points
+
+
+def _at_place(place: Mapping[str, float], name: str, domain: Domain) -> Value:
+    return domain.at(place[name])
 
 
 def check_grid(space: Space, base: RunConfig) -> None:

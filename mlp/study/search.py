@@ -12,6 +12,7 @@ is made of earlier generations alone and handed to the training as data, so that
 pruned alike in any population, by any worker, after a resume and in a rerun.
 """
 
+import functools
 import hashlib
 import json
 import warnings
@@ -36,7 +37,17 @@ from mlp.errors import BusyError, SettingError
 from mlp.settings import with_settings
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import enqueued, enqueued_base, list_points
-from mlp.study.space import Choice, Domain, Space, draw, flat, parameters, read_space
+from mlp.study.space import (
+    Choice,
+    Domain,
+    Space,
+    Suggest,
+    draw,
+    flat,
+    noted,
+    parameters,
+    read_space,
+)
 from mlp.study.storage import TEST_LOOKS, Storage, outlast
 
 STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
@@ -128,80 +139,6 @@ class Trial:
     number: int
     config: RunConfig
     params: Mapping[str, Value]
-
-
-def sample(
-    study: Study,
-    base: RunConfig,
-    space: Space,
-    *,
-    direction: Literal["maximize", "minimize"],
-    earlier: Sequence[FrozenTrial],
-    numbers: range,
-) -> list[Trial]:
-    """Asks Optuna's sampler, in a copy of the study as it was before this generation.
-
-    Args:
-        earlier: the stored trials of earlier generations.
-    """
-    copy = optuna.create_study(direction=direction)
-    copy.add_trials(earlier)
-    trials = []
-    for number in numbers:
-        copy.sampler = _sampler(study, number)
-        own_base, fixed = base, dict[str, Value]()
-        if number < len(study.enqueue):
-            own_base, fixed = _enqueued_at(study, base, space, number)
-            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
-        asked = copy.ask()
-        taken: dict[str, Value] = {}
-
-        def suggest(
-            name: str,
-            domain: Domain,
-            asked: optuna.Trial = asked,
-            taken: dict[str, Value] = taken,
-        ) -> Value:
-            taken[name] = _suggest(asked, name, domain)
-            return taken[name]
-
-        drawn = draw(space, own_base, suggest)
-        trials.append(Trial(number, with_settings(own_base, drawn), taken))
-    return trials
-
-
-def _with_settings(
-    study: Study, base: RunConfig, space: Space, *, number: int, point: Mapping[str, Value]
-) -> Trial:
-    """The trial at one point of a list.
-
-    Args:
-        point: parameter name -> value, of the parameters that exist there at least.
-    """
-    if number < len(study.enqueue):
-        base = _enqueued_at(study, base, space, number)[0]
-    taken: dict[str, Value] = {}
-
-    def find(name: str, domain: Domain) -> Value:
-        taken[name] = point[name] if name in point else domain.corners()[0]
-        return taken[name]
-
-    drawn = draw(space, base, find)
-    return Trial(number, with_settings(base, drawn), taken)
-
-
-def _sampler(study: Study, number: int) -> BaseSampler:
-    """A sampler whose stream depends on the study's seed and the trial's number alone."""
-    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
-    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
-
-
-def _enqueued_at(
-    study: Study, base: RunConfig, space: Space, number: int
-) -> tuple[RunConfig, dict[str, Value]]:
-    point = flat(study.enqueue[number])
-    fixed = enqueued(point, space, base)
-    return enqueued_base(point, space, base), fixed
 
 
 @dataclass(frozen=True)
@@ -347,15 +284,51 @@ def ask(search: Search) -> list[Trial]:
     if search.points is not None:
         drawn = [_take(search, number, search.points[number]) for number in numbers]
     else:
-        drawn = sample(
-            search.config,
-            search.base,
-            search.space,
-            direction=DIRECTIONS[search.config.objective],
-            earlier=stored[:first],
-            numbers=numbers,
-        )
+        drawn = _sample(search, stored[:first], numbers)
     return [trial for trial in drawn if trial.number >= len(stored)]
+
+
+def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
+    """Asks Optuna's sampler, in a copy of the study that holds earlier generations alone."""
+    copy = optuna.create_study(direction=DIRECTIONS[search.config.objective])
+    copy.add_trials(earlier)
+    trials = []
+    for number in numbers:
+        copy.sampler = _sampler(search.config, number)
+        base = _base_of(search, number)
+        if number < len(search.config.enqueue):
+            fixed = enqueued(flat(search.config.enqueue[number]), search.space, search.base)
+            copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
+        trials.append(_draw(search, number, base, functools.partial(_suggest, copy.ask())))
+    return trials
+
+
+def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
+    """The trial at one point; a parameter that the point does not name has its first value."""
+
+    def find(name: str, domain: Domain) -> Value:
+        return point[name] if name in point else domain.corners()[0]
+
+    return _draw(search, number, _base_of(search, number), find)
+
+
+def _draw(search: Search, number: int, base: RunConfig, suggest: Suggest) -> Trial:
+    taken: dict[str, Value] = {}
+    drawn = draw(search.space, base, noted(suggest, taken))
+    return Trial(number, with_settings(base, drawn), taken)
+
+
+def _base_of(search: Search, number: int) -> RunConfig:
+    """The settings of a trial before anything is drawn: an enqueued point may have some more."""
+    if number >= len(search.config.enqueue):
+        return search.base
+    return enqueued_base(flat(search.config.enqueue[number]), search.space, search.base)
+
+
+def _sampler(study: Study, number: int) -> BaseSampler:
+    """A sampler whose stream depends on the study's seed and the trial's number alone."""
+    seed = int.from_bytes(hashlib.sha256(f"{study.seed}/{number}".encode()).digest()[:4], "big")
+    return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
 
 
 def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
@@ -364,12 +337,12 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
     Raises:
         BusyError: where another sweep, on another machine perhaps, has stored the trial already.
     """
-    domains, study = parameters(search.space, search.base), search.config
+    of_name, study = domains(search), search.config
     told = create_trial(
         state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
         value=outcome.value,
         params={name: _encoded(value) for name, value in trial.params.items()},
-        distributions={name: _distribution(domains[name]) for name in trial.params},
+        distributions={name: _distribution(of_name[name]) for name in trial.params},
         user_attrs=dict(outcome.attributes),
         # They cost a row each, and only a pruner reads them.
         intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
@@ -460,11 +433,11 @@ def add_forecasts(search: Search, ratios: Mapping[int, float]) -> None:
 
 def rows(search: Search) -> list[TrialRow]:
     """What is stored of the trials, in the order of their numbers."""
-    domains = parameters(search.space, search.base)
+    of_name = domains(search)
     return [
         TrialRow(
             number=trial.number,
-            params={name: _plain(domains[name], value) for name, value in trial.params.items()},
+            params={name: _plain(of_name[name], value) for name, value in trial.params.items()},
             verdict=Verdict(trial.user_attrs["verdict"]),
             value=None if trial.state is TrialState.PRUNED else trial.value,
             numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
@@ -485,7 +458,3 @@ def _stored(search: Search) -> list[FrozenTrial]:
 def _patiently(search: Search, call: Callable[[], T]) -> T:
     """The call, begun again where the database server was away for a moment."""
     return outlast(search.config.storage, call)
-
-
-def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
-    return _with_settings(search.config, search.base, search.space, number=number, point=point)

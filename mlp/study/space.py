@@ -298,6 +298,12 @@ class Entry:
     by: str | None
     each_layer: bool
 
+    @property
+    def needs(self) -> set[str]:
+        """The settings that decide which parameters it has."""
+        by = {self.by} if self.by else set()
+        return by | ({"model.depth"} if self.each_layer else set())
+
     def parameter(self, branch: str, layer: int | None) -> str:
         """The name that Optuna, its plots and MLflow know the parameter by."""
         where = f"[{layer}]" if layer is not None else ""
@@ -346,6 +352,16 @@ def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:
         else:
             drawn[entry.path] = suggest(entry.parameter(branch, None), domain)
     return drawn
+
+
+def noted(suggest: Suggest, taken: dict[str, Value]) -> Suggest:
+    """Suggests the same, and notes each value in `taken` by the name of its parameter."""
+
+    def suggest_and_note(name: str, domain: Domain) -> Value:
+        taken[name] = suggest(name, domain)
+        return taken[name]
+
+    return suggest_and_note
 
 
 def _value_at(path: str, drawn: Mapping[str, Value], base: RunConfig) -> Value:
@@ -435,13 +451,9 @@ def _ordered(entries: list[Entry]) -> Space:
         twice = next(e.path for e in entries if sum(o.path == e.path for o in entries) > 1)
         raise SettingError(f"study.space names {twice} twice")
 
-    def ready(entry: Entry) -> bool:
-        needs = {entry.by} if entry.by else set()
-        needs |= {"model.depth"} if entry.each_layer else set()
-        return not (needs & varied) - {other.path for other in done}
-
     while waiting:
-        entry = next((entry for entry in waiting if ready(entry)), None)
+        undrawn = varied - {entry.path for entry in done}
+        entry = next((entry for entry in waiting if not entry.needs & undrawn), None)
         if entry is None:
             names = " and ".join(entry.path for entry in waiting)
             raise SettingError(f"study.space: {names} depend on each other in a circle")

@@ -49,26 +49,29 @@ def n_threads(execution: Execution) -> int:
 
 @contextmanager
 def open_executor(
-    execution: Execution, *, notice: Callable[[str], None] = lambda _: None
+    where: Execution | Executor, *, notice: Callable[[str], None] = lambda _: None
 ) -> Iterator[Executor]:
-    """An executor, which is closed at the end of the block.
+    """An executor, which is closed at the end of the block; one that is open stays so.
 
     Raises:
         SettingError: for a cluster where Ray is not installed.
         UnavailableError: for a cluster that does not answer.
         SystemLimitError: for a cluster of other versions than are here.
     """
+    if not isinstance(where, Execution):
+        yield where
+        return
     executor: Executor
-    if execution.engine == "ray":
+    if where.engine == "ray":
         try:
             from mlp.training.ray_cluster import RayCluster  # Ray, an extra
         except ImportError as error:
             raise SettingError(
                 f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"
             ) from None
-        executor = RayCluster(execution, n_threads(execution), notice)
+        executor = RayCluster(where, n_threads(where), notice)
     else:
-        executor = _ThisProcess(execution, notice)
+        executor = _ThisProcess(where, notice)
     try:
         yield executor
     finally:
@@ -101,45 +104,37 @@ def train_trials(
         SystemLimitError: for a trial that does not fit into memory, before any is trained.
         UnavailableError: for a cluster that is lost.
     """
-    if isinstance(where, Execution):
-        with open_executor(where) as executor:
-            return train_trials(
-                configs,
-                data,
-                executor,
-                thresholds=thresholds,
-                progress=progress,
-                kept=kept,
-                trainer=trainer,
-            )
-    if any(sharpness_steps(config) for config in configs):
-        from mlp.stability.sharpness import check_measurable
+    with open_executor(where) as executor:
+        if any(sharpness_steps(config) for config in configs):
+            from mlp.stability.sharpness import check_measurable
 
-        check_measurable(configs, data, threads=where.n_threads)
+            check_measurable(configs, data, threads=executor.n_threads)
 
-    def submit(numbers: Sequence[int]) -> None:
-        chosen = tuple(configs[number] for number in numbers)
-        where.submit(Task(tuple(numbers), chosen, data, thresholds, trainer))
+        def submit(numbers: Sequence[int]) -> None:
+            chosen = tuple(configs[number] for number in numbers)
+            executor.submit(Task(tuple(numbers), chosen, data, thresholds, trainer))
 
-    for numbers in _populations(configs, data, where):
-        submit(numbers)
-    results: dict[int, Result] = {}
-    while len(results) < len(configs):
-        for answer in where.wait(_added_to(progress, len(results))):
-            numbers = answer.task.numbers
-            if isinstance(answer, Done):
-                new = dict(zip(numbers, answer.results, strict=True))
-            elif len(numbers) > 1:
-                where.notice(f"{len(numbers)} trials are trained one by one: {answer.reason}")
-                for number in numbers:
-                    submit([number])
-                continue
-            else:
-                where.notice(f"a trial is given up and recorded as crashed: {answer.reason}")
-                new = {numbers[0]: _crashed(configs[numbers[0]])}
-            results.update(new)
-            if kept is not None:
-                kept(new)
+        for numbers in _populations(configs, data, executor):
+            submit(numbers)
+        results: dict[int, Result] = {}
+        while len(results) < len(configs):
+            for answer in executor.wait(_added_to(progress, len(results))):
+                numbers = answer.task.numbers
+                if isinstance(answer, Done):
+                    new = dict(zip(numbers, answer.results, strict=True))
+                elif len(numbers) > 1:
+                    executor.notice(
+                        f"{len(numbers)} trials are trained one by one: {answer.reason}"
+                    )
+                    for number in numbers:
+                        submit([number])
+                    continue
+                else:
+                    executor.notice(f"a trial is given up and recorded as crashed: {answer.reason}")
+                    new = {numbers[0]: _crashed(configs[numbers[0]])}
+                results.update(new)
+                if kept is not None:
+                    kept(new)
     return [results[number] for number in range(len(configs))]
 
 

@@ -44,30 +44,21 @@ def train_runs(
         SystemLimitError: for a run that does not fit into memory, before any is trained.
         UnavailableError: for a cluster that is lost.
     """
-    if isinstance(where, Execution):
-        with open_executor(where) as executor:
-            return train_runs(
-                configs,
-                data,
-                executor,
-                thresholds=thresholds,
-                progress=progress,
-                finished=finished,
-            )
     records: dict[int, RunRecord] = {}
     started_ms = _now_ms()
+    with open_executor(where) as executor:
 
-    def judge(results: Mapping[int, Result]) -> None:
-        timing = {"started_ms": started_ms, "ended_ms": _now_ms(), "threads": where.n_threads}
-        made = {
-            place: make_record(configs[place], data, result, **timing)
-            for place, result in results.items()
-        }
-        records.update(made)
-        if finished is not None:
-            finished(made)
+        def judge(results: Mapping[int, Result]) -> None:
+            timing = {"ended_ms": _now_ms(), "threads": executor.n_threads}
+            made = {
+                place: make_record(configs[place], data, result, started_ms=started_ms, **timing)
+                for place, result in results.items()
+            }
+            records.update(made)
+            if finished is not None:
+                finished(made)
 
-    train_trials(configs, data, where, thresholds=thresholds, progress=progress, kept=judge)
+        train_trials(configs, data, executor, thresholds=thresholds, progress=progress, kept=judge)
     return [records[place] for place in range(len(configs))]
 
 
