@@ -21,7 +21,7 @@ from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.page_content import Compared, Curves, gather, unmeasured
-from mlp.explain.reruns import Trainer, recorded_explanation
+from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
 from mlp.report.page import render_page
 from mlp.report.summary import PageContent, find_cures
@@ -117,7 +117,7 @@ def explain_study(
             open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
             _progress(console, n_left(planned, known), len(known), _pace_s(study), limit_s) as told,
         ):
-            trainer = Trainer(compared.data, where, reruns, study.key, told)
+            trainer = Retrainer(compared.data, where, reruns, study.key, told)
             clock = _Clock(started, limit_s, _pace_s(study), trainer, reruns)
             population = clock.population(_POPULATION)
             known |= investigate(
@@ -265,7 +265,7 @@ class _Clock:
     started: float
     limit_s: float
     pace_s: float
-    trainer: Trainer
+    trainer: Retrainer
     reruns: Drain
 
     def population(self, most: int) -> int:

@@ -8,7 +8,7 @@ from mlp.causes.changes import plain
 from mlp.causes.observed import StudyRun
 from mlp.config import RunConfig, Training
 from mlp.data.dataset import Dataset
-from mlp.explain.reruns import Trainer
+from mlp.explain.reruns import Retrainer
 from mlp.report.summary import (
     Cure,
     CurvePair,
@@ -52,7 +52,7 @@ class Curves:
 
     store: Store
     earlier: Mapping[RunConfig, PastRun]
-    trainer: Trainer
+    trainer: Retrainer
     goes_on: Callable[[], bool]
 
     def of(self, config: RunConfig) -> ThinCurve:

@@ -14,7 +14,7 @@ from mlp.config import Execution, ExplainConfig, canonical_json, digest
 from mlp.curve import Verdict, judge
 from mlp.data.dataset import Dataset, load
 from mlp.errors import DataError, patiently
-from mlp.explain.reruns import Trainer, recorded_explanation
+from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import settings_of, with_settings
 from mlp.stability.sharpness import gradient_norms
@@ -136,7 +136,7 @@ def _searched(
         open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
         counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
     ):
-        trainer = Trainer(data, where, reruns, f"run-{original.run_id}", told)
+        trainer = Retrainer(data, where, reruns, f"run-{original.run_id}", told)
         size = _POPULATION * where.slots()
 
         def goes_on() -> bool:

@@ -95,7 +95,7 @@ def _kept_of(key: str) -> list[Path]:
     return places
 
 
-class Trainer:
+class Retrainer:
     """Trains configs for an inquiry and keeps their loss curves, thinned.
 
     Attributes:

@@ -53,7 +53,7 @@ from mlp.tracking.record import (
     read_recipe,
     read_text,
 )
-from mlp.tracking.runs import STUDY_FILE, get_run
+from mlp.tracking.runs import STUDY_FILE, all_runs, get_run
 
 _OF_FOLDERS = ("", "file")
 _OF_CLOUDS = ("s3", "gs", "wasbs", "abfss")
@@ -66,7 +66,6 @@ _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
 _STUDY_END = "/study"
-_PAGE = 1000  # runs a request; MLflow's own default
 _MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
 
 
@@ -538,23 +537,9 @@ def _get(store: Store, run_id: str) -> Run:
 
 def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Run]:
     """All runs that meet a condition, the newest first."""
-    return list(_pages(store, experiments, condition))
-
-
-def _pages(store: Store, experiments: Sequence[str], condition: str) -> Iterator[Run]:
-    token, n = None, 0
-    while n < _MOST_RUNS:
-        page = store.client.search_runs(
-            list(experiments),
-            filter_string=condition,
-            max_results=_PAGE,
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        yield from page
-        n, token = n + len(page), page.token
-        if not token:
-            return
+    newest = ["attributes.start_time DESC"]
+    found = all_runs(store, condition, experiments=experiments, order_by=newest, most=_MOST_RUNS)
+    return list(found)
 
 
 def _busy_s(runs: Sequence[PastRun]) -> float:

@@ -175,7 +175,7 @@ def recorded_trials(store: Store, key: str) -> set[int]:
     start = trial_key(key, "")
     with one_sentence(store.uri):
         runs: dict[int, list[Run]] = defaultdict(list)
-        for run in _all_runs(store, f"tags.`{KEY}` LIKE '{start}%'", ViewType.ALL):
+        for run in all_runs(store, f"tags.`{KEY}` LIKE '{start}%'", view=ViewType.ALL):
             number = run.data.tags[KEY].removeprefix(start)
             if number.isdigit():  # not the study's own run, nor one whose key LIKE took for alike
                 runs[int(number)].append(run)
@@ -188,7 +188,7 @@ def left_running(store: Store) -> dict[str, str | None]:
     """Id of each run of this program that says RUNNING -> its study, None if it has none."""
     running = f"attributes.status = 'RUNNING' AND tags.`{KEY}` LIKE '%'"
     with one_sentence(store.uri):
-        found = _all_runs(store, running, ViewType.ACTIVE_ONLY)
+        found = all_runs(store, running, view=ViewType.ACTIVE_ONLY)
         return {run.info.run_id: run.data.tags.get(STUDY) for run in found}
 
 
@@ -250,14 +250,37 @@ def _one_of(store: Store, twins: list[Run]) -> Run | None:
     return twins[0] if twins else None
 
 
-def _all_runs(store: Store, filter_string: str, view: int) -> Iterator[Run]:
-    token: str | None = None
-    while True:
+def all_runs(
+    store: Store,
+    condition: str,
+    *,
+    experiments: Sequence[str] | None = None,
+    view: int = ViewType.ACTIVE_ONLY,
+    order_by: Sequence[str] = (),
+    most: float = math.inf,
+) -> Iterator[Run]:
+    """The runs that meet a condition, page by page.
+
+    Args:
+        store: where.
+        condition: as MLflow's search takes it.
+        experiments: their ids; None: the store's own.
+        view: one of MLflow's `ViewType`.
+        order_by: likewise.
+        most: no further page is asked for after so many runs.
+    """
+    token, n = None, 0
+    while n < most:
         page = store.client.search_runs(
-            [store.experiment_id], filter_string, view, max_results=_PAGE, page_token=token
+            list(experiments or [store.experiment_id]),
+            condition,
+            view,
+            max_results=_PAGE,
+            order_by=list(order_by),
+            page_token=token,
         )
         yield from page
-        token = page.token
+        n, token = n + len(page), page.token
         if not token:
             return
 

@@ -23,7 +23,7 @@ from mlp.explain import reruns
 from mlp.explain.__main__ import main
 from mlp.explain.explain_study import explain_study
 from mlp.explain.repair_run import repair_run
-from mlp.explain.reruns import Trainer
+from mlp.explain.reruns import Retrainer
 from mlp.settings import read_explain, read_sweep
 from mlp.tracking import drain, spool
 from mlp.tracking.read import fetch_run, read_reruns, read_study
@@ -229,7 +229,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     key = f"run-{swinging.run_id}"
     store = open_store(Tracking())
     said = io.StringIO()
-    train, n_calls = Trainer.__call__, []
+    train, n_calls = Retrainer.__call__, []
 
     def stopped(self, configs):
         n_calls.append(len(configs))
@@ -239,7 +239,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
 
     config = read_explain({"explain": {"seeds": 2}})
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "__call__", stopped)
+        patched.setattr(Retrainer, "__call__", stopped)
         with pytest.raises(KeyboardInterrupt):
             repair_run(swinging.run_id, config, console=plain(said))
     [n_kept] = re.findall(r"(\d+) reruns are kept; this goes on from there: ", said.getvalue())
