@@ -6,7 +6,7 @@ since each setting makes it swing by itself. Then only both changes together cur
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
@@ -19,6 +19,8 @@ from mlp.causes.plan import (
     Results,
     Side,
     ends_as_wanted,
+    is_picked,
+    is_wanted,
     judged_after,
     missing,
     strongest,
@@ -245,14 +247,9 @@ def _combinations(
 
 
 def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
-    uncured = _uncured(plan, results)
-    searched = uncured[:_SEARCHED_RUNS]
-    for pick in searched:
-        for factors in _factor_pairs([pick]):
-            for changes in _combinations(pick, factors, results):
-                yield rerun(pick.configs[0], changes, 0)
-    for pick in uncured[_SEARCHED_RUNS:]:
-        for factors in _candidates(plan, results):
+    for place, pick in enumerate(_uncured(plan, results)):
+        is_searched = place < _SEARCHED_RUNS
+        for factors in _factor_pairs([pick]) if is_searched else _candidates(plan, results):
             for changes in _combinations(pick, factors, results):
                 yield rerun(pick.configs[0], changes, 0)
 
@@ -290,7 +287,8 @@ def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None
 def _pair_cure(
     factors: tuple[Factor, Factor], uncured: Sequence[Pick], n_hypotheses: int, results: Results
 ) -> PairCure:
-    counts = [Counter[bool]() for _ in range(3)]  # against nothing, the first, the second
+    # Pairs that differ as expected, and the other way: against nothing, the first, the second.
+    counts = [Counter[bool]() for _ in range(3)]
     n_pairs = n_cured = n_runs = 0
     texts: list[str] = []
     for pick in uncured:
@@ -309,19 +307,12 @@ def _pair_cure(
             n_cured += judged.verdict in HEALTHY
             for count, other in zip(counts, others, strict=True):
                 assert other is not None
-                count.update(_differs(other, judged))
+                ends = (other.verdict, judged.verdict)
+                count[True] += is_picked(ends[0], Side.STOPS) and is_wanted(ends[1], Side.STOPS)
+                count[False] += is_wanted(ends[0], Side.STOPS) and is_picked(ends[1], Side.STOPS)
     largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
     p_value = min(1.0, max(1, n_hypotheses) * largest)
     conclusion = Conclusion.CAUSE if p_value <= PAIR_ERROR_RATE else Conclusion.TOO_LITTLE
     return PairCure(
         factors, n_runs, len(uncured), n_pairs, n_cured, p_value, tuple(texts), conclusion
     )
-
-
-def _differs(before: Judgement, after: Judgement) -> Mapping[bool, int]:
-    """True: oscillating before and healthy after; False: the other way round; else nothing."""
-    if before.verdict is Verdict.OSCILLATING and after.verdict in HEALTHY:
-        return {True: 1}
-    if before.verdict in HEALTHY and after.verdict is Verdict.OSCILLATING:
-        return {False: 1}
-    return {}

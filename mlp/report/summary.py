@@ -141,7 +141,7 @@ def find_cures(
     """
     order = [effect.factor for cause in found.causes for effect in cause.effects]
     order += [effect.factor for effect in sorted(found.effects, key=lambda own: own.p_value)]
-    cures = list[Cure]()
+    cures: list[Cure] = []
     for pick in plan.on(Side.STOPS):
         repairs = (
             Cure(

@@ -135,10 +135,11 @@ def _tangent(
     """Forward and backward once, keeping what the products need."""
     hidden, slope, factor, turn = list[Matrix](), list[Matrix](), list[Matrix](), list[Matrix]()
     for matrix in matrices:
-        value, *rest = _units(received, network)
+        value, own_slope, own_factor, own_turn = _units(received, network)
         hidden.append(np.vstack([value, np.ones(pixels.n_rows)]))
-        for kept, own in zip((slope, factor, turn), rest, strict=True):
-            kept.append(own)
+        slope.append(own_slope)
+        factor.append(own_factor)
+        turn.append(own_turn)
         received = matrix @ hidden[-1]
     # As in the engine: the loss is log(1 + exp(u)) with u = side * (logit 1 - logit 0).
     wrong = _logistic(pixels.side * math.sqrt(2) * received[0])

@@ -219,8 +219,8 @@ def check_measurable(
 
 
 @dataclass(eq=False)
-class _Running:
-    """A measurement, what it asks for, and the memory it takes."""
+class _Ongoing:
+    """A measurement that is not at its end, what it asks for, and the memory it takes."""
 
     number: int
     measurement: Measurement
@@ -234,7 +234,7 @@ def _measure_all(
 ) -> list[tuple[int, Sharpness]]:
     """Measures networks until none is left, some side by side."""
     done: list[tuple[int, Sharpness]] = []
-    running: list[_Running] = []
+    running: list[_Ongoing] = []
     while True:
         running += _begin(queue, running, pixels)
         if not running:
@@ -244,12 +244,12 @@ def _measure_all(
 
 
 def _begin(
-    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", running: Sequence[_Running], pixels: Pixels
-) -> list[_Running]:
+    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", running: Sequence[_Ongoing], pixels: Pixels
+) -> list[_Ongoing]:
     """Begins further measurements, as long as there is room beside those that run."""
     n_columns = sum(len(one.ask) for one in running)
     n_bytes = sum(one.n_bytes for one in running)
-    begun: list[_Running] = []
+    begun: list[_Ongoing] = []
     while n_columns < _COLUMNS and n_bytes < _WORKING_BYTES:
         try:
             number, network = queue.get_nowait()
@@ -258,7 +258,7 @@ def _begin(
         widths = [layer.b.size for layer in network.params[:-1]]
         measurement = measure(network, pixels)
         needed = _measuring_bytes(widths, n_inputs=pixels.n_inputs, n_examples=pixels.n_examples)
-        one = _Running(number, measurement, next(measurement), needed)
+        one = _Ongoing(number, measurement, next(measurement), needed)
         n_columns += len(one.ask)
         n_bytes += one.n_bytes
         begun.append(one)
@@ -266,15 +266,15 @@ def _begin(
 
 
 def _advance(
-    running: Sequence[_Running],
+    running: Sequence[_Ongoing],
     product: Callable[[Pixels, Matrix], Matrix],
     pixels: Pixels,
     done: list[tuple[int, Sharpness]],
-) -> list[_Running]:
+) -> list[_Ongoing]:
     """Answers all measurements at once; those that end go to `done`."""
     answers = product(pixels, np.vstack([one.ask for one in running]))
     ends = np.cumsum([len(one.ask) for one in running])[:-1]
-    going_on: list[_Running] = []
+    going_on: list[_Ongoing] = []
     for one, answer in zip(running, np.split(answers, ends), strict=True):
         try:
             one.ask = one.measurement.send(answer)
