@@ -429,7 +429,6 @@ def test_a_store_that_goes_away_gets_the_reruns_of_a_study_later(inside, hasty, 
     foreign = shutil.copytree(foreign, spool.new_place())
     (foreign / "listing.json").write_bytes(b"damaged, and nobody knows whose it is")
     sizes.clear()
-    monkeypatch.undo()
     monkeypatch.setattr(reruns, "train_runs", lambda configs, *_, **__: sizes.append(configs))
     said = io.StringIO()
     again = explain_study(None, more, console=plain(said))
