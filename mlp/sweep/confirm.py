@@ -131,6 +131,7 @@ def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_
             if record is not None:
                 records[seed] = record
     missing = [seed for seed in configs if seed not in records]
+    crashed = list[_Seed]()
 
     def finished(made: Mapping[int, RunRecord]) -> None:
         """Makes networks safe while others still train."""
@@ -138,9 +139,8 @@ def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_
         for place, record in made.items():
             seed = missing[place]
             if record.result.ending is Ending.CRASHED:
-                raise SystemLimitError(
-                    f"{seed} kills the worker that trains it; the test part waits"
-                )
+                crashed.append(seed)
+                continue
             accuracy = accuracy_on(data.test, record, data)
             records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
             name = f"{run_name(record.config, trial=seed.trial)} seed +{seed.seed}"
@@ -150,6 +150,8 @@ def _records(session: Session, data: Dataset, wanted: Sequence[_Seed]) -> dict[_
 
     if missing:
         train_runs([configs[seed] for seed in missing], data, session.where, finished=finished)
+    if crashed:  # the others are kept by now
+        raise SystemLimitError(f"{crashed[0]} kills the worker that trains it; the test part waits")
     return records
 
 
