@@ -110,15 +110,15 @@ def _records(
         if record is not None:
             records[seed] = record
     missing = [seed for seed in configs if seed not in records]
+    crashed = list[_Seed]()
 
     def finished(made: Mapping[int, RunRecord]) -> None:
         runs = {}
         for place, record in made.items():
             seed = missing[place]
             if record.result.ending is Ending.CRASHED:
-                raise SystemLimitError(
-                    f"{seed} kills the worker that trains it; the test part waits"
-                )
+                crashed.append(seed)
+                continue
             accuracy = accuracy_on(data.test, record, data)
             records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
             name = f"{run_name(record.config, trial=seed.trial)} seed +{seed.seed}"
@@ -128,6 +128,8 @@ def _records(
 
     if missing:
         train_runs([configs[seed] for seed in missing], data, where, finished=finished)
+    if crashed:  # the others are kept by now
+        raise SystemLimitError(f"{crashed[0]} kills the worker that trains it; the test part waits")
     return records
 
 

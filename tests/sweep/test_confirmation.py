@@ -172,7 +172,7 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
     sweep(THREE)
     assert trained == n_trained
     assert outcome(here) == undisturbed
-    assert not (here / "optuna.db.spool").exists()
+    assert "optuna.db.spool" not in left_in(here)
 
 
 def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(
