@@ -24,7 +24,7 @@ from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, find, read_file
-from mlp.errors import DataError, MlpError, SettingError, one_line, patiently
+from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line, patiently
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
@@ -190,11 +190,10 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
                 f"{FIX} removes it; the sweep trains unfinished trials again",
                 lambda folder=folder: _clear_spool(top, folder),  # type: ignore[misc]
             )
-    singles = spool.folder_of_runs()
-    n = len(list(spool.waiting(singles)))
+    n = len(spool.left_behind())
     if n:
         yield wrong(
-            f"{n} single runs wait for MLflow in {singles}",
+            f"{n} single runs wait for MLflow in {spool.folder_of_runs()}",
             f"{FIX} publishes them",
             lambda: _publish_singles(config),
         )
@@ -461,15 +460,16 @@ def _publish_singles(config: SweepConfig) -> str:
     """Publishes the runs that belong to no study.
 
     Raises:
-        MlpError: for a store that cannot be used.
+        MlpError: for a store that cannot be used, or a run that cannot be read.
     """
     from mlp.tracking.drain import drain
 
-    store, folder = _opened_tracking(config), spool.folder_of_runs()
-    n_published, damaged = drain(store, [each.place for each in spool.waiting(folder)])
-    spool.leave(folder)
-    said = f"{n_published} runs published"
-    return f"{said}; cannot be read: {', '.join(damaged)}" if damaged else said
+    store = _opened_tracking(config)
+    n_published, damaged = drain(store, [each.place for each in spool.left_behind()])
+    spool.leave(spool.folder_of_runs())
+    if damaged:
+        raise RecordError(f"{n_published} runs published; these cannot be: {', '.join(damaged)}")
+    return f"{n_published} runs published"
 
 
 def _clear_spool(top: Path, folder: Path) -> str:

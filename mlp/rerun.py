@@ -163,7 +163,9 @@ def rerun_network(
     if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
     label = Label(f"rerun {run_name(record.config)}", tags)
-    store, new_id = record_run(local.tracking, record, label, remedy=doctor_command(local))
+    store, new_id = record_run(
+        lambda: open_store(local.tracking), record, label, remedy=doctor_command(local)
+    )
     say(console, f"run {new_id}, rerun of {run_id}")
     if is_plain:
         half = f"optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"

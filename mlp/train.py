@@ -81,10 +81,10 @@ def train_network(
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
 
-    from mlp.tracking.store import how_to_look  # MLflow takes seconds, so not before it is needed
+    from mlp.tracking.store import how_to_look, open_store  # MLflow takes seconds to import
 
     label, remedy = Label(run_name(record.config), {}), doctor_command(config)
-    store, run_id = record_run(config.tracking, record, label, remedy=remedy)
+    store, run_id = record_run(lambda: open_store(config.tracking), record, label, remedy=remedy)
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict is Verdict.OSCILLATING:

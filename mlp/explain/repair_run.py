@@ -178,7 +178,8 @@ def _apply(
     }
     name = f"repaired {run_name(repaired)}"
     remedy = doctor_command(config.local)
-    store, new_id = record_run(config.local.tracking, record, Label(name, tags), remedy=remedy)
+    # Beside the original, in its experiment.
+    _, new_id = record_run(lambda: store, record, Label(name, tags), remedy=remedy)
     say(
         console,
         f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",

@@ -66,6 +66,7 @@ def _ended(
     """Sets the status that is true."""
     try:
         yield reruns, run_id
+        reruns.finish("FINISHED")
     except (KeyboardInterrupt, BrokenPipeError):
         reruns.give_up("KILLED")
         n = reruns.n_given
@@ -76,7 +77,6 @@ def _ended(
         reruns.finish("FAILED")
         _say_kept(reruns, console, command)
         raise
-    reruns.finish("FINISHED")
     _say_kept(reruns, console, command)
 
 
@@ -88,7 +88,7 @@ def _say_kept(reruns: Drain, console: Console, command: str) -> None:
 def _kept_of(key: str) -> list[Path]:
     """Folders of the reruns that explain this study or run, and are not uploaded yet."""
     places = []
-    for _, _, place in spool.waiting(spool.folder_of_runs()):
+    for _, _, place in spool.left_behind():
         with suppress(RecordError):  # whose it is cannot be read; the doctor names it
             if read_listing(place).tags.get(EXPLAINS) == key:
                 places.append(place)
@@ -143,9 +143,8 @@ class Retrainer:
             for place, record in made.items():
                 result = record.result
                 self.curves[configs[place]] = thin(result.loss, result.loss_step)
-            runs = {spool.new_place(): spool.Kept(r, self._label(r)) for r in made.values()}
-            spool.put(runs)
-            for folder in runs:
+            kept = [spool.Kept(run, self._label(run)) for run in made.values()]
+            for folder in spool.put_runs(kept):
                 self._reruns.add(folder)
 
         records = train_runs(

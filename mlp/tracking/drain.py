@@ -26,7 +26,7 @@ from mlp.errors import (
     patiently,
 )
 from mlp.tracking import spool
-from mlp.tracking.listing import TRIAL, Label, StudyPage, read_listing
+from mlp.tracking.listing import EXPLAINS, TRIAL, Label, StudyPage, read_listing
 from mlp.tracking.record import RunRecord, read_record
 from mlp.tracking.view import NOTE_TAG
 
@@ -442,12 +442,12 @@ def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
 
 
 def record_run(
-    tracking: Tracking, record: RunRecord, label: Label, *, remedy: str
+    opened: Callable[[], "Store"], record: RunRecord, label: Label, *, remedy: str
 ) -> tuple["Store", str]:
     """Uploads a run that belongs to no study; what the store does not take stays in the spool.
 
     Args:
-        tracking: where.
+        opened: opens the store; safe to be done twice.
         record: of the run.
         label: how it is to be shown.
         remedy: the command that uploads it later.
@@ -458,13 +458,10 @@ def record_run(
     Raises:
         MlpError: what is wrong with the store, and how the run gets there later.
     """
-    from mlp.tracking.store import open_store
-
-    place = spool.new_place()
-    spool.put({place: spool.Kept(record, label)})
+    [place] = spool.put_runs([spool.Kept(record, label)])
 
     def upload() -> tuple["Store", str]:
-        store = open_store(tracking)
+        store = opened()
         return store, _upload(store, place, None)[0]
 
     try:
@@ -484,6 +481,8 @@ def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Ma
     listing = read_listing(place)
     if parent_id is None and listing.parent is not None:
         parent_id = find_key(store, listing.parent)
+        if parent_id is None and EXPLAINS in listing.tags:
+            raise RecordError("it explains a run of another experiment: tracking.experiment=NAME")
     run_id = upload_run(store, place, listing, parent_id)
     spool.drop(place)
     return run_id, listing.tags

@@ -308,8 +308,9 @@ def _plain(text: str) -> Any:
 def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judgement:
     """What was noted of the loss; judged here where this program did not, or an earlier one did."""
     verdict = run.data.tags.get("verdict")
-    # Without `ripples` it was judged by an earlier rule, that called ripples oscillation, too.
-    if verdict not in set(Verdict) or not {"amplitude", "ripples", "tail_loss"} <= metrics.keys():
+    # The earlier rule, which noted no ripples, called them oscillation; its other verdicts hold.
+    is_doubtful = verdict == Verdict.OSCILLATING.value and "ripples" not in metrics
+    if verdict not in set(Verdict) or "amplitude" not in metrics or is_doubtful:
         points = store.client.get_metric_history(run.info.run_id, "loss")
         known = {int(point.step): float(point.value) for point in points}
         if not known:
@@ -320,8 +321,8 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
     return Judgement(
         verdict=Verdict(verdict),
         amplitude=metrics["amplitude"],
-        ripples=metrics["ripples"],
-        tail_loss=metrics["tail_loss"],
+        ripples=metrics.get("ripples", 0.0),
+        tail_loss=metrics.get("tail_loss", metrics.get("final_loss", 0.0)),
         flip_rate=metrics.get("flip_rate", 0.0),
         period_steps=None if period is None else int(period),
         largest_rise=metrics.get("largest_rise", 0.0),

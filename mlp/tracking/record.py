@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig, Value, canonical_json
-from mlp.curve import Judgement
+from mlp.curve import Judgement, judge
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
 from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
@@ -535,11 +535,13 @@ def read_record(folder: Path) -> RunRecord:
     found = (curve_digest(result), sharpness_digest(result), weights_digest(result))
     if found != (facts.curve_digest, facts.sharpness_digest, facts.weights_digest):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
+    kept = {name: getattr(facts, name) for name in _FACT_NAMES if name != "judgement"}
     return RunRecord(
         config=recipe.config,
         data_digest=recipe.data_digest,
         result=result,
-        **{name: getattr(facts, name) for name in _FACT_NAMES},
+        **kept,
+        judgement=judge(result.loss),
     )
 
 
@@ -630,7 +632,7 @@ class _Facts:
     n_train: Annotated[int, Field(ge=0)]
     n_validation: Annotated[int, Field(ge=0)]
     n_test: Annotated[int, Field(ge=0)]
-    judgement: Judgement
+    judgement: Any  # for people; it is judged anew, by the rule of today
     started_ms: int
     ended_ms: int
     threads: int

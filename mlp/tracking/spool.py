@@ -6,14 +6,16 @@ and networks of further seeds lie in a folder of their study; runs that belong t
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from mlp.addresses import sqlite_path
 from mlp.errors import StoreError
@@ -32,7 +34,10 @@ UNFINISHED = ".part"  # ends the name of what is being written, or was when its 
 _PAGE_FILE = "study.json"
 _PLACE = re.compile(r"(\d+)(?:\.seed(\d+))?")
 _OLDER_SEEDS, _OLDER_FACTOR = "+seeds", 1000  # where earlier versions kept further seeds
+_RUNS_OF_ONE = 1_000_000  # runs of one process in the folder of runs that belong to no study
+_MS_TO_LOCK = 60_000  # from the making of a lock file to its being locked, at the very most
 _serial = itertools.count()
+_owned: dict[Path, tuple[int, TextIO]] = {}  # folder -> this process's number there, and its lock
 
 
 class Waiting(NamedTuple):
@@ -73,8 +78,34 @@ def place_of(folder: Path, number: int, seed: int = 0) -> Path:
 
 
 def new_place() -> Path:
-    """The folder of a run that belongs to no study; each is another one."""
-    return place_of(folder_of_runs(), time.time_ns() + next(_serial))
+    """A new folder for a run that belongs to no study; others see that this process has it.
+
+    Raises:
+        StoreError: where it cannot be made.
+    """
+    return place_of(folder_of_runs(), _owner() * _RUNS_OF_ONE + next(_serial))
+
+
+def left_behind() -> list[Waiting]:
+    """Runs that belong to no study, but for those that another process is still uploading."""
+    folder = folder_of_runs()
+    return [each for each in waiting(folder) if not _is_held(folder, each.number // _RUNS_OF_ONE)]
+
+
+def put_runs(runs: Sequence[Kept]) -> list[Path]:
+    """As `put`, for runs that belong to no study; where nothing can be written here, elsewhere.
+
+    Returns:
+        The folder of each.
+    """
+    try:
+        places = [new_place() for _ in runs]
+        put(dict(zip(places, runs, strict=True)))
+    except StoreError:  # a working directory that is full or read-only loses no run
+        folder = Path(tempfile.mkdtemp(prefix="mlp-runs-"))
+        places = [place_of(folder, number) for number in range(len(runs))]
+        put(dict(zip(places, runs, strict=True)))
+    return places
 
 
 def put(runs: Mapping[Path, Kept]) -> None:
@@ -177,9 +208,66 @@ def clear(folder: Path) -> None:
 
 
 def leave(folder: Path) -> None:
-    """Removes a folder that others may be writing to, if nothing is in it."""
+    """Removes a folder that others may be writing to, if nothing is in it.
+
+    What a process that was killed has left half written there goes, too.
+    """
+    for part in unfinished(folder):
+        number = part.name.removesuffix(UNFINISHED)
+        if number.isdigit() and not _is_held(folder, int(number) // _RUNS_OF_ONE):
+            shutil.rmtree(part, ignore_errors=True)
+    for lock in folder.glob("*.lock"):  # of processes that were killed, and had time to lock
+        is_old = time.time_ns() // _RUNS_OF_ONE - int(lock.stem) > _MS_TO_LOCK
+        if is_old and folder not in _owned and not _is_held(folder, int(lock.stem)):
+            lock.unlink(missing_ok=True)
+    mine = _owned.get(folder)
+    if mine and all(each.number // _RUNS_OF_ONE != mine[0] for each in waiting(folder)):
+        (folder / f"{mine[0]}.lock").unlink(missing_ok=True)
+        mine[1].close()
+        del _owned[folder]
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _owner() -> int:
+    """This process's number in the folder of runs, from its first run there on."""
+    folder = folder_of_runs()
+    if folder not in _owned:
+        try:
+            _make(folder)
+            number = time.time_ns() // _RUNS_OF_ONE
+            while not (file := _locked(folder / f"{number}.lock")):
+                number += 1
+        except OSError as error:
+            raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
+        _owned[folder] = number, file
+    return _owned[folder][0]
+
+
+def _is_held(folder: Path, owner: int) -> bool:
+    """Whether another process that lives has runs of that number."""
+    if folder in _owned and _owned[folder][0] == owner:
+        return False
+    lock = folder / f"{owner}.lock"
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
+def _locked(path: Path) -> TextIO | None:
+    """The file, locked until it is closed; None where another process has it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def adopt_older(folder: Path) -> None:
@@ -190,7 +278,8 @@ def adopt_older(folder: Path) -> None:
     older = folder.with_name(folder.name + _OLDER_SEEDS)
     for number, _, place in list(waiting(older)):
         folder.mkdir(parents=True, exist_ok=True)
-        place.rename(place_of(folder, *divmod(number, _OLDER_FACTOR)))
+        with contextlib.suppress(OSError):  # what is there already is newer
+            place.rename(place_of(folder, *divmod(number, _OLDER_FACTOR)))
     shutil.rmtree(older, ignore_errors=True)
 
 
@@ -198,9 +287,9 @@ def _make(folder: Path) -> None:
     """Makes a folder, even where another process removes the empty one above it meanwhile."""
     for _ in range(3):
         with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             return
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -195,18 +195,19 @@ class RayCluster:
             results, host, its_cpu, busy_s = ray.get(ref)
         except faults.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, _RETRIABLE):
-                raised = f"{type(cause).__name__}: {one_line(cause)}"
-                return Lost(running.task, f"its training raised {raised}")
             if isinstance(cause, MlpError):
                 raise cause from None
-            if isinstance(cause, ImportError | faults.RayError):  # or it cannot read what it gets
+            if isinstance(cause, ImportError | faults.RayError) and not isinstance(
+                cause, _RETRIABLE
+            ):
+                # Or it cannot read what it gets
                 said = one_line(str(cause).partition("\n")[0])
                 raise SystemLimitError(
                     f"{who} cannot import what it needs: {said}; "
                     "install this program on every machine, in the same version"
                 ) from None
-            raise
+            raised = f"{type(cause).__name__}: {one_line(cause)}"
+            return Lost(running.task, f"its training raised {raised}")
         except _DEATHS as error:
             return Lost(running.task, f"{who} was lost: {one_line(error, most=120)}")
         self._busy_s += busy_s

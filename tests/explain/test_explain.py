@@ -386,7 +386,7 @@ def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
 def hasty(monkeypatch):
     """Stores that fail are not waited for, so that these tests take seconds."""
     monkeypatch.setattr(drain, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.5)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.5)
 
 
 def going_away(monkeypatch, outage, table):

@@ -36,9 +36,12 @@ def forks() -> ForkServerContext:
     context.set_forkserver_preload(["support.imported"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    # A test may have set a folder of its own, whose name is too long for the server's socket.
+    own, tempfile.tempdir = tempfile.tempdir, "/tmp"
     try:
         forkserver.ensure_running()
     finally:
+        tempfile.tempdir = own
         if before is None:
             del os.environ["PYTHONPATH"]
         else:

@@ -383,7 +383,7 @@ def test_interrupted_sweep_counts_what_is_trained_but_not_stored(here, monkeypat
 
     said = []
     monkeypatch.setattr("mlp.sweep.run_study.say", lambda _, *lines: said.extend(lines))
-    monkeypatch.setattr(generation, "_store", stopped)
+    monkeypatch.setattr("mlp.study.search.tell", stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep()
     assert {trial.state.name for trial in stored(here)} <= {"RUNNING", "WAITING"}

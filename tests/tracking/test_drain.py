@@ -197,12 +197,12 @@ def test_second_run_of_a_trial_goes(here, finds):
 
 
 def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
-    monkeypatch.setattr(drain, "_LAST_PATIENCE_S", 0.1)
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     tracking = Tracking(uri="http://127.0.0.1:1")
     label = Label("a run", {"mlp.rerun_of": "0" * 32})
     made = make_record()
     with pytest.raises(Exception, match=r"does not answer.*is kept in .*runs\.spool.*mlp\.doctor"):
-        drain.record_run(tracking, made, label, remedy="mlp.doctor")
+        drain.record_run(lambda: open_store(tracking), made, label, remedy="mlp.doctor")
     [(_, _, place)] = spool.waiting(spool.folder_of_runs())
     assert read_listing(place).tags.items() >= label.tags.items()
     assert read_listing(place).name == label.name

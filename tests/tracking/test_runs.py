@@ -23,7 +23,7 @@ from mlp.errors import (
 )
 from mlp.tracking import display, record
 from mlp.tracking.listing import Label, StudyPage, study_key
-from mlp.tracking.read import fetch_run
+from mlp.tracking.read import fetch_run, read_past_run
 from mlp.tracking.runs import find_key, finish, start_study, update_run
 from mlp.tracking.store import Store, open_store
 from support.sample_records import STARTED_MS, make_record, uploaded
@@ -384,3 +384,20 @@ def test_test_accuracy_is_uploaded(store):
     made = dataclasses.replace(make_record(), test_accuracy=0.97)
     run_id = upload(store, made, 0, study="tested")
     assert store.client.get_run(run_id).data.metrics["test_accuracy"] == 0.97
+
+
+@pytest.mark.parametrize(
+    ("noted", "read"),
+    [("diverged", "diverged"), ("oscillating", "learning"), ("stalled", "stalled")],
+)
+def test_of_verdicts_of_before_only_oscillation_is_judged_anew(store, noted, read):
+    """The rule of then called ripples oscillation; where a run diverged, its points do not say."""
+    client = store.client
+    run = client.create_run(store.experiment_id, tags={"verdict": noted}, run_name=f"old {noted}")
+    client.log_param(run.info.run_id, "optimizer.learning_rate", 0.5)
+    client.log_metric(run.info.run_id, "amplitude", 0.3)
+    for step in range(60):
+        rippled = 0.9**step * (1 + 0.2 * (-1) ** step)
+        client.log_metric(run.info.run_id, "loss", rippled, step=step)
+    past = read_past_run(store, client.get_run(run.info.run_id))
+    assert past.judgement.verdict.value == read

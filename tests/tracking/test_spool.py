@@ -1,6 +1,7 @@
 """A finished trial is in the spool whole or not at all."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -184,3 +185,45 @@ def test_spool_lies_beside_the_store(tmp_path, monkeypatch):
     assert spool.folder_of("sqlite:///here/o.db").name == "o.db.spool"
     assert spool.folder_of("sqlite:///here/o.db").parent.name == "here"
     assert spool.folder_of("postgresql://db/optuna") == tmp_path / "optuna.spool"
+
+
+def test_runs_of_a_process_that_lives_are_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = """
+import sys
+from mlp.tracking import spool
+from mlp.tracking.listing import Label
+from support.sample_records import make_record
+spool.put_runs([spool.Kept(make_record(), Label("a run", {}))])
+print("kept", flush=True)
+sys.stdin.read()
+"""
+    tests = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+    environment = environment_of_commands()
+    environment["PYTHONPATH"] += os.pathsep + tests
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "kept\n"
+        [mine] = spool.put_runs([spool.Kept(make_record(), LABEL)])
+        assert [each.place for each in spool.left_behind()] == [mine]
+        process.kill()
+    assert len(spool.left_behind()) == 2
+    for each in spool.left_behind():
+        spool.drop(each.place)
+    spool.leave(spool.folder_of_runs())
+    # The lock of a process that was killed goes when it is old enough to be sure.
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] in ([], [".lock"])
+
+
+def test_a_run_is_kept_elsewhere_where_nothing_can_be_written_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs.spool").write_text("in the way")
+    [place] = spool.put_runs([spool.Kept(make_record(), LABEL)])
+    assert tmp_path not in place.parents
+    assert record.read_record(place).started_ms == make_record().started_ms
+    shutil.rmtree(place.parent)
