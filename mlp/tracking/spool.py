@@ -208,23 +208,22 @@ def clear(folder: Path) -> None:
 
 
 def leave(folder: Path) -> None:
-    """Removes a folder that others may be writing to, if nothing is in it.
+    """This process uploads nothing more from the folder of runs; it goes if nothing is in it.
 
     What a process that was killed has left half written there goes, too.
     """
-    for part in unfinished(folder):
-        number = part.name.removesuffix(UNFINISHED)
-        if number.isdigit() and not _is_held(folder, int(number) // _RUNS_OF_ONE):
+    if folder in _owned:
+        own, file = _owned.pop(folder)
+        (folder / f"{own}.lock").unlink(missing_ok=True)
+        file.close()
+    for part in folder.glob(f"[0-9]*{UNFINISHED}"):
+        if not _is_held(folder, int(part.name.removesuffix(UNFINISHED)) // _RUNS_OF_ONE):
             shutil.rmtree(part, ignore_errors=True)
-    for lock in folder.glob("*.lock"):  # of processes that were killed, and had time to lock
-        is_old = time.time_ns() // _RUNS_OF_ONE - int(lock.stem) > _MS_TO_LOCK
-        if is_old and folder not in _owned and not _is_held(folder, int(lock.stem)):
+    for lock in folder.glob("[0-9]*.lock"):  # of processes that were killed
+        owner = int(lock.stem)
+        had_time_to_lock = time.time_ns() // _RUNS_OF_ONE - owner > _MS_TO_LOCK
+        if had_time_to_lock and not _is_held(folder, owner):
             lock.unlink(missing_ok=True)
-    mine = _owned.get(folder)
-    if mine and all(each.number // _RUNS_OF_ONE != mine[0] for each in waiting(folder)):
-        (folder / f"{mine[0]}.lock").unlink(missing_ok=True)
-        mine[1].close()
-        del _owned[folder]
     with contextlib.suppress(OSError):
         folder.rmdir()
 
