@@ -1,6 +1,5 @@
 """Folders to run commands in, each with an MLflow store that is already made."""
 
-import importlib.util
 import shutil
 import signal
 import tempfile
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Doctests are looked for in every module, and these import Ray, an extra.
-collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/training/ray_cluster.py"]
+# Doctests are looked for in every module. This one has none, and takes seconds to import Ray.
+collect_ignore = ["mlp/training/ray_cluster.py"]
 
 # Modules whose doctests train and track.
 _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.")
@@ -22,6 +21,12 @@ settings.load_profile("busy")
 # Under nohup the commands that the tests start would ignore it, too.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The first tier does not even import the second, which takes seconds for Ray alone."""
+    is_system = collection_path == Path(__file__).parent / "tests" / "system"
+    return True if is_system and config.option.markexpr == "not system" else None
 
 
 @pytest.fixture(scope="session")

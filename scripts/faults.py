@@ -32,6 +32,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = ".compiled"  # folder in a copy for the engine's compiled code
 NO_PLACE = "no place here"
+# A plugin: the first example that fails is enough.
+UNSHRUNK = """
+from hypothesis import Phase, settings
+
+settings.register_profile("unshrunk", phases=(Phase.explicit, Phase.generate))
+settings.load_profile("unshrunk")  # that of conftest.py is made from it
+"""
 
 
 @dataclass(frozen=True)
@@ -356,10 +363,23 @@ def run(tree: Path, words: list[str], compiled: Path) -> str:
         words: for pytest.
         compiled: folder of the engine's compiled code.
     """
-    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(compiled)}
+    (tree.parent / "unshrunk.py").write_text(UNSHRUNK)
+    path = os.pathsep.join(map(str, (tree, tree.parent)))
+    environment = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(compiled)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *words],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "unshrunk",
+            *words,
+        ],
         cwd=tree,
         env=environment,
         capture_output=True,

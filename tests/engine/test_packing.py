@@ -119,7 +119,7 @@ def question(**training):
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.system)])
 def test_mnist_deep_in_the_oscillation(dtype):
     data = mnist()
     first = question(dtype=dtype)
@@ -216,7 +216,10 @@ def test_a_population_equals_the_readable_network(dtype, bound, data):
         assert abs(result.validation_accuracy[-1] - share) < 0.02
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [pytest.param("float64", 1e-9, marks=pytest.mark.system), ("float32", 1e-4)],
+)
 def test_mnist_equals_the_readable_network(dtype, bound):
     data = mnist()
     run = read_run(
