@@ -239,13 +239,13 @@ FAULTS = (
     # The rerun
     fault(
         "a rerun compares only lengths",
-        "rerun",
+        "rerun::test_equal_nans_are_identical_and_zeros_of_two_signs_are_not",
         "if step != other_step or a.tobytes() != b.tobytes():",
         "if step != other_step:",
     ),
     fault(
         "a rerun does not compare weights",
-        "rerun",
+        "rerun::test_weights_are_compared_layer_by_layer",
         "                _first_weight(old, new),\n",
         "                None,\n",
     ),

@@ -125,11 +125,15 @@ def uninterrupted(tmp_path_factory, empty_store):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(sampler, folder, uninterrupted):
-    """Stopped after trial 1, 2, 3, ...: the later trials come out the same every time."""
+    """Stopped after trial 1, 2, 3, ...: the later trials come out the same every time.
+
+    The points of a list are there before the first trial: for them a few stops are enough.
+    """
     _, expected = uninterrupted[sampler]
     n_trials = len(expected)
     assert n_trials == N_TRIALS
-    for count in range(1, n_trials + 1):
+    stops = range(1, n_trials + 1) if sampler in ("tpe", "random") else (1, 4, 6, n_trials)
+    for count in stops:
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)), count)
         assert stored(study) == expected[:count]
     assert search.ask(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))) == []
