@@ -232,7 +232,7 @@ FAULTS = (
     ),
     fault(
         "files that were changed are believed",
-        "rerun runs",
+        "runs::test_a_run_that_was_changed_is_refused",
         "if run.data.tags.get(name) != digest:",
         "if name not in run.data.tags:",
     ),

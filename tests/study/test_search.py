@@ -464,6 +464,15 @@ def test_data_that_were_resolved_are_known_again(folder):
     assert search.known_data(storage, other) is None
 
 
+# -- pruned
+
+
+def test_nobody_is_pruned_before_a_tenth_of_the_steps_or_at_the_last_one():
+    curve = {9: 0.5, 10: 0.5, 11: 0.6, 99: 0.8, 100: 0.9}
+    assert search.thresholds([curve] * 4, 50, steps=100) == {}
+    assert search.thresholds([curve] * 5, 50, steps=100) == {11: 0.6, 99: 0.8}
+
+
 # -- Optuna's own tools
 
 
