@@ -62,7 +62,8 @@ def run_command(command: Callable[[], None]) -> None:
             raise  # by nobody from outside
         # Ray raises one of its own in the place of StoppedError.
         stopped = error if isinstance(error, StoppedError) else StoppedError(_stopped_by[0])
-        print(f"ended by {stopped}", file=sys.stderr)
+        notes = getattr(error, "__notes__", [])  # what was kept, say
+        print("; ".join([f"ended by {stopped}", *notes]), file=sys.stderr)
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
     except BrokenPipeError:
