@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
 
 from curves.collection import HERE, Labelled, load, split_of
-from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge
+from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve
 
 LABELLED = load()
 TUNED = [curve for curve in LABELLED if curve.split in ("tune", "fresh", "own")]
@@ -24,6 +25,13 @@ KNOWN_MISSES = {
 
 FLIP = np.where(np.arange(1000) % 2, 1.0, -1.0)
 STEPS = np.arange(1000) / 1000
+
+
+def judge(
+    loss: ArrayLike, *, reference: float | None = CHANCE_LOSS, sampling_error: float = 0.0
+) -> Judgement:
+    """As a curve whose noise is known."""
+    return judge_curve(loss, reference=reference, noise=sampling_error)
 
 
 def judged(curve: Labelled) -> Judgement:
@@ -293,7 +301,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
         judge([])
     with pytest.raises(ValueError, match="must be a line of numbers"):
         judge([[1.0, 2.0]])
-    with pytest.raises(ValueError, match="sampling_error must be at least 0"):
+    with pytest.raises(ValueError, match="noise must be at least 0"):
         judge([1.0], sampling_error=-1)
 
 
