@@ -9,7 +9,7 @@ How well it agrees with labels by eye, and with which it does not: tests/curves/
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +39,10 @@ PERIODIC_LEEWAY = 0.05  # a shorter lag is preferred to the best one only if it 
 CONVERGED_SHARE = 0.1  # of the reference: below it a flat loss counts as learned
 SPIKE_SHARE = 1.0  # of the best loss so far: a doubled loss stands out in any plot
 
+_NO_MEAN = 100.0  # times chance: a loss that starts higher is a sum, or says nothing of chance
+
 Curve = NDArray[np.float64]
+LossKind = Literal["cross_entropy", "squared_error"]
 
 
 class Verdict(WithSentence):
@@ -120,10 +123,31 @@ class _Turns(NamedTuple):
     is_cut: NDArray[np.bool_]  # whether the start or end of the tail cuts its height
 
 
-def judge(
-    loss: ArrayLike, *, reference: float | None = CHANCE_LOSS, sampling_error: float = 0.0
+def judge_run(loss: ArrayLike) -> Judgement:
+    """Judges the loss of a run of this package: exact, a mean cross-entropy of two classes.
+
+    Args:
+        loss: `(entry,)`, as `mlp.engine.result.Result` has it.
+
+    Example:
+        >>> judge_run([0.7 * 0.9**i + 0.01 for i in range(200)]).verdict.value
+        'converged'
+    """
+    return judge_curve(loss, reference=CHANCE_LOSS, noise=0.0)
+
+
+def judge_curve(
+    loss: ArrayLike,
+    *,
+    steps: ArrayLike | None = None,
+    times: ArrayLike | None = None,
+    kind: LossKind | None = None,
+    classes: int | None = None,
+    reference: float | None = None,
+    batch_size: int | None = None,
+    noise: float | None = None,
 ) -> Judgement:
-    """Judges a loss curve by its last quarter.
+    """Judges any loss curve by its last quarter; what is known of it may be left out.
 
     Decided in this order: `diverged` (a non-finite entry); `oscillating` (two rises and two falls
     of more than 5 % of where the loss then is and of more than 2 % of the reference, neither dying
@@ -132,27 +156,34 @@ def judge(
     of the reference).
 
     Args:
-        loss: `(entry,)`, one entry or more, of a loss that is never negative (a negative entry
-            counts as 0). What follows a non-finite entry is not looked at.
-        reference: the loss of knowing nothing; None: the first entry.
-        sampling_error: standard error of one entry, in units of the loss, where each entry is a
-            mean over a minibatch: the deviation of the per-example losses over the root of the
-            batch size. 0: the entries are exact. Not finite, as after a divergence: taken for 0.
+        loss: `(entry,)`, one entry or more. What follows a non-finite entry is not looked at.
+        steps: `(entry,)`, where each was taken; they are judged in that order. None: as they come.
+        times: `(entry,)`, when each was taken: the order of those of one step.
+        kind: what it is a mean of, and `classes` the number of classes: so what it is for a
+            network that knows nothing; `reference` says the same as a number. Else the first
+            entry is taken for that.
+        batch_size: examples that an entry is a mean over, where that is a minibatch.
+        noise: standard error of one entry, in units of the loss: the deviation of the per-example
+            losses over the root of the batch size. 0: the entries are exact. Not finite, as after
+            a divergence: taken for 0. None: not known.
 
     Raises:
-        ValueError: for an empty curve, one that is not a line of numbers, or a negative error.
+        ValueError: for an empty curve, one that is not a line of numbers, several entries that are
+            all of one step without their times, or a negative error.
 
     Example:
-        >>> judge([0.7 * 0.9**i + 0.01 for i in range(200)]).verdict.value
+        >>> judge_curve([2.3 * 0.9**i + 0.15 for i in range(200)], classes=10).verdict.value
         'converged'
-        >>> judge([1.0 + 0.5 * (-1) ** i for i in range(200)]).period_steps
+        >>> judge_curve([1.0 + 0.5 * (-1) ** i for i in range(200)]).period_steps
         2
     """
-    curve = np.asarray(loss, dtype=np.float64)
-    if curve.ndim != 1 or curve.size == 0:
-        raise ValueError(f"a loss curve must be a line of numbers, but has shape {curve.shape}")
-    if sampling_error < 0:
-        raise ValueError(f"sampling_error must be at least 0, but is {sampling_error}")
+    curve = _in_order(np.asarray(loss, dtype=np.float64), steps, times)
+    if noise is not None and noise < 0:
+        raise ValueError(f"noise must be at least 0, but is {noise}")
+    if reference is None:
+        reference = _reference(curve, kind, classes)
+    if noise is None:
+        noise = 0.0 if batch_size is None else _scatter(curve)
     bad = np.flatnonzero(~np.isfinite(curve))
     finite = np.maximum(curve[: bad[0]] if bad.size else curve, 0.0)
     if finite.size == 0:
@@ -160,7 +191,7 @@ def judge(
 
     unit = 2.0 ** max(0, math.frexp(float(finite.max()))[1] - 1)  # so that no sum overflows
     finite = finite / unit
-    limits = _limits(finite, reference, sampling_error, unit)
+    limits = _limits(finite, reference, noise, unit)
     tail = finite[-max(MIN_TAIL_ENTRIES, math.ceil(TAIL_SHARE * finite.size)) :]
     turns = _turns(tail, limits.swing)
     notable = _higher(turns, limits.notable)
@@ -183,12 +214,45 @@ def judge(
     )
 
 
-def _limits(finite: Curve, reference: float | None, sampling_error: float, unit: float) -> _Limits:
+def _in_order(curve: Curve, steps: ArrayLike | None, times: ArrayLike | None) -> Curve:
+    """The curve by step, and of one step by time."""
+    if curve.ndim != 1 or curve.size == 0:
+        raise ValueError(f"a loss curve must be a line of numbers, but has shape {curve.shape}")
+    if steps is None:
+        return curve
+    at = np.asarray(steps)
+    if times is None and curve.size > 1 and (at == at[0]).all():
+        raise ValueError(
+            f"all {curve.size} values of the loss are of step {at[0]:g}, so their \
+order is not known; log each with its step"
+        )
+    return curve[np.lexsort((np.arange(curve.size) if times is None else np.asarray(times), at))]
+
+
+def _reference(curve: Curve, kind: LossKind | None, classes: int | None) -> float:
+    """The loss of a network that knows nothing; the first entry where that is not known."""
+    first = float(curve[0])
+    if classes is None or not math.isfinite(first):
+        return abs(first)
+    if kind == "squared_error":  # over outputs or a mean of them, with or without a half
+        known = [(classes - 1) / classes**2 * factor for factor in (0.5, 1, classes / 2, classes)]
+        return max((value for value in known if value < 1.1 * first), default=min(known))
+    chance = math.log(classes)
+    return chance if first < _NO_MEAN * chance else first
+
+
+def _scatter(curve: Curve) -> float:
+    """Deviation of independent errors of the entries; second differences of a trend are small."""
+    bends = np.diff(curve, 2)
+    return float(np.std(bends[-max(MIN_TAIL_ENTRIES, bends.size // 4) :]) / math.sqrt(6))
+
+
+def _limits(finite: Curve, reference: float, sampling_error: float, unit: float) -> _Limits:
     """The smallest swing is what rounding, or the scatter of n normal errors, could span.
 
     n normal errors lie within sqrt(2 ln n) deviations on either side.
     """
-    level = float(finite[0]) if reference is None else reference / unit
+    level = reference / unit
     error = sampling_error / unit if math.isfinite(sampling_error) else 0.0
     span = 2 * math.sqrt(2 * math.log(finite.size + 1)) * error
     rounding = ROUNDING_SHARE * level

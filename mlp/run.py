@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
-from mlp.curve import Judgement, Verdict, judge
+from mlp.curve import Judgement, Verdict, judge_run
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, one_line
 from mlp.network import Layer, Params
@@ -50,7 +50,7 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """What the loss curve did, and the numbers behind it."""
-        return judge(self.result.loss)
+        return judge_run(self.result.loss)
 
     @property
     def verdict(self) -> Verdict:

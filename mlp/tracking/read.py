@@ -36,7 +36,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlp.config import RunConfig, SweepConfig
-from mlp.curve import Judgement, Verdict, judge
+from mlp.curve import Judgement, Verdict, judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of
@@ -316,7 +316,7 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         if not known:
             raise RecordError("it has no loss curve")
         loss = np.array([known[step] for step in sorted(known)])
-        return judge(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
+        return judge_run(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),

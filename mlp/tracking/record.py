@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig, Value, canonical_json
-from mlp.curve import Judgement, judge
+from mlp.curve import Judgement, judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
 from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
@@ -550,7 +550,7 @@ def read_record(folder: Path) -> RunRecord:
         data_digest=recipe.data_digest,
         result=result,
         **kept,
-        judgement=judge(result.loss),
+        judgement=judge_run(result.loss),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from curves.collection import Labelled, load
 from curves.peers import autotrainer, bttackler, deep_checker
-from mlp.curve import Verdict, judge
+from mlp.curve import CHANCE_LOSS, Verdict, judge_curve
 
 Rule = Callable[[Labelled], bool | None]  # whether the curve oscillates; None: cannot say
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _verdict(curve: Labelled) -> Verdict:
-    return judge(curve.loss, sampling_error=curve.sampling_error).verdict
+    return judge_curve(curve.loss, reference=CHANCE_LOSS, noise=curve.sampling_error).verdict
 
 
 def _confusion(curves: Sequence[Labelled]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from mlp.config import Execution
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load
 from mlp.engine.result import Ending
 from mlp.settings import read_run, with_settings
@@ -45,7 +45,7 @@ def test_records_equal_those_made_by_hand(data, thresholds):
     found = train_runs(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
     assert [seen(record) for record in found] == [seen(record) for record in by_hand]
     assert (Ending.PRUNED in {record.result.ending for record in found}) == bool(thresholds)
-    assert [record.judgement for record in found] == [judge(r.result.loss) for r in found]
+    assert [record.judgement for record in found] == [judge_run(r.result.loss) for r in found]
 
 
 def test_runs_are_told_of_while_others_train(data):
