@@ -258,6 +258,21 @@ def thin(loss: ArrayLike, loss_step: ArrayLike, max_points: int = CHART_POINTS) 
     return ThinCurve(values[chosen], steps[chosen])
 
 
+def layer_curves(result: Result) -> dict[str, NDArray[np.float64]]:
+    """What was measured of the layers, a curve `(m,)` each, at the steps `result.layer_step`.
+
+    The global norm of the mean gradient; then of each layer, the first one first, the norm of an
+    update over that of the weights, and of the hidden ones the share of idle units.
+    """
+    if not result.layer_step.size:
+        return {}
+    return {
+        "gradient_norm": np.linalg.norm(result.layer_gradient, axis=1),
+        **{f"update_ratio/layer{i}": own for i, own in enumerate(result.layer_update.T, start=1)},
+        **{f"idle_units/layer{i}": own for i, own in enumerate(result.layer_idle.T, start=1)},
+    }
+
+
 def numbers(run: RunRecord) -> dict[str, float]:
     """The numbers to sort and compare runs by; all finite, and only those that are known.
 
@@ -279,6 +294,7 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "swung_to_step": judgement.swung and judgement.swung.last_step,
         "spiked": float(judgement.spiked),
         "n_weights": sum(W.size + b.size for W, b in result.weights),
+        "learning_rate": run.config.optimizer.learning_rate,
         # MLflow's charts have linear axes, and rates differ by factors of ten.
         "log10_learning_rate": math.log10(run.config.optimizer.learning_rate),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
