@@ -230,7 +230,8 @@ def _answer(
         if before[path] != after[path]
     ]
     old, new = original.result, record.result
-    verdicts = judge_run(old.loss).verdict, record.judgement.verdict
+    judged = judge_run(old, original.recipe.config.training.batch_size)
+    verdicts = judged.verdict, record.judgement.verdict
     lines += [
         f"verdict {verdicts[0].value} -> {verdicts[1].value}",
         f"final loss {old.loss[-1]:.6g} -> {new.loss[-1]:.6g}",

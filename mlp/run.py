@@ -50,7 +50,7 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """What the loss curve did, and the numbers behind it."""
-        return judge_run(self.result.loss)
+        return judge_run(self.result, self.config.training.batch_size)
 
     @property
     def verdict(self) -> Verdict:

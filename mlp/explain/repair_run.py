@@ -67,7 +67,7 @@ def repair_run(
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
-    judged = judge_run(original.result.loss)
+    judged = judge_run(original.result, original.recipe.config.training.batch_size)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if judged.verdict is not Verdict.OSCILLATING:
         say(console, "there is no oscillation to stop in this run")
@@ -147,7 +147,7 @@ def _searched(
             base,
             standard_space(base),
             trainer,
-            before=judge_run(original.result.loss),
+            before=judge_run(original.result, original.recipe.config.training.batch_size),
             n_examples=data.train.n_examples,
             gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
             seeds=config.explain.seeds,

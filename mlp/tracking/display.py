@@ -289,7 +289,9 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "flip_rate": judgement.flip_rate,
         "period_steps": judgement.period_steps,
         "largest_rise": judgement.largest_rise,
-        "last_rise_step": _last_rise_step(run),
+        "last_rise_step": judgement.last_rise_step,
+        "swung_from_step": judgement.swung and judgement.swung.first_step,
+        "swung_to_step": judgement.swung and judgement.swung.last_step,
         "spiked": float(judgement.spiked),
         "n_weights": sum(W.size + b.size for W, b in result.weights),
         "learning_rate": run.config.optimizer.learning_rate,
@@ -420,12 +422,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _listed(widths: tuple[int, ...]) -> str:
     shown = ",".join(str(width) for width in widths[:6])
     return f"[{shown}]" if len(widths) <= 6 else f"[{shown},...]x{len(widths)}"
-
-
-def _last_rise_step(run: RunRecord) -> float | None:
-    """The step of the loss that last stood visibly above its running minimum."""
-    entry = run.judgement.last_rise_entry
-    return None if entry is None else float(run.result.loss_step[entry])
 
 
 def _diverged_at(result: Result) -> int:

@@ -36,7 +36,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlp.config import RunConfig, SweepConfig
-from mlp.curve import Judgement, Verdict, judge_run
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of
@@ -316,7 +316,8 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         if not known:
             raise RecordError("it has no loss curve")
         loss = np.array([known[step] for step in sorted(known)])
-        return judge_run(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
+        finite = np.where(np.abs(loss) < _LARGEST, loss, np.nan)
+        return judge_curve(finite, steps=sorted(known), reference=CHANCE_LOSS, noise=0.0)
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),
@@ -326,7 +327,7 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         flip_rate=metrics.get("flip_rate", 0.0),
         period_steps=None if period is None else int(period),
         largest_rise=metrics.get("largest_rise", 0.0),
-        last_rise_entry=None,
+        last_rise_step=None,
         spiked=bool(metrics.get("spiked", 0.0)),
     )
 

@@ -550,7 +550,7 @@ def read_record(folder: Path) -> RunRecord:
         data_digest=recipe.data_digest,
         result=result,
         **kept,
-        judgement=judge_run(result.loss),
+        judgement=judge_run(result, recipe.config.training.batch_size),
     )
 
 

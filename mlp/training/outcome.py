@@ -35,7 +35,7 @@ def make_record(
         n_validation=data.validation.n_examples,
         n_test=data.test.n_examples,
         result=result,
-        judgement=judge_run(result.loss),
+        judgement=judge_run(result, config.training.batch_size),
         started_ms=started_ms,
         ended_ms=ended_ms,
         threads=threads,

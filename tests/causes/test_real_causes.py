@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture
 def training(data):
-    return lambda configs: [judge_run(result.loss) for result in train(configs, data)]
+    return lambda configs: [judge_run(result, None) for result in train(configs, data)]
 
 
 @pytest.fixture

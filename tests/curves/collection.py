@@ -4,12 +4,14 @@ import csv
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curves.synthetic import SYNTHETIC, Curve, synthesize
+from mlp.curve import CHANCE_LOSS, Judgement, judge_curve, judge_run
 
 HERE = Path(__file__).parent
 HELD_OUT_ONE_IN = 3
@@ -103,3 +105,15 @@ def _labelled(row: dict[str, str], arrays: dict[str, NDArray[np.generic]]) -> La
 
 def _value(text: str) -> str | int:
     return int(text) if text.isdigit() else text
+
+
+def judged(curve: Labelled) -> Judgement:
+    """What the judge says when it is told what is known of the curve."""
+    if curve.epoch_loss is not None:
+        losses = SimpleNamespace(
+            loss=curve.epoch_loss, loss_step=curve.epoch_step, step_loss=curve.loss
+        )
+        return judge_run(losses, curve.known["batch_size"])
+    if curve.split.startswith("other"):
+        return judge_curve(curve.loss, **curve.known)
+    return judge_curve(curve.loss, reference=CHANCE_LOSS, noise=curve.sampling_error)

@@ -38,7 +38,7 @@ def make_record(
         n_validation=50,
         n_test=60,
         result=(result := _make_result(run, loss)),
-        judgement=curve.judge_run(result.loss),
+        judgement=curve.judge_run(result, None),
         started_ms=STARTED_MS,
         ended_ms=STARTED_MS + duration_ms,
         threads=2,

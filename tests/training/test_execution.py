@@ -117,7 +117,7 @@ def test_trial_that_kills_its_workers_is_found_and_costs_nobody_else_anything(da
         assert weights_digest(found[number]) == weights_digest(results[number])
     assert {n: record.result for n, record in told.items()} == dict(enumerate(found))
     assert where.said[-1] == "a trial is given up and recorded as crashed: it died"
-    assert judge_run(found[3].loss).verdict is Verdict.DIVERGED
+    assert judge_run(found[3], None).verdict is Verdict.DIVERGED
 
 
 @pytest.mark.parametrize("population", [1, 3, 6])

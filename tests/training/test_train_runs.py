@@ -45,7 +45,9 @@ def test_records_equal_those_made_by_hand(data, thresholds):
     found = train_runs(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
     assert [seen(record) for record in found] == [seen(record) for record in by_hand]
     assert (Ending.PRUNED in {record.result.ending for record in found}) == bool(thresholds)
-    assert [record.judgement for record in found] == [judge_run(r.result.loss) for r in found]
+    assert [record.judgement for record in found] == [
+        judge_run(r.result, r.config.training.batch_size) for r in found
+    ]
 
 
 def test_runs_are_told_of_while_others_train(data):
