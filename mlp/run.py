@@ -102,7 +102,7 @@ class Run:
         Raises:
             ValueError: for images of another size than those of the training.
         """
-        scale = SCALES[self.config.data.name]
+        scale = SCALES[self.config.data.name] / self.config.data.scale
         return Network(self.result.weights, self.config.model.activation, scale).predict(images)
 
 
