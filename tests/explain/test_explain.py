@@ -408,6 +408,7 @@ def going_away(monkeypatch, outage, table):
     return sizes
 
 
+@pytest.mark.system
 def test_a_store_that_goes_away_gets_the_reruns_of_a_study_later(inside, hasty, monkeypatch):
     _, found = inside
     store = open_store(Tracking())
