@@ -22,7 +22,7 @@ from mlp.causes.reproduction import (
     sentences_of,
 )
 from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
-from mlp.curve import CHANCE_LOSS, Verdict, judge
+from mlp.curve import CHANCE_LOSS, Verdict, judge_curve
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.errors import SettingError, one_line
@@ -314,4 +314,4 @@ def _sampled(result: Result, steps: NDArray[np.int64]) -> Course:
     if not np.isfinite(loss).all() and np.isfinite(taken).all():
         taken = np.append(taken, np.nan)  # it was lost between two of them
         steps = np.append(steps, at[-1])
-    return Course(judge(taken, reference=CHANCE_LOSS).verdict, taken, steps)
+    return Course(judge_curve(taken, reference=CHANCE_LOSS).verdict, taken, steps)

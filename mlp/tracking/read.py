@@ -40,7 +40,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from numpy.typing import NDArray
 
 from mlp.config import RunConfig, SweepConfig, Value
-from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
@@ -373,7 +373,8 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         if not known:
             raise RecordError("it has no loss curve")
         loss = np.array([known[step] for step in sorted(known)])
-        return judge(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
+        finite = np.where(np.abs(loss) < _LARGEST, loss, np.nan)
+        return judge_curve(finite, steps=sorted(known), reference=CHANCE_LOSS, noise=0.0)
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),
@@ -383,7 +384,7 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         flip_rate=metrics.get("flip_rate", 0.0),
         period_steps=None if period is None else int(period),
         largest_rise=metrics.get("largest_rise", 0.0),
-        last_rise_entry=None,
+        last_rise_step=None,
         spiked=bool(metrics.get("spiked", 0.0)),
     )
 
@@ -599,7 +600,7 @@ def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
         name=one_line(run.info.run_name or run.info.run_id),
         status=str(run.info.status),
         params={name: parsed(text) for name, text in run.data.params.items()},
-        judgement=judge(loss, reference=None if read.config is None else CHANCE_LOSS),
+        judgement=judge_curve(loss, reference=None if read.config is None else CHANCE_LOSS),
         loss=loss,
         step=step,
         read=read,
