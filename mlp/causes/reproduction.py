@@ -20,7 +20,7 @@ from mlp.curve import CHANCE_LOSS, Verdict
 
 _LEVEL = 0.01  # chance of calling a program another one that is none
 _STRETCH = 1.3  # a program may learn so much faster or slower: it has other examples, or more
-_RELATIVE = 0.15  # of a loss, as far as it may be outside of the range
+_RELATIVE = 0.3  # of a loss, as far as it may be outside: on other examples a sum is another step
 _ABSOLUTE = 0.02 * CHANCE_LOSS
 _SHARE_OUTSIDE = 0.15  # of the points of a curve that may be farther outside
 _POINTS = 40  # of a curve that are looked at
@@ -115,23 +115,48 @@ class Reproduction:
 def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> Comparison:
     """Compares runs with reruns of the same settings.
 
+    A run is unlike the reruns if it ends as none of them, or if its loss leaves their range: that
+    of all of them, at the step and somewhat before and after it.
+
     Args:
         settings: in words.
         runs: of the other program, one or more.
         reruns: with further seeds, of this program, taken at the steps of the runs; three or more.
+
+    Example:
+        >>> steps = np.arange(50)
+        >>> def run(rate):
+        ...     return Course(Verdict.LEARNING, 0.7 * rate**steps, steps)
+        >>> reruns = [run(rate) for rate in (0.96, 0.97, 0.98)]
+        >>> compare("", [run(0.97), run(1.0)], reruns).n_unlike
+        1
     """
-    among = [
-        is_unlike(rerun, [*reruns[:place], *reruns[place + 1 :]])
-        for place, rerun in enumerate(reruns)
-    ]
-    ends = [[_last(course) for course in of] for of in (runs, reruns)]
+    longest = max((run.step for run in runs), key=len)
+    steps = longest[np.unique(np.linspace(0, longest.size - 1, _POINTS).round().astype(int))]
+    ranges = np.array([_ranges(rerun, steps) for rerun in reruns])
+    ends = [_kind(rerun) for rerun in reruns]
+
+    def is_unlike(course: Course, among: NDArray[np.intp]) -> bool:
+        if _kind(course) not in {ends[i] for i in among}:
+            return True
+        lowest, highest = ranges[among, 0].min(axis=0), ranges[among, 1].max(axis=0)
+        lost = course.step[~np.isfinite(course.loss)].min(initial=steps[-1] + 1)
+        seen = steps < min(lost, course.step[-1] + 1)
+        loss = np.interp(steps[seen], course.step, course.loss)
+        is_below = loss < lowest[seen] / (1 + _RELATIVE) - _ABSOLUTE
+        is_above = loss > highest[seen] * (1 + _RELATIVE) + _ABSOLUTE
+        return bool(seen.any()) and float((is_below | is_above).mean()) > _SHARE_OUTSIDE
+
+    all_of_them = np.arange(len(reruns))
+    n_apart = sum(is_unlike(own, np.delete(all_of_them, i)) for i, own in enumerate(reruns))
+    own_end, end = [_last(run) for run in runs], [_last(rerun) for rerun in reruns]
     return Comparison(
         settings=settings,
         own=Counter(run.verdict for run in runs),
         reruns=Counter(rerun.verdict for rerun in reruns),
-        n_unlike=sum(is_unlike(run, reruns) for run in runs),
-        chance=(sum(among) + 1) / (len(among) + 1),
-        levels=(min(ends[0]), max(ends[0]), min(ends[1]), max(ends[1])),
+        n_unlike=sum(is_unlike(run, all_of_them) for run in runs),
+        chance=(n_apart + 1) / (len(reruns) + 1),
+        levels=(min(own_end), max(own_end), min(end), max(end)),
     )
 
 
@@ -143,27 +168,6 @@ def judge_reproduction(comparisons: Sequence[Comparison]) -> Reproduction:
     over_all = _tail(n_unlike, n_own, expected / n_own) if n_own else 1.0
     single = min(holm([own.p_value for own in comparisons]), default=1.0)
     return Reproduction(tuple(comparisons), min(1.0, 2 * min(over_all, single)))
-
-
-def is_unlike(course: Course, others: Sequence[Course]) -> bool:
-    """Whether a run ends as none of the others, or leaves the range of their losses.
-
-    The range is that of all others, at the step and somewhat before and after it.
-
-    Example:
-        >>> steps = np.arange(50)
-        >>> def run(rate): return Course(Verdict.LEARNING, 0.7 * rate**steps, steps)
-        >>> others = [run(rate) for rate in (0.96, 0.97, 0.98)]
-        >>> is_unlike(run(0.97), others), is_unlike(run(1.0), others)
-        (False, True)
-    """
-    if _kind(course) not in {_kind(other) for other in others}:
-        return True
-    finite = np.flatnonzero(~np.isfinite(course.loss))
-    n = int(finite[0]) if finite.size else course.loss.size
-    places = np.unique(np.linspace(0, n - 1, _POINTS).round().astype(int)) if n else []
-    outside = [_is_outside(course.loss[place], course.step[place], others) for place in places]
-    return bool(outside) and float(np.mean(outside)) > _SHARE_OUTSIDE
 
 
 def sentences_of(found: Reproduction, defaults: Sequence[str]) -> tuple[str, ...]:
@@ -218,22 +222,15 @@ def _kind(course: Course) -> Verdict:
     return _GROUPED.get(course.verdict, course.verdict)
 
 
-def _is_outside(loss: float, step: int, others: Sequence[Course]) -> bool:
-    lows, highs = [], []
-    for other in others:
-        first = int(np.searchsorted(other.step, step / _STRETCH - 1))
-        last = int(np.searchsorted(other.step, step * _STRETCH + 1, side="right"))
-        near = other.loss[first:last]
-        near = near[np.isfinite(near)]
-        if near.size:
-            lows.append(near.min())
-            highs.append(near.max())
-    if not lows:
-        return False
-    return bool(
-        loss < min(lows) / (1 + _RELATIVE) - _ABSOLUTE
-        or loss > max(highs) * (1 + _RELATIVE) + _ABSOLUTE
-    )
+def _ranges(rerun: Course, steps: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Lowest and highest loss somewhat before and after each step; of none, what excludes none."""
+    first = np.searchsorted(rerun.step, steps / _STRETCH - 1)
+    end = np.searchsorted(rerun.step, steps * _STRETCH + 1, side="right")
+    finite = np.where(np.isfinite(rerun.loss), rerun.loss, np.inf)
+    lows = [float(finite[a:b].min(initial=np.inf)) for a, b in zip(first, end, strict=True)]
+    finite = np.where(np.isfinite(rerun.loss), rerun.loss, -np.inf)
+    highs = [float(finite[a:b].max(initial=-np.inf)) for a, b in zip(first, end, strict=True)]
+    return lows, highs
 
 
 def _last(course: Course) -> float:
