@@ -2,14 +2,15 @@
 
 The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`
 and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and `load_run` for
-single networks; `run_config` and `study_config` for their settings. A fault is an `MlpError` with
-one sentence.
+single networks; `run_config` and `study_config` for their settings; `judge_curve` for any loss. A
+fault is an `MlpError` with one sentence.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlp.curve import judge_curve
     from mlp.errors import MlpError
     from mlp.explain.explain_study import explain_study
     from mlp.explain.repair_run import repair_run
@@ -34,6 +35,7 @@ _PLACES = {
     "Run": "mlp.run",
     "StudyEnd": "mlp.sweep.winner",
     "explain_study": "mlp.explain.explain_study",
+    "judge_curve": "mlp.curve",
     "load_run": "mlp.run",
     "load_study": "mlp.run",
     "rehearse_study": "mlp.sweep.run_study",
@@ -52,6 +54,7 @@ __all__ = [
     "Run",
     "StudyEnd",
     "explain_study",
+    "judge_curve",
     "load_run",
     "load_study",
     "rehearse_study",

@@ -6,6 +6,7 @@ _COMMANDS = {
     "sweep": "search a space of settings, track every run, say which settings oscillate",
     "train": "train and track one run",
     "explain": "say which settings make the loss oscillate, and prove it by reruns",
+    "judge": "say what any loss curve did: a file, standard input, a run of MLflow",
     "rerun": "train a tracked run again: identical, or what differs",
     "doctor": "look for what is wrong with stores, spool, locks and data, and mend it",
 }

@@ -100,6 +100,9 @@ class Data:
         _Float, Field(ge=0, le=0.9, description="share of the training part that is held out")
     ] = 0.2
     split_seed: Annotated[_Seed, Field(description="seed of the validation split")] = 0
+    scale: Annotated[
+        _Float, Field(gt=0, description="factor on the inputs, which are 0 to 1; 255: 0 to 255")
+    ] = 1.0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -143,7 +146,7 @@ Scheme = Literal[
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Initialization:
-    """How the first weights are drawn; biases start at zero."""
+    """How the first weights are drawn, and where the biases start."""
 
     scheme: Annotated[Scheme, Field(description="distribution of the first weights")] = (
         "lecun_normal"
@@ -152,6 +155,7 @@ class Initialization:
         _Float,
         Field(gt=0, description="factor on them; normal: their deviation, uniform: half-width"),
     ] = 1.0
+    bias: Annotated[_Float, Field(description="what all biases start at")] = 0.0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -367,14 +371,25 @@ class Explain:
         Annotated[bool, Strict()],
         Field(description="of a single run: track the repaired run beside it"),
     ] = False
+    metric: Annotated[
+        _Text, Field(min_length=1, description="of another program's runs: what has their loss")
+    ] = "loss"
+    map: Annotated[
+        dict[str, str], Field(description="likewise: param -> the setting that it stands for")
+    ] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class ExplainConfig:
-    """An explanation: how much is trained, and where; `local` says nothing of what."""
+    """An explanation: how much is trained, and where; `local` says nothing of what.
+
+    Attributes:
+        given: setting -> value, of another program's runs, where their params do not say it.
+    """
 
     local: RunConfig
     explain: Explain
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))

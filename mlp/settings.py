@@ -31,7 +31,12 @@ from mlp.errors import SettingError, one_line, shown
 _LOCAL_SETTINGS = frozenset({"data.root"})
 # Settings that are younger than the first records, and what was done before there were any: no
 # defaults, which may change one day.
-YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift": 0}
+YOUNGER_SETTINGS: dict[str, Value] = {
+    "data.scale": 1.0,
+    "initialization.bias": 0.0,
+    "optimizer.decay": "none",
+    "training.shift": 0,
+}
 
 _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 """What others call a setting -> what it is called here."""
@@ -111,14 +116,24 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     return SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
 
 
-def read_explain(values: Mapping[str, Any]) -> ExplainConfig:
+def read_explain(
+    values: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> ExplainConfig:
     """Checks a composed explanation: the groups of a run beside a group `explain`.
+
+    Args:
+        given: setting -> value, of those that hold where another program's runs do not say it.
 
     Raises:
         SettingError: as `read_run`.
     """
     local = read_run({group: value for group, value in values.items() if group != "explain"})
-    return ExplainConfig(local=local, explain=_read(_EXPLAIN, values.get("explain", {}), "explain"))
+    explain = _read(_EXPLAIN, values.get("explain", {}), "explain")
+    known = [path for path in setting_paths() if path.partition(".")[0] in RESULT_GROUPS]
+    for name, path in explain.map.items():
+        if path not in known:
+            raise SettingError(f"map.{one_line(name)}: {unknown_setting(path, known)}")
+    return ExplainConfig(local=local, explain=explain, given=dict(given or {}))
 
 
 def _read(schema: TypeAdapter[_T], values: Any, *group: str) -> _T:

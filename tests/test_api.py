@@ -132,10 +132,10 @@ def test_prediction_is_the_networks_own(here, digits, activation):
 
 def test_curve_of_minibatches_and_sharpness(here):
     run = mlp.train_network({**FEW, "training.batch_size": 60})
-    assert list(run.curve) == ["loss", "validation_accuracy", "step_loss"]
+    assert list(run.curve)[:3] == ["loss", "validation_accuracy", "step_loss"]
     assert run.curve["loss"].notna().sum() < len(run.curve) == 41
     run = mlp.train_network({**FEW, "training.sharpness_points": 4})
-    assert list(run.curve)[2:] == ["sharpness", "stability_ratio"]
+    assert list(run.curve)[2:4] == ["sharpness", "stability_ratio"]
     assert run.curve["sharpness"].notna().sum() == 4
 
 

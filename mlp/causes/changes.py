@@ -313,16 +313,19 @@ def standard_space(config: RunConfig) -> Space:
     """The settings that may be changed in a run that no study belongs to, with bounds.
 
     Seeds, data, steps and dtype stay: they are not why a run oscillates, or they are part of what
-    is asked.
+    is asked. Inputs that are not 0 to 1, and biases that do not start at 0, may do so.
     """
-    choices = {
+    choices: dict[str, tuple[Value, ...]] = {
         "gradient.derivative": ("exact", "question"),
         "gradient.normalization": ("mean", "sum", "unit", "clip"),
         "initialization.scheme": ("lecun_normal", "glorot_uniform", "he_normal", "orthogonal"),
         "model.activation": ("sigmoid", "tanh", "relu"),
     }
-    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
     settings = settings_of(config)
+    for path, usual in (("data.scale", 1.0), ("initialization.bias", 0.0)):
+        if settings[path] != usual:
+            choices[path] = (usual, settings[path])
+    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
     for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
         value = settings[path]
         assert isinstance(value, int | float)

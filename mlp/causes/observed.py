@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
-from mlp.curve import Judgement, Verdict
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 from mlp.settings import settings_of
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
@@ -44,9 +44,11 @@ class StudyRun:
 def is_repair(before: Judgement, after: Judgement) -> bool:
     """Whether a changed run repairs the unchanged one.
 
-    It ends learning or converged, and no higher than the unchanged run.
+    It ends learning or converged, no higher than the unchanged run, and below the loss of a network
+    that knows nothing.
     """
-    return after.verdict in HEALTHY and after.tail_loss <= before.tail_loss
+    highest = min(before.tail_loss, CHANCE_LOSS)
+    return after.verdict in HEALTHY and after.tail_loss <= highest
 
 
 def observe(
@@ -90,7 +92,7 @@ def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
         path
         for path in (seen[0] if seen else ())
         if path not in known
-        and not path.startswith("data.")
+        and (path == "data.scale" or not path.startswith("data."))
         and len({typed(settings[path]) for settings in seen}) > 1
     ]
     widths = [width for config in configs for width in config.model.layer_widths]

@@ -1,5 +1,6 @@
 """Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -13,13 +14,22 @@ from typing import Any
 from rich.console import Console
 
 from mlp.causes.answer import Answer, answer, evidence_table, investigate, n_left
-from mlp.causes.changes import plain
+from mlp.causes.changes import plain, standard_space
 from mlp.causes.observed import complete_space, observe
 from mlp.causes.plan import plan_reruns
 from mlp.config import Data, Execution, ExplainConfig
 from mlp.curve import Verdict
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError, patiently
+from mlp.explain.experiment import (
+    check_code,
+    check_given,
+    explain_again,
+    say_verdicts,
+    say_what_was_read,
+    store_of_reruns,
+    verdicts_in_words,
+)
 from mlp.explain.page_content import Compared, Curves, gather, unmeasured
 from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
@@ -32,7 +42,7 @@ from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command, rerun_command
 from mlp.tracking.drain import Drain
-from mlp.tracking.read import PastRun, PastStudy, read_reruns, read_study
+from mlp.tracking.read import Meaning, PastRun, PastStudy, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_page
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
 from mlp.training.executor import n_threads, open_executor
@@ -84,8 +94,15 @@ def explain_study(
     console = console or silent()
     started = time.monotonic()
     store = patiently(lambda: open_store(config.local.tracking))
-    study = patiently(lambda: read_study(store, name))
+    meaning = Meaning(config.explain.metric, config.explain.map, config.given)
+    study = patiently(lambda: read_study(store, name, meaning))
     store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
+    check_given(config, is_brought=bool(study.brought))
+    if study.brought:
+        say_what_was_read(study, store, console)
+        if not any(run.judgement.verdict is Verdict.OSCILLATING for run in study.runs):
+            sentences = say_verdicts(study, store, config, console)
+            return Explanation(study, None, sentences, None, None, "")
     compared = _compared(study, store, config, console)
     limit_s = config.explain.timeout_s or max(study.duration_s, _LEAST_LIMIT_S)
     norms = functools.partial(gradient_norms, data=compared.data, threads=n_threads(Execution()))
@@ -97,9 +114,10 @@ def explain_study(
         n_examples=compared.data.train.n_examples,
         gradient_norm=norms,
     )
-    again = explain_command(study.name, config.local)
+    again = explain_again(study, config)
+    own = store_of_reruns(study, store, config)
     with recorded_explanation(
-        store,
+        own,
         key=study.key,
         name=study.name,
         parent=study.run_id,
@@ -109,14 +127,27 @@ def explain_study(
         # What earlier explanations have trained, where it was on these data.
         earlier = {
             plain(run.config): run
-            for run in read_reruns(store, study.key)
+            for run in read_reruns(own, study.key)
             if run.data_digest == compared.data.digest
         }
         known = {own: run.judgement for own, run in earlier.items()}
-        with (
-            open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-            _progress(console, n_left(planned, known), len(known), _pace_s(study), limit_s) as told,
-        ):
+        with contextlib.ExitStack() as stack:
+            where = stack.enter_context(
+                open_executor(config.local.execution, notice=lambda line: say(console, line))
+            )
+            # Reruns say something about runs of another program only if these come out alike.
+            other = None
+            if study.brought:
+                end = started + limit_s if config.explain.timeout_s else math.inf
+                other = check_code(study, compared.data, where, end=end, console=console)
+                if not config.explain.timeout_s:  # which counts from here then
+                    started = time.monotonic()
+            if other:
+                planned, known = dataclasses.replace(planned, picks=(), factors=()), {}
+            progress = _progress(
+                console, n_left(planned, known), len(known), _pace_s(study), limit_s
+            )
+            told = stack.enter_context(progress)
             trainer = Retrainer(compared.data, where, reruns, study.key, told)
             clock = _Clock(started, limit_s, _pace_s(study), trainer, reruns)
             population = clock.population(_POPULATION)
@@ -139,17 +170,21 @@ def explain_study(
                 found,
                 Curves(store, earlier, trainer, lambda: clock.has_time(1.0, 1)),
                 cures=find_cures(planned, known, found, [run.judgement for run in compared.runs]),
-                commands=_commands(study, compared, found, config, store),
+                commands=how_to_look(store)
+                if other
+                else _commands(study, compared, found, config, store),
             )
+            if other:
+                content = dataclasses.replace(content, sentences=other, evidence="\n".join(other))
         _say_answer(content, found, again, console)  # before the store can fail
         page = render_page(content)
         at = study.run_id or run_id  # the study's own run, where there is one
         with waiting(console, "the page is being recorded"):
-            log_page(store, at, page, PAGE_FILE)
+            log_page(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]
             ids = dict.fromkeys((at, run_id))
             describe_answer(store, ids, sentences=content.sentences, causes=causes)
-    say(console, f"the page, while mlflow ui runs: {run_address(store, at, PAGE_FILE)}")
+    say(console, f"the page, while mlflow ui runs: {run_address(own, at, PAGE_FILE)}")
     say(console, "next:", *(f"  {line}" for line in content.commands))
     return Explanation(study, found, content.sentences, run_id, content, page)
 
@@ -160,7 +195,8 @@ class Explanation:
 
     Attributes:
         study: its runs.
-        answer: which settings cause the oscillation, with the evidence.
+        answer: which settings cause the oscillation, with the evidence; None where the runs, of
+            another program, were only judged. Then there are no run, content and page either.
         sentences: the answer for a person.
         run_id: of the explain run in MLflow.
         content: what the page shows.
@@ -168,10 +204,10 @@ class Explanation:
     """
 
     study: PastStudy
-    answer: Answer
+    answer: Answer | None
     sentences: tuple[str, ...]
-    run_id: str
-    content: PageContent = field(repr=False)
+    run_id: str | None
+    content: PageContent | None = field(repr=False)
     page: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -179,16 +215,15 @@ class Explanation:
 
     def figures(self) -> dict[str, Figure]:
         """The figures of the page by name; a notebook shows each as the page does."""
-        return figures_of(self.content)
+        return figures_of(self.content) if self.content is not None else {}
 
 
 def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
-    counts = Counter(run.judgement.verdict.value for run in runs)
-    told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
-    say(console, f"{study.name}: {len(runs)} runs ({told}) in {store.uri}")
-    if study.n_left_out:
+    if not study.brought:
+        say(console, f"{study.name}: {verdicts_in_words(runs)} in {store.uri}")
+    if study.n_left_out and not study.brought:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
     data = load(
         dataclasses.replace(data_config, root=config.local.data.root),
@@ -202,7 +237,8 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
         )
     configs = [unmeasured(run.config) for run in runs]
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
-    space = complete_space(configs, named)
+    # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
+    space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
     observed = observe(configs, [run.judgement.verdict for run in runs], space)
     return Compared(runs, observed, space, data)
 
@@ -285,12 +321,13 @@ def _commands(
     study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig, store: Store
 ) -> list[str]:
     """What to type next."""
-    more = explain_command(study.name, config.local)
+    more = explain_again(study, config)
     if found.is_complete:
         more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
     commands = [more]
+    brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     for run in compared.runs:
-        if run.judgement.verdict is Verdict.OSCILLATING:
+        if run.judgement.verdict is Verdict.OSCILLATING and run.run_id not in brought:
             commands.append(f"{explain_command(run.run_id, config.local)}   # of {run.name}")
             commands.append(rerun_command(run.run_id, config.local))
             break

@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from mlp import __version__
-from mlp.addresses import mask
 from mlp.errors import MlpError, SystemLimitError, one_line
-from mlp.settings import default_settings, setting_choices, setting_paths
-from mlp.study.space import typed
-from mlp.terminal.compose import group_options, study_files
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # the first signal, once it has come
@@ -38,6 +34,7 @@ def run_command(command: Callable[[], None]) -> None:
     things in order, the second ends the process at once.
     """
     _stopped_by.clear()
+    told_before, sys.unraisablehook = sys.unraisablehook, _raise_again
     heard = {
         number: signal.signal(number, _first_signal)
         for number in _SIGNALS
@@ -54,6 +51,8 @@ def run_command(command: Callable[[], None]) -> None:
             command()
         sys.stdout.flush()
     except MlpError as error:
+        from mlp.addresses import mask  # slow, as in `usage`: not every command needs a config
+
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
@@ -61,7 +60,8 @@ def run_command(command: Callable[[], None]) -> None:
             raise  # by nobody from outside
         # Ray raises one of its own in the place of StoppedError.
         stopped = error if isinstance(error, StoppedError) else StoppedError(_stopped_by[0])
-        print(f"ended by {stopped}", file=sys.stderr)
+        notes = getattr(error, "__notes__", [])  # what was kept, say
+        print("; ".join([f"ended by {stopped}", *notes]), file=sys.stderr)
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
     except BrokenPipeError:
@@ -69,6 +69,7 @@ def run_command(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     finally:
+        sys.unraisablehook = told_before
         for number, handler in heard.items():
             signal.signal(number, handler)
 
@@ -79,6 +80,19 @@ def _first_signal(number: int, _frame: object) -> NoReturn:
             signal.signal(each, _second_signal)
     _stopped_by.append(number)
     raise StoppedError(number)
+
+
+def _raise_again(swallowed: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised in a weak reference's callback or a `__del__`: not a signal."""
+    if swallowed.exc_type is StoppedError:
+        signal.signal(signal.SIGALRM, _overdue_signal)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # by then the callback is over
+    else:
+        sys.__unraisablehook__(swallowed)
+
+
+def _overdue_signal(_number: int, _frame: object) -> NoReturn:
+    raise StoppedError(_stopped_by[0])
 
 
 def _second_signal(number: int, _frame: object) -> NoReturn:
@@ -101,6 +115,10 @@ def usage(
             application.
         only: groups, or settings, that can be typed; empty: all.
     """
+    from mlp.settings import default_settings, setting_choices, setting_paths
+    from mlp.study.space import typed
+    from mlp.terminal.compose import group_options, study_files
+
     call = f"python -m mlp.{command}"
     groups = "" if first_word else " [group=option ...]"
     lines = [f"usage: {call}{f' {first_word}' if first_word else ''}{groups} [setting=value ...]"]

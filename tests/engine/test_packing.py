@@ -76,6 +76,10 @@ def fingerprint(result):
         result.step_loss,
         result.validation_accuracy,
         result.evaluated_step,
+        result.layer_step,
+        result.layer_gradient,
+        result.layer_update,
+        result.layer_idle,
     )
     weights = [array.tobytes() for layer in result.weights for array in layer]
     return (

@@ -21,7 +21,6 @@ from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
-from mlp.training.executor import train_trials
 from mlp.training.outcome import accuracy_on, make_record
 from support.losing import Losing, deadly
 from support.sample_records import as_before
@@ -36,6 +35,7 @@ from support.sweeping import (
     tracked,
     unpublished_sweep,
 )
+from support.training import results_of
 
 THREE = "study.confirm_seeds=3"
 
@@ -111,7 +111,7 @@ def test_winner_is_tested_with_further_seeds_on_all_training_examples(here, trai
         assert json.loads(text)["settings"] == expected
         config = read_recipe(text).config
         data = load(config.data, notice=print)
-        [result] = train_trials([config], data, Execution(threads=1))
+        [result] = results_of([config], data, Execution(threads=1))
         assert weights_digest(result) == run.tags["mlp.weights_digest"]
         record = make_record(config, data, result, started_ms=0, ended_ms=1, threads=1)
         assert accuracy_on(data.test, record, data) == run.metrics["test_accuracy"]

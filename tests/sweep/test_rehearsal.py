@@ -110,7 +110,7 @@ def test_time_is_by_the_share_that_was_done(digits, monkeypatch):
             now[0] += 0.5
             progress(len(configs) * hundredth / 100, None)
 
-    monkeypatch.setattr(rehearsal, "train_trials", training)
+    monkeypatch.setattr(rehearsal, "train_runs", training)
     monkeypatch.setattr(rehearsal.time, "perf_counter", lambda: now[0])
     plan = rehearse(study(study__n_trials=200), digits)
     assert plan.measured_s == 2.5
@@ -119,13 +119,13 @@ def test_time_is_by_the_share_that_was_done(digits, monkeypatch):
 
 def test_sharpness_takes_its_time(digits, monkeypatch):
     seen = []
-    original = rehearsal.train_trials
+    original = rehearsal.train_runs
 
     def counting(configs, *arguments, **keywords):
         seen.append([config.training.sharpness_points for config in configs])
         return original(configs, *arguments, **keywords)
 
-    monkeypatch.setattr(rehearsal, "train_trials", counting)
+    monkeypatch.setattr(rehearsal, "train_runs", counting)
     rehearse(study(training__sharpness_points=12), digits)
     assert [2] in seen
     assert sum(points == [2, 2] for points in seen) == 1
