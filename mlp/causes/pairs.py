@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from mlp.causes.changes import Change, Factor, rerun
+from mlp.causes.changes import Change, Factor
 from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
 from mlp.causes.plan import (
@@ -20,6 +20,7 @@ from mlp.causes.plan import (
     Side,
     ends_as_wanted,
     is_picked,
+    is_screened,
     is_wanted,
     judged_after,
     missing,
@@ -154,7 +155,7 @@ def _screening_returns(
     for factor, without in permutations(causes, 2):
         for pick, cure in _either_cures(plan, factor, without, results):
             for change in pick.of_factor(factor):
-                yield rerun(pick.configs[0], [cure, change], 0)
+                yield pick.changed([cure, change], 0)
 
 
 def _confirming_returns(
@@ -171,8 +172,8 @@ def _confirming_returns(
             change = _likeliest_return(pick, bond.factor, cure, results)
             for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
                 assert change is not None
-                yield rerun(pick.configs[seed], [cure, change], seed)
-                yield rerun(pick.configs[seed], [cure], seed)
+                yield pick.changed([cure, change], seed)
+                yield pick.changed([cure], seed)
                 yield pick.configs[seed]
 
 
@@ -222,8 +223,8 @@ def _uncured(plan: Plan, results: Results) -> list[Pick]:
         for pick in plan.on(Side.STOPS)
         if pick.factors
         and all(
-            (change := strongest(pick, factor, results)) is not None
-            and not turns(pick, [change], results)
+            is_screened(pick, factor, results)
+            and not any(turns(pick, [change], results) for change in pick.of_factor(factor))
             for factor in pick.factors
         )
     ]
@@ -251,7 +252,7 @@ def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]
         is_searched = place < _SEARCHED_RUNS
         for factors in _factor_pairs([pick]) if is_searched else _candidates(plan, results):
             for changes in _combinations(pick, factors, results):
-                yield rerun(pick.configs[0], changes, 0)
+                yield pick.changed(changes, 0)
 
 
 def _candidates(plan: Plan, results: Results) -> list[tuple[Factor, Factor]]:
@@ -281,7 +282,7 @@ def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None
             for seed in range(1, pick.n_seeds + 1) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
-                    yield rerun(pick.configs[seed], changes, seed)
+                    yield pick.changed(changes, seed)
 
 
 def _pair_cure(
