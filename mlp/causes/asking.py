@@ -12,7 +12,7 @@ own pairs say how often an unchanged run does what it was picked for.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, product, zip_longest
@@ -89,13 +89,21 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
     if not plan.on(Side.STOPS):
         return []
     guesses = _guesses(plan)
+    first = _clearly_first(guesses)
     best = []
     for effect in found:
         factor = effect.factor
         if factor.keeps_step or effect.conclusion in _SETTLED:
             continue
         arms = [
-            _Arm(plan, effect, side, tuple(seen.of(factor, side)), guesses[factor] * times)
+            _Arm(
+                plan,
+                effect,
+                side,
+                tuple(seen.of(factor, side)),
+                guesses[factor] * times,
+                side is Side.STOPS and factor == first,
+            )
             for side, times in ((Side.STOPS, 1.0), (Side.STARTS, _STARTS_LESS))
             if effect.on(side) is not None
         ]
@@ -125,15 +133,31 @@ def _guesses(plan: Plan) -> dict[Factor, float]:
     }
 
 
+def _clearly_first(guesses: Mapping[Factor, float]) -> Factor | None:
+    """The setting that alone goes along with oscillation; a rate goes with its normalization."""
+    rates = {_RATE, _SAME_STEP} if Factor(LEARNING_RATE) in guesses else {_SAME_STEP}
+    order = sorted((f for f in guesses if f not in rates), key=lambda f: -guesses[f])
+    others = [guesses[factor] for factor in order[1:2]]
+    midway = (_CHANCE_OF_FIRST + _CHANCE_OF_OTHER) / 2
+    return order[0] if order and all(guess < midway for guess in others) else None
+
+
 @dataclass(frozen=True)
 class _Arm:
-    """One setting from one side."""
+    """One setting from one side.
+
+    Attributes:
+        seen: what was seen of it, in order.
+        guess: that it turns a run, before anything is trained.
+        is_first: whether no other setting is nearly as likely, before anything is trained.
+    """
 
     plan: Plan
     effect: Effect
     side: Side
     seen: tuple[Seen, ...]
     guess: float
+    is_first: bool = False
 
     @cached_property
     def picks(self) -> list[Pick]:
@@ -191,7 +215,7 @@ class _Arm:
         n_more = max(1, needed - on.n_with - on.n_against)
         screens = [c for pick in self.picks if (c := self._screen(pick)) is not None]
         turned = [pick for pick in self.picks if self.turning(pick) is not None]
-        is_bold = self.guess >= _CHANCE_OF_FIRST and not self.own  # then screens would only delay
+        is_bold = self.is_first and not self.own  # screens would only delay what is likely
         among = self.picks if is_bold else turned
         n_further = self._n_further(among)
         # Of its own pairs in the runs that it turns; a fair bet allows no look at others.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from mlp.causes.changes import Change, Factor
+from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Change, Factor
 from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
 from mlp.causes.plan import (
@@ -29,14 +29,15 @@ from mlp.causes.plan import (
 )
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.shares import wilson
 
-PAIR_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
+PAIR_ERROR_RATE = ERROR_RATE / 4  # the rest is for single settings and for the effective step
 
 _MOST_RUNS = 6  # that one dependence is tried in
 _SHARED = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
-_RETURNS_OFTEN = 0.5  # below this share of returns a setting does not do it alone
+_SURE = (
+    20.0  # a bet on which of two settings needs the other is won at 5 %, however often looked at
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def next_curing_pairs(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
 def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple[Dependence, ...]:
     """For each two causes that often cure the same runs: does one bring the swings back alone?"""
     found = []
-    for factor, without in permutations(causes, 2):
+    for factor, without in _two_of(causes):
         runs = _either_cures(plan, factor, without, results)
         enough = min(_MOST_RUNS, _SHARED * _n_cured(plan, factor, results))
         if runs and len(runs) >= enough:
@@ -128,6 +129,13 @@ def pair_cures(plan: Plan, results: Results) -> tuple[PairCure, ...]:
         _pair_cure(factors, uncured, n_hypotheses, results)
         for factors in _candidates(plan, results)
     )
+
+
+def _two_of(causes: Sequence[Factor]) -> Iterator[tuple[Factor, Factor]]:
+    """Each two causes, but for those that both change the step: each undoes what the other does."""
+    for one, other in permutations(causes, 2):
+        if {one.setting, other.setting} != {NORMALIZATION, LEARNING_RATE}:
+            yield one, other
 
 
 def _either_cures(
@@ -152,7 +160,7 @@ def _n_cured(plan: Plan, factor: Factor, results: Results) -> int:
 def _screening_returns(
     plan: Plan, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
-    for factor, without in permutations(causes, 2):
+    for factor, without in _two_of(causes):
         for pick, cure in _either_cures(plan, factor, without, results):
             for change in pick.of_factor(factor):
                 yield pick.changed([cure, change], 0)
@@ -207,11 +215,10 @@ def _dependence(
             is_cure = ends_as_wanted(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
             n_pairs += is_cure
             n_returned += is_cure and both.verdict is Verdict.OSCILLATING
-    returned = wilson(n_returned, n_pairs)
     is_needed = None
-    if returned.high < _RETURNS_OFTEN:
+    if capital(n_pairs - n_returned, n_returned) >= _SURE:
         is_needed = True
-    elif returned.low > _RETURNS_OFTEN:
+    elif capital(n_returned, n_pairs - n_returned) >= _SURE:
         is_needed = False
     return Dependence(factor, without, n_pairs, n_returned, is_needed)
 

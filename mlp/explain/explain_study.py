@@ -48,6 +48,7 @@ PAGE_FILE = "report.html"
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than that for a tiny one
 _POPULATION = 64  # reruns that are trained at once, at most
+_FEWEST = 8  # fill the vectors of the engine: fewer take as long
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
@@ -368,15 +369,16 @@ class _Clock:
         return time.monotonic() - self.started
 
     def population(self) -> int:
-        """Reruns to train at once: few enough to look often, and to end in time; 1 or more."""
+        """Reruns to train at once: few enough to look often and to end in time."""
         left_s = self.limit_s - self.seconds
         room_s = min(left_s, self.limit_s / _LOOKS)
         self.n_begun += 1
-        return max(1, min(_POPULATION, int(room_s / max(self.pace_s, 1e-3))))
+        return max(_FEWEST, min(_POPULATION, int(room_s / max(self.pace_s, 1e-3))))
 
     def has_time(self) -> bool:
         """Whether there is time for another rerun; for the first population there always is."""
-        return self.n_begun == 0 or self.seconds + self.pace_s < self.limit_s
+        half_s = self.pace_s * _FEWEST / 2  # half a population beyond the limit is as near to it
+        return self.n_begun == 0 or self.seconds + half_s < self.limit_s
 
 
 def _commands(
