@@ -18,7 +18,6 @@ from functools import cached_property
 from itertools import islice, product, zip_longest
 
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Change, Factor
-from mlp.causes.counts import explained_shares
 from mlp.causes.effects import (
     SINGLE_ERROR_RATE,
     STEP_ERROR_RATE,
@@ -119,10 +118,7 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
 
 def _guesses(plan: Plan) -> dict[Factor, float]:
     """How likely each turns a run, by how the study's runs ended."""
-    shares: dict[str, float] = {}
-    for name, share in explained_shares(plan.runs).items():
-        setting = name.partition("[")[0]
-        shares[setting] = max(shares.get(setting, 0.0), share)
+    shares = dict(plan.shares)
     # A rate is drawn by the normalization, so that either takes a part of what both explain.
     shares[LEARNING_RATE] = max(shares.get(NORMALIZATION, 0.0), shares.get(LEARNING_RATE, 0.0))
     largest = max(shares.values(), default=0.0) or 1.0

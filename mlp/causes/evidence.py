@@ -123,7 +123,7 @@ def idle_capital(n_turned: int, n_stayed: int) -> float:
         n_stayed: reruns that ended like it.
 
     Example:
-        >>> idle_capital(0, 15) < 20 < idle_capital(0, 16)
+        >>> idle_capital(0, 14) < 20 < idle_capital(0, 15)
         True
     """
     prior = _log_below_negligible(1, _EXPECTED_REST)
@@ -138,7 +138,7 @@ def stays_needed(n_turned: int, n_stayed: int) -> int | None:
 
     Example:
         >>> stays_needed(0, 0)
-        16
+        15
     """
     for n in range(200):
         if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1:

@@ -107,6 +107,19 @@ class Plan:
     picks: tuple[Pick, ...]
     factors: tuple[Factor, ...]
 
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Setting -> how much of the difference between oscillating and other runs it explains.
+
+        A setting that is drawn by another one, or in each layer, explains what the best of its
+        parts does.
+        """
+        found: dict[str, float] = {}
+        for name, share in explained_shares(self.runs).items():
+            setting = name.partition("[")[0]
+            found[setting] = max(found.get(setting, 0.0), share)
+        return found
+
     def on(self, side: Side) -> list[Pick]:
         """The picks of one side."""
         return [pick for pick in self.picks if pick.side is side]

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlp.causes.evidence import capital, holm, p_value_of, paired_difference, pairs_needed
+from mlp.causes.evidence import (
+    CLEARING_ERROR_RATE,
+    NEGLIGIBLE,
+    capital,
+    idle_capital,
+    p_value_of,
+    paired_difference,
+    pairs_needed,
+    stays_needed,
+)
 from mlp.shares import wilson
 
 counts = st.integers(0, 200)
@@ -67,16 +76,21 @@ def test_more_agreement_is_never_weaker(n_with, n_against):
     assert math.isfinite(capital(n_with, n_against))
 
 
-def test_holm_adjusts_by_what_is_left():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_the_bet_that_a_setting_does_nothing_is_fair(n):
+    """Of reruns that are turned as often as is worth a change, it wins nothing on average."""
+    turned = stats.binom.pmf(range(n + 1), n, NEGLIGIBLE)
+    expected = sum(p * idle_capital(k, n - k) for k, p in enumerate(turned))
+    assert expected == pytest.approx(1.0)
+    more = stats.binom.pmf(range(n + 1), n, 2 * NEGLIGIBLE)
+    assert sum(p * idle_capital(k, n - k) for k, p in enumerate(more)) < 1
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_keeps_the_order_and_never_helps(p_values):
-    adjusted = holm(p_values)
-    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
-    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
+def test_so_many_reruns_that_stay_clear_a_setting_and_no_fewer():
+    n = stays_needed(1, 4)
+    assert idle_capital(1, 4 + n) * CLEARING_ERROR_RATE >= 1
+    assert idle_capital(1, 4 + n - 1) * CLEARING_ERROR_RATE < 1
+    assert stays_needed(100, 0) is None
 
 
 def test_pairs_needed_are_enough_and_no_more():

@@ -4,6 +4,7 @@ The runs of a few studies are drawn once; chance then decides anew how each reru
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,7 @@ def plan_of(planted: Planted, repetition: int) -> Plan:
     return plan_reruns(
         runs,
         space,
-        interventions=4,
+        interventions=3,
         seeds=4,
         n_examples=N_EXAMPLES,
         gradient_norm=gradient_norms,
@@ -94,7 +95,7 @@ def test_the_chance_of_ever_naming_a_false_cause_is_one_in_a_hundred(told):
 def test_what_was_named_or_cleared_stays_so(told):
     for _, studies in told.values():
         for study_ in studies:
-            for (named, idle), (later_named, later_idle) in itertools.pairwise(study_):
+            for (named, idle), (later_named, later_idle) in pairwise(study_):
                 assert named <= later_named
                 assert idle <= later_idle | later_named
                 assert not later_named & later_idle
