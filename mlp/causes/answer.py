@@ -21,7 +21,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.asking import next_singles
+from mlp.causes.asking import guesses_of, next_singles
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
@@ -264,6 +264,7 @@ class Answer:
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
             known is if it acts; None where nothing speaks for any.
+        guess: the undecided setting that goes along with oscillation most; None without any.
         shared: settings, as typed, that all runs have in common and one of which may do it; empty
             unless every run oscillates.
         is_asked_together: whether it is known of causes that cure the same runs that each acts
@@ -287,6 +288,7 @@ class Answer:
     only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
     likeliest: Effect | None
+    guess: str | None
     shared: tuple[str, ...]
     is_asked_together: bool
     step_example: str | None
@@ -380,6 +382,7 @@ def answer(
         only_failing=failing,
         undecided=undecided,
         likeliest=_likeliest(found, undecided),
+        guess=_guess(plan, undecided),
         shared=_shared(plan),
         is_asked_together=is_complete or len(curing) < 2,
         step_example=_step_example(plan, n_examples, gradient_norm) if has_step else None,
@@ -442,6 +445,12 @@ def _likeliest(found: Sequence[Effect], undecided: Sequence[str]) -> Effect | No
     return best if best is not None and best.odds > 1 else None
 
 
+def _guess(plan: Plan, undecided: Sequence[str]) -> str | None:
+    guesses = {factor.setting: guess for factor, guess in guesses_of(plan).items()}
+    order = sorted(undecided, key=lambda setting: (-guesses[setting], setting != LEARNING_RATE))
+    return order[0] if order else None
+
+
 def _shared(plan: Plan) -> tuple[str, ...]:
     """What may be changed and is the same in all runs, where every run oscillates."""
     if not plan.runs or not all(run.is_oscillating for run in plan.runs):
@@ -493,9 +502,11 @@ def _undecided_sentence(answer: Answer) -> str:
         said += f"{_DID[side.side]} {side.n_with} of {side.n_expected} so far"
         if best.pairs_needed is not None and not answer.is_complete:
             n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
-            said += f", and {n_more} more would decide{_duration(answer, n_more)}"
-    elif answer.undecided and not answer.is_complete:
-        said += f"; first to be asked is {answer.undecided[0]}, which goes along with it most"
+            said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
+    elif answer.guess is not None:
+        said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
+        if not answer.is_complete:
+            said += f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
     return f"{said}."
 
 
@@ -503,11 +514,9 @@ def _odds(odds: float) -> str:
     return f"{odds:.2g} to 1" if odds < 100 else f"{odds:.0f} to 1"
 
 
-def _duration(answer: Answer, n_pairs: int) -> str:
-    """How long so many pairs take, where the pace is known."""
-    if answer.pace_s is None:
-        return ""
-    return f", about {max(1.0, 2 * n_pairs * answer.pace_s):.0f} s"
+def _duration(answer: Answer, n_reruns: int) -> str:
+    """How long so many reruns take, where the pace is known."""
+    return f", about {max(1.0, n_reruns * answer.pace_s):.0f} s" if answer.pace_s else ""
 
 
 def render_answer(answer: Answer) -> str:

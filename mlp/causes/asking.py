@@ -87,7 +87,7 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
     """The best aim of each setting that is neither named nor cleared nor given up."""
     if not plan.on(Side.STOPS):
         return []
-    guesses = _guesses(plan)
+    guesses = guesses_of(plan)
     first = _clearly_first(guesses)
     best = []
     for effect in found:
@@ -116,8 +116,8 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
     return best
 
 
-def _guesses(plan: Plan) -> dict[Factor, float]:
-    """How likely each turns a run, by how the study's runs ended."""
+def guesses_of(plan: Plan) -> dict[Factor, float]:
+    """How likely each turns a run, by how the study's runs ended: a guess, no evidence."""
     shares = dict(plan.shares)
     # A rate is drawn by the normalization, so that either takes a part of what both explain.
     shares[LEARNING_RATE] = max(shares.get(NORMALIZATION, 0.0), shares.get(LEARNING_RATE, 0.0))
@@ -221,7 +221,8 @@ class _Arm:
         n_pairs = math.ceil(n_more / agreement)
         chance = self.chance_of_turning if not chosen else agreement
         n_possible = n_further + (len(screens) * _seeds_of(self.picks) if not is_bold else 0)
-        if n_possible < n_more or not (n_further or screens):
+        is_hopeless = n_possible < n_more and bool(self.pairs)  # a first few show what is likeliest
+        if is_hopeless or not (n_further or screens):
             return None
         asked = [config for pair in self._further(among, n_pairs) for config in pair]
         is_short = n_further < n_pairs
@@ -346,12 +347,11 @@ def _contrasting(
 
 def _beside(arm: _Arm, results: Results) -> Iterator[tuple[RunConfig, ...]]:
     """The unchanged run, the rate kept and the step kept, where the rate kept ends the swings."""
-    for seed in range(1, _seeds_of(arm.picks) + 1):
-        for pick in arm.picks:
-            rate = arm.pairs.get((id(pick), seed))
-            change = rate.change if rate is not None else _ending(arm, pick)
-            if change is None or seed > _n_seeds(pick) or not _ends(arm, pick, change):
-                continue
+    most = max((len(pick.configs) for pick in arm.picks), default=0)
+    for seed, pick in product(range(1, most), arm.picks):
+        rate = arm.pairs.get((id(pick), seed))
+        change = rate.change if rate is not None else _ending(arm, pick)
+        if change is not None and seed < len(pick.configs) and _ends(arm, pick, change):
             step = _at_same_step(pick, change)
             kept = pick.changed([step], seed) if step is not None else None
             changed = pick.changed([change], seed)

@@ -95,6 +95,7 @@ def next_pair_batch(
         causes: the settings that cure alone.
     """
     for stage in (
+        _screening_uncured(plan, results),
         _screening_returns(plan, causes, results),
         _confirming_returns(plan, causes, results),
         _screening_pairs(plan, results),
@@ -252,6 +253,13 @@ def _combinations(
         best = strongest(pick, factor, results)
         sides.append(list(dict.fromkeys([*of_factor[:1], *([best] if best else [])])))
     return list(product(*sides))  # type: ignore[arg-type]
+
+
+def _screening_uncured(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
+    """Every change of the runs that none has cured so far."""
+    for pick in plan.on(Side.STOPS):
+        if not any(turns(pick, [change], results) for change in pick.changes):
+            yield from (pick.changed([change], 0) for change in pick.changes)
 
 
 def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:

@@ -184,7 +184,7 @@ def test_quiet_failures_are_no_cures():
 
 def test_training_can_be_stopped_and_gone_on_with():
     plan = plan_of(RATE)
-    whole = investigate(plan, training(RATE, 0))
+    whole = investigate(plan, training(RATE, 0), population=32)
     n_calls, trained = 0, []
 
     def count(configs):
@@ -199,7 +199,7 @@ def test_training_can_be_stopped_and_gone_on_with():
     part = investigate(plan, count, population=32, goes_on=twice)
     assert 0 < len(part) <= 64
     assert not answer_of(plan, part).is_complete
-    rest = investigate(plan, count, known=part)
+    rest = investigate(plan, count, known=part, population=32)
     assert rest == whole
     assert len(trained) == len(set(trained)) == len(whole)
     assert answer_of(plan, rest) == answer_of(plan, whole)
@@ -294,4 +294,4 @@ def test_nothing_is_claimed_where_nothing_was_rerun():
     plan = plan_of(RATE)
     said = sentences(answer_of(plan, {}))
     assert evidence_table(answer_of(plan, {})) == ()
-    assert said[0].startswith("Nothing has been rerun yet; first to be asked is ")
+    assert said[0].startswith("Nothing has been rerun yet; likeliest, by how the study's own runs")
