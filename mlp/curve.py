@@ -9,7 +9,7 @@ How well it agrees with labels by eye, and with which it does not: tests/curves/
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,10 +36,31 @@ QUIET_SHARE = 0.4  # of the tail without a swing at its end: longer than the pau
 PERIODIC_MISMATCH = 0.25  # three quarters of the variance come back one period later
 PERIODIC_LEEWAY = 0.05  # a shorter lag is preferred to the best one only if it is nearly as good
 
+# Noise of minibatches. Where its size is not known, the points tell: batches are drawn anew, so an
+# entry says nothing of the next, while a loss that swings does. On the labelled curves no noise
+# comes back by more than 2.9 of its own errors, and all but four of the swings do.
+STRUCTURE_ERRORS = 3.5  # errors of an autocorrelation, 1 / sqrt(n)
+RETURN_SHARE = 0.25  # of the variance, that comes back after two entries or more
+SMOOTH_SHARE = 0.5  # of the variance, that is in the next entry still
+STRUCTURE_ENTRIES = 24  # of a tail; on fewer neither can be told
+# A batch's mean varies by E[l^2] / B, which is at most the mean loss times what a hard example
+# costs; that is taken for so many times the reference: 4.9 with two classes.
+HARD_EXAMPLE = 7.0
+BEYOND_NOISE = 2.0  # deviations over those of the noise: healthy runs stay below 1.5
+NOISE_PAIRS = 8  # exact losses beside those of batches from which the noise is told
+
 CONVERGED_SHARE = 0.1  # of the reference: below it a flat loss counts as learned
 SPIKE_SHARE = 1.0  # of the best loss so far: a doubled loss stands out in any plot
 
+FAR_ABOVE = 2.0  # times the start and the reference: such a fall is no learning
+LOST_ABOVE = 100.0  # likewise: it is not only high but lost, also where it is flat
+SETTLED_TURNS = 5  # that came before the end: two whole swings and a half
+FEW_ENTRIES = 40  # of a curve; the last quarter, which is judged, has ten of them
+_LARGEST = float(np.finfo(np.float64).max)
+_NO_MEAN = 100.0  # times chance: a loss that starts higher is a sum, or says nothing of chance
+
 Curve = NDArray[np.float64]
+LossKind = Literal["cross_entropy", "squared_error"]
 
 
 class Verdict(WithSentence):
@@ -50,7 +71,21 @@ class Verdict(WithSentence):
     CLIMBING = "climbing", "The loss drifts upwards at the end."
     LEARNING = "learning", "The loss is still falling; more steps would lower it."
     STALLED = "stalled", "The loss is flat and high: little was learned and nothing moves."
+    FLAT = "flat", "The loss is flat; whether that is low is not known of a loss below zero."
     CONVERGED = "converged", "The loss is flat and low: the run has learned and settled."
+
+
+class Swung(NamedTuple):
+    """Swings that came to an end: the steps of the first and the last, and between which losses."""
+
+    first_step: int
+    last_step: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        steps = f"from step {self.first_step} to {self.last_step}"
+        return f"It swung {steps}, between {self.low:.3g} and {self.high:.3g}, and settled."
 
 
 @dataclass(frozen=True)
@@ -69,13 +104,15 @@ class Judgement:
             which neither a spike nor an alternation moves.
         flip_rate: share of neighbouring pairs of differences in the tail that change sign, 0 to 1;
             a difference within float32 rounding has no sign.
-        period_steps: entries from one swing to its next like, 2 or more; None where the swings
+        period_steps: steps from one swing to its next like, 2 or more; None where the swings
             are aperiodic or too small to be seen, or where fewer than two fit into the tail.
         largest_rise: largest rise above the running minimum, in units of the loss.
-        last_rise_entry: entry where the loss last rose to visibly above its running minimum;
-            None: never.
+        last_rise_step: where the loss last rose to visibly above its running minimum; None: never.
         spiked: whether the loss once stood at twice its running minimum or more and came back.
             Never of a run that oscillates or diverged.
+        swung: where it swung before it settled; None: nowhere, or to the end.
+        first_loss: where it began, in units of the loss; None: not known.
+        n_entries: how many finite values were judged; None: not known.
     """
 
     verdict: Verdict
@@ -85,16 +122,28 @@ class Judgement:
     flip_rate: float
     period_steps: int | None
     largest_rise: float
-    last_rise_entry: int | None
+    last_rise_step: int | None
     spiked: bool
+    swung: Swung | None = None
+    first_loss: float | None = None
+    n_entries: int | None = None
 
     @property
     def sentence(self) -> str:
-        """The verdict's sentence, and a word about ripples."""
-        if not self.ripples:
-            return self.verdict.sentence
-        share = f"{100 * self.ripples:.0f} % of its level"
-        return f"{self.verdict.sentence} It ripples by {share}, which is too little to matter."
+        """The verdict's sentence, and a word about what else a person would say."""
+        said = [self.verdict.sentence]
+        first, last, n_entries = self.first_loss, self.tail_loss, self.n_entries
+        if self.verdict is Verdict.CLIMBING and first is not None and _is_far_above(last, first):
+            said = [f"The loss ends at {last:.4g}, far above {first:.4g}, where it began."]
+        if self.ripples:
+            share = f"{100 * self.ripples:.0f} % of its level"
+            said.append(f"It ripples by {share}, which is too little to matter.")
+        if self.swung is not None:
+            said.append(str(self.swung))
+        if n_entries is not None and n_entries < FEW_ENTRIES and self.verdict != Verdict.DIVERGED:
+            values = "one value" if n_entries == 1 else f"only {n_entries} values"
+            said.append(f"The verdict rests on {values} of the loss; more make it surer.")
+        return " ".join(said)
 
 
 class _Limits(NamedTuple):
@@ -104,6 +153,7 @@ class _Limits(NamedTuple):
     rounding: float
     swing: float
     sampling_error: float
+    least: float  # of any level that a swing is compared with; 0 for a loss that is never negative
 
     @property
     def notable(self) -> float:
@@ -120,79 +170,319 @@ class _Turns(NamedTuple):
     is_cut: NDArray[np.bool_]  # whether the start or end of the tail cuts its height
 
 
-def judge(
-    loss: ArrayLike, *, reference: float | None = CHANCE_LOSS, sampling_error: float = 0.0
+class LossCurves(Protocol):
+    """The losses of a run of this package; `mlp.engine.result.Result` has them."""
+
+    loss: Curve
+    loss_step: NDArray[np.int64]
+    step_loss: Curve | None
+
+
+def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:
+    """Judges a run of this package: exact mean cross-entropies of two classes.
+
+    On minibatches they are taken once an epoch, where a swing of period 2 shows at one phase only,
+    and the noise of the batches, which is in the weights, shows as bumps. So the losses of the
+    steps are judged as well. They swing where they oscillate and are apart by more than twice the
+    noise of their batches: the difference of both losses where both are of the same weights. Then
+    the run oscillates; and what the ends of the epochs say alone is noise, unless the loss is above
+    that of knowing nothing, where no batches would keep it.
+
+    Args:
+        batch_size: None: all examples.
+    """
+    curve, at = _in_order(np.asarray(result.loss, dtype=np.float64), result.loss_step, None)
+    judged, batches = _judge(curve, at, CHANCE_LOSS, 0.0), result.step_loss
+    if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:
+        return judged
+    tail = _tail(batches)
+    seen = (result.loss_step >= batches.size - tail.size) & (result.loss_step < batches.size)
+    errors = batches[result.loss_step[seen]] - result.loss[seen]
+    noise = _batch_noise(tail, batch_size, CHANCE_LOSS)
+    if errors.size >= NOISE_PAIRS:
+        noise = 1.4826 * float(np.median(np.abs(errors)))
+    if _deviation(tail) >= BEYOND_NOISE * noise:
+        by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
+        return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
+    if judged.verdict is Verdict.OSCILLATING and float(np.mean(tail)) < CHANCE_LOSS:
+        return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
+    return judged
+
+
+def judge_curve(
+    loss: ArrayLike,
+    *,
+    steps: ArrayLike | None = None,
+    times: ArrayLike | None = None,
+    kind: LossKind | None = None,
+    classes: int | None = None,
+    reference: float | None = None,
+    batch_size: int | None = None,
+    noise: float | None = None,
 ) -> Judgement:
-    """Judges a loss curve by its last quarter.
+    """Judges any loss curve by its last quarter; what is known of it may be left out.
 
     Decided in this order: `diverged` (a non-finite entry); `oscillating` (two rises and two falls
     of more than 5 % of where the loss then is and of more than 2 % of the reference, neither dying
-    out nor over, and higher than the loss falls over the tail); `climbing`, `learning` (a drift of
-    more than 5 % of the level over the tail); `stalled`, `converged` (flat, above and below a tenth
-    of the reference).
+    out nor over, and higher than the loss falls over the tail); `climbing` (it drifts up by more
+    than 5 % of its level over the tail, or ends far above its start), `learning` (it drifts down by
+    as much); `stalled`, `converged` (flat, above and below a tenth of the reference), `flat` (of a
+    loss that becomes negative, which has no such tenth; there swings and drifts are compared with
+    the span of the curve as well).
 
     Args:
-        loss: `(entry,)`, one entry or more, of a loss that is never negative (a negative entry
-            counts as 0). What follows a non-finite entry is not looked at.
-        reference: the loss of knowing nothing; None: the first entry.
-        sampling_error: standard error of one entry, in units of the loss, where each entry is a
-            mean over a minibatch: the deviation of the per-example losses over the root of the
-            batch size. 0: the entries are exact. Not finite, as after a divergence: taken for 0.
+        loss: `(entry,)`, one entry or more. What follows a non-finite entry is not looked at.
+        steps: `(entry,)`, where each was taken; they are judged in that order. None: 0, 1, 2, ...
+        times: `(entry,)`, when each was taken: the order of those of one step.
+        kind: what it is a mean of, and `classes` the number of classes: so what it is for a
+            network that knows nothing; `reference` says the same as a number. Else the first
+            entry is taken for that.
+        batch_size: examples that an entry is a mean over, where that is a minibatch.
+        noise: standard error of one entry, in units of the loss: the deviation of the per-example
+            losses over the root of the batch size. 0: the entries are exact. Not finite, as after
+            a divergence: taken for 0. None: not known; the points tell, and the batch size.
 
     Raises:
-        ValueError: for an empty curve, one that is not a line of numbers, or a negative error.
+        ValueError: for an empty curve, one that is not a line of numbers, several entries that are
+            all of one step without their times, steps or times of another number, or a negative
+            error.
 
     Example:
-        >>> judge([0.7 * 0.9**i + 0.01 for i in range(200)]).verdict.value
+        >>> judge_curve([2.3 * 0.9**i + 0.15 for i in range(200)], classes=10).verdict.value
         'converged'
-        >>> judge([1.0 + 0.5 * (-1) ** i for i in range(200)]).period_steps
+        >>> judge_curve([1.0 + 0.5 * (-1) ** i for i in range(200)]).period_steps
         2
     """
-    curve = np.asarray(loss, dtype=np.float64)
-    if curve.ndim != 1 or curve.size == 0:
-        raise ValueError(f"a loss curve must be a line of numbers, but has shape {curve.shape}")
-    if sampling_error < 0:
-        raise ValueError(f"sampling_error must be at least 0, but is {sampling_error}")
-    bad = np.flatnonzero(~np.isfinite(curve))
-    finite = np.maximum(curve[: bad[0]] if bad.size else curve, 0.0)
+    curve, at = _in_order(np.asarray(loss, dtype=np.float64), steps, times)
+    if noise is not None and noise < 0:
+        raise ValueError(f"noise must be at least 0, but is {noise}")
+    if reference is None:
+        reference = _reference(curve, kind, classes)
+    if noise is not None:
+        return _judge(curve, at, reference, noise)
+    finite = curve[: _n_finite(curve)]
+    error = _noise(_tail(finite), batch_size, reference) if finite.size else 0.0
+    return _judge(curve, at, reference, error, is_noise=error > 0)
+
+
+def _judge(
+    curve: Curve,
+    at: NDArray[np.int64],
+    reference: float,
+    error: float,
+    *,
+    is_noise: bool = False,
+) -> Judgement:
+    """Judges a curve in order, whose reference and standard error are known.
+
+    Args:
+        is_noise: it does not swing, whatever it looks like, and whether it drifts is told by ranks.
+    """
+    finite = curve[: _n_finite(curve)]
     if finite.size == 0:
         return Judgement(Verdict.DIVERGED, 0.0, 0.0, 0.0, 0.0, None, 0.0, None, False)
-
-    unit = 2.0 ** max(0, math.frexp(float(finite.max()))[1] - 1)  # so that no sum overflows
-    finite = finite / unit
-    limits = _limits(finite, reference, sampling_error, unit)
-    tail = finite[-max(MIN_TAIL_ENTRIES, math.ceil(TAIL_SHARE * finite.size)) :]
-    turns = _turns(tail, limits.swing)
-    notable = _higher(turns, limits.notable)
+    is_negative = bool(finite.min() < -NOTABLE_SHARE * reference)
+    largest = float(np.abs(finite).max())
+    unit = 2.0 ** max(0, math.frexp(largest)[1] - 1)  # so that no sum overflows
+    limits = _limits(finite / unit, reference / unit, error / unit, is_negative)
+    finite = (finite if is_negative else np.maximum(finite, 0.0)) / unit
+    tail = _tail(finite)
+    turns = _turns(tail, limits)
+    notable = _higher(turns, math.inf if is_noise else limits.notable)
     is_rippled = _keeps_swinging(tail, turns)
-    verdict = Verdict.DIVERGED if bad.size else _verdict(tail, notable, is_rippled, limits)
+    end = _level(tail[-max(1, tail.size // 3) :])
+    if finite.size < curve.size:
+        verdict = Verdict.DIVERGED
+    elif is_noise:
+        quiet = limits._replace(sampling_error=0.0)
+        verdict = _verdict(tail, notable, is_rippled, quiet)
+        if verdict in (Verdict.LEARNING, Verdict.CLIMBING) and not _has_trend(tail):
+            verdict = _flat(tail, limits)
+    else:
+        verdict = _verdict(tail, notable, is_rippled, limits)
+    verdict = _corrected(verdict, float(finite[0]), end, limits)
     is_quiet = verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
     amplitude = _again_and_again(notable.share)
-    ripples = _again_and_again(turns.share) if is_quiet and is_rippled else 0.0
-    rise, last_rise_entry = _rises(finite, limits.swing)
+    ripples = _again_and_again(turns.share) if is_quiet and is_rippled and not is_noise else 0.0
+    rise, last_rise = _rises(finite, limits)
+    period = _period(tail) if max(amplitude, ripples) > VISIBLE_SHARE else None
+    each = max(1, int(np.median(np.diff(at)))) if at.size > 1 else 1
+    swung = None
+    if is_quiet and verdict is not Verdict.CLIMBING and not ripples and not error:
+        swung = _swung(finite, at, limits, unit)
     return Judgement(
         verdict=verdict,
         amplitude=amplitude,
         ripples=ripples,
-        tail_loss=_level(tail[-max(1, tail.size // 3) :]) * unit,
+        tail_loss=end * unit,
         flip_rate=_flip_rate(tail, limits.rounding),
-        period_steps=_period(tail) if max(amplitude, ripples) > VISIBLE_SHARE else None,
-        largest_rise=float(rise.max()) * unit,
-        last_rise_entry=last_rise_entry,
-        spiked=is_quiet and _has_recovered_spike(finite, rise, tail, limits.swing),
+        period_steps=None if period is None else period * each,
+        largest_rise=min(float(rise.max()), _LARGEST / unit) * unit,
+        last_rise_step=None if last_rise is None else int(at[last_rise]),
+        spiked=is_quiet and _has_recovered_spike(finite, rise, tail, limits),
+        swung=swung,
+        first_loss=float(finite[0]) * unit,
+        n_entries=finite.size,
     )
 
 
-def _limits(finite: Curve, reference: float | None, sampling_error: float, unit: float) -> _Limits:
+def _n_finite(curve: Curve) -> int:
+    """How many entries there are before the first that is not finite."""
+    bad = np.flatnonzero(~np.isfinite(curve))
+    return int(bad[0]) if bad.size else curve.size
+
+
+def _in_order(
+    curve: Curve, steps: ArrayLike | None, times: ArrayLike | None
+) -> tuple[Curve, NDArray[np.int64]]:
+    """The curve by step, and of one step by time; and the steps, or places if they are all one."""
+    if curve.ndim != 1 or curve.size == 0:
+        raise ValueError(f"a loss curve must be a line of numbers, but has shape {curve.shape}")
+    places = np.arange(curve.size)
+    if steps is None:
+        return curve, places
+    at, when = np.asarray(steps), places if times is None else np.asarray(times)
+    if not at.shape == when.shape == curve.shape:
+        raise ValueError(f"{curve.size} losses must have as many steps and times, not {at.size}")
+    is_one_step = curve.size > 1 and bool((at == at[0]).all())
+    if is_one_step and (times is None or (when == when[0]).all()):
+        raise ValueError(
+            f"all {curve.size} values of the loss are of step {at[0]:g}, so their order is not "
+            "known; log each with its step"
+        )
+    order = np.lexsort((when, at))
+    return curve[order], places if is_one_step else at[order].astype(np.int64)
+
+
+def _reference(curve: Curve, kind: LossKind | None, classes: int | None) -> float:
+    """The loss of a network that knows nothing; the first entry where that is not known."""
+    first = float(curve[0])
+    if classes is None or not math.isfinite(first):
+        return abs(first)
+    if kind == "squared_error":  # over outputs or a mean of them, with or without a half
+        known = [(classes - 1) / classes**2 * factor for factor in (0.5, 1, classes / 2, classes)]
+        return max((value for value in known if value < 1.1 * first), default=min(known))
+    chance = math.log(classes)
+    return chance if first < _NO_MEAN * chance else first
+
+
+def _tail(curve: Curve) -> Curve:
+    return curve[-max(MIN_TAIL_ENTRIES, math.ceil(TAIL_SHARE * curve.size)) :]
+
+
+def _noise(tail: Curve, batch_size: int | None, reference: float) -> float:
+    """Standard error of one entry, told from the points: 0 where they follow one another.
+
+    Few entries are taken as they are, unless they are known to be of batches; the noise of a
+    negative loss is not bounded by its level.
+    """
+    if batch_size is not None and tail.min() >= 0:
+        bound = _batch_noise(tail, batch_size, reference)
+        if tail.size < STRUCTURE_ENTRIES:
+            return bound
+        if _deviation(tail) >= BEYOND_NOISE * bound:
+            return 0.0
+    if tail.size < STRUCTURE_ENTRIES or _has_structure(tail):
+        return 0.0
+    return _scatter(tail)
+
+
+def _scatter(tail: Curve) -> float:
+    """Deviation of independent errors; of a trend the second differences are next to nothing."""
+    return float(np.std(np.diff(tail, 2))) / math.sqrt(6) if tail.size > 2 else 0.0
+
+
+def _batch_noise(tail: Curve, batch_size: int, reference: float) -> float:
+    """The largest standard error that batches of this size are expected to have."""
+    return math.sqrt(HARD_EXAMPLE * reference * float(np.mean(np.abs(tail))) / batch_size)
+
+
+def _residual(tail: Curve) -> Curve:
+    """The tail without its trend: the median of up to 41 neighbours, of 4,096 entries at most."""
+    part = tail[-4096:]
+    width = max(3, min(part.size // 4, 41)) | 1
+    padded = np.pad(part, width // 2, mode="reflect" if part.size > width // 2 else "edge")
+    trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    return np.asarray(part - trend)
+
+
+def _deviation(tail: Curve) -> float:
+    """Standard deviation about the trend, by the median: rare hard batches do not count."""
+    return 1.4826 * float(np.median(np.abs(_residual(tail))))
+
+
+def _has_structure(tail: Curve) -> bool:
+    """Whether entries tell of later ones, by the autocorrelation of their ranks."""
+    ranks = _ranks(_residual(tail))
+    lags = range(1, min(20, ranks.size // 3) + 1)
+    share = np.array([ranks[lag:] @ ranks[:-lag] for lag in lags]) / (ranks @ ranks)
+    least = STRUCTURE_ERRORS / math.sqrt(ranks.size)
+    return bool(share[0] > max(SMOOTH_SHARE, least) or share[1:].max() > max(RETURN_SHARE, least))
+
+
+def _has_trend(tail: Curve) -> bool:
+    """Whether entries rank by their place, beyond chance: Spearman's correlation and its error."""
+    ranks, places = _ranks(tail), np.arange(tail.size) - (tail.size - 1) / 2
+    share = (ranks @ places) / (places @ places)
+    return bool(abs(share) * math.sqrt(tail.size - 1) > DRIFT_ERRORS)
+
+
+def _ranks(values: Curve) -> Curve:
+    """Ranks about their middle."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return ranks - (values.size - 1) / 2
+
+
+def _limits(finite: Curve, reference: float, error: float, is_negative: bool) -> _Limits:
     """The smallest swing is what rounding, or the scatter of n normal errors, could span.
 
-    n normal errors lie within sqrt(2 ln n) deviations on either side.
+    n normal errors lie within sqrt(2 ln n) deviations on either side. A loss that becomes negative
+    has the span of its curve as the reference.
     """
-    level = float(finite[0]) if reference is None else reference / unit
-    error = sampling_error / unit if math.isfinite(sampling_error) else 0.0
+    least = float(np.subtract(*np.quantile(finite, [0.98, 0.02]))) if is_negative else 0.0
+    if is_negative:
+        reference = max(least, VISIBLE_SHARE * float(np.abs(finite).max()))
+    error = error if math.isfinite(error) else 0.0
     span = 2 * math.sqrt(2 * math.log(finite.size + 1)) * error
-    rounding = ROUNDING_SHARE * level
-    return _Limits(level, rounding, max(rounding, NOISE_MARGIN * span), error)
+    rounding = ROUNDING_SHARE * reference
+    return _Limits(reference, rounding, max(rounding, NOISE_MARGIN * span), error, least)
+
+
+def _is_far_above(end: float, start: float, times: float = FAR_ABOVE) -> bool:
+    return end - start > (times - 1) * abs(start)
+
+
+def _corrected(verdict: Verdict, start: float, end: float, limits: _Limits) -> Verdict:
+    """The verdict with a view to where the curve began, and whether it is negative."""
+    if verdict in (Verdict.LEARNING, Verdict.STALLED, Verdict.CONVERGED):
+        times = FAR_ABOVE if verdict is Verdict.LEARNING else LOST_ABOVE
+        if _is_far_above(end, start, times) and _is_far_above(end, limits.reference, times):
+            return Verdict.CLIMBING
+    if limits.least and verdict in (Verdict.STALLED, Verdict.CONVERGED):
+        return Verdict.FLAT
+    return verdict
+
+
+def _swung(finite: Curve, at: NDArray[np.int64], limits: _Limits, unit: float) -> Swung | None:
+    """The longest series of swings that a person sees on the whole plot, if it has ended.
+
+    A pause of a tenth of the curve ends one.
+    """
+    turns = _higher(_turns(finite, limits), limits.notable)
+    entry = turns.entry[turns.share > VISIBLE_SHARE]
+    pause = max(MIN_TAIL_ENTRIES, 0.1 * finite.size)
+    parts = [
+        part
+        for part in np.split(entry, np.flatnonzero(np.diff(entry) > pause) + 1)
+        if part.size >= SETTLED_TURNS
+    ]
+    if not parts:
+        return None
+    part = max(parts, key=lambda each: each.size)
+    if finite.size - 1 - part[-1] <= pause:
+        return None
+    heights = finite[part] * unit
+    return Swung(int(at[part[0]]), int(at[part[-1]]), float(heights.min()), float(heights.max()))
 
 
 def _verdict(tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits) -> Verdict:
@@ -207,11 +497,16 @@ def _verdict(tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits) ->
         return Verdict.OSCILLATING
     # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
     error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
-    seen = max(VISIBLE_SHARE * (start + end) / 2, limits.rounding, DRIFT_ERRORS * error)
+    level = max(abs(start + end) / 2, limits.least)
+    seen = max(VISIBLE_SHARE * level, limits.rounding, DRIFT_ERRORS * error)
     if drift > max(seen, limits.notable if is_rippled else 0.0):
         return Verdict.CLIMBING
     if drift < -seen:
         return Verdict.LEARNING
+    return _flat(tail, limits)
+
+
+def _flat(tail: Curve, limits: _Limits) -> Verdict:
     is_high = float(np.median(tail)) > CONVERGED_SHARE * limits.reference
     return Verdict.STALLED if is_high else Verdict.CONVERGED
 
@@ -247,8 +542,8 @@ def _higher(turns: _Turns, smallest: float) -> _Turns:
     return _Turns(turns.entry[kept], turns.height[kept], turns.share[kept], turns.is_cut[kept])
 
 
-def _turns(tail: Curve, smallest: float) -> _Turns:
-    """The inner turning points of a tail whose height is above `smallest`.
+def _turns(tail: Curve, limits: _Limits) -> _Turns:
+    """The inner turning points of a tail whose height is above the smallest swing.
 
     Small swings are taken out of the midst of larger ones, as in rainflow counting (Matsuishi and
     Endo 1968): two neighbours that lie between the points before and after them are a swing of
@@ -264,9 +559,10 @@ def _turns(tail: Curve, smallest: float) -> _Turns:
     height = np.concatenate([np.repeat(np.abs(a - b), 2), np.abs(points[1:-1] - nearer)])
     middle = np.concatenate([np.repeat((a + b) / 2, 2), (points[1:-1] + nearer) / 2])
     is_cut = np.isin(entry, np.concatenate([outer[1:2], outer[-2:-1]]))
-    kept = np.flatnonzero(height > smallest)
+    kept = np.flatnonzero(height > limits.swing)
     kept = kept[np.argsort(entry[kept])]
-    return _Turns(entry[kept], height[kept], height[kept] / middle[kept], is_cut[kept])
+    level = np.maximum(np.abs(middle[kept]), limits.least)
+    return _Turns(entry[kept], height[kept], height[kept] / level, is_cut[kept])
 
 
 def _rainflow(tail: Curve) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -301,7 +597,7 @@ def _level(part: Curve) -> float:
 
 def _flip_rate(tail: Curve, rounding: float) -> float:
     steps = np.diff(tail)
-    steps[np.abs(steps) <= np.maximum(ROUNDING_OF_ENTRY * tail[1:], rounding)] = 0.0
+    steps[np.abs(steps) <= np.maximum(ROUNDING_OF_ENTRY * np.abs(tail[1:]), rounding)] = 0.0
     signs = np.sign(steps)
     return float(np.mean(signs[1:] * signs[:-1] < 0)) if signs.size > 1 else 0.0
 
@@ -320,7 +616,7 @@ def _period(tail: Curve) -> int | None:
     """
     n = tail.size
     since = np.arange(n) - (n - 1) / 2
-    x = np.clip(tail, *np.quantile(tail, [0.01, 0.99])) / tail.max()
+    x = np.clip(tail, *np.quantile(tail, [0.01, 0.99])) / np.abs(tail).max()
     x = x - x.mean() - since * (since @ x) / (since @ since)
     n_padded = 1 << (2 * n - 1).bit_length()
     products = np.fft.irfft(np.abs(np.fft.rfft(x, n_padded)) ** 2, n_padded)
@@ -338,21 +634,24 @@ def _period(tail: Curve) -> int | None:
     return int(lag[best])
 
 
-def _rises(finite: Curve, smallest: float) -> tuple[Curve, int | None]:
+def _rises(finite: Curve, limits: _Limits) -> tuple[Curve, int | None]:
     """By how much each entry is above the running minimum, and where it last visibly rose to it."""
     best = np.minimum.accumulate(finite)
     rise = finite - best
-    is_visible = rise > np.maximum(VISIBLE_SHARE * best, smallest)
+    level = np.maximum(np.abs(best), limits.least)
+    is_visible = rise > np.maximum(VISIBLE_SHARE * level, limits.swing)
     risen = np.flatnonzero(is_visible[1:] & (finite[1:] > finite[:-1])) + 1
     return rise, int(risen[-1]) if risen.size else None
 
 
-def _has_recovered_spike(finite: Curve, rise: Curve, tail: Curve, smallest: float) -> bool:
+def _has_recovered_spike(finite: Curve, rise: Curve, tail: Curve, limits: _Limits) -> bool:
     """Whether the loss shot up from some minimum, and ends no longer far above that minimum."""
     best = finite - rise
-    is_high = rise > np.maximum(SPIKE_SHARE * best, smallest)
+    level = np.maximum(np.abs(best), limits.least)
+    is_high = rise > np.maximum(SPIKE_SHARE * level, limits.swing)
     if not is_high.any():
         return False
-    before = float(best[np.argmax(is_high)])
+    first = int(np.argmax(is_high))
+    before, allowed = float(best[first]), SPIKE_SHARE * float(level[first])
     end = _level(tail[-max(1, tail.size // 3) :])
-    return end - before <= max(SPIKE_SHARE * before, smallest)
+    return end - before <= max(allowed, limits.swing)

@@ -23,7 +23,7 @@ from rich.console import Console
 from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Data, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
-from mlp.data.mnist import MNIST, cache_folder, find, read_file
+from mlp.data.mnist import MNIST, cache_folder, read_either
 from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line, patiently
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
@@ -220,12 +220,9 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
     folder = Path(named).expanduser() if named else cache_folder()
     missing, is_whole = [], True
     for file in MNIST.files:
-        path = find(folder, file)
         try:
-            if path is None:
+            if read_either(folder, file) is None:
                 missing.append(file.name)
-            else:
-                read_file(path, file)
         except DataError as error:
             is_whole = False
             way = "put the published file there" if named else "the next sweep replaces it"

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
-from mlp.curve import judge
+from mlp.curve import judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line, patiently
 from mlp.run import Run
@@ -230,7 +230,8 @@ def _answer(
         if before[path] != after[path]
     ]
     old, new = original.result, record.result
-    verdicts = judge(old.loss).verdict, record.judgement.verdict
+    judged = judge_run(old, original.recipe.config.training.batch_size)
+    verdicts = judged.verdict, record.judgement.verdict
     lines += [
         f"verdict {verdicts[0].value} -> {verdicts[1].value}",
         f"final loss {old.loss[-1]:.6g} -> {new.loss[-1]:.6g}",

@@ -1,5 +1,6 @@
 """A tracked run as a notebook wants it: its config, curve, weights and answers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +10,13 @@ from numpy.typing import ArrayLike
 
 from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
-from mlp.curve import Judgement, Verdict, judge
+from mlp.curve import Judgement, Verdict, judge_run
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, one_line
 from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
+from mlp.tracking.display import layer_curves
 from mlp.tracking.three_or_seven import SCALES, Network
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -26,7 +28,7 @@ if TYPE_CHECKING:  # importing these takes seconds
 DEFAULT_EXPERIMENT = Tracking().experiment
 
 # Of curves, which MLflow lists as well; `final_loss` and the like say the same.
-_LAST_POINTS = ("loss", "validation_accuracy", "sharpness", "stability_ratio")
+_LAST_POINTS = re.compile(r"loss|validation_accuracy|sharpness|stability_ratio|gradient_norm|.*/.*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """What the loss curve did, and the numbers behind it."""
-        return judge(self.result.loss)
+        return judge_run(self.result, self.config.training.batch_size)
 
     @property
     def verdict(self) -> Verdict:
@@ -66,7 +68,10 @@ class Run:
 
         The index is `step`, the number of updates done. `loss` is that of the training part and
         `validation_accuracy` is 0 to 1; of minibatches there is `step_loss`, and where it was
-        measured `sharpness` and `stability_ratio`. What was not measured at a step is NaN.
+        measured `sharpness` and `stability_ratio`. `gradient_norm` is that of the mean gradient;
+        of each layer, `update_ratio/layer1` is the norm of an update over that of the weights, and
+        `idle_units/layer1` the share of its units, 0 to 1, that are dead or saturated. What was not
+        measured at a step is NaN.
         """
         import pandas as pd
 
@@ -80,6 +85,8 @@ class Run:
         if result.sharpness_step.size:
             columns["sharpness"] = pd.Series(result.sharpness, result.sharpness_step)
             columns["stability_ratio"] = pd.Series(result.stability_ratio, result.sharpness_step)
+        for name, values in layer_curves(result).items():
+            columns[name] = pd.Series(values, result.layer_step)
         return pd.DataFrame(columns).rename_axis("step")
 
     def predict(self, images: ArrayLike) -> "pd.DataFrame":
@@ -119,8 +126,8 @@ def load_run(
         >>> run = mlp.load_run(run_id)
         >>> run.config.training.steps, [W.shape for W, b in run.weights]
         (40, [(64, 3), (3, 3), (3, 2)])
-        >>> len(run.curve), list(run.curve)
-        (41, ['loss', 'validation_accuracy'])
+        >>> len(run.curve), list(run.curve)[:3]
+        (41, ['loss', 'validation_accuracy', 'gradient_norm'])
     """
     from mlp.tracking.read import fetch_run
 
@@ -198,7 +205,7 @@ def load_study(
         for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
     }
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
-    numbers = numbers.drop(columns=list(_LAST_POINTS), errors="ignore")
+    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(name)]]
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
 
 

@@ -33,8 +33,6 @@ _EXAMPLES = {
     "--multirun optimizer.learning_rate=0.1,1,10": "one run for each value",
 }
 
-_FEW_LOSSES = 40  # the last quarter, which is judged, has ten of them
-
 
 def main() -> None:
     """The command."""
@@ -161,10 +159,6 @@ def say_result(record: RunRecord, console: Console) -> None:
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
     say(console, line, last)
-    if result.loss.size < _FEW_LOSSES and record.judgement.verdict is not Verdict.DIVERGED:
-        seen = f"the verdict rests on {result.loss.size} values of the loss"
-        each = "" if record.config.training.batch_size is None else ", one an epoch"
-        say(console, f"{seen}{each}; more steps make it surer")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from mlp.study import search
 from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
-from mlp.training.executor import open_executor, train_trials
+from mlp.training.executor import open_executor
+from mlp.training.train_runs import train_runs
 from support.clusters import two_nodes
 
 
@@ -40,7 +41,7 @@ def main() -> None:
         there = Execution(engine="ray", address=cluster.address)
         with open_executor(there, notice=print) as workers:
             for where in (here, workers):  # compiled code is loaded, the data have arrived
-                train_trials(configs[:4], data, where)
+                train_runs(configs[:4], data, where)
             workers.idle_share()
             for turn in range(asked.turns):
                 pair = (here, workers) if turn % 2 else (workers, here)
@@ -57,7 +58,7 @@ def main() -> None:
 
 def timed(configs, data, where) -> float:
     started = time.perf_counter()
-    train_trials(configs, data, where)
+    train_runs(configs, data, where)
     return time.perf_counter() - started
 
 

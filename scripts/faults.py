@@ -1,14 +1,18 @@
 """Plants faults, one at a time, and says which tests catch them.
 
-    python scripts/faults.py                        all of them, by the first tier
+    python scripts/faults.py                        all of them
     python scripts/faults.py "wrong sign" flush     those whose names hold one of these words
-    python scripts/faults.py -- -m system           further words for pytest
-    python scripts/faults.py --tree ../old          those of another checkout, by its own tests
+    python scripts/faults.py --tree ../old          in another checkout, by its own tests
+    python scripts/faults.py --tree ../old --tree . in both, for a table of two columns
     python scripts/faults.py --check                whether each fault has its place in mlp/
 
-Each is planted in a copy of the checkout. A fault says what stands in mlp/ and what stands there
-instead, and where the code was written otherwise at some time, that as well; a text is looked for
-in all modules and must be there exactly once. A first run without any fault must find nothing.
+A fault is planted in a copy of the checkout. The files of tests that are named beside it run first,
+as part of the first tier; then, where they find nothing and `--whole` is given, the whole first
+tier. A test that failed counts only if it passes without any fault, which is tried at the end.
+
+A fault says what stands in mlp/ and what stands there instead, and where the code was written
+otherwise at some time, that as well; a text is looked for in all modules and must be there exactly
+once.
 """
 
 import argparse
@@ -18,13 +22,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+COMPILED = ".compiled"  # folder in a copy for the engine's compiled code
+NO_PLACE = "no place here"
+# A plugin: the first example that fails is enough.
+UNSHRUNK = """
+from hypothesis import Phase, settings
+
+settings.register_profile("unshrunk", phases=(Phase.explicit, Phase.generate))
+settings.load_profile("unshrunk")  # that of conftest.py is made from it
+"""
 
 
 @dataclass(frozen=True)
@@ -33,70 +47,83 @@ class Fault:
 
     Attributes:
         name: what is wrong.
+        tests: files whose subject it is, each perhaps with one test of it.
         changes: what stands in the code, and what in its place; the first that is there is made.
     """
 
     name: str
+    tests: tuple[str, ...]
     changes: tuple[tuple[str, str], ...]
 
 
-def fault(name: str, *texts: str) -> Fault:
-    """Old and new texts in turns."""
-    return Fault(name, tuple(zip(texts[::2], texts[1::2], strict=True)))
+def fault(name: str, tests: str, *texts: str) -> Fault:
+    """Names of files, without `test_` and `.py`; then old and new texts in turns."""
+    return Fault(name, tuple(tests.split()), tuple(zip(texts[::2], texts[1::2], strict=True)))
 
 
 FAULTS = (
     # The network and its gradient
     fault(
         "wrong sign of the output's gradient",
+        "network",
         "np.where(is_right, -wrong[:, None], wrong[:, None])",
         "np.where(is_right, wrong[:, None], -wrong[:, None])",
     ),
     fault(
         "he_normal with the deviation of lecun_normal",
+        "network",
         "math.sqrt(2 / fan_in)",
         "math.sqrt(1 / fan_in)",
     ),
     fault(
         "clip looks at the norm of the sum",
+        "gradient",
         "is_long = global_norm(mean) > gradient.clip_norm",
         "is_long = global_norm(grads_sum) > gradient.clip_norm",
     ),
     # The engine
     fault(
         "engine: last block of rows of a chunk left out",
+        "population::test_the_questions_first_25_losses_on_mnist",
         "for block in range(begin, end):",
         "for block in range(begin, max(begin + 1, end - 1)):",
     ),
     fault(
         "engine: every other pixel of a row left out",
+        "population::test_full_batch_equals_a_plain_loop",
         "store(target, r * tile, even + odd)",
         "store(target, r * tile, even)",
     ),
-    fault("engine: dropped flush of subnormals", "_FLUSH = 0x8040", "_FLUSH = 0x0000"),
+    fault("engine: dropped flush of subnormals", "subnormal", "_FLUSH = 0x8040", "_FLUSH = 0x0000"),
     fault(
         "engine: mean over one example too many",
+        "population::test_full_batch_equals_a_plain_loop",
         "return float(n_examples), 1.0",
         "return float(n_examples + 1), 1.0",
     ),
     fault(
         "engine: a neighbour's column in a trial's norm",
+        "population::test_a_trial_does_not_notice_the_others "
+        "packing::test_a_trial_is_the_same_alone_and_in_any_population",
         "columns = slice(c, c + job.width[t, 0])",
         "columns = slice(c, c + job.width[t, 0] + 1)",
     ),
     fault(
         "engine: sigmoid of negative numbers",
+        "elementary",
         "return where_less(x, like(x, 0.0), e * upper, upper)",
         "return where_less(x, like(x, 0.0), upper, upper)",
     ),
     fault(
         "engine: momentum of the first layer left out",
+        "population::test_full_batch_equals_a_plain_loop",
         "v = momentum * load(velocity, place, NARROW) + g",
         "v = g",
     ),
     # Verdicts
     fault(
         "climbing and learning swapped",
+        "curve",
         "return Verdict.CLIMBING if drift > 0 else Verdict.LEARNING",
         "return Verdict.LEARNING if drift > 0 else Verdict.CLIMBING",
         "        return Verdict.CLIMBING\n    if drift < -seen:\n        return Verdict.LEARNING\n",
@@ -104,75 +131,91 @@ FAULTS = (
     ),
     fault(
         "stalled and converged swapped",
+        "curve",
         "return Verdict.STALLED if is_high else Verdict.CONVERGED",
         "return Verdict.CONVERGED if is_high else Verdict.STALLED",
     ),
     fault(
         "swings that die out go on",
+        "curve",
         "return float(late.max()) >= DYING_RATIO * float(early.max())",
         "return True",
     ),
     fault(
         "a chart's points without the lowest of each part",
+        "display",
         "kept += [start + int(bucket.argmax()), end - 1 - int(bucket[::-1].argmin())]",
         "kept += [start + int(bucket.argmax()), end - 1]",
     ),
     # Settings
     fault(
         "widths that do not fit the depth pass the door",
+        "door config",
         "if isinstance(self.widths, tuple) and len(self.widths) != self.depth:",
         "if isinstance(self.widths, tuple) and len(self.widths) > self.depth:",
     ),
     fault(
         "a learning rate of zero passes the door",
+        "door config",
         'learning_rate: Annotated[_Float, Field(gt=0, description="step size")]',
         'learning_rate: Annotated[_Float, Field(ge=0, description="step size")]',
     ),
     fault(
         "an unknown setting is dropped in silence",
+        "door",
         "            raise SettingError(unknown_setting(path, setting_paths()))\n",
         "            continue\n",
     ),
     fault(
         "passwords are shown",
+        "store_uri console",
         r'_USER_AND_SECRET.sub(r"\g<head>:***@", text)',
         "text",
     ),
     # Data
     fault(
         "the validation part stays in the training part",
+        "data",
         "return _rows(part, ~held_out), _rows(part, held_out)",
         "return part, _rows(part, held_out)",
     ),
     fault(
         "MNIST's labels the other way round",
+        "data",
         "labels=(labels[chosen] == _SEVEN).astype(np.uint8)",
         "labels=(labels[chosen] == _THREE).astype(np.uint8)",
     ),
     # The search
     fault(
         "the sampler is seeded the same for each trial",
+        "search",
         'f"{study.seed}/{number}"',
         'f"{study.seed}"',
     ),
     fault(
         "a generation sees its own trials",
+        "search",
+        "_sample(search, stored[:first], numbers)",
+        "_sample(search, stored, numbers)",
         "earlier=stored[:first]",
         "earlier=stored",
     ),
     fault(
         "the worst trial is the best",
+        "search sweep",
         'sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1',
         'sign = -1 if DIRECTIONS[search.config.objective] == "minimize" else 1',
     ),
     fault(
         "pruned at the last step, too",
+        "search",
         "if WARMUP_SHARE * steps < step < steps",
         "if WARMUP_SHARE * steps < step <= steps",
     ),
     # Tracking
     fault(
         "the spool forgets what is put into it",
+        "spool",
         "            part.rename(place)\n",
         "            shutil.rmtree(part)\n",
         "_unfinished_of(spool, number).rename(place)",
@@ -182,39 +225,46 @@ FAULTS = (
     ),
     fault(
         "a run that is recorded is recorded again",
+        "runs publish drain",
         'if known is not None and known.info.status == "FINISHED":\n'
         "            return str(known.info.run_id)\n",
         "known = None\n",
     ),
     fault(
         "files that were changed are believed",
+        "rerun runs",
         "if run.data.tags.get(name) != digest:",
         "if name not in run.data.tags:",
     ),
     # The rerun
     fault(
         "a rerun compares only lengths",
+        "rerun",
         "if step != other_step or a.tobytes() != b.tobytes():",
         "if step != other_step:",
     ),
     fault(
         "a rerun does not compare weights",
+        "rerun",
         "                _first_weight(old, new),\n",
         "                None,\n",
     ),
     # Causes and mechanism
     fault(
         "the stability ratio without momentum",
+        "ratio",
         "np.asarray(sharpness, np.float64) / (2 * (1 + config.optimizer.momentum))",
         "np.asarray(sharpness, np.float64) / 2",
     ),
     fault(
         "for and against swapped in the pairs",
+        "evidence attribution",
         "d, m = n_with - n_against, n_pairs + 2",
         "d, m = n_against - n_with, n_pairs + 2",
     ),
     fault(
         "evidence is not paid for by the number of hypotheses",
+        "evidence attribution",
         "min(1.0, (n - rank) * p_values[index])",
         "min(1.0, p_values[index])",
     ),
@@ -222,38 +272,53 @@ FAULTS = (
 
 
 def main() -> int:
-    """The command; 0 where every fault was caught."""
-    words = sys.argv[1:]
-    end = words.index("--") if "--" in words else len(words)
+    """The command; 0 where every fault was caught in the last of the checkouts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of faults' names; without any, all")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout to plant them in")
+    parser.add_argument("--tree", type=Path, action="append", help="a checkout to plant them in")
+    parser.add_argument("--whole", action="store_true", help="all tests for what is not found")
     parser.add_argument("--check", action="store_true", help="only look for their places")
-    asked = parser.parse_args(words[:end])
+    asked = parser.parse_args()
+    trees = [tree.resolve() for tree in asked.tree or [ROOT]]
     chosen = [f for f in FAULTS if not asked.names or any(n in f.name for n in asked.names)]
     if asked.check:
-        lost = [f.name for f in chosen if place_of(f, asked.tree) is None]
+        lost = [f.name for f in chosen if any(place_of(f, tree) is None for tree in trees)]
         print(f"{len(chosen) - len(lost)} faults have their place", *lost, sep="\n  without: ")
         return int(bool(lost))
-    n_missed = 0
+    print(f"| fault | {' | '.join(f'caught in {tree.name} by' for tree in trees)} |")
+    print("| --- |" + " --- |" * len(trees), flush=True)
     with tempfile.TemporaryDirectory(prefix="mlp-faults-") as folder:
-        tree = copied(asked.tree.resolve(), Path(folder) / "tree")
-        compiled = Path(folder) / "compiled"
-        caught, seconds = run(tree, words[end + 1 :], compiled)
-        assert not caught, f"without any fault there are failures: {caught}"
-        print(f"| fault | caught by |\n| --- | --- |\n| none ({seconds:.0f} s) | |", flush=True)
+        copies = [copied(tree, Path(folder) / f"tree{n}") for n, tree in enumerate(trees)]
+        caught = {}
         for each in chosen:
-            with planted(each, tree) as file:
-                if file is None:
-                    print(f"| {each.name} | has no place here |", flush=True)
-                    continue
-                # Numba looks at the file that a function stands in, not at those that it calls.
-                is_engine = file.parent.name == "engine"
-                own = Path(tempfile.mkdtemp(dir=folder)) if is_engine else compiled
-                caught, _ = run(tree, words[end + 1 :], own)
-            n_missed += not caught
-            print(f"| {each.name} | {', '.join(caught) or '**nothing**'} |", flush=True)
-    return int(n_missed > 0)
+            for tree in copies:
+                caught[each, tree] = caught_by(each, tree, whole=asked.whole)
+            found = [caught[each, tree] or "**nothing**" for tree in copies]
+            print(f"| {each.name} | {' | '.join(found)} |", flush=True)
+        for tree, name in zip(copies, trees, strict=True):
+            tests = sorted({caught[each, tree] for each in chosen} - {"", NO_PLACE})
+            broken = {test for test in tests if run(tree, ["-n0", test], tree / COMPILED)}
+            n = sum(caught[each, tree] not in {"", NO_PLACE, *broken} for each in chosen)
+            print(f"{n} of {len(chosen)} are caught in {name}; without any fault", end=" ")
+            print(f"these fail, too: {sorted(broken)}" if broken else "these tests pass")
+    return int(n < len(chosen))
+
+
+def caught_by(each: Fault, tree: Path, *, whole: bool) -> str:
+    """The first test that fails with a fault in a checkout; empty if none does."""
+    words = []
+    for name, separator, test in (word.partition("::") for word in each.tests):
+        found = sorted((tree / "tests").rglob(f"test_{name}.py"))
+        words += [f"{file.relative_to(tree)}{separator}{test}" for file in found]
+    with planted(each, tree) as file:
+        if file is None:
+            return NO_PLACE
+        # Numba looks at the file that a function stands in, not at those that it calls.
+        is_engine = file.parent.name == "engine"
+        with tempfile.TemporaryDirectory(dir=tree.parent) as own:
+            compiled = Path(own) if is_engine else tree / COMPILED
+            found = run(tree, ["-n0", *words], compiled) if words else ""
+            return found or (run(tree, [], compiled) if whole else "")
 
 
 def copied(tree: Path, to: Path) -> Path:
@@ -292,28 +357,41 @@ def planted(each: Fault, tree: Path) -> Iterator[Path | None]:
         file.write_text(text)
 
 
-def run(tree: Path, words: list[str], compiled: Path) -> tuple[list[str], float]:
-    """Names of the first tests that fail, and the seconds it took.
+def run(tree: Path, words: list[str], compiled: Path) -> str:
+    """The first test that fails, empty if none does.
 
     Args:
         tree: the checkout.
         words: for pytest.
         compiled: folder of the engine's compiled code.
     """
-    started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(compiled)}
+    (tree.parent / "unshrunk.py").write_text(UNSHRUNK)
+    path = os.pathsep.join(map(str, (tree, tree.parent)))
+    environment = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(compiled)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *words],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "unshrunk",
+            *words,
+        ],
         cwd=tree,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    found = re.findall(r"^(?:FAILED|ERROR) \S*?([\w.]+\.py(?:::\w+)*)", done.stdout, re.MULTILINE)
-    assert bool(found) == bool(done.returncode), done.stdout[-3000:] + done.stderr[-3000:]
-    return list(dict.fromkeys(found)), time.monotonic() - started
+    found = re.search(r"^(?:FAILED|ERROR) (.+?\.py(?:::.+?)?)(?: - |$)", done.stdout, re.MULTILINE)
+    is_well = done.returncode in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert bool(found) != is_well, done.stdout[-3000:] + done.stderr[-3000:]
+    return found[1] if found else ""
 
 
 if __name__ == "__main__":

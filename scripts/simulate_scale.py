@@ -81,10 +81,10 @@ def run(asked: argparse.Namespace) -> None:
 
     from mlp.settings import read_sweep
     from mlp.sweep.run_study import run_study
-    from mlp.training.executor import train_trials
+    from mlp.training.train_runs import train_runs
 
     pass_time()
-    train_trials.__kwdefaults__["trainer"] = train_nothing
+    train_runs.__kwdefaults__["trainer"] = train_nothing
     if asked.address:
         import ray
 

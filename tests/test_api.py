@@ -13,7 +13,15 @@ from mlp.config import Data
 from mlp.data.dataset import load
 from mlp.errors import MissingInputError, RecordError, SettingError
 from mlp.network import accuracy, forward
-from support.sweeping import command, environment_of_commands, left_in, parent, plain, table
+from support.sweeping import (
+    command,
+    environment_of_commands,
+    left_in,
+    parent,
+    plain,
+    run_script,
+    table,
+)
 
 FEW = {"data": "digits", "training.steps": 40, "gradient": "unit"}
 
@@ -124,10 +132,10 @@ def test_prediction_is_the_networks_own(here, digits, activation):
 
 def test_curve_of_minibatches_and_sharpness(here):
     run = mlp.train_network({**FEW, "training.batch_size": 60})
-    assert list(run.curve) == ["loss", "validation_accuracy", "step_loss"]
+    assert list(run.curve)[:3] == ["loss", "validation_accuracy", "step_loss"]
     assert run.curve["loss"].notna().sum() < len(run.curve) == 41
     run = mlp.train_network({**FEW, "training.sharpness_points": 4})
-    assert list(run.curve)[2:] == ["sharpness", "stability_ratio"]
+    assert list(run.curve)[2:4] == ["sharpness", "stability_ratio"]
     assert run.curve["sharpness"].notna().sum() == 4
 
 
@@ -174,9 +182,8 @@ z = sigmoid(sigmoid(X @ W1 + b1) @ W2 + b2) @ W3 + b3
 print(3 + 4 * (z[:, 1] > z[:, 0]))
 """
     np.save("X.npy", digits.test.pixels)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = run_script(script)
+    assert done.returncode == 0, done.stderr
     shapes, *found = done.stdout.splitlines()
     assert shapes == "(64, 3) (3,) (3, 3) (3,) (3, 2) (2,)"
     answer = [int(word) for word in " ".join(found).strip("[]").split()]

@@ -9,25 +9,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
 
-from curves.collection import HERE, Labelled, load, split_of
-from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge
+from curves.collection import HERE, Labelled, judged, load, split_of
+from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve
 
 LABELLED = load()
-TUNED = [curve for curve in LABELLED if curve.split in ("tune", "fresh", "own")]
+TUNED = [curve for curve in LABELLED if curve.split in ("tune", "fresh", "own", "other")]
 
 # Seen and left as they are; each is explained in tests/curves/README.md.
 KNOWN_MISSES = {
     "run-018", "run-027", "run-028", "run-064", "run-086", "run-119", "fresh-015", "fresh-033",
-    "own-060",
+    "own-060", "other-019", "other-027", "other-028", "other-030", "other-032", "other-089",
 }  # fmt: skip
 
 FLIP = np.where(np.arange(1000) % 2, 1.0, -1.0)
 STEPS = np.arange(1000) / 1000
 
 
-def judged(curve: Labelled) -> Judgement:
-    return judge(curve.loss, sampling_error=curve.sampling_error)
+def judge(
+    loss: ArrayLike, *, reference: float | None = CHANCE_LOSS, sampling_error: float = 0.0
+) -> Judgement:
+    """As a curve whose noise is known."""
+    return judge_curve(loss, reference=reference, noise=sampling_error)
 
 
 def random(seed: int = 0) -> np.random.RandomState:
@@ -42,11 +46,30 @@ def test_a_curve_that_set_the_thresholds_is_judged_as_labelled(curve: Labelled) 
     assert (judged(curve).verdict.value == curve.label) == (curve.name not in KNOWN_MISSES)
 
 
-@pytest.mark.parametrize("split", ["held-out", "later"])
-def test_curves_that_set_no_threshold_are_judged_as_labelled(split: str) -> None:
+@pytest.mark.parametrize(
+    ("split", "share"), [("held-out", 0.95), ("later", 0.95), ("other-held-out", 0.86)]
+)
+def test_curves_that_set_no_threshold_are_judged_as_labelled(split: str, share: float) -> None:
     part = [curve for curve in LABELLED if curve.split == split]
-    assert len(part) >= 40
-    assert np.mean([judged(curve).verdict.value == curve.label for curve in part]) >= 0.95
+    assert len(part) >= 36
+    assert np.mean([judged(curve).verdict.value == curve.label for curve in part]) >= share
+
+
+@pytest.mark.parametrize(("is_exact", "share"), [(True, 0.95), (False, 0.83)])
+def test_swings_are_told_from_noise_where_nothing_is_known(is_exact: bool, share: float) -> None:
+    part = [
+        curve
+        for curve in LABELLED
+        if curve.label != "diverged"
+        and (not curve.sampling_error and "batch_size" not in curve.settings) == is_exact
+        and curve.epoch_loss is None
+    ]
+    agree = [
+        (judge_curve(curve.loss).verdict is Verdict.OSCILLATING) == (curve.label == "oscillating")
+        for curve in part
+    ]
+    assert len(part) > 60
+    assert np.mean(agree) > share
 
 
 def test_the_table_holds_out_what_the_rule_says() -> None:
@@ -57,11 +80,12 @@ def test_the_table_holds_out_what_the_rule_says() -> None:
 
 def test_there_are_enough_labelled_curves_of_each_kind() -> None:
     assert sum(curve.origin != "formula" for curve in LABELLED) >= 60
-    assert {curve.origin for curve in LABELLED} == {"digits", "mnist", "formula"}
+    assert {curve.origin for curve in LABELLED} == {"digits", "mnist", "formula", "ten"}
     for verdict in Verdict:
-        assert sum(curve.label == verdict.value for curve in LABELLED) >= 8, verdict
+        n_labelled = sum(curve.label == verdict.value for curve in LABELLED)
+        assert n_labelled >= (1 if verdict.value == "flat" else 8), verdict
     assert sum(curve.split == "own" for curve in LABELLED) >= 60
-    assert min(curve.loss.size for curve in LABELLED if "batch_size" not in curve.settings) >= 50
+    assert sum("other" in curve.split for curve in LABELLED) >= 40
     assert max(curve.loss.size for curve in LABELLED) == 100_000
 
 
@@ -75,7 +99,7 @@ def test_spikes_are_seen_where_a_person_saw_them() -> None:
 @pytest.mark.parametrize("factor", [1e-6, 0.37, 3.0, 1e9])
 def test_the_unit_of_the_loss_does_not_matter(factor: float) -> None:
     for curve in TUNED:
-        if curve.loss.size > 5000:
+        if curve.loss.size > 5000 or curve.split == "other":
             continue
         scaled = judge(
             factor * curve.loss,
@@ -265,9 +289,9 @@ def test_rises_are_counted_from_the_running_minimum() -> None:
     loss = np.concatenate([np.linspace(1, 0.2, 50), [0.9], np.full(200, 0.2)])
     judgement = judge(loss)
     assert judgement.largest_rise == pytest.approx(0.7)
-    assert judgement.last_rise_entry == 50
+    assert judgement.last_rise_step == 50
     assert judgement.spiked
-    assert judge(np.linspace(1, 0.2, 50)).last_rise_entry is None
+    assert judge(np.linspace(1, 0.2, 50)).last_rise_step is None
 
 
 def test_a_spike_without_recovery_is_none() -> None:
@@ -283,7 +307,7 @@ def test_reference_none_is_the_first_entry() -> None:
 
 def test_the_members_carry_a_sentence() -> None:
     assert {verdict.value for verdict in Verdict} == {
-        "diverged", "oscillating", "climbing", "stalled", "learning", "converged",
+        "diverged", "oscillating", "climbing", "stalled", "learning", "converged", "flat",
     }  # fmt: skip
     assert all(verdict.sentence.endswith(".") for verdict in Verdict)
 
@@ -293,12 +317,124 @@ def test_what_cannot_be_judged_is_refused() -> None:
         judge([])
     with pytest.raises(ValueError, match="must be a line of numbers"):
         judge([[1.0, 2.0]])
-    with pytest.raises(ValueError, match="sampling_error must be at least 0"):
+    with pytest.raises(ValueError, match="noise must be at least 0"):
         judge([1.0], sampling_error=-1)
 
 
 def test_a_sampling_error_that_diverged_is_taken_for_none() -> None:
     assert judge([1.0, 2.0, np.nan], sampling_error=math.nan).verdict == Verdict.DIVERGED
+
+
+# --- curves of any kind ---
+
+
+def learned(start: float, end: float, n: int = 200) -> Curve:
+    return np.asarray(end + (start - end) * np.exp(-np.arange(n) / (n / 12)))
+
+
+def test_squared_error_that_stays_at_chance_is_stalled() -> None:
+    loss = learned(0.126, 0.045)
+    assert judge_curve(loss, kind="squared_error", classes=10).verdict is Verdict.STALLED
+    assert judge_curve(loss).verdict is Verdict.STALLED
+    assert judge_curve(np.full(60, 0.045)).verdict is Verdict.STALLED
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 5.0, 10.0])  # with a half, or summed over outputs
+def test_squared_error_is_compared_with_its_own_chance(share: float) -> None:
+    for end, verdict in ((0.09, Verdict.STALLED), (0.004, Verdict.CONVERGED)):
+        loss = share * learned(0.25, end)
+        assert judge_curve(loss, kind="squared_error", classes=10).verdict is verdict
+
+
+def test_ten_classes_are_learned_at_a_tenth_of_their_own_chance() -> None:
+    loss = learned(2.4, 0.15)
+    assert judge_curve(loss, classes=10).verdict is Verdict.CONVERGED
+    assert judge_curve(loss).verdict is Verdict.CONVERGED
+    assert judge_curve(loss, classes=2).verdict is Verdict.STALLED
+
+
+def test_a_sum_over_examples_is_not_compared_with_a_mean() -> None:
+    assert judge_curve(learned(2800, 90), classes=10).verdict is Verdict.CONVERGED
+
+
+def test_a_cost_that_ends_far_above_its_start_is_never_learning() -> None:
+    loss = np.concatenate([[1.0], 300 + 100 * np.exp(-np.arange(300) / 100)])
+    judgement = judge_curve(loss)
+    assert judgement.verdict is Verdict.CLIMBING
+    assert judgement.sentence == "The loss ends at 305.7, far above 1, where it began."
+    assert judge_curve(np.append(1.0, np.linspace(400, 100, 200))).verdict is Verdict.CLIMBING
+    assert judge_curve(np.append(1.0, np.linspace(4, 0.5, 200))).verdict is Verdict.LEARNING
+
+
+def test_nothing_is_said_of_learning_where_the_loss_is_negative() -> None:
+    flat = judge_curve(learned(0.69, -55))
+    assert flat.verdict is Verdict.FLAT
+    assert "learn" not in flat.sentence
+    assert judge_curve(-50 + 5 * FLIP).verdict is Verdict.OSCILLATING
+    assert judge_curve(-100 * STEPS).verdict is Verdict.LEARNING
+    assert judge_curve(-100 + 80 * STEPS).verdict is Verdict.CLIMBING
+    assert judge_curve(-2 - 0.001 * FLIP).verdict is Verdict.FLAT
+
+
+def test_rounding_below_zero_is_no_negative_loss() -> None:
+    assert judge_curve(learned(0.69, -1e-7)).verdict is not Verdict.FLAT
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_healthy_batches_do_not_oscillate(batch_size: int | None) -> None:
+    for seed in range(20):
+        loss = learned(0.6, 0.005, 800) * random(seed).gamma(3, 1 / 3, 800)
+        verdict = judge_curve(loss, classes=2, batch_size=batch_size).verdict
+        assert verdict in (Verdict.LEARNING, Verdict.CONVERGED)
+
+
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_swings_under_the_noise_of_batches_oscillate(batch_size: int | None) -> None:
+    noise = 0.1 * random().randn(1000)
+    for swing in (0.25 * FLIP, 0.3 * np.sin(np.arange(1000) / 3)):
+        assert judge_curve(1 + swing + noise, batch_size=batch_size).verdict is Verdict.OSCILLATING
+
+
+def test_swings_without_structure_are_told_by_the_batch_size_alone() -> None:
+    loss = 3 * (1 + 0.9 * (2 * random().rand(1000) - 1))
+    assert judge_curve(loss, classes=2).verdict is Verdict.STALLED
+    assert judge_curve(loss, classes=2, batch_size=256).verdict is Verdict.OSCILLATING
+    assert judge_curve(loss, classes=2, batch_size=4).verdict is Verdict.STALLED
+
+
+def test_losses_are_judged_in_the_order_of_their_steps_and_times() -> None:
+    loss, order = 1 + 0.5 * FLIP[:60] + 0.01 * np.arange(60), random().permutation(60)
+    judgement = judge_curve(loss)
+    assert judge_curve(loss[order], steps=order) == judgement
+    assert judge_curve(loss[order], steps=np.zeros(60), times=order) == judgement
+    with pytest.raises(ValueError, match="all 60 values of the loss are of step 0"):
+        judge_curve(loss, steps=np.zeros(60))
+    with pytest.raises(ValueError, match="60 losses must have as many steps"):
+        judge_curve(loss, steps=[1, 2])
+
+
+def test_periods_and_rises_are_in_steps() -> None:
+    loss = np.append(1 + 0.5 * FLIP[:100], 2.0)
+    judgement = judge_curve(loss, steps=10 * np.arange(101))
+    assert (judgement.period_steps, judgement.last_rise_step) == (20, 1000)
+
+
+def test_swings_that_settled_are_told_with_their_numbers() -> None:
+    loss = 0.02 + np.where((STEPS > 0.2) & (STEPS < 0.5), 0.4 * (1 + FLIP), 0.0)
+    judgement = judge_curve(loss, steps=np.arange(1000) * 5, reference=0.69)
+    assert judgement.swung == (1005, 2495, pytest.approx(0.02), pytest.approx(0.82))
+    assert judgement.sentence.endswith(
+        "It swung from step 1005 to 2495, between 0.02 and 0.82, and settled."
+    )
+    assert judge_curve(1 + 0.5 * FLIP).swung is None
+    assert judge_curve(learned(0.7, 0.01)).swung is None
+
+
+def test_a_verdict_on_few_values_says_so() -> None:
+    few = judge_curve(learned(0.7, 0.01, 12))
+    assert few.sentence.endswith("rests on only 12 values of the loss; more make it surer.")
+    assert "rests on one value" in judge_curve([0.7]).sentence
+    assert "rests on" not in judge_curve(learned(0.7, 0.01, 60)).sentence
 
 
 # --- laws ---
@@ -315,15 +451,21 @@ lively = st.builds(
 )
 
 
+def numbers_of(judgement: Judgement) -> list[float]:
+    values = dataclasses.astuple(judgement)[1:]
+    flat = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return [value for value in flat if value is not None]
+
+
 @given(any_losses)
 def test_any_finite_curve_gives_finite_numbers(loss: Curve) -> None:
     judgement = judge(loss)
     assert judgement.verdict != Verdict.DIVERGED
-    numbers = [value for value in dataclasses.astuple(judgement)[1:] if value is not None]
-    assert np.isfinite(numbers).all()
-    assert 0 <= judgement.amplitude <= 2
-    assert 0 <= judgement.ripples <= 2
-    assert judgement.tail_loss >= 0
+    assert np.isfinite(numbers_of(judgement)).all()
+    assert judgement.amplitude >= 0
+    if loss.min() >= 0:
+        assert max(judgement.amplitude, judgement.ripples) <= 2
+        assert judgement.tail_loss >= 0
     assert 0 <= judgement.flip_rate <= 1
     assert judgement.largest_rise >= 0
 
@@ -336,8 +478,7 @@ def test_diverged_if_and_only_if_an_entry_is_not_finite(
     judgement = judge(broken)
     assert judgement.verdict == Verdict.DIVERGED
     assert not judgement.spiked
-    numbers = [value for value in dataclasses.astuple(judgement)[1:] if value is not None]
-    assert np.isfinite(numbers).all()
+    assert np.isfinite(numbers_of(judgement)).all()
     assert judge(loss).verdict != Verdict.DIVERGED
 
 
@@ -350,8 +491,13 @@ def test_a_power_of_two_scales_everything_and_changes_nothing(
     other = judge(
         factor * loss, reference=factor * CHANCE_LOSS, sampling_error=factor * sampling_error
     )
+    swung = one.swung
     assert other == dataclasses.replace(
-        one, largest_rise=factor * one.largest_rise, tail_loss=factor * one.tail_loss
+        one,
+        largest_rise=factor * one.largest_rise,
+        tail_loss=factor * one.tail_loss,
+        first_loss=factor * (one.first_loss or 0.0),
+        swung=swung and swung._replace(low=factor * swung.low, high=factor * swung.high),
     )
 
 
@@ -370,7 +516,8 @@ def test_a_constant_curve_is_flat(level: float, n_entries: int) -> None:
     judgement = judge(np.full(n_entries, level))
     is_low = level <= 0.1 * CHANCE_LOSS
     assert judgement.verdict == (Verdict.CONVERGED if is_low else Verdict.STALLED)
-    assert dataclasses.astuple(judgement)[1:] == (0.0, 0.0, level, 0.0, None, 0.0, None, False)
+    nothing = (0.0, 0.0, level, 0.0, None, 0.0, None, False, None)
+    assert dataclasses.astuple(judgement)[1:] == (*nothing, level, n_entries)
 
 
 @given(losses)

@@ -6,6 +6,7 @@ somebody looks at the answer while it grows. Intervals hold 95 %.
 
 import functools
 import math
+from collections.abc import Sequence
 
 from scipy import special
 
@@ -107,6 +108,27 @@ def capital(n_with: int, n_against: int) -> float:
 def p_value_of(capital_reached: float) -> float:
     """The p-value that a capital is worth, 0 to 1."""
     return min(1.0, 1 / capital_reached) if capital_reached > 0 else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that the chance of any false rejection stays at the level.
+
+    The k-th smallest is multiplied by the number of hypotheses not yet rejected. The hypotheses may
+    depend on each other.
+
+    Example:
+        >>> holm([0.001, 0.2, 0.004])
+        [0.003, 0.2, 0.008]
+
+    References:
+        Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    n = len(p_values)
+    adjusted, largest = [1.0] * n, 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (n - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
-from mlp.curve import Judgement, Verdict
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 from mlp.settings import settings_of
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
@@ -44,9 +44,11 @@ class StudyRun:
 def is_repair(before: Judgement, after: Judgement) -> bool:
     """Whether a changed run repairs the unchanged one.
 
-    It ends learning or converged, and no higher than the unchanged run.
+    It ends learning or converged, no higher than the unchanged run, and below the loss of a network
+    that knows nothing.
     """
-    return after.verdict in HEALTHY and after.tail_loss <= before.tail_loss
+    highest = min(before.tail_loss, CHANCE_LOSS)
+    return after.verdict in HEALTHY and after.tail_loss <= highest
 
 
 def observe(

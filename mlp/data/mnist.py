@@ -123,10 +123,10 @@ def read_folder(folder: Path, files: Iterable[IdxFile]) -> dict[str, bytes]:
         raise StoreError(f"{folder} cannot be read: {error}") from None
     if not is_folder:
         raise MissingInputError(f"{folder} must be a folder with the MNIST files, but is none")
-    paths = {file: find(folder, file) for file in files}
-    if missing := [file.name for file, path in paths.items() if path is None]:
+    found = {file.name: read_either(folder, file) for file in files}
+    if missing := [name for name, raw in found.items() if raw is None]:
         raise MissingInputError(f"{folder} must hold {', '.join(missing)} (or .gz), but does not")
-    return {file.name: read_file(path, file) for file, path in paths.items() if path}
+    return {name: raw for name, raw in found.items() if raw is not None}
 
 
 def read_cache(folder: Path, source: Source, *, notice: Callable[[str], None]) -> dict[str, bytes]:
@@ -149,8 +149,8 @@ def read_cache(folder: Path, source: Source, *, notice: Callable[[str], None]) -
     damage: list[DataError] = []
     for file in source.files:
         try:
-            if path := find(folder, file):
-                contents[file.name] = read_file(path, file)
+            if (raw := read_either(folder, file)) is not None:
+                contents[file.name] = raw
         except DataError as error:
             damage.append(error)
     missing = [file for file in source.files if file.name not in contents]
@@ -164,10 +164,26 @@ def read_cache(folder: Path, source: Source, *, notice: Callable[[str], None]) -
     return contents | {file.name: read_file(folder / file.packed, file) for file in missing}
 
 
-def find(folder: Path, file: IdxFile) -> Path | None:
-    """The path of the file in the folder, whatever lies there; unpacked before packed."""
-    candidates = (folder / file.name, folder / file.packed)
-    return next((path for path in candidates if os.path.lexists(path)), None)
+def read_either(folder: Path, file: IdxFile) -> bytes | None:
+    """The unpacked bytes of a file, from the unpacked or the packed form, whichever is whole.
+
+    Returns:
+        None where neither is there.
+
+    Raises:
+        DataError: where none is whole: what is wrong with the first.
+        StoreError: for a file that cannot be read.
+    """
+    damage: list[DataError] = []
+    for path in (folder / file.name, folder / file.packed):
+        if os.path.lexists(path):
+            try:
+                return read_file(path, file)
+            except DataError as error:
+                damage.append(error)
+    if damage:
+        raise damage[0]
+    return None
 
 
 def read_file(path: Path, file: IdxFile) -> bytes:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,15 @@ _NORMALIZATIONS = {
 _GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cache
 
 
+class LayerPoints(NamedTuple):
+    """What was measured of the layers, as a `Result` has it."""
+
+    layer_step: NDArray[np.int64]
+    layer_gradient: Losses
+    layer_update: Losses
+    layer_idle: Losses
+
+
 @dataclass(eq=False)
 class PackedTrial:
     """One network in training.
@@ -51,6 +61,7 @@ class PackedTrial:
         batch_loss: of each slice done, the mean loss of each step's batch.
         whole_loss: of each slice done, the mean loss over the whole training part where due.
         accuracy: of each slice done, on the held-out part; NaN where none was taken.
+        layers: of each slice done, what was measured of the layers.
         ending: of `mlp.engine.steps`.
         last_step: updates done.
         weights: when it has ended.
@@ -63,6 +74,7 @@ class PackedTrial:
     batch_loss: list[Losses] = field(default_factory=list)
     whole_loss: list[Losses] = field(default_factory=list)
     accuracy: list[Losses] = field(default_factory=list)
+    layers: list[LayerPoints] = field(default_factory=list)
     ending: int = RUNNING
     last_step: int = 0
     weights: Params = ()
@@ -203,10 +215,22 @@ def run_slice(
         trial.batch_loss.append(record.batch_loss[place])
         trial.whole_loss.append(record.whole_loss[place])
         trial.accuracy.append(record.accuracy[place])
+        trial.layers.append(_layer_points(record, place, trial.config.model.depth, first_step))
         trial.ending = int(population.settings.ending[place])
         trial.last_step = int(population.settings.last_step[place])
         if trial.ending != RUNNING:
             trial.weights = present_weights(course, population, place)
+
+
+def _layer_points(record: steps.Record, place: int, depth: int, first_step: int) -> LayerPoints:
+    """What a slice has measured of one trial's layers."""
+    at = np.flatnonzero(~np.isnan(record.layer_gradient[place, :, 0]))
+    return LayerPoints(
+        first_step + at,
+        record.layer_gradient[place, at, : depth + 1],
+        record.layer_update[place, at, : depth + 1],
+        record.layer_idle[place, at, :depth],
+    )
 
 
 def present_weights(course: Course, population: Population, place: int) -> Params:
@@ -225,6 +249,7 @@ def _job(
         *population.gradient,
         losses=np.zeros((3, steps.CHUNKS, n)),
         hits=np.zeros((3, steps.CHUNKS, n)),
+        idle=np.zeros((steps.CHUNKS, n, int(population.layout.width.sum(axis=1).max()))),
         control=np.zeros(n_groups * steps.CONTROL, np.int64),
     )
     return Handle(
@@ -281,11 +306,15 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         for at, value in trial.thresholds.items():
             if first_step <= at < first_step + n_steps:
                 threshold[place, at - first_step] = value
+    layers = (n, n_steps, population.layout.width.shape[1] + 1)
     return steps.Record(
         batch_loss=np.full((n, n_steps), np.nan),
         whole_loss=np.full((n, n_steps), np.nan),
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
         rate=_rates([trial.config for trial in population.trials], step, course.dtype),
+        layer_gradient=np.full(layers, np.nan),
+        layer_update=np.full(layers, np.nan),
+        layer_idle=np.full(layers, np.nan),
         due=np.logical_or.reduceat(due, groups, axis=0).astype(np.int64),
     )

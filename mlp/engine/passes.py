@@ -10,6 +10,7 @@ from mlp.engine.kernels import (
     backward_wide,
     columns_from_rows,
     correlate,
+    count_idle,
     differentiate,
     forward_narrow,
     forward_wide,
@@ -38,12 +39,13 @@ def scratch_size(layout: Layout) -> int:
 
 
 @njit(nogil=True)
-def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks):
+def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_chunks):
     """Passes a group's networks over one chunk of a batch.
 
     Args:
         scratch: of this thread, `scratch_size` numbers.
         totals: of this thread, float64, a number for each lane.
+        step: updates done.
         role: which of the sums receives losses and hits; those of role 0 are learned from.
     """
     side, feature, gradient = source.side, job.feature, job.gradient_first
@@ -66,6 +68,8 @@ def pass_chunk(job, source, scratch, totals, group, role, batch, chunk, n_chunks
                 judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
                 add_totals(job, totals, role, chunk, trial)
                 if role == 0:
+                    if is_measured(job, trial, step):
+                        add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows)
                     backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
         if role == 0:
             for number in range(first_tile, end_tile):
@@ -89,6 +93,7 @@ def start_chunk(job, group, role, chunk):
         job.losses[role, chunk, trial] = 0
         job.hits[role, chunk, trial] = 0
         if role == 0:
+            job.idle[chunk, trial] = 0
             copy = chunk * job.upper[-1]
             for i in range(job.upper[trial], job.upper[trial + 1]):
                 job.gradient_upper[copy + i] = 0
@@ -106,6 +111,26 @@ def add_totals(job, totals, role, chunk, trial):
         hits += totals[n_lanes + lane]
     job.losses[role, chunk, trial] += loss
     job.hits[role, chunk, trial] += hits
+
+
+@njit(nogil=True)
+def is_measured(job, trial, step):
+    """Whether norms and idle units are due after so many updates."""
+    return step % job.evaluate_every[trial] == 0 or step == job.steps[trial]
+
+
+@njit(nogil=True)
+def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
+    """Adds to each hidden unit's count the rows of a block in which it is idle."""
+    unit, place = 0, arena
+    for layer in range(job.depth[trial]):
+        for _ in range(job.width[trial, layer]):
+            job.idle[chunk, trial, unit] += count_idle(
+                job.activation[trial], side, block * BLOCK, n_rows, scratch, place, totals
+            )
+            unit += 1
+            place += ROW
+        place += ROW  # the unit of ones
 
 
 @njit(nogil=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,15 @@ from mlp.data.dataset import Dataset
 from mlp.engine import steps
 from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.engine.kernels import ROW
-from mlp.engine.packing import PackedTrial, Population, assemble, begin, present_weights, run_slice
+from mlp.engine.packing import (
+    LayerPoints,
+    PackedTrial,
+    Population,
+    assemble,
+    begin,
+    present_weights,
+    run_slice,
+)
 from mlp.engine.passes import RUNNING
 from mlp.engine.result import Ending, Progress, Result, Snapshots, Thresholds
 from mlp.engine.simd import WIDE
@@ -221,7 +230,14 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
         weights=tuple((layer.W, layer.b) for layer in trial.weights),
         ending=_ENDINGS[trial.ending],
         last_step=last,
+        **_layers(trial),
     )
+
+
+def _layers(trial: PackedTrial) -> dict[str, NDArray[Any]]:
+    """What was measured of the layers over all slices."""
+    parts = zip(*trial.layers, strict=True)
+    return dict(zip(LayerPoints._fields, map(np.concatenate, parts), strict=True))
 
 
 def available_bytes() -> int:
@@ -246,7 +262,9 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
     n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
     n_packed = n_weights + lanes * (n_inputs + 1)  # a group may leave part of a tile empty
     n_units = widths[0] + lanes + 2 * sum(widths) + len(widths) + 2
-    curves = 2 * 4 * 8 * (config.training.steps + 1)
+    n_steps, n_layers = config.training.steps + 1, len(sizes) - 1
+    measured = 3 * n_layers * (n_steps // config.training.evaluate_every + 2 + _LONGEST_SLICE)
+    curves = 2 * 8 * (4 * n_steps + measured)
     return (
         2 * (2 + n_chunks) * n_packed * item
         + _COPIES_OF_FIRST * n_weights * 8

@@ -46,6 +46,16 @@ class Result:
             `mlp.stability.curvature.Sharpness`.
         gradient_norm: `(point,)` float64, of the mean training loss.
         stability_ratio: `(point,)` float64, effective step against sharpness.
+        layer_step: `(m,)` int64, the number of updates done at each look at the layers: none,
+            every `training.evaluate_every`, and the last, as long as the loss is finite. Empty in
+            records of before.
+        layer_gradient: `(m, layer)` float64, L2 norm of each layer's part of the mean gradient over
+            the examples that the next update learns from; biases are part of their layer.
+        layer_update: `(m, layer)` float64, norm of the next update of each layer over that of its
+            weights. Weights of pixels that no image has are left out.
+        layer_idle: `(m, hidden layer)` float64, share of the units, 0 to 1, that are dead (relu: 0
+            for each of those examples) or saturated (sigmoid, tanh: within a hundredth of an end
+            of their range for at least 95 % of them).
     """
 
     loss: NDArray[np.float64]
@@ -61,6 +71,10 @@ class Result:
     sharpness_residual: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     gradient_norm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     stability_ratio: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    layer_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    layer_gradient: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    layer_update: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    layer_idle: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mlp.engine.handle import (
     version_of,
 )
 from mlp.engine.layout import Array
-from mlp.engine.passes import RUNNING, pass_chunk
+from mlp.engine.passes import RUNNING, is_measured, pass_chunk
 from mlp.engine.update import update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
@@ -72,6 +72,10 @@ class Record(NamedTuple):
         accuracy: on the held-out part; NaN where none was taken.
         threshold: accuracy below which a trial is pruned.
         rate: learning rate of each update, of the training's dtype.
+        layer_gradient: `(trials, steps, layers)`, as `layer_gradient` of a `Result`; NaN where it
+            was not due. The next two likewise.
+        layer_update: see there.
+        layer_idle: see there.
         due: `(groups, steps, 3)` int64, 1 where a group passes over each of the three sources.
     """
 
@@ -80,6 +84,9 @@ class Record(NamedTuple):
     accuracy: NDArray[np.float64]
     threshold: NDArray[np.float64]
     rate: NDArray[np.floating]
+    layer_gradient: NDArray[np.float64]
+    layer_update: NDArray[np.float64]
+    layer_idle: NDArray[np.float64]
     due: NDArray[np.int64]
 
 
@@ -95,6 +102,7 @@ class State(NamedTuple):
         gradient_upper: a copy for each chunk.
         losses: `(3, CHUNKS, trials)` float64, sums of each source and chunk.
         hits: the same for examples that were told right.
+        idle: `(CHUNKS, trials, units)` float64, examples in which each hidden unit is idle.
         control: `(groups * CONTROL,)` int64, how far each group is.
     """
 
@@ -106,6 +114,7 @@ class State(NamedTuple):
     gradient_upper: Array
     losses: NDArray[np.float64]
     hits: NDArray[np.float64]
+    idle: NDArray[np.float64]
     control: NDArray[np.int64]
 
 
@@ -160,7 +169,8 @@ def run_task(job, sources, scratch, totals, group, step, task):
                 source = sources.held_out
             elif role == WHOLE:
                 source = sources.whole
-            pass_chunk(job, source, scratch, totals, group, role, batch, task, n_chunks)
+            done = job.first_step + step
+            pass_chunk(job, source, scratch, totals, group, done, role, batch, task, n_chunks)
         task -= n_chunks
 
 
@@ -170,7 +180,7 @@ def finish_step(job, sources, group, step):
     n_chunks, batch = chunks_of(job, sources, group, step, BATCH)
     blocks, positions = sources.batch.batch_block, sources.batch.block_position
     n_examples = positions[blocks[batch + 1]] - positions[blocks[batch]]
-    goes_on = False
+    goes_on, is_due = False, False
     for t in range(job.group_trial[group], job.group_trial[group + 1]):
         if job.ending[t] == RUNNING:
             job.batch_loss[t, step] = add(job.losses, BATCH, n_chunks, t) / n_examples
@@ -187,7 +197,8 @@ def finish_step(job, sources, group, step):
                 job.whole_loss[t, step] = math.nan
             judge_step(job, t, step, job.first_step + step)
             goes_on |= job.ending[t] == RUNNING
-    if goes_on:
+            is_due |= is_measured(job, t, job.first_step + step)
+    if goes_on or is_due:
         update_group(job, group, step, n_chunks, n_examples)
 
 

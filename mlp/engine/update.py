@@ -11,15 +11,21 @@ import math
 import numpy as np
 from numba import njit
 
+from mlp.engine.kernels import RELU
+from mlp.engine.passes import RUNNING, is_measured
 from mlp.engine.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
 
 SUM, MEAN, UNIT, CLIP = range(4)
-_RUNNING = 0
+
+# Of the examples. A sigmoid or tanh unit that crosses its range passes through the middle of it for
+# a few of them and is still a switch that no longer learns; a relu unit that any example reaches
+# learns from that one.
+_SATURATED_SHARE = 0.95
 
 
 @njit(nogil=True, error_model="numpy")
 def update_group(job, group, step, n_chunks, n_examples):
-    """Takes the step of each running trial of a group.
+    """Takes the step of each running trial of a group; measures it first, where that is due.
 
     Args:
         step: number of the step within the slice.
@@ -37,14 +43,15 @@ def update_group(job, group, step, n_chunks, n_examples):
     is_normed = False
     for t in range(first, end):
         add_upper(job, job.gradient_upper, t, n_chunks)
-        if job.normalization[t] >= UNIT and job.ending[t] == _RUNNING:
+        if job.normalization[t] >= UNIT and is_here(job, t, step):
             is_normed = True
             columns = slice(job.column[t] - start, job.column[t] - start + job.width[t, 0])
             divisor[columns] = largest_entry(job, job.gradient_upper, t, largest[columns])
     if is_normed:
         square_first(job, job.gradient_first, group, divisor, squares)
+    is_due = False
     for t in range(first, end):
-        if job.ending[t] == _RUNNING:
+        if is_here(job, t, step):
             c = job.column[t] - start
             columns = slice(c, c + job.width[t, 0])
             norm = 0.0
@@ -52,8 +59,14 @@ def update_group(job, group, step, n_chunks, n_examples):
                 norm = relative_norm(job, job.gradient_upper, t, divisor[c], squares[columns])
             scale = scale_of(job.normalization[t], job.clip_norm[t], n_examples, divisor[c], norm)
             divisor[columns], factor[columns] = scale
-            rate[columns] = job.rate[t, step]
             momentum[columns] = job.momentum[t]
+            is_due |= is_measured(job, t, job.first_step + step)
+    if is_due:
+        measure_group(job, group, step, n_chunks, n_examples, settings)
+    for t in range(first, end):
+        if job.ending[t] == RUNNING:
+            c = job.column[t] - start
+            rate[c : c + job.width[t, 0]] = job.rate[t, step]
             step_upper(
                 job, job.weights_upper, job.velocity_upper, job.gradient_upper, t, settings[1:, c]
             )
@@ -62,6 +75,110 @@ def update_group(job, group, step, n_chunks, n_examples):
         for c in range(job.column[t] - start, job.column[t] - start + job.width[t, 0]):
             if settings[0, c] != 0:
                 job.is_broken[t] = 1
+
+
+@njit(nogil=True)
+def is_here(job, trial, step):
+    """Whether a trial takes this step, or has ended at it with a finite loss."""
+    is_finite = job.ending[trial] == RUNNING or math.isfinite(job.batch_loss[trial, step])
+    return is_finite and job.last_step[trial] == job.first_step + step
+
+
+@njit(nogil=True, error_model="numpy")
+def measure_group(job, group, step, n_chunks, n_examples, settings):
+    """Notes the norms in each layer and the share of idle units, where they are due.
+
+    Args:
+        settings: see `update_group`; its second row on are divisor, factor, rate and momentum.
+    """
+    squares = np.zeros((3, settings.shape[1]), np.float64)
+    measure_first(
+        job,
+        job.weights_first,
+        job.velocity_first,
+        job.gradient_first,
+        group,
+        settings.ravel(),
+        squares.ravel(),
+    )
+    start = job.group_tile[group] * job.tile_shape[1]
+    for t in range(job.group_trial[group], job.group_trial[group + 1]):
+        if is_here(job, t, step) and is_measured(job, t, job.first_step + step):
+            c, depth = job.column[t] - start, job.depth[t]
+            sums = np.zeros(3)
+            for column in range(c, c + job.width[t, 0]):
+                sums += squares[:, column]
+            note_norms(job, t, step, 0, n_examples, sums)
+            for layer in range(1, depth + 1):
+                first = job.offset[t, layer]
+                end = job.upper[t + 1] if layer == depth else job.offset[t, layer + 1]
+                sums[:] = 0
+                measure_upper(
+                    job.weights_upper,
+                    job.velocity_upper,
+                    job.gradient_upper,
+                    first,
+                    end,
+                    settings[:, c],
+                    sums,
+                )
+                note_norms(job, t, step, layer, n_examples, sums)
+            note_idle(job, t, step, n_chunks, n_examples)
+
+
+@njit(nogil=True)
+def measure_first(job, weights, velocity, gradient, group, settings, squares):
+    """Each column's sums of the squared gradient, next velocity and weights, in float64."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    n = len(squares) // 3
+    for column in range(0, n, lanes(weights, NARROW)):
+        place = first_place(job, group, column)
+        divisor, factor = load(settings, n + column, NARROW), load(settings, 2 * n + column, NARROW)
+        momentum = load(settings, 4 * n + column, NARROW)
+        for _ in range(n_pixels):
+            g = load(gradient, place, NARROW)
+            v = momentum * load(velocity, place, NARROW) + g / divisor * factor
+            widen_square(squares, column, g)
+            widen_square(squares, n + column, v)
+            widen_square(squares, 2 * n + column, load(weights, place, NARROW))
+            place += tile
+
+
+@njit(nogil=True, error_model="numpy")
+def measure_upper(weights, velocity, gradient, first, end, settings, sums):
+    """The same sums over a part of the upper weights."""
+    divisor, factor, momentum = settings[1], settings[2], settings[4]
+    for i in range(first, end):
+        v = np.float64(momentum * velocity[i] + gradient[i] / divisor * factor)
+        g, w = np.float64(gradient[i]), np.float64(weights[i])
+        sums[0] += g * g
+        sums[1] += v * v
+        sums[2] += w * w
+
+
+@njit(nogil=True, error_model="numpy")
+def note_norms(job, trial, step, layer, n_examples, sums):
+    """The norms of one layer; a layer of zeros that stays so has moved by nothing."""
+    job.layer_gradient[trial, step, layer] = math.sqrt(sums[0]) / n_examples
+    moved = job.rate[trial, step] * math.sqrt(sums[1])
+    job.layer_update[trial, step, layer] = moved / math.sqrt(sums[2]) if moved != 0 else 0.0
+
+
+@njit(nogil=True)
+def note_idle(job, trial, step, n_chunks, n_examples):
+    """The share of each hidden layer's units that are idle in all, or nearly all, examples."""
+    is_relu = job.activation[trial] == RELU
+    needed = n_examples if is_relu else math.ceil(_SATURATED_SHARE * n_examples)
+    unit = 0
+    for layer in range(job.depth[trial]):
+        n_idle = 0
+        for _ in range(job.width[trial, layer]):
+            n_rows = 0.0
+            for chunk in range(n_chunks):
+                n_rows += job.idle[chunk, trial, unit]
+            n_idle += n_rows >= needed
+            unit += 1
+        job.layer_idle[trial, step, layer] = n_idle / job.width[trial, layer]
 
 
 @njit(nogil=True, error_model="numpy")

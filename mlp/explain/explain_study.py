@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,15 @@ from mlp.config import Data, Execution, ExplainConfig, RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError, patiently
+from mlp.explain.experiment import (
+    check_code,
+    check_given,
+    explain_again,
+    say_verdicts,
+    say_what_was_read,
+    store_of_reruns,
+    verdicts_in_words,
+)
 from mlp.explain.page_content import Compared, Curves, gather, sentences_of, unmeasured
 from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
@@ -39,7 +49,7 @@ from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command, rerun_command
-from mlp.tracking.read import PastRun, PastStudy, busy_s, read_reruns, read_study
+from mlp.tracking.read import Meaning, PastRun, PastStudy, busy_s, read_reruns, read_study
 from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
 from mlp.training.executor import n_threads, open_executor
@@ -94,14 +104,22 @@ def explain_study(
     console = console or silent()
     started = time.monotonic()
     store = patiently(lambda: open_store(config.local.tracking))
-    study = patiently(lambda: read_study(store, name))
+    meaning = Meaning(config.explain.metric, config.explain.map, config.given)
+    study = patiently(lambda: read_study(store, name, meaning))
     store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
+    check_given(config, is_brought=bool(study.brought))
+    if study.brought:
+        say_what_was_read(study, store, console)
+        if not any(run.judgement.verdict is Verdict.OSCILLATING for run in study.runs):
+            sentences = say_verdicts(study, store, config, console)
+            return Explanation(study, None, sentences, None, None, "")
     compared = _compared(study, store, config, console)
     least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
-    again = explain_command(study.name, config.local)
+    again = explain_again(study, config)
+    own = store_of_reruns(study, store, config)
     with recorded_explanation(
-        store,
+        own,
         key=study.key,
         name=study.name,
         parent=study.run_id,
@@ -111,34 +129,51 @@ def explain_study(
         # What earlier explanations have trained, where it was on these data.
         earlier = {
             plain(run.config): run
-            for run in read_reruns(store, study.key)
+            for run in read_reruns(own, study.key)
             if run.data_digest == compared.data.digest
         }
-        inquiry = _Inquiry(compared, config, earlier, console)
+        # A rerun that is a run of the study, to the last bit, is not trained once more.
+        trained = {} if study.brought else compared.by_config()
+        inquiry = _Inquiry(compared, config, trained, earlier, console)
+        other = None
         with open_executor(config.local.execution, notice=inquiry.say) as where:
             clock = _Clock(started, limit_s, inquiry.pace_s(study))
+            # Reruns say something about runs of another program only if these come out alike.
+            if study.brought:
+                end = started + limit_s if config.explain.timeout_s else math.inf
+                other = check_code(study, compared.data, where, end=end, console=console)
+                if not config.explain.timeout_s:  # which counts from here then
+                    clock.started = time.monotonic()
+            if other:
+                inquiry.give_up()
             with _progress(inquiry, clock) as told:
                 trainer = Retrainer(compared.data, where, reruns, study.key, told)
                 inquiry.ask(trainer, clock)
             found = inquiry.answer()
-            _say_answer(sentences_of(study, found), found, again, console)  # as soon as it is known
+            said = other or sentences_of(study, found)
+            _say_answer(said, found, again, console)  # as soon as it is known
             with waiting(console, "the page is being made"):
                 content = gather(
                     study,
                     compared,
                     found,
-                    Curves(store, compared.by_config() | earlier, trainer, clock.has_time),
+                    Curves(store, trained | earlier, trainer, clock.has_time),
                     cures=inquiry.cures(found),
-                    commands=_commands(study, compared, found, config, store),
+                    commands=how_to_look(store)
+                    if other
+                    else _commands(study, compared, found, config, store),
                 )
+                if other:
+                    evidence = "\n".join(other)
+                    content = dataclasses.replace(content, sentences=other, evidence=evidence)
                 page = render_page(content)
         at = study.run_id or run_id  # the study's own run, where there is one
         with waiting(console, "the page is being recorded"):
-            log_text(store, at, page, PAGE_FILE)
+            log_text(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]
             ids = dict.fromkeys((at, run_id))
             describe_answer(store, ids, sentences=content.sentences, causes=causes)
-    say(console, f"the page, while mlflow ui runs: {run_address(store, at, PAGE_FILE)}")
+    say(console, f"the page, while mlflow ui runs: {run_address(own, at, PAGE_FILE)}")
     if not is_after_sweep:
         say(console, "next:", *(f"  {line}" for line in content.commands))
     return Explanation(study, found, content.sentences, run_id, content, page)
@@ -150,7 +185,8 @@ class Explanation:
 
     Attributes:
         study: its runs.
-        answer: which settings cause the oscillation, with the evidence.
+        answer: which settings cause the oscillation, with the evidence; None where the runs, of
+            another program, were only judged. Then there are no run, content and page either.
         sentences: the answer for a person.
         run_id: of the explain run in MLflow.
         content: what the page shows.
@@ -158,10 +194,10 @@ class Explanation:
     """
 
     study: PastStudy
-    answer: Answer
+    answer: Answer | None
     sentences: tuple[str, ...]
-    run_id: str
-    content: PageContent = field(repr=False)
+    run_id: str | None
+    content: PageContent | None = field(repr=False)
     page: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -169,16 +205,15 @@ class Explanation:
 
     def figures(self) -> dict[str, Figure]:
         """The figures of the page by name; a notebook shows each as the page does."""
-        return figures_of(self.content)
+        return figures_of(self.content) if self.content is not None else {}
 
 
 def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
-    counts = Counter(run.judgement.verdict.value for run in runs)
-    told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
-    say(console, f"{study.name}: {len(runs)} runs ({told}) in {store.uri}")
-    if study.n_left_out:
+    if not study.brought:
+        say(console, f"{study.name}: {verdicts_in_words(runs)} in {store.uri}")
+    if study.n_left_out and not study.brought:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
     data = load(
         dataclasses.replace(data_config, root=config.local.data.root),
@@ -192,7 +227,8 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
         )
     configs = [unmeasured(run.config) for run in runs]
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
-    space = complete_space(configs, named)
+    # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
+    space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
     if all(run.judgement.verdict is Verdict.OSCILLATING for run in runs):
         # Whatever is varied: then something that all runs share may do it.
         known = {entry.path for entry in space}
@@ -234,10 +270,16 @@ class _Inquiry:
         self,
         compared: Compared,
         config: ExplainConfig,
+        trained: Mapping[RunConfig, PastRun],
         earlier: Mapping[RunConfig, PastRun],
         console: Console,
     ) -> None:
-        """Trains nothing."""
+        """Trains nothing.
+
+        Args:
+            trained: runs of the study that count as reruns of their configs.
+            earlier: reruns of earlier calls.
+        """
         data = compared.data
         self._compared, self.console = compared, console
         self._norms = functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
@@ -249,9 +291,7 @@ class _Inquiry:
             n_examples=data.train.n_examples,
             gradient_norm=self._norms,
         )
-        # A rerun that is a run of the study, to the last bit, is not trained once more.
-        own = compared.by_config()
-        self.known = {own_config: run.judgement for own_config, run in own.items()}
+        self.known = {own: run.judgement for own, run in trained.items()}
         self.n_earlier = len(earlier)
         in_order = sorted(
             earlier.items(), key=lambda item: (item[1].started_ms, order_in_population(item[0]))
@@ -264,6 +304,11 @@ class _Inquiry:
     def say(self, *lines: str) -> None:
         """Shows lines."""
         say(self.console, *lines)
+
+    def give_up(self) -> None:
+        """Asks for nothing, since no rerun would say anything about these runs."""
+        self.plan = dataclasses.replace(self.plan, picks=(), factors=())
+        self.known = {}
 
     def pace_s(self, study: PastStudy | None = None) -> float:
         """Seconds that a rerun takes, by all that were trained; at first, as a run of the study."""
@@ -385,12 +430,13 @@ def _commands(
     study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig, store: Store
 ) -> list[str]:
     """What to type next."""
-    more = explain_command(study.name, config.local)
+    more = explain_again(study, config)
     if found.is_complete:
         more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
     commands = [more]
+    brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     for run in compared.runs:
-        if run.judgement.verdict is Verdict.OSCILLATING:
+        if run.judgement.verdict is Verdict.OSCILLATING and run.run_id not in brought:
             commands.append(f"{explain_command(run.run_id, config.local)}   # of {run.name}")
             commands.append(rerun_command(run.run_id, config.local))
             break

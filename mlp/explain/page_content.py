@@ -128,7 +128,7 @@ def _pairs(runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves) -> tu
         CurvePair(
             name=runs[cure.run].name,
             change=cure.text,
-            before=read_points(curves.store, runs[cure.run].run_id, "loss"),
+            before=read_points(curves.store, runs[cure.run].run_id, runs[cure.run].metric),
             after=curves.of(cure.repaired),
             verdict=cure.verdict,
         )

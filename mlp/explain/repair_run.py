@@ -11,7 +11,7 @@ from rich.console import Console
 from mlp.causes.changes import plain, standard_space
 from mlp.causes.repair import Repair, describe_repair, is_verified, named_causes, repair
 from mlp.config import Execution, ExplainConfig, canonical_json, digest
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import Dataset, load
 from mlp.errors import DataError, patiently
 from mlp.explain.reruns import Retrainer, recorded_explanation
@@ -67,7 +67,7 @@ def repair_run(
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
-    judged = judge(original.result.loss)
+    judged = judge_run(original.result, original.recipe.config.training.batch_size)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if judged.verdict is not Verdict.OSCILLATING:
         say(console, "there is no oscillation to stop in this run")
@@ -147,7 +147,7 @@ def _searched(
             base,
             standard_space(base),
             trainer,
-            before=judge(original.result.loss),
+            before=judge_run(original.result, original.recipe.config.training.batch_size),
             n_examples=data.train.n_examples,
             gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
             seeds=config.explain.seeds,

@@ -18,8 +18,9 @@ from mlp.study.identity import identity, study_name
 from mlp.study.search import Search, Trial
 from mlp.study.space import Choice, Domain, describe, draw, typed
 from mlp.study.storage import storage_in_memory
-from mlp.training.executor import n_threads, train_trials
+from mlp.training.executor import n_threads
 from mlp.training.outcome import parts_of
+from mlp.training.train_runs import train_runs
 
 N_SHOWN = 5  # trials that are listed
 _CALIBRATION_S = 2.0
@@ -165,7 +166,7 @@ def _training_seconds(
     """
     execution = configs[0].execution
     plain = [with_settings(config, {"training.sharpness_points": 0}) for config in configs]
-    train_trials([with_settings(config, _ONE_STEP) for config in configs], data, execution)
+    train_runs([with_settings(config, _ONE_STEP) for config in configs], data, execution)
     started = time.perf_counter()
     seen: list[tuple[float, float]] = []  # seconds, share of the trials' steps
 
@@ -176,7 +177,7 @@ def _training_seconds(
             raise _EnoughError
 
     try:
-        train_trials(plain, data, execution, progress=watch)
+        train_runs(plain, data, execution, progress=watch)
     except _EnoughError:
         (first_s, first_share), (last_s, last_share) = seen[0], seen[-1]
         pace = (last_s - first_s) / (last_share - first_share)
@@ -192,9 +193,9 @@ def _sharpness_seconds(configs: Sequence[RunConfig], data: Dataset) -> float:
         return 0.0
     two_points = {"training.steps": 1, "training.sharpness_points": 2}
     few = [with_settings(config, two_points) for config in configs[:_MEASURED_TRIALS]]
-    train_trials(few[:1], data, configs[0].execution)  # compiles
+    train_runs(few[:1], data, configs[0].execution)  # compiles
     started = time.perf_counter()
-    train_trials(few, data, configs[0].execution)
+    train_runs(few, data, configs[0].execution)
     n_measured = 2 * len(few)
     return (time.perf_counter() - started) / n_measured * n_points * len(configs)
 

@@ -38,6 +38,7 @@ def run_command(command: Callable[[], None]) -> None:
     things in order, the second ends the process at once.
     """
     _stopped_by.clear()
+    told_before, sys.unraisablehook = sys.unraisablehook, _raise_again
     heard = {
         number: signal.signal(number, _first_signal)
         for number in _SIGNALS
@@ -61,7 +62,8 @@ def run_command(command: Callable[[], None]) -> None:
             raise  # by nobody from outside
         # Ray raises one of its own in the place of StoppedError.
         stopped = error if isinstance(error, StoppedError) else StoppedError(_stopped_by[0])
-        print(f"ended by {stopped}", file=sys.stderr)
+        notes = getattr(error, "__notes__", [])  # what was kept, say
+        print("; ".join([f"ended by {stopped}", *notes]), file=sys.stderr)
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # threads that wait for a server are not waited for
     except BrokenPipeError:
@@ -69,6 +71,7 @@ def run_command(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     finally:
+        sys.unraisablehook = told_before
         for number, handler in heard.items():
             signal.signal(number, handler)
 
@@ -79,6 +82,19 @@ def _first_signal(number: int, _frame: object) -> NoReturn:
             signal.signal(each, _second_signal)
     _stopped_by.append(number)
     raise StoppedError(number)
+
+
+def _raise_again(swallowed: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised in a weak reference's callback or a `__del__`: not a signal."""
+    if swallowed.exc_type is StoppedError:
+        signal.signal(signal.SIGALRM, _overdue_signal)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # by then the callback is over
+    else:
+        sys.__unraisablehook__(swallowed)
+
+
+def _overdue_signal(_number: int, _frame: object) -> NoReturn:
+    raise StoppedError(_stopped_by[0])
 
 
 def _second_signal(number: int, _frame: object) -> NoReturn:

@@ -258,6 +258,21 @@ def thin(loss: ArrayLike, loss_step: ArrayLike, max_points: int = CHART_POINTS) 
     return ThinCurve(values[chosen], steps[chosen])
 
 
+def layer_curves(result: Result) -> dict[str, NDArray[np.float64]]:
+    """What was measured of the layers, a curve `(m,)` each, at the steps `result.layer_step`.
+
+    The global norm of the mean gradient; then of each layer, the first one first, the norm of an
+    update over that of the weights, and of the hidden ones the share of idle units.
+    """
+    if not result.layer_step.size:
+        return {}
+    return {
+        "gradient_norm": np.linalg.norm(result.layer_gradient, axis=1),
+        **{f"update_ratio/layer{i}": own for i, own in enumerate(result.layer_update.T, start=1)},
+        **{f"idle_units/layer{i}": own for i, own in enumerate(result.layer_idle.T, start=1)},
+    }
+
+
 def numbers(run: RunRecord) -> dict[str, float]:
     """The numbers to sort and compare runs by; all finite, and only those that are known.
 
@@ -274,9 +289,12 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "flip_rate": judgement.flip_rate,
         "period_steps": judgement.period_steps,
         "largest_rise": judgement.largest_rise,
-        "last_rise_step": _last_rise_step(run),
+        "last_rise_step": judgement.last_rise_step,
+        "swung_from_step": judgement.swung and judgement.swung.first_step,
+        "swung_to_step": judgement.swung and judgement.swung.last_step,
         "spiked": float(judgement.spiked),
         "n_weights": sum(W.size + b.size for W, b in result.weights),
+        "learning_rate": run.config.optimizer.learning_rate,
         # MLflow's charts have linear axes, and rates differ by factors of ten.
         "log10_learning_rate": math.log10(run.config.optimizer.learning_rate),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
@@ -404,12 +422,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _listed(widths: tuple[int, ...]) -> str:
     shown = ",".join(str(width) for width in widths[:6])
     return f"[{shown}]" if len(widths) <= 6 else f"[{shown},...]x{len(widths)}"
-
-
-def _last_rise_step(run: RunRecord) -> float | None:
-    """The step of the loss that last stood visibly above its running minimum."""
-    entry = run.judgement.last_rise_entry
-    return None if entry is None else float(run.result.loss_step[entry])
 
 
 def _diverged_at(result: Result) -> int:

@@ -460,6 +460,7 @@ def record_run(
         MlpError: what is wrong with the store, and how the run gets there later.
     """
     [place] = spool.put_runs([spool.Kept(record, label)])
+    kept = f"the run is kept in {place.parent}, and this publishes it: {remedy}"
 
     def upload() -> tuple["Store", str]:
         store = opened()
@@ -468,9 +469,11 @@ def record_run(
     try:
         return patiently(upload)
     except (BusyError, StoreError, UnavailableError) as error:
-        raise type(error)(
-            f"{error}; the run is kept in {place.parent}, and this publishes it: {remedy}"
-        ) from None
+        raise type(error)(f"{error}; {kept}") from None
+    except KeyboardInterrupt as stopped:
+        if place.exists():
+            stopped.add_note(kept)
+        raise
     finally:
         spool.leave(place.parent)
 

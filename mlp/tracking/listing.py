@@ -159,7 +159,7 @@ def listing_of(run: RunRecord, label: Label) -> Listing:
         name=label.name,
         tags=tags,
         params={path: str(value) for path, value in settings_of(run.config).items()},
-        points=_points_of(run),
+        points=_points_of(run, is_rerun=EXPLAINS in label.tags),
         note=_note_of(run),
         data={
             "name": f"{name} 3-vs-7",
@@ -228,8 +228,11 @@ def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:
     return digest(parts)
 
 
-def _points_of(run: RunRecord) -> list[tuple[str, float, int, int]]:
-    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run."""
+def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int, int]]:
+    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run.
+
+    Nobody opens the layers of one of hundreds of reruns; they are in its file.
+    """
     result = run.result
     curves = {
         "loss": (result.loss, result.loss_step),
@@ -237,6 +240,9 @@ def _points_of(run: RunRecord) -> list[tuple[str, float, int, int]]:
         "sharpness": (result.sharpness, result.sharpness_step),
         "stability_ratio": (result.stability_ratio, result.sharpness_step),
     }
+    if not is_rerun:
+        layers = display.layer_curves(result).items()
+        curves |= {name: (values, result.layer_step) for name, values in layers}
     points = []
     pace_ms = (run.ended_ms - run.started_ms) / max(1, result.last_step)
     for name, (values, steps) in curves.items():

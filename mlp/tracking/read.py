@@ -3,19 +3,22 @@
 Importing this imports MLflow. The store may be anybody's. Nothing that it holds is resolved or
 executed.
 
-Two ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
+Three ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
 params of each run, the verdict from its tags and metrics. That takes a few requests for thousands
-of runs and fetches no file; a run that cannot be read is left out. A single run is read from its
-record (`TrackedRun`). The store names the address of that run's files. It may be any that MLflow
-knows, so only those are followed that lead to the store itself, to a folder, or to an object store.
+of runs and fetches no file; a run that cannot be read is left out. A run of another program is read
+by its curve, which needs no param, and its params as settings as far as they are such
+(`BroughtRun`). A single run is read from its record (`TrackedRun`). The store names the address of
+that run's files. It may be any that MLflow knows, so only those are followed that lead to the store
+itself, to a folder, or to an object store.
 """
 
 import difflib
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,16 +37,18 @@ import numpy as np
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from numpy.typing import NDArray
 
-from mlp.config import RunConfig, SweepConfig
-from mlp.curve import Judgement, Verdict, judge
+from mlp.config import RunConfig, SweepConfig, Value
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
-from mlp.settings import read_run, read_sweep, setting_paths, settings_of
+from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
 from mlp.tracking import record, runs
 from mlp.tracking.batch import Rerun, read_batch, reruns_of
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
+from mlp.tracking.params import ReadParams, parsed, read_params
 from mlp.tracking.record import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -68,6 +73,7 @@ _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
 _STUDY_END = "/study"
+_MOST_IN_ORDER = 0.9  # of the points of a step; where fewer differ in time, a swing may be turned
 _MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
 
 
@@ -241,6 +247,7 @@ class PastRun:
         ended_ms: likewise.
         mechanism: what was noted of the stability; None where nobody measured it.
         curve: its loss, thinned, where that is read with it.
+        metric: that its loss is read from.
     """
 
     run_id: str
@@ -253,7 +260,57 @@ class PastRun:
     started_ms: int
     ended_ms: int
     mechanism: str | None = None
+    metric: str = "loss"
     curve: ThinCurve | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BroughtRun:
+    """A run of another program.
+
+    Attributes:
+        run_id: MLflow's id.
+        name: for a person.
+        status: as MLflow has it; a run that was stopped has a curve as well.
+        params: as they were logged, numbers as numbers.
+        judgement: what its loss did.
+        loss: `(entry,)`, in order.
+        step: `(entry,)`, as they were logged.
+        read: what the params say about the training.
+        started_ms: milliseconds since 1970 in UTC.
+        ended_ms: likewise.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, Value]
+    judgement: Judgement
+    loss: NDArray[np.float64]
+    step: NDArray[np.int64]
+    read: ReadParams
+    started_ms: int
+    ended_ms: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """How its loss ended."""
+        return self.judgement.verdict
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What somebody says about the runs of another program.
+
+    Attributes:
+        metric: that has the loss.
+        names: param -> path of the setting that it stands for.
+        given: path -> value of settings that hold where the params say nothing.
+    """
+
+    metric: str = "loss"
+    names: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read_past_run(store: "Store", run: "Run") -> PastRun:
@@ -320,7 +377,8 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         if not known:
             raise RecordError("it has no loss curve")
         loss = np.array([known[step] for step in sorted(known)])
-        return judge(np.where(np.abs(loss) < _LARGEST, loss, np.nan))
+        finite = np.where(np.abs(loss) < _LARGEST, loss, np.nan)
+        return judge_curve(finite, steps=sorted(known), reference=CHANCE_LOSS, noise=0.0)
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),
@@ -330,7 +388,7 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
         flip_rate=metrics.get("flip_rate", 0.0),
         period_steps=None if period is None else int(period),
         largest_rise=metrics.get("largest_rise", 0.0),
-        last_rise_entry=None,
+        last_rise_step=None,
         spiked=bool(metrics.get("spiked", 0.0)),
     )
 
@@ -350,6 +408,7 @@ class PastStudy:
         why_left_out: of the first of them.
         duration_s: seconds in which any of the runs was trained.
         is_at_end: whether its run is finished, or has as many trials as were asked for.
+        brought: those of other programs; those whose settings are known are in `runs` too.
     """
 
     name: str
@@ -362,6 +421,7 @@ class PastStudy:
     why_left_out: str
     duration_s: float
     is_at_end: bool
+    brought: tuple[BroughtRun, ...] = ()
 
 
 def is_run_id(text: str) -> bool:
@@ -369,31 +429,38 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def is_study(store: Store, run_id: str) -> bool:
-    """Whether a run is the parent of a study.
+def is_tracked_run(store: Store, run_id: str) -> bool:
+    """Whether a run was trained by this program, and is not the parent of a study.
 
     Raises:
         MissingInputError: for a run that the store does not have.
     """
-    return _study_key(_get(store, run_id)) is not None
+    run = _get(store, run_id)
+    return _study_key(run) is None and not is_brought(run)
 
 
-def read_study(store: Store, which: str | None) -> PastStudy:
+def read_study(store: Store, which: str | None, meaning: Meaning | None = None) -> PastStudy:
     """Reads the runs of a study.
 
     Args:
         store: where.
-        which: a study's name, the id of its parent run, or the name of an experiment; None: the
-            study that was started last.
+        which: a study's name, the id of its parent run, the name of an experiment, or the id of a
+            run of another program; None: the study that was started last.
+        meaning: of what other programs have logged.
 
     Raises:
         MissingInputError: where there is none.
         RecordError: for one without any run that can be read.
     """
+    meaning = meaning or Meaning()
     with one_sentence(store.uri):
+        if which is not None and is_run_id(which):
+            run = _get(store, which)
+            if is_brought(run):
+                return _brought_study(store, which, f"run-{which}", [run], meaning)
         parent = _find_parent(store, which)
         if parent is None:
-            return _whole_experiment(store, which)
+            return _whole_experiment(store, which, meaning)
         key = _study_key(parent)
         assert key is not None
         name = one_line(parent.data.tags.get(STUDY, key))
@@ -485,24 +552,155 @@ def _named(which: str | None) -> str:
     return f"tags.`{STUDY}` = '{name}' AND tags.`{KEY}` LIKE '%{_STUDY_END}'"
 
 
-def _whole_experiment(store: Store, which: str | None) -> PastStudy:
+def _whole_experiment(store: Store, which: str | None, meaning: Meaning) -> PastStudy:
     """All runs of an experiment that somebody else may have made."""
     assert which is not None
     experiment = store.client.get_experiment_by_name(which)
     if experiment is None:
-        known = {
-            one_line(run.data.tags.get(STUDY, ""))
-            for run in _search(store, [store.experiment_id], _named(None))
-        }
-        near = difflib.get_close_matches(which, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise MissingInputError(
-            f"there is no study and no experiment {one_line(which)} in {store.uri}{hint}"
+            f"there is no study and no experiment {one_line(which)} in {store.uri}"
+            f"{_nearest(store, which)}"
         )
-    found = _search(store, [experiment.experiment_id], "attributes.status = 'FINISHED'")
+    found = _search(store, [experiment.experiment_id], "")
     runs = [run for run in found if _is_trial(run) and _study_key(run) is None]
-    key = f"experiment-{experiment.experiment_id}"
-    return _study(store, one_line(experiment.name), key, None, None, runs)
+    key, name = f"experiment-{experiment.experiment_id}", one_line(experiment.name)
+    if any(map(is_brought, runs)):
+        return _brought_study(store, name, key, runs, meaning)
+    return _study(store, name, key, None, None, runs)
+
+
+def _nearest(store: Store, which: str) -> str:
+    """The study or experiment that was meant, in words; empty where none is near."""
+    studies = _search(store, [store.experiment_id], _named(None))
+    known = [one_line(run.data.tags.get(STUDY, "")) for run in studies]
+    known += [one_line(own.name) for own in store.client.search_experiments()]
+    begun = [name for name in known if name.startswith(which)]
+    near = begun or difflib.get_close_matches(which, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def is_brought(run: Run) -> bool:
+    """Whether another program has recorded a run."""
+    return not {KEY, EXPLAINS, CONFIRMS, "mlp.curve_digest"} & set(run.data.tags)
+
+
+def _brought_study(
+    store: Store, name: str, key: str, found: Sequence[Run], meaning: Meaning
+) -> PastStudy:
+    """Runs of other programs, and of this one if some are among them."""
+    known, reasons = _read_all(store, [run for run in found if not is_brought(run)])
+    brought: list[BroughtRun] = []
+    without: Counter[str] = Counter()
+    for run in filter(is_brought, found):
+        try:
+            brought.append(_brought(store, run, meaning))
+        except RecordError as error:
+            without[f"{run.info.status} {error}"] += 1
+    if not brought and not known:
+        metrics = {metric for run in found for metric in run.data.metrics}
+        raise RecordError(_no_curve(name, meaning.metric, metrics))
+    runs = [*known, *(past for own in brought if (past := _as_past_run(own, meaning.metric)))]
+    left_out = [*reasons, *(f"{n} {why}" for why, n in without.items())]
+    return PastStudy(
+        name=name,
+        key=key,
+        run_id=None,
+        experiment_id=str(found[0].info.experiment_id),
+        sweep=None,
+        runs=tuple(sorted(runs, key=lambda run: (run.started_ms, run.run_id))),
+        n_left_out=len(reasons) + sum(without.values()),
+        why_left_out=", ".join(left_out),
+        duration_s=busy_s([*known, *brought]),
+        is_at_end=True,
+        brought=tuple(sorted(brought, key=lambda run: (run.started_ms, run.run_id))),
+    )
+
+
+def _no_curve(name: str, metric: str, metrics: set[str]) -> str:
+    """The sentence for runs without a loss, with what they have."""
+    said = f"{name} has no run with a metric {one_line(metric)}"
+    if not metrics:
+        return f"{said}, nor any other; each step's loss is to be logged, with its step"
+    likely = sorted(metrics, key=lambda own: ("loss" not in own.lower(), "val" in own.lower(), own))
+    return f"{said}; type metric={likely[0]}, or another of {one_line(', '.join(likely[:6]))}"
+
+
+def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
+    """A run of another program.
+
+    Raises:
+        RecordError: for one without a curve.
+    """
+    loss, step = _curve(store, run, meaning.metric)
+    read = read_params(run.data.params, names=meaning.names, given=meaning.given)
+    read = _with_steps(read, int(step[-1]), is_whole=run.info.status == "FINISHED")
+    started = int(run.info.start_time or 0)
+    return BroughtRun(
+        run_id=str(run.info.run_id),
+        name=one_line(run.info.run_name or run.info.run_id),
+        status=str(run.info.status),
+        params={name: parsed(text) for name, text in run.data.params.items()},
+        judgement=judge_curve(loss, reference=None if read.config is None else CHANCE_LOSS),
+        loss=loss,
+        step=step,
+        read=read,
+        started_ms=started,
+        ended_ms=int(run.info.end_time or started),
+    )
+
+
+def _curve(store: Store, run: Run, metric: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The points of a metric by step; where most share their steps, by step and time.
+
+    Raises:
+        RecordError: where there are none, or their order is not known.
+    """
+    if metric not in run.data.metrics:
+        raise RecordError(f"without a metric {one_line(metric)}")
+    points = store.client.get_metric_history(run.info.run_id, metric)
+    known = {int(point.step): point for point in points}
+    if 2 * len(known) > len(points):
+        ordered = [known[step] for step in sorted(known)]  # of a step that came twice the last
+        step = np.array([int(point.step) for point in ordered], np.int64)
+    else:
+        ordered = sorted(points, key=lambda point: (int(point.step), int(point.timestamp)))
+        times = {(int(point.step), int(point.timestamp)) for point in ordered}
+        if len(times) < _MOST_IN_ORDER * len(ordered):
+            raise RecordError(
+                f"with {len(points)} points at {len(known)} steps, whose order is not known"
+            )
+        step = np.arange(len(ordered))
+    loss = np.array([float(point.value) for point in ordered])
+    return np.where(np.abs(loss) < _LARGEST, loss, np.nan), step
+
+
+def _with_steps(read: ReadParams, last: int, *, is_whole: bool) -> ReadParams:
+    """As long as the curve, where nobody says how long, or where the run was stopped before."""
+    path = "training.steps"
+    if read.config is None or last < 1:
+        return read
+    if path in read.defaults or (not is_whole and last < read.config.training.steps):
+        config = with_settings(read.config, {path: last})
+        return replace(read, config=config, defaults=tuple(p for p in read.defaults if p != path))
+    return read
+
+
+def _as_past_run(run: BroughtRun, metric: str) -> PastRun | None:
+    """A run of another program as attribution sees it; None where its settings are not known."""
+    if run.read.config is None:
+        return None
+    return PastRun(
+        run_id=run.run_id,
+        name=run.name,
+        trial=None,
+        config=run.read.config,
+        judgement=run.judgement,
+        data_digest=None,
+        metrics={"final_loss": float(run.loss[-1])} if math.isfinite(run.loss[-1]) else {},
+        started_ms=run.started_ms,
+        ended_ms=run.ended_ms,
+        metric=metric,
+    )
 
 
 def _study(
@@ -583,7 +781,7 @@ def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Ru
     return list(found)
 
 
-def busy_s(runs: Sequence[PastRun]) -> float:
+def busy_s(runs: Sequence[PastRun | BroughtRun]) -> float:
     """Seconds covered by the trainings of the runs; those of a population run at once."""
     busy, reached = 0, 0
     for run in sorted((r for r in runs if r.started_ms), key=lambda run: run.started_ms):

@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig, Value, canonical_json
-from mlp.curve import Judgement, judge
+from mlp.curve import Judgement, judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
 from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
@@ -83,6 +83,7 @@ _SHARPNESS_ARRAYS = {
     "gradient_norm": "<f8",
     "stability_ratio": "<f8",
 }
+_LAYER_ARRAYS = "layer_step", "layer_gradient", "layer_update", "layer_idle"
 
 
 @dataclass(frozen=True)
@@ -468,6 +469,12 @@ def sharpness_digest(result: Result) -> str:
     return arrays_digest(_sharpness_arrays(result).values())
 
 
+def layers_digest(result: Result) -> str | None:
+    """SHA-256 over what `curve.npz` holds of the layers; None where nobody measured."""
+    arrays = _layer_arrays(result)
+    return arrays_digest(arrays.values()) if arrays else None
+
+
 def weights_digest(result: Result) -> str:
     """SHA-256 over the arrays of `weights.npz`; equal for equal weights."""
     return arrays_digest(_weight_arrays(result).values())
@@ -503,7 +510,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         weights=tuple((weights[f"W{i}"], weights[f"b{i}"]) for i in range(1, n_layers + 1)),
         ending=recipe.ending,
         last_step=recipe.last_step,
-        **{name: curve[name] for name in _SHARPNESS_ARRAYS if name in curve},
+        **{name: curve[name] for name in (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS) if name in curve},
     )
     return recipe, result
 
@@ -516,6 +523,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
         curve_digest=curve_digest(record.result),
         sharpness_digest=sharpness_digest(record.result),
         weights_digest=weights_digest(record.result),
+        layers_digest=layers_digest(record.result),
     )
     (folder / FACTS_FILE).write_bytes(_facts.dump_json(facts))
 
@@ -533,7 +541,8 @@ def read_record(folder: Path) -> RunRecord:
     except ValidationError as error:
         raise RecordError(f"{FACTS_FILE} cannot be used: {one_line(error)}") from None
     found = (curve_digest(result), sharpness_digest(result), weights_digest(result))
-    if found != (facts.curve_digest, facts.sharpness_digest, facts.weights_digest):
+    written = (facts.curve_digest, facts.sharpness_digest, facts.weights_digest)
+    if (*found, layers_digest(result)) != (*written, facts.layers_digest):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
     kept = {name: getattr(facts, name) for name in _FACT_NAMES if name != "judgement"}
     return RunRecord(
@@ -541,7 +550,7 @@ def read_record(folder: Path) -> RunRecord:
         data_digest=recipe.data_digest,
         result=result,
         **kept,
-        judgement=judge(result.loss),
+        judgement=judge_run(result, recipe.config.training.batch_size),
     )
 
 
@@ -582,6 +591,10 @@ def expected_curve(run: RunConfig) -> dict[str, Expected]:
     if points := len(sharpness_steps(run)):
         for name, dtype in _SHARPNESS_ARRAYS.items():
             arrays[name] = Expected(dtype, (points,), may_be_shorter=True)
+    looks, depth = run.training.steps // run.training.evaluate_every + 2, run.model.depth
+    shapes = ("<i8", (looks,)), *[("<f8", (looks, n)) for n in (depth + 1, depth + 1, depth)]
+    for name, (dtype, shape) in zip(_LAYER_ARRAYS, shapes, strict=True):
+        arrays[name] = Expected(dtype, shape, may_be_shorter=True, is_optional=True)
     return arrays
 
 
@@ -600,9 +613,15 @@ def _sharpness_arrays(result: Result) -> dict[str, Array]:
     return {name: getattr(result, name) for name in _SHARPNESS_ARRAYS}
 
 
+def _layer_arrays(result: Result) -> dict[str, Array]:
+    names = _LAYER_ARRAYS if result.layer_step.size else ()
+    return {name: getattr(result, name) for name in names}
+
+
 def _all_arrays(record: RunRecord) -> dict[str, Array]:
-    arrays = _curve_arrays(record.result)
-    return arrays | _sharpness_arrays(record.result) if sharpness_steps(record.config) else arrays
+    result = record.result
+    measured = _sharpness_arrays(result) if sharpness_steps(record.config) else {}
+    return _curve_arrays(result) | measured | _layer_arrays(result)
 
 
 def _weight_arrays(result: Result) -> dict[str, Array]:
@@ -615,10 +634,14 @@ def _weight_arrays(result: Result) -> dict[str, Array]:
 def _check_curve(curve: dict[str, Array], run: RunConfig) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
     pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
-    measured = [name for name in _SHARPNESS_ARRAYS if name in curve]
-    for values, steps in (*pairs, *((name, "sharpness_step") for name in measured)):
+    pairs += [(name, "sharpness_step") for name in _SHARPNESS_ARRAYS if name in curve]
+    if any(name in curve for name in _LAYER_ARRAYS):
+        pairs += [(name, "layer_step") for name in _LAYER_ARRAYS]
+    for values, steps in pairs:
+        if not {values, steps} <= curve.keys():
+            raise RecordError(f"{CURVE_FILE} must hold {values} and {steps}")
         at = curve[steps]
-        if curve[values].shape != at.shape:
+        if curve[values].shape[:1] != at.shape:
             raise RecordError(f"{CURVE_FILE} must have as many entries of {values} as of {steps}")
         if at.size and (at[0] < 0 or at[-1] > run.training.steps or (np.diff(at) <= 0).any()):
             raise RecordError(f"{CURVE_FILE} must have increasing steps of the training in {steps}")
@@ -640,6 +663,7 @@ class _Facts:
     curve_digest: str
     sharpness_digest: str
     weights_digest: str
+    layers_digest: str | None = None  # records of before have no such arrays
 
 
 _FACT_NAMES = tuple(field.name for field in dataclasses.fields(_Facts))[:8]

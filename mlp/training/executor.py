@@ -1,24 +1,20 @@
 """Where populations train: in this process, or on the workers of a Ray cluster.
 
-The configs are cut into populations, handed to an executor, and what comes back is put in order.
-Where and how often a population was begun changes no result: a trial does not depend on the others.
+Where and how often a population is begun changes no result: a trial does not depend on the others.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Ending, Result, Thresholds
 from mlp.errors import SettingError
-from mlp.stability.ratio import sharpness_steps
-from mlp.training.work import Done, Executor, Lost, Task, Trainer, WorkDone, train_population
+from mlp.training.work import Done, Executor, Lost, Task, WorkDone
 
 # The first populations take half of an equal share of what is left, and so on: early ones are wide,
 # which the engine likes, late ones are small, so that all workers end at about the same time.
@@ -28,9 +24,6 @@ _FINEST = 16
 # A pass over the pixels takes as long for one column of a tile as for all of them, see
 # `mlp.engine.layout.tile_columns`; so populations end where a tile does.
 _TILE_BYTES, _NARROW_BYTES = 128, 64
-
-Kept = Callable[[Mapping[int, Result]], None]
-"""Told of results as soon as they are there: place among the configs -> result."""
 
 
 def n_threads(execution: Execution) -> int:
@@ -78,67 +71,7 @@ def open_executor(
         executor.close()
 
 
-def train_trials(
-    configs: Sequence[RunConfig],
-    data: Dataset,
-    where: Execution | Executor,
-    *,
-    thresholds: Thresholds | None = None,
-    progress: WorkDone | None = None,
-    kept: Kept | None = None,
-    trainer: Trainer = train_population,
-) -> list[Result]:
-    """Trains one network for each config; where and how wide changes no result.
-
-    A population that is lost is trained once more trial by trial, and a trial that is lost alone
-    has a result without weights, whose ending is `CRASHED`.
-
-    Args:
-        progress: called a few times a second, in this thread; may raise to stop.
-        kept: called in this thread with the results as they come, in any order.
-
-    Returns:
-        One result for each config, in the same order.
-
-    Raises:
-        SystemLimitError: for a trial that does not fit into memory, before any is trained.
-        UnavailableError: for a cluster that is lost.
-    """
-    with open_executor(where) as executor:
-        if any(sharpness_steps(config) for config in configs):
-            from mlp.stability.sharpness import check_measurable
-
-            check_measurable(configs, data, threads=executor.n_threads)
-
-        def submit(numbers: Sequence[int]) -> None:
-            chosen = tuple(configs[number] for number in numbers)
-            executor.submit(Task(tuple(numbers), chosen, data, thresholds, trainer))
-
-        for numbers in _populations(configs, data, executor):
-            submit(numbers)
-        results: dict[int, Result] = {}
-        while len(results) < len(configs):
-            for answer in executor.wait(_added_to(progress, len(results))):
-                numbers = answer.task.numbers
-                if isinstance(answer, Done):
-                    new = dict(zip(numbers, answer.results, strict=True))
-                elif len(numbers) > 1:
-                    executor.notice(
-                        f"{len(numbers)} trials are trained one by one: {answer.reason}"
-                    )
-                    for number in numbers:
-                        submit([number])
-                    continue
-                else:
-                    executor.notice(f"a trial is given up and recorded as crashed: {answer.reason}")
-                    new = {numbers[0]: _crashed(configs[numbers[0]])}
-                results.update(new)
-                if kept is not None:
-                    kept(new)
-    return [results[number] for number in range(len(configs))]
-
-
-def _populations(
+def cut_for(
     configs: Sequence[RunConfig], data: Dataset, where: Executor
 ) -> Sequence[Sequence[int]]:
     """Numbers of the trials that train together."""
@@ -155,28 +88,6 @@ def _populations(
         most=most,
         columns=[config.model.layer_widths[0] for config in configs],
         item_bytes=max(np.dtype(config.training.dtype).itemsize for config in configs),
-    )
-
-
-def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
-    def tell(in_work: float, losses: NDArray[np.float64]) -> None:
-        if progress is not None:
-            progress(n_done + in_work, losses)
-
-    return tell
-
-
-def _crashed(config: RunConfig) -> Result:
-    """What is known of a trial that never came back: nothing, so its one loss is undefined."""
-    return Result(
-        loss=np.array([np.nan]),
-        loss_step=np.zeros(1, np.int64),
-        step_loss=None if config.training.batch_size is None else np.empty(0),
-        validation_accuracy=np.empty(0),
-        evaluated_step=np.empty(0, np.int64),
-        weights=(),
-        ending=Ending.CRASHED,
-        last_step=0,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import RunConfig
-from mlp.curve import judge
+from mlp.curve import judge_run
 from mlp.data.dataset import Dataset, Part, features
 from mlp.engine.result import Ending, Result
 from mlp.network import Array, Layer, Params, accuracy, forward
@@ -35,7 +35,7 @@ def make_record(
         n_validation=data.validation.n_examples,
         n_test=data.test.n_examples,
         result=result,
-        judgement=judge(result.loss),
+        judgement=judge_run(result, config.training.batch_size),
         started_ms=started_ms,
         ended_ms=ended_ms,
         threads=threads,

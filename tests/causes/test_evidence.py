@@ -12,6 +12,7 @@ from mlp.causes.evidence import (
     CLEARING_ERROR_RATE,
     NEGLIGIBLE,
     capital,
+    holm,
     idle_capital,
     p_value_of,
     paired_difference,
@@ -91,6 +92,18 @@ def test_so_many_reruns_that_stay_clear_a_setting_and_no_fewer():
     assert idle_capital(1, 4 + n) * CLEARING_ERROR_RATE >= 1
     assert idle_capital(1, 4 + n - 1) * CLEARING_ERROR_RATE < 1
     assert stays_needed(100, 0) is None
+
+
+def test_holm_adjusts_by_what_is_left():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_the_order_and_never_helps(p_values):
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
 
 
 def test_pairs_needed_are_enough_and_no_more():

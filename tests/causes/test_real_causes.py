@@ -9,7 +9,7 @@ from mlp.causes.observed import observe
 from mlp.causes.plan import plan_reruns
 from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import features, load
 from mlp.engine.population import train
 from mlp.gradient import global_norm, normalize
@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture
 def training(data):
-    return lambda configs: [judge(result.loss) for result in train(configs, data)]
+    return lambda configs: [judge_run(result, None) for result in train(configs, data)]
 
 
 @pytest.fixture

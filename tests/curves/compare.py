@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from curves.collection import Labelled, load
+from curves.collection import Labelled, judged, load
 from curves.peers import autotrainer, bttackler, deep_checker
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict
 
 Rule = Callable[[Labelled], bool | None]  # whether the curve oscillates; None: cannot say
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _verdict(curve: Labelled) -> Verdict:
-    return judge(curve.loss, sampling_error=curve.sampling_error).verdict
+    return judged(curve).verdict
 
 
 def _confusion(curves: Sequence[Labelled]) -> str:

@@ -1,6 +1,6 @@
 """Trains the runs that `labels.csv` names and stores their loss curves in `curves.npz`.
 
-    python tests/curves/make.py MNIST_FOLDER
+    cd tests && python -m curves.make MNIST_FOLDER
 
 MNIST_FOLDER holds the four files of MNIST. Needs the trainer (`mlp.engine.population`); about a
 quarter of an hour. Only the curves are written, never a label.
@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 from sklearn.datasets import load_digits
 
+from curves.ten import TenDigits, train_ten
 from mlp.config import RunConfig
 from mlp.data.dataset import load
 from mlp.engine.population import train
@@ -45,11 +46,24 @@ def main() -> None:
 
 def _curve(row: dict[str, str]) -> dict[str, Any]:
     """The curve, the training accuracy beside it, and the standard error of one entry."""
-    if row["split"] == "own":  # of our studies, with their validation part; the curve alone
+    if row["origin"] == "ten":
+        return {row["name"]: train_ten(TenDigits(**_words(row["settings"]))).astype(np.float32)}
+    if row["split"] in (
+        "own",
+        "other",
+        "other-held-out",
+    ):  # with a validation part; the curve alone
         config = with_settings(RunConfig(), _settings(row["settings"]))
-        data = load(dataclasses.replace(config.data, name="mnist", root=sys.argv[1]), notice=print)
-        (result,) = train([config], data)
-        return {row["name"]: result.loss.astype(np.float32)}
+        where = dataclasses.replace(config.data, name=row["origin"], root=sys.argv[1])
+        (result,) = train([config], load(where, notice=print))
+        if row["curve"] != "both":
+            return {row["name"]: result.loss.astype(np.float32)}
+        assert result.step_loss is not None
+        return {
+            row["name"]: result.step_loss.astype(np.float32),
+            f"{row['name']}/loss": result.loss.astype(np.float32),
+            f"{row['name']}/loss_step": result.loss_step.astype(np.int32),
+        }
     data = _digits() if row["origin"] == "digits" else _mnist(Path(sys.argv[1]))
     config = with_settings(RunConfig(), _settings(row["settings"]))
     n, batch_size = data.train.labels.size, config.training.batch_size
@@ -75,6 +89,10 @@ def _settings(text: str) -> dict[str, Any]:
         name = path.partition(".")[2]
         values[path] = float(value) if name in FLOAT_SETTINGS else yaml.safe_load(value)
     return values
+
+
+def _words(text: str) -> dict[str, Any]:
+    return {key: yaml.safe_load(value) for key, value in (p.split("=") for p in text.split())}
 
 
 def _sampling_error(config: RunConfig, result: Result, data: Any) -> np.float32:

@@ -206,4 +206,52 @@ def _recipes() -> list[Synthetic]:
     ]  # fmt: skip
 
 
+def _foreign_recipes() -> list[Synthetic]:
+    """Curves of unknown kind, as people bring them."""
+    s = Synthetic
+    return [
+        s("a cost that shoots from 1 to 400 and comes down slowly", 300,
+          lambda t, r: np.where(t < 0.03, 1.0, 300 + 100 * np.exp(-2.5 * t))),
+        s("negative: falls to -55 and stays", 200,
+          lambda t, r: _decay(t, 0.69, -55, 25) + 0.02 * r.randn(t.size)),
+        s("negative: swings with period 2 around -50", 200,
+          lambda t, r: _decay(t, 0.7, -50, 20) + 4 * _flip(t) * (1 - np.exp(-20 * t))),
+        s("healthy batch means, undefined at the end", 400,
+          lambda t, r: _with(_decay(t, 0.7, 0.05, 5) * (1 + 0.2 * r.randn(t.size)), -1, np.nan)),
+        s("swings that grow until nothing is left", 150,
+          lambda t, r: _with(1 + _flip(t) * np.minimum(0.9, 0.01 * np.exp(5 * t)),
+                             slice(-3, None), np.inf)),
+        s("swings from a fifth to the half, then low and flat", 600,
+          lambda t, r: _decay(t, 0.7, 0.02, 30)
+          + 0.4 * (1 + _flip(t)) * ((t > 0.2) & (t < 0.5))),
+        s("swings at first, then still falling", 500,
+          lambda t, r: _decay(t, 0.8, 0.1, 1.5) + 0.3 * (1 + _flip(t)) * np.exp(-15 * t)),
+        s("four values", 4, lambda t, r: np.array([0.7, 0.3, 0.5, 0.2])),
+        s("three values, flat", 3, lambda t, r: np.array([2.31, 2.30, 2.30])),
+        s("six values, up and down", 6,
+          lambda t, r: np.array([0.71, 0.33, 0.69, 0.35, 0.72, 0.31])),
+        s("rises to a hundred times its start and stays", 400,
+          lambda t, r: 0.5 + 50 * (1 - np.exp(-20 * t)) + 0.1 * r.randn(t.size)),
+        s("batches of 16, from 0.6 to 0.005, skewed", 800,
+          lambda t, r: _decay(t, 0.6, 0.005, 8) * r.gamma(3, 1 / 3, t.size)),
+        s("batches of 16, low, a rare hard example", 600,
+          lambda t, r: _decay(t, 0.7, 0.01, 30) * r.gamma(4, 1 / 4, t.size)
+          + (r.rand(t.size) < 0.06) * r.exponential(0.2, t.size)),
+        s("period 2 of three deviations under batch noise", 500,
+          lambda t, r: 0.8 + 0.12 * _flip(t) + 0.08 * r.randn(t.size)),
+        s("period 2 of one deviation under batch noise", 1500,
+          lambda t, r: 0.8 + 0.06 * _flip(t) + 0.12 * r.randn(t.size)),
+        s("negative, climbs", 300, lambda t, r: -20 + 15 * t**2 + 0.1 * r.randn(t.size)),
+        s("ten classes, learned to 0.15", 250,
+          lambda t, r: _decay(t, 2.303, 0.15, 20) * (1 + 0.003 * r.randn(t.size))),
+        s("ten outputs, squared error, stuck at 0.045", 250,
+          lambda t, r: _decay(t, 0.126, 0.045, 40) + 2e-5 * r.randn(t.size)),
+        s("slow swings under batch noise", 900,
+          lambda t, r: 1.2 + 0.4 * _sine(t, 23) + 0.15 * r.randn(t.size)),
+        s("logistic map, chaotic, of unknown kind", 400,
+          lambda t, r: 0.2 + 1.5 * _logistic(t.size, 3.97, 0.3)),
+    ]  # fmt: skip
+
+
 SYNTHETIC = {f"formula-{i:02d}": made for i, made in enumerate(_recipes())}
+SYNTHETIC |= {f"other-{i:03d}": made for i, made in enumerate(_foreign_recipes())}

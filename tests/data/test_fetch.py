@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlp.data.mnist import MNIST, read_cache
+from mlp.data.mnist import MNIST, read_cache, read_folder
 from mlp.errors import DataError, StoreError, UnavailableError
 from support.mirror import black_hole, dead_url, files_of, made_up_contents, mirror, put, quick
 
@@ -126,6 +126,14 @@ def test_a_cache_damaged_later_is_replaced(cache: Path, payload: bytes, suffix: 
     (cache / f"{NAMES[0]}{suffix}").write_bytes(payload)
     with mirror(CONTENTS) as server:
         assert read_cache(cache, quick(CONTENTS, server.url), notice=ignore) == CONTENTS
+
+
+def test_a_damaged_unpacked_file_does_not_hide_a_packed_one_that_is_whole(cache: Path) -> None:
+    put(cache, CONTENTS)
+    (cache / NAMES[0]).write_bytes(b"cut")
+    source = quick(CONTENTS, dead_url())
+    assert read_cache(cache, source, notice=ignore) == CONTENTS
+    assert read_folder(cache, source.files) == CONTENTS
 
 
 def test_a_damaged_cache_without_network_stays_and_is_an_error(cache: Path) -> None:

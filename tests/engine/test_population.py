@@ -15,7 +15,7 @@ from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize, rate_share
-from mlp.network import Layer, accuracy, initialize, loss, loss_and_gradient
+from mlp.network import Layer, accuracy, forward, initialize, loss, loss_and_gradient
 from mlp.settings import read_run, with_settings
 
 
@@ -64,7 +64,8 @@ def wild_config(batch_size=None):
 
 
 def assert_same(one, other):
-    for name in ("loss", "loss_step", "validation_accuracy", "evaluated_step"):
+    layers = ("layer_step", "layer_gradient", "layer_update", "layer_idle")
+    for name in ("loss", "loss_step", "validation_accuracy", "evaluated_step", *layers):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
     assert (one.step_loss is None) == (other.step_loss is None)
     if one.step_loss is not None:
@@ -116,6 +117,83 @@ def test_full_batch_equals_a_plain_loop(normalization, derivative):
     assert result.evaluated_step.tolist() == [5, 10, 12]
     assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 12)]
     assert (result.ending, result.last_step) == (Ending.COMPLETED, 12)
+    assert_close(result.weights, params)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
+@pytest.mark.parametrize("normalization", ["mean", "clip"])
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_what_is_measured_of_the_layers_equals_a_plain_loop(activation, normalization, batch_size):
+    """The weights are so large that units die or saturate, and some do not."""
+    run = config(
+        model={"depth": 2, "widths": [9, 5], "activation": activation},
+        initialization={"scale": 30.0},
+        gradient={"normalization": normalization, "clip_norm": 0.1},
+        optimizer={"learning_rate": 0.3, "momentum": 0.5, "decay": "cosine"},
+        training={"dtype": "float64", "batch_size": batch_size},
+    )
+    (result,) = train([run], DATA)
+    order = repeat(slice(None)) if batch_size is None else batches_of(8, 0)
+    params, points = None, {}
+    for step, rows in zip(range(13), order, strict=False):
+        X, y = DATA.train.pixels[rows] / DATA.scale, DATA.train.labels[rows]
+        if params is None:
+            params = initialize(run.model, run.initialization, n_inputs=9, seed=0, dtype="float64")
+            velocity = tuple(Layer(0 * W, 0 * b) for W, b in params)
+        grads = loss_and_gradient(params, X, y, activation).grads
+        share = float(rate_share(run.optimizer, step, 12))
+        after, velocity = descend(
+            params, velocity, normalize(grads, y.size, run.gradient), run.optimizer, share=share
+        )
+        changes = [Layer(v.W - w.W, v.b - w.b) for v, w in zip(after, params, strict=True)]
+        points[step] = (
+            [norm_of(layer) / y.size for layer in grads],
+            [norm_of(d) / norm_of(w) for d, w in zip(changes, params, strict=True)],
+            [
+                np.mean(
+                    is_gone(a, activation).mean(axis=0) >= (1 if activation == "relu" else 0.95)
+                )
+                for a in forward(params, X, activation).hidden
+            ],
+        )
+        params = after
+    assert result.layer_step.tolist() == [0, 5, 10, 12]
+    measured = (result.layer_gradient, result.layer_update, result.layer_idle)
+    for place, step in enumerate(result.layer_step.tolist()):
+        for own, plain in zip(measured, points[step], strict=True):
+            np.testing.assert_allclose(own[place], plain, rtol=1e-8, atol=1e-14)
+    assert 0 < result.layer_idle.mean() < 1
+
+
+def norm_of(layer):
+    return np.sqrt((layer.W**2).sum() + (layer.b**2).sum())
+
+
+def is_gone(a, activation):
+    if activation == "relu":
+        return a == 0
+    low = 0 if activation == "sigmoid" else -1
+    return (a <= low + 0.01) | (a >= 0.99)
+
+
+def test_layers_are_measured_as_long_as_the_loss_is_finite():
+    (result,) = train([wild_config()], DATA)
+    assert result.ending is Ending.NON_FINITE
+    assert result.layer_step.tolist() == [0, 1]  # at 2 the gradient is beyond all numbers
+    assert np.isfinite(result.loss[2])
+    (bare,) = train([config()], NOTHING_HELD_OUT)
+    assert bare.evaluated_step.size == 0
+    assert bare.layer_step.tolist() == [0, 5, 10, 12]
+
+
+def test_many_examples_equal_a_plain_loop():
+    """So many that each chunk of their sums has several blocks, and the last is not full."""
+    many = dataset(part(5003, seed=2), part(20, seed=1))
+    run = config(optimizer={"learning_rate": 0.5}, training={"dtype": "float64", "steps": 3})
+    (result,) = train([run], many, threads=2)
+    assert_same(train([*mixed_configs(), run], many, threads=1)[-1], result)
+    losses, _, params = plain_loop(run, many, repeat(slice(None)))
+    np.testing.assert_allclose(result.loss, losses, rtol=1e-10)
     assert_close(result.weights, params)
 
 

@@ -137,7 +137,7 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
             flip_rate=1.0,
             period_steps=2,
             largest_rise=1.0,
-            last_rise_entry=None,
+            last_rise_step=None,
             spiked=False,
         )
 

@@ -38,7 +38,7 @@ def make_record(
         n_validation=50,
         n_test=60,
         result=(result := _make_result(run, loss)),
-        judgement=curve.judge(result.loss),
+        judgement=curve.judge_run(result, None),
         started_ms=STARTED_MS,
         ended_ms=STARTED_MS + duration_ms,
         threads=2,
@@ -90,7 +90,19 @@ def _make_result(run: RunConfig, loss: Any) -> Result:
         ending=Ending.COMPLETED if is_finite else Ending.NON_FINITE,
         last_step=values.size - 1,
         **_make_sharpness(run),
+        **_make_layers(run),
     )
+
+
+def _make_layers(run: RunConfig) -> dict[str, Any]:
+    """As where gradients of 4 and 3 reach the first two layers, and half of the units are idle."""
+    depth = run.model.depth
+    return {
+        "layer_step": np.array([0, 10, 20]),
+        "layer_gradient": np.tile([4.0, 3.0, *[0.0] * depth][: depth + 1], (3, 1)),
+        "layer_update": np.full((3, depth + 1), 0.25),
+        "layer_idle": np.full((3, depth), 0.5),
+    }
 
 
 def _make_sharpness(run: RunConfig) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from mlp.tracking.read import fetch_run
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 from mlp.tracking.store import open_store
 from mlp.training import ray_cluster
-from mlp.training.executor import open_executor, train_trials
+from mlp.training.executor import open_executor
+from mlp.training.train_runs import train_runs
 from support.clusters import (
     add_node,
     head_with_door,
@@ -49,6 +50,7 @@ from support.sweeping import (
     table,
     tracked,
 )
+from support.training import results_of
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpness_points": 3}})
 
@@ -74,7 +76,7 @@ def configs():
 
 @pytest.fixture(scope="module")
 def expected(configs, data):
-    return digests(train_trials(configs, data, Execution()))
+    return digests(results_of(configs, data, Execution()))
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +132,12 @@ class meanwhile:  # noqa: N801  a context manager
 def test_same_bits_as_in_this_process(executor, configs, data, expected):
     assert executor.slots() == 2
     told, kept = [], []
-    results = train_trials(
+    results = results_of(
         configs,
         data,
         executor,
         progress=lambda done, _: told.append(done),
-        kept=kept.extend,
+        finished=kept.extend,
     )
     assert digests(results) == expected
     assert sorted(kept) == list(range(len(configs)))
@@ -146,16 +148,39 @@ def test_same_bits_as_in_this_process(executor, configs, data, expected):
 
 def test_thresholds_prune_there_as_here(executor, configs, data):
     bar = {500: 0.9, 1000: 0.97}
-    here = train_trials(configs, data, Execution(), thresholds=bar)
-    there = train_trials(configs, data, executor, thresholds=bar)
+    here = results_of(configs, data, Execution(), thresholds=bar)
+    there = results_of(configs, data, executor, thresholds=bar)
     assert digests(here) == digests(there)
     assert Ending.PRUNED in {result.ending for result in here}
 
 
-def test_killed_worker(cluster, executor, configs, data, expected, notices):
-    with meanwhile(cluster, lambda _: kill(known_worker(executor))):
-        assert digests(train_trials(configs, data, executor)) == expected
+def test_killed_worker(cluster, executor, configs, data, expected, notices, tmp_path):
+    """Killed while it is at work, and not before the driver has heard of it."""
+    with meanwhile(cluster, lambda _: kill(known_worker(executor, (tmp_path / "victim")))):
+        found = results_of(configs, data, executor, trainer=first_waits(tmp_path / "victim"))
+    assert digests(found) == expected
     assert any("trained again: " in line and "died" in line for line in notices), notices
+
+
+def first_waits(victim):
+    """A trainer whose first worker trains nothing until it is killed; the others do as ever."""
+
+    def train(configs, data, *, progress, **options):
+        import os
+        import time
+
+        from mlp.training.work import train_population
+
+        try:
+            victim.symlink_to(str(os.getpid()))
+        except FileExistsError:
+            return train_population(configs, data, progress=progress, **options)
+        for _ in range(1000):
+            progress(0.0, None)
+            time.sleep(0.1)
+        raise RuntimeError("nobody has killed this worker")
+
+    return train
 
 
 @long
@@ -165,15 +190,19 @@ def test_frozen_worker_is_given_up(configs, data, expected, notices):
         open_executor(over(cluster, silence_s=4.0), notice=notices.append) as executor,
         meanwhile(cluster, lambda _: os.kill(known_worker(executor), signal.SIGSTOP)),
     ):
-        assert digests(train_trials(configs, data, executor)) == expected
+        assert digests(results_of(configs, data, executor)) == expected
     assert any("said nothing for" in line for line in notices)
 
 
-def known_worker(executor):
-    """A worker that the driver has heard of."""
-    while not (known := [r.who.split()[1] for r in executor._running.values() if r.who]):
+def known_worker(executor, victim=None):
+    """A worker that the driver has heard of; the one that a link names, if there is a link."""
+    while True:
+        known = [r.who.split()[1] for r in list(executor._running.values()) if r.who]
+        if victim is not None:
+            known = [pid for pid in known if victim.is_symlink() and str(victim.readlink()) == pid]
+        if known:
+            return int(known[0])
         time.sleep(0.01)
-    return int(known[0])
 
 
 def kill(pid):
@@ -188,7 +217,7 @@ def test_poisoned_trial_is_recorded_as_crashed_and_its_neighbours_kept(
     executor, configs, data, expected, notices
 ):
     bad = poisoned(configs[5].optimizer.learning_rate, "os.kill(os.getpid(), 9)")
-    results = train_trials(configs, data, executor, trainer=bad)
+    results = results_of(configs, data, executor, trainer=bad)
     check_only_trial_5_crashed(results, expected)
     assert any("trials are trained one by one: " in line for line in notices)
     assert notices[-1].startswith("a trial is given up and recorded as crashed: ")
@@ -198,13 +227,13 @@ def test_trial_that_takes_too_much_memory_takes_nobody_along(
     executor, configs, data, expected, notices
 ):
     bad = poisoned(configs[5].optimizer.learning_rate, "raise MemoryError('too much')")
-    check_only_trial_5_crashed(train_trials(configs, data, executor, trainer=bad), expected)
+    check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
     assert "its training raised MemoryError: too much" in notices[-1]
 
 
 def test_trial_that_raises_costs_nobody_else_anything(executor, configs, data, expected, notices):
     bad = poisoned(configs[5].optimizer.learning_rate, "raise KeyError('a mistake')")
-    check_only_trial_5_crashed(train_trials(configs, data, executor, trainer=bad), expected)
+    check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
     assert "its training raised KeyError: 'a mistake'" in notices[-1]
 
 
@@ -212,7 +241,7 @@ def test_trial_that_raises_costs_nobody_else_anything(executor, configs, data, e
 def test_trial_that_hangs_is_ended(cluster, configs, data, expected, notices):
     bad = poisoned(configs[5].optimizer.learning_rate, "time.sleep(1000)")
     with open_executor(over(cluster, silence_s=15.0), notice=notices.append) as executor:
-        check_only_trial_5_crashed(train_trials(configs, data, executor, trainer=bad), expected)
+        check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
     assert "said nothing for" in notices[-1]
 
 
@@ -293,7 +322,7 @@ def test_crashed_trial_is_in_the_study_and_in_mlflow(executor, here, monkeypatch
     config = read_sweep(compose("sweep", [*SMOKE, "study.n_trials=4", "study.generation=4"]))
     rate = search_first(config, 1)
     bad = poisoned(rate, "os.kill(os.getpid(), 9)")
-    monkeypatch.setitem(train_trials.__kwdefaults__, "trainer", bad)
+    monkeypatch.setitem(train_runs.__kwdefaults__, "trainer", bad)
     monkeypatch.setattr("mlp.sweep.run_study.open_executor", given(executor))
     said = sweep("study.n_trials=4", "study.generation=4")
     assert "trial 1 is recorded as crashed" in said
@@ -339,7 +368,7 @@ def test_killed_machine(configs, data, expected, notices, capfd):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes
         with meanwhile(cluster, lambda _: kill(raylet_of(other))):
-            assert digests(train_trials(configs, data, executor)) == expected
+            assert digests(results_of(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
     assert capfd.readouterr() == ("", "")  # Ray tells of it in pages of its own
 
@@ -350,7 +379,7 @@ def test_frozen_machine(configs, data, expected, notices):
         [other] = cluster.worker_nodes
 
         with meanwhile(cluster, lambda _: os.kill(raylet_of(other), signal.SIGSTOP)):
-            assert digests(train_trials(configs, data, executor)) == expected
+            assert digests(results_of(configs, data, executor)) == expected
         assert not any("crashed" in line for line in notices)
 
 
@@ -371,7 +400,7 @@ def test_cluster_that_shrinks_to_nothing_and_comes_back(configs, data, expected,
                 killed_at.append(0.0)
                 add_node(cluster)
 
-        found = digests(train_trials(configs, data, executor, progress=replace))
+        found = digests(results_of(configs, data, executor, progress=replace))
         assert len(killed_at) == 2
         assert found == expected
 
@@ -387,7 +416,7 @@ def test_head_that_is_lost_is_one_sentence(configs, data, monkeypatch):
             meanwhile(cluster, lambda _: kill(head)),
             pytest.raises(UnavailableError, match="head of the Ray cluster"),
         ):
-            train_trials(long, data, over(cluster))
+            results_of(long, data, over(cluster))
 
 
 @long
@@ -413,31 +442,31 @@ OUTLIVING = """
 import time
 
 from support.clusters import two_nodes
+from support.training import results_of
 from test_cluster import BASE, kill, meanwhile, over
 
 from mlp.data.dataset import load
 from mlp.settings import with_settings
 from mlp.errors import UnavailableError
 from mlp.training import ray_cluster as module
-from mlp.training.executor import train_trials
 
 module._HEAD_PATIENCE_S, module._LOOK_S = 3.0, 0.5
 data = load(BASE.data, notice=print)
 endless = [with_settings(BASE, {"training.steps": 10**8, "training.sharpness_points": 0})]
 short = [with_settings(BASE, {"training.steps": 20, "training.sharpness_points": 0})]
 with two_nodes() as cluster:
-    train_trials(short, data, over(cluster))
+    results_of(short, data, over(cluster))
 with two_nodes() as cluster:
     head = cluster.head_node.all_processes["gcs_server"][0].process.pid
     try:
         with meanwhile(cluster, lambda _: kill(head)):
-            train_trials(endless, data, over(cluster))
+            results_of(endless, data, over(cluster))
     except UnavailableError as error:
         print(error)
 lost_at = time.monotonic()
 module._HEAD_PATIENCE_S = 30.0
 with two_nodes() as cluster:
-    [result] = train_trials(short, data, over(cluster))
+    [result] = results_of(short, data, over(cluster))
     assert result.last_step == 20
 time.sleep(max(0.0, lost_at + 75 - time.monotonic()))
 print("outlived")
@@ -603,18 +632,18 @@ def test_worker_without_this_program_is_refused(configs, data, tmp_path, monkeyp
         two_nodes(others=0, root=tmp_path) as cluster,
         pytest.raises(SystemLimitError, match=refusal),
     ):
-        train_trials(configs, data, over(cluster))
+        results_of(configs, data, over(cluster))
 
 
 def test_worker_with_other_code_is_refused(executor, configs, data, monkeypatch):
     here = ray_cluster.versions()
     monkeypatch.setattr("mlp.training.ray_cluster.versions", lambda: {**here, "numpy": "1.0"})
     with pytest.raises(SystemLimitError, match=r"has numpy \d\S+, but here it is 1.0; install"):
-        train_trials(configs[:1], data, executor)
+        results_of(configs[:1], data, executor)
 
 
 def test_network_that_does_not_fit_is_refused_as_in_this_process(executor, data):
     wide = with_settings(BASE, {"model.depth": 30, "model.widths": 65_000})
     for where in (executor, Execution()):
         with pytest.raises(SystemLimitError, match="must fit into"):
-            train_trials([with_settings(wide, {"training.sharpness_points": 0})], data, where)
+            results_of([with_settings(wide, {"training.sharpness_points": 0})], data, where)

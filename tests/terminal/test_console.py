@@ -86,6 +86,51 @@ def test_signal_that_a_library_reports_as_its_own_interrupt_keeps_its_code(numbe
     assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
 
 
+def test_a_signal_says_what_was_kept():
+    script = """
+import os, signal
+from mlp.terminal.console import run_command
+def command():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note("the run is kept")
+        raise
+run_command(command)
+"""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, env=environment_of_commands(), capture_output=True, text=True)
+    assert done.stderr == "ended by SIGTERM; the run is kept\n"
+
+
+@pytest.mark.parametrize("where", ["a weak reference's callback", "__del__"])
+def test_a_signal_that_python_drops_is_raised_again(where):
+    """What is raised in such a place is printed by Python, and reaches nobody."""
+    script = f"""
+import os, signal, time, weakref
+from mlp.terminal.console import run_command
+class Thing:
+    pass
+def send(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+if {where!r} == "__del__":
+    Thing.__del__ = send
+thing = Thing()
+callback = None if hasattr(Thing, "__del__") else weakref.ref(thing, send)
+def command():
+    global thing
+    del thing
+    while True:
+        time.sleep(0.01)
+run_command(command)
+"""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(
+        words, env=environment_of_commands(), capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (143, "ended by SIGTERM\n")
+
+
 def test_faults_of_a_library_become_sentences_by_their_kind():
     table = {
         KeyError: lambda error: errors.StoreError(f"no {error}"),

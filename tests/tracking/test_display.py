@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp.settings import read_run
-from mlp.tracking.display import CHART_POINTS, numbers, run_name, study_params, tags, thin
+from mlp.tracking.display import (
+    CHART_POINTS,
+    layer_curves,
+    numbers,
+    run_name,
+    study_params,
+    tags,
+    thin,
+)
+from mlp.tracking.listing import EXPLAINS, Label, listing_of
 from support.sample_records import make_record
 
 
@@ -81,6 +90,18 @@ def test_numbers_of_a_finite_run():
     assert shown["best_validation_accuracy"] == 0.9
     assert shown["duration_s"] == 0.9
     assert not {"diverged_at_step", "test_accuracy", "period_steps"} & shown.keys()
+
+
+def test_layers_are_curves_of_a_run_and_not_of_a_rerun():
+    made = make_record()
+    curves = layer_curves(made.result)
+    assert curves["gradient_norm"].tolist() == [5.0, 5.0, 5.0]
+    layers = [f"update_ratio/layer{i}" for i in (1, 2, 3)]
+    assert [*curves] == ["gradient_norm", *layers, "idle_units/layer1", "idle_units/layer2"]
+    shown = {name for name, *_ in listing_of(made, Label("", {})).points}
+    assert {*curves, "learning_rate"} <= shown
+    rerun = {name for name, *_ in listing_of(made, Label("", {EXPLAINS: "a"})).points}
+    assert shown - rerun == {*curves}
 
 
 def test_numbers_of_a_diverged_run_are_finite():

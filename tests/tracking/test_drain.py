@@ -209,6 +209,16 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
     assert record.read_record(place).started_ms == made.started_ms
 
 
+def test_single_run_whose_recording_is_stopped_is_kept_and_says_so(here):
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as end:
+        drain.record_run(stopped, make_record(), Label("a run", {}), remedy="mlp.doctor")
+    assert "the run is kept in" in end.value.__notes__[0]
+    assert len(list(spool.waiting(spool.folder_of_runs()))) == 1
+
+
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):
     monkeypatch.setattr("mlp.tracking.drain.read_listing", lambda place: dataclasses.asdict(place))
     uploads = draining()

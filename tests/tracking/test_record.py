@@ -44,7 +44,7 @@ def test_record_survives_the_disk(tmp_path, settings, loss):
         written.result.last_step,
     )
     arrays = [f.name for f in dataclasses.fields(written.result)][:5]
-    measured = [f.name for f in dataclasses.fields(written.result)][-5:]
+    measured = [f.name for f in dataclasses.fields(written.result)][-9:]
     assert (arrays[0], measured[0]) == ("loss", "sharpness_step")
     assert (written.result.sharpness.size > 0) == (written.stability is not None)
     for name in (*arrays, *measured):
@@ -64,6 +64,47 @@ def test_record_of_a_crashed_trial_has_no_weights(tmp_path):
     read = record.read_record(tmp_path)
     assert (read.result.ending, read.result.weights) == (Ending.CRASHED, ())
     assert read.judgement.verdict is Verdict.DIVERGED
+
+
+def test_record_without_layers_is_read_and_one_whose_layers_were_changed_is_not(tmp_path):
+    made = make_record()
+    none = {"layer_step": np.empty(0, np.int64)}
+    none |= {f"layer_{name}": np.empty((0, 0)) for name in ("gradient", "update", "idle")}
+    before = dataclasses.replace(made, result=dataclasses.replace(made.result, **none))
+    record.write_record(tmp_path, before)
+    facts = json.loads((tmp_path / "record.json").read_text())
+    del facts["layers_digest"]  # as versions before it wrote
+    (tmp_path / "record.json").write_text(json.dumps(facts))
+    back = record.read_record(tmp_path).result
+    assert back.layer_idle.size == 0
+    assert record.curve_digest(back) == record.curve_digest(made.result)
+
+    record.write_record(tmp_path, made)
+    other = dataclasses.replace(made.result, layer_idle=made.result.layer_idle / 2)
+    changed_file = tmp_path / "other"
+    changed_file.mkdir()
+    record.write_artifacts(changed_file, dataclasses.replace(made, result=other))
+    (changed_file / "curve.npz").replace(tmp_path / "curve.npz")
+    with pytest.raises(RecordError, match="not those that were written"):
+        record.read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"layer_step": np.array([0, 20, 10])}, "increasing steps"),
+        ({"layer_step": np.array([0, 10, 21])}, "increasing steps"),
+        ({"layer_idle": np.ones((2, 2))}, "as many entries of layer_idle"),
+        ({"layer_idle": np.ones((3, 3))}, "must be <f8 of shape"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(tmp_path, layers, said):
+    made = make_record()
+    record.write_artifacts(
+        tmp_path, dataclasses.replace(made, result=dataclasses.replace(made.result, **layers))
+    )
+    with pytest.raises(RecordError, match=said):
+        record.read_artifacts(tmp_path)
 
 
 def test_record_is_judged_anew_whatever_it_says(tmp_path):

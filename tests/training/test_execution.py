@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlp.config import Execution
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load
 from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
@@ -17,9 +17,9 @@ from mlp.settings import read_run, with_settings
 from mlp.stability.ratio import sharpness_steps
 from mlp.stability.sharpness import check_measurable
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
-from mlp.training.executor import train_trials
 from mlp.training.work import Task, train_population
 from support.losing import Losing, deadly
+from support.training import results_of
 
 MEASURED = ("sharpness_step", "sharpness", "sharpness_residual", "gradient_norm", "stability_ratio")
 BASE = read_run(
@@ -47,11 +47,11 @@ def configs(points):
 
 @pytest.fixture(scope="module")
 def results(data):
-    return train_trials(configs(9), data, dataclasses.replace(BASE.execution, threads=2))
+    return results_of(configs(9), data, dataclasses.replace(BASE.execution, threads=2))
 
 
 def test_no_bit_of_the_training_depends_on_the_measurement(data, results):
-    plain = train_trials(configs(0), data, BASE.execution)
+    plain = results_of(configs(0), data, BASE.execution)
     for off, on in zip(plain, results, strict=True):
         assert curve_digest(off) == curve_digest(on)
         assert weights_digest(off) == weights_digest(on)
@@ -61,7 +61,7 @@ def test_no_bit_of_the_training_depends_on_the_measurement(data, results):
 
 def test_a_run_is_measured_the_same_alone(data, results):
     for config, together in zip(configs(9), results, strict=True):
-        [alone] = train_trials([config], data, dataclasses.replace(BASE.execution, threads=1))
+        [alone] = results_of([config], data, dataclasses.replace(BASE.execution, threads=1))
         assert sharpness_digest(alone) == sharpness_digest(together)
 
 
@@ -111,19 +111,19 @@ def test_snapshots_are_the_weights_that_a_shorter_run_ends_with(data):
 def test_trial_that_kills_its_workers_is_found_and_costs_nobody_else_anything(data, results):
     where = Losing(deadly(3))
     told = {}
-    found = train_trials(configs(9), data, where, kept=told.update)
+    found = results_of(configs(9), data, where, finished=told.update)
     assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [3]
     for number in (0, 1, 2, 4, 5):
         assert weights_digest(found[number]) == weights_digest(results[number])
-    assert told == dict(enumerate(found))
+    assert {n: record.result for n, record in told.items()} == dict(enumerate(found))
     assert where.said[-1] == "a trial is given up and recorded as crashed: it died"
-    assert judge(found[3].loss).verdict is Verdict.DIVERGED
+    assert judge_run(found[3], None).verdict is Verdict.DIVERGED
 
 
 @pytest.mark.parametrize("population", [1, 3, 6])
 def test_two_bad_trials_are_both_found_one_by_one(data, population):
     where = Losing(deadly(1, 4), population=population, n_slots=1)
-    found = train_trials(configs(0), data, where)
+    found = results_of(configs(0), data, where)
     assert [n for n, result in enumerate(found) if result.ending is Ending.CRASHED] == [1, 4]
     if population > 1:  # each once in its population, and once more alone
         assert sum("trained one by one: it died" in line for line in where.said) == 6 // population
@@ -132,7 +132,7 @@ def test_two_bad_trials_are_both_found_one_by_one(data, population):
 
 def test_population_that_is_lost_without_fault_of_its_trials_comes_out_the_same(data, results):
     where = Losing(lambda task: "its machine went" if len(task.numbers) > 1 else None, n_slots=1)
-    found = train_trials(configs(9), data, where)
+    found = results_of(configs(9), data, where)
     assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
     assert where.said == ["6 trials are trained one by one: its machine went"]
 
@@ -152,7 +152,7 @@ def test_another_trainer_gets_what_the_built_in_one_gets(data, results):
         return train_population(configs, data, **options)
 
     execution = dataclasses.replace(BASE.execution, threads=2, population=4)
-    found = train_trials(configs(9), data, execution, thresholds={7: 0.0}, trainer=trainer)
+    found = results_of(configs(9), data, execution, thresholds={7: 0.0}, trainer=trainer)
     assert asked == [(4, 2, {7: 0.0}), (2, 2, {7: 0.0})]
     assert [weights_digest(r) for r in found] == [weights_digest(r) for r in results]
 
@@ -160,4 +160,4 @@ def test_another_trainer_gets_what_the_built_in_one_gets(data, results):
 def test_ray_that_is_not_installed_is_said(monkeypatch, data):
     monkeypatch.setitem(sys.modules, "mlp.training.ray_cluster", None)
     with pytest.raises(SettingError, match=r"needs Ray: python -m pip install 'mlp-sweep\[ray\]'"):
-        train_trials(configs(0), data, Execution(engine="ray"))
+        results_of(configs(0), data, Execution(engine="ray"))

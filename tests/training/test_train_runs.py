@@ -6,14 +6,14 @@ from dataclasses import fields
 import pytest
 
 from mlp.config import Execution
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load
 from mlp.engine.result import Ending
 from mlp.settings import read_run, with_settings
 from mlp.tracking.record import curve_digest, weights_digest
-from mlp.training.executor import train_trials
 from mlp.training.outcome import make_record
 from mlp.training.train_runs import train_runs
+from mlp.training.work import train_population
 from support.losing import Losing, deadly
 
 BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 40, "evaluate_every": 10}})
@@ -37,7 +37,7 @@ def seen(record):
 
 @pytest.mark.parametrize("thresholds", [None, {20: 0.9}])
 def test_records_equal_those_made_by_hand(data, thresholds):
-    results = train_trials(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
+    results = train_population(CONFIGS, data, threads=2, thresholds=thresholds, progress=None)
     by_hand = [
         make_record(config, data, result, started_ms=0, ended_ms=0, threads=2)
         for config, result in zip(CONFIGS, results, strict=True)
@@ -45,7 +45,9 @@ def test_records_equal_those_made_by_hand(data, thresholds):
     found = train_runs(CONFIGS, data, Execution(threads=2), thresholds=thresholds)
     assert [seen(record) for record in found] == [seen(record) for record in by_hand]
     assert (Ending.PRUNED in {record.result.ending for record in found}) == bool(thresholds)
-    assert [record.judgement for record in found] == [judge(r.result.loss) for r in found]
+    assert [record.judgement for record in found] == [
+        judge_run(r.result, r.config.training.batch_size) for r in found
+    ]
 
 
 def test_runs_are_told_of_while_others_train(data):
