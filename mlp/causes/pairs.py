@@ -35,9 +35,8 @@ PAIR_ERROR_RATE = ERROR_RATE / 4  # the rest is for single settings and for the 
 _MOST_RUNS = 6  # that one dependence is tried in
 _SHARED = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
-_SURE = (
-    20.0  # a bet on which of two settings needs the other is won at 5 %, however often looked at
-)
+_TIMES_SEEDS = 2  # as many seeds as wanted: a pair must beat three others, over all pairs
+_SURE = 20.0  # which of two settings needs the other is told at 5 %, however often one looks
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,8 @@ def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None
     for factors in _candidates(plan, results):
         for pick in _uncured(plan, results):
             both = curing_pair(pick, factors, results)
-            for seed in range(1, pick.n_seeds + 1) if both else ():
+            n_seeds = min(_TIMES_SEEDS * pick.n_seeds, len(pick.configs) - 1)
+            for seed in range(1, n_seeds + 1) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
                     yield pick.changed(changes, seed)
