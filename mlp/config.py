@@ -329,6 +329,10 @@ class Study:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
     ] = None
+    explain: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="say at the end what makes runs oscillate, in at most as long again"),
+    ] = True
     dry_run: Annotated[
         Annotated[bool, Strict()],
         Field(description="only show space, first trials, time and memory; store nothing"),

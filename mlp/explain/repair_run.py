@@ -151,7 +151,7 @@ def _searched(
 
         def goes_on() -> bool:
             pace_s = trainer.seconds / max(1, trainer.n_trained)
-            return time.monotonic() + pace_s * size / 2 + reruns.backlog_s < end
+            return time.monotonic() + pace_s * size / 2 < end
 
         seen = _seen(original, base, judged, trainer)
         found = repair(

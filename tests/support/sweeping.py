@@ -21,7 +21,7 @@ from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from support import forks
 
-SMOKE = ("sweeps=smoke", "training.steps=30")
+SMOKE = ("sweeps=smoke", "training.steps=30", "study.explain=false")
 DIVERGING = (
     "sweeps=smoke",
     "model=relu",
