@@ -7,6 +7,7 @@ _COMMANDS = {
     "train": "train and track one run",
     "explain": "say which settings make the loss oscillate, and prove it by reruns",
     "rerun": "train a tracked run again: identical, or what differs",
+    "audit": "hold a hand-written backpropagation against its loss: which line is wrong",
     "doctor": "look for what is wrong with stores, spool, locks and data, and mend it",
 }
 
