@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlp.audit.backward_steps import UNKNOWN, Example, LayerSteps, explain_steps
-from mlp.audit.differences import slopes
+from mlp.audit.differences import Slopes, slopes
 from mlp.audit.known_networks import (
     ACTIVATIONS,
     Array,
@@ -26,7 +26,8 @@ from mlp.audit.parameters import Arrangement, ShapeError, arrange, as_numpy
 from mlp.audit.sentences import Flaw, Names, habit_flaw, shape_flaw, single_flaw, step_flaws
 from mlp.errors import SettingError
 
-_MOST_ENTRIES = 250  # of an array that are looked at; all are, of a small network
+# Entries of an array that are drawn for differences; a known formula is compared in all entries.
+_MOST, _MOST_UNKNOWN = 12, 100
 _N_SINGLE = 8  # examples looked at one by one: enough that no two formulas agree on all
 _WRONG, _WRONG_FLOAT32 = 1e-4, 2e-2  # relative error from which a gradient is wrong
 _FITS, _FITS_FLOAT32 = 1e-5, 2e-3  # relative error up to which a formula is that of the code
@@ -249,36 +250,54 @@ def same_random_numbers() -> None:
 
 def audit_program(program: Program, names: Names) -> Audit:
     """Compares gradient and loss by differences first; formulas name what does not agree."""
-    random = np.random.RandomState(0)
-    flaws, notes = [], []
+    flaws: list[Flaw] = []
     try:
         flaws, notes, program = _habits(program, names)
+        network = recognised(program)
         is_float32 = _has_few_digits(program)
-        wrong_from = _WRONG_FLOAT32 if is_float32 else _WRONG
-        n = _batch_size(program, 5)
-        compared = [_compare(program, n, random) for _ in range(1 if is_float32 else 2)]
+        compared = _compared(program, network, is_float32=is_float32)
     except ShapeError as error:
         return Audit((*flaws, shape_flaw(error, program.arrangement)), np.inf, 0, 0, "")
-    parts = [part for each in compared for part in each]
-    network = recognised(program)
     if is_float32:
         notes.append("it computes in single precision, so the limits are wider")
-    error = max(part.error for part in parts)
-    wrong = [part for part in parts if part.error > max(wrong_from, 10 * part.uncertainty)]
+    error, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
     tolerance = _FITS_FLOAT32 if is_float32 else _FITS
-    if is_float32 and network and wrong and _agrees(program, network, n, tolerance):
-        wrong, error = [], tolerance
-    found: list[Flaw] = []
+    if is_float32 and wrong and network:
+        off = _off_formula(program, network)
+        if off <= tolerance:  # differences are too coarse to tell
+            error, wrong = off, []
     if wrong:
-        if network:
-            found = _from_formulas(program, network, names, tolerance)
-        if not found:
-            found = _from_parts(wrong, names)
-    text = network.text if network else ""
-    flaws = sorted([*flaws, *found], key=lambda flaw: -flaw.size)
-    n_checked = sum(part.n_checked for part in compared[0])
-    n_entries = sum(part.n_entries for part in compared[0])
-    return Audit(tuple(flaws), error, n_checked, n_entries, text, tuple(notes), _angle(compared[0]))
+        found = _from_formulas(program, network, names, tolerance) if network else []
+        flaws += found or _from_parts(wrong, names)
+    return Audit(
+        tuple(sorted(flaws, key=lambda flaw: -flaw.size)),
+        error,
+        sum(part.n_checked for part in compared),
+        sum(part.n_entries for part in compared),
+        network.text if network else "",
+        tuple(notes),
+        _angle(compared),
+    )
+
+
+def _compared(
+    program: Program, network: KnownNetwork | None, *, is_float32: bool
+) -> list["ComparedPart"]:
+    """Each array beside differences, at weights at which it is wrong if there are such."""
+    random = np.random.RandomState(0)
+    most = _MOST_UNKNOWN if network is None else _MOST
+    for _ in range(2):
+        compared = _compare(program, random, most)
+        if _wrong(compared, is_float32=is_float32):
+            return compared
+    if network and _off_formula(program, network) > (_WRONG_FLOAT32 if is_float32 else _WRONG):
+        return _compare(program, random, None)  # in entries that were not drawn
+    return compared
+
+
+def _wrong(parts: Sequence["ComparedPart"], *, is_float32: bool) -> list["ComparedPart"]:
+    limit = _WRONG_FLOAT32 if is_float32 else _WRONG
+    return [part for part in parts if part.error > max(limit, 10 * part.uncertainty)]
 
 
 def _habits(program: Program, names: Names) -> tuple[list[Flaw], list[str], Program]:
@@ -371,33 +390,40 @@ class ComparedPart:
     due: tuple[float, ...]
 
 
-def _compare(program: Program, n: int, random: np.random.RandomState) -> list[ComparedPart]:
-    X, y = program.form.draw(n, random)
+def _compare(
+    program: Program, random: np.random.RandomState, most: int | None
+) -> list[ComparedPart]:
+    X, y = program.form.draw(_batch_size(program, 5), random)
     drawn = None if program.has_own_weights else program.arrangement.draw(random)
     at, gradient = program.gradient(drawn, X, y)
     flat = _vector(at)
+
+    def loss(values: Array) -> float:
+        return program.loss(_as_layers(values, at), X, y)
+
     rows, start = [], 0
     for layer, (pair, given) in enumerate(zip(at, gradient, strict=True)):
         for part, values in zip(pair, given, strict=True):
             size = part.size
             if values.size:
-                chosen = np.sort(random.permutation(size)[:_MOST_ENTRIES])
-                found = slopes(
-                    lambda w: program.loss(_as_layers(w, at), X, y), flat, start + chosen
-                )
+                chosen = np.sort(random.permutation(size)[:most])
+                found = slopes(loss, flat, (start + chosen).tolist())
                 own = values.ravel()[chosen]
                 due, off = _past_kinks(found, own)
                 rows.append((layer, part.ndim == 1, own, due, off, size))
             start += size
     if not program.has_rate:
-        given, wanted = (np.concatenate([row[k] for row in rows]) for k in (2, 3))
-        scale = float(np.linalg.norm(wanted)) / (float(np.linalg.norm(given)) or 1.0)
+        size_given, size_due = (
+            float(np.linalg.norm(np.concatenate(values)))
+            for values in ([row[2] for row in rows], [row[3] for row in rows])
+        )
+        scale = size_due / (size_given or 1.0)
         rows = [(a, b, own * scale, due, off, size) for a, b, own, due, off, size in rows]
     largest = max(float(np.abs(due).max(initial=0)) for _, _, _, due, _, _ in rows)
     return [_part(*row, floor=1e-6 * largest) for row in rows]
 
 
-def _past_kinks(found: Any, own: Array) -> tuple[Array, Array]:
+def _past_kinks(found: Slopes, own: Array) -> tuple[Array, Array]:
     """At a kink any slope between the two sides is right."""
     low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
     slack = 1e-3 * (high - low)
@@ -448,17 +474,22 @@ def recognised(program: Program) -> KnownNetwork | None:
         return None  # of examples of a form that is not the program's
 
 
-def _agrees(program: Program, network: KnownNetwork, n: int, tolerance: float) -> bool:
-    """Whether the gradient is that of the formula, where differences are too coarse to tell."""
+def _off_formula(program: Program, network: KnownNetwork) -> float:
+    """Largest relative error of an array, by the formula of the loss."""
     random = np.random.RandomState(5)
-    X, y = program.form.draw(n, random)
+    X, y = program.form.draw(_batch_size(program, 5), random)
     drawn = None if program.has_own_weights else program.arrangement.draw(random)
     at, gradient = program.gradient(drawn, X, y)
     due = right_gradient(forward_pass(network, at, X, y))
-    return all(
-        np.linalg.norm(a - b) <= tolerance * (np.linalg.norm(b) + 1e-6)
-        for given, wanted in zip(gradient, due, strict=True)
-        for a, b in zip(given, wanted, strict=True)
+    given = gradient
+    if not program.has_rate:
+        scale = np.linalg.norm(_vector(due)) / (np.linalg.norm(_vector(gradient)) or 1.0)
+        given = [(W * scale, b * scale) for W, b in gradient]
+    floor = 1e-6 * float(np.abs(_vector(due)).max())
+    return max(
+        float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) + floor * np.sqrt(b.size))
+        for own, wanted in zip(given, due, strict=True)
+        for a, b in zip(own, wanted, strict=True)
         if a.size
     )
 
@@ -598,11 +629,11 @@ def _batch_ratios(
         taken.append((forward_pass(network, at if is_biased else _unbiased(at), X, y), gradient))
     for kind, mixed in _MIXED.items():
         ratios = []
-        for at, gradient in taken:
-            found = _ratios(mixed(at), at, gradient, steps, tolerance * 10)
+        for whole, given in taken:
+            found = _ratios(mixed(whole), whole, given, steps, tolerance * 10)
             if found is None:
                 break
-            ratios.append((len(at.y), found))
+            ratios.append((len(whole.y), found))
         else:
             return BatchRatios(kind, tuple(ratios))
     return None
@@ -647,7 +678,7 @@ def _ratios(
 
 def _from_parts(wrong: Sequence[ComparedPart], names: Names) -> list[Flaw]:
     """What can be said without a formula: arrays that are wrong, and by which factor."""
-    flaws = {}
+    flaws: dict[tuple[int, bool], Flaw] = {}
     for part in wrong:
         key = part.layer, part.is_bias
         if key not in flaws or flaws[key].size < part.error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlp.audit.known_networks import (
     ACTIVATIONS,
+    Activation,
     Array,
     ForwardPass,
     Layers,
@@ -21,6 +22,7 @@ from mlp.audit.known_networks import (
 )
 
 Values = Callable[[ForwardPass], Array]  # (example, unit)
+_Unitwise = Callable[[Array, Array], Array]  # of z and a
 
 
 @dataclass(frozen=True)
@@ -222,17 +224,17 @@ class _Layer:
                 yield (
                     "weights of another layer",
                     f"W{other + 1}.T",
-                    lambda at, other=other: above(at) @ at.layers[other][0].T,
+                    _through(above, other, is_transposed=True),
                 )
             if other != W and shapes[other] == shapes[W][::-1]:
                 yield (
                     "weights of another layer",
                     f"W{other + 1}",
-                    lambda at, other=other: above(at) @ at.layers[other][0],
+                    _through(above, other, is_transposed=False),
                 )
         if self.upper is not None:
             upper = self.upper
-            passed = lambda at: upper(at) @ at.layers[W + 1][0].T  # noqa: E731
+            passed = _through(upper, W + 1, is_transposed=True)
             yield (
                 "delta before its derivative",
                 f"delta{W + 1} without its derivative",
@@ -292,7 +294,7 @@ class _Layer:
                 yield Formula(
                     "activations of another layer",
                     f"a{other}",
-                    lambda at, other=other: at.inputs[other],
+                    _inputs_of(other),
                 )
         if shapes[layer].shape == shapes[layer].shape[::-1] and layer < len(shapes) - 1:
             yield Formula(
@@ -430,6 +432,36 @@ class _Layer:
         return _nice(factor)
 
 
+def _through(delta: Values, layer: int, *, is_transposed: bool) -> Values:
+    if is_transposed:
+        return lambda at: delta(at) @ at.layers[layer][0].T
+    return lambda at: delta(at) @ at.layers[layer][0]
+
+
+def _inputs_of(layer: int) -> Values:
+    return lambda at: at.inputs[layer]
+
+
+def _derivative_at(activation: Activation, layer: int) -> Values:
+    return lambda at: activation.derivative(at.z[layer], at.inputs[layer + 1])
+
+
+def _derivative_of_z(activation: Activation) -> _Unitwise:
+    return lambda z, _: activation.derivative(z, activation.apply(z))
+
+
+def _slopes(above: float, below: float) -> _Unitwise:
+    return lambda z, _: np.where(z > 0, above, below)
+
+
+def _difference_times(factor: _Unitwise) -> Values:
+    return lambda at: (at.p - at.y) * factor(at.z[-1], at.p)
+
+
+def _delta_of_loss(output: str, cost: str) -> Values:
+    return lambda at: output_delta(output, cost, at.z[-1], _outputs(output, at.z[-1]), at.y)
+
+
 def _scaled(step: Formula) -> Values:
     return lambda at: step.factor * step.values(at)
 
@@ -468,7 +500,7 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     a, z = f"a{layer + 1}", f"z{layer + 1}"
     due = ACTIVATIONS[name]
 
-    def of(kind: str, text: str, values: Callable[[Array, Array], Array]) -> Formula:
+    def of(kind: str, text: str, values: _Unitwise) -> Formula:
         return Formula(
             kind, text.format(a=a, z=z), lambda at: values(at.z[layer], at.inputs[layer + 1])
         )
@@ -502,25 +534,25 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
             yield of(
                 "derivative of another activation",
                 activation.text,
-                lambda z, a, f=activation: f.derivative(z, a),
+                activation.derivative,
             )
             yield of(
                 "derivative of another activation",
                 activation.text.format(z=z, a=f"{other}({z})"),
-                lambda z, _, f=activation: f.derivative(z, f.apply(z)),
+                _derivative_of_z(activation),
             )
     for slope in (0.02, 0.05, 0.25, 0.5):
         yield of(
             "derivative of another activation",
             f"where({{z}} > 0, 1, {slope:g})",
-            lambda z, _, slope=slope: np.where(z > 0, 1.0, slope),
+            _slopes(1.0, slope),
         )
     yield of("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))
     for slope in (0.01, 0.1, 0.2, 0.3):
         yield of(
             "slopes swapped",
             f"where({{z}} > 0, {slope:g}, 1)",
-            lambda z, _, slope=slope: np.where(z > 0, slope, 1.0),
+            _slopes(slope, 1.0),
         )
     yield of("derivative twice", f"({due.text})**2", lambda z, a: due.derivative(z, a) ** 2)
     yield of(
@@ -545,7 +577,7 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
         yield Formula(
             "derivative at another layer",
             due.text.format(a=f"a{other_layer + 1}", z=f"z{other_layer + 1}"),
-            lambda at, k=other_layer: due.derivative(at.z[k], at.inputs[k + 1]),
+            _derivative_at(due, other_layer),
         )
 
 
@@ -571,7 +603,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         lambda at: size * output_delta("linear", cost, at.z[-1], at.p, at.y),
     )
     yield of("outputs minus labels alone", f"{p_name} - y", lambda at: at.p - at.y)
-    factors: list[tuple[str, Callable[[Array, Array], Array]]] = [
+    factors: list[tuple[str, _Unitwise]] = [
         ("p * (1 - p)", lambda _, p: p * (1 - p)),
         ("1 - p**2", lambda _, p: 1 - p**2),
         ("(1 - p)", lambda _, p: 1 - p),
@@ -593,7 +625,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         yield of(
             "derivative of the outputs once more" if size else "",
             f"({p_name} - y) * {text}",
-            lambda at, f=values: (at.p - at.y) * f(at.z[-1], at.p),
+            _difference_times(values),
         )
     if output != "linear":
         yield of("before the outputs", "z - y", lambda at: at.z[-1] - at.y)
@@ -634,13 +666,15 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
             yield of(
                 "gradient of another loss",
                 f"the delta of {other[0]} with {other[1]}",
-                lambda at, o=other: output_delta(*o, at.z[-1], _outputs(o[0], at.z[-1]), at.y),
+                _delta_of_loss(*other),
             )
     yield of("costs for their derivative", "the loss itself", lambda at: -at.y * np.log(at.p))
 
 
 def _outputs(name: str, z: Array) -> Array:
-    return {"softmax": _softmax_rows, "sigmoid": sigmoid, "tanh": np.tanh}.get(name, lambda z: z)(z)
+    if name == "softmax":
+        return _softmax_rows(z)
+    return sigmoid(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
 
 
 def _softmax_rows(z: Array) -> Array:
@@ -654,5 +688,5 @@ def _softmax_columns(z: Array) -> Array:
 
 def _decided(at: ForwardPass, output: str) -> Array:
     if output == "softmax":
-        return np.eye(at.p.shape[1])[at.p.argmax(axis=1)]
+        return np.asarray(np.eye(at.p.shape[1])[at.p.argmax(axis=1)])
     return (at.p > 0.5).astype(np.float64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlp.audit.known_networks import Array
 
-_STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+_STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Slopes:
 def slopes(loss: Callable[[Array], float], at: Array, entries: Sequence[int]) -> Slopes:
     """Derivatives by some entries of a vector.
 
-    Of five steps the one is taken whose difference agrees best with that of the next smaller step:
+    Of four steps the one is taken whose difference agrees best with that of the next smaller step:
     a large step errs by the curve, a small one by rounding.
 
     Args:
@@ -69,5 +69,5 @@ def _at_entry(
     best = int(np.argmin(off + 1e-16))
     gap = np.abs(right - left)
     # A smooth loss closes the gap with the step; at a kink it stays.
-    is_kink = bool(gap[2] > 1e-6 + 0.02 * abs(central[2]) and gap[3] > 0.5 * gap[2])
-    return float(central[best + 1]), float(off[best]), is_kink, float(left[3]), float(right[3])
+    is_kink = bool(gap[1] > 1e-6 + 0.02 * abs(central[1]) and gap[2] > 0.5 * gap[1])
+    return float(central[best + 1]), float(off[best]), is_kink, float(left[2]), float(right[2])

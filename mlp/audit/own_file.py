@@ -6,10 +6,12 @@ which the audited functions need. A statement that calls an audited function is 
 
 import ast
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ class OwnFile:
     namespace: dict[str, Any] = field(default_factory=dict)
     data_names: tuple[str | None, str | None] = (None, None)
     n_examples: int | None = None
-    _again: list[ast.stmt] = field(default_factory=list)
+    _again: list[tuple[ast.stmt, types.CodeType]] = field(default_factory=list)
     _counts: list[str] = field(default_factory=list)
     _width: int = 0
 
@@ -133,8 +135,8 @@ class OwnFile:
         n = max(X.shape) if self.n_examples is None else _count(X, self._width)
         for name in self._counts:
             self.namespace[name] = n
-        for statement in self._again:
-            self._run(statement)
+        for statement, code in self._again:
+            self._run(statement, code)
 
     def calls(self, name: str) -> Iterator[ast.Call]:
         """Calls of a function anywhere in the file."""
@@ -165,10 +167,14 @@ class OwnFile:
                 continue
         return None
 
-    def _run(self, statement: ast.stmt, *, is_data: bool = False) -> None:
-        code = compile(ast.Module([statement], []), str(self.path), "exec")
+    def _compiled(self, statement: ast.stmt) -> types.CodeType:
+        return compile(ast.Module([statement], []), str(self.path), "exec")
+
+    def _run(
+        self, statement: ast.stmt, code: types.CodeType | None = None, *, is_data: bool = False
+    ) -> None:
         try:
-            exec(code, self.namespace)
+            exec(code or self._compiled(statement), self.namespace)
         except Exception as error:  # noqa: BLE001  whatever a foreign statement raises
             if is_data and not isinstance(error, NameError):
                 self.namespace["__data_fault__"] = f"line {statement.lineno} raises {told(error)}"
@@ -212,13 +218,13 @@ class OwnFile:
             ]
             # What is computed of another one, as one-hot labels are, follows from that one.
             first = [n for n in own if not (_loaded(bound[n]) & (set(names) & set(bound)) - {n})]
-            found.append((first or own or [None])[0])
+            found.append(next(iter(first or own), None))
         return found[0], found[1]
 
     def _is_run(self, statement: ast.stmt, needed: set[str], training: set[str]) -> bool:
         if isinstance(statement, ast.Import | ast.ImportFrom | Function | ast.ClassDef):
             return True
-        if _called(statement) & training or _is_main(statement):
+        if _called(statement) & training or is_main(statement):
             return False
         if isinstance(statement, ast.Expr):
             call = statement.value
@@ -259,7 +265,7 @@ class OwnFile:
                 continue
             bound = set(_bound(statement))
             if _loaded(statement) & tainted and not bound & data:
-                self._again.append(statement)
+                self._again.append((statement, self._compiled(statement)))
                 tainted |= bound
             elif bound & data:
                 self._counts += [
@@ -296,7 +302,7 @@ def told(error: BaseException) -> str:
 
 def _count(X: Any, width: int) -> int:
     shape = tuple(X.shape)
-    return shape[0] if shape[-1] == width else shape[-1]
+    return int(shape[0] if shape[-1] == width else shape[-1])
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
@@ -334,7 +340,8 @@ def _called(node: ast.AST) -> set[str]:
     }
 
 
-def _is_main(statement: ast.stmt) -> bool:
+def is_main(statement: ast.stmt) -> bool:
+    """Whether it is what runs only when the file is the program."""
     return isinstance(statement, ast.If) and "__name__" in _loaded(statement.test)
 
 
@@ -357,67 +364,93 @@ class SourceLines:
         """Line and text of the delta, weights, bias or update of a layer (0 is the first)."""
         last = len(self.weights) - 1
         layer = last if layer < 0 else layer
-        weights = self._array(self.weights[layer])
-        bias = self._array(self.biases[layer])
-        found: ast.stmt | None = None
-        if what == "weights":
-            found = weights
-        elif what == "bias":
-            found = bias
-        elif what == "update":
-            found = self._update(self.weights[layer]) or weights
-        elif what == "delta":
-            found = self._delta(weights, bias, is_output=layer == last)
+        weights, bias = (self._array(names[layer]) for names in (self.weights, self.biases))
+        found = {
+            "weights": weights,
+            "bias": bias,
+            "update": self._update(self.weights[layer]) or weights,
+            "delta": self._delta(weights, bias, is_output=layer == last),
+        }.get(what)
         if found is None:
             return None
         return found.lineno, self.lines[found.lineno - 1].strip()
 
-    def _assignments(self) -> Iterator[tuple[str, ast.stmt]]:
+    @cached_property
+    def _places(self) -> list["_Place"]:
+        """Names and keys that are given something; of a dict its keys, each with its value."""
+        places = []
         for node in ast.walk(self.function):
-            targets = (
-                node.targets
-                if isinstance(node, ast.Assign)
-                else [node.target]
-                if isinstance(node, ast.AugAssign | ast.AnnAssign)
-                else []
-            )
-            for target in targets:
-                for each in target.elts if isinstance(target, ast.Tuple) else [target]:
-                    yield _key(each), node  # type: ignore[misc]
+            if isinstance(node, ast.Dict):
+                places += [
+                    _Place(key.value, value, True)
+                    for key, value in zip(node.keys, node.values, strict=True)
+                    if isinstance(key, ast.Constant) and not isinstance(value, ast.Name)
+                ]
+            elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    for each in target.elts if isinstance(target, ast.Tuple) else [target]:
+                        is_entry = isinstance(each, ast.Subscript) and bool(
+                            _GRADIENT.search(ast.unparse(each.value))
+                        )
+                        places.append(_Place(_key(each), node, is_entry))
+        return sorted(places, key=lambda place: place.node.lineno)
 
-    def _array(self, name: str) -> ast.stmt | None:
-        """The assignment of the gradient of a parameter."""
-        numbered, plain = [], []
-        for key, node in self._assignments():
-            if key != name and bare(key) == bare(name):
-                numbered.append(node)
-            elif key not in self.weights and bare(key) in _ARRAYS[bare(name)[:1] == "b"]:
-                plain.append(node)
-        return (numbered or plain or [None])[0]
+    def _array(self, name: str) -> ast.stmt | ast.expr | None:
+        """Where the gradient of a parameter is computed, else where the parameter is changed."""
+        ranks: list[list[ast.stmt | ast.expr]] = [[], [], []]
+        for place in self._places:
+            if bare(place.key) == bare(name) and (place.key != name or place.is_entry):
+                ranks[0].append(place.node)
+            elif bare(place.key) in _ARRAYS[bare(name)[:1] == "b"] and place.key != name:
+                ranks[1].append(place.node)
+            elif place.key == name and isinstance(place.node, ast.AugAssign):
+                ranks[2].append(place.node)
+        return next((nodes[0] for nodes in ranks if nodes), None)
 
-    def _update(self, name: str) -> ast.stmt | None:
-        for key, node in self._assignments():
-            if bare(key) == bare(name) and any(
-                bare(other) == bare(name) and other != name for other in _loaded(node)
-            ):
-                return node
+    def _update(self, name: str) -> ast.stmt | ast.expr | None:
+        """Where a parameter is changed by its gradient."""
+        for place in self._places:
+            used = _used(place.node)
+            if place.key == name and any(bare(n) == bare(name) != n for n in used - {name}):
+                return place.node
         return None
 
     def _delta(
-        self, weights: ast.stmt | None, bias: ast.stmt | None, *, is_output: bool
-    ) -> ast.stmt | None:
+        self,
+        weights: ast.stmt | ast.expr | None,
+        bias: ast.stmt | ast.expr | None,
+        *,
+        is_output: bool,
+    ) -> ast.stmt | ast.expr | None:
+        """Where what both gradients are made of is computed."""
         if weights is None:
             return None
-        used = _loaded(weights) & (_loaded(bias) if bias else _loaded(weights))
-        own = {key for key, _ in self._assignments()} & used
-        chosen = sorted(own, key=lambda n: (not n.startswith(("d", "g", "e")), n))
-        if not chosen:
+        own = {place.key for place in self._places} & _used(weights)
+        own &= _used(bias) if bias else own
+        names = sorted(own, key=lambda n: ("delta" not in n and n[:1] not in "dge", n))
+        places = [place.node for place in self._places if names and place.key == names[0]]
+        if not places:
             return None
-        places = [node for key, node in self._assignments() if key == chosen[0]]
         before = [node for node in places if node.lineno <= weights.lineno] or places
         if len(places) > 1 and not is_output and places[-1].lineno > weights.lineno:
             return places[-1]  # in a loop the delta of the next layer is computed at the end
         return before[0] if is_output else before[-1]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Something that is given a value; an entry of what is called a gradient, or not."""
+
+    key: str
+    node: ast.stmt | ast.expr
+    is_entry: bool
+
+
+_GRADIENT = re.compile(r"grad|nabla|^d|^g", re.IGNORECASE)
+
+
+def _used(node: ast.AST) -> set[str]:
+    return _loaded(node) | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
 
 
 def _key(target: ast.expr) -> str:

@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Path = tuple[Any, ...]
 
 def is_array(value: object) -> bool:
     """Whether it is an array or a tensor of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiu"
     return (
         hasattr(value, "shape")
         and hasattr(value, "dtype")
@@ -42,15 +45,16 @@ def alike(template: Any, values: Array, *, is_double: bool = True) -> Any:
     Args:
         is_double: floating numbers in double precision, whatever the template has.
     """
+    if isinstance(template, np.ndarray):
+        kind = template.dtype
+        return np.array(values, dtype=np.float64 if is_double and kind.kind == "f" else kind)
     if hasattr(template, "new_tensor"):
         own = template.double() if is_double and "float" in str(template.dtype) else template
         made = own.new_tensor(values.tolist()).reshape(tuple(values.shape))
         return made.requires_grad_(True) if getattr(template, "requires_grad", False) else made
-    kind = np.dtype(str(template.dtype))
-    made = np.array(values, dtype=np.float64 if is_double and kind.kind == "f" else kind)
-    if not isinstance(template, np.ndarray) and hasattr(template, "at"):  # JAX
-        return template.at[...].set(made) if not is_double else type(template)(made)
-    return made
+    if hasattr(template, "at"):  # JAX
+        return template.at[...].set(np.asarray(values))
+    return np.asarray(values)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -106,16 +110,20 @@ class Arrangement:
             return path[-1]
         return f"{'b' if bias else 'W'}{layer + 1}"
 
-    @property
+    @cached_property
+    def _found(self) -> dict[Path, Any]:
+        return dict(leaves(self.template))
+
+    @cached_property
     def shapes(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of each layer."""
-        found = dict(leaves(self.template))
+        found = self._found
         shapes = [tuple(found[path].shape) for path in self.weights]
         return [(s[1], s[0]) if self.are_transposed else (s[0], s[1]) for s in shapes]
 
     def own(self, layers: Layers) -> Any:
         """Layers as the program keeps them."""
-        found = dict(leaves(self.template))
+        found = self._found
         new = {}
         for (W, b), weights, biases in zip(layers, self.weights, self.biases, strict=True):
             W_own = W.T if self.are_transposed else W
@@ -144,15 +152,14 @@ class Arrangement:
             ShapeError: where a part has not the shape of what it is the gradient of.
         """
         found = list(leaves(value))
-        due = dict(leaves(self.template))
+        due = self._found
         ways = [path for path in due if path in {*self.weights, *self.biases}]
         parts = _matched(found, ways, due)
         made: Layers = []
-        for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for weights, biases in zip(self.weights, self.biases, strict=True):
             W = parts[weights]
             b = np.zeros(0) if biases is None else parts[biases].reshape(-1)
             made.append((W.T if self.are_transposed else W, b))
-            del layer
         return made
 
     def draw(self, random: np.random.RandomState) -> Layers:

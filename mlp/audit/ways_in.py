@@ -19,105 +19,30 @@ from mlp.audit.audit_gradient import (
 )
 from mlp.audit.known_networks import Array, Layers
 from mlp.audit.labels import ExampleForm, form_of
-from mlp.audit.own_file import OwnFile, SourceLines
+from mlp.audit.own_file import OwnFile, SourceLines, is_main
 from mlp.audit.parameters import Arrangement, arrange, is_array, leaves
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError
 
-_LOSSES = [
-    "loss",
-    "cost",
-    "compute_loss",
-    "calculate_loss",
-    "calc_loss",
-    "loss_fn",
-    "loss_function",
-    "get_loss",
-    "compute_cost",
-    "calculate_cost",
-    "cost_function",
-    "objective",
-    "criterion",
-    "forward_loss",
-    "cross_entropy",
-    "cross_entropy_loss",
-    "mse",
-    "mse_loss",
-    "nll",
-    "total_loss",
-]
-_GRADIENTS = [
-    "gradient",
-    "gradients",
-    "grad",
-    "grads",
-    "backprop",
-    "backward",
-    "backpropagation",
-    "back_propagation",
-    "back_prop",
-    "backward_pass",
-    "backward_propagation",
-    "backward_prop",
-    "compute_gradient",
-    "compute_gradients",
-    "calculate_gradient",
-    "calculate_gradients",
-    "calc_gradients",
-    "get_gradients",
-    "gradient_fn",
-    "loss_and_gradient",
-    "loss_and_grad",
-    "compute_grads",
-    "model_backward",
-    "L_model_backward",
-    "backpropagate",
-]
-_FORWARDS = [
-    "forward",
-    "forward_pass",
-    "forward_propagation",
-    "forward_prop",
-    "feedforward",
-    "feed_forward",
-    "model_forward",
-    "L_model_forward",
-    "propagate",
-    "predict_proba",
-    "predict",
-]
-_TRAININGS = [
-    "train",
-    "fit",
-    "build_model",
-    "train_model",
-    "train_network",
-    "gradient_descent",
-    "optimize",
-    "nn_model",
-    "L_layer_model",
-    "learn",
-    "training",
-    "run",
-    "model",
-    "backprop",
-]
-_GLOBAL_PARAMS = ["params", "parameters", "weights", "theta"]
-_MAKERS = [
-    "init",
-    "init_params",
-    "initialize",
-    "initialise",
-    "initialize_parameters",
-    "init_weights",
-    "initialize_weights",
-    "init_parameters",
-    "initialize_params",
-    "init_network",
-    "make_params",
-    "create_params",
-    "initialize_parameters_deep",
-]
+# Usual names of functions and globals, the likeliest first.
+_USUAL = {
+    "loss": "loss cost compute_loss calculate_loss calc_loss loss_fn loss_function get_loss"
+    " compute_cost calculate_cost cost_function objective criterion forward_loss"
+    " cross_entropy cross_entropy_loss mse mse_loss nll total_loss",
+    "gradient": "gradient gradients grad grads backprop backward backpropagation back_propagation"
+    " back_prop backward_pass backward_propagation backward_prop compute_gradient"
+    " compute_gradients calculate_gradient calculate_gradients calc_gradients get_gradients"
+    " gradient_fn loss_and_gradient loss_and_grad compute_grads model_backward"
+    " L_model_backward backpropagate",
+    "forward": "forward forward_pass forward_propagation forward_prop feedforward feed_forward"
+    " model_forward L_model_forward propagate predict_proba predict",
+    "train": "train fit build_model train_model train_network gradient_descent optimize nn_model"
+    " L_layer_model learn training run model backprop",
+    "params": "params parameters weights theta",
+    "makers": "init init_params initialize initialise initialize_parameters init_weights"
+    " initialize_weights init_parameters initialize_params init_network make_params"
+    " create_params initialize_parameters_deep",
+}
 
 # What an argument is, by its name.
 _ROLES = {
@@ -133,6 +58,10 @@ _ROLES = {
     "cache": "cache caches memory cached activations",
 }
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split()}
+
+
+def _usual(what: str) -> list[str]:
+    return _USUAL[what].split()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +91,7 @@ def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> WayIn:
         DataError: for a file that fails.
     """
     own = [*file.functions]
-    gradient = _named(file, typed, "gradient", _GRADIENTS)
+    gradient = _named(file, typed, "gradient", _usual("gradient"))
     if "train" not in typed and "model" not in typed and gradient in file.functions:
         return _by_functions(file, typed, gradient)
     maker = _class(file, typed, gradient)
@@ -266,8 +195,8 @@ def _part_of(result: Any, role: str) -> Any:
 
 
 def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> WayIn:
-    loss = _named(file, typed, "loss", _LOSSES)
-    forward = _named(file, typed, "forward", _FORWARDS)
+    loss = _named(file, typed, "loss", _usual("loss"))
+    forward = _named(file, typed, "forward", _usual("forward"))
     targets = [name for name in (gradient, loss, forward) if name in file.functions]
     maker = _maker(file, typed)
     file.execute(targets, typed, [maker] if maker.isidentifier() else [])
@@ -325,8 +254,8 @@ def _maker(file: OwnFile, typed: Mapping[str, str]) -> str:
     """A global name of the parameters, or a function that makes them."""
     if "params" in typed:
         return typed["params"]
-    bound = [name for name in _GLOBAL_PARAMS if _is_global(file, name)]
-    makers = [name for name in (*_GLOBAL_PARAMS, *_MAKERS) if name in file.functions]
+    bound = [name for name in _usual("params") if _is_global(file, name)]
+    makers = [name for name in (*_usual("params"), *_usual("makers")) if name in file.functions]
     return next(iter(bound + makers), "")
 
 
@@ -334,7 +263,7 @@ def _is_global(file: OwnFile, name: str) -> bool:
     return any(
         isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
         for statement in file.tree.body
-        if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef) and not is_main(statement)
         for node in ast.walk(statement)
     )
 
@@ -349,13 +278,17 @@ def _params(file: OwnFile, typed: Mapping[str, str], maker: str) -> Any:
             for p in inspect.signature(file.namespace[maker]).parameters.values()
             if p.default is p.empty
         ]
-        if found is None and required:
+        sizes = [4, *([5] * (len(required) - 2)), 3] if len(required) > 1 else [[4, 5, 3]]
+        arguments, named = found or (sizes if required else [], {})
+        try:
+            return _params_in(file.namespace[maker](*arguments, **named))
+        except (TypeError, ValueError, IndexError, SettingError):
+            if found:
+                raise
+            names = ", ".join(p.name for p in required)
             raise SettingError(
-                f"{maker} needs {', '.join(p.name for p in required)}: type"
-                f" params='{maker}({', '.join('...' for _ in required)})'"
-            )
-        arguments, named = found or ([], {})
-        return _params_in(file.namespace[maker](*arguments, **named))
+                f"{maker} needs {names}: type params='{maker}(...)' with a network's sizes"
+            ) from None
     if maker in file.namespace:
         return file.namespace[maker]
     raise SettingError(
@@ -411,8 +344,12 @@ def _class(file: OwnFile, typed: Mapping[str, str], gradient: str) -> str:
     """A class with a method that gives or makes gradients."""
     if "model" in typed:
         return typed["model"]
-    wanted = {gradient.rpartition(".")[2]} - {""} or set(_GRADIENTS)
-    return next((name for name in file.classes if wanted & set(_methods(file, name))), "")
+    typed_method = {gradient.rpartition(".")[2]} - {""}
+    for wanted in (typed_method or set(_usual("gradient")), {"loss"}):  # which may give both
+        for name in file.classes:
+            if wanted & set(_methods(file, name)):
+                return name
+    return ""
 
 
 def _state(model: Any) -> dict[str, Any]:
@@ -446,7 +383,7 @@ def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
     else:
         model = file.namespace[instance]
     methods = _methods(file, type(model).__name__) if type(model).__name__ in file.classes else []
-    wanted = [gradient.rpartition(".")[2], *_GRADIENTS, "loss"]
+    wanted = [gradient.rpartition(".")[2], *_usual("gradient"), "loss"]
     backward = next((n for n in wanted if n and (n in methods or hasattr(model, n))), "")
     template = _state(model)
     arrangement = arrange(template)
@@ -462,6 +399,8 @@ def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
     )
     run = _ModelRun(file, model, backward, typed)
     program = program_of_functions(run.loss, run.gradient, template, X, y)
+    random = np.random.RandomState(1)
+    program.gradient(program.arrangement.draw(random), *program.form.draw(5, random))
     if run.is_update:
         program = dataclasses.replace(program, has_rate=run.has_rate, called_raw=None)
     said = f"{type(model).__name__}.{backward}, compared with {run.loss_name}"
@@ -485,11 +424,12 @@ class _ModelRun:
         self.file, self.model, self.backward = file, model, backward
         self.is_update, self.has_rate = False, True
         forward = next(
-            (n for n in (typed.get("forward", ""), *_FORWARDS) if hasattr(model, n or "?")), ""
+            (n for n in (typed.get("forward", ""), *_usual("forward")) if hasattr(model, n or "?")),
+            "",
         )
         self.forward = _Call(file, getattr(model, forward), forward) if forward else None
         self.text = typed.get("loss", "")
-        wanted = [n for n in (self.text, *_LOSSES) if n.isidentifier()]
+        wanted = [n for n in (self.text, *_usual("loss")) if n.isidentifier()]
         own = next((n for n in wanted if callable(getattr(model, n, None))), "")
         free = next((n for n in wanted if n in file.functions), "")
         if not own and not free and (not self.text or self.text.isidentifier()):
@@ -570,7 +510,7 @@ def _at(moved: Mapping[Any, Array], name: str, value: Any, rate: float) -> Any:
 
 def _training(file: OwnFile) -> str:
     """A function with an argument for the number of passes."""
-    usual = [n for n in _TRAININGS if n in file.functions]
+    usual = [n for n in _usual("train") if n in file.functions]
     for name in [*usual, *file.functions]:
         node = file.functions[name]
         arguments = [
@@ -587,8 +527,8 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
         near = _nearest(name, [*file.functions])
         hint = f"; did you mean {near}?" if near else ""
         raise SettingError(f"{file.path.name} has no function train={name}{hint}")
-    loss = _named(file, typed, "loss", _LOSSES)
-    forward = _named(file, typed, "forward", _FORWARDS)
+    loss = _named(file, typed, "loss", _usual("loss"))
+    forward = _named(file, typed, "forward", _usual("forward"))
     targets = [n for n in (name, loss, forward) if n in file.functions]
     file.execute(targets, typed, [n for n in _ROLES["rate"].split() if _is_global(file, n)])
     X, y = (file.namespace.get(n or "") for n in file.data_names)
