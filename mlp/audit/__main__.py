@@ -115,8 +115,7 @@ def _lines(found: dict[str, Any], file: str, again: str) -> list[str]:
             *lines,
             f"right: the gradient is that of the loss; largest relative error {found['error']:.1g},"
             f" in {share} entries",
-            "next: it is not the gradient; if the loss swings, look at the rate and the sum",
-            "  python -m mlp.explain RUN_ID",
+            "next: if the loss swings all the same, it is the size of the step: try a tenth of it",
         ]
     one = "one thing is" if len(flaws) == 1 else f"{len(flaws)} things are"
     away = (

@@ -403,7 +403,7 @@ class SourceLines:
                 ranks[0].append(place.node)
             elif bare(place.key) in _ARRAYS[bare(name)[:1] == "b"] and place.key != name:
                 ranks[1].append(place.node)
-            elif place.key == name and isinstance(place.node, ast.AugAssign):
+            elif place.key == name and name in _used(place.node):
                 ranks[2].append(place.node)
         return next((nodes[0] for nodes in ranks if nodes), None)
 

@@ -472,7 +472,7 @@ def _size_flaws(batch: "BatchRatios", network: KnownNetwork, names: Names) -> It
     for layer, pairs in enumerate(zip(small, large, strict=True)):
         for is_bias in (False, True):
             a, b = pairs[0][int(is_bias)], pairs[1][int(is_bias)]
-            if math.isfinite(a):
+            if math.isfinite(a) and math.isfinite(b):
                 powers[layer, is_bias], factors[layer, is_bias] = _power(a, n, b, m), a
     wrong = {key: power for key, power in powers.items() if power != 0.0}
     if not wrong:

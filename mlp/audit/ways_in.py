@@ -5,7 +5,8 @@ import copy
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -543,8 +544,7 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
     own_forward = _Call(file, file.namespace[forward], forward) if forward else None
     own_loss = _loss(file, typed, loss)
     some = _some(X, y)
-    first = run.weights(1, *some)
-    params = _params_in(first)
+    params = _params_in(run.weights(1, *some))
     arrangement, form = _arranged(params, X, y)
 
     def loss_of(layers: Layers, X: Array, y: Array) -> float:
@@ -573,10 +573,32 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
     program = Program(
         arrangement, form, loss_of, gradient_of, has_own_weights=True, has_rate=run.rate is not None
     )
+    _check_training(program, name)
     names = _names(file, arrangement, file.functions[name])
-    against = loss or typed.get("loss")
-    said = f"{name}, by the weights after one and two passes; compared with {against}"
+    said = f"{name}, by the weights after one and two passes"
+    if re.search("momentum|velocity|adam|beta1|rmsprop", ast.unparse(file.functions[name]).lower()):
+        said += " (its momentum counts as gradient: gradient=NAME may say more)"
+    said += f"; compared with {loss or typed.get('loss')}"
     return WayIn(program, dataclasses.replace(names, rate=run.rate), said)
+
+
+def _check_training(program: Program, name: str) -> None:
+    """Raises SettingError for a training that ignores the examples, or does not train."""
+    random = np.random.RandomState(1)
+    moved = []
+    for _ in range(2):
+        _, gradient = program.gradient(None, *program.form.draw(5, random))
+        moved.append(np.concatenate([part.ravel() for pair in gradient for part in pair]))
+    if not moved[0].any():
+        raise SettingError(
+            f"{name} returns the same weights after one and two passes over 5 examples; a smaller"
+            " batch, or gradient=NAME, may do"
+        )
+    if np.array_equal(*moved):
+        raise SettingError(
+            f"{name} does not use the examples X and y that are global or its arguments; read the"
+            " data outside of it"
+        )
 
 
 def _typed_arguments(file: OwnFile, text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -672,4 +694,15 @@ class _TrainingRun:
         for n, role in self.roles.items():
             if role in ("X", "y"):
                 given[n] = X if role == "X" else y
-        return copy.deepcopy(self.function(**given))
+        value = self.function(**given)
+        if inspect.isgenerator(value):  # yields losses, and returns the weights
+            value = _returned(value)
+        return copy.deepcopy(value)
+
+
+def _returned(steps: Generator[Any, None, Any]) -> Any:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

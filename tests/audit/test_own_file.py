@@ -186,6 +186,52 @@ def test_training_function_as_a_black_box(audited):
     assert "has the factor 1 - sigmoid(a1); a1 * (1 - a1) is due" in factor["sentence"]
 
 
+def test_training_that_yields_its_losses(audited):
+    text = TRAINING.replace("losses.append(calculate_loss(model))", "yield calculate_loss(model)")
+    text = text.replace("return model, losses", "return model").replace(
+        "model, losses = ", "run = "
+    )
+    assert kinds(audited(text)) == ["summed", "sigmoid of the activation"]
+
+
+ONE_BY_ONE = """
+import numpy as np
+
+X, y = np.random.rand(50, 3), np.random.rand(50, 2)
+
+def loss(model):
+    return ((X @ model["W"] + model["b"] - y) ** 2).mean(axis=0).sum()
+
+def train(epochs, lr=0.02):
+    W, b = np.ones((3, 2)), np.zeros(2)
+    for _ in range(epochs):
+        for i in ORDER:
+            error = X[i] @ W + b - y[i]
+            W = W - lr * FACTOR * np.outer(X[i], error)
+            b = b - lr * FACTOR * error
+    return {"W": W, "b": b}
+"""
+
+
+def test_steps_after_each_example_are_no_mistake(audited):
+    for order in ("range(len(X))", "np.random.permutation(len(X))"):
+        text = ONE_BY_ONE.replace("ORDER", order)
+        found = audited(text.replace("FACTOR", "2"))
+        assert kinds(found) == []
+        assert "after each example" in found["notes"][0]
+        assert "sign" in kinds(audited(text.replace("FACTOR", "-2")))
+
+
+def test_training_that_hides_its_data_is_refused(audited):
+    text = ONE_BY_ONE.replace("FACTOR", "2").replace("ORDER", "range(5)")
+    text = text.replace("    W, b", "    X, y = np.ones((5, 3)), np.ones((5, 2))\n    W, b")
+    with pytest.raises(SettingError, match="does not use the examples X and y"):
+        audited(text)
+    text = ONE_BY_ONE.replace("FACTOR", "2").replace("ORDER", "range(0)")
+    with pytest.raises(SettingError, match="same weights after one and two passes"):
+        audited(text)
+
+
 def test_data_that_cannot_be_read_are_given(audited):
     text = TRAINING.replace("np.random.rand(500, 6)", "np.load('nowhere.npy')")
     with pytest.raises(DataError, match=r"line 4 raises FileNotFoundError.*X='np.random"):
