@@ -253,8 +253,11 @@ def audit_program(program: Program, names: Names) -> Audit:
     """Compares gradient and loss by differences first; formulas name what does not agree."""
     flaws: list[Flaw] = []
     try:
-        flaws, notes, program = _habits(program, names)
         network = recognised(program)
+        one_by_one = _one_by_one(program, network)
+        flaws, notes, program = _habits(one_by_one or program, names)
+        if one_by_one:
+            notes.append("it takes one example at a time")
         is_float32 = _has_few_digits(program)
         compared = _compared(program, network, is_float32=is_float32)
     except ShapeError as error:
@@ -322,6 +325,36 @@ def _steps_one_by_one(program: Program, network: KnownNetwork, rate: float) -> b
 def _wrong(parts: Sequence["ComparedPart"], *, is_float32: bool) -> list["ComparedPart"]:
     limit = _WRONG_FLOAT32 if is_float32 else _WRONG
     return [part for part in parts if part.error > max(limit, 10 * part.uncertainty)]
+
+
+def _one_by_one(program: Program, network: KnownNetwork | None) -> Program | None:
+    """A gradient that is meant for one example, a column, as one for several; None: it is not."""
+    if not program.form.in_columns or program.form.X is not None or program.called_raw is None:
+        return None
+    random = np.random.RandomState(9)
+    weights, several = program.arrangement.draw(random), program.form.draw(3, random)
+    try:
+        program.gradient(weights, several[0][:1], several[1][:1])
+    except ShapeError:
+        return None
+    try:
+        program.gradient(weights, *several)
+    except ShapeError:
+        return dataclasses.replace(program, gradient=_summed(program, network), called_raw=None)
+    return None
+
+
+def _summed(
+    program: Program, network: KnownNetwork | None
+) -> Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]:
+    def gradient(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
+        assert layers is not None
+        n = len(X) if network and network.is_mean else 1
+        each = [program.gradient(layers, X[k : k + 1], y[k : k + 1])[1] for k in range(len(X))]
+        total = np.sum([_vector(g) for g in each], axis=0) / n
+        return layers, _as_layers(total, each[0])
+
+    return gradient
 
 
 def _habits(program: Program, names: Names) -> tuple[list[Flaw], list[str], Program]:

@@ -512,7 +512,7 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - sigmoid(a))
     yield of(
         "derivative of the activation's own value",
-        due.text.format(z=f"activation({a})", a=f"activation({a})"),
+        due.text.format(z=a, a=f"{name.replace(' ', '_')}({a})"),
         lambda _, a: due.derivative(a, due.apply(a)),
     )
     yield of(

@@ -47,6 +47,9 @@ class ExampleForm:
         classes = random.permutation(np.arange(n) % self.n_outputs)
         if n == 1:
             classes = random.randint(self.n_outputs, size=1)
+        elif classes[0] == classes[-1]:  # in reverse order they must not be the same
+            other = int(np.flatnonzero(classes != classes[0])[0])
+            classes[[other, -1]] = classes[[-1, other]]
         return X, np.eye(self.n_outputs)[classes]
 
     def own(self, X: Array, y: Array) -> tuple[Any, Any]:

@@ -364,12 +364,15 @@ class SourceLines:
         """Line and text of the delta, weights, bias or update of a layer (0 is the first)."""
         last = len(self.weights) - 1
         layer = last if layer < 0 else layer
-        weights, bias = (self._array(names[layer]) for names in (self.weights, self.biases))
+        is_last = layer == last
+        weights, bias = (
+            self._array(names[layer], is_output=is_last) for names in (self.weights, self.biases)
+        )
         found = {
             "weights": weights,
             "bias": bias,
             "update": self._update(self.weights[layer]) or weights,
-            "delta": self._delta(weights, bias, is_output=layer == last),
+            "delta": self._delta(weights, bias, is_output=is_last),
         }.get(what)
         if found is None:
             return None
@@ -384,7 +387,9 @@ class SourceLines:
                 places += [
                     _Place(key.value, value, True)
                     for key, value in zip(node.keys, node.values, strict=True)
-                    if isinstance(key, ast.Constant) and not isinstance(value, ast.Name)
+                    if isinstance(key, ast.Constant)
+                    and isinstance(key.value, str)
+                    and not isinstance(value, ast.Name)
                 ]
             elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
@@ -395,16 +400,19 @@ class SourceLines:
                         places.append(_Place(_key(each), node, is_entry))
         return sorted(places, key=lambda place: place.node.lineno)
 
-    def _array(self, name: str) -> ast.stmt | ast.expr | None:
+    def _array(self, name: str, *, is_output: bool) -> ast.stmt | ast.expr | None:
         """Where the gradient of a parameter is computed, else where the parameter is changed."""
         ranks: list[list[ast.stmt | ast.expr]] = [[], [], []]
         for place in self._places:
             if bare(place.key) == bare(name) and (place.key != name or place.is_entry):
                 ranks[0].append(place.node)
             elif bare(place.key) in _ARRAYS[bare(name)[:1] == "b"] and place.key != name:
-                ranks[1].append(place.node)
+                if not isinstance(getattr(place.node, "value", None), ast.List | ast.ListComp):
+                    ranks[1].append(place.node)  # of all layers, the last one perhaps before a loop
             elif place.key == name and name in _used(place.node):
                 ranks[2].append(place.node)
+        if not ranks[0] and ranks[1] and not is_output:
+            return ranks[1][-1]
         return next((nodes[0] for nodes in ranks if nodes), None)
 
     def _update(self, name: str) -> ast.stmt | ast.expr | None:

@@ -1,6 +1,7 @@
 """The loss and the gradient that a user's file offers, whichever way it offers them."""
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -21,7 +22,7 @@ from mlp.audit.audit_gradient import (
 from mlp.audit.known_networks import Array, Layers
 from mlp.audit.labels import ExampleForm, form_of
 from mlp.audit.own_file import OwnFile, SourceLines, is_main
-from mlp.audit.parameters import Arrangement, arrange, is_array, leaves
+from mlp.audit.parameters import Arrangement, ShapeError, arrange, is_array, leaves
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError
 
@@ -150,6 +151,8 @@ class _Call:
         required = [p.name for p in self.parameters if p.default is p.empty]
         if not any(made[name] for name in required) and len(required) == 3:
             made.update(zip(required, ("params", "X", "y"), strict=True))
+        elif len(required) == 1 and not made[required[0]] and self.what in _usual("forward"):
+            made[required[0]] = "X"
         return made
 
     def __call__(self, given: Mapping[str, Any], forward: Callable[[], Any] | None = None) -> Any:
@@ -401,7 +404,8 @@ def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
     run = _ModelRun(file, model, backward, typed)
     program = program_of_functions(run.loss, run.gradient, template, X, y)
     random = np.random.RandomState(1)
-    program.gradient(program.arrangement.draw(random), *program.form.draw(5, random))
+    with contextlib.suppress(ShapeError):  # the audit's own
+        program.gradient(program.arrangement.draw(random), *program.form.draw(5, random))
     if run.is_update:
         program = dataclasses.replace(program, has_rate=run.has_rate, called_raw=None)
     said = f"{type(model).__name__}.{backward}, compared with {run.loss_name}"

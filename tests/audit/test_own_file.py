@@ -97,6 +97,54 @@ def test_forward_and_backward_pass_with_a_cache_and_examples_in_columns(audited)
     found = audited(COLUMNS)
     assert kinds(found) == ["summed in part"]
     assert "gradient of b1 alone" in found["flaws"][0]["sentence"]
+    assert kinds(audited(COLUMNS.replace("keepdims=True),\n", "keepdims=True) / m,\n"))) == []
+
+
+ONE_COLUMN = """
+import numpy as np
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+class Network:
+    def __init__(self, sizes):
+        self.weights = [np.random.randn(b, a) for a, b in zip(sizes, sizes[1:])]
+        self.biases = [np.random.randn(b, 1) for b in sizes[1:]]
+
+    def feedforward(self, a):
+        for W, b in zip(self.weights, self.biases):
+            a = sigmoid(W @ a + b)
+        return a
+
+    def backprop(self, x, y):
+        nabla_b, nabla_w = [0 * b for b in self.biases], [0 * W for W in self.weights]
+        a, z = [x], []
+        for W, b in zip(self.weights, self.biases):
+            z.append(W @ a[-1] + b)
+            a.append(sigmoid(z[-1]))
+        delta = (a[-1] - y) * a[-1] * (1 - a[-1])
+        nabla_b[-1], nabla_w[-1] = delta, delta @ a[-2].T
+        for k in range(2, len(self.weights) + 1):
+            delta = self.weights[1 - k].T @ delta * slope(DERIVED[-k])
+            nabla_b[-k], nabla_w[-k] = delta, delta @ a[-k - 1].T
+        return nabla_b, nabla_w
+
+def slope(z):
+    return sigmoid(z) * (1 - sigmoid(z))
+"""
+
+
+def test_one_example_at_a_time_in_a_column(audited):
+    typed = {
+        "model": "Network([4, 3, 2])",
+        "loss": "0.5 * np.sum((model.feedforward(X) - y)**2)",
+    }
+    found = audited(ONE_COLUMN.replace("DERIVED", "z"), **typed)
+    assert kinds(found) == []
+    assert found["notes"] == ["it takes one example at a time"]
+    [flaw] = audited(ONE_COLUMN.replace("DERIVED[-k]", "a[-k]"), **typed)["flaws"]
+    assert "the factor sigmoid(a1) * (1 - sigmoid(a1)); a1 * (1 - a1) is due" in flaw["sentence"]
+    assert flaw["lines"] == [[26, "delta = self.weights[1 - k].T @ delta * slope(a[-k])"]]
 
 
 CLASS = """
