@@ -22,7 +22,7 @@ from mlp.causes.reproduction import (
     sentences_of,
 )
 from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
-from mlp.curve import CHANCE_LOSS, Verdict, judge_curve
+from mlp.curve import Verdict
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.errors import SettingError, one_line
@@ -31,7 +31,7 @@ from mlp.study.space import typed
 from mlp.terminal.screen import counting, render_verdicts, say
 from mlp.tracking.display import explain_command
 from mlp.tracking.params import DATA_NAME
-from mlp.tracking.read import BroughtRun, PastRun, PastStudy
+from mlp.tracking.read import BroughtRun, PastRun, PastStudy, judge_as_logged
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor
@@ -259,7 +259,10 @@ def _reproduce(
             compare(
                 ", ".join(f"{name}={shown_value(value)}" for name, value in values.items()),
                 [Course(run.verdict, run.loss, steps) for run in group.runs],
-                [_sampled(own, steps) for own in results[place * n_each : (place + 1) * n_each]],
+                [
+                    _sampled(own, group.config, steps)
+                    for own in results[place * n_each : (place + 1) * n_each]
+                ],
             )
         )
     return judge_reproduction(comparisons)
@@ -302,7 +305,7 @@ def _steps_here(group: _Group) -> NDArray[np.int64]:
     return np.unique((step * (wanted / last)).round().astype(np.int64)) if last < wanted else step
 
 
-def _sampled(result: Result, steps: NDArray[np.int64]) -> Course:
+def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> Course:
     """A rerun as it would have been logged at these steps."""
     loss, at = result.loss, result.loss_step
     if result.step_loss is not None and np.diff(steps).min(initial=1) < np.diff(at).max(initial=1):
@@ -314,4 +317,4 @@ def _sampled(result: Result, steps: NDArray[np.int64]) -> Course:
     if not np.isfinite(loss).all() and np.isfinite(taken).all():
         taken = np.append(taken, np.nan)  # it was lost between two of them
         steps = np.append(steps, at[-1])
-    return Course(judge_curve(taken, reference=CHANCE_LOSS).verdict, taken, steps)
+    return Course(judge_as_logged(taken, config).verdict, taken, steps)
