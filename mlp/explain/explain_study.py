@@ -93,6 +93,8 @@ def explain_study(
     config = explain_config(settings, tracking_uri, experiment)
     console = console or silent()
     started = time.monotonic()
+    if name is None:  # a study is this program's own
+        check_given(config, is_brought=False)
     store = patiently(lambda: open_store(config.local.tracking))
     meaning = Meaning(config.explain.metric, config.explain.map, config.given)
     study = patiently(lambda: read_study(store, name, meaning))
