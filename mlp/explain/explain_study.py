@@ -24,6 +24,7 @@ from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
+    contradiction,
     explain_again,
     say_verdicts,
     say_what_was_read,
@@ -138,20 +139,20 @@ def explain_study(
                 open_executor(config.local.execution, notice=lambda line: say(console, line))
             )
             # Reruns say something about runs of another program only if these come out alike.
-            other = None
+            other: tuple[str, ...] = ()
+            pace_s = _pace_s(study)
             if study.brought:
                 end = started + limit_s if config.explain.timeout_s else math.inf
-                other = check_code(study, compared.data, where, end=end, console=console)
+                checked = check_code(study, compared.data, where, end=end, console=console)
+                other, pace_s = checked.finding, checked.pace_s
                 if not config.explain.timeout_s:  # which counts from here then
                     started = time.monotonic()
             if other:
                 planned, known = dataclasses.replace(planned, picks=(), factors=()), {}
-            progress = _progress(
-                console, n_left(planned, known), len(known), _pace_s(study), limit_s
-            )
+            progress = _progress(console, n_left(planned, known), len(known), pace_s, limit_s)
             told = stack.enter_context(progress)
             trainer = Retrainer(compared.data, where, reruns, study.key, told)
-            clock = _Clock(started, limit_s, _pace_s(study), trainer, reruns)
+            clock = _Clock(started, limit_s, pace_s, trainer, reruns)
             population = clock.population(_POPULATION)
             known |= investigate(
                 planned,
@@ -160,6 +161,10 @@ def explain_study(
                 population=population,
                 goes_on=lambda: clock.has_time(_SHARE, population),
             )
+            if study.brought and not other:
+                other = contradiction(study, known)
+                if other:
+                    planned, known = dataclasses.replace(planned, picks=(), factors=()), {}
             found = answer(
                 planned,
                 known,

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from mlp.causes.reproduction import Course, compare, judge_reproduction, sentences_of
-from mlp.curve import Verdict
+from mlp.causes.reproduction import (
+    Course,
+    compare,
+    compare_ends,
+    judge_reproduction,
+    sentences_of,
+)
+from mlp.curve import Verdict, judge_curve
 
 STEPS = np.arange(150)
 
@@ -87,3 +93,12 @@ def test_a_rounding_and_some_examples_more_are_no_difference():
         for run in many(falling, 4, 2)
     ]
     assert judge_reproduction([compare("", shifted, reruns)]).is_alike
+
+
+def test_ends_of_changed_reruns_contradict_runs_that_all_swing():
+    """All runs at 3 swing, and no rerun that was changed to 3: the change stopped nothing."""
+    swings = judge_curve(many(swinging, 1, 1)[0].loss)
+    falls = judge_curve(many(falling, 1, 1)[0].loss)
+    assert not judge_reproduction([compare_ends("", [swings] * 3, [falls] * 14)]).is_alike
+    assert judge_reproduction([compare_ends("", [falls] * 3, [falls] * 14)]).is_alike
+    assert judge_reproduction([]).is_alike

@@ -27,6 +27,7 @@ MISTAKES = {
 }
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def train(
     rate: float,
     seed: int,
