@@ -53,7 +53,7 @@ def resolve(tracking: Tracking) -> str:
         raise SettingError(
             f"{named} must be an SQLite file (sqlite:///FILE), a tracking server "
             f"(http://HOST:PORT) or a PostgreSQL or MySQL database, but is {mask(uri)!r}"
-            + (moved if "://" not in folder else "")
+            + ("" if "://" in folder or Path(folder).suffix else moved)
         )
     path = Path.cwd() / local["path"]
     if _AMBIGUOUS.search(str(path)):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mlp.causes.evidence import holm
-from mlp.curve import CHANCE_LOSS, Verdict
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 
 _LEVEL = 0.01  # chance of calling a program another one that is none
 _STRETCH = 1.3  # a program may learn so much faster or slower: it has other examples, or more
@@ -156,6 +156,22 @@ def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> 
         reruns=Counter(rerun.verdict for rerun in reruns),
         n_unlike=sum(is_unlike(run, all_of_them) for run in runs),
         chance=(n_apart + 1) / (len(reruns) + 1),
+        levels=(min(own_end), max(own_end), min(end), max(end)),
+    )
+
+
+def compare_ends(
+    settings: str, runs: Sequence[Judgement], reruns: Sequence[Judgement]
+) -> Comparison:
+    """As `compare`, by nothing but whether they end swinging."""
+    among = {own.verdict is Verdict.OSCILLATING for own in reruns}
+    own_end, end = [own.tail_loss for own in runs], [own.tail_loss for own in reruns]
+    return Comparison(
+        settings=settings,
+        own=Counter(own.verdict for own in runs),
+        reruns=Counter(own.verdict for own in reruns),
+        n_unlike=sum((own.verdict is Verdict.OSCILLATING) not in among for own in runs),
+        chance=1 / (len(reruns) + 1),
         levels=(min(own_end), max(own_end), min(end), max(end)),
     )
 

@@ -79,8 +79,10 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
         and is_run_id(which)
         and is_tracked_run(open_store(config.local.tracking), which)
     ):
+        from mlp.explain.experiment import check_given
         from mlp.explain.repair_run import repair_run
 
+        check_given(config, is_brought=False)
         repair_run(which, config, console=console)
     else:
         from mlp.explain.explain_study import explain_study

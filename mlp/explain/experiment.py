@@ -14,24 +14,26 @@ from rich.console import Console
 from mlp.causes.changes import SEEDS, plain, shown_value
 from mlp.causes.counts import count_values
 from mlp.causes.observed import complete_space, parameters_of
+from mlp.causes.plan import Results
 from mlp.causes.reproduction import (
     Course,
     Reproduction,
     compare,
+    compare_ends,
     judge_reproduction,
     sentences_of,
 )
 from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
-from mlp.curve import CHANCE_LOSS, Verdict, judge_curve
+from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.errors import SettingError, one_line
 from mlp.settings import settings_of, with_settings
-from mlp.study.space import typed
+from mlp.study.space import Space, typed
 from mlp.terminal.screen import counting, render_verdicts, say
 from mlp.tracking.display import explain_command
 from mlp.tracking.params import DATA_NAME
-from mlp.tracking.read import BroughtRun, PastRun, PastStudy
+from mlp.tracking.read import BroughtRun, PastRun, PastStudy, judge_as_logged
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor
@@ -177,10 +179,24 @@ def _typed_before(config: ExplainConfig) -> list[str]:
     return own + [f"{path}={typed(value)}" for path, value in config.given.items()]
 
 
+@dataclass(frozen=True)
+class CodeCheck:
+    """Whether runs are another program's in more than name.
+
+    Attributes:
+        finding: in sentences; empty where the runs came out alike, and reruns say something about
+            them.
+        pace_s: seconds that a rerun took.
+    """
+
+    finding: tuple[str, ...]
+    pace_s: float
+
+
 def check_code(
     study: PastStudy, data: Dataset, where: Executor, *, end: float, console: Console
-) -> tuple[str, ...]:
-    """Whether the runs are another program's in more than name.
+) -> CodeCheck:
+    """Trains settings of other programs' runs again, unchanged, and compares.
 
     Args:
         study: of which only the runs of other programs are looked at.
@@ -188,32 +204,68 @@ def check_code(
         where: who trains.
         end: by the monotonic clock; no population is begun after it.
         console: told how far it is.
-
-    Returns:
-        The finding in sentences; empty where the runs came out alike, and reruns say something
-        about them.
     """
     groups = _groups(study.brought, data)
     n_each = min(_MOST, max(_FEWEST, _RERUNS // max(1, len(groups))))
     started = time.monotonic()
     with counting(console, "reruns of the settings as they are", n_each * len(groups)) as told:
         found = _reproduce(groups, n_each, data, where, told=told, end=end)
+    passed_s = time.monotonic() - started
+    pace_s = passed_s / max(1, n_each * len(groups))
     if found is None:
-        passed_s = time.monotonic() - started
-        return (
+        late = (
             f"The time was up before the runs were trained again as they are, with "
             f"{n_each * len(groups)} reruns; before they come out alike, no cause is looked for. "
-            f"That takes more than {passed_s:.0f} s: a larger explain.timeout_s, or none.",
+            f"That takes more than {passed_s:.0f} s: a larger explain.timeout_s, or none."
         )
-    if found.is_alike:
-        say(
-            console,
-            f"trained again as they are: {found.n_alike} of {found.n_own} runs go as the "
-            f"{found.n_reruns} reruns",
+        return CodeCheck((late,), pace_s)
+    if not found.is_alike:
+        return CodeCheck(_finding(found, study), pace_s)
+    n = f"{found.n_alike} of {found.n_own} runs go as the {found.n_reruns} reruns"
+    say(console, f"trained again as they are: {n}")
+    return CodeCheck((), pace_s)
+
+
+def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
+    """What reruns with a changed setting came to that the runs with that setting did not.
+
+    Args:
+        known: reruns of any settings.
+
+    Returns:
+        The finding in sentences; empty where there is none.
+    """
+    reruns: dict[str, list[Judgement]] = {}
+    for config, judged in known.items():
+        reruns.setdefault(_without_seeds(config), []).append(judged)
+    own: dict[str, list[BroughtRun]] = {}
+    for run in study.brought:
+        if run.read.config is not None:
+            own.setdefault(_without_seeds(_config(run)), []).append(run)
+    space = complete_space([_config(runs[0]) for runs in own.values()])
+    found = [
+        compare_ends(
+            _in_words(_config(runs[0]), space), [run.judgement for run in runs], reruns[key]
         )
-        return ()
+        for key, runs in own.items()
+        if key in reruns
+    ]
+    together = judge_reproduction(found)
+    return () if together.is_alike else _finding(together, study)
+
+
+def _finding(found: Reproduction, study: PastStudy) -> tuple[str, ...]:
     defaults = {path for run in study.brought if run.read.config for path in run.read.defaults}
     return sentences_of(found, [path for path in _LIKELY if path in defaults])
+
+
+def _in_words(config: RunConfig, space: Space) -> str:
+    values = parameters_of(config, space)
+    return ", ".join(f"{name}={shown_value(value)}" for name, value in values.items())
+
+
+def _without_seeds(config: RunConfig) -> str:
+    return canonical_json(settings_of(with_settings(plain(config), dict.fromkeys(SEEDS, 0))))
 
 
 @dataclass(frozen=True)
@@ -254,12 +306,14 @@ def _reproduce(
     comparisons = []
     for place, group in enumerate(groups):
         steps = _steps_here(group)
-        values = parameters_of(group.config, space)
         comparisons.append(
             compare(
-                ", ".join(f"{name}={shown_value(value)}" for name, value in values.items()),
+                _in_words(group.config, space),
                 [Course(run.verdict, run.loss, steps) for run in group.runs],
-                [_sampled(own, steps) for own in results[place * n_each : (place + 1) * n_each]],
+                [
+                    _sampled(own, group.config, steps)
+                    for own in results[place * n_each : (place + 1) * n_each]
+                ],
             )
         )
     return judge_reproduction(comparisons)
@@ -271,8 +325,9 @@ def _groups(runs: Sequence[BroughtRun], data: Dataset) -> list[_Group]:
     for run in runs:
         config = run.read.config
         if config is not None and config.data.name == data.name and run.loss.size > 1:
-            alike = settings_of(with_settings(plain(config), dict.fromkeys(SEEDS, 0)))
-            key = canonical_json([alike, run.step[[0, -1]].tolist(), run.loss.size])
+            key = canonical_json(
+                [_without_seeds(config), run.step[[0, -1]].tolist(), run.loss.size]
+            )
             members.setdefault(key, []).append(run)
     groups = [_Group(_config(own[0]), tuple(own)) for own in members.values()]
     swinging = sorted((own for own in groups if own.n_swinging), key=lambda own: -len(own.runs))
@@ -302,7 +357,7 @@ def _steps_here(group: _Group) -> NDArray[np.int64]:
     return np.unique((step * (wanted / last)).round().astype(np.int64)) if last < wanted else step
 
 
-def _sampled(result: Result, steps: NDArray[np.int64]) -> Course:
+def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> Course:
     """A rerun as it would have been logged at these steps."""
     loss, at = result.loss, result.loss_step
     if result.step_loss is not None and np.diff(steps).min(initial=1) < np.diff(at).max(initial=1):
@@ -314,4 +369,4 @@ def _sampled(result: Result, steps: NDArray[np.int64]) -> Course:
     if not np.isfinite(loss).all() and np.isfinite(taken).all():
         taken = np.append(taken, np.nan)  # it was lost between two of them
         steps = np.append(steps, at[-1])
-    return Course(judge_curve(taken, reference=CHANCE_LOSS).verdict, taken, steps)
+    return Course(judge_as_logged(taken, config).verdict, taken, steps)

@@ -32,6 +32,7 @@ from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
+    contradiction,
     explain_again,
     say_verdicts,
     say_what_was_read,
@@ -103,6 +104,8 @@ def explain_study(
     config = explain_config(settings, tracking_uri, experiment)
     console = console or silent()
     started = time.monotonic()
+    if name is None:  # a study is this program's own
+        check_given(config, is_brought=False)
     store = patiently(lambda: open_store(config.local.tracking))
     meaning = Meaning(config.explain.metric, config.explain.map, config.given)
     study = patiently(lambda: read_study(store, name, meaning))
@@ -135,13 +138,14 @@ def explain_study(
         # A rerun that is a run of the study, to the last bit, is not trained once more.
         trained = {} if study.brought else compared.by_config()
         inquiry = _Inquiry(compared, config, trained, earlier, console)
-        other = None
+        other: tuple[str, ...] = ()
         with open_executor(config.local.execution, notice=inquiry.say) as where:
             clock = _Clock(started, limit_s, inquiry.pace_s(study))
             # Reruns say something about runs of another program only if these come out alike.
             if study.brought:
                 end = started + limit_s if config.explain.timeout_s else math.inf
-                other = check_code(study, compared.data, where, end=end, console=console)
+                checked = check_code(study, compared.data, where, end=end, console=console)
+                other, clock.pace_s = checked.finding, checked.pace_s
                 if not config.explain.timeout_s:  # which counts from here then
                     clock.started = time.monotonic()
             if other:
@@ -149,6 +153,10 @@ def explain_study(
             with _progress(inquiry, clock) as told:
                 trainer = Retrainer(compared.data, where, reruns, study.key, told)
                 inquiry.ask(trainer, clock)
+            if study.brought and not other:
+                other = contradiction(study, inquiry.known)
+                if other:
+                    inquiry.give_up()
             found = inquiry.answer()
             said = other or sentences_of(study, found)
             _say_answer(said, found, again, console)  # as soon as it is known

@@ -241,6 +241,7 @@ class Drain:
         parent_id: id of the run above them; None until the store is open.
         how_to_look: commands and addresses that show the runs; empty until the store is open.
         how_to_serve: command that serves the model that was logged; None: none was.
+        deleted: trial number -> id of its run, which a person deleted; known after `missing`.
         n_given: runs that were handed over, each rerun of a batch counted.
         n_uploaded: runs and batches that the store has taken.
     """
@@ -256,6 +257,7 @@ class Drain:
         self.parent_id: str | None = None
         self.how_to_look: Sequence[str] = ()
         self.how_to_serve: str | None = None
+        self.deleted: dict[int, str] = {}
         self.n_uploaded = 0
         self._key = key
         self._store: Store | None = None
@@ -369,7 +371,9 @@ class Drain:
         from mlp.tracking.runs import recorded_trials
 
         assert self._store is not None
-        return sorted(set(numbers) - recorded_trials(self._store, self._key))
+        recorded = recorded_trials(self._store, self._key)
+        self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
+        return sorted(set(numbers) - recorded.keys())
 
     def _log_model(
         self, number: int, name: str, example: NDArray[np.uint8], register: str | None

@@ -241,7 +241,7 @@ def _contradiction(name: str, path: str, text: str, config: RunConfig) -> str:
     if path == _WIDTHS:
         own = list(config.model.layer_widths)
         value = [value] * config.model.depth if isinstance(value, int) else value
-    if typed(value) == typed(own):
+    if value == own:
         return ""
     return f"{_shown(name, text)} may be {path}, which would be {typed(own)} without it"
 

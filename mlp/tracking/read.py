@@ -15,6 +15,7 @@ itself, to a folder, or to an object store.
 import difflib
 import math
 import re
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -538,9 +539,13 @@ def _find_parent(store: Store, which: str | None) -> Run | None:
     )
     found = next(parents, None)
     if found is None and which is None:
+        experiment = store.client.get_experiment(store.experiment_id).name
+        single = next(filter(_is_trial, _search(store, [store.experiment_id], "")), None)
+        way = f"python -m mlp.explain {shlex.quote(experiment)} explains the runs of no study"
         raise MissingInputError(
-            f"there is no study in {store.uri}; python -m mlp.sweep makes one, and a name or an id "
-            "finds one elsewhere"
+            f"there is no study in {store.uri}; "
+            + (f"{way}, and " if single else "")
+            + "python -m mlp.sweep makes one, and a name or an id finds one elsewhere"
         )
     return found
 
@@ -596,11 +601,13 @@ def _brought_study(
             brought.append(_brought(store, run, meaning))
         except RecordError as error:
             without[f"{run.info.status} {error}"] += 1
+    left_out = [*reasons, *(f"{n} {why}" for why, n in without.items())]
     if not brought and not known:
         metrics = {metric for run in found for metric in run.data.metrics}
+        if meaning.metric in metrics:
+            raise RecordError(f"{name} has no run that can be judged: {', '.join(left_out)}")
         raise RecordError(_no_curve(name, meaning.metric, metrics))
     runs = [*known, *(past for own in brought if (past := _as_past_run(own, meaning.metric)))]
-    left_out = [*reasons, *(f"{n} {why}" for why, n in without.items())]
     return PastStudy(
         name=name,
         key=key,
@@ -640,13 +647,28 @@ def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
         name=one_line(run.info.run_name or run.info.run_id),
         status=str(run.info.status),
         params={name: parsed(text) for name, text in run.data.params.items()},
-        judgement=judge_curve(loss, reference=None if read.config is None else CHANCE_LOSS),
+        judgement=judge_as_logged(loss, read.config),
         loss=loss,
         step=step,
         read=read,
         started_ms=started,
         ended_ms=int(run.info.end_time or started),
     )
+
+
+def judge_as_logged(loss: NDArray[np.float64], config: RunConfig | None) -> Judgement:
+    """Judges a loss as another program logs it.
+
+    Args:
+        loss: `(entry,)`, in order.
+        config: of the run; None: nothing is known of its loss.
+    """
+    if config is None:
+        return judge_curve(loss)
+    batch_size, steps = config.training.batch_size, config.training.steps
+    if batch_size is not None and 2 * loss.size > steps:  # of each step, not of an epoch
+        return judge_curve(loss, reference=CHANCE_LOSS, batch_size=batch_size)
+    return judge_curve(loss, reference=CHANCE_LOSS, noise=0.0)
 
 
 def _curve(store: Store, run: Run, metric: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -667,7 +689,8 @@ def _curve(store: Store, run: Run, metric: str) -> tuple[NDArray[np.float64], ND
         times = {(int(point.step), int(point.timestamp)) for point in ordered}
         if len(times) < _MOST_IN_ORDER * len(ordered):
             raise RecordError(
-                f"with {len(points)} points at {len(known)} steps, whose order is not known"
+                f"with {len(points)} points that share their steps and times, so that their order "
+                "is not known (log each with its step)"
             )
         step = np.arange(len(ordered))
     loss = np.array([float(point.value) for point in ordered])
@@ -714,6 +737,9 @@ def _study(
     runs, reasons = _read_all(store, children)
     if not runs:
         why = f": {reasons[0]}" if reasons else ""
+        if parent is not None and not reasons:
+            why = "; runs that wait for MLflow are uploaded when the same sweep is typed again"
+            why += ", or by python -m mlp.doctor fix=true"
         raise RecordError(f"{name} has no finished run whose settings and loss can be read{why}")
     return PastStudy(
         name=name,

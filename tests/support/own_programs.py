@@ -12,6 +12,9 @@ import numpy as np
 from mlflow.entities import Metric, Param
 from sklearn.datasets import load_digits
 
+Brought = tuple[Mapping[str, object], Sequence[float]]
+"""The params of a run, and its loss."""
+
 MISTAKES = {
     "twice": "each step is made twice, once in either of two loops",
     "stale": "the gradient is that of the weights before the last step",
@@ -24,6 +27,7 @@ MISTAKES = {
 }
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def train(
     rate: float,
     seed: int,
@@ -32,7 +36,8 @@ def train(
     widths: Sequence[int] = (3, 3),
     activation: str = "sigmoid",
     normalization: str = "mean",
-    steps: int = 150,
+    scale: float = 1.0,
+    steps: int = 120,
 ) -> list[float]:
     """The loss before each step and after the last."""
     digits = load_digits()
@@ -40,7 +45,7 @@ def train(
     X, y = digits.data[chosen] / 16, (digits.target[chosen] == 7).astype(int)
     rng = np.random.RandomState(seed)
     sizes = [X.shape[1], *widths, 2]
-    weights = [rng.normal(0, a**-0.5, (a, b)) for a, b in pairwise(sizes)]
+    weights = [rng.normal(0, scale * a**-0.5, (a, b)) for a, b in pairwise(sizes)]
     biases = [np.zeros(b) for b in sizes[1:]]
     before = [w.copy() for w in weights]
     velocity = [0.0] * len(weights)
@@ -64,9 +69,14 @@ def train(
 
 
 def log_runs(
-    experiment: str, runs: Sequence[tuple[Mapping[str, object], Sequence[float]]], uri: str
+    experiment: str,
+    runs: Sequence[Brought],
+    uri: str,
+    *,
+    metric: str = "loss",
+    status: str = "FINISHED",
 ) -> None:
-    """Logs runs as a program of somebody else does: params, and a metric `loss`."""
+    """Logs runs as a program of somebody else does: params, and a metric with steps."""
     client = mlflow.MlflowClient(uri)
     found = client.get_experiment_by_name(experiment)
     where = found.experiment_id if found else client.create_experiment(experiment)
@@ -75,25 +85,27 @@ def log_runs(
         now = int(time.time() * 1000)
         client.log_batch(
             run,
-            metrics=[Metric("loss", float(v), now, step) for step, v in enumerate(losses)],
+            metrics=[Metric(metric, float(v), now, step) for step, v in enumerate(losses)],
             params=[Param(name, str(value)) for name, value in params.items()],
         )
-        client.set_terminated(run)
+        client.update_run(run, status=status)
 
 
-def grid(rates: Sequence[float], *, mistake: str = "", n_seeds: int = 3, **settings: object):
+def grid(
+    rates: Sequence[float], *, mistake: str = "", n_seeds: int = 3, **settings
+) -> list[Brought]:
     """Runs of a program over rates and seeds, with params as this package calls them."""
-    known = {"widths": (3, 3), "activation": "sigmoid", "normalization": "mean", "steps": 150}
-    own = {**known, **settings}
+    own = {"widths": (3, 3), "activation": "sigmoid", "normalization": "mean", **settings}
     return [
         (
             {
                 "data.name": "digits",
                 "data.validation_fraction": 0.0,
                 "optimizer.learning_rate": rate,
-                "model.widths": tuple(own["widths"]),
+                "model.widths": own["widths"],
                 "model.activation": own["activation"],
                 "gradient.normalization": own["normalization"],
+                "initialization.scale": own.get("scale", 1.0),
                 "training.seed": seed,
             },
             train(rate, seed, mistake=mistake, **own),
