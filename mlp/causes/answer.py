@@ -465,10 +465,10 @@ def _shared(plan: Plan) -> tuple[str, ...]:
 
 
 def _step_example(plan: Plan, n_examples: int, gradient_norm: GradientNorm) -> str | None:
-    """Of the first picked run whose step is not simply its learning rate."""
+    """Of the first picked run whose step is known, and not simply its learning rate."""
     configs = (pick.configs[0] for pick in plan.on(Side.STOPS))
-    config = next((c for c in configs if c.gradient.normalization != "mean"), None)
-    return step_example(config, n_examples, gradient_norm) if config is not None else None
+    examples = (step_example(config, n_examples, gradient_norm) for config in configs)
+    return next(filter(None, examples), None)
 
 
 def sentences(answer: Answer) -> tuple[str, ...]:

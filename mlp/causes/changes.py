@@ -30,7 +30,7 @@ _MOST_MOMENTUM = 0.99
 
 
 def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm) -> str | None:
-    """The first step of a run in words; None where that is simply its learning rate.
+    """The first step of a run in words; None where that is its learning rate, or is not known.
 
     Args:
         n_examples: in the training part.
@@ -41,7 +41,7 @@ def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
     factor = float(step_factor(config, norm, n_examples)) if norm > 0 else 1.0
-    if factor == 1:
+    if factor == 1 or math.isnan(factor):
         return None
     return f"{rate:.3g} on the {normalization} is a step of {rate * factor:.3g} on the mean"
 

@@ -123,7 +123,7 @@ def test_full_batch_equals_a_plain_loop(normalization, derivative):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
-@pytest.mark.parametrize("normalization", ["mean", "clip"])
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_what_is_measured_of_the_layers_equals_a_plain_loop(activation, normalization, batch_size):
     """The weights are so large that units die or saturate, and some do not."""
