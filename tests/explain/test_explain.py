@@ -25,6 +25,8 @@ from mlp.explain.explain_study import explain_study
 from mlp.explain.repair_run import repair_run
 from mlp.explain.reruns import Retrainer
 from mlp.settings import read_explain, read_sweep
+from mlp.sweep.run_study import run_study
+from mlp.terminal.compose import compose
 from mlp.tracking import drain, spool
 from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.read import read_reruns, read_study
@@ -103,6 +105,21 @@ def test_the_answer_stays_when_the_sweep_is_called_again(inside):
     )
     assert note.startswith(f"**{found.sentences[0]}**")
     assert note.count("Best is [#") == 1
+
+
+def test_a_sweep_ends_with_the_answer(inside):
+    """The study is complete here, so that nothing else is left to be done."""
+    said = io.StringIO()
+    overrides = [each for each in SWINGING if each != "study.explain=false"]
+    end = run_study(read_sweep(compose("sweep", overrides)), console=plain(said))
+    assert end.explanation is not None
+    assert [cause.settings for cause in end.explanation.answer.causes] == [
+        ("optimizer.learning_rate",)
+    ]
+    shown = said.getvalue()
+    assert shown.index("best is trial") < shown.index(end.explanation.sentences[0])
+    assert shown.count("next:") == 1
+    assert run_study(read_sweep(compose("sweep", list(SWINGING)))).explanation is None
 
 
 def test_what_was_trained_is_not_trained_again(inside):
