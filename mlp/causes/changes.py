@@ -187,7 +187,7 @@ def values_of(config: RunConfig, change: Change) -> list[Value]:
     path = change.factor.setting
     both = [settings_of(config)[path], dict(change.values[0])[path]]
     if path == WIDTHS:
-        both[0] = config.model.layer_widths  # type: ignore[call-overload]
+        both[0] = config.model.layer_widths
     return [v for value in both for v in (value if isinstance(value, list | tuple) else [value])]
 
 

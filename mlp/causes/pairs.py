@@ -296,6 +296,7 @@ def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None
             n_seeds = min(_TIMES_SEEDS * pick.n_seeds, len(pick.configs) - 1)
             for seed in range(1, n_seeds + 1) if both else ():
                 assert both is not None
+                yield pick.configs[seed]
                 for changes in (both, both[:1], both[1:]):
                     yield pick.changed(changes, seed)
 
