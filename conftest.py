@@ -1,6 +1,5 @@
 """Folders to run commands in, each with an MLflow store that is already made."""
 
-import importlib.util
 import shutil
 import signal
 import tempfile
@@ -9,11 +8,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Doctests are looked for in every module, and these import Ray, an extra.
-collect_ignore = [] if importlib.util.find_spec("ray") else ["mlp/training/ray_cluster.py"]
+# Doctests are looked for in every module. This one has none, and takes seconds to import Ray.
+collect_ignore = ["mlp/training/ray_cluster.py"]
 
 # Modules whose doctests train and track.
 _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.")
+
+# Files whose tests take longest, in their order: begun first, so that no core idles at the end.
+_LONGEST = (
+    *("test_cluster", "test_readme", "test_servers", "test_outage", "test_crash", "test_faults"),
+    *("test_explain", "test_sweep", "test_confirmation", "test_packing", "test_population"),
+    *("test_search", "test_doctor", "test_api", "test_rerun", "test_habits", "test_model"),
+    *("test_compose", "test_attribution"),
+)
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +29,17 @@ settings.load_profile("busy")
 # Under nohup the commands that the tests start would ignore it, too.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The first tier does not even import the second, which takes seconds for Ray alone."""
+    is_system = collection_path == Path(__file__).parent / "tests" / "system"
+    return True if is_system and config.option.markexpr == "not system" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,15 @@
 
 The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`
 and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and `load_run` for
-single networks; `run_config` and `study_config` for their settings; `judge_curve` for any loss. A
-fault is an `MlpError` with one sentence.
+single networks; `run_config` and `study_config` for their settings; `judge_curve` for any loss, and
+`audit_gradient` for a gradient of one's own. A fault is an `MlpError` with one sentence.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlp.audit.audit_gradient import audit_gradient
     from mlp.curve import judge_curve
     from mlp.errors import MlpError
     from mlp.explain.explain_study import explain_study
@@ -34,6 +35,7 @@ _PLACES = {
     "Rerun": "mlp.rerun",
     "Run": "mlp.run",
     "StudyEnd": "mlp.sweep.winner",
+    "audit_gradient": "mlp.audit.audit_gradient",
     "explain_study": "mlp.explain.explain_study",
     "judge_curve": "mlp.curve",
     "load_run": "mlp.run",
@@ -53,6 +55,7 @@ __all__ = [
     "Rerun",
     "Run",
     "StudyEnd",
+    "audit_gradient",
     "explain_study",
     "judge_curve",
     "load_run",

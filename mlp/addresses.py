@@ -7,6 +7,7 @@ a wrong path should not.
 import fcntl
 import os
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -45,9 +46,14 @@ def resolve(tracking: Tracking) -> str:
         return uri
     local = _SQLITE.fullmatch(uri)
     if local is None or local["path"] in ("", ":memory:"):
+        named = "tracking.uri" if tracking.uri else "the environment variable MLFLOW_TRACKING_URI"
+        folder = uri.removeprefix("file://")
+        runs = f"--source {shlex.quote(folder)} --target sqlite:///mlflow.db"
+        moved = f"; mlflow migrate-filestore {runs} takes the runs of a folder along"
         raise SettingError(
-            "tracking.uri must be an SQLite file (sqlite:///FILE), a tracking server "
+            f"{named} must be an SQLite file (sqlite:///FILE), a tracking server "
             f"(http://HOST:PORT) or a PostgreSQL or MySQL database, but is {mask(uri)!r}"
+            + ("" if "://" in folder or Path(folder).suffix else moved)
         )
     path = Path.cwd() / local["path"]
     if _AMBIGUOUS.search(str(path)):

@@ -329,6 +329,10 @@ class Study:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
     ] = None
+    explain: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="say at the end what makes runs oscillate, in at most as long again"),
+    ] = True
     dry_run: Annotated[
         Annotated[bool, Strict()],
         Field(description="only show space, first trials, time and memory; store nothing"),
@@ -371,14 +375,25 @@ class Explain:
         Annotated[bool, Strict()],
         Field(description="of a single run: track the repaired run beside it"),
     ] = False
+    metric: Annotated[
+        _Text, Field(min_length=1, description="of another program's runs: what has their loss")
+    ] = "loss"
+    map: Annotated[
+        dict[str, str], Field(description="likewise: param -> the setting that it stands for")
+    ] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class ExplainConfig:
-    """An explanation: how much is trained, and where; `local` says nothing of what."""
+    """An explanation: how much is trained, and where; `local` says nothing of what.
+
+    Attributes:
+        given: setting -> value, of another program's runs, where their params do not say it.
+    """
 
     local: RunConfig
     explain: Explain
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))

@@ -205,7 +205,7 @@ def load_study(
         for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
     }
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
-    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(name)]]
+    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(str(name))]]
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
 
 

@@ -116,14 +116,24 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     return SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
 
 
-def read_explain(values: Mapping[str, Any]) -> ExplainConfig:
+def read_explain(
+    values: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> ExplainConfig:
     """Checks a composed explanation: the groups of a run beside a group `explain`.
+
+    Args:
+        given: setting -> value, of those that hold where another program's runs do not say it.
 
     Raises:
         SettingError: as `read_run`.
     """
     local = read_run({group: value for group, value in values.items() if group != "explain"})
-    return ExplainConfig(local=local, explain=_read(_EXPLAIN, values.get("explain", {}), "explain"))
+    explain = _read(_EXPLAIN, values.get("explain", {}), "explain")
+    known = [path for path in setting_paths() if path.partition(".")[0] in RESULT_GROUPS]
+    for name, path in explain.map.items():
+        if path not in known:
+            raise SettingError(f"map.{one_line(name)}: {unknown_setting(path, known)}")
+    return ExplainConfig(local=local, explain=explain, given=dict(given or {}))
 
 
 def _read(schema: TypeAdapter[_T], values: Any, *group: str) -> _T:

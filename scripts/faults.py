@@ -32,6 +32,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMPILED = ".compiled"  # folder in a copy for the engine's compiled code
 NO_PLACE = "no place here"
+# A plugin: the first example that fails is enough.
+UNSHRUNK = """
+from hypothesis import Phase, settings
+
+settings.register_profile("unshrunk", phases=(Phase.explicit, Phase.generate))
+settings.load_profile("unshrunk")  # that of conftest.py is made from it
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Fault:
 
     Attributes:
         name: what is wrong.
-        tests: names of the files whose subject it is.
+        tests: files whose subject it is, each perhaps with one test of it.
         changes: what stands in the code, and what in its place; the first that is there is made.
     """
 
@@ -51,8 +58,7 @@ class Fault:
 
 def fault(name: str, tests: str, *texts: str) -> Fault:
     """Names of files, without `test_` and `.py`; then old and new texts in turns."""
-    files = tuple(f"test_{word}.py" for word in tests.split())
-    return Fault(name, files, tuple(zip(texts[::2], texts[1::2], strict=True)))
+    return Fault(name, tuple(tests.split()), tuple(zip(texts[::2], texts[1::2], strict=True)))
 
 
 FAULTS = (
@@ -78,38 +84,39 @@ FAULTS = (
     # The engine
     fault(
         "engine: last block of rows of a chunk left out",
-        "population packing",
+        "population::test_the_questions_first_25_losses_on_mnist",
         "for block in range(begin, end):",
         "for block in range(begin, max(begin + 1, end - 1)):",
     ),
     fault(
         "engine: every other pixel of a row left out",
-        "population",
+        "population::test_full_batch_equals_a_plain_loop",
         "store(target, r * tile, even + odd)",
         "store(target, r * tile, even)",
     ),
     fault("engine: dropped flush of subnormals", "subnormal", "_FLUSH = 0x8040", "_FLUSH = 0x0000"),
     fault(
         "engine: mean over one example too many",
-        "population",
+        "population::test_full_batch_equals_a_plain_loop",
         "return float(n_examples), 1.0",
         "return float(n_examples + 1), 1.0",
     ),
     fault(
         "engine: a neighbour's column in a trial's norm",
-        "population packing",
+        "population::test_a_trial_does_not_notice_the_others "
+        "packing::test_a_trial_is_the_same_alone_and_in_any_population",
         "columns = slice(c, c + job.width[t, 0])",
         "columns = slice(c, c + job.width[t, 0] + 1)",
     ),
     fault(
         "engine: sigmoid of negative numbers",
-        "elementary population",
+        "elementary",
         "return where_less(x, like(x, 0.0), e * upper, upper)",
         "return where_less(x, like(x, 0.0), upper, upper)",
     ),
     fault(
         "engine: momentum of the first layer left out",
-        "population",
+        "population::test_full_batch_equals_a_plain_loop",
         "v = momentum * load(velocity, place, NARROW) + g",
         "v = g",
     ),
@@ -225,20 +232,20 @@ FAULTS = (
     ),
     fault(
         "files that were changed are believed",
-        "rerun runs",
+        "runs::test_a_run_that_was_changed_is_refused",
         "if run.data.tags.get(name) != digest:",
         "if name not in run.data.tags:",
     ),
     # The rerun
     fault(
         "a rerun compares only lengths",
-        "rerun",
+        "rerun::test_equal_nans_are_identical_and_zeros_of_two_signs_are_not",
         "if step != other_step or a.tobytes() != b.tobytes():",
         "if step != other_step:",
     ),
     fault(
         "a rerun does not compare weights",
-        "rerun",
+        "rerun::test_weights_are_compared_layer_by_layer",
         "                _first_weight(old, new),\n",
         "                None,\n",
     ),
@@ -299,7 +306,10 @@ def main() -> int:
 
 def caught_by(each: Fault, tree: Path, *, whole: bool) -> str:
     """The first test that fails with a fault in a checkout; empty if none does."""
-    files = [file for name in each.tests for file in sorted((tree / "tests").rglob(name))]
+    words = []
+    for name, separator, test in (word.partition("::") for word in each.tests):
+        found = sorted((tree / "tests").rglob(f"test_{name}.py"))
+        words += [f"{file.relative_to(tree)}{separator}{test}" for file in found]
     with planted(each, tree) as file:
         if file is None:
             return NO_PLACE
@@ -307,7 +317,6 @@ def caught_by(each: Fault, tree: Path, *, whole: bool) -> str:
         is_engine = file.parent.name == "engine"
         with tempfile.TemporaryDirectory(dir=tree.parent) as own:
             compiled = Path(own) if is_engine else tree / COMPILED
-            words = [str(file.relative_to(tree)) for file in files]
             found = run(tree, ["-n0", *words], compiled) if words else ""
             return found or (run(tree, [], compiled) if whole else "")
 
@@ -356,10 +365,23 @@ def run(tree: Path, words: list[str], compiled: Path) -> str:
         words: for pytest.
         compiled: folder of the engine's compiled code.
     """
-    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(compiled)}
+    (tree.parent / "unshrunk.py").write_text(UNSHRUNK)
+    path = os.pathsep.join(map(str, (tree, tree.parent)))
+    environment = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(compiled)}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *words],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "unshrunk",
+            *words,
+        ],
         cwd=tree,
         env=environment,
         capture_output=True,

@@ -13,7 +13,15 @@ from mlp.config import Data
 from mlp.data.dataset import load
 from mlp.errors import MissingInputError, RecordError, SettingError
 from mlp.network import accuracy, forward
-from support.sweeping import command, environment_of_commands, left_in, parent, plain, table
+from support.sweeping import (
+    command,
+    environment_of_commands,
+    left_in,
+    parent,
+    plain,
+    run_script,
+    table,
+)
 
 FEW = {"data": "digits", "training.steps": 40, "gradient": "unit"}
 
@@ -24,7 +32,7 @@ def digits():
 
 
 def test_everything_promised_is_there_and_hides_no_command():
-    commands = {"sweep", "train", "rerun", "explain", "doctor"}
+    commands = {"sweep", "train", "rerun", "explain", "doctor", "audit"}
     assert not commands & set(mlp.__all__)
     for name in mlp.__all__:
         assert getattr(mlp, name).__doc__
@@ -174,9 +182,8 @@ z = sigmoid(sigmoid(X @ W1 + b1) @ W2 + b2) @ W3 + b3
 print(3 + 4 * (z[:, 1] > z[:, 0]))
 """
     np.save("X.npy", digits.test.pixels)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = run_script(script)
+    assert done.returncode == 0, done.stderr
     shapes, *found = done.stdout.splitlines()
     assert shapes == "(64, 3) (3,) (3, 3) (3,) (3, 2) (2,)"
     answer = [int(word) for word in " ".join(found).strip("[]").split()]

@@ -28,6 +28,7 @@ def benched(tmp_path_factory):
     return done.stdout.splitlines()
 
 
+@pytest.mark.system
 def test_the_last_line_is_one_json_object(benched):
     summary = json.loads(benched[-1])
     assert set(summary) == {"rows", "machine"}
@@ -39,6 +40,7 @@ def test_the_last_line_is_one_json_object(benched):
     assert row["limit_ms"] > 0
 
 
+@pytest.mark.system
 def test_the_line_before_says_what_to_type_next(benched):
     command = benched[-2].removeprefix("next: python -m benchmarks ").partition("   ")[0].split()
     assert command[0] == "--works"
@@ -47,6 +49,7 @@ def test_the_line_before_says_what_to_type_next(benched):
     assert command[3] in PEERS
 
 
+@pytest.mark.system
 def test_what_is_absent_is_named_as_absent(benched):
     [row] = json.loads(benched[-1])["rows"]
     is_absent = row["ms_per_model_step"]["jax_jit"] is None
@@ -54,6 +57,7 @@ def test_what_is_absent_is_named_as_absent(benched):
     assert is_absent == (" x" not in line.partition("jax_jit")[2][:30])
 
 
+@pytest.mark.system
 def test_it_says_what_it_ran_on_and_how_a_study_grows(benched):
     assert "no MNIST here: made-up images of the same shape and sparsity" in benched
     assert sum("trials/s, peak memory" in line for line in benched) == 3

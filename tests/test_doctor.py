@@ -16,7 +16,6 @@ from mlp.doctor import run_doctor
 from mlp.errors import StoreError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
-from mlp.terminal.compose import compose
 from mlp.tracking import spool
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.store import open_store
@@ -24,6 +23,7 @@ from support.sample_records import make_record
 from support.sweeping import (
     SMOKE,
     command,
+    composed,
     environment_of_commands,
     left_in,
     parent,
@@ -37,7 +37,7 @@ from support.world import said as said_in
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
-    config = read_sweep(compose("sweep", [*SMOKE, *overrides]))
+    config = read_sweep(composed("sweep", *SMOKE, *overrides))
     said = io.StringIO()
     is_well = run_doctor(config, plain(said), fix=fix)
     return is_well, said.getvalue()
@@ -188,6 +188,7 @@ def test_damaged_trial_is_named_and_stays(here, monkeypatch):
     assert [row.status for row in table(here)] == ["FINISHED"] * 4
 
 
+@pytest.mark.system
 def test_store_that_is_still_down_is_said(here, monkeypatch):
     monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     unpublished_sweep("tracking.uri=http://127.0.0.1:1")

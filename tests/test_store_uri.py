@@ -37,6 +37,15 @@ def test_other_kinds_of_address_are_refused(uri):
         addresses.resolve(Tracking(uri=uri))
 
 
+def test_the_variable_is_named_where_it_says_what_cannot_work(monkeypatch):
+    """MLflow's older default was a folder, and its own command takes the runs along."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(SettingError, match="the environment variable MLFLOW_TRACKING_URI") as said:
+        addresses.resolve(Tracking())
+    way = "mlflow migrate-filestore --source ./mlruns --target sqlite:///mlflow.db"
+    assert way in str(said.value)
+
+
 def test_paths_that_cannot_work(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("no database")

@@ -1,13 +1,12 @@
 """`python -m mlp.explain [STUDY or RUN_ID]`: which settings make the loss oscillate, by reruns."""
 
-import re
 import sys
 
 from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, ExplainConfig
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.settings import read_explain
-from mlp.terminal.compose import compose, typed_settings
+from mlp.terminal.compose import compose, is_trained, typed_settings
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal
 
@@ -16,10 +15,14 @@ _EXAMPLES = {
     "seed-420718b3 explain.timeout_s=600": "a study by its name, for ten minutes at most",
     "RUN_ID": "one run: why it oscillates, and the smallest change that stops it",
     "RUN_ID explain.apply=true": "the same, and the repaired run is tracked beside it",
+    "EXPERIMENT metric=train_loss map.lr=optimizer.learning_rate data.name=digits": (
+        "runs of another program: which metric is the loss, what a param stands for, "
+        "and what no param says"
+    ),
 }
 _WHAT = "Says which settings make the loss of a study's runs oscillate, and proves it by reruns."
-_ROOT = "data.root"  # the one setting of what is trained that says where, not what
-_TYPED = ("explain", "tracking", "execution", _ROOT)
+_TYPED = ("explain", "tracking", "execution", "data.root")
+_MAP = "map."  # before a param's name
 
 
 def main() -> None:
@@ -30,7 +33,8 @@ def main() -> None:
 def _explain() -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(usage("explain", _WHAT, _EXAMPLES, first_word="[STUDY or RUN_ID]", only=_TYPED))
+        first = "[STUDY, RUN_ID or EXPERIMENT]"
+        print(usage("explain", _WHAT, _EXAMPLES, first_word=first, only=_TYPED))
         return
     which = None
     if arguments and "=" not in arguments[0]:
@@ -38,16 +42,18 @@ def _explain() -> None:
     run_explain(which, _read(arguments))
 
 
-def _read(overrides: list[str]) -> ExplainConfig:
-    """The settings as typed; what was trained is read from the runs and cannot be typed."""
+def _read(arguments: list[str]) -> ExplainConfig:
+    """The settings as typed; those of what was trained hold where runs do not say them."""
+    names = [word.removeprefix(_MAP).split("=", 1) for word in arguments if word.startswith(_MAP)]
+    for name, *path in names:
+        if not path or not name:
+            raise SettingError(f"map.{one_line(name)} must say what it stands for: map.lr=SETTING")
+    overrides = [word for word in arguments if not word.startswith(_MAP)]
+    overrides = [f"explain.{word}" if word.startswith("metric=") else word for word in overrides]
     values = compose("explain", overrides)
-    fixed = sorted(set(typed_settings(overrides, RESULT_GROUPS, values)) - {_ROOT})
-    if fixed:
-        raise SettingError(
-            f"{fixed[0]} is read from the runs that are explained and cannot be typed here; "
-            "python -m mlp.rerun RUN_ID changes a setting of a run"
-        )
-    return read_explain(values)
+    values["explain"]["map"] |= dict(names)
+    typed = typed_settings(overrides, RESULT_GROUPS, values)
+    return read_explain(values, {path: typed[path] for path in typed if is_trained(path)})
 
 
 def run_explain(which: str | None, config: ExplainConfig) -> None:
@@ -64,14 +70,19 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
     if which is not None and not which.isprintable():
         raise SettingError(f"a name must be printable, but is {one_line(which)!r}")
 
-    from mlp.tracking.read import is_study  # MLflow, so not before it is needed
+    from mlp.tracking.read import is_run_id, is_tracked_run  # MLflow, so not before it is needed
     from mlp.tracking.store import open_store
 
     console = Terminal()
-    is_id = which is not None and re.fullmatch(r"[0-9a-f]{32}", which) is not None
-    if is_id and which is not None and not is_study(open_store(config.local.tracking), which):
+    if (
+        which is not None
+        and is_run_id(which)
+        and is_tracked_run(open_store(config.local.tracking), which)
+    ):
+        from mlp.explain.experiment import check_given
         from mlp.explain.repair_run import repair_run
 
+        check_given(config, is_brought=False)
         repair_run(which, config, console=console)
     else:
         from mlp.explain.explain_study import explain_study

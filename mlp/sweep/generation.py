@@ -174,6 +174,12 @@ def restore_missing(
         keeper: of the finished trials.
     """
     missing = keeper.drain.missing(range(n_earlier)) if n_earlier else []
+    if keeper.drain.deleted:
+        number, run_id = min(keeper.drain.deleted.items())
+        keeper.notice(
+            f"{len(keeper.drain.deleted)} runs of this study were deleted in MLflow and stay so, "
+            f"such as that of trial {number}; mlflow runs restore --run-id {run_id} brings it back"
+        )
     if not missing:
         return
     keeper.notice(

@@ -554,15 +554,20 @@ def explain_config(
     if isinstance(settings, ExplainConfig):
         return settings
     values: dict[str, dict[str, Any]] = {"tracking": {"uri": uri, "experiment": experiment}}
-    given: set[str] = set()
+    given: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         path = key if "." in key else f"explain.{key}"
         if path in given:
             raise SettingError(f"{path} is set twice")
-        given.add(path)
+        given[path] = value
         group, _, name = path.partition(".")
         values.setdefault(group, {})[name] = value
-    return read_explain(values)
+    return read_explain(values, {path: given[path] for path in given if is_trained(path)})
+
+
+def is_trained(path: str) -> bool:
+    """Whether a setting says what is trained, and not where or how much."""
+    return path.partition(".")[0] in RESULT_GROUPS and path != "data.root"
 
 
 def study_config(study: str = "accuracy", settings: Settings | None = None) -> SweepConfig:

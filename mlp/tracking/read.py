@@ -3,19 +3,23 @@
 Importing this imports MLflow. The store may be anybody's. Nothing that it holds is resolved or
 executed.
 
-Two ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
+Three ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
 params of each run, the verdict from its tags and metrics. That takes a few requests for thousands
-of runs and fetches no file; a run that cannot be read is left out. A single run is read from its
-record (`TrackedRun`). The store names the address of that run's files. It may be any that MLflow
-knows, so only those are followed that lead to the store itself, to a folder, or to an object store.
+of runs and fetches no file; a run that cannot be read is left out. A run of another program is read
+by its curve, which needs no param, and its params as settings as far as they are such
+(`BroughtRun`). A single run is read from its record (`TrackedRun`). The store names the address of
+that run's files. It may be any that MLflow knows, so only those are followed that lead to the store
+itself, to a folder, or to an object store.
 """
 
 import difflib
 import math
 import re
+import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +30,7 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 import json
 import resource
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,15 +38,18 @@ import numpy as np
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from numpy.typing import NDArray
 
-from mlp.config import RunConfig, SweepConfig
+from mlp.config import RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
-from mlp.settings import read_run, read_sweep, setting_paths, settings_of
+from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
 from mlp.tracking import record, runs
+from mlp.tracking.batch import Rerun, read_batch, reruns_of
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
+from mlp.tracking.params import ReadParams, parsed, read_params
 from mlp.tracking.record import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -55,6 +62,7 @@ from mlp.tracking.record import (
 )
 from mlp.tracking.runs import STUDY_FILE, all_runs, get_run
 
+_BATCH_NAME = re.compile(r"reruns-[0-9a-f]{16}\.json")
 _OF_FOLDERS = ("", "file")
 _OF_CLOUDS = ("s3", "gs", "wasbs", "abfss")
 _OF_SERVERS = ("mlflow-artifacts", *_OF_CLOUDS)
@@ -66,6 +74,7 @@ _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.-]{1,200}")
 _STUDY_END = "/study"
+_MOST_IN_ORDER = 0.9  # of the points of a step; where fewer differ in time, a swing may be turned
 _MOST_RUNS = 50_000  # more than anybody looks at, and what MLflow gives at most
 
 
@@ -238,6 +247,8 @@ class PastRun:
         started_ms: milliseconds since 1970 in UTC.
         ended_ms: likewise.
         mechanism: what was noted of the stability; None where nobody measured it.
+        curve: its loss, thinned, where that is read with it.
+        metric: that its loss is read from.
     """
 
     run_id: str
@@ -250,6 +261,57 @@ class PastRun:
     started_ms: int
     ended_ms: int
     mechanism: str | None = None
+    metric: str = "loss"
+    curve: ThinCurve | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BroughtRun:
+    """A run of another program.
+
+    Attributes:
+        run_id: MLflow's id.
+        name: for a person.
+        status: as MLflow has it; a run that was stopped has a curve as well.
+        params: as they were logged, numbers as numbers.
+        judgement: what its loss did.
+        loss: `(entry,)`, in order.
+        step: `(entry,)`, as they were logged.
+        read: what the params say about the training.
+        started_ms: milliseconds since 1970 in UTC.
+        ended_ms: likewise.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, Value]
+    judgement: Judgement
+    loss: NDArray[np.float64]
+    step: NDArray[np.int64]
+    read: ReadParams
+    started_ms: int
+    ended_ms: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """How its loss ended."""
+        return self.judgement.verdict
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What somebody says about the runs of another program.
+
+    Attributes:
+        metric: that has the loss.
+        names: param -> path of the setting that it stands for.
+        given: path -> value of settings that hold where the params say nothing.
+    """
+
+    metric: str = "loss"
+    names: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read_past_run(store: "Store", run: "Run") -> PastRun:
@@ -347,6 +409,7 @@ class PastStudy:
         why_left_out: of the first of them.
         duration_s: seconds in which any of the runs was trained.
         is_at_end: whether its run is finished, or has as many trials as were asked for.
+        brought: those of other programs; those whose settings are known are in `runs` too.
     """
 
     name: str
@@ -359,6 +422,7 @@ class PastStudy:
     why_left_out: str
     duration_s: float
     is_at_end: bool
+    brought: tuple[BroughtRun, ...] = ()
 
 
 def is_run_id(text: str) -> bool:
@@ -366,31 +430,38 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def is_study(store: Store, run_id: str) -> bool:
-    """Whether a run is the parent of a study.
+def is_tracked_run(store: Store, run_id: str) -> bool:
+    """Whether a run was trained by this program, and is not the parent of a study.
 
     Raises:
         MissingInputError: for a run that the store does not have.
     """
-    return _study_key(_get(store, run_id)) is not None
+    run = _get(store, run_id)
+    return _study_key(run) is None and not is_brought(run)
 
 
-def read_study(store: Store, which: str | None) -> PastStudy:
+def read_study(store: Store, which: str | None, meaning: Meaning | None = None) -> PastStudy:
     """Reads the runs of a study.
 
     Args:
         store: where.
-        which: a study's name, the id of its parent run, or the name of an experiment; None: the
-            study that was started last.
+        which: a study's name, the id of its parent run, the name of an experiment, or the id of a
+            run of another program; None: the study that was started last.
+        meaning: of what other programs have logged.
 
     Raises:
         MissingInputError: where there is none.
         RecordError: for one without any run that can be read.
     """
+    meaning = meaning or Meaning()
     with one_sentence(store.uri):
+        if which is not None and is_run_id(which):
+            run = _get(store, which)
+            if is_brought(run):
+                return _brought_study(store, which, f"run-{which}", [run], meaning)
         parent = _find_parent(store, which)
         if parent is None:
-            return _whole_experiment(store, which)
+            return _whole_experiment(store, which, meaning)
         key = _study_key(parent)
         assert key is not None
         name = one_line(parent.data.tags.get(STUDY, key))
@@ -405,11 +476,47 @@ def read_study(store: Store, which: str | None) -> PastStudy:
 
 
 def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
-    """The reruns that earlier explanations of a study or a run have trained, by its key."""
+    """The reruns that earlier explanations of a study or a run have trained, by its key.
+
+    Earlier versions made a run of each; now they are files of the explanation's run. A file that
+    cannot be read is as good as none: its reruns are trained again.
+    """
     with one_sentence(store.uri):
         found = _search(store, [store.experiment_id], f"tags.`{EXPLAINS}` = '{checked_key(key)}'")
         runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
+        for run in found:
+            if run.data.tags.get(KEY) == explanation_key(key):
+                runs += _read_batches(store, run)
     return tuple(runs)
+
+
+def _read_batches(store: Store, run: Run) -> list[PastRun]:
+    """The reruns in the files of an explanation's run."""
+    reruns: list[Rerun] = []
+    address, run_id = str(run.info.artifact_uri), str(run.info.run_id)
+    with TemporaryDirectory() as folder:
+        repository = _repository(str(store.client.tracking_uri), address)
+        for name, size in _sizes(repository).items():
+            if not _BATCH_NAME.fullmatch(name):
+                continue
+            with suppress(RecordError):
+                _get_file(repository, name, Path(folder), size, LARGEST_TEXT)
+                reruns += reruns_of(read_batch(read_text(Path(folder) / name)))
+    return [
+        PastRun(
+            run_id=run_id,
+            name="",
+            trial=None,
+            config=own.config,
+            judgement=own.judgement,
+            data_digest=own.data_digest,
+            metrics={},
+            started_ms=own.started_ms,
+            ended_ms=own.ended_ms,
+            curve=own.curve,
+        )
+        for own in reruns
+    ]
 
 
 def read_points(store: Store, run_id: str, metric: str) -> ThinCurve:
@@ -432,9 +539,13 @@ def _find_parent(store: Store, which: str | None) -> Run | None:
     )
     found = next(parents, None)
     if found is None and which is None:
+        experiment = store.client.get_experiment(store.experiment_id).name
+        single = next(filter(_is_trial, _search(store, [store.experiment_id], "")), None)
+        way = f"python -m mlp.explain {shlex.quote(experiment)} explains the runs of no study"
         raise MissingInputError(
-            f"there is no study in {store.uri}; python -m mlp.sweep makes one, and a name or an id "
-            "finds one elsewhere"
+            f"there is no study in {store.uri}; "
+            + (f"{way}, and " if single else "")
+            + "python -m mlp.sweep makes one, and a name or an id finds one elsewhere"
         )
     return found
 
@@ -446,24 +557,173 @@ def _named(which: str | None) -> str:
     return f"tags.`{STUDY}` = '{name}' AND tags.`{KEY}` LIKE '%{_STUDY_END}'"
 
 
-def _whole_experiment(store: Store, which: str | None) -> PastStudy:
+def _whole_experiment(store: Store, which: str | None, meaning: Meaning) -> PastStudy:
     """All runs of an experiment that somebody else may have made."""
     assert which is not None
     experiment = store.client.get_experiment_by_name(which)
     if experiment is None:
-        known = {
-            one_line(run.data.tags.get(STUDY, ""))
-            for run in _search(store, [store.experiment_id], _named(None))
-        }
-        near = difflib.get_close_matches(which, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise MissingInputError(
-            f"there is no study and no experiment {one_line(which)} in {store.uri}{hint}"
+            f"there is no study and no experiment {one_line(which)} in {store.uri}"
+            f"{_nearest(store, which)}"
         )
-    found = _search(store, [experiment.experiment_id], "attributes.status = 'FINISHED'")
+    found = _search(store, [experiment.experiment_id], "")
     runs = [run for run in found if _is_trial(run) and _study_key(run) is None]
-    key = f"experiment-{experiment.experiment_id}"
-    return _study(store, one_line(experiment.name), key, None, None, runs)
+    key, name = f"experiment-{experiment.experiment_id}", one_line(experiment.name)
+    if any(map(is_brought, runs)):
+        return _brought_study(store, name, key, runs, meaning)
+    return _study(store, name, key, None, None, runs)
+
+
+def _nearest(store: Store, which: str) -> str:
+    """The study or experiment that was meant, in words; empty where none is near."""
+    studies = _search(store, [store.experiment_id], _named(None))
+    known = [one_line(run.data.tags.get(STUDY, "")) for run in studies]
+    known += [one_line(own.name) for own in store.client.search_experiments()]
+    begun = [name for name in known if name.startswith(which)]
+    near = begun or difflib.get_close_matches(which, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def is_brought(run: Run) -> bool:
+    """Whether another program has recorded a run."""
+    return not {KEY, EXPLAINS, CONFIRMS, "mlp.curve_digest"} & set(run.data.tags)
+
+
+def _brought_study(
+    store: Store, name: str, key: str, found: Sequence[Run], meaning: Meaning
+) -> PastStudy:
+    """Runs of other programs, and of this one if some are among them."""
+    known, reasons = _read_all(store, [run for run in found if not is_brought(run)])
+    brought: list[BroughtRun] = []
+    without: Counter[str] = Counter()
+    for run in filter(is_brought, found):
+        try:
+            brought.append(_brought(store, run, meaning))
+        except RecordError as error:
+            without[f"{run.info.status} {error}"] += 1
+    left_out = [*reasons, *(f"{n} {why}" for why, n in without.items())]
+    if not brought and not known:
+        metrics = {metric for run in found for metric in run.data.metrics}
+        if meaning.metric in metrics:
+            raise RecordError(f"{name} has no run that can be judged: {', '.join(left_out)}")
+        raise RecordError(_no_curve(name, meaning.metric, metrics))
+    runs = [*known, *(past for own in brought if (past := _as_past_run(own, meaning.metric)))]
+    return PastStudy(
+        name=name,
+        key=key,
+        run_id=None,
+        experiment_id=str(found[0].info.experiment_id),
+        sweep=None,
+        runs=tuple(sorted(runs, key=lambda run: (run.started_ms, run.run_id))),
+        n_left_out=len(reasons) + sum(without.values()),
+        why_left_out=", ".join(left_out),
+        duration_s=busy_s([*known, *brought]),
+        is_at_end=True,
+        brought=tuple(sorted(brought, key=lambda run: (run.started_ms, run.run_id))),
+    )
+
+
+def _no_curve(name: str, metric: str, metrics: set[str]) -> str:
+    """The sentence for runs without a loss, with what they have."""
+    said = f"{name} has no run with a metric {one_line(metric)}"
+    if not metrics:
+        return f"{said}, nor any other; each step's loss is to be logged, with its step"
+    likely = sorted(metrics, key=lambda own: ("loss" not in own.lower(), "val" in own.lower(), own))
+    return f"{said}; type metric={likely[0]}, or another of {one_line(', '.join(likely[:6]))}"
+
+
+def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
+    """A run of another program.
+
+    Raises:
+        RecordError: for one without a curve.
+    """
+    loss, step = _curve(store, run, meaning.metric)
+    read = read_params(run.data.params, names=meaning.names, given=meaning.given)
+    read = _with_steps(read, int(step[-1]), is_whole=run.info.status == "FINISHED")
+    started = int(run.info.start_time or 0)
+    return BroughtRun(
+        run_id=str(run.info.run_id),
+        name=one_line(run.info.run_name or run.info.run_id),
+        status=str(run.info.status),
+        params={name: parsed(text) for name, text in run.data.params.items()},
+        judgement=judge_as_logged(loss, read.config),
+        loss=loss,
+        step=step,
+        read=read,
+        started_ms=started,
+        ended_ms=int(run.info.end_time or started),
+    )
+
+
+def judge_as_logged(loss: NDArray[np.float64], config: RunConfig | None) -> Judgement:
+    """Judges a loss as another program logs it.
+
+    Args:
+        loss: `(entry,)`, in order.
+        config: of the run; None: nothing is known of its loss.
+    """
+    if config is None:
+        return judge_curve(loss)
+    batch_size, steps = config.training.batch_size, config.training.steps
+    if batch_size is not None and 2 * loss.size > steps:  # of each step, not of an epoch
+        return judge_curve(loss, reference=CHANCE_LOSS, batch_size=batch_size)
+    return judge_curve(loss, reference=CHANCE_LOSS, noise=0.0)
+
+
+def _curve(store: Store, run: Run, metric: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The points of a metric by step; where most share their steps, by step and time.
+
+    Raises:
+        RecordError: where there are none, or their order is not known.
+    """
+    if metric not in run.data.metrics:
+        raise RecordError(f"without a metric {one_line(metric)}")
+    points = store.client.get_metric_history(run.info.run_id, metric)
+    known = {int(point.step): point for point in points}
+    if 2 * len(known) > len(points):
+        ordered = [known[step] for step in sorted(known)]  # of a step that came twice the last
+        step = np.array([int(point.step) for point in ordered], np.int64)
+    else:
+        ordered = sorted(points, key=lambda point: (int(point.step), int(point.timestamp)))
+        times = {(int(point.step), int(point.timestamp)) for point in ordered}
+        if len(times) < _MOST_IN_ORDER * len(ordered):
+            raise RecordError(
+                f"with {len(points)} points that share their steps and times, so that their order "
+                "is not known (log each with its step)"
+            )
+        step = np.arange(len(ordered))
+    loss = np.array([float(point.value) for point in ordered])
+    return np.where(np.abs(loss) < _LARGEST, loss, np.nan), step
+
+
+def _with_steps(read: ReadParams, last: int, *, is_whole: bool) -> ReadParams:
+    """As long as the curve, where nobody says how long, or where the run was stopped before."""
+    path = "training.steps"
+    if read.config is None or last < 1:
+        return read
+    if path in read.defaults or (not is_whole and last < read.config.training.steps):
+        config = with_settings(read.config, {path: last})
+        return replace(read, config=config, defaults=tuple(p for p in read.defaults if p != path))
+    return read
+
+
+def _as_past_run(run: BroughtRun, metric: str) -> PastRun | None:
+    """A run of another program as attribution sees it; None where its settings are not known."""
+    if run.read.config is None:
+        return None
+    return PastRun(
+        run_id=run.run_id,
+        name=run.name,
+        trial=None,
+        config=run.read.config,
+        judgement=run.judgement,
+        data_digest=None,
+        metrics={"final_loss": float(run.loss[-1])} if math.isfinite(run.loss[-1]) else {},
+        started_ms=run.started_ms,
+        ended_ms=run.ended_ms,
+        metric=metric,
+    )
 
 
 def _study(
@@ -477,6 +737,9 @@ def _study(
     runs, reasons = _read_all(store, children)
     if not runs:
         why = f": {reasons[0]}" if reasons else ""
+        if parent is not None and not reasons:
+            why = "; runs that wait for MLflow are uploaded when the same sweep is typed again"
+            why += ", or by python -m mlp.doctor fix=true"
         raise RecordError(f"{name} has no finished run whose settings and loss can be read{why}")
     return PastStudy(
         name=name,
@@ -487,7 +750,7 @@ def _study(
         runs=tuple(sorted(runs, key=lambda run: (run.trial or 0, run.started_ms, run.run_id))),
         n_left_out=len(reasons),
         why_left_out=reasons[0] if reasons else "",
-        duration_s=_busy_s(runs),
+        duration_s=busy_s(runs),
         is_at_end=parent is None
         or parent.info.status == "FINISHED"
         or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
@@ -544,7 +807,7 @@ def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Ru
     return list(found)
 
 
-def _busy_s(runs: Sequence[PastRun]) -> float:
+def busy_s(runs: Sequence[PastRun | BroughtRun]) -> float:
     """Seconds covered by the trainings of the runs; those of a population run at once."""
     busy, reached = 0, 0
     for run in sorted((r for r in runs if r.started_ms), key=lambda run: run.started_ms):

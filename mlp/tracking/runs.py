@@ -167,10 +167,13 @@ def finish(store: Store, run_id: str, status: Status) -> None:
         store.client.set_terminated(run_id, status, end_time=_now_ms())
 
 
-def recorded_trials(store: Store, key: str) -> set[int]:
-    """The numbers of a study's trials that have a finished run, or had one that a person deleted.
+def recorded_trials(store: Store, key: str) -> dict[int, str | None]:
+    """A study's trials that have a finished run, or had one that a person deleted.
 
     A trial that has a second run, because an answer of the server was lost, loses it.
+
+    Returns:
+        Their numbers, with the id of the run that was deleted; None: it is there.
     """
     start = trial_key(key, "")
     with one_sentence(store.uri):
@@ -181,7 +184,14 @@ def recorded_trials(store: Store, key: str) -> set[int]:
                 runs[int(number)].append(run)
         for same in runs.values():
             _one_of(store, [run for run in same if run.info.lifecycle_stage == "active"])
-    return {n for n, same in runs.items() if any(run.info.status == "FINISHED" for run in same)}
+    finished = {
+        n: [r.info for r in same if r.info.status == "FINISHED"] for n, same in runs.items()
+    }
+    return {
+        n: None if any(i.lifecycle_stage == "active" for i in same) else str(same[0].run_id)
+        for n, same in finished.items()
+        if same
+    }
 
 
 def left_running(store: Store) -> dict[str, str | None]:
@@ -398,8 +408,8 @@ def start_explanation(store: Store, *, key: str, name: str, parent: str | None) 
     return str(made.info.run_id)
 
 
-def log_page(store: Store, run_id: str, text: str, name: str) -> None:
-    """Adds a page to a run's artifacts; an older one of that name is replaced."""
+def log_text(store: Store, run_id: str, text: str, name: str) -> None:
+    """Adds a text to a run's artifacts; an older one of that name is replaced."""
     with one_sentence(store.uri), TemporaryDirectory() as folder:
         file = Path(folder) / name
         file.write_text(text, encoding="utf-8")

@@ -192,7 +192,7 @@ class RayCluster:
         running = self._running.pop(ref)
         who = running.who or "a worker"
         try:
-            results, host, its_cpu, busy_s = ray.get(ref)
+            results, its_worker, its_cpu, busy_s = ray.get(ref)
         except faults.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, MlpError):
@@ -210,11 +210,12 @@ class RayCluster:
             return Lost(running.task, f"its training raised {raised}")
         except _DEATHS as error:
             return Lost(running.task, f"{who} was lost: {one_line(error, most=120)}")
+        self._heard_of(running, its_worker)  # it may have been too quick for the board
         self._busy_s += busy_s
         if its_cpu != cpu() and its_cpu not in self._other_cpus:
             self._other_cpus.add(its_cpu)
             self.notice(
-                f"{host} has another processor ({its_cpu}) than this machine ({cpu()}): "
+                f"{its_worker} has another processor ({its_cpu}) than this machine ({cpu()}): "
                 "results may differ in their last bits"
             )
         return Done(running.task, results)
@@ -229,11 +230,15 @@ class RayCluster:
         known = {running.key: running for running in self._running.values()}
         self._reading = self._board.read.remote(list(known))
         for key in known.keys() & words.keys():
-            running, before = known[key], known[key].who
-            running.who, running.n_done, running.silent_s = words[key]
-            if before not in ("", running.who):
-                running.n_deaths += 1
-                self._say_again(running, f"{before} died")
+            who, known[key].n_done, known[key].silent_s = words[key]
+            self._heard_of(known[key], who)
+
+    def _heard_of(self, running: _Running, who: str) -> None:
+        """Notes who trains a population; if that was somebody else, he has died."""
+        if running.who not in ("", who):
+            running.n_deaths += 1
+            self._say_again(running, f"{running.who} died")
+        running.who = who
 
     def _overdue(self) -> list[Done | Lost]:
         """Cancels what has made no progress for too long; its worker counts as dead."""
@@ -319,7 +324,7 @@ def _train(
     """Trains a population, and writes on the board how far it is.
 
     Returns:
-        The results, the name and the processor of the machine, and the seconds that it took.
+        The results, who has trained them on what processor, and the seconds that it took.
 
     Raises:
         SystemLimitError: if this worker has other versions than the driver's, `expected`.
@@ -345,7 +350,7 @@ def _train(
         results = trainer(
             configs, _fetched(held), threads=threads, thresholds=thresholds, progress=progress
         )
-    return tuple(results), host, cpu(), time.monotonic() - started
+    return tuple(results), who, cpu(), time.monotonic() - started
 
 
 @functools.lru_cache(maxsize=1)

@@ -97,8 +97,8 @@ def fingerprints(configs, data, **options):
 @LAWFUL
 @given(st.data())
 def test_a_trial_is_the_same_alone_and_in_any_population(data):
-    mixture = data.draw(st.lists(runs(500), min_size=2, max_size=6))
-    bars = st.dictionaries(st.integers(1, 499), st.floats(0, 1), max_size=3)
+    mixture = data.draw(st.lists(runs(200), min_size=2, max_size=6))
+    bars = st.dictionaries(st.integers(1, 199), st.floats(0, 1), max_size=3)
     thresholds = [data.draw(bars) for _ in mixture]
     together = fingerprints(mixture, digits(), threads=2, thresholds=thresholds)
     order = data.draw(st.permutations(range(len(mixture))))
@@ -123,6 +123,7 @@ def question(**training):
     )
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_mnist_deep_in_the_oscillation(dtype):
     data = mnist()
@@ -220,6 +221,7 @@ def test_a_population_equals_the_readable_network(dtype, bound, data):
         assert abs(result.validation_accuracy[-1] - share) < 0.02
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 1e-4)])
 def test_mnist_equals_the_readable_network(dtype, bound):
     data = mnist()

@@ -123,7 +123,7 @@ def test_full_batch_equals_a_plain_loop(normalization, derivative):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
-@pytest.mark.parametrize("normalization", ["mean", "clip"])
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_what_is_measured_of_the_layers_equals_a_plain_loop(activation, normalization, batch_size):
     """The weights are so large that units die or saturate, and some do not."""
@@ -186,6 +186,17 @@ def test_layers_are_measured_as_long_as_the_loss_is_finite():
     (bare,) = train([config()], NOTHING_HELD_OUT)
     assert bare.evaluated_step.size == 0
     assert bare.layer_step.tolist() == [0, 5, 10, 12]
+
+
+def test_many_examples_equal_a_plain_loop():
+    """So many that each chunk of their sums has several blocks, and the last is not full."""
+    many = dataset(part(5003, seed=2), part(20, seed=1))
+    run = config(optimizer={"learning_rate": 0.5}, training={"dtype": "float64", "steps": 3})
+    (result,) = train([run], many, threads=2)
+    assert_same(train([*mixed_configs(), run], many, threads=1)[-1], result)
+    losses, _, params = plain_loop(run, many, repeat(slice(None)))
+    np.testing.assert_allclose(result.loss, losses, rtol=1e-10)
+    assert_close(result.weights, params)
 
 
 def batches_of(size, order_seed, n=53):

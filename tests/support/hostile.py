@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,15 @@ class Evil:
         return (open, ("/tmp/mlp-was-unpickled", "w"))
 
 
-def configs(good: str) -> dict[str, bytes]:
+Content = bytes | Callable[[], bytes]
+"""What a file holds; a large one is made when it is used, not for whoever collects tests."""
+
+
+def content(of: Content) -> bytes:
+    return of() if callable(of) else of
+
+
+def configs(good: str) -> dict[str, Content]:
     """Name -> a config.json that must be refused, made from a good one."""
 
     def changed(path: str, value: object) -> bytes:
@@ -86,7 +94,7 @@ def configs(good: str) -> dict[str, bytes]:
         "huge integer": good.replace(lr, '"learning_rate":' + "9" * 9000).encode(),
         "deep lists": b"[" * 100_000 + b"]" * 100_000,
         "deep mappings": b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
-        "a million keys": b"{" + b",".join(b'"%d":0' % i for i in range(10**6)) + b"}",
+        "a million keys": lambda: b"{" + b",".join(b'"%d":0' % i for i in range(10**6)) + b"}",
         "many keys": json.dumps({f"k{i}": 0 for i in range(20_000)}).encode(),
         "many settings": changed("settings.model.widths", [1] * 60_000),
         "a large network": changed("settings.model.widths", 10**9),
@@ -108,7 +116,7 @@ def configs(good: str) -> dict[str, bytes]:
     }
 
 
-def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
+def archives(good: dict[str, np.ndarray]) -> dict[str, Content]:
     """Name -> an npz file that must be refused, made from the arrays of a good one."""
     members = {f"{name}.npy": _member(array) for name, array in good.items()}
     first = next(iter(members))
@@ -131,7 +139,7 @@ def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
         "no member": _zipped({}),
         "a missing member": _zipped({name: members[name] for name in list(members)[1:]}),
         "one more member": _zipped({**members, "extra.npy": members[first]}),
-        "a thousand more": _zipped({**members, **{f"x{i}.npy": b"" for i in range(1000)}}),
+        "a thousand more": lambda: _zipped({**members, **{f"x{i}.npy": b"" for i in range(1000)}}),
         "a name upwards": _zipped({**members, "../../evil.npy": members[first]}),
         "an absolute name": _zipped({**members, "/tmp/evil.npy": members[first]}),
         "only names upwards": _zipped({f"../{name}": data for name, data in members.items()}),
@@ -139,8 +147,12 @@ def archives(good: dict[str, np.ndarray]) -> dict[str, bytes]:
         "a folder": _zipped({**members, "folder/": b""}),
         "a symbolic link": _linked(members, first),
         "compressed": _zipped(members, zipfile.ZIP_DEFLATED),
-        "a bomb": _zipped({**members, first: members[first] + bytes(10**8)}, zipfile.ZIP_DEFLATED),
-        "a bomb of another kind": _zipped({**members, first: bytes(10**7)}, zipfile.ZIP_LZMA),
+        "a bomb": lambda: _zipped(
+            {**members, first: members[first] + bytes(10**8)}, zipfile.ZIP_DEFLATED
+        ),
+        "a bomb of another kind": lambda: _zipped(
+            {**members, first: bytes(10**7)}, zipfile.ZIP_LZMA
+        ),
         "a member twice": _twice(members, first),
         "encrypted": _flagged(whole),
         "claims a size": _claiming_size(whole),

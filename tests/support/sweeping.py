@@ -1,5 +1,7 @@
 """Sweeps for the tests of the commands, and what is left of them in Optuna's and MLflow's store."""
 
+import copy
+import functools
 import io
 import os
 import sqlite3
@@ -19,7 +21,7 @@ from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from support import forks
 
-SMOKE = ("sweeps=smoke", "training.steps=30")
+SMOKE = ("sweeps=smoke", "training.steps=30", "study.explain=false")
 DIVERGING = (
     "sweeps=smoke",
     "model=relu",
@@ -32,20 +34,38 @@ DIVERGING = (
 def sweep(*overrides: str) -> str:
     """Runs a sweep in this process; returns what it said."""
     said = io.StringIO()
-    run_study(read_sweep(compose("sweep", [*SMOKE, *overrides])), console=plain(said))
+    run_study(read_sweep(composed("sweep", *SMOKE, *overrides)), console=plain(said))
     return said.getvalue()
 
 
-def unpublished_sweep(*overrides: str) -> tuple[str, MlpError]:
-    """Runs a sweep whose tracking fails; returns what it said, and how it ended."""
+def unpublished_sweep(*overrides: str, patience_s: float = 0.1) -> tuple[str, MlpError]:
+    """Runs a sweep whose tracking fails; returns what it said, and how it ended.
+
+    Args:
+        overrides: as they are typed.
+        patience_s: with the store, which does not come back by itself.
+    """
     said = io.StringIO()
-    with pytest.raises((StoreError, UnavailableError)) as caught:
-        run_study(read_sweep(compose("sweep", [*SMOKE, *overrides])), console=plain(said))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlp.errors.PATIENCE_S", patience_s)
+        with pytest.raises((StoreError, UnavailableError)) as caught:
+            run_study(read_sweep(composed("sweep", *SMOKE, *overrides)), console=plain(said))
     return said.getvalue(), caught.value
 
 
 def run_config(*overrides: str) -> Any:
-    return read_run(compose("train", ["data=digits", "training.steps=30", *overrides]))
+    return read_run(composed("train", "data=digits", "training.steps=30", *overrides))
+
+
+def composed(name: str, *overrides: str) -> Any:
+    """The values of a command line, composed once: a small study is trained in less time."""
+    has_own_studies = Path("sweeps").exists()
+    return compose(name, overrides) if has_own_studies else copy.deepcopy(_once(name, overrides))
+
+
+@functools.cache
+def _once(name: str, overrides: tuple[str, ...]) -> Any:
+    return compose(name, overrides)
 
 
 def plain(file: io.StringIO) -> Console:
@@ -66,6 +86,15 @@ def command(
         environment_of_commands() | environment,
         patience_s=patience_s,
     )
+
+
+def run_script(script: str, cwd: Path | None = None) -> forks.Done:
+    """Runs Python code in a process of its own, whose libraries are imported."""
+    return forks.run_in_fork(_execute, script, cwd or Path.cwd(), environment_of_commands())
+
+
+def _execute(script: str) -> None:
+    exec(script, {"__name__": "__main__"})
 
 
 def cold_command(

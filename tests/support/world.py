@@ -1,6 +1,7 @@
 """Folders in which a command was run, made once for all tests that only look at what it left.
 
-Each is the work of a real, cold process, so that every command starts cold at least once.
+Each is the work of a real process. Every command starts cold once, as its users start it; where it
+runs again it is a fork, since a cold one imports for longer than it works.
 """
 
 import fcntl
@@ -93,7 +94,8 @@ class World:
         def make(here: Path) -> Done:
             copy(self.explained(), here)
             run_id = swinging(here)
-            return cold("explain", run_id, "explain.seeds=2", "explain.apply=true", cwd=here)
+            words = ("explain.seeds=2", "explain.apply=true")
+            return command("explain", run_id, *words, cwd=here, MLFLOW_TRACKING_URI="")
 
         return self._part("mended", make)
 

@@ -16,7 +16,6 @@ from mlp.errors import SystemLimitError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.sweep import confirm
-from mlp.terminal.compose import compose
 from mlp.tracking import spool
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
@@ -25,7 +24,17 @@ from mlp.tracking.store import open_store
 from mlp.training.outcome import accuracy_on, make_record
 from support.losing import Losing, deadly
 from support.sample_records import as_before
-from support.sweeping import SMOKE, left_in, parent, plain, sweep, table, tracked, unpublished_sweep
+from support.sweeping import (
+    SMOKE,
+    composed,
+    left_in,
+    parent,
+    plain,
+    sweep,
+    table,
+    tracked,
+    unpublished_sweep,
+)
 from support.training import results_of
 
 THREE = "study.confirm_seeds=3"
@@ -152,13 +161,13 @@ def stop_at(monkeypatch, name, n_calls):
 @pytest.mark.parametrize(
     ("name", "n_calls", "n_trained"),
     [
-        ("train_runs", 0, [3]),
+        pytest.param("train_runs", 0, [3], marks=pytest.mark.system),
         ("accuracy_on", 1, [3, 3]),
-        ("_look", 0, [3]),
+        pytest.param("_look", 0, [3], marks=pytest.mark.system),
         ("_look", 2, [3]),
-        ("add", 4, [3]),
+        pytest.param("add", 4, [3], marks=pytest.mark.system),
         ("add", 5, [3]),
-        ("summarise_mistakes", 0, [3]),
+        pytest.param("summarise_mistakes", 0, [3], marks=pytest.mark.system),
     ],
 )
 def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
@@ -226,6 +235,7 @@ def test_what_an_earlier_version_has_kept_is_taken_over(here, undisturbed, train
     assert "optuna.db.spool" not in left_in(here)
 
 
+@pytest.mark.system
 def test_store_that_was_down_gets_the_networks_later(here, trained, monkeypatch):
     said, _ = unpublished_sweep(THREE, "tracking.uri=http://127.0.0.1:9")
     assert "not yet in MLflow: 7 runs" in said
@@ -266,7 +276,7 @@ def test_doctor_leaves_networks_of_a_study_that_is_being_worked_on(here, monkeyp
 
 def doctor(*, fix=False) -> tuple[bool, str]:
     said = io.StringIO()
-    is_well = run_doctor(read_sweep(compose("sweep", [*SMOKE, THREE])), plain(said), fix=fix)
+    is_well = run_doctor(read_sweep(composed("sweep", *SMOKE, THREE)), plain(said), fix=fix)
     return is_well, said.getvalue()
 
 

@@ -17,6 +17,7 @@ from support.sweeping import (
     environment_of_commands,
     left_in,
     parent,
+    run_script,
     stored,
     tracked,
 )
@@ -153,52 +154,46 @@ def recorded(folder):
 
 # Shell completion
 
+COMPLETED = {
+    "python -m mlp.train model=": "model=question model=relu",
+    "python -m mlp.train data=digits optimizer.le": "optimizer.learning_rate=",
+    "python -m mlp.train --multirun gradient=u": "gradient=unit",
+    "python -m mlp.train sw": "",
+    "python -m mlp.sweep sweeps=s": "sweeps=seed sweeps=smoke",
+    "python -m mlp.sweep sweeps=smoke study.space.o": "study.space.optimizer.",
+    "python other.py model=": "",
+}
 COMPLETE = """
 eval "$(python -m mlp.train --shell-completion install=bash)"
-COMP_LINE=$1; COMP_POINT=${#1}; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-_mlp_complete
-echo "${COMPREPLY[*]}"
-"""
-UNINSTALL = """
+for line in "$@"; do
+    COMP_LINE=$line; COMP_POINT=${#line}; COMP_WORDS=($line)
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+    _mlp_complete
+    echo "$line -> ${COMPREPLY[*]}"
+done
 eval "$(python -m mlp.train --shell-completion uninstall=bash)"
 complete -p python 2> /dev/null || echo uninstalled
 """
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("python -m mlp.train model=", "model=question model=relu"),
-        ("python -m mlp.train data=digits optimizer.le", "optimizer.learning_rate="),
-        ("python -m mlp.train --multirun gradient=u", "gradient=unit"),
-        ("python -m mlp.train sw", ""),
-        ("python -m mlp.sweep sweeps=s", "sweeps=seed sweeps=smoke"),
-        ("python -m mlp.sweep sweeps=smoke study.space.o", "study.space.optimizer."),
-        ("python other.py model=", ""),
-    ],
-)
-def test_shell_completes_what_is_typed(here, line, expected):
-    assert in_bash(COMPLETE, line).split() == expected.split()
-    assert left_in(here) == {"mlflow.db"}
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_completion_is_undone(here):
-    said = in_bash(COMPLETE + UNINSTALL, "python -m mlp.train data=d")
-    assert said.split() == ["data=digits", "uninstalled"]
-
-
-def in_bash(script, line) -> str:
+def test_shell_completes_what_is_typed_until_that_is_undone(here):
+    """In one shell: each of its words starts a Python of its own."""
     done = subprocess.run(
-        ["bash", "--norc", "-c", script, "bash", line],
+        ["bash", "--norc", "-c", COMPLETE, "bash", *COMPLETED],
         env=environment_of_commands() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.stderr == ""
-    return done.stdout
+    *completed, last = done.stdout.splitlines()
+    found = dict(line.split(" -> ", 1) for line in completed)
+    assert {line: sorted(words.split()) for line, words in found.items()} == {
+        line: sorted(words.split()) for line, words in COMPLETED.items()
+    }
+    assert last == "uninstalled"
+    assert left_in(here) == {"mlflow.db"}
 
 
 def test_other_shells_are_told_which_one(here):
@@ -214,13 +209,10 @@ def test_other_shells_are_told_which_one(here):
 
 def test_optunas_own_command_shows_names_a_person_understands(swept):
     [summary] = optuna.get_all_study_summaries("sqlite:///optuna.db")
-    tool = Path(sys.executable).with_name("optuna")
-    study = ("--study-name", summary.study_name, "--storage", "sqlite:///optuna.db")
-    done = subprocess.run(
-        [tool, "trials", "-f", "json", *study],
-        capture_output=True,
-        text=True,
-        check=False,
+    words = ["optuna", "trials", "-f", "json", "--study-name", summary.study_name]
+    words += ["--storage", "sqlite:///optuna.db"]
+    done = run_script(
+        f"import sys; sys.argv = {words}; from optuna.cli import main; sys.exit(main())"
     )
     assert done.returncode == 0, done.stderr
     trials = json.loads(done.stdout)

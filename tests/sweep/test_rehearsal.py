@@ -30,6 +30,12 @@ def digits():
     return load(Data(name="digits"), notice=print)
 
 
+@pytest.fixture(scope="module")
+def rehearsed(digits):
+    config = study()
+    return config, rehearse(config, digits)
+
+
 def study(**settings):
     paths = {name.replace("__", "."): value for name, value in settings.items()}
     return mlp.study_config("smoke", {"study.space": SPACE, **paths})
@@ -77,8 +83,8 @@ def test_short_generation_shows_five_trials_all_the_same(digits):
     assert (plan.n_trials, plan.n_together) == (9, 2)
 
 
-def test_every_parameter_that_a_trial_can_have_is_named(digits):
-    plan = rehearse(study(), digits)
+def test_every_parameter_that_a_trial_can_have_is_named(rehearsed):
+    _, plan = rehearsed
     assert list(plan.domains) == [
         "model.depth",
         "model.widths[1]",
@@ -139,9 +145,9 @@ def test_memory_is_that_of_the_largest_trials(digits):
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.2, "1 s"), (119.0, "119 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
 )
-def test_time_is_shown_in_its_unit(digits, seconds, shown):
-    config = study()
-    plan = dataclasses.replace(rehearse(config, digits), training_s=seconds)
+def test_time_is_shown_in_its_unit(rehearsed, digits, seconds, shown):
+    config, plan = rehearsed
+    plan = dataclasses.replace(plan, training_s=seconds)
     assert f"training: about {shown} on " in "\n".join(render_rehearsal(plan, config, digits))
 
 

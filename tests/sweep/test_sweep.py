@@ -6,8 +6,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from support.sweeping import (
     failing_table,
     left_in,
     parent,
+    run_script,
     start,
     stored,
     sweep,
@@ -78,9 +77,8 @@ files = {
 }
 print(json.dumps([json.loads(runs.to_json(orient="records")), files]))
 """
-    seen = subprocess.run(
-        [sys.executable, "-c", script], cwd=finished, capture_output=True, text=True, check=True
-    )
+    seen = run_script(script, cwd=finished)
+    assert seen.returncode == 0, seen.stderr
     runs, files = json.loads(seen.stdout.splitlines()[-1])
     assert [run["status"] for run in runs] == ["FINISHED"] * 5
     [top] = [run for run in runs if run["tags.mlflow.parentRunId"] is None]
@@ -216,7 +214,7 @@ def test_time_limit_is_no_divergence(here):
 # Stopped in the middle
 
 
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.system), 1])
 def test_interrupted_sweep_goes_on_to_the_same_end(here, finished, monkeypatch, at):
     """Ctrl-C while a generation trains; the exception is raised where Python would raise it."""
     original = generation.train_runs
@@ -295,7 +293,9 @@ def test_trial_in_the_spool_is_not_trained_again(here, finished, trained, monkey
     assert_same_end(here, finished)
 
 
-@pytest.mark.parametrize("damage", ["weights.npz", "record.json"])
+@pytest.mark.parametrize(
+    "damage", ["weights.npz", pytest.param("record.json", marks=pytest.mark.system)]
+)
 def test_damaged_trial_in_the_spool_is_trained_again(here, finished, trained, monkeypatch, damage):
     with monkeypatch.context() as patch:
         patch.setattr("mlp.study.search.tell", stop)
@@ -331,6 +331,7 @@ def spooled(folder) -> list[str]:
 # A tracking store that fails
 
 
+@pytest.mark.system
 def test_server_that_does_not_answer_holds_up_nothing(here, finished):
     started = time.monotonic()
     said, error = unpublished_sweep(f"tracking.uri=http://127.0.0.1:{closed_port()}")

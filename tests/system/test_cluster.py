@@ -154,10 +154,33 @@ def test_thresholds_prune_there_as_here(executor, configs, data):
     assert Ending.PRUNED in {result.ending for result in here}
 
 
-def test_killed_worker(cluster, executor, configs, data, expected, notices):
-    with meanwhile(cluster, lambda _: kill(known_worker(executor))):
-        assert digests(results_of(configs, data, executor)) == expected
+def test_killed_worker(cluster, executor, configs, data, expected, notices, tmp_path):
+    """Killed while it is at work, and not before the driver has heard of it."""
+    with meanwhile(cluster, lambda _: kill(known_worker(executor, (tmp_path / "victim")))):
+        found = results_of(configs, data, executor, trainer=first_waits(tmp_path / "victim"))
+    assert digests(found) == expected
     assert any("trained again: " in line and "died" in line for line in notices), notices
+
+
+def first_waits(victim):
+    """A trainer whose first worker trains nothing until it is killed; the others do as ever."""
+
+    def train(configs, data, *, progress, **options):
+        import os
+        import time
+
+        from mlp.training.work import train_population
+
+        try:
+            victim.symlink_to(str(os.getpid()))
+        except FileExistsError:
+            return train_population(configs, data, progress=progress, **options)
+        for _ in range(1000):
+            progress(0.0, None)
+            time.sleep(0.1)
+        raise RuntimeError("nobody has killed this worker")
+
+    return train
 
 
 @long
@@ -171,11 +194,15 @@ def test_frozen_worker_is_given_up(configs, data, expected, notices):
     assert any("said nothing for" in line for line in notices)
 
 
-def known_worker(executor):
-    """A worker that the driver has heard of."""
-    while not (known := [r.who.split()[1] for r in executor._running.values() if r.who]):
+def known_worker(executor, victim=None):
+    """A worker that the driver has heard of; the one that a link names, if there is a link."""
+    while True:
+        known = [r.who.split()[1] for r in list(executor._running.values()) if r.who]
+        if victim is not None:
+            known = [pid for pid in known if victim.is_symlink() and str(victim.readlink()) == pid]
+        if known:
+            return int(known[0])
         time.sleep(0.01)
-    return int(known[0])
 
 
 def kill(pid):

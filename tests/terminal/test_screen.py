@@ -131,6 +131,7 @@ def test_closed_pipe_is_for_the_command_to_end():
         file.detach()
 
 
+@pytest.mark.system
 def test_sweep_in_a_terminal_ends_with_a_clean_screen(here):
     text, code = in_terminal("sweep", *SMOKE, "training.steps=300")
     assert code == 0

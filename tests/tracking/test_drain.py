@@ -167,8 +167,8 @@ def test_trials_without_a_finished_run_are_known(here):
         uploads.finish("FINISHED")
     store = open_store(Tracking())
     store.client.update_run(uploads.run_ids[2], status="KILLED")
-    assert runs.recorded_trials(store, "a-study") == {0}
-    assert runs.recorded_trials(store, "a_study") == set()  # _ is any letter to LIKE
+    assert runs.recorded_trials(store, "a-study") == {0: None}
+    assert runs.recorded_trials(store, "a_study") == {}  # _ is any letter to LIKE
 
 
 def test_run_that_a_person_deleted_is_not_missing(here):

@@ -105,7 +105,7 @@ def test_good_one_is_read_and_nothing_else_happens(foreign, artifacts, only_here
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_file_is_refused(foreign, artifacts, only_here, name):
     file, data = FILES[name]
-    (artifacts / file).write_bytes(data)
+    (artifacts / file).write_bytes(hostile.content(data))
     assert file in refused(foreign, only_here)
 
 
@@ -178,7 +178,7 @@ def test_file_that_grows_after_it_was_measured_is_cut_off(
 def test_rerun_of_it_trains_nothing(foreign, artifacts, only_here, monkeypatch, name):
     store, run_id = foreign
     file, data = FILES[name]
-    (artifacts / file).write_bytes(data)
+    (artifacts / file).write_bytes(hostile.content(data))
     local = run_config(f'tracking.uri="{store.uri}"')
     monkeypatch.setattr("mlp.rerun.train_record", None)
     with pytest.raises(RecordError):

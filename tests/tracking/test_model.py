@@ -25,6 +25,7 @@ from support.sweeping import (
     DIVERGING,
     command,
     environment_of_commands,
+    run_script,
     sweep,
     tracked,
     unpublished_sweep,
@@ -50,12 +51,7 @@ def in_mlflow_alone(script, **names):
     """Runs a script as somebody does who has MLflow and not this package; returns what it says."""
     lines = ["import sys", "sys.modules['mlp'] = None"]
     lines += [f"{name} = {value!r}" for name, value in names.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join([*lines, script])],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script("\n".join([*lines, script]))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -123,7 +119,14 @@ def fails(*_args, **_keywords):
     raise OSError("no space left on device")
 
 
-@pytest.mark.parametrize("step", ["log_model_artifacts", "log_outputs", "finalize_logged_model"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("log_model_artifacts", marks=pytest.mark.system),
+        pytest.param("log_outputs", marks=pytest.mark.system),
+        "finalize_logged_model",
+    ],
+)
 def test_model_that_cannot_be_saved_is_failed_and_made_anew(here, client, monkeypatch, step):
     """While it fails it is tried several times; of these, one stays to be seen."""
     original = getattr(mlflow.MlflowClient, step)
@@ -132,7 +135,7 @@ def test_model_that_cannot_be_saved_is_failed_and_made_anew(here, client, monkey
         return original(client, model_id, *args) if args == ("FAILED",) else fails()
 
     monkeypatch.setattr(mlflow.MlflowClient, step, failing)
-    said, fault = unpublished_sweep()
+    said, fault = unpublished_sweep(patience_s=3)
     assert isinstance(fault, StoreError)
     assert "best is trial" in said
     assert [str(m.status) for m in models(client)] == ["FAILED"]

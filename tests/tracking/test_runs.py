@@ -305,6 +305,7 @@ def test_a_run_that_was_changed_is_refused(store, name):
         fetch_run(store, run_id)
 
 
+@pytest.mark.system
 def test_two_first_openings_at_once_both_succeed(tmp_path):
     program = (
         "from mlp.config import Tracking; from mlp.tracking.store import open_store; "

@@ -1,0 +1,372 @@
+"""Runs of other programs: what was read of them, and whether they come out alike here."""
+
+import dataclasses
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from mlp.causes.changes import SEEDS, plain, shown_value
+from mlp.causes.counts import count_values
+from mlp.causes.observed import complete_space, parameters_of
+from mlp.causes.plan import Results
+from mlp.causes.reproduction import (
+    Course,
+    Reproduction,
+    compare,
+    compare_ends,
+    judge_reproduction,
+    sentences_of,
+)
+from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
+from mlp.curve import Judgement, Verdict
+from mlp.data.dataset import Dataset
+from mlp.engine.result import Result
+from mlp.errors import SettingError, one_line
+from mlp.settings import settings_of, with_settings
+from mlp.study.space import Space, typed
+from mlp.terminal.screen import counting, render_verdicts, say
+from mlp.tracking.display import explain_command
+from mlp.tracking.params import DATA_NAME
+from mlp.tracking.read import BroughtRun, PastRun, PastStudy, judge_as_logged
+from mlp.tracking.store import Store, how_to_look, open_store
+from mlp.training.train_runs import train_runs
+from mlp.training.work import Executor
+
+_MOST_GROUPS = 12  # settings that are trained again
+_RERUNS = 144  # of all of them
+_FEWEST, _MOST = 12, 32  # of one
+_POPULATION = 36
+_SEEDS_FROM = 2**31  # so that they are no seeds of what is rerun for a cause
+_SEEDS_OF_A_GROUP = 256
+_MOST_NAMED = 6
+_LONG = 600
+_LIKELY = (  # what programs do without a param that says it
+    "initialization.scheme",
+    "optimizer.momentum",
+    "training.batch_size",
+    "data.validation_fraction",
+    "model.activation",
+    "model.widths",
+    "gradient.normalization",
+    "optimizer.learning_rate",
+)
+_RERUNS_OF = "reruns"  # behind the name of an experiment: where its reruns are
+
+Told = Callable[[int, float], None]
+"""Told of the reruns done, and of those in work."""
+
+
+def check_given(config: ExplainConfig, *, is_brought: bool) -> None:
+    """Refuses what only runs of other programs need to be told.
+
+    Raises:
+        SettingError: for a setting of what was trained that was typed.
+    """
+    fixed = sorted([*config.given, *(f"map.{name}" for name in config.explain.map)])
+    if fixed and not is_brought:
+        raise SettingError(
+            f"{fixed[0]} is read from the runs that are explained and cannot be typed here; "
+            "python -m mlp.rerun RUN_ID changes a setting of a run"
+        )
+
+
+def say_what_was_read(study: PastStudy, store: Store, console: Console) -> None:
+    """Says which params were read, ignored and not understood, and what was left out."""
+    runs = study.brought
+    say(console, f"{study.name}: {verdicts_in_words(runs)} of another program in {store.uri}")
+    used = dict(pair for run in runs for pair in run.read.used.items())
+    same, other = _parted(used)
+    if used:
+        said = ", ".join([*same, *(f"{name} as {path}" for path, name in other.items())])
+        say(console, f"read: {one_line(said, most=_LONG)}")
+    if ignored := dict.fromkeys(name for run in runs for name in run.read.ignored):
+        say(console, f"ignored: {one_line(', '.join(ignored), most=_LONG)}")
+    known = [run for run in runs if run.read.config is not None]
+    defaults = dict.fromkeys(path for run in known for path in run.read.defaults)
+    if defaults:
+        values = settings_of(known[0].read.config or RunConfig())
+        said = ", ".join(f"{path}={typed(values[path])}" for path in defaults)
+        say(console, f"taken as default: {one_line(said, most=_LONG)}")
+    if study.n_left_out:
+        say(console, f"left out: {study.why_left_out}")
+    problems = Counter(run.read.problem for run in runs if run.read.problem)
+    for problem, n in problems.most_common(_MOST_NAMED):
+        say(console, f"judged only: {n} of {len(runs)} runs, because {problem}")
+
+
+def verdicts_in_words(runs: Sequence[PastRun | BroughtRun]) -> str:
+    """How many there are, and how they ended."""
+    counts = Counter(run.judgement.verdict.value for run in runs)
+    told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
+    return f"{len(runs)} runs ({told})"
+
+
+def say_verdicts(
+    study: PastStudy, store: Store, config: ExplainConfig, console: Console
+) -> tuple[str, ...]:
+    """Shows how runs ended that can only be judged; what came of it, in sentences."""
+    n = sum(run.verdict is Verdict.OSCILLATING for run in study.brought)
+    first = f"{n or 'None'} of the {len(study.brought)} runs oscillate{'' if n > 1 else 's'}"
+    why = ", and cannot be trained again here, so no cause is known" if n else ""
+    sentences = (f"{first}{why}.",)
+    say(console, "", *sentences, "")
+    _say_counts(study, console)
+    commands = [*_what_to_type(study, config), *how_to_look(store)]
+    say(console, "next:", *(f"  {line}" for line in commands))
+    return sentences
+
+
+def explain_again(study: PastStudy, config: ExplainConfig) -> str:
+    """The command that was typed, with what it says about the runs."""
+    words = _typed_before(config) if study.brought else []
+    return shlex.join([*shlex.split(explain_command(study.name, config.local)), *words])
+
+
+def store_of_reruns(study: PastStudy, store: Store, config: ExplainConfig) -> Store:
+    """Where reruns go: another program's experiment stays as it is."""
+    if not study.brought:
+        return store
+    name = store.client.get_experiment(study.experiment_id).name
+    own = f"{name} {_RERUNS_OF}"
+    return open_store(dataclasses.replace(config.local.tracking, experiment=own))
+
+
+def _parted(used: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Settings whose params bear their names, and others with their params."""
+    same = [path for path, name in used.items() if name.replace("/", ".") == path]
+    return same, {path: name for path, name in used.items() if path not in same}
+
+
+def _say_counts(study: PastStudy, console: Console) -> None:
+    """How the runs ended by the values of each param in which they differ."""
+    runs = study.brought
+    varied = {
+        name
+        for name in dict.fromkeys(name for run in runs for name in run.params)
+        if len({typed(run.params.get(name)) for run in runs}) > 1
+    }
+    counts = [own for own in count_values(runs) if own.parameter in varied]
+    if counts:
+        console.print(render_verdicts(counts))
+
+
+def _what_to_type(study: PastStudy, config: ExplainConfig) -> list[str]:
+    """The command that says what the params stand for; none where nothing would be won."""
+    runs = [run for run in study.brought if run.read.config is None]
+    proposed = dict(pair for run in runs for pair in run.read.proposed.items())
+    words = [f"map.{name}={path}" for name, path in proposed.items()]
+    has_data = DATA_NAME in {*config.given, *proposed.values()} or not any(
+        DATA_NAME not in run.read.used for run in runs
+    )
+    is_worth = bool(words) or any(run.read.used for run in runs)
+    if not runs or not is_worth or (has_data and not words):
+        return []
+    if has_data:
+        return [f"{explain_again(study, config)} {shlex.join(words)}"]
+    line = f"{explain_again(study, config)} {shlex.join([*words, f'{DATA_NAME}=digits'])}"
+    return [f"{line}   # or mnist: what they were trained on"]
+
+
+def _typed_before(config: ExplainConfig) -> list[str]:
+    own = [] if config.explain.metric == "loss" else [f"metric={config.explain.metric}"]
+    own += [f"map.{name}={path}" for name, path in config.explain.map.items()]
+    return own + [f"{path}={typed(value)}" for path, value in config.given.items()]
+
+
+@dataclass(frozen=True)
+class CodeCheck:
+    """Whether runs are another program's in more than name.
+
+    Attributes:
+        finding: in sentences; empty where the runs came out alike, and reruns say something about
+            them.
+        pace_s: seconds that a rerun took.
+    """
+
+    finding: tuple[str, ...]
+    pace_s: float
+
+
+def check_code(
+    study: PastStudy, data: Dataset, where: Executor, *, end: float, console: Console
+) -> CodeCheck:
+    """Trains settings of other programs' runs again, unchanged, and compares.
+
+    Args:
+        study: of which only the runs of other programs are looked at.
+        data: that they were trained on.
+        where: who trains.
+        end: by the monotonic clock; no population is begun after it.
+        console: told how far it is.
+    """
+    groups = _groups(study.brought, data)
+    n_each = min(_MOST, max(_FEWEST, _RERUNS // max(1, len(groups))))
+    started = time.monotonic()
+    with counting(console, "reruns of the settings as they are", n_each * len(groups)) as told:
+        found = _reproduce(groups, n_each, data, where, told=told, end=end)
+    passed_s = time.monotonic() - started
+    pace_s = passed_s / max(1, n_each * len(groups))
+    if found is None:
+        late = (
+            f"The time was up before the runs were trained again as they are, with "
+            f"{n_each * len(groups)} reruns; before they come out alike, no cause is looked for. "
+            f"That takes more than {passed_s:.0f} s: a larger explain.timeout_s, or none."
+        )
+        return CodeCheck((late,), pace_s)
+    if not found.is_alike:
+        return CodeCheck(_finding(found, study), pace_s)
+    n = f"{found.n_alike} of {found.n_own} runs go as the {found.n_reruns} reruns"
+    say(console, f"trained again as they are: {n}")
+    return CodeCheck((), pace_s)
+
+
+def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
+    """What reruns with a changed setting came to that the runs with that setting did not.
+
+    Args:
+        known: reruns of any settings.
+
+    Returns:
+        The finding in sentences; empty where there is none.
+    """
+    reruns: dict[str, list[Judgement]] = {}
+    for config, judged in known.items():
+        reruns.setdefault(_without_seeds(config), []).append(judged)
+    own: dict[str, list[BroughtRun]] = {}
+    for run in study.brought:
+        if run.read.config is not None:
+            own.setdefault(_without_seeds(_config(run)), []).append(run)
+    space = complete_space([_config(runs[0]) for runs in own.values()])
+    found = [
+        compare_ends(
+            _in_words(_config(runs[0]), space), [run.judgement for run in runs], reruns[key]
+        )
+        for key, runs in own.items()
+        if key in reruns
+    ]
+    together = judge_reproduction(found)
+    return () if together.is_alike else _finding(together, study)
+
+
+def _finding(found: Reproduction, study: PastStudy) -> tuple[str, ...]:
+    defaults = {path for run in study.brought if run.read.config for path in run.read.defaults}
+    return sentences_of(found, [path for path in _LIKELY if path in defaults])
+
+
+def _in_words(config: RunConfig, space: Space) -> str:
+    values = parameters_of(config, space)
+    return ", ".join(f"{name}={shown_value(value)}" for name, value in values.items())
+
+
+def _without_seeds(config: RunConfig) -> str:
+    return canonical_json(settings_of(with_settings(plain(config), dict.fromkeys(SEEDS, 0))))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs of other programs that differ in their seeds alone, at the same steps."""
+
+    config: RunConfig
+    runs: tuple[BroughtRun, ...]
+
+    @property
+    def n_swinging(self) -> int:
+        return sum(run.verdict is Verdict.OSCILLATING for run in self.runs)
+
+
+def _reproduce(
+    groups: Sequence[_Group],
+    n_each: int,
+    data: Dataset,
+    where: Executor,
+    *,
+    told: Told,
+    end: float,
+) -> Reproduction | None:
+    """Trains each with further seeds and compares; None where the time was up before."""
+    configs = [config for group in groups for config in _seeded(group.config, n_each)]
+    results: list[Result] = []
+    for first in range(0, len(configs), _POPULATION):
+        if time.monotonic() > end:
+            return None
+        records = train_runs(
+            configs[first : first + _POPULATION],
+            data,
+            where,
+            progress=lambda done, _losses, first=first: told(first, done),
+        )
+        results += [record.result for record in records]
+    space = complete_space([group.config for group in groups])
+    comparisons = []
+    for place, group in enumerate(groups):
+        steps = _steps_here(group)
+        comparisons.append(
+            compare(
+                _in_words(group.config, space),
+                [Course(run.verdict, run.loss, steps) for run in group.runs],
+                [
+                    _sampled(own, group.config, steps)
+                    for own in results[place * n_each : (place + 1) * n_each]
+                ],
+            )
+        )
+    return judge_reproduction(comparisons)
+
+
+def _groups(runs: Sequence[BroughtRun], data: Dataset) -> list[_Group]:
+    """Those to be trained again: first those that swing, then the largest."""
+    members: dict[str, list[BroughtRun]] = {}
+    for run in runs:
+        config = run.read.config
+        if config is not None and config.data.name == data.name and run.loss.size > 1:
+            key = canonical_json(
+                [_without_seeds(config), run.step[[0, -1]].tolist(), run.loss.size]
+            )
+            members.setdefault(key, []).append(run)
+    groups = [_Group(_config(own[0]), tuple(own)) for own in members.values()]
+    swinging = sorted((own for own in groups if own.n_swinging), key=lambda own: -len(own.runs))
+    quiet = sorted((own for own in groups if not own.n_swinging), key=lambda own: -len(own.runs))
+    first = swinging[: max(_MOST_GROUPS * 2 // 3, _MOST_GROUPS - len(quiet))]
+    return [*first, *quiet[: _MOST_GROUPS - len(first)]]
+
+
+def _config(run: BroughtRun) -> RunConfig:
+    assert run.read.config is not None
+    return with_settings(plain(run.read.config), {"training.sharpness_points": 0})
+
+
+def _seeded(config: RunConfig, n: int) -> list[RunConfig]:
+    own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
+    first = _SEEDS_FROM + int(digest(canonical_json(own))[:5], 16) * _SEEDS_OF_A_GROUP
+    paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
+    return [with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n)]
+
+
+def _steps_here(group: _Group) -> NDArray[np.int64]:
+    """The steps at which the runs logged their loss; of epochs, the steps that these stand for."""
+    step, wanted = group.runs[0].step, group.config.training.steps
+    last = int(step[-1])
+    if last in (wanted, wanted - 1) or last < 1:
+        return step
+    return np.unique((step * (wanted / last)).round().astype(np.int64)) if last < wanted else step
+
+
+def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> Course:
+    """A rerun as it would have been logged at these steps."""
+    loss, at = result.loss, result.loss_step
+    if result.step_loss is not None and np.diff(steps).min(initial=1) < np.diff(at).max(initial=1):
+        loss, at = result.step_loss, np.arange(result.step_loss.size)
+    if not np.isfinite(loss).all():
+        steps = steps[steps <= at[-1]]
+    places = np.clip(np.searchsorted(at, steps), 0, loss.size - 1)
+    taken = loss[places]
+    if not np.isfinite(loss).all() and np.isfinite(taken).all():
+        taken = np.append(taken, np.nan)  # it was lost between two of them
+        steps = np.append(steps, at[-1])
+    return Course(judge_as_logged(taken, config).verdict, taken, steps)

@@ -1,0 +1,63 @@
+"""Networks that others wrote, correct and with mistakes: a cause is named of the correct ones."""
+
+import io
+
+import pytest
+
+from mlp.config import Tracking
+from mlp.explain.explain_study import explain_study
+from mlp.tracking.store import open_store
+from support.own_programs import MISTAKES, grid, log_runs
+from support.sweeping import plain
+
+RATES = {"sigmoid": (0.5, 3.0, 10.0, 40.0), "tanh": (0.05, 0.2, 1.0, 4.0), "relu": (0.02, 0.2, 1.0)}
+OF = {"tanh": "tanh", "open": "relu"}  # mistakes in the derivative of that activation
+
+
+@pytest.fixture
+def uri(here):
+    return f"sqlite:///{here}/mlflow.db"
+
+
+def explained(name):
+    said = io.StringIO()
+    return explain_study(name, console=plain(said)), said.getvalue()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_of_a_program_with_a_mistake_no_setting_is_named(uri, mistake):
+    activation = OF.get(mistake, "sigmoid")
+    runs = grid(RATES[activation], mistake=mistake, activation=activation)
+    log_runs(mistake, runs, uri)
+    found, said = explained(mistake)
+    assert "the runs' own code differs" in found.sentences[0], said
+    assert found.answer.causes == ()
+    assert "repaired by" not in found.page
+    store = open_store(Tracking())
+    noted = store.client.get_run(found.run_id)
+    assert noted.data.tags["mlp.causes"] == "none shown"
+    assert noted.info.experiment_id != found.study.experiment_id
+    assert len(store.client.search_runs([found.study.experiment_id])) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("runs", "cause"),
+    [
+        (grid((0.5, 3.0, 40.0)), "optimizer.learning_rate"),
+        (grid((0.05, 0.5, 15.0), activation="tanh"), "optimizer.learning_rate"),
+        (
+            [*grid((0.5,), n_seeds=6), *grid((0.5,), n_seeds=6, normalization="sum")],
+            "gradient.normalization",
+        ),
+        (
+            [*grid((0.5,), n_seeds=6), *grid((0.5,), n_seeds=6, scale=40.0)],
+            "initialization.scale",
+        ),
+    ],
+)
+def test_of_a_correct_program_the_setting_is_named(uri, runs, cause):
+    log_runs("correct", runs, uri)
+    found, said = explained("correct")
+    assert cause in {name for own in found.answer.causes for name in own.settings}, said
+    assert "trained again as they are: " in said
+    assert "mlp.rerun" not in said  # which cannot read a run of another program
