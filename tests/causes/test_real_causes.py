@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlp.causes.answer import Kind, answer, investigate, render_answer
+from mlp.causes.changes import standard_space
 from mlp.causes.counts import explained_shares
 from mlp.causes.observed import observe
 from mlp.causes.plan import plan_reruns
@@ -91,6 +92,37 @@ def test_a_run_is_repaired_by_a_smaller_rate(data, training, norms):
     assert best.settings == ("optimizer.learning_rate",)
     assert best.config.optimizer.learning_rate < 60
     assert training([best.config])[0].verdict is best.verdict
+
+
+def test_inputs_that_are_not_scaled_are_named(data, training, norms):
+    rate = {"low": 3.9, "high": 4.1}  # other rates are another question
+    space = read_space({"data.scale": [1.0, 255.0], "optimizer.learning_rate": rate}, BASE)
+    config = with_settings(
+        BASE, {"data.scale": 255.0, "optimizer.learning_rate": 4.0, "model.depth": 1}
+    )
+    [before] = training([config])
+    assert before.verdict is Verdict.OSCILLATING
+    found = repair(
+        config,
+        space,
+        training,
+        before=before,
+        n_examples=data.train.n_examples,
+        gradient_norm=norms,
+        seeds=2,
+    )
+    assert found.cures[0].settings == ("data.scale",)
+    assert all("data.scale" in cure.settings for cure in found.cures)
+    assert found.cures[0].config.data.scale == 1
+
+
+def test_inputs_and_biases_are_tried_where_they_are_not_as_usual():
+    usual = {entry.path for entry in standard_space(BASE)}
+    odd = with_settings(BASE, {"data.scale": 255.0, "initialization.bias": 1.0})
+    further = {entry.path: entry.domains[""].values for entry in standard_space(odd)[:6]}
+    assert not usual & {"data.scale", "initialization.bias"}
+    assert further["data.scale"] == (1.0, 255.0)
+    assert further["initialization.bias"] == (0.0, 1.0)
 
 
 def test_first_gradients_are_those_of_the_network(data, norms):

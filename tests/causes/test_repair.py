@@ -267,8 +267,8 @@ def test_quiet_failures_are_listed_apart(too_fast):
     ("verdict", "tail_loss", "expected"),
     [
         (Verdict.LEARNING, 0.1, True),
-        (Verdict.CONVERGED, 1.0, True),
-        (Verdict.CONVERGED, 1.01, False),
+        (Verdict.CONVERGED, 0.69, True),
+        (Verdict.CONVERGED, 0.7, False),  # above the loss of knowing nothing
         (Verdict.LEARNING, 2.0, False),
         (Verdict.STALLED, 0.1, False),
         (Verdict.OSCILLATING, 0.1, False),
@@ -277,6 +277,8 @@ def test_quiet_failures_are_listed_apart(too_fast):
 def test_a_repair_learns_and_ends_no_higher(verdict, tail_loss, expected):
     after = dataclasses.replace(OSCILLATING, verdict=verdict, tail_loss=tail_loss)
     assert is_repair(OSCILLATING, after) is expected
+    lower = dataclasses.replace(OSCILLATING, tail_loss=0.09)
+    assert not is_repair(lower, after)
 
 
 def ends_at(tail_loss, where):

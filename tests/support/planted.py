@@ -105,6 +105,13 @@ class Optimizer(NamedTuple):
     momentum: float
 
 
+class Initialization(NamedTuple):
+    """As the draws below were seeded with before there was a bias; they stay what they were."""
+
+    scheme: str
+    scale: float
+
+
 def _random(*keys: object) -> np.random.RandomState:
     return np.random.RandomState(zlib.crc32(repr(keys).encode()))
 
@@ -119,7 +126,7 @@ def training(planted: Planted, repetition: int) -> Callable[[Sequence[RunConfig]
         random = _random(
             repetition,
             config.model,
-            config.initialization,
+            Initialization(config.initialization.scheme, config.initialization.scale),
             config.gradient,
             Optimizer(config.optimizer.learning_rate, config.optimizer.momentum),
             config.training.seed,
