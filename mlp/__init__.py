@@ -2,14 +2,16 @@
 
 The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`
 and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and `load_run` for
-single networks; `run_config` and `study_config` for their settings. A fault is an `MlpError` with
-one sentence.
+single networks; `run_config` and `study_config` for their settings; `judge_curve` for any loss, and
+`audit_gradient` for a gradient of one's own. A fault is an `MlpError` with one sentence.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlp.audit.audit_gradient import audit_gradient
+    from mlp.curve import judge_curve
     from mlp.errors import MlpError
     from mlp.explain.explain_study import explain_study
     from mlp.explain.repair_run import repair_run
@@ -33,7 +35,9 @@ _PLACES = {
     "Rerun": "mlp.rerun",
     "Run": "mlp.run",
     "StudyEnd": "mlp.sweep.winner",
+    "audit_gradient": "mlp.audit.audit_gradient",
     "explain_study": "mlp.explain.explain_study",
+    "judge_curve": "mlp.curve",
     "load_run": "mlp.run",
     "load_study": "mlp.run",
     "rehearse_study": "mlp.sweep.run_study",
@@ -51,7 +55,9 @@ __all__ = [
     "Rerun",
     "Run",
     "StudyEnd",
+    "audit_gradient",
     "explain_study",
+    "judge_curve",
     "load_run",
     "load_study",
     "rehearse_study",

@@ -6,7 +6,9 @@ _COMMANDS = {
     "sweep": "search a space of settings, track every run, say which settings oscillate",
     "train": "train and track one run",
     "explain": "say which settings make the loss oscillate, and prove it by reruns",
+    "judge": "say what any loss curve did: a file, standard input, a run of MLflow",
     "rerun": "train a tracked run again: identical, or what differs",
+    "audit": "hold a hand-written backpropagation against its loss: which line is wrong",
     "doctor": "look for what is wrong with stores, spool, locks and data, and mend it",
 }
 

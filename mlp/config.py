@@ -100,6 +100,9 @@ class Data:
         _Float, Field(ge=0, le=0.9, description="share of the training part that is held out")
     ] = 0.2
     split_seed: Annotated[_Seed, Field(description="seed of the validation split")] = 0
+    scale: Annotated[
+        _Float, Field(gt=0, description="factor on the inputs, which are 0 to 1; 255: 0 to 255")
+    ] = 1.0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -143,7 +146,7 @@ Scheme = Literal[
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Initialization:
-    """How the first weights are drawn; biases start at zero."""
+    """How the first weights are drawn, and where the biases start."""
 
     scheme: Annotated[Scheme, Field(description="distribution of the first weights")] = (
         "lecun_normal"
@@ -152,6 +155,7 @@ class Initialization:
         _Float,
         Field(gt=0, description="factor on them; normal: their deviation, uniform: half-width"),
     ] = 1.0
+    bias: Annotated[_Float, Field(description="what all biases start at")] = 0.0
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -325,6 +329,10 @@ class Study:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
     ] = None
+    explain: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="say at the end what makes runs oscillate, in at most as long again"),
+    ] = True
     dry_run: Annotated[
         Annotated[bool, Strict()],
         Field(description="only show space, first trials, time and memory; store nothing"),

@@ -173,9 +173,17 @@ class _Turns(NamedTuple):
 class LossCurves(Protocol):
     """The losses of a run of this package; `mlp.engine.result.Result` has them."""
 
-    loss: Curve
-    loss_step: NDArray[np.int64]
-    step_loss: Curve | None
+    @property
+    def loss(self) -> Curve:
+        """`(entry,)`, over the training part."""
+
+    @property
+    def loss_step(self) -> NDArray[np.int64]:
+        """`(entry,)`, updates done."""
+
+    @property
+    def step_loss(self) -> Curve | None:
+        """`(update,)`, of each batch before its update; None: all examples were one batch."""
 
 
 def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:

@@ -55,7 +55,7 @@ class LossGradient(NamedTuple):
 def initialize(
     model: Model, initialization: Initialization, *, n_inputs: int, seed: int, dtype: DTypeLike
 ) -> Params:
-    """Draws the first weights; biases are zero.
+    """Draws the first weights; biases are all `initialization.bias`.
 
     The numbers come from `np.random.RandomState(seed)`, a stream that never changes (NEP 19), first
     layer first, row by row, in float64, and are then cast: a seed gives the same network in both
@@ -87,7 +87,7 @@ def initialize(
                 initialization.scale * _draw(rng, initialization.scheme, fan_in, fan_out),
                 dtype=dtype,
             ),
-            b=np.zeros(fan_out, dtype=dtype),
+            b=np.full(fan_out, initialization.bias, dtype=dtype),
         )
         for fan_in, fan_out in pairwise(sizes)
     )

@@ -102,7 +102,7 @@ class Run:
         Raises:
             ValueError: for images of another size than those of the training.
         """
-        scale = SCALES[self.config.data.name]
+        scale = SCALES[self.config.data.name] / self.config.data.scale
         return Network(self.result.weights, self.config.model.activation, scale).predict(images)
 
 
@@ -209,7 +209,7 @@ def load_study(
         for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
     }
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
-    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(name)]]
+    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(str(name))]]
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
 
 

@@ -31,7 +31,12 @@ from mlp.errors import SettingError, one_line, shown
 _LOCAL_SETTINGS = frozenset({"data.root"})
 # Settings that are younger than the first records, and what was done before there were any: no
 # defaults, which may change one day.
-YOUNGER_SETTINGS: dict[str, Value] = {"optimizer.decay": "none", "training.shift": 0}
+YOUNGER_SETTINGS: dict[str, Value] = {
+    "data.scale": 1.0,
+    "initialization.bias": 0.0,
+    "optimizer.decay": "none",
+    "training.shift": 0,
+}
 
 _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 """What others call a setting -> what it is called here."""

@@ -232,20 +232,20 @@ FAULTS = (
     ),
     fault(
         "files that were changed are believed",
-        "rerun runs",
+        "runs::test_a_run_that_was_changed_is_refused",
         "if run.data.tags.get(name) != digest:",
         "if name not in run.data.tags:",
     ),
     # The rerun
     fault(
         "a rerun compares only lengths",
-        "rerun",
+        "rerun::test_equal_nans_are_identical_and_zeros_of_two_signs_are_not",
         "if step != other_step or a.tobytes() != b.tobytes():",
         "if step != other_step:",
     ),
     fault(
         "a rerun does not compare weights",
-        "rerun",
+        "rerun::test_weights_are_compared_layer_by_layer",
         "                _first_weight(old, new),\n",
         "                None,\n",
     ),

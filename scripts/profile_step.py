@@ -19,7 +19,7 @@ from mlp.engine import kernels
 from mlp.engine.handle import Handle
 from mlp.engine.population import train
 from mlp.engine.simd import NARROW, aligned_zeros
-from mlp.engine.sparse import BLOCK, cut_batches, pack_images
+from mlp.engine.sparse import BLOCK, cut_batches, pack_images, pixel_features
 from mlp.settings import with_settings
 
 ROUNDS, STEPS = 30, 100
@@ -94,10 +94,10 @@ def main() -> None:
     part = data.train
     live = np.asarray(part.pixels.any(axis=0))
     n, n_pixels = part.n_examples, int(live.sum()) + 1
-    images = pack_images(part.pixels, part.labels, live, data.scale)
+    images = pack_images(part.pixels, part.labels, live)
     batches = cut_batches(images, np.arange(n), n, n_pixels, "float32")
     source, n_blocks = Handle(images, batches), len(batches.block_position) - 1
-    feature = (np.arange(256) / data.scale).astype(np.float32)
+    feature = pixel_features(data.scale, "float32")
     weights, gradient = (aligned_zeros(n_pixels * TILE, np.float32) for _ in range(2))
     sums = aligned_zeros(BLOCK * TILE, np.float32)
 

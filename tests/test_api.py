@@ -32,7 +32,7 @@ def digits():
 
 
 def test_everything_promised_is_there_and_hides_no_command():
-    commands = {"sweep", "train", "rerun", "explain", "doctor"}
+    commands = {"sweep", "train", "rerun", "explain", "doctor", "audit"}
     assert not commands & set(mlp.__all__)
     for name in mlp.__all__:
         assert getattr(mlp, name).__doc__

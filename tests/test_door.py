@@ -41,7 +41,9 @@ INTEGERS = [
 ]
 NUMBERS = [
     "data.validation_fraction",
+    "data.scale",
     "initialization.scale",
+    "initialization.bias",
     "gradient.clip_norm",
     "optimizer.learning_rate",
     "optimizer.momentum",
@@ -88,6 +90,7 @@ OPTIONAL = {
 OUT_OF_RANGE = [
     ("data.validation_fraction", -0.01, "at least 0"),
     ("data.validation_fraction", 0.91, "at most 0.9"),
+    ("data.scale", 0, "greater than 0"),
     ("data.split_seed", -1, "at least 0"),
     ("data.split_seed", 2**32, "less than 4294967296"),
     ("model.depth", 0, "at least 1"),

@@ -55,7 +55,8 @@ def test_multirun_tracks_each_value_and_leaves_nothing_behind(here, monkeypatch,
     assert left_in(spare) == set()
 
 
-def test_result_is_shown_even_where_the_store_fails(here):
+def test_result_is_shown_even_where_the_store_fails(here, monkeypatch):
+    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
     said = io.StringIO()
     config = run_config("tracking.uri=http://127.0.0.1:1")
     with pytest.raises(UnavailableError):

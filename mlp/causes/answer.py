@@ -12,39 +12,48 @@ one that stops some runs and starts as many others; and, where few runs oscillat
 seeds, anything that needs a dozen pairs to be shown. A named cause is a cause in the picked runs
 and within the space; nothing is claimed about other spaces.
 
-The settings that act are to be known soonest. So, a few picked runs at a time, each setting is
-changed in turn with the run's own seed; what turned the verdict is repeated with further seeds
-beside the unchanged run. What is trained next follows from the results so far alone: training can
-be stopped between any two batches and continued later, and every answer on the way is valid.
+What is trained next is chosen by what it is expected to decide (`mlp.causes.asking`), and follows
+from the results so far alone: training can be stopped between any two populations and continued
+later. Every answer on the way is valid, and what was named or cleared once stays so.
 """
 
 from collections import UserDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlp.causes.asking import guesses_of, next_singles
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
     Factor,
     GradientNorm,
-    rerun,
+    shown_value,
     step_example,
+    values_of,
 )
-from mlp.causes.effects import Effect, SideEffect, effects
-from mlp.causes.evidence import Conclusion, capital
+from mlp.causes.effects import (
+    Effect,
+    Seen,
+    SideEffect,
+    Sightings,
+    StepContrast,
+    effects,
+    step_contrast,
+)
+from mlp.causes.evidence import Conclusion
 from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
 from mlp.causes.plan import Pick, Plan, Results, Side, missing, strongest, turns
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.errors import WithSentence
+from mlp.settings import settings_of
+from mlp.study.space import typed
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
-_FEWEST_TRIED = 6  # reruns that could have turned; with fewer, none turning says nothing
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 _LEADING = 3  # settings that are looked at first
 _PICKS_A_ROUND = 4  # so that a time limit finds some picks complete instead of all half done
-_WORTH_ASKING = 3.0  # capital on either side above which more seeds may well settle it
 
 Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
 """Trains each config and judges its loss curve."""
@@ -86,27 +95,35 @@ class Cause:
         return bool(self.pairs) or any(effect.stops for effect in self.effects)
 
 
-def curing_factors(found: Sequence[Effect]) -> list[Factor]:
+def curing_factors(found: Sequence[Effect], *, is_step: bool) -> list[Factor]:
     """One factor for each cause that seems to stop the oscillation, not only to start it."""
     stopping = {
         effect.factor
         for effect in found
-        if (side := effect.on(Side.STOPS)) and side.n_with_tested > side.n_against_tested
+        if (side := effect.on(Side.STOPS)) and side.n_with > side.n_against
     }
-    groups = [[f for f in reversed(group) if f in stopping] for group in _own_causes(found)]
+    own = _own_causes(found, is_step=is_step)
+    groups = [[f for f in reversed(group) if f in stopping] for group in own]
     return [group[0] for group in groups if group]
 
 
 def find_causes(
-    found: Sequence[Effect], bonds: Sequence[Dependence], pairs: Sequence[PairCure]
+    found: Sequence[Effect],
+    bonds: Sequence[Dependence],
+    pairs: Sequence[PairCure],
+    *,
+    is_step: bool,
 ) -> tuple[Cause, ...]:
     """The causes, the best supported first.
 
-    Normalization and learning rate are one cause, the effective step, where the normalization acts
-    with the learning rate kept but not with the effective step kept. Causes that need each other
-    are one, and so are two settings that cure only if both are changed.
+    Normalization and learning rate are one cause, the effective step, where changing the
+    normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
+    each other are one, and so are two settings that cure only if both are changed.
+
+    Args:
+        is_step: whether that was shown.
     """
-    groups = _own_causes(found)
+    groups = _own_causes(found, is_step=is_step)
     causes: list[Cause] = []
     for linked in _linked(groups, bonds):
         factors = [factor for group in linked for factor in group]
@@ -143,44 +160,14 @@ def _named_factors(found: Sequence[Effect]) -> set[Factor]:
     return {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
 
 
-def _is_effective_step(found: Sequence[Effect]) -> bool:
-    """Whether the normalization acts, but not at the same effective step.
-
-    Most often the mean at the sum's learning rate learns nothing. That ends the swings as well, so
-    it counts as acting here, if the learning rate is shown to cure.
-    """
-    named = _named_factors(found)
-    normalization, learning_rate = _STEP
-    if _SAME_STEP in named:
-        return False
-    is_idle = any(e.factor == _SAME_STEP and _does_little(e) for e in found)
-    only_fails = any(
-        e.factor == normalization and e.conclusion is Conclusion.ONLY_FAILS for e in found
-    )
-    if normalization in named:
-        return is_idle
-    return only_fails and learning_rate in named and is_idle
-
-
-def _does_little(effect: Effect) -> bool:
-    """Whether it was tried often enough to see that it mostly does not stop the oscillation.
-
-    Some runs near the threshold stop by another seed alone.
-    """
-    side = effect.on(Side.STOPS)
-    if effect.conclusion is Conclusion.NO_EFFECT:
-        return True
-    return (
-        side is not None and side.n_expected >= _FEWEST_TRIED and 2 * side.n_with < side.n_expected
-    )
-
-
-def _own_causes(found: Sequence[Effect]) -> list[tuple[Factor, ...]]:
+def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
     named = _named_factors(found)
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
-    if _is_effective_step(found):
+    # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
+    # is no cure. That ends the swings as well, which is enough if the learning rate cures.
+    if is_step and named & set(_STEP) and _SAME_STEP not in named:
         groups.append(_STEP)
         named -= set(_STEP)
     elif learning_rate in named and normalization not in named:
@@ -214,21 +201,15 @@ def _smallest_p_value(cause: Cause) -> float:
 
 
 def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next; empty when everything is answered.
+    """What to train next, the most decisive first; empty when everything is answered.
 
-    First what turns the verdict. Then the strongest change of the settings that turned nothing, so
-    that they can be said to have no effect. Then twice and four times as many seeds for the
-    settings that seem to act and are not settled. At last pairs of settings.
+    First the single settings, then pairs of them.
     """
-    if batch := next_turning_batch(plan, results):
-        return batch
-    if batch := missing(_confirming(plan.picks, None, results), results):
-        return batch
-    for times in (2, 4):
-        open_factors = [e.factor for e in effects(plan, results) if _may_settle(e)]
-        if batch := missing(_settling(plan, open_factors, results, times), results):
-            return batch
-    return next_pair_batch(plan, curing_factors(effects(plan, results)), results)
+    seen = Sightings(plan, results)
+    found = effects(plan, results, seen)
+    batch, _ = next_singles(plan, results, seen, found)
+    is_step = step_contrast(seen).is_shown
+    return batch or next_pair_batch(plan, curing_factors(found, is_step=is_step), results)
 
 
 def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
@@ -248,67 +229,23 @@ def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     return ()
 
 
-def n_left(plan: Plan, results: Results) -> int:
-    """How many trainings the single changes still take.
-
-    Settings in doubt and pairs of settings may ask for more, most often for none to a third.
-    """
-    n = len(missing(_screening(plan.picks, plan.factors), results))
-    for pick in plan.picks:
-        for factor in pick.factors:
-            repeated = list(_repeated(pick, factor, results, pick.n_seeds))
-            n += len(missing(repeated, results)) if repeated else pick.n_seeds
-    return n
-
-
 def _screening(picks: Sequence[Pick], factors: Sequence[Factor]) -> Iterator[RunConfig | None]:
     for pick in picks:
         own = (change for change in pick.changes if change.factor in factors)
-        yield from (rerun(pick.configs[0], [change], 0) for change in own)
+        yield from (pick.changed([change], 0) for change in own)
         yield from (pick.configs[seed] for seed in range(1, pick.n_seeds + 1))
 
 
 def _confirming(
-    picks: Sequence[Pick], factors: Sequence[Factor] | None, results: Results
+    picks: Sequence[Pick], factors: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
-    """Of these factors what turned the verdict; None: of all factors, whether it did or not."""
+    """Of these factors what turned the verdict."""
     for pick in picks:
         for factor in pick.factors:
-            if factors is None or (factor in factors and _has_turned(pick, factor, results)):
-                yield from _repeated(pick, factor, results, pick.n_seeds)
-
-
-def _settling(
-    plan: Plan, factors: Sequence[Factor], results: Results, times: int
-) -> Iterator[RunConfig | None]:
-    for pick in plan.picks:
-        n_seeds = min(times * pick.n_seeds, len(pick.configs) - 1)
-        for factor in factors:
-            if factor in pick.factors and _has_turned(pick, factor, results):
-                yield from _repeated(pick, factor, results, n_seeds)
-                yield from pick.configs[1 : n_seeds + 1]
-
-
-def _repeated(
-    pick: Pick, factor: Factor, results: Results, n_seeds: int
-) -> Iterator[RunConfig | None]:
-    change = strongest(pick, factor, results)
-    if change is not None:
-        for seed in range(1, n_seeds + 1):
-            yield rerun(pick.configs[seed], [change], seed)
-
-
-def _has_turned(pick: Pick, factor: Factor, results: Results) -> bool:
-    change = strongest(pick, factor, results)
-    return change is not None and turns(pick, [change], results)
-
-
-def _may_settle(effect: Effect) -> bool:
-    if effect.conclusion is Conclusion.CAUSE:
-        return False
-    return any(
-        capital(side.n_with_tested, side.n_against_tested) > _WORTH_ASKING for side in effect.sides
-    )
+            change = strongest(pick, factor, results) if factor in factors else None
+            if change is not None and turns(pick, [change], results):
+                for seed in range(1, pick.n_seeds + 1):
+                    yield pick.changed([change], seed)
 
 
 @dataclass(frozen=True)
@@ -318,30 +255,48 @@ class Answer:
     Attributes:
         n_picked: oscillating and healthy runs that were rerun.
         n_trained: reruns that the answer rests on.
-        is_complete: whether everything that was asked is trained.
+        n_left: reruns that the single settings still take, about.
+        is_complete: whether everything is trained that is worth it.
         causes: the best supported first.
-        without_effect: settings of which reruns show that changing them does nothing.
+        without_effect: settings of which reruns show that changing them does nothing -> the values
+            that they had in these.
         only_failing: settings whose change ends the swings, but mostly in runs that learn nothing.
         undecided: settings of which the reruns show neither.
+        likeliest: the undecided setting that most speaks for, and how many times likelier what is
+            known is if it acts; None where nothing speaks for any.
+        guess: the undecided setting that goes along with oscillation most; None without any.
+        shared: settings, as typed, that all runs have in common and one of which may do it; empty
+            unless every run oscillates.
+        is_asked_together: whether it is known of causes that cure the same runs that each acts
+            alone, or needs the other.
         step_example: an oscillating run's first step in words, where the effective step is a cause.
         effects: of every setting.
+        contrast: of the normalization with the rate kept and with the step kept.
         dependences: of causes that cure the same runs.
         pair_cures: of runs that no single change cures.
+        pace_s: seconds that a rerun takes; None where that is not known.
     """
 
     n_runs: int
     n_oscillating: int
     n_picked: tuple[int, int]
     n_trained: int
+    n_left: int
     is_complete: bool
     causes: tuple[Cause, ...]
-    without_effect: tuple[str, ...]
+    without_effect: Mapping[str, str]
     only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
+    likeliest: Effect | None
+    guess: str | None
+    shared: tuple[str, ...]
+    is_asked_together: bool
     step_example: str | None
     effects: tuple[Effect, ...]
+    contrast: StepContrast
     dependences: tuple[Dependence, ...]
     pair_cures: tuple[PairCure, ...]
+    pace_s: float | None = None
 
 
 def investigate(
@@ -349,29 +304,37 @@ def investigate(
     train: Train,
     *,
     known: Results | None = None,
-    population: int = 64,
+    population: int | Callable[[], int] = 64,
     goes_on: Callable[[], bool] = lambda: True,
     asked: Callable[[Plan, Results], tuple[RunConfig, ...]] = next_trainings,
+    heard: Callable[[Results], None] = lambda _: None,
 ) -> dict[RunConfig, Judgement]:
-    """Trains what the plan asks for, until it is answered or the time is up.
+    """Trains what is asked for, one population at a time, until it is answered or the time is up.
 
     Args:
-        known: results of an earlier call; nothing of it is trained again.
-        population: configs that are trained in one call of `train`, at most.
+        known: results of an earlier call, in the order of their training; nothing of it is trained
+            again.
+        population: configs that are trained in one call of `train`, at most; or what tells it anew
+            before each.
         goes_on: asked before each population.
-        asked: what to train next; empty when all is answered.
+        asked: what to train next, the most urgent first; empty when all is answered.
+        heard: told all results after each population.
 
     Returns:
-        Everything known, `known` included, complete or not.
+        Everything known, `known` included, complete or not, in the order of its training.
     """
     results = dict(known or {})
-    while batch := asked(plan, results):
-        for first in range(0, len(batch), population):
-            if not goes_on():
-                return results
-            configs = batch[first : first + population]
-            results.update(zip(configs, train(configs), strict=True))
+    while (batch := asked(plan, results)) and goes_on():
+        configs = batch[: population() if callable(population) else population]
+        judged = zip(configs, train(configs), strict=True)
+        results.update(sorted(judged, key=lambda pair: order_in_population(pair[0])))
+        heard(results)
     return results
+
+
+def order_in_population(config: RunConfig) -> str:
+    """By what the results of one population are ordered, here and when they are read back."""
+    return repr(config)
 
 
 def answer(
@@ -380,41 +343,54 @@ def answer(
     *,
     n_examples: int,
     gradient_norm: GradientNorm,
+    pace_s: float | None = None,
 ) -> Answer:
     """Reduces everything known to the answer.
 
     Args:
         results: as `investigate` gives them, or fewer.
         n_examples: in the training part.
-        gradient_norm: asked for one run at most.
+        gradient_norm: asked for one run at most, beyond those that the plan asks for.
+        pace_s: seconds that a rerun takes, for the sentence that says what is missing.
     """
     consulted = _Consulted(results)
-    found = effects(plan, consulted)
-    curing = curing_factors(found)
+    seen = Sightings(plan, consulted)
+    found, contrast = effects(plan, consulted, seen), step_contrast(seen)
+    curing = curing_factors(found, is_step=contrast.is_shown)
     bonds = dependences(plan, curing, consulted)
     pairs = pair_cures(plan, consulted)
-    causes = find_causes(found, bonds, pairs)
+    causes = find_causes(found, bonds, pairs, is_step=contrast.is_shown)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _without_effect(found, named)
     failing = _only_failing(found, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
+    undecided = tuple(s for s in tested if s not in (*named, *idle, *failing))
     runs = plan.runs
     is_by_step = any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
     has_step = is_by_step or {LEARNING_RATE, NORMALIZATION} <= named
+    batch, n_left = next_singles(plan, results, seen, found)
+    is_complete = not (batch or next_pair_batch(plan, curing, results))
     return Answer(
         n_runs=len(runs),
         n_oscillating=sum(run.is_oscillating for run in runs),
         n_picked=(len(plan.on(Side.STOPS)), len(plan.on(Side.STARTS))),
-        n_trained=len(consulted.keys_read),
-        is_complete=not next_trainings(plan, results),
+        n_trained=len(consulted.keys_read - {run.config for run in runs}),
+        n_left=n_left,
+        is_complete=is_complete,
         causes=causes,
-        without_effect=idle,
+        without_effect={setting: _tried(seen.everything_of(setting)) for setting in idle},
         only_failing=failing,
-        undecided=tuple(s for s in tested if s not in (*named, *idle, *failing)),
+        undecided=undecided,
+        likeliest=_likeliest(found, undecided),
+        guess=_guess(plan, undecided),
+        shared=_shared(plan),
+        is_asked_together=is_complete or len(curing) < 2,
         step_example=_step_example(plan, n_examples, gradient_norm) if has_step else None,
         effects=found,
+        contrast=contrast,
         dependences=bonds,
         pair_cures=pairs,
+        pace_s=pace_s,
     )
 
 
@@ -453,11 +429,46 @@ def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
     )
 
 
+def _tried(events: Sequence[Seen]) -> str:
+    """The values that a setting had in reruns: `1 to 3`, or a list of words."""
+    values = [value for own in events for value in values_of(own.pick.configs[0], own.change)]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) == len(values):
+        return f"{shown_value(min(numbers))} to {shown_value(max(numbers))}"
+    return ", ".join(sorted({shown_value(value) for value in values}))
+
+
+def _likeliest(found: Sequence[Effect], undecided: Sequence[str]) -> Effect | None:
+    """The undecided setting that its reruns speak for most."""
+    open_ones = [e for e in found if e.factor.setting in undecided and not e.factor.keeps_step]
+    best = max(open_ones, key=lambda effect: effect.odds, default=None)
+    return best if best is not None and best.odds > 1 else None
+
+
+def _guess(plan: Plan, undecided: Sequence[str]) -> str | None:
+    guesses = {factor.setting: guess for factor, guess in guesses_of(plan).items()}
+    order = sorted(undecided, key=lambda setting: (-guesses[setting], setting != LEARNING_RATE))
+    return order[0] if order else None
+
+
+def _shared(plan: Plan) -> tuple[str, ...]:
+    """What may be changed and is the same in all runs, where every run oscillates."""
+    if not plan.runs or not all(run.is_oscillating for run in plan.runs):
+        return ()
+    settings = [settings_of(run.config) for run in plan.runs]
+    tested = dict.fromkeys(factor.setting for factor in plan.factors)
+    return tuple(
+        f"{path}={typed(settings[0][path])}"
+        for path in tested
+        if len({typed(own[path]) for own in settings}) == 1
+    )
+
+
 def _step_example(plan: Plan, n_examples: int, gradient_norm: GradientNorm) -> str | None:
-    """Of the first picked run whose step is not simply its learning rate."""
+    """Of the first picked run whose step is known, and not simply its learning rate."""
     configs = (pick.configs[0] for pick in plan.on(Side.STOPS))
-    config = next((c for c in configs if c.gradient.normalization != "mean"), None)
-    return step_example(config, n_examples, gradient_norm) if config is not None else None
+    examples = (step_example(config, n_examples, gradient_norm) for config in configs)
+    return next(filter(None, examples), None)
 
 
 def sentences(answer: Answer) -> tuple[str, ...]:
@@ -469,16 +480,43 @@ def sentences(answer: Answer) -> tuple[str, ...]:
         return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
     lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
     lead += _further_causes(answer.causes[1:])
-    if not lead and answer.n_trained == 0:
-        lead = ["Nothing has been rerun in the time there was, so no cause is known yet."]
-    if not lead:
-        trained = f"{answer.n_trained} reruns of {sum(answer.n_picked)} runs"
-        lead = [
-            f"No setting was shown to make the loss oscillate, from {trained}."
-            if answer.is_complete
-            else f"Not answered yet: {trained} show no cause so far."
-        ]
-    return (*lead, *_rest(answer))
+    return (*(lead or [_undecided_sentence(answer)]), *_rest(answer))
+
+
+def _undecided_sentence(answer: Answer) -> str:
+    """What is likeliest, with its odds, and what is missing."""
+    n_picked = sum(answer.n_picked)
+    said = f"Not decided yet, by {answer.n_trained} reruns of {n_picked} runs"
+    if answer.is_complete:
+        said = f"No setting was shown to make the loss oscillate, by {answer.n_trained} reruns"
+    elif answer.n_trained == 0:
+        said = "Nothing has been rerun yet"
+    if answer.shared:
+        listed = ", ".join(answer.shared)
+        said += f"; all {answer.n_runs} runs oscillate, so something that they share may do it, "
+        said += f"of {listed}"
+    best = answer.likeliest
+    if best is not None:
+        side = max(best.sides, key=lambda own: own.n_with - own.n_against)
+        said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
+        said += f"{_DID[side.side]} {side.n_with} of {side.n_expected} so far"
+        if best.pairs_needed is not None and not answer.is_complete:
+            n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
+            said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
+    elif answer.guess is not None:
+        said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
+        if not answer.is_complete:
+            said += f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
+    return f"{said}."
+
+
+def _odds(odds: float) -> str:
+    return f"{odds:.2g} to 1" if odds < 100 else f"{odds:.0f} to 1"
+
+
+def _duration(answer: Answer, n_reruns: int) -> str:
+    """How long so many reruns take, where the pace is known."""
+    return f", about {max(1.0, n_reruns * answer.pace_s):.0f} s" if answer.pace_s else ""
 
 
 def render_answer(answer: Answer) -> str:
@@ -534,10 +572,12 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
     match cause.kind:
         case Kind.EFFECTIVE_STEP:
             example = answer.step_example
-            said = f" ({example})" if example else ""
+            said, contrast = f" ({example})" if example else "", answer.contrast
             return (
-                f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}, while "
-                f"{NORMALIZATION} changed at the same effective step {_idle(cause)}."
+                f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}; "
+                f"{NORMALIZATION} changed to {' or '.join(contrast.to)} stopped "
+                f"{contrast.n_rate} of {contrast.n_pairs}, and at the same effective step "
+                f"{contrast.n_step} of {contrast.n_pairs}."
             )
         case Kind.TOGETHER:
             returned = sum(bond.n_returned for bond in cause.dependences)
@@ -601,17 +641,14 @@ def _acting(cause: Cause) -> list[Effect]:
     """The effects that show a cause, without those that only repeat it."""
     shown = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
     acting = [e for e in shown if not e.factor.keeps_step] or shown
-    if cause.kind is Kind.EFFECTIVE_STEP:  # one of the two shows it, best beside its own contrast
-        for setting in (NORMALIZATION, LEARNING_RATE):
-            acting = [e for e in acting if e.factor == Factor(setting)] or acting
-    return acting[:1] if cause.kind is Kind.EFFECTIVE_STEP else acting
+    if cause.kind is Kind.EFFECTIVE_STEP:  # one of the two shows it: that with most reruns
+        acting = sorted(acting, key=lambda own: -_acting_side(own).n_with)[:1]
+    return acting
 
 
 def _acting_side(effect: Effect) -> SideEffect:
     side = effect.on(Side.STOPS) if effect.stops else None
-    if side is None:
-        side = max(effect.sides, key=lambda own: own.n_with_tested - own.n_against_tested)
-    return side
+    return side or max(effect.sides, key=lambda own: own.n_with - own.n_against)
 
 
 def _effect_words(effect: Effect, cause: Cause) -> str:
@@ -624,27 +661,19 @@ def _effect_words(effect: Effect, cause: Cause) -> str:
     )
 
 
-def _idle(cause: Cause) -> str:
-    effect = next((e for e in cause.effects if e.factor.keeps_step), None)
-    side = effect.on(Side.STOPS) if effect else None
-    if side is None:
-        return "was not tried"
-    return f"stopped {side.n_with} of {side.n_expected}"
-
-
 def _rest(answer: Answer) -> list[str]:
-    """One sentence on settings without effect, those not settled, and whether it is all."""
+    """One sentence on settings without effect, those not settled, and what is not asked."""
     parts = []
     if answer.without_effect:
-        verb = "does" if len(answer.without_effect) == 1 else "do"
-        parts.append(f"{_listed(answer.without_effect)} {verb} nothing")
+        names = [f"{name} ({tried})" for name, tried in answer.without_effect.items()]
+        parts.append(f"{_listed(names)} {'does' if len(names) == 1 else 'do'} nothing")
     if answer.only_failing:
         which = _listed(answer.only_failing)
         parts.append(f"changing {which} ends the swings only in runs that learn nothing")
-    if answer.undecided:
-        parts.append(f"too little evidence on {_listed(answer.undecided)}")
-    if not answer.is_complete:
-        parts.append("the reruns were stopped early, so this may be a part of it")
+    if answer.undecided and (answer.causes or answer.without_effect):
+        parts.append(f"not known of {_listed(answer.undecided)}")
+    if not answer.is_asked_together:
+        parts.append("whether two of these act only together is not asked yet")
     text = "; ".join(parts)
     is_sentence_start = not answer.without_effect  # a setting's name keeps its small letter
     return [f"{text[:1].upper() if is_sentence_start else text[:1]}{text[1:]}."] if text else []

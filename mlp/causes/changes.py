@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import overload
 
 from mlp.config import Execution, RunConfig, Tracking, Value
 from mlp.errors import SettingError
@@ -29,7 +30,7 @@ _MOST_MOMENTUM = 0.99
 
 
 def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm) -> str | None:
-    """The first step of a run in words; None where that is simply its learning rate.
+    """The first step of a run in words; None where that is its learning rate, or is not known.
 
     Args:
         n_examples: in the training part.
@@ -40,7 +41,7 @@ def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
     factor = float(step_factor(config, norm, n_examples)) if norm > 0 else 1.0
-    if factor == 1:
+    if factor == 1 or math.isnan(factor):
         return None
     return f"{rate:.3g} on the {normalization} is a step of {rate * factor:.3g} on the mean"
 
@@ -77,7 +78,7 @@ class Change:
 
     factor: Factor
     text: str
-    values: tuple[Values, ...]
+    values: Sequence[Values]
     distance: float
 
 
@@ -114,6 +115,8 @@ def rerun(config: RunConfig, changes: Sequence[Change], seed: int) -> RunConfig 
         config: with the seed that `seed` counts.
         changes: of different factors.
     """
+    if not all(change.values[seed] for change in changes):
+        return None
     for one, other in combinations(changes, 2):
         if {path for path, _ in one.values[seed]} & {path for path, _ in other.values[seed]}:
             return None
@@ -150,7 +153,8 @@ def changes_of(
         configs: the run with each seed, its own first.
         space: the settings that may be changed, and their bounds.
         n_examples: in the training part.
-        gradient_norms: of the mean gradient at the start, one a seed; NaN where nobody asked.
+        gradient_norms: of the mean gradient at the start, one a seed; each is looked up when a
+            rerun needs it, so that a sequence may compute them as they are asked for.
         targets: parameter name -> the number to try first, such as the quiet runs' median.
         order: of the choices.
 
@@ -176,6 +180,15 @@ def changes_of(
         if entry.path == NORMALIZATION:
             changes += _at_same_step(configs, domain, n_examples, gradient_norms, order)
     return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
+
+
+def values_of(config: RunConfig, change: Change) -> list[Value]:
+    """The values that a setting has before and after a change; of widths, each layer's."""
+    path = change.factor.setting
+    both = [settings_of(config)[path], dict(change.values[0])[path]]
+    if path == WIDTHS:
+        both[0] = config.model.layer_widths  # type: ignore[call-overload]
+    return [v for value in both for v in (value if isinstance(value, list | tuple) else [value])]
 
 
 def domain_of(config: RunConfig, entry: Entry) -> tuple[str, Domain] | None:
@@ -242,22 +255,50 @@ def _at_same_step(
 ) -> Iterator[Change]:
     """The normalization and, for each seed, the learning rate that keeps the first step."""
     present = configs[0].gradient.normalization
-    usable = [norm if math.isfinite(norm) and norm > 0 else None for norm in gradient_norms]
     for other in _alternatives(domain, present, NORMALIZATION, None, order):
-        target = _changed(configs[0], ((NORMALIZATION, other),))
-        needs_norm = {present, other} & {"unit", "clip"}
-        if target is None or (needs_norm and None in usable):
+        if _changed(configs[0], ((NORMALIZATION, other),)) is None:
             continue
-        values: list[Values] = []
-        rates: list[float] = []
-        for config, norm in zip(configs, usable, strict=True):
-            before, after = (
-                float(step_factor(c, norm or 1.0, n_examples)) for c in (config, target)
-            )
-            rates.append(config.optimizer.learning_rate * before / after)
-            values.append(((NORMALIZATION, other), (LEARNING_RATE, rates[-1])))
-        text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(rates[0])}"
-        yield Change(Factor(NORMALIZATION, keeps_step=True), text, tuple(values), 1.0)
+        norms = gradient_norms if {present, other} & {"unit", "clip"} else None
+        values = _SameStep(configs, str(other), n_examples, norms)
+        own = dict(values[0])
+        if LEARNING_RATE in own:
+            text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(own[LEARNING_RATE])}"
+            yield Change(Factor(NORMALIZATION, keeps_step=True), text, values, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _SameStep(Sequence[Values]):
+    """For each seed the other normalization, with the learning rate that keeps the first step.
+
+    Attributes:
+        configs: one a seed.
+        norms: of the first gradient, one a seed; None where the step does not depend on it.
+    """
+
+    configs: Sequence[RunConfig]
+    other: str
+    n_examples: int
+    norms: Sequence[float] | None
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    @overload
+    def __getitem__(self, seed: int) -> Values: ...
+    @overload
+    def __getitem__(self, seed: slice) -> Sequence[Values]: ...
+    def __getitem__(self, seed: int | slice) -> Values | Sequence[Values]:
+        """No values, which is no change, where the norm is not known, or 0."""
+        if isinstance(seed, slice):
+            return [self[i] for i in range(*seed.indices(len(self)))]
+        config = self.configs[seed]
+        norm = 1.0 if self.norms is None else self.norms[seed]
+        if not (math.isfinite(norm) and norm > 0):
+            return ()
+        target = with_settings(config, {NORMALIZATION: self.other})
+        before, after = (float(step_factor(c, norm, self.n_examples)) for c in (config, target))
+        rate = config.optimizer.learning_rate * before / after
+        return ((NORMALIZATION, self.other), (LEARNING_RATE, rate))
 
 
 def position(domain: Domain, value: Value) -> float:
@@ -313,16 +354,19 @@ def standard_space(config: RunConfig) -> Space:
     """The settings that may be changed in a run that no study belongs to, with bounds.
 
     Seeds, data, steps and dtype stay: they are not why a run oscillates, or they are part of what
-    is asked.
+    is asked. Inputs that are not 0 to 1, and biases that do not start at 0, may do so.
     """
-    choices = {
+    choices: dict[str, tuple[Value, ...]] = {
         "gradient.derivative": ("exact", "question"),
         "gradient.normalization": ("mean", "sum", "unit", "clip"),
         "initialization.scheme": ("lecun_normal", "glorot_uniform", "he_normal", "orthogonal"),
         "model.activation": ("sigmoid", "tanh", "relu"),
     }
-    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
     settings = settings_of(config)
+    for path, usual in (("data.scale", 1.0), ("initialization.bias", 0.0)):
+        if settings[path] != usual:
+            choices[path] = (usual, settings[path])
+    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
     for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
         value = settings[path]
         assert isinstance(value, int | float)

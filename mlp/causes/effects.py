@@ -1,50 +1,43 @@
 """What reruns say about each setting, reduced from whatever was trained."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.changes import Factor
+from mlp.causes.changes import NORMALIZATION, Change, Factor
 from mlp.causes.evidence import (
+    CLEARING_ERROR_RATE,
     ERROR_RATE,
     NEGLIGIBLE,
     Conclusion,
     capital,
-    holm,
+    idle_capital,
     p_value_of,
     paired_difference,
     pairs_needed,
 )
-from mlp.causes.plan import (
-    Plan,
-    Results,
-    Side,
-    ends_as_wanted,
-    is_picked,
-    is_wanted,
-    judged_after,
-    strongest,
-)
+from mlp.causes.plan import Pick, Plan, Results, Side, is_picked, is_wanted
 from mlp.curve import Verdict
 from mlp.shares import Share
 
-SINGLE_ERROR_RATE = ERROR_RATE / 2  # the other half is for pairs of settings
+SINGLE_ERROR_RATE = ERROR_RATE / 2  # a quarter each is for the effective step and for pairs
+STEP_ERROR_RATE = ERROR_RATE / 4
 
 
 @dataclass(frozen=True)
 class SideEffect:
-    """What changing one setting did from one side, over further seeds.
+    """What changing one setting did from one side.
 
-    A pair is the same run with the same further seed, changed and unchanged. With and against are
-    counted over all pairs, and once more over the runs that the change turned with their own seed.
+    A pair is the same run with the same further seed, changed and unchanged.
 
     Attributes:
         n_runs: picked runs in which it was changed.
         n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: oscillating to healthy, or healthy to oscillating.
         n_against: pairs turned the other way.
-        n_with_tested: as `n_with`, in the runs turned with their own seed.
-        n_against_tested: as `n_against`, likewise.
+        n_stayed: reruns, with the run's own seed and with further ones, that ended like the
+            unchanged run, where that did what it was picked for.
+        n_left: reruns that ended otherwise, healthy or not, likewise.
         difference: (with - against) / pairs with its interval.
         left: likewise for any other end than that which the run was picked for, healthy or not.
         endings: how the changed reruns ended, with further seeds.
@@ -57,18 +50,12 @@ class SideEffect:
     n_expected: int
     n_with: int
     n_against: int
-    n_with_tested: int
-    n_against_tested: int
+    n_stayed: int
+    n_left: int
     difference: Share
     left: Share
     endings: Mapping[Verdict, int]
     changes: Mapping[str, int]
-
-    @property
-    def has_no_effect(self) -> bool:
-        """Whether the interval ends below `NEGLIGIBLE` of the pairs that could have turned."""
-        could_turn = self.n_expected / self.n_pairs if self.n_pairs else 0.0
-        return self.left.high < NEGLIGIBLE * could_turn
 
     @property
     def only_fails(self) -> bool:
@@ -83,7 +70,8 @@ class Effect:
 
     Attributes:
         sides: from oscillating runs, and from healthy ones; sides without picked runs are left out.
-        p_value: that it does nothing; corrected for all settings.
+        p_value: that it does nothing; corrected for all settings and looks.
+        odds: how many times likelier the reruns are if it acts than if it does nothing.
         pairs_needed: differing pairs on the better side that would settle it; None where nothing
             hints at an effect.
     """
@@ -91,6 +79,7 @@ class Effect:
     factor: Factor
     sides: tuple[SideEffect, ...]
     p_value: float
+    odds: float
     pairs_needed: int | None
     conclusion: Conclusion
 
@@ -109,96 +98,254 @@ class Effect:
         return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STARTS))
 
 
-def effects(plan: Plan, results: Results) -> tuple[Effect, ...]:
+@dataclass(frozen=True)
+class StepContrast:
+    """The normalization changed with the rate kept, beside the same with the first step kept.
+
+    Only further seeds in which the unchanged run oscillates are counted.
+
+    Attributes:
+        n_pairs: runs and seeds in which both were trained.
+        n_rate: of these, stopped with the rate kept.
+        n_step: of these, stopped with the step kept.
+        to: the normalizations that were changed to.
+        n_with: stopped with the rate kept only.
+        n_against: stopped with the step kept only.
+        is_shown: whether the step kept stops clearly fewer, at `STEP_ERROR_RATE` over all looks.
+    """
+
+    n_pairs: int
+    n_rate: int
+    n_step: int
+    to: tuple[str, ...]
+    n_with: int
+    n_against: int
+    is_shown: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One rerun with a setting changed, beside the unchanged run.
+
+    Attributes:
+        at: when it was known, as a place among the results.
+        seed: 0 for the run's own, whose unchanged run was picked for how it ended.
+    """
+
+    at: int
+    pick: Pick
+    seed: int
+    change: Change
+    before: Verdict
+    after: Verdict
+
+    @property
+    def is_with(self) -> bool:
+        """Whether the change turned it the expected way."""
+        side = self.pick.side
+        return is_picked(self.before, side) and is_wanted(self.after, side)
+
+    @property
+    def is_against(self) -> bool:
+        """Whether it was turned the other way."""
+        side = self.pick.side
+        return is_wanted(self.before, side) and is_picked(self.after, side)
+
+
+class Sightings:
+    """Everything that was seen of each factor and side, in the order in which it was known.
+
+    Results are ordered: what was trained first stands first. So what is concluded at any time is
+    concluded at every later time as well.
+    """
+
+    def __init__(self, plan: Plan, results: Results) -> None:
+        """Looks through the results once."""
+        self._results = results
+        self._place = {config: at for at, config in enumerate(results)}
+        self._unchanged = {
+            id(pick): [s for s in range(1, len(pick.configs)) if pick.configs[s] in self._place]
+            for pick in plan.picks
+        }
+        self._of: dict[tuple[Factor, Side], list[Seen]] = {}
+        for factor in sorted(plan.factors):  # with the rate kept first, see `_seeds`
+            for side in Side:
+                found = [s for pick in plan.on(side) for s in self._in_pick(pick, factor)]
+                self._of[factor, side] = sorted(found, key=lambda seen: seen.at)
+
+    def everything_of(self, setting: str) -> list[Seen]:
+        """What was seen of a setting, in all ways of changing it, from both sides."""
+        return [own for (f, _), seen in self._of.items() if f.setting == setting for own in seen]
+
+    def of(self, factor: Factor, side: Side) -> list[Seen]:
+        """What was seen of a factor from one side."""
+        return self._of.get((factor, side), [])
+
+    def _in_pick(self, pick: Pick, factor: Factor) -> Iterable[Seen]:
+        changes = pick.of_factor(factor)
+        own = Verdict.OSCILLATING if pick.side is Side.STOPS else Verdict.LEARNING
+        asked = changes[:1]  # of the others no seed is trained before the run's own
+        for change in changes:
+            if (at := self._at(pick, change, 0)) is not None:
+                yield Seen(at, pick, 0, change, own, self._after(pick, change, 0))
+                asked += [change] * (change not in asked)
+        for seed in self._seeds(pick, factor):
+            known = [(at, c) for c in asked if (at := self._at(pick, c, seed)) is not None]
+            if known:
+                unchanged = pick.configs[seed]
+                first, change = min(known, key=lambda pair: pair[0])
+                at = max(first, self._place[unchanged])
+                before = self._results[unchanged].verdict
+                yield Seen(at, pick, seed, change, before, self._after(pick, change, seed))
+
+    def _seeds(self, pick: Pick, factor: Factor) -> Iterable[int]:
+        """With the step kept those of the rate kept only: its rates may be dear to compute."""
+        if not factor.keeps_step:
+            return self._unchanged[id(pick)]
+        kept = self.of(Factor(factor.setting), pick.side)
+        return sorted(seen.seed for seen in kept if seen.pick is pick and seen.seed)
+
+    def _at(self, pick: Pick, change: Change, seed: int) -> int | None:
+        config = pick.changed([change], seed)
+        return self._place.get(config) if config is not None else None
+
+    def _after(self, pick: Pick, change: Change, seed: int) -> Verdict:
+        config = pick.changed([change], seed)
+        assert config is not None
+        return self._results[config].verdict
+
+
+def effects(plan: Plan, results: Results, seen: Sightings | None = None) -> tuple[Effect, ...]:
     """What is known of each setting, from whatever was trained.
 
-    Only the further seeds are evidence. A run was picked because it oscillated with its own seed,
-    so any change, also one without effect, makes it look better (regression to the mean); with
-    further seeds the unchanged run is a fresh draw as well. The own seed only decides which change
-    of a setting is tested, and in which runs.
+    A setting is called a cause by further seeds only. A run was picked because it oscillated with
+    its own seed, so any change, also one without effect, makes it look better (regression to the
+    mean); with further seeds the unchanged run is a fresh draw as well. Which pair is trained next
+    may depend on everything that is known but on its own unchanged run. The bets on both sides are
+    combined as (E_stop E_start + E_stop + E_start) / 3: still a fair bet, and good for a setting
+    that acts both ways as well as for one that acts one way. The chance of calling any setting a
+    cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
-    The bets on both sides are combined as (E_stop E_start + E_stop + E_start) / 3: still a fair
-    bet, and good for a setting that acts both ways as well as for one that acts one way. A setting
-    is called a cause where the chance of calling any setting one by mistake stays below
-    `SINGLE_ERROR_RATE` over all settings. It is said to have no effect where, on every side, the
-    interval of its effect ends below `NEGLIGIBLE` of the runs that it could have turned; a stalled,
-    climbing or diverged rerun counts as an effect there, although it is no cure.
+    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
+    won: its own chance of error is `CLEARING_ERROR_RATE`. A stalled, climbing or diverged rerun
+    counts as turned there, although it is no cure, and so does every rerun with the run's own
+    seed: what regression to the mean does to these makes a setting look as if it acted.
+
+    Whichever of the two is reached first holds; no later rerun takes it back.
+
+    Args:
+        results: in the order in which they were trained.
+        seen: made of the same, where it is at hand.
     """
-    factors = plan.factors
-    sides = [_sides(plan, factor, results) for factor in factors]
-    raw = [p_value_of(_capital(own)) for own in sides]
-    level = SINGLE_ERROR_RATE / max(1, len(raw))
-    return tuple(
-        Effect(factor, own, p_value, _needed(own, level), _conclude(own, p_value))
-        for factor, own, p_value in zip(factors, sides, holm(raw), strict=True)
+    seen = seen or Sightings(plan, results)
+    n = max(1, len(plan.factors))
+    return tuple(_effect(plan, factor, seen, n) for factor in plan.factors)
+
+
+def step_contrast(seen: Sightings) -> StepContrast:
+    """Whether the normalization acts through the size of the step."""
+    kept = {
+        (id(own.pick), own.seed): own
+        for own in seen.of(Factor(NORMALIZATION, keeps_step=True), Side.STOPS)
+        if own.seed
+    }
+    both = []
+    for rate in seen.of(Factor(NORMALIZATION), Side.STOPS):
+        step = kept.get((id(rate.pick), rate.seed))
+        is_same = step is not None and _target(rate.change) == _target(step.change)
+        if step is not None and is_same and rate.before is Verdict.OSCILLATING:
+            both.append((max(rate.at, step.at), rate, step))
+    both.sort(key=lambda own: own[0])
+    n_with = n_against = n_rate = n_step = 0
+    highest = 0.0
+    for _, rate, step in both:
+        stopped = [own.after is not Verdict.OSCILLATING for own in (rate, step)]
+        n_rate, n_step = n_rate + stopped[0], n_step + stopped[1]
+        n_with += stopped[0] and not stopped[1]
+        n_against += stopped[1] and not stopped[0]
+        highest = max(highest, capital(n_with, n_against))
+    to = tuple(dict.fromkeys(_target(rate.change) for _, rate, _ in both))
+    is_shown = highest * STEP_ERROR_RATE >= 1
+    return StepContrast(len(both), n_rate, n_step, to, n_with, n_against, is_shown)
+
+
+def _target(change: Change) -> str:
+    return str(dict(change.values[0])[NORMALIZATION])
+
+
+def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effect:
+    asked = [side for side in Side if any(factor in pick.factors for pick in plan.on(side))]
+    level = SINGLE_ERROR_RATE / n_factors
+    highest, named_at, cleared_at = 1.0, None, None
+    bets, rests = dict.fromkeys(asked, 1.0), dict.fromkeys(asked, 1.0)
+    counts = {side: Counter[str]() for side in asked}
+    events = sorted((own for side in asked for own in seen.of(factor, side)), key=lambda e: e.at)
+    for own in events:
+        side, count = own.pick.side, counts[own.pick.side]
+        if own.seed:
+            count["with"] += own.is_with
+            count["against"] += own.is_against
+            bets[side] = capital(count["with"], count["against"])
+            highest = max(highest, _combined([*bets.values()]))
+            if named_at is None and highest * level >= 1:
+                named_at = own.at
+        if is_picked(own.before, side):
+            count["stayed" if is_picked(own.after, side) else "left"] += 1
+            rests[side] = max(rests[side], idle_capital(count["left"], count["stayed"]))
+            if cleared_at is None and min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+                cleared_at = own.at
+    sides = tuple(_side_effect(side, seen.of(factor, side), counts[side]) for side in asked)
+    conclusion = Conclusion.TOO_LITTLE
+    if named_at is not None and (cleared_at is None or named_at <= cleared_at):
+        conclusion = Conclusion.CAUSE
+    elif cleared_at is not None:
+        conclusion = Conclusion.NO_EFFECT
+    elif any(side.only_fails for side in sides):
+        conclusion = Conclusion.ONLY_FAILS
+    return Effect(
+        factor=factor,
+        sides=sides,
+        p_value=min(1.0, n_factors * p_value_of(highest)),
+        odds=_combined([*bets.values()]),
+        pairs_needed=_needed(sides, level),
+        conclusion=conclusion,
     )
 
 
-def _sides(plan: Plan, factor: Factor, results: Results) -> tuple[SideEffect, ...]:
-    return tuple(
-        _side_effect(plan, factor, side, results)
-        for side in Side
-        if any(factor in pick.factors for pick in plan.on(side))
-    )
-
-
-def _side_effect(plan: Plan, factor: Factor, side: Side, results: Results) -> SideEffect:
-    n_runs = 0
-    pairs: list[tuple[Verdict, Verdict, str, bool]] = []  # before, after, change, is tested
-    for pick in plan.on(side):
-        change = strongest(pick, factor, results)
-        own = judged_after(pick, [change], 0, results) if change else None
-        if change is None or own is None:
-            continue
-        n_runs += 1
-        is_tested = ends_as_wanted(pick, own)
-        for seed in range(1, len(pick.configs)):
-            before = results.get(pick.configs[seed])
-            after = judged_after(pick, [change], seed, results) if before else None
-            if before is not None and after is not None:
-                pairs.append((before.verdict, after.verdict, change.text, is_tested))
-    turns = [pair for pair in pairs if is_picked(pair[0], side) and is_wanted(pair[1], side)]
-    returns = [pair for pair in pairs if is_wanted(pair[0], side) and is_picked(pair[1], side)]
-    n_turned = Counter(dict.fromkeys((text for _, _, text, _ in pairs), 0))
-    n_turned.update(text for _, _, text, _ in turns)
-    n_left = sum(is_picked(b, side) and not is_picked(a, side) for b, a, _, _ in pairs)
-    n_joined = sum(not is_picked(b, side) and is_picked(a, side) for b, a, _, _ in pairs)
+def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> SideEffect:
+    pairs = [own for own in seen if own.seed]
+    n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
+    n_turned.update(own.change.text for own in pairs if own.is_with)
+    n_left = sum(is_picked(p.before, side) and not is_picked(p.after, side) for p in pairs)
+    n_joined = sum(not is_picked(p.before, side) and is_picked(p.after, side) for p in pairs)
+    n_with, n_against = count["with"], count["against"]
     return SideEffect(
         side=side,
-        n_runs=n_runs,
+        n_runs=len({id(own.pick) for own in seen}),
         n_pairs=len(pairs),
-        n_expected=sum(is_picked(before, side) for before, _, _, _ in pairs),
-        n_with=len(turns),
-        n_against=len(returns),
-        n_with_tested=sum(is_tested for _, _, _, is_tested in turns),
-        n_against_tested=sum(is_tested for _, _, _, is_tested in returns),
-        difference=paired_difference(len(turns), len(returns), len(pairs)),
+        n_expected=sum(is_picked(own.before, side) for own in pairs),
+        n_with=n_with,
+        n_against=n_against,
+        n_stayed=count["stayed"],
+        n_left=count["left"],
+        difference=paired_difference(n_with, n_against, len(pairs)),
         left=paired_difference(n_left, n_joined, len(pairs)),
-        endings=dict(Counter(after for _, after, _, _ in pairs)),
+        endings=dict(Counter(own.after for own in pairs)),
         changes={text: n for text, n in n_turned.most_common() if n},
     )
 
 
-def _capital(sides: Sequence[SideEffect]) -> float:
-    own = [capital(side.n_with_tested, side.n_against_tested) for side in sides]
-    return own[0] if len(own) == 1 else (own[0] * own[1] + own[0] + own[1]) / 3
+def _combined(bets: Sequence[float]) -> float:
+    return bets[0] if len(bets) == 1 else (bets[0] * bets[1] + bets[0] + bets[1]) / 3
 
 
 def _needed(sides: Sequence[SideEffect], level: float) -> int | None:
-    needed = [pairs_needed(side.n_with_tested, side.n_against_tested, level) for side in sides]
+    # From one side alone, of which the combined bet keeps about two thirds where there are two.
+    own = level if len(sides) == 1 else level * 2 / 3
+    needed = [pairs_needed(side.n_with, side.n_against, own) for side in sides]
     return min((n for n in needed if n is not None), default=None)
 
 
 def _leans(side: SideEffect | None) -> bool:
     """Whether a side agrees with an effect that was shown, by itself at the 5 % level."""
-    return side is not None and capital(side.n_with_tested, side.n_against_tested) >= 20
-
-
-def _conclude(sides: Sequence[SideEffect], p_value: float) -> Conclusion:
-    if p_value <= SINGLE_ERROR_RATE:
-        return Conclusion.CAUSE
-    if all(side.has_no_effect for side in sides):
-        return Conclusion.NO_EFFECT
-    if any(side.only_fails for side in sides):
-        return Conclusion.ONLY_FAILS
-    return Conclusion.TOO_LITTLE
+    return side is not None and capital(side.n_with, side.n_against) >= 20

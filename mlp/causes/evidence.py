@@ -1,9 +1,10 @@
-"""How sure a count makes us: intervals for shares, an exact test on pairs, one error rate for all.
+"""How sure a count makes us: intervals for shares, exact bets on reruns, one error rate for all.
 
 The chance of naming any false cause is `ERROR_RATE` over all settings together, however often
 somebody looks at the answer while it grows. Intervals hold 95 %.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,12 +14,15 @@ from mlp.errors import WithSentence
 from mlp.shares import Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
+CLEARING_ERROR_RATE = 0.05  # chance of clearing a setting that is worth a change, over all looks
 NEGLIGIBLE = 0.2  # nobody would act on an effect on fewer than one run in five
 
 _Z95 = 1.959963984540054
 # See `capital`: a cause decides most pairs. Any number from 3 to 9 changes the pairs needed by at
 # most one, where nine in ten agree.
 _EXPECTED_AGREEMENT = 5.0
+# See `idle_capital`: a setting that does nothing still turns a run near the threshold now and then.
+_EXPECTED_REST = 40.0
 _LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are against
 
@@ -63,6 +67,7 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
     return Share(d / n_pairs, max(-1.0, d / m - reach), min(1.0, d / m + reach))
 
 
+@functools.cache  # the same counts come again and again
 def capital(n_with: int, n_against: int) -> float:
     """Exact, one-sided evidence that a change matters, valid whenever one stops or looks.
 
@@ -126,6 +131,44 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+@functools.cache
+def idle_capital(n_turned: int, n_stayed: int) -> float:
+    """Exact evidence that a change does not turn as many as `NEGLIGIBLE` of the runs.
+
+    As `capital`, against the claim that each rerun is turned with a chance of `NEGLIGIBLE` or more:
+    the alternative is a chance p below it, with a density that falls as (1 - p)^39. The ratio of
+    the two probabilities exceeds 1 / alpha with a probability of at most alpha if the claim is
+    true, however often one looks.
+
+    Args:
+        n_turned: reruns that ended otherwise than the unchanged run.
+        n_stayed: reruns that ended like it.
+
+    Example:
+        >>> idle_capital(0, 14) < 20 < idle_capital(0, 15)
+        True
+    """
+    prior = _log_below_negligible(1, _EXPECTED_REST)
+    seen = _log_below_negligible(1 + n_turned, _EXPECTED_REST + n_stayed)
+    claimed = n_turned * math.log(NEGLIGIBLE) + n_stayed * math.log(1 - NEGLIGIBLE)
+    return math.exp(min(seen - prior - claimed, _LARGEST_LOG))
+
+
+@functools.cache
+def stays_needed(n_turned: int, n_stayed: int) -> int | None:
+    """How many further reruns that stay would clear a setting; None where most are turned.
+
+    Example:
+        >>> stays_needed(0, 0)
+        15
+    """
+    for n in range(200):
+        if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1:
+            return n
+    return None
+
+
+@functools.cache
 def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
     """How many differing pairs would settle it, if the share that agrees stays what it is.
 
@@ -154,4 +197,10 @@ def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
 def _log_upper_half(a: float, b: float) -> float:
     """Logarithm of the integral of p^(a - 1) (1 - p)^(b - 1) from 1/2 to 1."""
     share = float(special.betaincc(a, b, 0.5))
+    return float(special.betaln(a, b)) + math.log(max(share, _SMALLEST_SHARE))
+
+
+def _log_below_negligible(a: float, b: float) -> float:
+    """Logarithm of the integral of p^(a - 1) (1 - p)^(b - 1) from 0 to `NEGLIGIBLE`."""
+    share = float(special.betainc(a, b, NEGLIGIBLE))
     return float(special.betaln(a, b)) + math.log(max(share, _SMALLEST_SHARE))

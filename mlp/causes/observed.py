@@ -92,7 +92,7 @@ def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
         path
         for path in (seen[0] if seen else ())
         if path not in known
-        and not path.startswith("data.")
+        and (path == "data.scale" or not path.startswith("data."))
         and len({typed(settings[path]) for settings in seen}) > 1
     ]
     widths = [width for config in configs for width in config.model.layer_widths]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from mlp.causes.changes import Change, Factor, rerun
+from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Change, Factor
 from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
 from mlp.causes.plan import (
@@ -20,6 +20,7 @@ from mlp.causes.plan import (
     Side,
     ends_as_wanted,
     is_picked,
+    is_screened,
     is_wanted,
     judged_after,
     missing,
@@ -28,14 +29,14 @@ from mlp.causes.plan import (
 )
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.shares import wilson
 
-PAIR_ERROR_RATE = ERROR_RATE / 2  # the other half is for single settings
+PAIR_ERROR_RATE = ERROR_RATE / 4  # the rest is for single settings and for the effective step
 
 _MOST_RUNS = 6  # that one dependence is tried in
 _SHARED = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
-_RETURNS_OFTEN = 0.5  # below this share of returns a setting does not do it alone
+_TIMES_SEEDS = 2  # as many seeds as wanted: a pair must beat three others, over all pairs
+_SURE = 20.0  # which of two settings needs the other is told at 5 %, however often one looks
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def next_pair_batch(
         causes: the settings that cure alone.
     """
     for stage in (
+        _screening_uncured(plan, results),
         _screening_returns(plan, causes, results),
         _confirming_returns(plan, causes, results),
         _screening_pairs(plan, results),
@@ -111,7 +113,7 @@ def next_curing_pairs(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
 def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple[Dependence, ...]:
     """For each two causes that often cure the same runs: does one bring the swings back alone?"""
     found = []
-    for factor, without in permutations(causes, 2):
+    for factor, without in _two_of(causes):
         runs = _either_cures(plan, factor, without, results)
         enough = min(_MOST_RUNS, _SHARED * _n_cured(plan, factor, results))
         if runs and len(runs) >= enough:
@@ -127,6 +129,13 @@ def pair_cures(plan: Plan, results: Results) -> tuple[PairCure, ...]:
         _pair_cure(factors, uncured, n_hypotheses, results)
         for factors in _candidates(plan, results)
     )
+
+
+def _two_of(causes: Sequence[Factor]) -> Iterator[tuple[Factor, Factor]]:
+    """Each two causes, but for those that both change the step: each undoes what the other does."""
+    for one, other in permutations(causes, 2):
+        if {one.setting, other.setting} != {NORMALIZATION, LEARNING_RATE}:
+            yield one, other
 
 
 def _either_cures(
@@ -151,10 +160,10 @@ def _n_cured(plan: Plan, factor: Factor, results: Results) -> int:
 def _screening_returns(
     plan: Plan, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
-    for factor, without in permutations(causes, 2):
+    for factor, without in _two_of(causes):
         for pick, cure in _either_cures(plan, factor, without, results):
             for change in pick.of_factor(factor):
-                yield rerun(pick.configs[0], [cure, change], 0)
+                yield pick.changed([cure, change], 0)
 
 
 def _confirming_returns(
@@ -171,8 +180,8 @@ def _confirming_returns(
             change = _likeliest_return(pick, bond.factor, cure, results)
             for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
                 assert change is not None
-                yield rerun(pick.configs[seed], [cure, change], seed)
-                yield rerun(pick.configs[seed], [cure], seed)
+                yield pick.changed([cure, change], seed)
+                yield pick.changed([cure], seed)
                 yield pick.configs[seed]
 
 
@@ -206,11 +215,10 @@ def _dependence(
             is_cure = ends_as_wanted(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
             n_pairs += is_cure
             n_returned += is_cure and both.verdict is Verdict.OSCILLATING
-    returned = wilson(n_returned, n_pairs)
     is_needed = None
-    if returned.high < _RETURNS_OFTEN:
+    if capital(n_pairs - n_returned, n_returned) >= _SURE:
         is_needed = True
-    elif returned.low > _RETURNS_OFTEN:
+    elif capital(n_returned, n_pairs - n_returned) >= _SURE:
         is_needed = False
     return Dependence(factor, without, n_pairs, n_returned, is_needed)
 
@@ -222,8 +230,8 @@ def _uncured(plan: Plan, results: Results) -> list[Pick]:
         for pick in plan.on(Side.STOPS)
         if pick.factors
         and all(
-            (change := strongest(pick, factor, results)) is not None
-            and not turns(pick, [change], results)
+            is_screened(pick, factor, results)
+            and not any(turns(pick, [change], results) for change in pick.of_factor(factor))
             for factor in pick.factors
         )
     ]
@@ -246,12 +254,19 @@ def _combinations(
     return list(product(*sides))  # type: ignore[arg-type]
 
 
+def _screening_uncured(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
+    """Every change of the runs that none has cured so far."""
+    for pick in plan.on(Side.STOPS):
+        if not any(turns(pick, [change], results) for change in pick.changes):
+            yield from (pick.changed([change], 0) for change in pick.changes)
+
+
 def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
     for place, pick in enumerate(_uncured(plan, results)):
         is_searched = place < _SEARCHED_RUNS
         for factors in _factor_pairs([pick]) if is_searched else _candidates(plan, results):
             for changes in _combinations(pick, factors, results):
-                yield rerun(pick.configs[0], changes, 0)
+                yield pick.changed(changes, 0)
 
 
 def _candidates(plan: Plan, results: Results) -> list[tuple[Factor, Factor]]:
@@ -278,10 +293,11 @@ def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None
     for factors in _candidates(plan, results):
         for pick in _uncured(plan, results):
             both = curing_pair(pick, factors, results)
-            for seed in range(1, pick.n_seeds + 1) if both else ():
+            n_seeds = min(_TIMES_SEEDS * pick.n_seeds, len(pick.configs) - 1)
+            for seed in range(1, n_seeds + 1) if both else ():
                 assert both is not None
                 for changes in (both, both[:1], both[1:]):
-                    yield rerun(pick.configs[seed], changes, seed)
+                    yield pick.changed(changes, seed)
 
 
 def _pair_cure(

@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +66,32 @@ class Pick:
     n_seeds: int
     changes: tuple[Change, ...]
     before: Judgement | None = None
+    _made: dict[tuple[tuple[str, ...], int], RunConfig | None] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def changed(self, changes: Sequence[Change], seed: int) -> RunConfig | None:
+        """The run with these changes and so many-th seed; None where that is not possible."""
+        own = (tuple(change.text for change in changes), seed)
+        if own not in self._made:
+            self._made[own] = rerun(self.configs[seed], changes, seed)
+        return self._made[own]
 
     def of_factor(self, factor: Factor) -> list[Change]:
         """The changes of one factor."""
-        return [change for change in self.changes if change.factor == factor]
+        return self._by_factor.get(factor, [])
 
     @property
     def factors(self) -> list[Factor]:
         """Everything that is changed in this run."""
-        return list(dict.fromkeys(change.factor for change in self.changes))
+        return list(self._by_factor)
+
+    @cached_property
+    def _by_factor(self) -> dict[Factor, list[Change]]:
+        found: dict[Factor, list[Change]] = {}
+        for change in self.changes:
+            found.setdefault(change.factor, []).append(change)
+        return found
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,19 @@ class Plan:
     runs: tuple[StudyRun, ...]
     picks: tuple[Pick, ...]
     factors: tuple[Factor, ...]
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Setting -> how much of the difference between oscillating and other runs it explains.
+
+        A setting that is drawn by another one, or in each layer, explains what the best of its
+        parts does.
+        """
+        found: dict[str, float] = {}
+        for name, share in explained_shares(self.runs).items():
+            setting = name.partition("[")[0]
+            found[setting] = max(found.get(setting, 0.0), share)
+        return found
 
     def on(self, side: Side) -> list[Pick]:
         """The picks of one side."""
@@ -109,7 +141,8 @@ def plan_reruns(
         interventions: runs picked on each side, at most. More keep what fewer had.
         seeds: further seeds of each; likewise.
         n_examples: in the training part.
-        gradient_norm: asked once, if the normalization can be `unit` or `clip`.
+        gradient_norm: asked when a change at the same effective step needs it: the step of `unit`
+            and `clip` depends on it.
     """
     first_seed = 1 + max((run.config.training.seed for run in runs), default=0)
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
@@ -123,14 +156,13 @@ def plan_reruns(
             first = first_seed + _block(config)
             seeded = _with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
             drafts.append((among[i], side, n_seeds, seeded))
-    norms = _norms([draft[3] for draft in drafts], space, gradient_norm)
     picks: dict[Side, list[Pick]] = {side: [] for side in Side}
-    for (run, side, n_seeds, configs), of_seeds in zip(drafts, norms, strict=True):
+    for run, side, n_seeds, configs in drafts:
         changes = changes_of(
             configs,
             space,
             n_examples=n_examples,
-            gradient_norms=of_seeds,
+            gradient_norms=_LazyNorms(configs, gradient_norm),
             targets=_targets(runs, side),
             order=_order(runs, side),
         )
@@ -140,7 +172,7 @@ def plan_reruns(
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
-    """The change of a factor that did most with the run's own seed; None until all are trained.
+    """The change of a factor that did most with the run's own seed; None before any is trained.
 
     From an oscillating run: one that cures it, else the smallest swings, else a quiet failure.
     """
@@ -149,21 +181,22 @@ def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
 
 
 def by_strength(pick: Pick, factor: Factor, results: Results) -> list[Change]:
-    """All changes of a factor, the strongest first; empty until all are trained."""
-    ranks: list[tuple[tuple[int, float], Change]] = []
-    for change in pick.of_factor(factor):
-        judged = judged_after(pick, [change], 0, results)
-        if judged is None:
-            return []
-        ranks.append((_rank(pick, judged), change))
+    """The changes of a factor that are trained with the run's own seed, the strongest first."""
+    judged = ((judged_after(pick, [c], 0, results), c) for c in pick.of_factor(factor))
+    ranks = [(_rank(pick, own), change) for own, change in judged if own is not None]
     return [change for _, change in sorted(ranks, key=lambda ranked: ranked[0])]
+
+
+def is_screened(pick: Pick, factor: Factor, results: Results) -> bool:
+    """Whether every change of a factor is trained with the run's own seed."""
+    return all(judged_after(pick, [c], 0, results) for c in pick.of_factor(factor))
 
 
 def judged_after(
     pick: Pick, changes: Sequence[Change], seed: int, results: Results
 ) -> Judgement | None:
     """What the run with these changes gave with a seed; None if not trained or not possible."""
-    config = rerun(pick.configs[seed], changes, seed)
+    config = pick.changed(changes, seed)
     return results.get(config) if config is not None else None
 
 
@@ -207,16 +240,27 @@ def _with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
     return (config, *further)
 
 
-def _norms(
-    drafts: Sequence[Sequence[RunConfig]], space: Space, gradient_norm: GradientNorm
-) -> list[list[float]]:
-    """Gradient norms at the start of each pick and seed; NaN where no change needs them."""
-    entry = next((entry for entry in space if entry.path == NORMALIZATION), None)
-    choices = [v for domain in entry.domains.values() for v in domain.corners()] if entry else []
-    if not {"unit", "clip"} & {str(choice) for choice in choices}:
-        return [[math.nan] * len(configs) for configs in drafts]
-    flat = iter(gradient_norm([config for configs in drafts for config in configs]))
-    return [[float(next(flat)) for _ in configs] for configs in drafts]
+@dataclass(frozen=True, eq=False)
+class _LazyNorms(Sequence[float]):
+    """Gradient norms at the first weights, each computed when it is first asked for."""
+
+    configs: Sequence[RunConfig]
+    gradient_norm: GradientNorm
+    known: dict[int, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    @overload
+    def __getitem__(self, seed: int) -> float: ...
+    @overload
+    def __getitem__(self, seed: slice) -> Sequence[float]: ...
+    def __getitem__(self, seed: int | slice) -> float | Sequence[float]:
+        if isinstance(seed, slice):
+            return [self[i] for i in range(*seed.indices(len(self)))]
+        if seed not in self.known:
+            self.known[seed] = float(self.gradient_norm([self.configs[seed]])[0])
+        return self.known[seed]
 
 
 def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:

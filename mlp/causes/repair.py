@@ -1,15 +1,20 @@
-"""One run: why it oscillates, and the smallest change that stops it, verified by training it."""
+"""One run: why it ends badly, and the smallest change with which it ends well, by reruns."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
 
-from mlp.causes.answer import Train, investigate, next_turning_batch
 from mlp.causes.changes import (
+    DEPTH,
     LEARNING_RATE,
     NORMALIZATION,
+    SEEDS,
+    WIDTHS,
     Change,
     Factor,
     GradientNorm,
+    changes_of,
     domain_of,
     plain,
     position,
@@ -17,30 +22,39 @@ from mlp.causes.changes import (
     shown_value,
     step_example,
 )
-from mlp.causes.observed import HEALTHY, StudyRun, is_repair, parameters_of
-from mlp.causes.pairs import curing_pair, next_curing_pairs, pair_cures
-from mlp.causes.plan import (
-    Pick,
-    Plan,
-    Results,
-    by_strength,
-    ends_as_wanted,
-    judged_after,
-    missing,
-    plan_reruns,
-    turns,
-)
-from mlp.config import RunConfig
-from mlp.curve import Judgement, Verdict
-from mlp.settings import settings_of
+from mlp.causes.edge import Bisection, Edge
+from mlp.causes.observed import HEALTHY, is_repair
+from mlp.config import RunConfig, digest
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict
+from mlp.settings import settings_of, with_settings
+from mlp.stability.ratio import step_factor
 from mlp.study.space import Domain, Range, Space
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
-
-# The way from the run's value of a number to one that cures is divided into four parts, and one of
-# these into four parts. Three values train together in little more time than one.
-_ROUNDS, _POINTS = 2, 3
 _FAR = 100.0
+_ROUNDS = 4  # of a bisection: two suffice where all seeds agree
+_NARROWER = (
+    0.0,
+    0.05,
+    0.12,
+    0.25,
+    0.5,
+)  # of the way back from the edge, until twice the seeds hold
+_MOST_PAIRS = 3  # that are tried with further seeds
+_NO_CAUSE = {"data.root", "data.name", "data.validation_fraction", *SEEDS} | {
+    f"training.{name}" for name in ("steps", "dtype", "evaluate_every", "sharpness_points")
+}
+
+Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
+"""Trains one network for each config, and judges its loss."""
+
+_DOES = {  # a verdict as what the run does, what makes it do so, and what is to be stopped
+    Verdict.OSCILLATING: ("oscillates", "oscillate", "the oscillation"),
+    Verdict.STALLED: ("stalls", "stall", "the stall"),
+    Verdict.DIVERGED: ("diverges", "diverge", "the divergence"),
+    Verdict.CLIMBING: ("climbs", "climb", "the climb"),
+}
+_SWINGS = "swings on its way", "swing on its way", "the swings"  # and settles
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,8 @@ class Attempt:
         keeps_step: whether the normalization is changed at the same effective step.
         distance: how far it goes, as a share of the settings' domains.
         verdict: how the run ended with its own seed.
-        n_cured: further seeds with which it ended learning or converged, and no higher than the
-            unchanged run where that oscillates.
+        n_cured: further seeds with which it ended well, and no higher than the unchanged run where
+            that ends badly.
         n_seeds: further seeds that were tried.
         config: the changed run, with its own seed.
     """
@@ -70,27 +84,37 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Repair:
-    """Why one run oscillates, and what stops it.
+    """Why one run ends badly, and with which changes it ends well.
 
     Attributes:
+        before: how it ends unchanged.
         step: its first step in words; None where that is simply its learning rate.
-        n_oscillating: further seeds with which it oscillates unchanged.
+        unit_step: the step on the mean gradient that a learning rate of 1 is worth; None where
+            that depends on the gradient.
+        ratio: its stability ratio at its first weights; None where that is not known.
+        n_alike: further seeds with which it ends as it does with its own, unchanged.
+        n_bad: further seeds with which it ends badly in any way, unchanged.
         n_seeds: further seeds that were tried.
         cures: changes that repair it with its own seed, those that do so most often with further
             ones first and of these the smallest; the first is the repair. Empty: none was found.
-        quiet_failures: changes that end the swings in a run that learns nothing, or that ends
-            learning or converged at a higher loss than this one.
+        edges: of numbers, how far each can go before the run ends badly.
+        quiet_failures: changes with which it ends otherwise, but not well, or at a higher loss.
         without_effect: settings of no cure; with its own seed and every value that was tried, the
-            run still oscillates.
+            run still ends as it did.
         n_trained: reruns.
         is_complete: whether everything was tried.
     """
 
     config: RunConfig
+    before: Judgement
     step: str | None
-    n_oscillating: int
+    unit_step: float | None
+    ratio: float | None
+    n_alike: int
+    n_bad: int
     n_seeds: int
     cures: tuple[Attempt, ...]
+    edges: tuple[Edge, ...]
     quiet_failures: tuple[Attempt, ...]
     without_effect: tuple[str, ...]
     n_trained: int
@@ -101,55 +125,390 @@ class Repair:
         return " ".join(describe_repair(self))
 
 
-def _summarise(
-    pick: Pick,
-    curing: Sequence[Sequence[Change]],
-    results: Results,
+def needs_repair(judgement: Judgement) -> bool:
+    """Whether a run ends badly, or swung on its way and settled."""
+    return judgement.verdict not in HEALTHY or judgement.spiked
+
+
+def repair(
+    config: RunConfig,
+    space: Space,
+    train: Train,
     *,
-    step: str | None,
-    is_complete: bool,
+    before: Judgement,
+    n_examples: int,
+    gradient_norm: GradientNorm,
+    ratio: float | None = None,
+    seeds: int = 4,
+    known: Mapping[RunConfig, Judgement] | None = None,
+    population: int = 64,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Repair:
-    cures = tuple(sorted((_attempt(pick, own, results) for own in curing), key=_preference))
-    acting = {setting for cure in cures for setting in cure.settings}
-    unchanged = [j for c in pick.configs[1:] if (j := results.get(c)) is not None]
-    return Repair(
-        config=pick.configs[0],
-        step=step,
-        n_oscillating=sum(j.verdict is Verdict.OSCILLATING for j in unchanged),
-        n_seeds=len(unchanged),
-        cures=cures,
-        quiet_failures=tuple(
-            _attempt(pick, [change], results)
-            for change in pick.changes
-            if (judged := judged_after(pick, [change], 0, results)) is not None
-            and judged.verdict is not Verdict.OSCILLATING
-            and not ends_as_wanted(pick, judged)
-        ),
-        without_effect=tuple(s for s in _in_vain(pick, results) if s not in acting),
-        n_trained=len(results) - 1,  # the run itself is among them
-        is_complete=is_complete,
+    """Searches the smallest change with which one run ends well.
+
+    Every single change is trained with the run's own seed. Where a number does, its edge is found
+    by bisection with all seeds. The nearest change of each setting that does is trained with the
+    further seeds, and the smallest of those that hold with twice as many. Only if no single change
+    repairs, pairs are searched in the same way.
+
+    Args:
+        config: of a run that `needs_repair`.
+        space: what may be changed; of its study, or the `standard_space`.
+        before: how this run ended.
+        n_examples: in the training part.
+        ratio: its stability ratio at its first weights, if that is known.
+        seeds: further seeds.
+        known: results of an earlier call.
+        population: configs that are trained in one call of `train`, at most.
+        goes_on: asked before each population.
+    """
+    own = plain(config)
+    configs = _with_seeds(own, 2 * seeds)
+    norms = list(gradient_norm(configs))
+    changes = changes_of(
+        configs,
+        space,
+        n_examples=n_examples,
+        gradient_norms=norms,
+        targets={},
+        order=lambda _name, _value: 0.0,
+    )
+    changes += tuple(_further_changes(configs, space, changes))
+    results = {**(known or {}), own: before}
+    search = _Search(configs, before, space, changes, train, results, population, goes_on, seeds)
+    search.train([([], seed) for seed in search.seeds] + [([change], 0) for change in changes])
+    ways = _find_edges(search)
+    curing = [(change,) for change in _singles(search, ways)]
+    _verify(search, curing)
+    if not any(search.is_cure(own) for own in curing):
+        curing += _pairs(search)
+        _verify(search, curing)
+    _hold(search, curing, ways)
+    has_norm = own.gradient.normalization in ("sum", "mean")
+    return _summarise(
+        search,
+        curing,
+        step=step_example(own, n_examples, lambda _: norms[:1]),
+        unit_step=float(step_factor(own, 1.0, n_examples)) if has_norm else None,
+        ratio=ratio,
+        edges=tuple(e for f, way in ways.items() if (e := way.edge(f.setting)) is not None),
     )
 
 
-def _in_vain(pick: Pick, results: Results) -> tuple[str, ...]:
-    """Settings of which every change left the run oscillating, with its own seed."""
+@dataclass(eq=False)
+class _Search:
+    """A run, what may be changed in it, and what was trained so far.
+
+    Attributes:
+        configs: unchanged, with its own seed first and then with twice the further ones.
+        n_seeds: further seeds that every cure is tried with.
+    """
+
+    configs: tuple[RunConfig, ...]
+    before: Judgement
+    space: Space
+    changes: tuple[Change, ...]
+    trainer: Train
+    results: dict[RunConfig, Judgement]
+    population: int
+    goes_on: Callable[[], bool]
+    n_seeds: int
+    is_complete: bool = field(default=True)
+
+    @property
+    def seeds(self) -> range:
+        """Places of the further seeds."""
+        return range(1, self.n_seeds + 1)
+
+    def train(self, asked: Iterable[tuple[Sequence[Change], int]]) -> bool:
+        """Trains what is not known; returns whether all of it is known now."""
+        wanted = [rerun(self.configs[seed], changes, seed) for changes, seed in asked]
+        batch = [c for c in dict.fromkeys(wanted) if c is not None and c not in self.results]
+        for first in range(0, len(batch), self.population):
+            self.is_complete = self.is_complete and self.goes_on()
+            if not self.is_complete:
+                return False
+            configs = batch[first : first + self.population]
+            self.results.update(zip(configs, self.trainer(configs), strict=True))
+        return True
+
+    def judged(self, changes: Sequence[Change], seed: int) -> Judgement | None:
+        """How the changed run ended with a seed; None if it was not trained, or cannot be."""
+        config = rerun(self.configs[seed], changes, seed)
+        return None if config is None else self.results.get(config)
+
+    def ends_well(self, changes: Sequence[Change], seed: int) -> bool | None:
+        """Whether it learns below chance and, of a run that swung, calmly; None: not trained."""
+        after = self.judged(changes, seed)
+        return None if after is None else _is_well(self.before, after)
+
+    def is_cured(self, changes: Sequence[Change], seed: int) -> bool | None:
+        """Whether it ends well, and no higher than the unchanged run where that ends badly."""
+        before, after = self.results.get(self.configs[seed]), self.judged(changes, seed)
+        if after is None:
+            return None
+        is_lower = before is None or not _is_comparable(before) or is_repair(before, after)
+        return _is_well(self.before, after) and is_lower
+
+    def is_cure(self, changes: Sequence[Change]) -> bool:
+        """Whether it is cured with the run's own seed."""
+        return self.is_cured(changes, 0) is True
+
+    def of_factor(self) -> dict[Factor, list[Change]]:
+        """The changes of each factor, the nearest first."""
+        factors: dict[Factor, list[Change]] = {}
+        for change in sorted(self.changes, key=lambda change: change.distance):
+            factors.setdefault(change.factor, []).append(change)
+        return dict(sorted(factors.items()))
+
+
+def _is_well(before: Judgement, after: Judgement) -> bool:
+    is_calm = before.verdict not in HEALTHY or not after.spiked
+    return after.verdict in HEALTHY and after.tail_loss < CHANCE_LOSS and is_calm
+
+
+def _is_comparable(before: Judgement) -> bool:
+    """Whether the loss of a run that ends badly says what a better one must reach."""
+    return before.verdict not in HEALTHY and before.verdict is not Verdict.DIVERGED
+
+
+def _is_alike(before: Judgement, after: Judgement) -> bool:
+    """Whether a rerun ends in the same bad way."""
+    if before.verdict in HEALTHY:
+        return after.verdict in HEALTHY and after.spiked
+    return after.verdict is before.verdict
+
+
+def _with_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
+    """The run and the same with further seeds, which no run with other settings shares."""
+    settings = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
+    first = 1 + config.training.seed + int(digest(settings)[:5], 16) * 256
+    paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
+    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
+    return (config, *further)
+
+
+def _further_changes(
+    configs: Sequence[RunConfig], space: Space, changes: Sequence[Change]
+) -> Iterator[Change]:
+    """Numbers a hundred times larger and smaller, lower depths, and defaults of what is not varied.
+
+    No study tells here which values are quiet.
+    """
+    own = settings_of(configs[0])
+    known = {
+        (change.factor.setting, dict(change.values[0])[change.factor.setting]) for change in changes
+    }
+    for factor in dict.fromkeys(change.factor for change in changes):
+        path, value = factor.setting, own[factor.setting]
+        drawn = domain_of(configs[0], next(entry for entry in space if entry.path == path))
+        if drawn is None or not isinstance(drawn[1], Range):
+            continue
+        if isinstance(value, float):
+            low, high = drawn[1].low, drawn[1].high
+            for number in (min(max(value * times, low), high) for times in (1 / _FAR, _FAR)):
+                if number != value and (path, number) not in known:
+                    yield _to_value(configs, factor, number, drawn[1])
+        elif path == DEPTH:
+            widths = configs[0].model.layer_widths
+            for depth in range(1, len(widths) - 1):
+                values = ((DEPTH, depth), (WIDTHS, widths[:depth]))
+                distance = abs(position(drawn[1], len(widths)) - position(drawn[1], depth))
+                yield Change(factor, f"{DEPTH}={depth}", (values,) * len(configs), distance)
+    varied = {entry.path for entry in space} | _NO_CAUSE
+    for path, value in settings_of(RunConfig()).items():
+        if path not in varied and value is not None and own[path] not in (None, value):
+            change = Change(
+                Factor(path),
+                f"{path}={shown_value(value)}",
+                (((path, value),),) * len(configs),
+                1.0,
+            )
+            if rerun(configs[0], [change], 0) is not None:
+                yield change
+
+
+def _to_value(configs: Sequence[RunConfig], factor: Factor, value: float, domain: Domain) -> Change:
+    setting = factor.setting
+    start = settings_of(configs[0])[setting]
+    return Change(
+        factor,
+        f"{setting}={shown_value(value)}",
+        (((setting, value),),) * len(configs),
+        abs(position(domain, value) - position(domain, start)),
+    )
+
+
+def _find_edges(search: _Search) -> dict[Factor, Bisection]:
+    """Bisects every number with which the run ends well, all of them side by side."""
+    start = settings_of(search.configs[0])
+    ways: dict[Factor, Bisection] = {}
+    for factor, changes in search.of_factor().items():
+        value = start[factor.setting]
+        if not isinstance(value, float) or factor.keeps_step:
+            continue
+        good = next((own for own in changes if search.ends_well([own], 0)), None)
+        if good is not None:
+            target = dict(good.values[0])[factor.setting]
+            assert isinstance(target, float)
+            ways[factor] = Bisection(target, value)
+            ways[factor].ends = [
+                {1.0: is_well} if (is_well := search.ends_well([], seed)) is not None else {}
+                for seed in (0, *search.seeds)
+            ]
+            ways[factor].ends[0][0.0] = True
+    for _ in range(_ROUNDS):
+        asked = [
+            (way, seed, place, _at(search, factor, way, place))
+            for factor, way in ways.items()
+            for seed, place in way.wanted()
+        ]
+        if not asked or not search.train(([change], seed) for _, seed, _, change in asked):
+            break
+        for way, seed, place, change in asked:
+            is_well = search.ends_well([change], seed)
+            way.ends[seed][place] = bool(is_well)
+    return ways
+
+
+def _at(search: _Search, factor: Factor, way: Bisection, place: float) -> Change:
+    entry = next(entry for entry in search.space if entry.path == factor.setting)
+    drawn = domain_of(search.configs[0], entry)
+    assert drawn is not None
+    return _to_value(search.configs, factor, way.value(place), drawn[1])
+
+
+def _singles(search: _Search, ways: Mapping[Factor, Bisection]) -> list[Change]:
+    """The nearest change of each setting that cures with the run's own seed."""
+    found = []
+    for factor, changes in search.of_factor().items():
+        place = ways[factor].good_place if factor in ways else None
+        at_edge = [] if place is None else [_at(search, factor, ways[factor], place)]
+        search.train([(at_edge, 0)] if at_edge else [])
+        cures = [own for own in (*at_edge, *changes) if search.is_cure([own])]
+        found += cures[:1]
+    return found
+
+
+def _verify(search: _Search, curing: Sequence[Sequence[Change]]) -> None:
+    """Trains all of them with the further seeds."""
+    search.train((changes, seed) for changes in curing for seed in search.seeds)
+
+
+def _pairs(search: _Search) -> list[tuple[Change, ...]]:
+    """Two settings changed together that cure; of each its two most promising changes."""
+    sides = {factor: _sides(search, changes) for factor, changes in search.of_factor().items()}
+    tried = [
+        both
+        for one, other in combinations(sides, 2)
+        if one.setting != other.setting
+        for both in product(sides[one], sides[other])
+    ]
+    search.train((both, 0) for both in tried)
+    cures = [both for both in tried if search.is_cure(both)]
+    first: dict[tuple[str, ...], tuple[Change, ...]] = {}
+    for both in sorted(cures, key=lambda both: sum(own.distance for own in both)):
+        first.setdefault(tuple(own.factor.setting for own in both), both)
+    return list(first.values())[:_MOST_PAIRS]
+
+
+def _sides(search: _Search, changes: Sequence[Change]) -> list[Change]:
+    """Of a number the nearest on each side; of a choice those that swing least, or end lowest."""
+    path = changes[0].factor.setting
+    own = settings_of(search.configs[0])[path]
+
+    def size(change: Change) -> float:
+        judged = search.judged([change], 0)
+        return math.inf if judged is None else judged.amplitude or judged.tail_loss
+
+    def is_above(change: Change) -> bool:
+        return dict(change.values[0])[path] > own  # type: ignore[operator]
+
+    if not isinstance(own, int | float):
+        return sorted(changes, key=size)[:2]
+    lower, higher = [[c for c in changes if is_above(c) is side] for side in (False, True)]
+    return [*lower[:1], *higher[:1]]
+
+
+def _hold(
+    search: _Search, curing: list[tuple[Change, ...]], ways: Mapping[Factor, Bisection]
+) -> None:
+    """Where the smallest reliable cure is a number, goes back from its edge until it holds.
+
+    The edge of five seeds is not that of the sixth. So twice the seeds are tried.
+    """
+    best = min(curing, key=lambda own: _preference(_attempt(search, own)), default=None)
+    if best is None or len(best) > 1 or (way := ways.get(best[0].factor)) is None:
+        return
+    place = way.good_place
+    if place is None or not _is_reliable(_attempt(search, best)):
+        return
+    factor, n = best[0].factor, len(search.configs)
+    backs = [_at(search, factor, way, place - back) for back in _NARROWER]
+    for change in backs:
+        if not search.train(([change], seed) for seed in range(n)):
+            return
+        if all(search.ends_well([change], seed) for seed in range(n)) and search.is_cure([change]):
+            curing[curing.index(best)] = (change,)
+            return
+
+
+def _summarise(
+    search: _Search,
+    curing: Sequence[Sequence[Change]],
+    *,
+    step: str | None,
+    unit_step: float | None,
+    ratio: float | None,
+    edges: tuple[Edge, ...],
+) -> Repair:
+    cures = tuple(
+        sorted((_attempt(search, own) for own in curing if search.is_cure(own)), key=_preference)
+    )
+    acting = {setting for cure in cures for setting in cure.settings}
+    unchanged = [j for s in search.seeds if (j := search.judged([], s)) is not None]
+    return Repair(
+        config=search.configs[0],
+        before=search.before,
+        step=step,
+        unit_step=unit_step,
+        ratio=ratio,
+        n_alike=sum(_is_alike(search.before, own) for own in unchanged),
+        n_bad=sum(not _is_well(search.before, own) for own in unchanged),
+        n_seeds=len(unchanged),
+        cures=cures,
+        edges=edges,
+        quiet_failures=tuple(
+            _attempt(search, [change])
+            for change in search.changes
+            if (judged := search.judged([change], 0)) is not None
+            and not _is_alike(search.before, judged)
+            and not search.is_cure([change])
+        ),
+        without_effect=tuple(s for s in _in_vain(search) if s not in acting),
+        n_trained=len(search.results) - 1,  # the run itself is among them
+        is_complete=search.is_complete,
+    )
+
+
+def _in_vain(search: _Search) -> tuple[str, ...]:
+    """Settings of which every change left the run as it was, with its own seed."""
     judged: dict[str, list[Judgement | None]] = {}
-    for change in pick.changes:
-        own = judged_after(pick, [change], 0, results)
-        judged.setdefault(change.factor.setting, []).append(own)
+    for change in search.changes:
+        judged.setdefault(change.factor.setting, []).append(search.judged([change], 0))
     return tuple(
         setting
         for setting, all_of_it in judged.items()
-        if all(own is not None and own.verdict is Verdict.OSCILLATING for own in all_of_it)
+        if all(own is not None and _is_alike(search.before, own) for own in all_of_it)
     )
 
 
-def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt:
+def _attempt(search: _Search, changes: Sequence[Change]) -> Attempt:
     """A change that was trained with the run's own seed."""
-    own, config = judged_after(pick, changes, 0, results), rerun(pick.configs[0], changes, 0)
+    own, config = search.judged(changes, 0), rerun(search.configs[0], changes, 0)
     assert own is not None
     assert config is not None
-    further = [_cures_seed(pick, changes, s, results) for s in range(1, pick.n_seeds + 1)]
+    further = [search.is_cured(changes, seed) for seed in range(1, len(search.configs))]
     known = [is_cured for is_cured in further if is_cured is not None]
     return Attempt(
         text=" ".join(change.text for change in changes),
@@ -163,16 +522,6 @@ def _attempt(pick: Pick, changes: Sequence[Change], results: Results) -> Attempt
     )
 
 
-def _cures_seed(pick: Pick, changes: Sequence[Change], seed: int, results: Results) -> bool | None:
-    """Whether the run ends well with a further seed; None if that was not trained."""
-    before, after = results.get(pick.configs[seed]), judged_after(pick, changes, seed, results)
-    if after is None:
-        return None
-    if before is not None and before.verdict is Verdict.OSCILLATING:
-        return is_repair(before, after)
-    return after.verdict in HEALTHY  # with this seed there is nothing to repair
-
-
 def _preference(attempt: Attempt) -> tuple[int, float, float]:
     """Fewest settings, then most further seeds cured, then the shortest way."""
     share = attempt.n_cured / attempt.n_seeds if attempt.n_seeds else 0.0
@@ -180,18 +529,16 @@ def _preference(attempt: Attempt) -> tuple[int, float, float]:
 
 
 def describe_repair(found: Repair) -> tuple[str, ...]:
-    """Why the run oscillates, what stops it and what does not: one to six sentences."""
-    unchanged = (
-        f"Unchanged it oscillates with {found.n_oscillating} of {found.n_seeds} further seeds."
-    )
-    known = (unchanged,) if found.n_seeds else ()
+    """Why the run ends badly, what stops that and what does not: one to seven sentences."""
+    _, does, noun = _words(found.before)
+    unchanged = tuple(_unchanged_sentence(found))
     if not found.cures and not found.is_complete:
-        return ("The time was up before a change was found that stops this run.", *known)
+        return ("The time was up before a change was found that stops this run.", *unchanged)
     if not found.cures:
         ends_higher = any(own.verdict in HEALTHY for own in found.quiet_failures)
         how = " at as low a loss" if ends_higher else ""
-        said = f"No change of one setting, or of two, stops the oscillation{how}."
-        return (said, *known, *_quiet_sentences(found))
+        said = f"No change of one setting, or of two, stops {noun}{how}."
+        return (said, *unchanged, *_edge_sentences(found), *_quiet_sentences(found))
     best = found.cures[0]
     if not is_verified(found):
         return (
@@ -202,16 +549,61 @@ def describe_repair(found: Repair) -> tuple[str, ...]:
     ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
     if _is_chance(found):
         said = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
-        return (said, *known)
+        return (said, *unchanged)
     others = _others(found)
     is_single = len(best.settings) == 1
     is_smallest = all(best.distance <= other.distance for other in others if _is_reliable(other))
     how = "the smallest" if is_smallest else "the most reliable"
     how += f"{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
-    subject = f"{names} {'makes' if is_single else 'make'} it oscillate{_about_its_step(found)}"
+    subject = f"{names} {'makes' if is_single else 'make'} it {does}{_about_its_step(found)}"
     lead = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
-    return (lead, *known, *_other_sentences(others), *_quiet_sentences(found))
+    rest = *_edge_sentences(found), *_other_sentences(others), *_quiet_sentences(found)
+    return (lead, *unchanged, *rest)
+
+
+def _words(before: Judgement) -> tuple[str, str, str]:
+    return _DOES.get(before.verdict, _SWINGS)
+
+
+def _unchanged_sentence(found: Repair) -> Iterator[str]:
+    if found.n_seeds:
+        does = _words(found.before)[0]
+        others = found.n_bad - found.n_alike
+        bad = f", and ends badly in another way with {others}" if others else ""
+        yield f"Unchanged it {does} with {found.n_alike} of {found.n_seeds} further seeds{bad}."
+
+
+def _edge_sentences(found: Repair) -> Iterator[str]:
+    """Of each edge; that of the learning rate as a step on the mean, with the theory beside it."""
+    own = settings_of(found.config)
+    for edge in found.edges:
+        value = own[edge.setting]
+        assert isinstance(value, float)
+        names, good, bad = edge.setting, edge.good, edge.bad
+        theory = ""
+        if edge.setting == LEARNING_RATE:
+            if found.ratio:
+                times = found.unit_step or 1.0
+                momentum = found.config.optimizer.momentum
+                word = f"{2 * (1 + momentum):.3g}/sharpness"
+                theory = f"; {word} at its first weights says {value / found.ratio * times:.2g}"
+            if found.unit_step not in (None, 1.0):
+                assert found.unit_step is not None
+                names, good, bad = "a step", good * found.unit_step, bad * found.unit_step
+                own_step = f" (its own: {value * found.unit_step:.3g})"
+                yield (
+                    f"With {edge.n_seeds} seeds it ends well up to a step of {good:.3g} on the "
+                    f"mean, and badly with one or more from {bad:.3g} on{own_step}{theory}."
+                )
+                continue
+        far = "up to" if edge.good < value else "from"
+        end = "from {} on" if edge.good < value else "from {} down"
+        yield (
+            f"With {edge.n_seeds} seeds it ends well {far} {names}={good:.3g}"
+            f"{'' if edge.good < value else ' on'}, and badly with one or more "
+            f"{end.format(f'{bad:.3g}')}{theory}."
+        )
 
 
 def _others(found: Repair) -> list[Attempt]:
@@ -237,17 +629,20 @@ def _other_sentences(others: Sequence[Attempt]) -> Iterator[str]:
 
 
 def _quiet_sentences(found: Repair) -> Iterator[str]:
-    """What ends the swings without repairing the run, and what was changed in vain."""
+    """What ends otherwise without repairing the run, and what was changed in vain."""
     acting = {setting for cure in found.cures for setting in cure.settings}
     quiet: dict[tuple[str, ...], Attempt] = {}
     for failure in sorted(found.quiet_failures, key=lambda own: own.distance):
         if not acting.intersection(failure.settings):
             quiet.setdefault(failure.settings, failure)
-    for is_healthy, but in ((False, "it does not learn"), (True, "at a higher loss")):
+    swings = found.before.verdict is Verdict.OSCILLATING
+    not_well = "Swings end, but it does not learn," if swings else "It ends otherwise, not well,"
+    higher = f"{'Swings end' if swings else 'It ends well'}, but at a higher loss,"
+    for is_healthy, lead in ((False, not_well), (True, higher)):
         kind = [own for own in quiet.values() if (own.verdict in HEALTHY) is is_healthy]
         if kind:
             listed = ", ".join(f"{own.text} ({own.verdict.value})" for own in kind)
-            yield f"Swings end, but {but}, with {listed}."
+            yield f"{lead} with {listed}."
     if found.cures and found.without_effect:
         *names, last = found.without_effect
         listed = f"{', '.join(names)} or {last}" if names else last
@@ -265,7 +660,7 @@ def named_causes(found: Repair) -> tuple[str, ...]:
 
 
 def _is_chance(found: Repair) -> bool:
-    return 2 * found.n_oscillating < found.n_seeds or not _is_reliable(found.cures[0])
+    return 2 * found.n_bad < found.n_seeds or not _is_reliable(found.cures[0])
 
 
 def _about_its_step(found: Repair) -> str:
@@ -281,172 +676,3 @@ def _about_its_step(found: Repair) -> str:
 def _is_reliable(cure: Attempt) -> bool:
     """Whether it works with more than half of the further seeds that were tried."""
     return 2 * cure.n_cured > cure.n_seeds
-
-
-def repair(
-    config: RunConfig,
-    space: Space,
-    train: Train,
-    *,
-    before: Judgement,
-    n_examples: int,
-    gradient_norm: GradientNorm,
-    seeds: int = 4,
-    known: Results | None = None,
-    population: int = 64,
-    goes_on: Callable[[], bool] = lambda: True,
-) -> Repair:
-    """Searches the smallest change that repairs one run.
-
-    Every single change is trained with the run's own seed and, of each setting that repairs it, the
-    strongest one with further seeds. Where a number does, smaller changes of it are tried: the
-    smallest that still repairs is verified with the further seeds. Only if no single change
-    repairs, pairs are searched in the same way.
-
-    Args:
-        config: of a run that oscillates.
-        space: what may be changed; of its study, or the `standard_space`.
-        before: how this run ended.
-        n_examples: in the training part.
-        seeds: further seeds.
-        known: results of an earlier call.
-        population: configs that are trained in one call of `train`, at most.
-        goes_on: asked before each population.
-    """
-    run = StudyRun(plain(config), parameters_of(config, space), Verdict.OSCILLATING)
-    plan = plan_reruns(
-        [run],
-        space,
-        interventions=1,
-        seeds=seeds,
-        n_examples=n_examples,
-        gradient_norm=gradient_norm,
-    )
-    plan = _of_one_run(plan, before, space)
-    pick = plan.picks[0]
-    results = {**(known or {}), pick.configs[0]: before}
-    is_complete = True
-
-    def has_time() -> bool:
-        nonlocal is_complete
-        is_complete = is_complete and goes_on()
-        return is_complete
-
-    def train_asked(asked: Callable[[Plan, Results], tuple[RunConfig, ...]]) -> None:
-        found = investigate(
-            plan, train, known=results, population=population, goes_on=has_time, asked=asked
-        )
-        results.update(found)
-
-    def train_all(candidates: Iterable[Sequence[Change]], seeds: Sequence[int]) -> bool:
-        """Whether there was anything to train, and time for all of it."""
-        wanted = [rerun(pick.configs[s], changes, s) for changes in candidates for s in seeds]
-        train_asked(lambda _, known: missing(wanted, known))
-        return bool(wanted) and not missing(wanted, results)
-
-    train_asked(_next_cures)
-    candidates: list[tuple[Change, ...]] = [
-        (change,) for change in _approached(pick, space, results, train_all)
-    ]
-    candidates += [(best,) for f in pick.factors for best in by_strength(pick, f, results)[:1]]
-    candidates += _pairs(plan, results)
-    curing = [own for own in candidates if turns(pick, own, results)]
-    train_all(curing, range(1, pick.n_seeds + 1))
-    step = step_example(run.config, n_examples, gradient_norm)
-    return _summarise(pick, curing, results, step=step, is_complete=is_complete)
-
-
-def _next_cures(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next to know what stops the run; nothing about what has no effect on it."""
-    return next_turning_batch(plan, results) or next_curing_pairs(plan, results)
-
-
-def _of_one_run(plan: Plan, before: Judgement, space: Space) -> Plan:
-    """The plan for a single run: with fewer seeds, and numbers farther away."""
-    pick = plan.picks[0]
-    pick = replace(
-        pick,
-        before=before,
-        configs=pick.configs[: pick.n_seeds + 1],  # one run needs no error rate over all settings
-        changes=(*pick.changes, *_farther(pick, space)),
-    )
-    return replace(plan, picks=(pick,))
-
-
-def _farther(pick: Pick, space: Space) -> list[Change]:
-    """Numbers a hundred times larger and smaller: no study tells here which values are quiet."""
-    found = []
-    for factor in pick.factors:
-        value = settings_of(pick.configs[0])[factor.setting]
-        drawn = domain_of(pick.configs[0], next(e for e in space if e.path == factor.setting))
-        if not isinstance(value, float) or drawn is None or not isinstance(drawn[1], Range):
-            continue
-        known = [dict(change.values[0])[factor.setting] for change in pick.of_factor(factor)]
-        for times in (1 / _FAR, _FAR):
-            far = min(max(value * times, drawn[1].low), drawn[1].high)
-            if far not in (value, *known):
-                found.append(_to_value(pick, factor, far, drawn[1]))
-    return found
-
-
-def _approached(
-    pick: Pick,
-    space: Space,
-    results: Results,
-    train_all: Callable[[Iterable[Sequence[Change]], Sequence[int]], bool],
-) -> list[Change]:
-    """For each number that cures, the smallest change on the way to it that still does."""
-    start = settings_of(pick.configs[0])
-    smallest: dict[Factor, Change] = {}
-    for factor in pick.factors:
-        best = next(iter(by_strength(pick, factor, results)), None)
-        if best and turns(pick, [best], results) and isinstance(start[factor.setting], float):
-            smallest[factor] = best
-    failed = {factor: start[factor.setting] for factor in smallest}
-    for _ in range(_ROUNDS):
-        ways = {f: _between(pick, change, failed[f], space) for f, change in smallest.items()}
-        if not train_all([[step] for way in ways.values() for step in way], [0]):
-            break
-        for factor, way in ways.items():
-            for step in way:
-                if not turns(pick, [step], results):
-                    failed[factor] = dict(step.values[0])[factor.setting]  # type: ignore[assignment]
-                    break
-                smallest[factor] = step
-    return list(smallest.values())
-
-
-def _between(pick: Pick, change: Change, failed: object, space: Space) -> list[Change]:
-    """Changes at even distances on the way from a cure to a value that does not cure."""
-    setting = change.factor.setting
-    cured = dict(change.values[0])[setting]
-    assert isinstance(cured, int | float)
-    assert isinstance(failed, int | float)
-    drawn = domain_of(pick.configs[0], next(entry for entry in space if entry.path == setting))
-    if drawn is None:
-        return []
-    shares = [i / (_POINTS + 1) for i in range(1, _POINTS + 1)]
-    if min(cured, failed) > 0:
-        values = [cured ** (1 - share) * failed**share for share in shares]
-    else:
-        values = [cured + (failed - cured) * share for share in shares]
-    low, high = min(cured, failed), max(cured, failed)
-    rounded = dict.fromkeys(float(f"{value:.3g}") for value in values)
-    return [_to_value(pick, change.factor, v, drawn[1]) for v in rounded if low < v < high]
-
-
-def _to_value(pick: Pick, factor: Factor, value: float, domain: Domain) -> Change:
-    setting = factor.setting
-    start = settings_of(pick.configs[0])[setting]
-    return Change(
-        factor,
-        f"{setting}={shown_value(value)}",
-        (((setting, value),),) * len(pick.configs),
-        abs(position(domain, value) - position(domain, start)),
-    )
-
-
-def _pairs(plan: Plan, results: Results) -> list[tuple[Change, ...]]:
-    pick = plan.picks[0]
-    found = [curing_pair(pick, cure.factors, results) for cure in pair_cures(plan, results)]
-    return [both for both in found if both is not None]

@@ -63,7 +63,7 @@ class Dataset:
     """Threes and sevens in three parts without a common example.
 
     Attributes:
-        scale: the largest possible pixel; a feature is pixel / scale.
+        scale: the largest possible pixel; a feature is pixel / scale, times `data.scale`.
         shape: rows and columns of an image.
         validation: what the search looks at; empty where nothing is held out.
         test: what is looked at last.
@@ -81,13 +81,13 @@ class Dataset:
 
 
 def features(
-    pixels: NDArray[np.uint8], scale: int, dtype: Literal["float32", "float64"]
+    pixels: NDArray[np.uint8], scale: float, dtype: Literal["float32", "float64"]
 ) -> NDArray[np.floating[Any]]:
-    """Pixels as numbers from 0 to 1, each quotient correctly rounded in its dtype.
+    """Pixels as numbers, each quotient correctly rounded in its dtype.
 
     Args:
         pixels: any shape, uint8.
-        scale: the pixel that becomes 1.
+        scale: the pixel that becomes 1: the largest, over `data.scale`.
 
     Example:
         >>> features(np.array([0, 51, 255], dtype=np.uint8), 255, "float64").tolist()

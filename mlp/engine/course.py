@@ -7,9 +7,17 @@ from typing import Literal
 import numpy as np
 
 from mlp.config import RunConfig
-from mlp.data.dataset import Dataset, features
+from mlp.data.dataset import Dataset
 from mlp.engine.layout import Array, Mask
-from mlp.engine.sparse import BLOCK, Batches, Images, cut_batches, move_images, pack_images
+from mlp.engine.sparse import (
+    BLOCK,
+    Batches,
+    Images,
+    cut_batches,
+    move_images,
+    pack_images,
+    pixel_features,
+)
 from mlp.engine.steps import CHUNKS
 
 
@@ -46,7 +54,8 @@ class Course:
     Attributes:
         batch_size: examples of a step; None: all.
         epoch: steps of an epoch; 0 for the full batch.
-        feature: `(256,)`, the number that each raw pixel value stands for.
+        feature: `(256,)`, the number that each raw pixel value stands for; 1 for 0, the constant
+            pixel.
         order: draws the order of each epoch, and how its images are moved.
     """
 
@@ -68,8 +77,8 @@ def read_examples(data: Dataset, shift: int) -> Examples:
     live = np.logical_or(reached, held_out.pixels.any(axis=0))
     return Examples(
         live,
-        pack_images(train.pixels, train.labels, live, data.scale),
-        pack_images(held_out.pixels, held_out.labels, live, data.scale) if len(held_out) else None,
+        pack_images(train.pixels, train.labels, live),
+        pack_images(held_out.pixels, held_out.labels, live) if len(held_out) else None,
         data.scale,
         data.shape,
         shift,
@@ -84,7 +93,7 @@ def _reached(inked: Mask, shape: tuple[int, int], shift: int) -> Mask:
 
 
 def plan_course(examples: Examples, config: RunConfig) -> Course:
-    """Cuts the data for all trials that share the config's dtype, batch size and order."""
+    """Cuts the data for all trials that share the config's dtype, batches, and scale of inputs."""
     training = config.training
 
     def whole(images: Images) -> Batches:
@@ -99,7 +108,7 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
         0 if training.batch_size is None else -(-n_train // training.batch_size),
         whole(examples.train),
         None if examples.held_out is None else whole(examples.held_out),
-        features(np.arange(256, dtype=np.uint8), examples.scale, training.dtype),
+        pixel_features(examples.scale / config.data.scale, training.dtype),
         np.random.RandomState(training.order_seed),
     )
 

@@ -12,12 +12,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mlp.data.dataset import Part, features
+from mlp.data.dataset import Part
 from mlp.engine.handle import Handle, version_of
 from mlp.engine.kernels import backward_wide, forward_wide
 from mlp.engine.layout import Mask
 from mlp.engine.simd import NARROW, WIDE, aligned_zeros, lanes, store, transpose, zeros
-from mlp.engine.sparse import BLOCK, cut_batches, pack_images
+from mlp.engine.sparse import BLOCK, cut_batches, pack_images, pixel_features
 
 Matrix = NDArray[np.float64]
 
@@ -53,18 +53,18 @@ class Pixels(NamedTuple):
         return len(self.side)
 
 
-def read_pixels(part: Part, scale: int) -> Pixels:
+def read_pixels(part: Part, scale: float) -> Pixels:
     """Lists the non-zero pixels of a part.
 
     Args:
-        scale: the pixel that stands for 1.
+        scale: as in `mlp.data.dataset.features`.
     """
     n = part.n_examples
     live = np.asarray(part.pixels.any(axis=0))
-    images = pack_images(part.pixels, part.labels, live, scale)
+    images = pack_images(part.pixels, part.labels, live)
     n_inputs = int(live.sum()) + 1
     batches = cut_batches(images, np.arange(n), n, n_inputs, "float64")
-    feature = features(np.arange(256, dtype=np.uint8), scale, "float64")
+    feature = pixel_features(scale, "float64")
     side = np.concatenate([batches.side, np.zeros(_ROOM)])
     source = Handle(images, batches, feature=feature, n_inputs=n_inputs, stride=len(side))
     return Pixels(source, live, side, n)

@@ -68,12 +68,14 @@ def train(
 ) -> list[Result]:
     """Trains one network for each config.
 
-    Trials that agree in dtype, batch size, batch order and shift are trained together in one pass
-    over the data, as many at once as fit into memory. A trial whose loss becomes infinite or
-    undefined ends there, and that is its result; no floating-point warning escapes.
+    Trials that agree in dtype, batch size, batch order, shift and scale of the inputs are trained
+    together in one pass over the data, as many at once as fit into memory. A trial whose loss
+    becomes infinite or undefined ends there, and that is its result; no floating-point warning
+    escapes.
 
     Args:
-        configs: one a trial; `data`, `tracking` and `execution` in them are not read.
+        configs: one a trial; `tracking`, `execution` and, but for `data.scale`, `data` in them are
+            not read.
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
@@ -107,7 +109,8 @@ def shared_settings(config: RunConfig) -> tuple[object, ...]:
     """What trials must agree in to be trained in one pass over the data."""
     training = config.training
     order_seed = None if training.batch_size is None else training.order_seed
-    return training.dtype, training.batch_size, order_seed, training.shift
+    scale = config.data.scale
+    return training.dtype, training.batch_size, order_seed, training.shift, scale
 
 
 def _populations(

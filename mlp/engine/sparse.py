@@ -5,11 +5,13 @@ others twice: row by row for the forward pass, and for the backward pass, within
 `BLOCK` rows, pixel by pixel. A last pixel that is one everywhere carries the biases.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from mlp.data.dataset import features
 
 BLOCK = 256  # rows: their number fits a byte, and their gradients fit the first-level cache
 
@@ -20,7 +22,7 @@ class Images(NamedTuple):
     Attributes:
         start: `(n + 1,)` int64, where each row's pixels begin.
         pixel: `(non_zero,)` uint16, place among the live pixels.
-        value: `(non_zero,)` uint8, raw value.
+        value: `(non_zero,)` uint8, raw value; 0 of the constant pixel.
         label: `(n,)` uint8.
     """
 
@@ -54,7 +56,7 @@ class Batches(NamedTuple):
 
 
 def pack_images(
-    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], live: NDArray[np.bool_], scale: int
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], live: NDArray[np.bool_]
 ) -> Images:
     """Lists the non-zero pixels of each row, and the constant pixel at its end.
 
@@ -62,14 +64,23 @@ def pack_images(
         pixels: `(n, d)` uint8.
         labels: `(n,)`, 0 or 1.
         live: `(d,)` bool, the pixels to keep.
-        scale: the raw value that stands for 1.
     """
-    kept = np.column_stack([pixels[:, live], np.full(len(pixels), scale, np.uint8)])
+    kept = np.column_stack([pixels[:, live], np.ones(len(pixels), np.uint8)])
     row, pixel = np.nonzero(kept)
     start = np.searchsorted(row, np.arange(len(kept) + 1))
-    return Images(
-        start.astype(np.int64), pixel.astype(np.uint16), kept[row, pixel], labels.astype(np.uint8)
-    )
+    value = np.where(pixel < kept.shape[1] - 1, kept[row, pixel], 0).astype(np.uint8)
+    return Images(start.astype(np.int64), pixel.astype(np.uint16), value, labels.astype(np.uint8))
+
+
+def pixel_features(scale: float, dtype: Literal["float32", "float64"]) -> NDArray[np.floating]:
+    """The number that each raw value stands for, `(256,)`; that of the constant pixel is 1.
+
+    Args:
+        scale: as in `mlp.data.dataset.features`.
+    """
+    table = features(np.arange(256, dtype=np.uint8), scale, dtype)
+    table[0] = 1.0
+    return table
 
 
 def move_images(

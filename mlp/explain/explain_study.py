@@ -1,24 +1,32 @@
 """Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
 
-import contextlib
 import dataclasses
 import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
-from mlp.causes.answer import Answer, answer, evidence_table, investigate, n_left
+from mlp.causes.answer import (
+    Answer,
+    answer,
+    evidence_table,
+    investigate,
+    order_in_population,
+    sentences,
+)
 from mlp.causes.changes import plain, standard_space
+from mlp.causes.effects import effects
+from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import complete_space, observe
-from mlp.causes.plan import plan_reruns
-from mlp.config import Data, Execution, ExplainConfig
-from mlp.curve import Verdict
+from mlp.causes.plan import Results, plan_reruns
+from mlp.config import Data, Execution, ExplainConfig, RunConfig
+from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import load
 from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.experiment import (
@@ -31,28 +39,28 @@ from mlp.explain.experiment import (
     store_of_reruns,
     verdicts_in_words,
 )
-from mlp.explain.page_content import Compared, Curves, gather, unmeasured
+from mlp.explain.page_content import Compared, Curves, gather, sentences_of, unmeasured
 from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.report.figures import Figure, figures_of
 from mlp.report.page import render_page
-from mlp.report.summary import PageContent, find_cures
+from mlp.report.summary import Cure, PageContent, find_cures
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command, rerun_command
-from mlp.tracking.drain import Drain
-from mlp.tracking.read import Meaning, PastRun, PastStudy, read_reruns, read_study
-from mlp.tracking.runs import describe_answer, log_page
+from mlp.tracking.read import Meaning, PastRun, PastStudy, busy_s, read_reruns, read_study
+from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
 from mlp.training.executor import n_threads, open_executor
 
 PAGE_FILE = "report.html"
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
-# Of the time limit, for the reruns of the plan; the rest is for what the page shows beside it.
-_SHARE = 0.9
-_POPULATION = 64  # reruns that are trained at once: the grain in which a time limit is kept
+_LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than that for a tiny one
+_POPULATION = 64  # reruns that are trained at once, at most
+_FEWEST = 8  # fill the vectors of the engine: fewer take as long
+_LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
 def explain_study(
@@ -62,6 +70,7 @@ def explain_study(
     tracking_uri: str | None = None,
     experiment: str = DEFAULT_EXPERIMENT,
     console: Console | None = None,
+    is_after_sweep: bool = False,
 ) -> "Explanation":
     """Finds out which settings make the loss of a study's runs oscillate, by reruns.
 
@@ -74,6 +83,7 @@ def explain_study(
             directory.
         experiment: name of the MLflow experiment.
         console: where progress and the answer are shown; None: nowhere.
+        is_after_sweep: whether a sweep ends with it, which says itself what to type next.
 
     Returns:
         The answer, its sentences, the page, and `figures()`, which a notebook shows.
@@ -86,7 +96,7 @@ def explain_study(
 
     Example:
         >>> import mlp
-        >>> end = mlp.run_study("smoke", {"training.steps": 30})
+        >>> end = mlp.run_study("smoke", {"training.steps": 30, "study.explain": False})
         >>> found = mlp.explain_study(end.name, {"interventions": 1, "seeds": 1})
         >>> found.answer.n_runs, {"causes", "map"} <= found.figures().keys()
         (4, True)
@@ -107,16 +117,8 @@ def explain_study(
             sentences = say_verdicts(study, store, config, console)
             return Explanation(study, None, sentences, None, None, "")
     compared = _compared(study, store, config, console)
-    limit_s = config.explain.timeout_s or max(study.duration_s, _LEAST_LIMIT_S)
-    norms = functools.partial(gradient_norms, data=compared.data, threads=n_threads(Execution()))
-    planned = plan_reruns(
-        compared.observed,
-        compared.space,
-        interventions=config.explain.interventions,
-        seeds=config.explain.seeds,
-        n_examples=compared.data.train.n_examples,
-        gradient_norm=norms,
-    )
+    least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
+    limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
     again = explain_again(study, config)
     own = store_of_reruns(study, store, config)
     with recorded_explanation(
@@ -133,66 +135,55 @@ def explain_study(
             for run in read_reruns(own, study.key)
             if run.data_digest == compared.data.digest
         }
-        known = {own: run.judgement for own, run in earlier.items()}
-        with contextlib.ExitStack() as stack:
-            where = stack.enter_context(
-                open_executor(config.local.execution, notice=lambda line: say(console, line))
-            )
+        # A rerun that is a run of the study, to the last bit, is not trained once more.
+        trained = {} if study.brought else compared.by_config()
+        inquiry = _Inquiry(compared, config, trained, earlier, console)
+        other: tuple[str, ...] = ()
+        with open_executor(config.local.execution, notice=inquiry.say) as where:
+            clock = _Clock(started, limit_s, inquiry.pace_s(study))
             # Reruns say something about runs of another program only if these come out alike.
-            other: tuple[str, ...] = ()
-            pace_s = _pace_s(study)
             if study.brought:
                 end = started + limit_s if config.explain.timeout_s else math.inf
                 checked = check_code(study, compared.data, where, end=end, console=console)
-                other, pace_s = checked.finding, checked.pace_s
+                other, clock.pace_s = checked.finding, checked.pace_s
                 if not config.explain.timeout_s:  # which counts from here then
-                    started = time.monotonic()
+                    clock.started = time.monotonic()
             if other:
-                planned, known = dataclasses.replace(planned, picks=(), factors=()), {}
-            progress = _progress(console, n_left(planned, known), len(known), pace_s, limit_s)
-            told = stack.enter_context(progress)
-            trainer = Retrainer(compared.data, where, reruns, study.key, told)
-            clock = _Clock(started, limit_s, pace_s, trainer, reruns)
-            population = clock.population(_POPULATION)
-            known |= investigate(
-                planned,
-                trainer,
-                known=known,
-                population=population,
-                goes_on=lambda: clock.has_time(_SHARE, population),
-            )
+                inquiry.give_up()
+            with _progress(inquiry, clock) as told:
+                trainer = Retrainer(compared.data, where, reruns, study.key, told)
+                inquiry.ask(trainer, clock)
             if study.brought and not other:
-                other = contradiction(study, known)
+                other = contradiction(study, inquiry.known)
                 if other:
-                    planned, known = dataclasses.replace(planned, picks=(), factors=()), {}
-            found = answer(
-                planned,
-                known,
-                n_examples=compared.data.train.n_examples,
-                gradient_norm=norms,
-            )
-            content = gather(
-                study,
-                compared,
-                found,
-                Curves(store, earlier, trainer, lambda: clock.has_time(1.0, 1)),
-                cures=find_cures(planned, known, found, [run.judgement for run in compared.runs]),
-                commands=how_to_look(store)
-                if other
-                else _commands(study, compared, found, config, store),
-            )
-            if other:
-                content = dataclasses.replace(content, sentences=other, evidence="\n".join(other))
-        _say_answer(content, found, again, console)  # before the store can fail
-        page = render_page(content)
+                    inquiry.give_up()
+            found = inquiry.answer()
+            said = other or sentences_of(study, found)
+            _say_answer(said, found, again, console)  # as soon as it is known
+            with waiting(console, "the page is being made"):
+                content = gather(
+                    study,
+                    compared,
+                    found,
+                    Curves(store, trained | earlier, trainer, clock.has_time),
+                    cures=inquiry.cures(found),
+                    commands=how_to_look(store)
+                    if other
+                    else _commands(study, compared, found, config, store),
+                )
+                if other:
+                    evidence = "\n".join(other)
+                    content = dataclasses.replace(content, sentences=other, evidence=evidence)
+                page = render_page(content)
         at = study.run_id or run_id  # the study's own run, where there is one
         with waiting(console, "the page is being recorded"):
-            log_page(own, at, page, PAGE_FILE)
+            log_text(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]
             ids = dict.fromkeys((at, run_id))
             describe_answer(store, ids, sentences=content.sentences, causes=causes)
     say(console, f"the page, while mlflow ui runs: {run_address(own, at, PAGE_FILE)}")
-    say(console, "next:", *(f"  {line}" for line in content.commands))
+    if not is_after_sweep:
+        say(console, "next:", *(f"  {line}" for line in content.commands))
     return Explanation(study, found, content.sentences, run_id, content, page)
 
 
@@ -246,6 +237,10 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
     # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
     space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
+    if all(run.judgement.verdict is Verdict.OSCILLATING for run in runs):
+        # Whatever is varied: then something that all runs share may do it.
+        known = {entry.path for entry in space}
+        space += tuple(e for e in standard_space(configs[0]) if e.path not in known)
     observed = observe(configs, [run.judgement.verdict for run in runs], space)
     return Compared(runs, observed, space, data)
 
@@ -271,57 +266,172 @@ def _kind(run: PastRun) -> tuple[Data, str]:
     return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
 
 
-def _pace_s(study: PastStudy) -> float:
-    """Seconds that a training of the study took, in its populations."""
-    return study.duration_s / max(1, len(study.runs))
+class _Inquiry:
+    """What is asked of a study, and what is known of it.
+
+    Attributes:
+        plan: the runs that are changed, and how.
+        known: results in the order of their training.
+    """
+
+    def __init__(
+        self,
+        compared: Compared,
+        config: ExplainConfig,
+        trained: Mapping[RunConfig, PastRun],
+        earlier: Mapping[RunConfig, PastRun],
+        console: Console,
+    ) -> None:
+        """Trains nothing.
+
+        Args:
+            trained: runs of the study that count as reruns of their configs.
+            earlier: reruns of earlier calls.
+        """
+        data = compared.data
+        self._compared, self.console = compared, console
+        self._norms = functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
+        self.plan = plan_reruns(
+            compared.observed,
+            compared.space,
+            interventions=config.explain.interventions,
+            seeds=config.explain.seeds,
+            n_examples=data.train.n_examples,
+            gradient_norm=self._norms,
+        )
+        self.known = {own: run.judgement for own, run in trained.items()}
+        self.n_earlier = len(earlier)
+        in_order = sorted(
+            earlier.items(), key=lambda item: (item[1].started_ms, order_in_population(item[0]))
+        )
+        self.known |= {config: run.judgement for config, run in in_order}
+        self._busy_s = busy_s([run for _, run in in_order])
+        self._n_trained = 0
+        self._said: set[str] = set()
+
+    def say(self, *lines: str) -> None:
+        """Shows lines."""
+        say(self.console, *lines)
+
+    def give_up(self) -> None:
+        """Asks for nothing, since no rerun would say anything about these runs."""
+        self.plan = dataclasses.replace(self.plan, picks=(), factors=())
+        self.known = {}
+
+    def pace_s(self, study: PastStudy | None = None) -> float:
+        """Seconds that a rerun takes, by all that were trained; at first, as a run of the study."""
+        n = self.n_earlier + self._n_trained
+        if n or study is None:
+            return self._busy_s / max(1, n)
+        return study.duration_s / max(1, len(study.runs))
+
+    def ask(self, trainer: Retrainer, clock: "_Clock") -> None:
+        """Trains what decides most, population after population, while there is time."""
+
+        def train(configs: Sequence[RunConfig]) -> Sequence[Judgement]:
+            before = trainer.seconds
+            judged = trainer(configs)
+            self._busy_s += trainer.seconds - before
+            self._n_trained += len(configs)
+            clock.pace_s = self.pace_s()
+            return judged
+
+        def heard(results: Results) -> None:
+            self.known = dict(results)
+            self._tell(clock)
+
+        self._tell(clock)
+        try:
+            investigate(
+                self.plan,
+                train,
+                known=self.known,
+                population=clock.population,
+                goes_on=clock.has_time,
+                heard=heard,
+            )
+        except KeyboardInterrupt:
+            found = self.answer()
+            self.say("", *sentences(found), "")
+            raise
+
+    def answer(self) -> Answer:
+        """What is known now."""
+        return answer(
+            self.plan,
+            self.known,
+            n_examples=self._compared.data.train.n_examples,
+            gradient_norm=self._norms,
+            pace_s=self.pace_s() or None,
+        )
+
+    def cures(self, found: Answer) -> list[Cure]:
+        """Reruns that repaired a run."""
+        judged = [run.judgement for run in self._compared.runs]
+        return find_cures(self.plan, self.known, found, judged)
+
+    def _tell(self, clock: "_Clock") -> None:
+        """Says what was settled since, and when."""
+        for effect in effects(self.plan, self.known):
+            setting, conclusion = effect.factor.setting, effect.conclusion
+            is_settled = conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
+            if is_settled and not effect.factor.keeps_step and setting not in self._said:
+                self._said.add(setting)
+                if self._n_trained:
+                    at = f"after {clock.seconds:.0f} s and {self._n_trained} reruns"
+                    self.say(f"{at}: {setting} {conclusion.value}")
 
 
 def _progress(
-    console: Console, n_trainings: int, n_known: int, pace_s: float, limit_s: float
+    inquiry: _Inquiry, clock: "_Clock"
 ) -> AbstractContextManager[Callable[[int, float], None]]:
-    duration_s = n_trainings * pace_s
-    told = f"reruns to train: about {n_trainings}, {duration_s:.0f} s"
-    if not n_trainings:
-        told = "reruns to train: none"
-    elif duration_s > limit_s:
-        # Twice what the reruns take: a part of the limit is for what the page shows beside them.
-        told += (
-            f", of which explain.timeout_s={limit_s:.0f} leaves a part for the next call; "
-            f"explain.timeout_s={10 * math.ceil(duration_s / 5)} is enough for all"
-        )
-    say(console, told + (f"; {n_known} of earlier explanations are used" if n_known else ""))
-    return counting(console, "reruns", n_trainings)
+    found = inquiry.answer()
+    told = "reruns to train: none"
+    if not found.is_complete:
+        told = f"reruns to train: {_left(found.n_left, clock.pace_s)}"
+        if found.n_left * clock.pace_s > clock.limit_s:
+            told += f", of which explain.timeout_s={clock.limit_s:.0f} leaves a part for later"
+    again = f"; {inquiry.n_earlier} of earlier explanations are used" if inquiry.n_earlier else ""
+    inquiry.say(told + again)
+    return counting(inquiry.console, "reruns", found.n_left)
 
 
-@dataclass(frozen=True)
+def _left(n: int, pace_s: float) -> str:
+    return f"about {n}, {max(1.0, n * pace_s):.0f} s"
+
+
+@dataclass
 class _Clock:
-    """How much time is left, by the pace of the reruns so far.
+    """How much time is left.
 
     Attributes:
         started: by the monotonic clock, in seconds.
-        limit_s: for the whole explanation.
-        pace_s: of one training, where none is trained yet.
-        trainer: of the reruns.
-        reruns: on their way to MLflow.
+        limit_s: for the reruns; the page comes after it.
+        pace_s: of one rerun, as far as is known.
+        n_begun: populations.
     """
 
     started: float
     limit_s: float
     pace_s: float
-    trainer: Retrainer
-    reruns: Drain
+    n_begun: int = 0
 
-    def population(self, most: int) -> int:
-        """Reruns that are trained at once, so that a population fits the limit; 1 or more."""
-        return max(1, min(most, int(_SHARE * self.limit_s / max(self.pace_s, 1e-3))))
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.started
 
-    def has_time(self, share: float, population: int) -> bool:
-        """Whether there is time for a population, within a share of the limit."""
-        n, seconds = self.trainer.n_trained, self.trainer.seconds
-        pace_s = seconds / n if n else self.pace_s
-        # Half a population beyond the limit is nearer to it than half a population before.
-        needed_s = pace_s * population / 2 + self.reruns.backlog_s
-        return time.monotonic() + needed_s < self.started + share * self.limit_s
+    def population(self) -> int:
+        """Reruns to train at once: few enough to look often and to end in time."""
+        left_s = self.limit_s - self.seconds
+        room_s = min(left_s, self.limit_s / _LOOKS)
+        self.n_begun += 1
+        return max(_FEWEST, min(_POPULATION, int(room_s / max(self.pace_s, 1e-3))))
+
+    def has_time(self) -> bool:
+        """Whether there is time for another rerun; for the first population there always is."""
+        half_s = self.pace_s * _FEWEST / 2  # half a population beyond the limit is as near to it
+        return self.n_begun == 0 or self.seconds + half_s < self.limit_s
 
 
 def _commands(
@@ -341,8 +451,9 @@ def _commands(
     return [*commands, *how_to_look(store)]
 
 
-def _say_answer(content: PageContent, found: Answer, again: str, console: Console) -> None:
+def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console) -> None:
     table = evidence_table(found)
-    say(console, "", *content.sentences, "", *table, *([""] if table else []))
+    say(console, "", *said, "", *table, *([""] if table else []))
     if not found.is_complete:
-        say(console, f"the time was up; this goes on: {again}")
+        left = _left(found.n_left, found.pace_s or 0.0)
+        say(console, f"the time was up; reruns left to settle the rest: {left}: {again}")

@@ -45,6 +45,10 @@ class Compared:
     space: Space
     data: Dataset
 
+    def by_config(self) -> dict[RunConfig, PastRun]:
+        """The runs by their plain configs."""
+        return {own.config: run for own, run in zip(self.observed, self.runs, strict=True)}
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -59,7 +63,8 @@ class Curves:
         """The loss of a rerun, thinned."""
         own = plain(config)
         if own not in self.trainer.curves and own in self.earlier:
-            return read_points(self.store, self.earlier[own].run_id, "loss")
+            run = self.earlier[own]
+            return run.curve or read_points(self.store, run.run_id, "loss")
         if own not in self.trainer.curves:
             self.trainer([own])
         return self.trainer.curves[own]
@@ -94,12 +99,10 @@ def gather(
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
         "a cause is named at a chance of 1 % of naming any false one, over all settings together",
     )
-    # Said with the answer, so that it stands wherever the answer does.
-    part = f"The study is not at its end: this is about the {len(runs)} runs that it had."
     return PageContent(
         title=study.name,
         facts=facts,
-        sentences=(*sentences(found), *([] if study.is_at_end else [part])),
+        sentences=sentences_of(study, found),
         evidence=render_answer(found),
         answer=found,
         runs=runs,
@@ -112,6 +115,12 @@ def gather(
         addresses=tuple(run_address(curves.store, run.run_id) for run in runs),
         commands=tuple(commands),
     )
+
+
+def sentences_of(study: PastStudy, found: Answer) -> tuple[str, ...]:
+    """The answer, and what it is about where the study is not at its end."""
+    part = f"The study is not at its end: this is about the {found.n_runs} runs that it had."
+    return (*sentences(found), *([] if study.is_at_end else [part]))
 
 
 def _pairs(runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves) -> tuple[CurvePair, ...]:

@@ -1,4 +1,4 @@
-"""Explains one run: why it oscillates, and the smallest change that stops it, trained to see."""
+"""Explains one run: why it ends badly, and the smallest change that ends it well, by reruns."""
 
 import dataclasses
 import math
@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mlp.causes.changes import plain, standard_space
-from mlp.causes.repair import Repair, describe_repair, is_verified, named_causes, repair
-from mlp.config import Execution, ExplainConfig, canonical_json, digest
-from mlp.curve import Verdict, judge_run
+from mlp.causes.repair import (
+    Repair,
+    describe_repair,
+    is_verified,
+    named_causes,
+    needs_repair,
+    repair,
+)
+from mlp.causes.symptoms import symptoms_of
+from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
+from mlp.curve import Judgement, judge_run
 from mlp.data.dataset import Dataset, load
 from mlp.errors import DataError, patiently
 from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import settings_of, with_settings
-from mlp.stability.sharpness import gradient_norms
+from mlp.stability.sharpness import forecast, gradient_norms
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
@@ -35,7 +43,8 @@ if TYPE_CHECKING:  # importing these takes seconds
 
 
 REPAIR_OF = "mlp.repair_of"
-_RERUNS = 40  # that a search most often takes, about
+_RERUNS = 100  # that a search most often takes, about
+_MOST_STEPS = 2000  # of a run that is trained again to see at which step its units died
 _POPULATION = 8  # fills the vectors; more would be little faster, and overrun a time limit
 
 
@@ -47,7 +56,7 @@ def repair_run(
     experiment: str = DEFAULT_EXPERIMENT,
     console: Console | None = None,
 ) -> "Repair | None":
-    """Finds out why one run oscillates, and the smallest change that stops it.
+    """Finds out why one run ends badly, and the smallest change with which it ends well.
 
     Args:
         run_id: of a tracked run.
@@ -57,7 +66,7 @@ def repair_run(
         console: likewise.
 
     Returns:
-        None for a run that does not oscillate.
+        None for a run that learns or has converged without a swing on its way.
 
     Raises:
         MlpError: as `explain_study`.
@@ -69,8 +78,8 @@ def repair_run(
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
     judged = judge_run(original.result, original.recipe.config.training.batch_size)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
-    if judged.verdict is not Verdict.OSCILLATING:
-        say(console, "there is no oscillation to stop in this run")
+    if not needs_repair(judged):
+        say(console, "this run ends well: there is nothing to stop in it")
         return None
     data = _its_data(original, config, console)
     command = explain_command(run_id, config.local)
@@ -82,9 +91,10 @@ def repair_run(
         console=console,
         command=command,
     ) as (reruns, explain_id):
-        found = _searched(store, original, data, config, console, reruns)
-        say(console, "", str(found), "")  # before the store can fail
-        _describe(store, found, (run_id, explain_id))
+        found, seen = _searched(store, original, judged, data, config, console, reruns)
+        said = (*describe_repair(found), *seen)
+        say(console, "", " ".join(said), "")  # before the store can fail
+        _describe(store, found, said, (run_id, explain_id))
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
     if is_verified(found) and config.explain.apply:
@@ -96,13 +106,11 @@ def repair_run(
     return found
 
 
-def _describe(store: Store, found: Repair, run_ids: Sequence[str]) -> None:
+def _describe(store: Store, found: Repair, said: Sequence[str], run_ids: Sequence[str]) -> None:
     causes = named_causes(found)
     if not causes and not found.is_complete:
         causes = ("not settled",)
-    patiently(
-        lambda: describe_answer(store, run_ids, sentences=describe_repair(found), causes=causes)
-    )
+    patiently(lambda: describe_answer(store, run_ids, sentences=said, causes=causes))
 
 
 def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> Dataset:
@@ -119,11 +127,13 @@ def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> 
 def _searched(
     store: Store,
     original: TrackedRun,
+    judged: Judgement,
     data: Dataset,
     config: ExplainConfig,
     console: Console,
     reruns: Drain,
-) -> Repair:
+) -> tuple[Repair, tuple[str, ...]]:
+    """The repair, and in sentences what the run itself shows of why."""
     base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
     earlier = read_reruns(store, f"run-{original.run_id}")
     known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
@@ -141,20 +151,34 @@ def _searched(
 
         def goes_on() -> bool:
             pace_s = trainer.seconds / max(1, trainer.n_trained)
-            return time.monotonic() + pace_s * size / 2 + reruns.backlog_s < end
+            return time.monotonic() + pace_s * size / 2 < end
 
-        return repair(
+        seen = _seen(original, base, judged, trainer)
+        found = repair(
             base,
             standard_space(base),
             trainer,
-            before=judge_run(original.result, original.recipe.config.training.batch_size),
+            before=judged,
             n_examples=data.train.n_examples,
             gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
+            ratio=forecast([base], data, threads=own)[0],
             seeds=config.explain.seeds,
             known=known,
             population=size,
             goes_on=goes_on,
         )
+    return found, seen
+
+
+def _seen(
+    original: TrackedRun, base: RunConfig, judged: Judgement, trainer: Retrainer
+) -> tuple[str, ...]:
+    """What the run shows of why it ends badly; trained again where its record is coarse."""
+    result, every = original.result, base.training.evaluate_every
+    is_coarse = not result.layer_step.size or every > 1
+    if is_coarse and base.training.steps <= _MOST_STEPS:
+        [result] = trainer.results([with_settings(base, {"training.evaluate_every": 1})])
+    return tuple(finding.sentence for finding in symptoms_of(base, result, judged))
 
 
 def _apply(

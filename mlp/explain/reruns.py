@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mlp.config import RunConfig, canonical_json, digest
+from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.errors import RecordError, patiently
-from mlp.settings import settings_of
 from mlp.terminal.screen import say
 from mlp.tracking import spool
-from mlp.tracking.display import ThinCurve, run_name, thin
+from mlp.tracking.batch import BATCH_FILE, batch_of, read_batch
+from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.drain import Below, Drain, drain
-from mlp.tracking.listing import EXPLAINS, KEY, Label, explanation_key, read_listing
-from mlp.tracking.record import RunRecord
+from mlp.tracking.listing import EXPLAINS, read_listing
+from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.runs import start_explanation
 from mlp.tracking.store import Store
 from mlp.training.train_runs import train_runs
@@ -90,7 +90,11 @@ def _kept_of(key: str) -> list[Path]:
     places = []
     for _, _, place in spool.left_behind():
         with suppress(RecordError):  # whose it is cannot be read; the doctor names it
-            if read_listing(place).tags.get(EXPLAINS) == key:
+            if (place / BATCH_FILE).exists():
+                own = read_batch(read_text(place / BATCH_FILE)).key
+            else:
+                own = read_listing(place).tags.get(EXPLAINS, "")
+            if own == key:
                 places.append(place)
     return places
 
@@ -143,9 +147,8 @@ class Retrainer:
             for place, record in made.items():
                 result = record.result
                 self.curves[configs[place]] = thin(result.loss, result.loss_step)
-            kept = [spool.Kept(run, self._label(run)) for run in made.values()]
-            for folder in spool.put_runs(kept):
-                self._reruns.add(folder)
+            batch = batch_of(self._key, list(made.values()))
+            self._reruns.add(spool.put_batch(batch), len(made))
 
         records = train_runs(
             configs,
@@ -157,10 +160,3 @@ class Retrainer:
         self.seconds += time.monotonic() - started
         self.n_trained += len(configs)
         return records
-
-    def _label(self, record: RunRecord) -> Label:
-        """A rerun is found again by its settings: recorded once, however often it is asked for."""
-        own = digest(canonical_json(settings_of(record.config)))[:32]
-        name = f"rerun {run_name(record.config)} seed {record.config.training.seed}"
-        tags = {KEY: f"{self._key}/rerun/{own}", EXPLAINS: self._key}
-        return Label(name, tags, explanation_key(self._key))

@@ -46,11 +46,12 @@ Vector = NDArray[np.float64]
 
 
 class MeasuredNetwork(NamedTuple):
-    """What is measured: weights, and the rule by which they are trained."""
+    """What is measured: weights, the rule by which they are trained, and `data.scale`."""
 
     params: Params
     activation: Activation
     derivative: Derivative
+    input_scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,24 @@ def measure_sharpness(
     """
     if not networks:
         return []
-    pixels = read_pixels(data.train, data.scale)
-    queue: SimpleQueue[tuple[int, MeasuredNetwork]] = SimpleQueue()
-    for item in enumerate(networks):
-        queue.put(item)
+    found: dict[int, Sharpness] = {}
+    for factor in dict.fromkeys(network.input_scale for network in networks):
+        pixels = read_pixels(data.train, data.scale / factor)
+        queue: SimpleQueue[tuple[int, MeasuredNetwork]] = SimpleQueue()
+        for number, network in enumerate(networks):
+            if network.input_scale == factor:
+                queue.put((number, network))
+        found |= _measured(queue, pixels, threads)
+    return [found[number] for number in range(len(networks))]
+
+
+def _measured(
+    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels, threads: int
+) -> dict[int, Sharpness]:
     # A product that is shared out over threads adds up in another order.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         shares = list(pool.map(lambda _: _measure_all(queue, pixels), range(threads)))
-    found = dict(itertools.chain.from_iterable(shares))
-    return [found[number] for number in range(len(networks))]
+    return dict(itertools.chain.from_iterable(shares))
 
 
 def measure_sharpness_curves(
@@ -103,7 +112,9 @@ def measure_sharpness_curves(
         One for each run. Points where weights or curvature are not finite are left out.
     """
     networks = [
-        MeasuredNetwork(weights, config.model.activation, config.gradient.derivative)
+        MeasuredNetwork(
+            weights, config.model.activation, config.gradient.derivative, config.data.scale
+        )
         for config, taken in zip(configs, snapshots, strict=True)
         for weights in taken.values()
     ]

@@ -425,7 +425,7 @@ def _read_entry(path: str, value: Any) -> Entry:
         raise SettingError(
             unknown_setting(f"study.space.{path}", [f"study.space.{n}" for n in known])
         )
-    if path.startswith("data."):
+    if path.startswith("data.") and path != "data.scale":
         raise SettingError(f"study.space cannot vary {path}: a study has one data set")
     by = value.get("by") if isinstance(value, Mapping) else None
     if by is None:

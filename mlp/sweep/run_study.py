@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from mlp.addresses import mask, resolve
-from mlp.config import SweepConfig
+from mlp.config import Explain, ExplainConfig, SweepConfig
 from mlp.data.dataset import Dataset, load
 from mlp.errors import AllDivergedError
 from mlp.settings import with_settings
@@ -49,6 +49,9 @@ def run_study(
 ) -> StudyEnd:
     """Runs a study to its end, or goes on with it, as `python -m mlp.sweep` does.
 
+    Where runs of a study that is complete oscillate, reruns say which settings make them, for at
+    most as long as the study was trained; `study.explain=false` leaves that out.
+
     Args:
         study: name of a study file, shipped or in `./sweeps`; or a config.
         settings: what differs from the file; `study.space` replaces the whole space.
@@ -79,6 +82,14 @@ def run_study(
         close_storage(storage)
     if end.n_finite == 0:
         raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
+    if config.study.explain and end.is_complete and end.n_oscillating:
+        from mlp.explain.explain_study import explain_study  # no other sweep needs what it imports
+
+        local = ExplainConfig(local=config.base, explain=Explain())
+        found = explain_study(end.name, local, console=console, is_after_sweep=True)
+        end = dataclasses.replace(end, explanation=found)
+    if end.commands:
+        say(console, "next:", *(f"  {line}" for line in end.commands))
     return end
 
 

@@ -1,8 +1,8 @@
 """The end of a sweep: its winner named, tested, made a model; what to type next."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -26,6 +26,9 @@ from mlp.tracking.view import NOTE_TAG
 from mlp.training.outcome import accuracy_on, example_images, superlative
 from mlp.training.work import Executor
 
+if TYPE_CHECKING:
+    from mlp.explain.explain_study import Explanation
+
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
@@ -38,19 +41,27 @@ class StudyEnd:
         name: of the study.
         n_trials: trials that it has.
         n_finite: those whose loss stayed finite.
+        n_oscillating: those whose loss oscillates.
+        is_complete: whether it has all trials that were asked for.
         best_trial: number of the best one; None where there is none.
         best_value: what the objective was there.
         best_run_id: of its run in MLflow; None where MLflow did not take it.
         test_accuracy: of the best one, 0 to 1; None before the study is complete.
+        commands: to type next.
+        explanation: which settings make runs oscillate; None where none does, or nobody asked.
     """
 
     name: str
     n_trials: int
     n_finite: int
+    n_oscillating: int
+    is_complete: bool
     best_trial: int | None = None
     best_value: float | None = None
     best_run_id: str | None = None
     test_accuracy: float | None = None
+    commands: tuple[str, ...] = field(default=(), repr=False)
+    explanation: "Explanation | None" = field(default=None, repr=False)
 
 
 def name_winner(
@@ -94,16 +105,17 @@ def name_winner(
     with waiting(console, "the last runs are being recorded"):
         drain.finish("FINISHED")
     say(console, *not_uploaded(opened, keeper))
-    if row is not None:
-        _say_next(opened, drain, row.number, console)
     return StudyEnd(
         name=opened.name,
         n_trials=len(table),
         n_finite=sum(each.verdict is not Verdict.DIVERGED for each in table),
+        n_oscillating=n_oscillating,
+        is_complete=len(table) >= search.n_planned(opened),
         best_trial=row.number if row else None,
         best_value=row.value if row else None,
         best_run_id=drain.run_ids.get(row.number) if row else None,
         test_accuracy=tested.metrics["test_accuracy"] if tested else None,
+        commands=_what_next(opened, drain, row.number) if row else (),
     )
 
 
@@ -231,7 +243,7 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _say_next(opened: Search, drain: Drain, best: int, console: Console) -> None:
+def _what_next(opened: Search, drain: Drain, best: int) -> tuple[str, ...]:
     """What to type next."""
     run_id = drain.run_ids.get(best)
     commands = [rerun_command(run_id, opened.base)] if run_id else []
@@ -240,8 +252,7 @@ def _say_next(opened: Search, drain: Drain, best: int, console: Console) -> None
     commands += drain.how_to_look
     if drain.how_to_serve is not None:
         commands.append(drain.how_to_serve)
-    if commands:
-        say(console, "next:", *(f"  {line}" for line in commands))
+    return tuple(commands)
 
 
 def how_to_go_on(opened: Search, keeper: Keeper) -> str:

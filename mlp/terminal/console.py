@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from mlp import __version__
-from mlp.addresses import mask
 from mlp.errors import MlpError, SystemLimitError, one_line
-from mlp.settings import default_settings, setting_choices, setting_paths
-from mlp.study.space import typed
-from mlp.terminal.compose import group_options, study_files
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # the first signal, once it has come
@@ -55,6 +51,8 @@ def run_command(command: Callable[[], None]) -> None:
             command()
         sys.stdout.flush()
     except MlpError as error:
+        from mlp.addresses import mask  # slow, as in `usage`: not every command needs a config
+
         print(f"error: {one_line(mask(str(error)), most=2000)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
@@ -117,6 +115,10 @@ def usage(
             application.
         only: groups, or settings, that can be typed; empty: all.
     """
+    from mlp.settings import default_settings, setting_choices, setting_paths
+    from mlp.study.space import typed
+    from mlp.terminal.compose import group_options, study_files
+
     call = f"python -m mlp.{command}"
     groups = "" if first_word else " [group=option ...]"
     lines = [f"usage: {call}{f' {first_word}' if first_word else ''}{groups} [setting=value ...]"]

@@ -26,8 +26,16 @@ from mlp.errors import (
     patiently,
 )
 from mlp.tracking import spool
-from mlp.tracking.listing import EXPLAINS, TRIAL, Label, StudyPage, read_listing
-from mlp.tracking.record import RunRecord, read_record
+from mlp.tracking.batch import BATCH_FILE, read_batch
+from mlp.tracking.listing import (
+    EXPLAINS,
+    TRIAL,
+    Label,
+    StudyPage,
+    explanation_key,
+    read_listing,
+)
+from mlp.tracking.record import RunRecord, read_record, read_text
 from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
@@ -234,8 +242,8 @@ class Drain:
         how_to_look: commands and addresses that show the runs; empty until the store is open.
         how_to_serve: command that serves the model that was logged; None: none was.
         deleted: trial number -> id of its run, which a person deleted; known after `missing`.
-        n_given: runs that were handed over.
-        n_uploaded: those of them that the store has taken.
+        n_given: runs that were handed over, each rerun of a batch counted.
+        n_uploaded: runs and batches that the store has taken.
     """
 
     def __init__(self, key: str, begin: Callable[[], Below]) -> None:
@@ -254,7 +262,6 @@ class Drain:
         self._key = key
         self._store: Store | None = None
         self.n_given = 0
-        self._busy_s = 0.0
         self._queue = JobQueue(lambda: self._store is not None)
         self._queue.add(lambda: self._begin(begin), is_vital=True)
 
@@ -262,11 +269,6 @@ class Drain:
     def problem(self) -> MlpError | None:
         """Why something is not uploaded; None while all is well, and again after an outage."""
         return self._queue.problem
-
-    @property
-    def backlog_s(self) -> float:
-        """Seconds that uploading what was handed over will take, by the pace so far."""
-        return (self.n_given - self.n_uploaded) * self._busy_s / max(1, self.n_uploaded)
 
     def __enter__(self) -> Self:
         return self
@@ -282,9 +284,9 @@ class Drain:
         if error is None:
             self._queue.raise_bug()
 
-    def add(self, place: Path) -> None:
-        """Hands over a run that lies in the spool, from where it goes; returns at once."""
-        self.n_given += 1
+    def add(self, place: Path, n: int = 1) -> None:
+        """Hands over a run, or a batch of `n`, that lies in the spool; returns at once."""
+        self.n_given += n
         self._queue.add(lambda: self._upload(place))
 
     def describe(
@@ -344,13 +346,11 @@ class Drain:
         self.how_to_look = below.how_to_look
 
     def _upload(self, place: Path) -> None:
-        started = time.monotonic()
         assert self._store is not None
         run_id, tags = _upload(self._store, place, self.parent_id)
         if TRIAL in tags:
             self.run_ids[int(tags[TRIAL])] = run_id
         self.n_uploaded += 1
-        self._busy_s += time.monotonic() - started
 
     def _describe(
         self,
@@ -437,7 +437,8 @@ def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
     n_uploaded, damaged = 0, []
     for place in places:
         try:
-            read_record(place)  # who knows how long it has lain there
+            if not (place / BATCH_FILE).exists():
+                read_record(place)  # who knows how long it has lain there
             _upload(store, place, None)
             n_uploaded += 1
         except RecordError as error:
@@ -482,9 +483,21 @@ def record_run(
 
 
 def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Mapping[str, str]]:
-    """Uploads the folder of a run and removes it; gives MLflow's id of the run, and its tags."""
-    from mlp.tracking.runs import find_key, upload_run
+    """Uploads the folder of a run and removes it; gives MLflow's id of the run, and its tags.
 
+    Of a batch of reruns these are the id of the explanation, and none.
+    """
+    from mlp.tracking.runs import find_key, log_text, upload_run
+
+    if (place / BATCH_FILE).exists():
+        text = read_text(place / BATCH_FILE)
+        batch = read_batch(text)
+        run_id = parent_id or find_key(store, explanation_key(batch.key))
+        if run_id is None:
+            raise RecordError("it explains a run of another experiment: tracking.experiment=NAME")
+        log_text(store, run_id, text, batch.name)
+        spool.drop(place)
+        return run_id, {}
     listing = read_listing(place)
     if parent_id is None and listing.parent is not None:
         parent_id = find_key(store, listing.parent)

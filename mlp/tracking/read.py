@@ -30,7 +30,7 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 import json
 import resource
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,8 +46,9 @@ from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
 from mlp.tracking import record, runs
+from mlp.tracking.batch import Rerun, read_batch, reruns_of
 from mlp.tracking.display import ThinCurve
-from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params
 from mlp.tracking.record import (
     CONFIG_FILE,
@@ -61,6 +62,7 @@ from mlp.tracking.record import (
 )
 from mlp.tracking.runs import STUDY_FILE, all_runs, get_run
 
+_BATCH_NAME = re.compile(r"reruns-[0-9a-f]{16}\.json")
 _OF_FOLDERS = ("", "file")
 _OF_CLOUDS = ("s3", "gs", "wasbs", "abfss")
 _OF_SERVERS = ("mlflow-artifacts", *_OF_CLOUDS)
@@ -245,6 +247,7 @@ class PastRun:
         started_ms: milliseconds since 1970 in UTC.
         ended_ms: likewise.
         mechanism: what was noted of the stability; None where nobody measured it.
+        curve: its loss, thinned, where that is read with it.
         metric: that its loss is read from.
     """
 
@@ -259,6 +262,7 @@ class PastRun:
     ended_ms: int
     mechanism: str | None = None
     metric: str = "loss"
+    curve: ThinCurve | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,11 +476,47 @@ def read_study(store: Store, which: str | None, meaning: Meaning | None = None) 
 
 
 def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
-    """The reruns that earlier explanations of a study or a run have trained, by its key."""
+    """The reruns that earlier explanations of a study or a run have trained, by its key.
+
+    Earlier versions made a run of each; now they are files of the explanation's run. A file that
+    cannot be read is as good as none: its reruns are trained again.
+    """
     with one_sentence(store.uri):
         found = _search(store, [store.experiment_id], f"tags.`{EXPLAINS}` = '{checked_key(key)}'")
         runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
+        for run in found:
+            if run.data.tags.get(KEY) == explanation_key(key):
+                runs += _read_batches(store, run)
     return tuple(runs)
+
+
+def _read_batches(store: Store, run: Run) -> list[PastRun]:
+    """The reruns in the files of an explanation's run."""
+    reruns: list[Rerun] = []
+    address, run_id = str(run.info.artifact_uri), str(run.info.run_id)
+    with TemporaryDirectory() as folder:
+        repository = _repository(str(store.client.tracking_uri), address)
+        for name, size in _sizes(repository).items():
+            if not _BATCH_NAME.fullmatch(name):
+                continue
+            with suppress(RecordError):
+                _get_file(repository, name, Path(folder), size, LARGEST_TEXT)
+                reruns += reruns_of(read_batch(read_text(Path(folder) / name)))
+    return [
+        PastRun(
+            run_id=run_id,
+            name="",
+            trial=None,
+            config=own.config,
+            judgement=own.judgement,
+            data_digest=own.data_digest,
+            metrics={},
+            started_ms=own.started_ms,
+            ended_ms=own.ended_ms,
+            curve=own.curve,
+        )
+        for own in reruns
+    ]
 
 
 def read_points(store: Store, run_id: str, metric: str) -> ThinCurve:
@@ -577,7 +617,7 @@ def _brought_study(
         runs=tuple(sorted(runs, key=lambda run: (run.started_ms, run.run_id))),
         n_left_out=len(reasons) + sum(without.values()),
         why_left_out=", ".join(left_out),
-        duration_s=_busy_s([*known, *brought]),
+        duration_s=busy_s([*known, *brought]),
         is_at_end=True,
         brought=tuple(sorted(brought, key=lambda run: (run.started_ms, run.run_id))),
     )
@@ -710,7 +750,7 @@ def _study(
         runs=tuple(sorted(runs, key=lambda run: (run.trial or 0, run.started_ms, run.run_id))),
         n_left_out=len(reasons),
         why_left_out=reasons[0] if reasons else "",
-        duration_s=_busy_s(runs),
+        duration_s=busy_s(runs),
         is_at_end=parent is None
         or parent.info.status == "FINISHED"
         or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
@@ -767,7 +807,7 @@ def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Ru
     return list(found)
 
 
-def _busy_s(runs: Sequence[PastRun | BroughtRun]) -> float:
+def busy_s(runs: Sequence[PastRun | BroughtRun]) -> float:
     """Seconds covered by the trainings of the runs; those of a population run at once."""
     busy, reached = 0, 0
     for run in sorted((r for r in runs if r.started_ms), key=lambda run: run.started_ms):

@@ -408,8 +408,8 @@ def start_explanation(store: Store, *, key: str, name: str, parent: str | None) 
     return str(made.info.run_id)
 
 
-def log_page(store: Store, run_id: str, text: str, name: str) -> None:
-    """Adds a page to a run's artifacts; an older one of that name is replaced."""
+def log_text(store: Store, run_id: str, text: str, name: str) -> None:
+    """Adds a text to a run's artifacts; an older one of that name is replaced."""
     with one_sentence(store.uri), TemporaryDirectory() as folder:
         file = Path(folder) / name
         file.write_text(text, encoding="utf-8")

@@ -7,18 +7,20 @@ and networks of further seeds lie in a folder of their study; runs that belong t
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from mlp.addresses import sqlite_path
 from mlp.errors import StoreError
+from mlp.tracking.batch import BATCH_FILE, Batch, write_batch
 from mlp.tracking.listing import (
     Label,
     StudyPage,
@@ -38,6 +40,10 @@ _RUNS_OF_ONE = 1_000_000  # runs of one process in the folder of runs that belon
 _MS_TO_LOCK = 60_000  # from the making of a lock file to its being locked, at the very most
 _serial = itertools.count()
 _owned: dict[Path, tuple[int, TextIO]] = {}  # folder -> this process's number there, and its lock
+
+
+_Writer = Callable[[Path], None]
+"""Writes a run's files into a folder."""
 
 
 class Waiting(NamedTuple):
@@ -98,14 +104,18 @@ def put_runs(runs: Sequence[Kept]) -> list[Path]:
     Returns:
         The folder of each.
     """
-    try:
-        places = [new_place() for _ in runs]
-        put(dict(zip(places, runs, strict=True)))
-    except StoreError:  # a working directory that is full or read-only loses no run
-        folder = Path(tempfile.mkdtemp(prefix="mlp-runs-"))
-        places = [place_of(folder, number) for number in range(len(runs))]
-        put(dict(zip(places, runs, strict=True)))
-    return places
+    return _put_somewhere([functools.partial(_write_run, run) for run in runs])
+
+
+def put_batch(batch: Batch) -> Path:
+    """Writes reruns that were trained together, likewise; gives their folder."""
+    text = write_batch(batch)
+
+    def write(folder: Path) -> None:
+        (folder / BATCH_FILE).write_text(text, encoding="utf-8")
+
+    [place] = _put_somewhere([write])
+    return place
 
 
 def put(runs: Mapping[Path, Kept]) -> None:
@@ -120,23 +130,42 @@ def put(runs: Mapping[Path, Kept]) -> None:
     Raises:
         StoreError: where they cannot be written.
     """
-    parts = {place: place.with_name(place.name + UNFINISHED) for place in runs}
+    _put({place: functools.partial(_write_run, run) for place, run in runs.items()})
+
+
+def _write_run(run: Kept, folder: Path) -> None:
+    write_record(folder, run.record)
+    write_listing(folder, listing_of(run.record, run.label))
+
+
+def _put_somewhere(writers: Sequence[_Writer]) -> list[Path]:
     try:
-        for place, run in runs.items():
+        places = [new_place() for _ in writers]
+        _put(dict(zip(places, writers, strict=True)))
+    except StoreError:  # a working directory that is full or read-only loses no run
+        folder = Path(tempfile.mkdtemp(prefix="mlp-runs-"))
+        places = [place_of(folder, number) for number in range(len(writers))]
+        _put(dict(zip(places, writers, strict=True)))
+    return places
+
+
+def _put(writers: Mapping[Path, _Writer]) -> None:
+    parts = {place: place.with_name(place.name + UNFINISHED) for place in writers}
+    try:
+        for place, write in writers.items():
             shutil.rmtree(parts[place], ignore_errors=True)
             _make(parts[place])
-            write_record(parts[place], run.record)
-            write_listing(parts[place], listing_of(run.record, run.label))
+            write(parts[place])
         for part in parts.values():
             for file in (*part.iterdir(), part):
                 _flush(file)
         for place, part in parts.items():
             shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
             part.rename(place)
-        for folder in {place.parent for place in runs}:
+        for folder in {place.parent for place in writers}:
             _flush(folder)
     except OSError as error:
-        where = next(iter(runs)).parent
+        where = next(iter(writers)).parent
         raise StoreError(f"cannot write to {where}: {error.strerror or error}") from None
 
 

@@ -30,18 +30,18 @@ class Network:
     Attributes:
         layers: `W (fan_in, fan_out)` and `b (fan_out,)` of each layer, first layer first.
         activation: of the hidden units: sigmoid, tanh or relu.
-        scale: the pixel that stands for 1.
+        scale: the pixel that stands for 1: the largest, over `data.scale`.
     """
 
     layers: Sequence[tuple[NDArray[Any], NDArray[Any]]]
     activation: str
-    scale: int
+    scale: float
 
     def probabilities(self, images: ArrayLike) -> NDArray[np.float64]:
         """How likely each image is a three and a seven.
 
         Args:
-            images: `(image, pixel)` or `(image, row, column)`, raw pixels from 0 to the scale.
+            images: `(image, pixel)` or `(image, row, column)`, raw pixels.
 
         Returns:
             `(image, 2)`; a row adds up to 1, but for rounding.
@@ -96,7 +96,8 @@ def _load_pyfunc(path: str) -> Network:
     with np.load(Path(path) / WEIGHTS_FILE, allow_pickle=False) as arrays:
         n_layers = next(i for i in count(1) if f"W{i}" not in arrays) - 1
         layers = [(arrays[f"W{i}"], arrays[f"b{i}"]) for i in range(1, n_layers + 1)]
-    return Network(layers, settings["model"]["activation"], SCALES[settings["data"]["name"]])
+    scale = SCALES[settings["data"]["name"]] / settings["data"].get("scale", 1.0)
+    return Network(layers, settings["model"]["activation"], scale)
 
 
 def _activate(z: NDArray[Any], activation: str) -> NDArray[Any]:

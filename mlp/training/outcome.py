@@ -71,7 +71,7 @@ def superlative(objective: str) -> str:
 
 def accuracy_on(part: Part, record: RunRecord, data: Dataset) -> float:
     """Share of a part of the data that the run's final weights get right, 0 to 1."""
-    X = features(part.pixels, data.scale, record.config.training.dtype)
+    X = _inputs(part, record, data)
     return accuracy(_params(record), X, part.labels, record.config.model.activation)
 
 
@@ -82,7 +82,7 @@ def wrong_on(part: Part, record: RunRecord, data: Dataset) -> list[tuple[int, fl
         Place in the part, and the probability of the wrong class, 0.5 to 1; the surest first, and
         of more than `MOST_WRONG` those only.
     """
-    X = features(part.pixels, data.scale, record.config.training.dtype)
+    X = _inputs(part, record, data)
     logits: Array = forward(_params(record), X, record.config.model.activation).logits
     is_wrong = (logits[:, 1] > logits[:, 0]) != part.labels.astype(bool)
     margin = np.abs(np.nan_to_num(logits[:, 1] - logits[:, 0])).astype(np.float64)
@@ -104,6 +104,11 @@ def parts_of(data: Dataset) -> str:
         f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
         f"validate, {data.test.n_examples} to test"
     )
+
+
+def _inputs(part: Part, record: RunRecord, data: Dataset) -> Array:
+    config = record.config
+    return features(part.pixels, data.scale / config.data.scale, config.training.dtype)
 
 
 def _params(record: RunRecord) -> Params:

@@ -13,7 +13,6 @@ from mlp.causes.answer import (
     answer,
     evidence_table,
     investigate,
-    n_left,
     next_trainings,
     render_answer,
     sentences,
@@ -82,8 +81,10 @@ def test_a_setting_without_effect_is_said_to_have_none():
     }
     idle = next(e for e in found.effects if e.factor == Factor("optimizer.momentum"))
     assert idle.conclusion is Conclusion.NO_EFFECT
-    assert idle.on(Side.STOPS).difference.high < 0.1
-    assert "do nothing" in " ".join(sentences(found))
+    assert idle.on(Side.STOPS).n_stayed >= 15
+    said = " ".join(sentences(found))
+    assert "do nothing" in said
+    assert "model.depth (1 to 3)" in said
 
 
 def test_too_few_pairs_are_too_little_evidence():
@@ -93,6 +94,8 @@ def test_too_few_pairs_are_too_little_evidence():
     effect = next(e for e in found.effects if e.factor == Factor("optimizer.learning_rate"))
     assert effect.pairs_needed > 4
     assert "differing pairs are needed" in render_answer(found)
+    assert found.likeliest == effect
+    assert "likeliest is optimizer.learning_rate (odds " in sentences(found)[0]
 
 
 def test_the_effective_step_is_said_in_both_ways():
@@ -181,7 +184,7 @@ def test_quiet_failures_are_no_cures():
 
 def test_training_can_be_stopped_and_gone_on_with():
     plan = plan_of(RATE)
-    whole = investigate(plan, training(RATE, 0))
+    whole = investigate(plan, training(RATE, 0), population=32)
     n_calls, trained = 0, []
 
     def count(configs):
@@ -196,7 +199,7 @@ def test_training_can_be_stopped_and_gone_on_with():
     part = investigate(plan, count, population=32, goes_on=twice)
     assert 0 < len(part) <= 64
     assert not answer_of(plan, part).is_complete
-    rest = investigate(plan, count, known=part)
+    rest = investigate(plan, count, known=part, population=32)
     assert rest == whole
     assert len(trained) == len(set(trained)) == len(whole)
     assert answer_of(plan, rest) == answer_of(plan, whole)
@@ -226,13 +229,13 @@ def test_more_effort_keeps_what_less_effort_trained():
     assert not set(trained) & set(known)
 
 
-def test_the_estimate_is_what_is_trained_where_nothing_is_in_doubt():
+def test_what_is_left_is_about_what_is_trained_and_nothing_in_the_end():
     quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
     plan = plan_of(quiet)
-    n_planned = n_left(plan, {})
-    results = investigate(plan, training(quiet, 0))
-    assert n_planned == pytest.approx(len(results), rel=0.05)
-    assert n_left(plan, results) == 0
+    n_planned = answer_of(plan, {}).n_left
+    results = investigate(plan, training(quiet, 0), population=16)
+    assert n_planned == pytest.approx(len(results), rel=0.5)
+    assert answer_of(plan, results).n_left == 0
 
 
 def test_further_seeds_are_new_to_the_study():
@@ -291,5 +294,4 @@ def test_nothing_is_claimed_where_nothing_was_rerun():
     plan = plan_of(RATE)
     said = sentences(answer_of(plan, {}))
     assert evidence_table(answer_of(plan, {})) == ()
-    assert said[0].startswith("Nothing has been rerun")
-    assert "so this may be a part of it" in said[-1]
+    assert said[0].startswith("Nothing has been rerun yet; likeliest, by how the study's own runs")

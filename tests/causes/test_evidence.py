@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlp.causes.evidence import capital, holm, p_value_of, paired_difference, pairs_needed
+from mlp.causes.evidence import (
+    CLEARING_ERROR_RATE,
+    NEGLIGIBLE,
+    capital,
+    holm,
+    idle_capital,
+    p_value_of,
+    paired_difference,
+    pairs_needed,
+    stays_needed,
+)
 from mlp.shares import wilson
 
 counts = st.integers(0, 200)
@@ -65,6 +75,23 @@ def test_more_agreement_is_never_weaker(n_with, n_against):
     assert capital(n_with + 1, n_against) >= capital(n_with, n_against + 1)
     assert 0 < p_value_of(capital(n_with, n_against)) <= 1
     assert math.isfinite(capital(n_with, n_against))
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_the_bet_that_a_setting_does_nothing_is_fair(n):
+    """Of reruns that are turned as often as is worth a change, it wins nothing on average."""
+    turned = stats.binom.pmf(range(n + 1), n, NEGLIGIBLE)
+    expected = sum(p * idle_capital(k, n - k) for k, p in enumerate(turned))
+    assert expected == pytest.approx(1.0)
+    more = stats.binom.pmf(range(n + 1), n, 2 * NEGLIGIBLE)
+    assert sum(p * idle_capital(k, n - k) for k, p in enumerate(more)) < 1
+
+
+def test_so_many_reruns_that_stay_clear_a_setting_and_no_fewer():
+    n = stays_needed(1, 4)
+    assert idle_capital(1, 4 + n) * CLEARING_ERROR_RATE >= 1
+    assert idle_capital(1, 4 + n - 1) * CLEARING_ERROR_RATE < 1
+    assert stays_needed(100, 0) is None
 
 
 def test_holm_adjusts_by_what_is_left():

@@ -50,6 +50,7 @@ def mixed_configs():
         config(gradient={"normalization": "clip"}, optimizer={"momentum": 0.9}),
         config(training={"batch_size": 8}),
         config(training={"batch_size": 8, "shift": 1}, optimizer={"decay": "cosine"}),
+        config(data={"scale": 255.0}, initialization={"bias": 0.1}),
         wild_config(),
     ]
 
@@ -82,7 +83,8 @@ def plain_loop(run, data, batches, seen=None):
     `seen` gives the features that each update goes by, where they are not those of the data.
     """
     X, X_held = (
-        (p.pixels / data.scale).astype(run.training.dtype) for p in (data.train, data.validation)
+        (p.pixels / data.scale * run.data.scale).astype(run.training.dtype)
+        for p in (data.train, data.validation)
     )
     y, f = data.train.labels, run.model.activation
     seed, dtype = run.training.seed, run.training.dtype
@@ -121,7 +123,7 @@ def test_full_batch_equals_a_plain_loop(normalization, derivative):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
-@pytest.mark.parametrize("normalization", ["mean", "clip"])
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_what_is_measured_of_the_layers_equals_a_plain_loop(activation, normalization, batch_size):
     """The weights are so large that units die or saturate, and some do not."""
@@ -261,6 +263,26 @@ def test_images_at_the_edge_reach_pixels_that_were_never_inked():
     ].W
     assert (still != first).any(axis=1).tolist() == [pixel == 4 for pixel in range(9)]
     assert (moving != first).any(axis=1).all()
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_scaled_inputs_and_biases_equal_a_plain_loop(batch_size):
+    run = config(
+        data={"scale": 16.0},
+        initialization={"bias": -0.5},
+        optimizer={"learning_rate": 0.01},
+        training={"dtype": "float64", "batch_size": batch_size, "steps": 16, "order_seed": 3},
+    )
+    (result,) = train([run], DATA)
+    batches = repeat(slice(None)) if batch_size is None else batches_of(8, 3)
+    losses, accuracies, params = plain_loop(run, DATA, batches)
+    np.testing.assert_allclose(result.loss, [losses[i] for i in result.loss_step], rtol=1e-10)
+    assert result.validation_accuracy.tolist() == [accuracies[i - 1] for i in (5, 10, 15, 16)]
+    assert_close(result.weights, params)
+    usual = {"data.scale": 1.0, "initialization.bias": 0.0}
+    for path, value in usual.items():
+        (other,) = train([with_settings(run, {path: value})], DATA)
+        assert not np.allclose(other.loss, result.loss, rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])

@@ -23,9 +23,9 @@ def dense_row(packed, i, n_pixels):
 def test_rows_keep_their_pixels_and_end_with_the_constant_one():
     pixels, labels = images(20)
     live = np.arange(12) % 5 != 0
-    packed = pack_images(pixels, labels, live, 16)
+    packed = pack_images(pixels, labels, live)
     for i in range(20):
-        assert dense_row(packed, i, live.sum() + 1).tolist() == [*pixels[i, live], 16]
+        assert dense_row(packed, i, live.sum() + 1).tolist() == [*pixels[i, live], 0]
     assert packed.label.tolist() == labels.tolist()
 
 
@@ -35,10 +35,10 @@ def test_moved_rows_are_moved_images(shift):
     live = np.ones(12, bool)
     live[:2] = pixels[:, :2].any(axis=0)
     ways = np.random.RandomState(2).randint(-shift, shift + 1, (2, 50))
-    packed = move_images(pack_images(pixels, labels, live, 16), live, (3, 4), *ways)
+    packed = move_images(pack_images(pixels, labels, live), live, (3, 4), *ways)
     expected = moved(pixels, (3, 4), *ways)
     for i in range(50):
-        assert dense_row(packed, i, live.sum() + 1).tolist() == [*expected[i, live], 16]
+        assert dense_row(packed, i, live.sum() + 1).tolist() == [*expected[i, live], 0]
         assert (np.diff(packed.pixel[packed.start[i] : packed.start[i + 1]].astype(int)) > 0).all()
     assert packed.label.tolist() == labels.tolist()
 
@@ -47,7 +47,7 @@ def test_moved_rows_are_moved_images(shift):
 def test_blocks_hold_the_rows_of_their_batch_in_order(batch_size):
     n = 600
     pixels, labels = images(n)
-    packed = pack_images(pixels, labels, np.ones(12, bool), 16)
+    packed = pack_images(pixels, labels, np.ones(12, bool))
     order = np.random.RandomState(1).permutation(n)
     cut = cut_batches(packed, order, batch_size, 13, "float32")
     seen = []
@@ -63,7 +63,7 @@ def test_blocks_hold_the_rows_of_their_batch_in_order(batch_size):
                 dense[cut.row[place], pixel] = cut.row_value[place]
             rows = cut.order[cut.block_position[block] : cut.block_position[block + 1]]
             assert (dense[:, :-1] == pixels[rows]).all()
-            assert (dense[:, -1] == 16).all()
+            assert (dense[:, -1] == 0).all()
             side = cut.side[block * BLOCK : (block + 1) * BLOCK]
             assert (side[:n_rows] == 1 - 2.0 * labels[rows]).all()
             assert (side[n_rows:] == 0).all()

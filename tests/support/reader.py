@@ -125,6 +125,12 @@ def module(reader: Reader, text: str, *further: str) -> Said:
     return run_module([*words, *further], reader.folder, reader.environment)
 
 
+def audit(reader: Reader, text: str) -> Said:
+    """It exits with 1 where it finds something."""
+    said = module(reader, text)
+    return Said(0 if said.code == 1 else said.code, said.text)
+
+
 def short_study(reader: Reader, text: str) -> Said:
     further = list(SHORT_STUDY)
     name = next((w.partition("=")[2] for w in text.split() if w.startswith("sweeps=")), "")
@@ -279,6 +285,7 @@ RULES = (
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),
     Rule("command", r"python -m mlp\.rerun$", its_help, "It is only named: it takes a run."),
+    Rule("command", r"python -m mlp\.audit", audit),
     Rule("command", r"python -m mlp\b", module),
     Rule("command", r"", shell),
     Rule("python", r"", python),

@@ -21,7 +21,7 @@ from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from support import forks
 
-SMOKE = ("sweeps=smoke", "training.steps=30")
+SMOKE = ("sweeps=smoke", "training.steps=30", "study.explain=false")
 DIVERGING = (
     "sweeps=smoke",
     "model=relu",
@@ -38,11 +38,18 @@ def sweep(*overrides: str) -> str:
     return said.getvalue()
 
 
-def unpublished_sweep(*overrides: str) -> tuple[str, MlpError]:
-    """Runs a sweep whose tracking fails; returns what it said, and how it ended."""
+def unpublished_sweep(*overrides: str, patience_s: float = 0.1) -> tuple[str, MlpError]:
+    """Runs a sweep whose tracking fails; returns what it said, and how it ended.
+
+    Args:
+        overrides: as they are typed.
+        patience_s: with the store, which does not come back by itself.
+    """
     said = io.StringIO()
-    with pytest.raises((StoreError, UnavailableError)) as caught:
-        run_study(read_sweep(composed("sweep", *SMOKE, *overrides)), console=plain(said))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlp.errors.PATIENCE_S", patience_s)
+        with pytest.raises((StoreError, UnavailableError)) as caught:
+            run_study(read_sweep(composed("sweep", *SMOKE, *overrides)), console=plain(said))
     return said.getvalue(), caught.value
 
 

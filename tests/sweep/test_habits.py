@@ -17,6 +17,7 @@ from support.sweeping import (
     environment_of_commands,
     left_in,
     parent,
+    run_script,
     stored,
     tracked,
 )
@@ -208,13 +209,10 @@ def test_other_shells_are_told_which_one(here):
 
 def test_optunas_own_command_shows_names_a_person_understands(swept):
     [summary] = optuna.get_all_study_summaries("sqlite:///optuna.db")
-    tool = Path(sys.executable).with_name("optuna")
-    study = ("--study-name", summary.study_name, "--storage", "sqlite:///optuna.db")
-    done = subprocess.run(
-        [tool, "trials", "-f", "json", *study],
-        capture_output=True,
-        text=True,
-        check=False,
+    words = ["optuna", "trials", "-f", "json", "--study-name", summary.study_name]
+    words += ["--storage", "sqlite:///optuna.db"]
+    done = run_script(
+        f"import sys; sys.argv = {words}; from optuna.cli import main; sys.exit(main())"
     )
     assert done.returncode == 0, done.stderr
     trials = json.loads(done.stdout)

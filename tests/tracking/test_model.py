@@ -135,7 +135,7 @@ def test_model_that_cannot_be_saved_is_failed_and_made_anew(here, client, monkey
         return original(client, model_id, *args) if args == ("FAILED",) else fails()
 
     monkeypatch.setattr(mlflow.MlflowClient, step, failing)
-    said, fault = unpublished_sweep()
+    said, fault = unpublished_sweep(patience_s=3)
     assert isinstance(fault, StoreError)
     assert "best is trial" in said
     assert [str(m.status) for m in models(client)] == ["FAILED"]

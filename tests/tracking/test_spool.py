@@ -13,7 +13,7 @@ from mlp.errors import RecordError, StoreError
 from mlp.tracking import record, spool
 from mlp.tracking.listing import Label, StudyPage, read_listing
 from support.sample_records import make_record
-from support.sweeping import environment_of_commands
+from support.sweeping import environment_of_commands, run_script
 
 LABEL = Label("#0", {"mlp.study": "s"})
 
@@ -144,11 +144,8 @@ sys.addaudithook(die_at)
 places = [spool.place_of(Path({str(tmp_path)!r}), number) for number in (0, 1)]
 spool.put(dict.fromkeys(places, spool.Kept(made, Label("#0", {{}}))))
 """
-    tests = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
-    environment = environment_of_commands()
-    environment["PYTHONPATH"] += os.pathsep + tests
-    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
-    assert done.returncode == 9
+    done = run_script(script)
+    assert done.returncode == 9, done.stderr
     waiting = list(spool.waiting(tmp_path))
     assert [number for number, _, place in waiting if record.read_record(place)] == whole
     record.read_record(put(tmp_path, 0, make_record()))

@@ -1,0 +1,743 @@
+"""`mlp.audit_gradient`: is a gradient that of its loss, and if not, what stands there?"""
+
+import dataclasses
+import itertools
+import random as python_random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlp.audit.backward_steps import UNKNOWN, Example, LayerSteps, explain_steps
+from mlp.audit.differences import Slopes, slopes
+from mlp.audit.known_networks import (
+    ACTIVATIONS,
+    Array,
+    ForwardPass,
+    KnownNetwork,
+    Layers,
+    forward_pass,
+    recognise,
+    right_gradient,
+)
+from mlp.audit.labels import ExampleForm, form_of, likely_forms
+from mlp.audit.parameters import Arrangement, ShapeError, arrange, as_numpy
+from mlp.audit.sentences import Flaw, Names, habit_flaw, shape_flaw, single_flaw, step_flaws
+from mlp.errors import SettingError
+
+# Entries of an array that are drawn for differences; a known formula is compared in all entries.
+_MOST, _MOST_UNKNOWN = 12, 100
+_N_SINGLE = 8  # examples looked at one by one: enough that no two formulas agree on all
+_WRONG, _WRONG_FLOAT32 = 1e-4, 2e-2  # relative error from which a gradient is wrong
+_FITS, _FITS_FLOAT32 = 1e-5, 2e-3  # relative error up to which a formula is that of the code
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A loss and its gradient, however the code offers them.
+
+    Attributes:
+        loss: of layers, plain examples and plain targets.
+        gradient: of the same; gives the layers at which it was taken, and the gradient. A training
+            function chooses its own weights and is called without.
+        has_own_weights: whether it does.
+        has_rate: whether the gradient's size is known; else it is known up to a positive factor.
+        called_raw: the gradient without the same random numbers in each call; None: not to be had.
+        changed: names of arguments that the last call of the gradient has changed.
+    """
+
+    arrangement: Arrangement
+    form: ExampleForm
+    loss: Callable[[Layers, Array, Array], float]
+    gradient: Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]
+    has_own_weights: bool = False
+    has_rate: bool = True
+    called_raw: Callable[[Layers, Array, Array], Layers] | None = None
+    changed: Callable[[], list[str]] = list
+    is_float32: bool = False
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        flaws: the worst first; none: the gradient is right.
+        error: largest relative error of an array's gradient.
+        n_checked: entries that were compared with differences.
+        n_entries: all there are.
+        network: the loss's formula in words; empty: none of those known.
+        notes: what else is worth knowing, such as random parts.
+        angle: between gradient and descent, degrees.
+    """
+
+    flaws: tuple[Flaw, ...]
+    error: float
+    n_checked: int
+    n_entries: int
+    network: str
+    notes: tuple[str, ...] = ()
+    angle: float = 0.0
+
+
+def audit_gradient(
+    loss: Callable[[Any, Any, Any], Any],
+    gradient: Callable[[Any, Any, Any], Any],
+    params: Any,
+    X: Any,
+    y: Any,
+) -> tuple[Flaw, ...]:
+    """Compares a gradient with its loss, and names what is wrong with it.
+
+    The functions are called with random weights and examples of the same shapes and kinds.
+
+    Args:
+        loss: of params, X and y; gives a number.
+        gradient: of the same; gives arrays arranged as params.
+        params: a list of (W, b), or a dict with W1, b1, W2, ...; NumPy's, JAX's or PyTorch's.
+        X: a few examples, (example, input) or (input, example).
+        y: their labels: classes, one-hot or real.
+
+    Returns:
+        What is wrong, the worst first; nothing for a right gradient.
+
+    Raises:
+        SettingError: for params or examples that are none, or a loss that gives no number.
+
+    Example:
+        >>> import mlp
+        >>> X, y = np.random.rand(4, 3), np.random.rand(4, 1)
+        >>> def loss(params, X, y):
+        ...     [(W, b)] = params
+        ...     return np.mean((X @ W + b - y) ** 2)
+        >>> def gradient(params, X, y):
+        ...     [(W, b)] = params
+        ...     error = X @ W + b - y
+        ...     return [(2 * X.T @ error / len(X), 2 * error.sum(axis=0))]
+        >>> params = [(np.zeros((3, 1)), np.zeros(1))]
+        >>> [flaw.kind for flaw in mlp.audit_gradient(loss, gradient, params, X, y)]
+        ['summed in part']
+    """
+    program = program_of_functions(loss, gradient, params, X, y)
+    return audit_program(program, Names.of(program.arrangement)).flaws
+
+
+# A pair of functions as a program
+
+
+def program_of_functions(
+    loss: Callable[[Any, Any, Any], Any],
+    gradient: Callable[[Any, Any, Any], Any],
+    params: Any,
+    X: Any = None,
+    y: Any = None,
+) -> Program:
+    """Two functions of (params, X, y) as a program; without X and y their form is found by trial.
+
+    Raises:
+        SettingError: for params, examples or results that are none.
+    """
+    arrangement, forms = _forms(params, X, y)
+    is_double = True
+    errors: list[Exception] = []
+    first = None
+    for is_double in (True, False):
+        arrangement = dataclasses.replace(arrangement, is_double=is_double)
+        for form in forms:
+            form = dataclasses.replace(form, is_double=is_double)
+            program = _functions(loss, gradient, arrangement, form)
+            drawn = np.random.RandomState(1)
+            try:
+                value = program.loss(arrangement.draw(drawn), *form.draw(5, drawn))
+            except SettingError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a foreign function raises
+                errors.append(error)
+                continue
+            if not np.isfinite(value):
+                continue
+            if len(forms) == 1 or recognised(program):
+                return program
+            first = first or program
+        if first:
+            return first
+    if errors:
+        raise errors[0]
+    raise SettingError("loss must be a finite number, but is not at random weights")
+
+
+def _forms(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm]]:
+    sides = tuple(X.shape) if X is not None else (None,)
+    for n_inputs in reversed(sides):
+        try:
+            arrangement = arrange(params, n_inputs)
+        except SettingError:
+            if n_inputs is sides[0]:
+                raise
+            continue
+        shapes = arrangement.shapes
+        if X is None or y is None:
+            return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
+        form = form_of(X, y, shapes[0][0], shapes[-1][1])
+        if form is not None:
+            return arrangement, [form]
+    text = f"X has the shape {tuple(X.shape)}, y {tuple(y.shape)}, the weights {shapes}"
+    raise SettingError(f"examples, labels and weights must fit each other, but {text}")
+
+
+def _functions(
+    loss: Callable[[Any, Any, Any], Any],
+    gradient: Callable[[Any, Any, Any], Any],
+    arrangement: Arrangement,
+    form: ExampleForm,
+) -> Program:
+    changed: list[str] = []
+
+    def loss_of(layers: Layers, X: Array, y: Array) -> float:
+        same_random_numbers()
+        return number(loss(arrangement.own(layers), *form.own(X, y)))
+
+    def raw(layers: Layers, X: Array, y: Array) -> Layers:
+        own, (X_own, y_own) = arrangement.own(layers), form.own(X, y)
+        value = gradient(own, X_own, y_own)
+        after = arrangement.layers(own)
+        is_same = all(
+            np.array_equal(a, b)
+            for pair in zip(layers, after, strict=True)
+            for a, b in zip(*pair, strict=True)
+        )
+        changed[:] = [] if is_same or not arrangement.is_double else ["params"]
+        if not np.array_equal(as_numpy(X_own), as_numpy(form.own(X, y)[0])):
+            changed.append("X")
+        return arrangement.gradient(value)
+
+    def gradient_of(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
+        assert layers is not None
+        same_random_numbers()
+        return layers, raw(layers, X, y)
+
+    return Program(
+        arrangement, form, loss_of, gradient_of, called_raw=raw, changed=lambda: list(changed)
+    )
+
+
+def number(value: Any) -> float:
+    """A loss as a number.
+
+    Raises:
+        SettingError: for an array of several.
+    """
+    if isinstance(value, float | int):
+        return float(value)
+    values = as_numpy(value) if hasattr(value, "shape") else None
+    if values is None or values.size != 1:
+        shape = f"an array of shape {values.shape}" if values is not None else type(value).__name__
+        raise SettingError(f"loss must give one number, but gives {shape}")
+    return float(values.reshape(()))
+
+
+def same_random_numbers() -> None:
+    """So that a dropout takes the same units in each call."""
+    python_random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+# The audit
+
+
+def audit_program(program: Program, names: Names) -> Audit:
+    """Compares gradient and loss by differences first; formulas name what does not agree."""
+    flaws: list[Flaw] = []
+    try:
+        network = recognised(program)
+        one_by_one = _one_by_one(program, network)
+        flaws, notes, program = _habits(one_by_one or program, names)
+        if one_by_one:
+            notes.append("it takes one example at a time")
+        is_float32 = _has_few_digits(program)
+        compared = _compared(program, network, is_float32=is_float32)
+    except ShapeError as error:
+        return Audit((*flaws, shape_flaw(error, program.arrangement)), np.inf, 0, 0, "")
+    if is_float32:
+        notes.append("it computes in single precision, so the limits are wider")
+    error, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
+    tolerance = _FITS_FLOAT32 if is_float32 else _FITS
+    if is_float32 and wrong and network:
+        off = _off_formula(program, network)
+        if off <= tolerance:  # differences are too coarse to tell
+            error, wrong = off, []
+    if wrong and network and names.rate and _steps_one_by_one(program, network, names.rate):
+        notes.append("it changes the weights after each example, each time by the right gradient")
+        error, wrong = tolerance, []
+    if wrong:
+        found = _from_formulas(program, network, names, tolerance) if network else []
+        flaws += found or _from_parts(wrong, names)
+    return Audit(
+        tuple(sorted(flaws, key=lambda flaw: -flaw.size)),
+        error,
+        sum(part.n_checked for part in compared),
+        sum(part.n_entries for part in compared),
+        network.text if network else "",
+        tuple(notes),
+        _angle(compared),
+    )
+
+
+def _compared(
+    program: Program, network: KnownNetwork | None, *, is_float32: bool
+) -> list["ComparedPart"]:
+    """Each array beside differences, at weights at which it is wrong if there are such."""
+    random = np.random.RandomState(0)
+    most = _MOST_UNKNOWN if network is None else _MOST
+    for _ in range(2 if network is None else 1):
+        compared = _compare(program, random, most)
+        if _wrong(compared, is_float32=is_float32):
+            return compared
+    if network and _off_formula(program, network) > (_WRONG_FLOAT32 if is_float32 else _WRONG):
+        return _compare(program, random, None)  # in entries that were not drawn
+    return compared
+
+
+def _steps_one_by_one(program: Program, network: KnownNetwork, rate: float) -> bool:
+    """Whether a pass of a training function is a right step for each example, in any order."""
+    if not program.has_own_weights:
+        return False
+    X, y = program.form.draw(3, np.random.RandomState(8))
+    at, gradient = program.gradient(None, X, y)
+    for order in itertools.permutations(range(3)):
+        layers = at
+        for k in order:
+            steps = right_gradient(forward_pass(network, layers, X[k : k + 1], y[k : k + 1]))
+            layers = [
+                (W - rate * dW, b - rate * db)
+                for (W, b), (dW, db) in zip(layers, steps, strict=True)
+            ]
+        due = (_vector(at) - _vector(layers)) / rate
+        if np.linalg.norm(_vector(gradient) - due) < 1e-6 * np.linalg.norm(due):
+            return True
+    return False
+
+
+def _wrong(parts: Sequence["ComparedPart"], *, is_float32: bool) -> list["ComparedPart"]:
+    limit = _WRONG_FLOAT32 if is_float32 else _WRONG
+    return [part for part in parts if part.error > max(limit, 10 * part.uncertainty)]
+
+
+def _one_by_one(program: Program, network: KnownNetwork | None) -> Program | None:
+    """A gradient that is meant for one example, a column, as one for several; None: it is not."""
+    if not program.form.in_columns or program.form.X is not None or program.called_raw is None:
+        return None
+    random = np.random.RandomState(9)
+    weights, several = program.arrangement.draw(random), program.form.draw(3, random)
+    try:
+        program.gradient(weights, several[0][:1], several[1][:1])
+    except ShapeError:
+        return None
+    try:
+        program.gradient(weights, *several)
+    except ShapeError:
+        return dataclasses.replace(program, gradient=_summed(program, network), called_raw=None)
+    return None
+
+
+def _summed(
+    program: Program, network: KnownNetwork | None
+) -> Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]:
+    def gradient(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
+        assert layers is not None
+        n = len(X) if network and network.is_mean else 1
+        each = [program.gradient(layers, X[k : k + 1], y[k : k + 1])[1] for k in range(len(X))]
+        total = np.sum([_vector(g) for g in each], axis=0) / n
+        return layers, _as_layers(total, each[0])
+
+    return gradient
+
+
+def _habits(program: Program, names: Names) -> tuple[list[Flaw], list[str], Program]:
+    """What a gradient does beside being one: it changes its arguments, remembers, or is random."""
+    if program.called_raw is None:
+        return [], [], program
+    random = np.random.RandomState(2)
+    layers, (X, y) = program.arrangement.draw(random), program.form.draw(4, random)
+    calls = [_vector(program.called_raw(layers, X, y)) for _ in range(3)]
+    flaws = [habit_flaw(f"changes {name}", names) for name in program.changed()]
+    first, second, third = calls
+    size = float(np.linalg.norm(first)) or 1.0
+    if np.linalg.norm(second - first) < 1e-6 * size:
+        return flaws, [], program
+    growth = second - first
+    if np.linalg.norm(third - second - growth) < 1e-6 * size and (
+        np.linalg.norm(growth - first) < 1e-6 * size or np.linalg.norm(growth) > 0.2 * size
+    ):
+        return [*flaws, habit_flaw("accumulates", names)], [], _increments(program, third)
+    note = "it draws random numbers: compared with the same ones in each call"
+    return flaws, [note], program
+
+
+def _increments(program: Program, last: Array) -> Program:
+    """A gradient that accumulates, less what it had accumulated."""
+    total = last
+
+    def gradient(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
+        nonlocal total
+        at, sums = program.gradient(layers, X, y)
+        now = _vector(sums)
+        own, total = now - total, now
+        return at, _as_layers(own, sums)
+
+    return dataclasses.replace(program, gradient=gradient)
+
+
+def _vector(layers: Layers) -> Array:
+    return np.concatenate([part.ravel() for pair in layers for part in pair])
+
+
+def _as_layers(values: Array, like: Layers) -> Layers:
+    made, start = [], 0
+    for pair in like:
+        parts = []
+        for part in pair:
+            parts.append(values[start : start + part.size].reshape(part.shape))
+            start += part.size
+        made.append((parts[0], parts[1]))
+    return made
+
+
+def _has_few_digits(program: Program) -> bool:
+    """Whether the loss does not notice a change in the ninth digit."""
+    random = np.random.RandomState(3)
+    layers, (X, y) = program.arrangement.draw(random), program.form.draw(4, random)
+    values = {
+        program.loss([(W * (1 + s), b) for W, b in layers], X, y) for s in (0, 1e-9, 2e-9, 3e-9)
+    }
+    return len(values) < 4
+
+
+def _batch_size(program: Program, least: int) -> int:
+    """That is no other size, so that a confusion of axes shows."""
+    sizes = {size for shape in program.arrangement.shapes for size in shape}
+    return next(n for n in range(least, 99) if n not in sizes)
+
+
+@dataclass(frozen=True)
+class ComparedPart:
+    """An array's gradient beside differences of the loss.
+
+    Attributes:
+        error: relative.
+        uncertainty: of the differences, relative.
+        factor: what the differences must be multiplied with to give the gradient; None: there is no
+            such factor.
+        given: entries of the gradient that were looked at.
+        due: the same entries of the differences.
+    """
+
+    layer: int
+    is_bias: bool
+    error: float
+    uncertainty: float
+    factor: float | None
+    n_checked: int
+    n_entries: int
+    given: tuple[float, ...]
+    due: tuple[float, ...]
+
+
+def _compare(
+    program: Program, random: np.random.RandomState, most: int | None
+) -> list[ComparedPart]:
+    X, y = program.form.draw(_batch_size(program, 5), random)
+    drawn = None if program.has_own_weights else program.arrangement.draw(random)
+    at, gradient = program.gradient(drawn, X, y)
+    flat = _vector(at)
+
+    def loss(values: Array) -> float:
+        return program.loss(_as_layers(values, at), X, y)
+
+    rows, start = [], 0
+    for layer, (pair, given) in enumerate(zip(at, gradient, strict=True)):
+        for part, values in zip(pair, given, strict=True):
+            size = part.size
+            if values.size:
+                chosen = np.sort(random.permutation(size)[:most])
+                found = slopes(loss, flat, (start + chosen).tolist())
+                own = values.ravel()[chosen]
+                due, off = _past_kinks(found, own)
+                rows.append((layer, part.ndim == 1, own, due, off, size))
+            start += size
+    if not program.has_rate:
+        size_given, size_due = (
+            float(np.linalg.norm(np.concatenate(values)))
+            for values in ([row[2] for row in rows], [row[3] for row in rows])
+        )
+        scale = size_due / (size_given or 1.0)
+        rows = [(a, b, own * scale, due, off, size) for a, b, own, due, off, size in rows]
+    largest = max(float(np.abs(due).max(initial=0)) for _, _, _, due, _, _ in rows)
+    return [_part(*row, floor=1e-6 * largest) for row in rows]
+
+
+def _past_kinks(found: Slopes, own: Array) -> tuple[Array, Array]:
+    """At a kink any slope between the two sides is right."""
+    low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
+    slack = 1e-3 * (high - low)
+    is_within = found.is_kink & (own >= low - slack) & (own <= high + slack)
+    return np.where(is_within, own, found.values), np.where(is_within, 0.0, found.errors)
+
+
+def _part(
+    layer: int, is_bias: bool, own: Array, due: Array, off: Array, size: int, *, floor: float
+) -> ComparedPart:
+    scale = max(float(np.linalg.norm(due)), floor * np.sqrt(len(due)), 1e-300)
+    error = float(np.linalg.norm(own - due)) / scale
+    uncertainty = float(np.linalg.norm(off)) / scale
+    factor = float(own @ due / max(due @ due, 1e-300))
+    is_multiple = np.linalg.norm(own - factor * due) <= (1e-4 + 10 * uncertainty) * np.linalg.norm(
+        own
+    )
+    return ComparedPart(
+        layer,
+        is_bias,
+        error,
+        uncertainty,
+        factor if is_multiple else None,
+        len(own),
+        size,
+        tuple(own.tolist()),
+        tuple(due.tolist()),
+    )
+
+
+def _angle(parts: Sequence[ComparedPart]) -> float:
+    given = np.concatenate([part.given for part in parts])
+    due = np.concatenate([part.due for part in parts])
+    size = float(np.linalg.norm(given) * np.linalg.norm(due))
+    if not size or not np.isfinite(size):
+        return 90.0
+    return float(np.degrees(np.arccos(np.clip(given @ due / size, -1, 1))))
+
+
+def recognised(program: Program) -> KnownNetwork | None:
+    """The formula of a program's loss."""
+    random = np.random.RandomState(4)
+    X, y = program.form.draw(_batch_size(program, 4), random)
+    points = [program.arrangement.draw(random) for _ in range(6)]
+    try:
+        return recognise(program.loss, points, X, y, tolerance=1e-5)
+    except (ValueError, IndexError):
+        return None  # of examples of a form that is not the program's
+
+
+def _off_formula(program: Program, network: KnownNetwork) -> float:
+    """Largest relative error of an array, by the formula of the loss."""
+    random = np.random.RandomState(5)
+    X, y = program.form.draw(_batch_size(program, 5), random)
+    drawn = None if program.has_own_weights else program.arrangement.draw(random)
+    at, gradient = program.gradient(drawn, X, y)
+    due = right_gradient(forward_pass(network, at, X, y))
+    given = gradient
+    if not program.has_rate:
+        scale = np.linalg.norm(_vector(due)) / (np.linalg.norm(_vector(gradient)) or 1.0)
+        given = [(W * scale, b * scale) for W, b in gradient]
+    floor = 1e-6 * float(np.abs(_vector(due)).max())
+    return max(
+        float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) + floor * np.sqrt(b.size))
+        for own, wanted in zip(given, due, strict=True)
+        for a, b in zip(own, wanted, strict=True)
+        if a.size
+    )
+
+
+# Which formulas stand there
+
+
+def _from_formulas(
+    program: Program, network: KnownNetwork, names: Names, tolerance: float
+) -> list[Flaw]:
+    random = np.random.RandomState(6)
+    drawn = []
+    for _ in range(_N_SINGLE):
+        X, y = program.form.draw(1, random)
+        weights = None if program.has_own_weights else program.arrangement.draw(random)
+        try:
+            at, gradient = program.gradient(weights, X, y)
+        except (ValueError, IndexError, ShapeError):
+            return []  # one example alone is nothing that it takes
+        if not np.isfinite(_vector(gradient)).all():
+            return []
+        drawn.append((at, gradient, X, y))
+    examples = [Example(forward_pass(network, at, X, y), g) for at, g, X, y in drawn]
+    steps = explain_steps(examples, tolerance=tolerance)
+    own_forward = ""
+    if any(_has_unknown(step) for step in steps):
+        for said, other, is_biased in _other_networks(network):
+            tried = [
+                Example(forward_pass(other, at if is_biased else _unbiased(at), X, y), g)
+                for at, g, X, y in drawn
+            ]
+            found = explain_steps(tried, tolerance=tolerance)
+            if not any(_has_unknown(step) for step in found) and _cost(found) < _cost(steps):
+                steps, own_forward = found, said
+                network, examples = other, tried
+                break
+    if not program.has_rate:
+        steps = _without_size(steps)
+    batch = _batch_ratios(program, network, steps, tolerance, is_biased="bias" not in own_forward)
+    return step_flaws(steps, batch, examples, names, own_forward)
+
+
+def _has_unknown(steps: LayerSteps) -> bool:
+    return UNKNOWN in (steps.delta.kind, steps.weights.kind, steps.bias.kind)
+
+
+def _cost(steps: Sequence[LayerSteps]) -> float:
+    return sum(step.cost for step in steps)
+
+
+def _other_networks(network: KnownNetwork) -> list[tuple[str, KnownNetwork, bool]]:
+    """What the gradient's own forward pass may be, where it is not that of the loss."""
+    count = len(network.activations)
+    others = [
+        (
+            f"{name} in place of {', '.join(sorted(set(network.activations)))}",
+            dataclasses.replace(network, activations=(name,) * count),
+            True,
+        )
+        for name in ACTIVATIONS
+        if count and (name,) * count != network.activations
+    ]
+    return [("no bias", network, False), *others]
+
+
+def _unbiased(layers: Layers) -> Layers:
+    return [(W, np.zeros_like(b)) for W, b in layers]
+
+
+def _without_size(steps: list[LayerSteps]) -> list[LayerSteps]:
+    """Without the learning rate, which is not known, in the outputs' delta."""
+    last = steps[-1]
+    size = abs(last.delta.factor) or 1.0
+    delta = dataclasses.replace(last.delta, factor=last.delta.factor / size)
+    return [*steps[:-1], dataclasses.replace(last, delta=delta)]
+
+
+@dataclass(frozen=True)
+class BatchRatios:
+    """How a batch's gradient comes from those of its examples.
+
+    Attributes:
+        kind: of what mixes the examples; empty: nothing does.
+        ratios: (batch size, what each array is of the due one: weights and bias a layer).
+    """
+
+    kind: str
+    ratios: tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
+
+
+_MIXED: dict[str, Callable[[ForwardPass], ForwardPass]] = {
+    "": lambda at: at,
+    "softmax over everything": lambda at: dataclasses.replace(
+        at, p=np.exp(at.z[-1]) / np.exp(at.z[-1]).sum()
+    ),
+    "softmax over the batch": lambda at: dataclasses.replace(
+        at, p=np.exp(at.z[-1]) / np.exp(at.z[-1]).sum(axis=0)
+    ),
+    "labels in reverse order": lambda at: dataclasses.replace(at, y=at.y[::-1]),
+    "labels of the next example": lambda at: dataclasses.replace(at, y=np.roll(at.y, -1, axis=0)),
+    "labels of the example before": lambda at: dataclasses.replace(at, y=np.roll(at.y, 1, axis=0)),
+    "only the first example": lambda at: _rows(at, slice(0, 1)),
+    "only the last example": lambda at: _rows(at, slice(-1, None)),
+    "all but the last example": lambda at: _rows(at, slice(0, -1)),
+    "all but the first example": lambda at: _rows(at, slice(1, None)),
+}
+
+
+def _rows(at: ForwardPass, rows: slice) -> ForwardPass:
+    return dataclasses.replace(
+        at,
+        inputs=[a[rows] for a in at.inputs],
+        z=[z[rows] for z in at.z],
+        p=at.p[rows],
+        y=at.y[rows],
+    )
+
+
+def _batch_ratios(
+    program: Program,
+    network: KnownNetwork,
+    steps: list[LayerSteps],
+    tolerance: float,
+    *,
+    is_biased: bool,
+) -> BatchRatios | None:
+    """Compares batches of two sizes with the sum of their examples; None: nothing fits."""
+    random = np.random.RandomState(7)
+    least = 5
+    taken = []
+    for _ in range(2):
+        n = _batch_size(program, least)
+        least = n + 2
+        X, y = program.form.draw(n, random)
+        weights = None if program.has_own_weights else program.arrangement.draw(random)
+        at, gradient = program.gradient(weights, X, y)
+        taken.append((forward_pass(network, at if is_biased else _unbiased(at), X, y), gradient))
+    for kind, mixed in _MIXED.items():
+        ratios = []
+        for whole, given in taken:
+            found = _ratios(mixed(whole), whole, given, steps, tolerance * 10)
+            if found is None:
+                break
+            ratios.append((len(whole.y), found))
+        else:
+            return BatchRatios(kind, tuple(ratios))
+    return None
+
+
+def _ratios(
+    at: ForwardPass,
+    whole: ForwardPass,
+    gradient: Layers,
+    steps: list[LayerSteps],
+    tolerance: float,
+) -> tuple[tuple[float, float], ...] | None:
+    n = len(whole.y)
+    due = 1.0 / n if at.network.is_mean else 1.0
+    found = []
+    is_single = at.network.decay or any("decay" in step.weights.kind for step in steps)
+    for layer, (step, (dW, db)) in enumerate(zip(steps, gradient, strict=True)):
+        if _has_unknown(step):
+            found.append((np.nan, np.nan))
+            continue
+        pair = []
+        W = at.layers[layer][0]
+        for values, formula in ((dW, step.weights), (db, step.bias)):
+            if not values.size or formula.factor == 0.0:
+                pair.append(np.nan)
+                continue
+            rows = formula.values(at)
+            wanted = formula.factor * (rows if values.ndim == 2 else rows.sum(axis=0))
+            columns = [wanted.ravel()]
+            if values.ndim == 2 and is_single:
+                columns.append(W.ravel())
+            matrix = np.stack(columns, axis=1)
+            fitted = np.linalg.lstsq(matrix, values.ravel(), rcond=None)[0]
+            off = np.linalg.norm(matrix @ fitted - values.ravel())
+            size = np.linalg.norm(values)
+            if off > tolerance * size + 1e-12:
+                return None
+            pair.append(float(fitted[0]) / due if wanted.any() else np.nan)
+        found.append((pair[0], pair[1]))
+    return tuple(found)
+
+
+def _from_parts(wrong: Sequence[ComparedPart], names: Names) -> list[Flaw]:
+    """What can be said without a formula: arrays that are wrong, and by which factor."""
+    flaws: dict[tuple[int, bool], Flaw] = {}
+    for part in wrong:
+        key = part.layer, part.is_bias
+        if key not in flaws or flaws[key].size < part.error:
+            flaws[key] = single_flaw(part.layer, part.is_bias, part.error, part.factor, names)
+    return list(flaws.values())

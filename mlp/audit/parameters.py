@@ -1,0 +1,342 @@
+"""Weights and biases in the shape in which a program keeps them, and as plain layers.
+
+A program may keep pairs of (W, b), one flat list, two lists, a dict by names or attributes of an
+object; weights may be (inputs, outputs) or (outputs, inputs); arrays may be NumPy's, JAX's or
+PyTorch's.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mlp.audit.known_networks import Array, Layers
+from mlp.errors import SettingError
+
+Path = tuple[Any, ...]
+
+
+def is_array(value: object) -> bool:
+    """Whether it is an array or a tensor of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiu"
+    return (
+        hasattr(value, "shape")
+        and hasattr(value, "dtype")
+        and hasattr(value, "ndim")
+        and not re.search("bool|str|object|<U", str(getattr(value, "dtype", "")))
+    )
+
+
+def as_numpy(value: Any) -> Array:
+    """The numbers of an array or tensor, in double precision."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.array(value, dtype=np.float64)
+
+
+def alike(template: Any, values: Array, *, is_double: bool = True) -> Any:
+    """Numbers as the kind of array that the template is.
+
+    Args:
+        is_double: floating numbers in double precision, whatever the template has.
+    """
+    if isinstance(template, np.ndarray):
+        kind = template.dtype
+        return np.array(values, dtype=np.float64 if is_double and kind.kind == "f" else kind)
+    if hasattr(template, "new_tensor"):
+        own = template.double() if is_double and "float" in str(template.dtype) else template
+        made = own.new_tensor(values.tolist()).reshape(tuple(values.shape))
+        return made.requires_grad_(True) if getattr(template, "requires_grad", False) else made
+    if hasattr(template, "at"):  # JAX
+        return template.at[...].set(np.asarray(values))
+    return np.asarray(values)
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """All arrays in lists, tuples and dicts, with the way to each."""
+    if is_array(value):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield from leaves(value[key], (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            if isinstance(each, float | int) and path == () and not isinstance(each, bool):
+                continue  # a loss beside the gradient
+            yield from leaves(each, (*path, index))
+
+
+def rebuilt(value: Any, new: Mapping[Path, Any], path: Path = ()) -> Any:
+    """The same lists and dicts with other arrays."""
+    if path in new:
+        return new[path]
+    if isinstance(value, Mapping):
+        made = {key: rebuilt(each, new, (*path, key)) for key, each in value.items()}
+        return made if type(value) is dict else type(value)(made)  # type: ignore[call-arg]
+    if isinstance(value, list | tuple):
+        items = [rebuilt(each, new, (*path, index)) for index, each in enumerate(value)]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """Where the weights and biases of each layer are.
+
+    Attributes:
+        template: a program's own parameters.
+        weights: way to the weights of each layer.
+        biases: way to the biases, None for a layer without.
+        are_transposed: whether weights are (outputs, inputs).
+    """
+
+    template: Any
+    weights: tuple[Path, ...]
+    biases: tuple[Path | None, ...]
+    are_transposed: bool
+    is_double: bool = True
+
+    def name(self, layer: int, *, bias: bool = False) -> str:
+        """As the program calls it, `W2` where it has no name for it."""
+        path = self.biases[layer] if bias else self.weights[layer]
+        if path and isinstance(path[-1], str) and path[-1].isidentifier():
+            return path[-1]
+        return f"{'b' if bias else 'W'}{layer + 1}"
+
+    @cached_property
+    def _found(self) -> dict[Path, Any]:
+        return dict(leaves(self.template))
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each layer."""
+        found = self._found
+        shapes = [tuple(found[path].shape) for path in self.weights]
+        return [(s[1], s[0]) if self.are_transposed else (s[0], s[1]) for s in shapes]
+
+    def own(self, layers: Layers) -> Any:
+        """Layers as the program keeps them."""
+        found = self._found
+        new = {}
+        for (W, b), weights, biases in zip(layers, self.weights, self.biases, strict=True):
+            W_own = W.T if self.are_transposed else W
+            new[weights] = alike(found[weights], W_own, is_double=self.is_double)
+            if biases is not None:
+                shape = tuple(found[biases].shape)
+                new[biases] = alike(found[biases], b.reshape(shape), is_double=self.is_double)
+        return rebuilt(self.template, new)
+
+    def layers(self, params: Any) -> Layers:
+        """The program's parameters as layers."""
+        found = dict(leaves(params))
+        made = []
+        for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
+            W = as_numpy(found[weights])
+            W = W.T if self.are_transposed else W
+            n_out = self.shapes[layer][1]
+            b = np.zeros(n_out) if biases is None else as_numpy(found[biases]).reshape(n_out)
+            made.append((W, b))
+        return made
+
+    def gradient(self, value: Any) -> Layers:
+        """A gradient as layers; without a bias its part is empty.
+
+        Raises:
+            ShapeError: where a part has not the shape of what it is the gradient of.
+        """
+        found = list(leaves(value))
+        due = self._found
+        ways = [path for path in due if path in {*self.weights, *self.biases}]
+        parts = _matched(found, ways, due)
+        made: Layers = []
+        for weights, biases in zip(self.weights, self.biases, strict=True):
+            W = parts[weights]
+            b = np.zeros(0) if biases is None else parts[biases].reshape(-1)
+            made.append((W.T if self.are_transposed else W, b))
+        return made
+
+    def draw(self, random: np.random.RandomState) -> Layers:
+        """Random weights at which no unit is saturated."""
+        return [
+            (
+                random.randn(n_in, n_out) * 1.2 / np.sqrt(n_in),
+                random.randn(n_out) * 0.5 if biases is not None else np.zeros(n_out),
+            )
+            for (n_in, n_out), biases in zip(self.shapes, self.biases, strict=True)
+        ]
+
+
+class ShapeError(Exception):
+    """A gradient's part of another shape than its parameter.
+
+    Attributes:
+        path: of the parameter.
+        shape: of the gradient.
+        due: shape of the parameter.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], due: tuple[int, ...]) -> None:
+        """Notes both shapes."""
+        super().__init__(path)
+        self.path, self.shape, self.due = path, shape, due
+
+
+def arrange(params: Any, n_inputs: int | None = None) -> Arrangement:
+    """How a program keeps its weights.
+
+    Args:
+        n_inputs: of an example, where it is known; decides about square weights.
+
+    Raises:
+        SettingError: where these are no layers.
+    """
+    found = list(leaves(params))
+    weights, biases = _sorted_out(found)
+    if not weights:
+        raise SettingError(
+            "params must be weights and biases: a list of (W, b), or a dict with W1, b1, W2, ...;"
+            f" but {_described(params)}"
+        )
+    shapes = [tuple(value.shape) for _, value in weights]
+    plain = _chain(shapes) and n_inputs in (None, shapes[0][0])
+    turned = _chain([s[::-1] for s in shapes]) and n_inputs in (None, shapes[0][1])
+    sizes = [int(np.prod(value.shape)) for _, value in biases]
+    if plain and turned:  # one layer, or square ones: the bias tells
+        plain = not sizes or sizes[0] == shapes[0][1]
+    if not plain and not turned:
+        text = ", ".join(str(s) for s in shapes)
+        given = "" if n_inputs is None else f" for {n_inputs} inputs"
+        raise SettingError(f"the weights' shapes must follow on each other{given}, but are {text}")
+    outputs = [s[1] if plain else s[0] for s in shapes]
+    return Arrangement(
+        params,
+        tuple(path for path, _ in weights),
+        tuple(_biases_of(outputs, biases)),
+        not plain,
+    )
+
+
+def _biases_of(outputs: Sequence[int], biases: Sequence[tuple[Path, Any]]) -> Iterator[Path | None]:
+    rest = list(biases)
+    for n_left, size in zip(range(len(outputs), 0, -1), outputs, strict=True):
+        fits = rest and int(np.prod(rest[0][1].shape)) == size
+        if fits and len(rest) <= n_left:
+            yield rest.pop(0)[0]
+        else:
+            yield None
+
+
+def _chain(shapes: Sequence[tuple[int, ...]]) -> bool:
+    return all(a[1] == b[0] for a, b in itertools.pairwise(shapes))
+
+
+_WEIGHT = re.compile(r"^_*(w|theta|kernel|weight)", re.IGNORECASE)
+_BIAS = re.compile(r"^_*(b|bias|offset)", re.IGNORECASE)
+
+
+def _sorted_out(
+    found: Sequence[tuple[Path, Any]],
+) -> tuple[list[tuple[Path, Any]], list[tuple[Path, Any]]]:
+    """Weights and biases, by their names where they have some, else by place and shape."""
+    weights, biases = [], []
+    for path, value in found:
+        words = [word for word in path if isinstance(word, str)]
+        named = next(
+            (kind for word in reversed(words) for kind in ("b", "W") if _is_named(word, kind)), None
+        )
+        if named is None:
+            named = "W" if value.ndim == 2 and not _is_second(path, found) else "b"
+        if named == "W" and value.ndim == 2:
+            weights.append((path, value))
+        elif named == "b" and value.ndim in (1, 2):
+            biases.append((path, value))
+    return sorted(weights, key=_order), sorted(biases, key=_order)
+
+
+def _is_named(word: str, kind: str) -> bool:
+    return bool((_BIAS if kind == "b" else _WEIGHT).match(word))
+
+
+def _is_second(path: Path, found: Sequence[tuple[Path, Any]]) -> bool:
+    """Whether it stands behind the weights it belongs to, and is as long as they are wide."""
+    index = [p for p, _ in found].index(path)
+    value, before = found[index][1], found[index - 1][1] if index else None
+    is_thin = value.ndim == 1 or 1 in tuple(value.shape)
+    if before is None or not is_thin or before.ndim != 2:
+        return False
+    inside = path[:-1] == found[index - 1][0][:-1]
+    return inside and int(np.prod(value.shape)) in tuple(before.shape) and index % 2 == 1
+
+
+def _order(leaf: tuple[Path, Any]) -> tuple[int, ...]:
+    numbers = [int(n) for word in leaf[0] for n in re.findall(r"\d+", str(word))]
+    return tuple(numbers)
+
+
+def bare(word: object) -> str:
+    """A gradient's key as that of its parameter: dW1, grad_W1, W1_grad, nabla_W1 are W1."""
+    text = re.sub(r"^(d|g|grad|nabla|delta)_?(?=[WwbBt])|[_.]?grad(ient)?s?$", "", str(word))
+    return text.replace("_", "").lower()
+
+
+def _matched(
+    found: Sequence[tuple[Path, Any]], ways: Sequence[Path], due: Mapping[Path, Any]
+) -> dict[Path, Array]:
+    by_name = {bare(path[-1]): value for path, value in found if path and _has_name(path)}
+    if all(_has_name(path) and bare(path[-1]) in by_name for path in ways):
+        pairs = [(path, by_name[bare(path[-1])]) for path in ways]
+    else:
+        values = [value for _, value in found]
+        wanted = [tuple(due[path].shape) for path in ways]
+        orders = [values, values[::-1], *_regrouped(values)]
+        fitting = [
+            order
+            for order in orders
+            if len(order) == len(wanted)
+            and [np.size(v) for v in map(as_numpy, order)] == [int(np.prod(s)) for s in wanted]
+        ]
+        if not fitting and len(values) != len(wanted):
+            raise SettingError(
+                f"gradient must give a part for each of the {len(wanted)} arrays in params, but"
+                f" gives {len(values)}"
+            )
+        pairs = list(zip(ways, (fitting or orders)[0], strict=True))
+    parts = {}
+    for path, value in pairs:
+        shape, wanted_shape = tuple(value.shape), tuple(due[path].shape)
+        is_same = shape == wanted_shape or (
+            1 in (*wanted_shape, len(wanted_shape))
+            and tuple(n for n in shape if n > 1) == tuple(n for n in wanted_shape if n > 1)
+        )
+        if not is_same:
+            raise ShapeError(path, shape, wanted_shape)
+        parts[path] = as_numpy(value).reshape(wanted_shape)
+    return parts
+
+
+def _has_name(path: Path) -> bool:
+    return isinstance(path[-1], str) if path else False
+
+
+def _regrouped(values: list[Any]) -> Iterator[list[Any]]:
+    """Biases before weights, or pairs from the last layer to the first."""
+    half = len(values) // 2
+    yield values[half:] + values[:half]
+    yield [
+        values[i + k] for i in range(len(values) - 2, -1, -2) for k in (0, 1) if i + k < len(values)
+    ]
+    yield values[half:][::-1] + values[:half][::-1]
+    yield values[:half][::-1] + values[half:][::-1]
+
+
+def _described(params: Any) -> str:
+    if isinstance(params, Mapping):
+        return f"has the keys {', '.join(map(str, list(params)[:8]))}"
+    return f"is {type(params).__name__}"

@@ -1,0 +1,458 @@
+"""`python -m mlp.judge`: what any loss curve did, from a file, standard input or MLflow.
+
+Starts in a fraction of a second: MLflow is imported only for a run or an experiment of it.
+"""
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mlp.curve import Judgement, Verdict, judge_curve, judge_run
+from mlp.errors import DataError, MissingInputError, MlpError, SettingError, one_line, shown
+
+_USAGE = """\
+usage: python -m mlp.judge WHAT ... [option=value ...] [--json]
+
+Says what a loss curve did: its verdict, a sentence, the numbers, and a plot.
+
+WHAT is
+  a file      .csv, .tsv (also exports of Weights & Biases), .npy, .npz, TensorBoard's events, or
+              text: numbers, or lines with `loss ... 0.4547` as programs print them
+  a folder    every such file in it
+  -           standard input, as text
+  a run or an experiment of MLflow, by id or name
+
+options:
+  column=NAME        which column, array, metric or tag; without it the one that is called loss
+  x=NAME             the column with the steps; without it step, _step, epoch or iteration
+  classes=10         of a classifier: so the loss of knowing nothing is known
+  loss=mse           cross_entropy or mse
+  batch_size=32      each value is a mean over so many examples; all: over all of them
+  fail_on=VERDICTS   exit code 1 if one of these comes out, such as oscillating,diverged
+  uri=ADDRESS        MLflow's store; without it MLFLOW_TRACKING_URI, else ./mlflow.db
+  --json             one JSON object a curve
+
+examples:
+  python -m mlp.judge run.csv classes=10
+  python train.py | python -m mlp.judge - fail_on=oscillating,diverged"""
+
+_KINDS = {
+    "cross_entropy": "cross_entropy",
+    "ce": "cross_entropy",
+    "nll": "cross_entropy",
+    "mse": "squared_error",
+    "squared_error": "squared_error",
+}
+_OPTIONS = ("column", "x", "classes", "loss", "batch_size", "fail_on", "uri")
+_SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".txt", ".log")
+_STEPS = ("step", "_step", "global_step", "epoch", "iteration", "loss_step")
+_NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+_PLOT_COLUMNS, _PLOT_ROWS = 64, 8
+_LARGEST = 1.7e308  # MLflow writes so many for an infinity
+_MOST_SHARE = 100.0  # highest over lowest: from here on the plot's axis is logarithmic
+
+
+@dataclass(frozen=True, eq=False)
+class LossSeries:
+    """A loss curve as it was found.
+
+    Attributes:
+        name: of the curve, for a person.
+        steps: `(entry,)`, and `times`; None where they are not known.
+        judgement: where it is known already, as of a run of this package.
+    """
+
+    name: str
+    loss: ArrayLike
+    steps: ArrayLike | None = None
+    times: ArrayLike | None = None
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was typed; `known` are arguments of `judge_curve`."""
+
+    sources: tuple[str, ...]
+    column: str | None = None
+    x: str | None = None
+    uri: str | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
+    fail_on: frozenset[Verdict] = frozenset()
+    is_json: bool = False
+
+
+def main() -> None:
+    """The command."""
+    from mlp.terminal.console import run_command
+
+    run_command(_judge)
+
+
+def _judge() -> None:
+    typed = sys.argv[1:]
+    if not typed or {"--help", "-h"} & set(typed):
+        print(_USAGE)
+        sys.exit(0 if typed else 2)
+    asked = _read_asked(typed)
+    failed = False
+    for series in _all_series(asked):
+        judgement = series.judgement or _judged(series, asked)
+        failed |= judgement.verdict in asked.fail_on
+        print(_as_json(series, judgement) if asked.is_json else _as_text(series, judgement))
+    sys.stdout.flush()
+    if failed:
+        sys.exit(1)
+
+
+def _read_asked(typed: Sequence[str]) -> _Asked:
+    sources: list[str] = []
+    options: dict[str, str] = {}
+    for word in typed:
+        name, is_option, value = word.partition("=")
+        if word == "--json":
+            continue
+        if word.startswith("--"):
+            raise SettingError(f"unknown option {shown(word)}; --help lists the options")
+        if not is_option or Path(word).exists():
+            sources.append(word)
+        elif name not in _OPTIONS:
+            near = difflib.get_close_matches(name, _OPTIONS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "--help lists the options"
+            raise SettingError(f"unknown option {shown(name)}; {hint}")
+        else:
+            options[name] = value
+    if not sources:
+        raise SettingError("nothing to judge was named; a file, a folder, - or a run of MLflow")
+    return _Asked(
+        tuple(sources),
+        options.get("column"),
+        options.get("x"),
+        options.get("uri"),
+        _known(options),
+        frozenset(_verdict(name) for name in options.get("fail_on", "").split(",") if name),
+        "--json" in typed,
+    )
+
+
+def _known(options: Mapping[str, str]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    if "classes" in options:
+        known["classes"] = _count("classes", options["classes"], least=2)
+    if "loss" in options:
+        word = options["loss"]
+        if word not in _KINDS:
+            raise SettingError(f"loss must be cross_entropy or mse, but is {shown(word)}")
+        known["kind"] = _KINDS[word]
+    if options.get("batch_size") == "all":
+        known["noise"] = 0.0
+    elif "batch_size" in options:
+        known["batch_size"] = _count("batch_size", options["batch_size"], least=1)
+    return known
+
+
+def _count(name: str, text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise SettingError(f"{name} must be an integer of at least {least}, but is {shown(text)}")
+    return int(text)
+
+
+def _verdict(name: str) -> Verdict:
+    if name not in set(Verdict):
+        words = ", ".join(verdict.value for verdict in Verdict)
+        raise SettingError(f"fail_on must name verdicts ({words}), but is {shown(name)}")
+    return Verdict(name)
+
+
+def _judged(series: LossSeries, asked: _Asked) -> Judgement:
+    try:
+        return judge_curve(series.loss, steps=series.steps, times=series.times, **asked.known)
+    except ValueError as error:
+        raise DataError(f"{series.name}: {one_line(error)}") from None
+
+
+def _as_json(series: LossSeries, judgement: Judgement) -> str:
+    numbers = dataclasses.asdict(judgement)
+    numbers["swung"] = None if judgement.swung is None else judgement.swung._asdict()
+    return json.dumps({"curve": series.name, "sentence": judgement.sentence, **numbers})
+
+
+def _as_text(series: LossSeries, judgement: Judgement) -> str:
+    period = judgement.period_steps
+    numbers = {
+        "ends at": f"{judgement.tail_loss:.4g}",
+        "swings by": f"{100 * judgement.amplitude:.0f} %" if judgement.amplitude else "",
+        "period": f"{period} steps" if period else "",
+        "values": "" if judgement.n_entries is None else f"{judgement.n_entries}",
+    }
+    line = " · ".join(f"{name} {value}" for name, value in numbers.items() if value)
+    said = [f"{series.name}: {judgement.verdict.value}", f"  {judgement.sentence}", f"  {line}"]
+    return "\n".join([*said, *(f"  {row}" for row in plot_curve(series.loss))])
+
+
+def plot_curve(loss: ArrayLike) -> list[str]:
+    """A curve in lines of text: each column spans what its part of the curve does.
+
+    The axis is logarithmic where the highest is a hundred times the lowest, which is above 0; what
+    is not finite is left out.
+
+    Example:
+        >>> plot_curve([2, 1])[0], plot_curve([2, 1])[-1]
+        ('2 █████', '1      █████')
+    """
+    values = np.asarray(loss, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return []
+    is_log = values.min() > 0 and values.max() > _MOST_SHARE * values.min()
+    heights = np.log(values) if is_log else values
+    low, high = float(heights.min()), float(heights.max())
+    n_columns = min(_PLOT_COLUMNS, max(values.size * 5, 1))
+    edges = np.linspace(0, values.size, n_columns + 1)
+    place = (heights - low) / ((high - low) or 1.0) * (_PLOT_ROWS - 1)
+    rows = np.zeros((_PLOT_ROWS, n_columns), dtype=bool)
+    for column in range(n_columns):
+        first = int(edges[column])
+        part = place[first : max(first + 1, int(np.ceil(edges[column + 1])))]
+        rows[round(float(part.min())) : round(float(part.max())) + 1, column] = True
+    lines = ["".join("█" if seen else " " for seen in row) for row in rows[::-1]]
+    axis = [""] * _PLOT_ROWS
+    axis[0], axis[-1] = f"{values.max():.4g}", f"{values.min():.4g}"
+    if is_log:
+        axis[_PLOT_ROWS // 2] = "log"
+    width = max(map(len, axis))
+    return [f"{text:>{width}} {line}".rstrip() for text, line in zip(axis, lines, strict=True)]
+
+
+def _all_series(asked: _Asked) -> Iterator[LossSeries]:
+    for source in asked.sources:
+        path = Path(source)
+        if source == "-":
+            yield from _from_text("-", sys.stdin.read(), asked)
+        elif path.is_dir():
+            yield from _from_folder(path, asked)
+        elif path.exists():
+            yield from _from_file(path, asked)
+        elif path.suffix.lower() in _SUFFIXES:
+            raise MissingInputError(f"there is no file {source}")
+        else:
+            yield from _from_mlflow(source, asked)
+
+
+def _from_folder(folder: Path, asked: _Asked) -> Iterator[LossSeries]:
+    """Every curve in it; a file without one is passed over, and that is said."""
+    n_found = 0
+    for path in sorted(path for path in folder.rglob("*") if _is_curve_file(path)):
+        try:
+            found = list(_from_file(path, asked))
+        except MlpError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+            continue
+        n_found += len(found)
+        yield from found
+    if not n_found:
+        raise MissingInputError(f"there is no loss curve in {folder}")
+
+
+def _is_curve_file(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in _SUFFIXES or "tfevents" in path.name)
+
+
+def _from_file(path: Path, asked: _Asked) -> Iterator[LossSeries]:
+    name, suffix = str(path), path.suffix.lower()
+    try:
+        if "tfevents" in path.name:
+            yield from _from_events(path, asked)
+        elif suffix in (".npy", ".npz"):
+            yield from _from_arrays(path, asked)
+        elif suffix in (".csv", ".tsv"):
+            yield from _from_table(name, path.read_text(encoding="utf-8-sig"), suffix, asked)
+        else:
+            yield from _from_text(name, path.read_text(encoding="utf-8-sig"), asked)
+    except UnicodeDecodeError:
+        raise DataError(f"{name} must be a text, .csv, .npy or .npz, but is none") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name} cannot be read: {one_line(error)}") from None
+
+
+def _from_arrays(path: Path, asked: _Asked) -> Iterator[LossSeries]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        yield LossSeries(str(path), np.asarray(loaded, dtype=np.float64))
+        return
+    with loaded:
+        names = list(loaded.files)
+        column = _column(str(path), names, asked.column)[0]
+        loss = np.asarray(loaded[column], dtype=np.float64)
+        x = _x_column(str(path), names, asked.x)
+        steps = None if x is None else loaded[x]
+        if steps is not None and steps.shape != loss.shape and asked.x is None:
+            steps = None  # of another array of the file
+        yield LossSeries(str(path), loss, steps)
+
+
+def _from_table(name: str, text: str, suffix: str, asked: _Asked) -> Iterator[LossSeries]:
+    """Each curve of a table; in one of Weights & Biases there is one for each run."""
+    separator = "\t" if suffix == ".tsv" else ";" if text.partition("\n")[0].count(";") else ","
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
+    if not rows:
+        raise DataError(f"{name} is empty")
+    if len(rows[0]) == 1 and _number(rows[0][0]) is not None:  # no header
+        yield from _from_text(name, text, asked)
+        return
+    header = [title.strip() for title in rows[0]]
+    columns = _column(name, header, asked.column)
+    x = _x_column(name, header, asked.x)
+    for column in columns:
+        place, at = header.index(column), None if x is None else header.index(x)
+        pairs = [
+            (_number(row[place]), 0.0 if at is None else _number(row[at]))
+            for row in rows[1:]
+            if len(row) > max(place, at or 0)
+        ]
+        kept = [(loss, step) for loss, step in pairs if loss is not None and step is not None]
+        if not kept:
+            raise DataError(f"{name} has no numbers in its column {column}")
+        losses, steps = zip(*kept, strict=True)
+        title = name if len(columns) == 1 else f"{name} {column}"
+        yield LossSeries(title, losses, None if at is None else steps)
+
+
+def _from_text(name: str, text: str, asked: _Asked) -> Iterator[LossSeries]:
+    """Numbers alone, or what stands behind the word in each line that has it."""
+    words = text.replace(",", " ").split()
+    numbers = [_number(word) for word in words]
+    if words and None not in numbers and asked.column is None:
+        yield LossSeries(name, [number for number in numbers if number is not None])
+        return
+    word = asked.column or "loss"
+    behind = re.compile(rf"{re.escape(word)}\b[^\d\n+-]*?({_NUMBER})(?![\w.])", re.IGNORECASE)
+    before = re.compile(r"\b(?:step|iter(?:ation)?|epoch|batch)\b\D{0,3}(\d+)", re.IGNORECASE)
+    found = [(behind.search(line), before.search(line)) for line in text.splitlines()]
+    kept = [(float(loss[1]), step) for loss, step in found if loss is not None]
+    if not kept:
+        raise DataError(f"{name} has no number behind the word {shown(word)}; column=NAME names it")
+    steps = [int(step[1]) for _, step in kept if step is not None]
+    is_order = len(steps) == len(kept) and all(a < b for a, b in pairwise(steps))
+    yield LossSeries(name, [loss for loss, _ in kept], steps if is_order else None)
+
+
+def _from_events(path: Path, asked: _Asked) -> Iterator[LossSeries]:
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        raise MissingInputError(
+            f"{path} is TensorBoard's; python -m pip install tensorboard lets it be read"
+        ) from None
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    columns = _column(str(path), [*tags["scalars"], *tags["tensors"]], asked.column)
+    for column in columns:
+        if column in tags["scalars"]:
+            points = [(e.value, e.step, e.wall_time) for e in events.Scalars(column)]
+        else:  # as TensorFlow 2 writes them
+            from tensorboard.util.tensor_util import make_ndarray
+
+            points = [
+                (float(make_ndarray(e.tensor_proto)), e.step, e.wall_time)
+                for e in events.Tensors(column)
+            ]
+        loss, steps, times = zip(*points, strict=True)
+        title = str(path) if len(columns) == 1 else f"{path} {column}"
+        yield LossSeries(title, loss, steps, times)
+
+
+def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
+    """A run, or the runs of an experiment; those of this package as they are judged there."""
+    from mlp.config import Tracking
+    from mlp.run import existing_store
+
+    store = existing_store(Tracking(uri=asked.uri), f"file, run or experiment {shown(source)}")
+
+    from mlp.tracking.read import fetch_run, is_run_id
+    from mlp.tracking.store import one_sentence
+
+    with one_sentence(store.uri):
+        if is_run_id(source):
+            runs = [store.client.get_run(source)]
+        else:
+            experiment = store.client.get_experiment_by_name(source)
+            if experiment is None:
+                raise MissingInputError(f"there is no file, run or experiment {shown(source)}")
+            found = store.client.search_runs([experiment.experiment_id], max_results=50_000)
+            runs = [run for run in reversed(found) if run.data.metrics]
+        for run in runs:
+            run_id, name = run.info.run_id, f"{run.info.run_name} ({run.info.run_id})"
+            if "mlp.curve_digest" in run.data.tags and asked.column is None:
+                own = fetch_run(store, run_id)
+                judgement = judge_run(own.result, own.recipe.config.training.batch_size)
+                yield LossSeries(name, own.result.loss, judgement=judgement)
+                continue
+            if "mlp.study" in run.data.tags:
+                continue  # the parent of a study has no curve
+            column = _column(f"run {run_id}", list(run.data.metrics), asked.column)[0]
+            points = store.client.get_metric_history(run_id, column)
+            yield LossSeries(
+                name,
+                [point.value if abs(point.value) < _LARGEST else np.nan for point in points],
+                [point.step for point in points],
+                [point.timestamp for point in points],
+            )
+
+
+def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
+    """The columns to judge: the one that is named, else loss, else those whose name ends so."""
+    if wanted is not None:
+        if wanted in known:
+            return [wanted]
+        near = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; it has {_listed(known)}"
+        raise MissingInputError(f"{name} has no column {shown(wanted)}{hint}")
+    for usual in ("loss", "train_loss", "training_loss", "train/loss", "Loss"):
+        if usual in known:
+            return [usual]
+    runs = [each for each in known if each.endswith("loss") and " - " in each]  # W&B's export
+    if runs:
+        return runs
+    like = [each for each in known if "loss" in each.lower() and not each.endswith(("MIN", "MAX"))]
+    if len(like) == 1:
+        return like
+    if not like and len(known) == 1:
+        return [known[0]]
+    raise MissingInputError(f"{name} has no column loss; column=NAME names one of {_listed(known)}")
+
+
+def _x_column(name: str, known: Sequence[str], wanted: str | None) -> str | None:
+    if wanted is not None and wanted not in known:
+        raise MissingInputError(f"{name} has no column {shown(wanted)}; it has {_listed(known)}")
+    lower = {each.lower(): each for each in reversed(known)}
+    return wanted or next((lower[usual] for usual in _STEPS if usual in lower), None)
+
+
+def _listed(names: Iterable[str]) -> str:
+    some = list(names)
+    return one_line(", ".join(some[:12]) + (", ..." if len(some) > 12 else "")) or "nothing"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Reruns of an explanation, many in one small file: settings, verdict, and a thin loss curve.
+
+A rerun answers a question and is seldom looked at by itself, so it is no run of MLflow's: it costs
+a few hundred bytes, and a population is recorded as fast as one run. Whoever wants the whole of it
+trains its settings again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from mlp.config import RunConfig, Value, digest
+from mlp.curve import Judgement
+from mlp.errors import RecordError, SettingError, one_line
+from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
+from mlp.tracking.display import ThinCurve, thin
+from mlp.tracking.record import RunRecord, parse_json
+
+BATCH_FILE = "reruns.json"
+_POINTS = 64  # of a curve: what a small picture of it shows
+# A judgement of a huge loss may hold an infinity, which JSON has no number for.
+_STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What is kept of a rerun.
+
+    Attributes:
+        curve: its loss, thinned.
+        started_ms: milliseconds since 1970 in UTC; the same for all that were trained together.
+        ended_ms: likewise.
+    """
+
+    config: RunConfig
+    judgement: Judgement
+    curve: ThinCurve
+    data_digest: str
+    started_ms: int
+    ended_ms: int
+
+
+@checked_dataclass(frozen=True, config=_STRICT)
+class _Entry:
+    settings: dict[str, Any]  # those that are not the same in all
+    judgement: Judgement
+    step: list[int]
+    loss: list[float]
+    started_ms: int
+    ended_ms: int
+
+
+@checked_dataclass(frozen=True, config=_STRICT)
+class Batch:
+    """The text of some reruns.
+
+    Attributes:
+        key: of the study or run that they explain.
+        data_digest: of the data that all were trained on.
+        settings: those that are the same in all.
+        reruns: what they differ in, and what came of each.
+    """
+
+    key: str
+    data_digest: str
+    settings: dict[str, Any]
+    reruns: list[_Entry]
+
+    @property
+    def name(self) -> str:
+        """Of its file among the artifacts: the same for the same reruns."""
+        own = digest([self.key, self.settings, [own.settings for own in self.reruns]])
+        return f"reruns-{own[:16]}.json"
+
+
+def batch_of(key: str, records: Sequence[RunRecord]) -> Batch:
+    """What is kept of reruns that were trained together."""
+    settings = [recorded_settings(record.config) for record in records]
+    first = settings[0]
+    shared = {
+        path: value
+        for path, value in first.items()
+        if all(path in own and own[path] == value for own in settings)
+    }
+    entries = []
+    for record, own in zip(records, settings, strict=True):
+        curve = thin(record.result.loss, record.result.loss_step, _POINTS)
+        entries.append(
+            _Entry(
+                settings={path: v for path, v in own.items() if path not in shared},
+                judgement=record.judgement,
+                step=curve.step.tolist(),
+                loss=curve.value.tolist(),
+                started_ms=record.started_ms,
+                ended_ms=record.ended_ms,
+            )
+        )
+    return Batch(key, records[0].data_digest, shared, entries)
+
+
+def write_batch(batch: Batch) -> str:
+    """The text of a batch."""
+    return _batches.dump_json(batch).decode()
+
+
+def read_batch(text: str) -> Batch:
+    """Reads the text of a batch from anywhere.
+
+    Raises:
+        RecordError: for a text that is none.
+    """
+    try:
+        return _batches.validate_python(parse_json(text, source=BATCH_FILE))
+    except ValidationError as error:
+        raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
+
+
+def reruns_of(batch: Batch) -> list[Rerun]:
+    """The reruns of a batch, their settings through the schema's own door.
+
+    Raises:
+        RecordError: for settings that the schema refuses.
+    """
+    found = []
+    for own in batch.reruns:
+        settings = {**YOUNGER_SETTINGS, **batch.settings, **own.settings}
+        if settings.keys() != settings_of(RunConfig()).keys():  # a default may change one day
+            raise RecordError(f"{BATCH_FILE} must have every setting of each rerun")
+        try:
+            config = read_run(_grouped(settings))
+        except SettingError as error:
+            raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
+        curve = ThinCurve(np.array(own.loss, np.float64), np.array(own.step, np.int64))
+        times = own.started_ms, own.ended_ms
+        found.append(Rerun(config, own.judgement, curve, batch.data_digest, *times))
+    return found
+
+
+def _grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    groups: dict[str, dict[str, Value]] = {}
+    for path, value in settings.items():
+        group, _, name = path.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
+_batches = TypeAdapter(Batch)

@@ -1,0 +1,395 @@
+"""Files as people write them, and what those cost that misbehave."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mlp.audit.own_process import audit_file
+from mlp.errors import DataError, MissingInputError, SettingError
+from support.sweeping import environment_of_commands
+
+FUNCTIONS = """
+import numpy as np
+
+def loss(params, X, y):
+    a = np.tanh(X @ params["W1"] + params["b1"])
+    return ((a @ params["W2"] + params["b2"] - y) ** 2).mean()
+
+def gradient(params, X, y):
+    a = np.tanh(X @ params["W1"] + params["b1"])
+    delta2 = 2 * (a @ params["W2"] + params["b2"] - y) / y.size
+    delta1 = delta2 @ params["W2"].T * FACTOR
+    db1, db2 = delta1.sum(axis=0), delta2.sum(axis=0)
+    return {"W1": X.T @ delta1, "b1": db1, "W2": a.T @ delta2, "b2": db2}
+
+params = {"W1": np.ones((4, 3)), "b1": np.zeros(3), "W2": np.ones((3, 2)), "b2": np.zeros(2)}
+"""
+RIGHT, WRONG = FUNCTIONS.replace("FACTOR", "(1 - a**2)"), FUNCTIONS.replace("FACTOR", "(1 - a)")
+
+
+@pytest.fixture
+def audited(tmp_path):
+    def audited(text, timeout_s=60, **typed):
+        file = tmp_path / "mine.py"
+        file.write_text(textwrap.dedent(text))
+        return audit_file(file, typed, timeout_s=timeout_s)
+
+    return audited
+
+
+def kinds(found):
+    return [flaw["kind"] for flaw in found["flaws"]]
+
+
+def test_functions_and_a_dict(audited):
+    found = audited(RIGHT)
+    assert found["flaws"] == []
+    assert found["error"] < 1e-6
+    [flaw] = audited(WRONG)["flaws"]
+    assert flaw["sentence"] == "the delta of layer 1 has the factor 1 - a1; 1 - a1**2 is due"
+    assert flaw["lines"] == [[11, 'delta1 = delta2 @ params["W2"].T * (1 - a)']]
+
+
+def test_names_that_are_not_usual_are_typed(audited):
+    text = WRONG.replace("def loss", "def badness").replace("def gradient", "def slope")
+    text = text.replace("params = {", "start = {")
+    found = audited(text, loss="badness", gradient="slope", params="start")
+    assert kinds(found) == ["factor lost"]
+    with pytest.raises(SettingError, match="gradient=slop; did you mean slope"):
+        audited(text, loss="badness", gradient="slop", params="start")
+    with pytest.raises(SettingError, match="no loss that is called as usual; type loss=NAME"):
+        audited(text, gradient="slope", params="start")
+    with pytest.raises(SettingError, match=r"no gradient .* functions are badness, slope"):
+        audited(text)
+
+
+COLUMNS = """
+import numpy as np
+
+def initialize_parameters(n_x, n_h, n_y):
+    return {"W1": np.random.randn(n_h, n_x), "b1": np.zeros((n_h, 1)),
+            "W2": np.random.randn(n_y, n_h), "b2": np.zeros((n_y, 1))}
+
+def forward_propagation(X, parameters):
+    A1 = np.tanh(parameters["W1"] @ X + parameters["b1"])
+    A2 = 1 / (1 + np.exp(-parameters["W2"] @ A1 - parameters["b2"]))
+    return A2, {"A1": A1, "A2": A2}
+
+def compute_cost(A2, Y):
+    return -np.sum(Y * np.log(A2) + (1 - Y) * np.log(1 - A2)) / Y.shape[1]
+
+def backward_propagation(parameters, cache, X, Y):
+    m = X.shape[1]
+    dZ2 = cache["A2"] - Y
+    dZ1 = parameters["W2"].T @ dZ2 * (1 - cache["A1"] ** 2)
+    return {"dW1": dZ1 @ X.T / m, "db1": dZ1.sum(axis=1, keepdims=True),
+            "dW2": dZ2 @ cache["A1"].T / m, "db2": dZ2.sum(axis=1, keepdims=True) / m}
+
+if __name__ == "__main__":
+    parameters = fetch_somewhere_far_away()
+"""
+
+
+def test_forward_and_backward_pass_with_a_cache_and_examples_in_columns(audited):
+    found = audited(COLUMNS)
+    assert kinds(found) == ["summed in part"]
+    assert "gradient of b1 alone" in found["flaws"][0]["sentence"]
+    assert kinds(audited(COLUMNS.replace("keepdims=True),\n", "keepdims=True) / m,\n"))) == []
+
+
+ONE_COLUMN = """
+import numpy as np
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+class Network:
+    def __init__(self, sizes):
+        self.weights = [np.random.randn(b, a) for a, b in zip(sizes, sizes[1:])]
+        self.biases = [np.random.randn(b, 1) for b in sizes[1:]]
+
+    def feedforward(self, a):
+        for W, b in zip(self.weights, self.biases):
+            a = sigmoid(W @ a + b)
+        return a
+
+    def backprop(self, x, y):
+        nabla_b, nabla_w = [0 * b for b in self.biases], [0 * W for W in self.weights]
+        a, z = [x], []
+        for W, b in zip(self.weights, self.biases):
+            z.append(W @ a[-1] + b)
+            a.append(sigmoid(z[-1]))
+        delta = (a[-1] - y) * a[-1] * (1 - a[-1])
+        nabla_b[-1], nabla_w[-1] = delta, delta @ a[-2].T
+        for k in range(2, len(self.weights) + 1):
+            delta = self.weights[1 - k].T @ delta * slope(DERIVED[-k])
+            nabla_b[-k], nabla_w[-k] = delta, delta @ a[-k - 1].T
+        return nabla_b, nabla_w
+
+def slope(z):
+    return sigmoid(z) * (1 - sigmoid(z))
+"""
+
+
+def test_one_example_at_a_time_in_a_column(audited):
+    typed = {
+        "model": "Network([4, 3, 2])",
+        "loss": "0.5 * np.sum((model.feedforward(X) - y)**2)",
+    }
+    found = audited(ONE_COLUMN.replace("DERIVED", "z"), **typed)
+    assert kinds(found) == []
+    assert found["notes"] == ["it takes one example at a time"]
+    [flaw] = audited(ONE_COLUMN.replace("DERIVED[-k]", "a[-k]"), **typed)["flaws"]
+    assert "the factor sigmoid(a1) * (1 - sigmoid(a1)); a1 * (1 - a1) is due" in flaw["sentence"]
+    assert flaw["lines"] == [[26, "delta = self.weights[1 - k].T @ delta * slope(a[-k])"]]
+
+
+CLASS = """
+import numpy as np
+
+class Network:
+    def __init__(self, sizes):
+        self.weights = [np.random.randn(a, b) for a, b in zip(sizes, sizes[1:])]
+        self.biases = [np.zeros(b) for b in sizes[1:]]
+        self.rate = 0.1
+
+    def forward(self, X):
+        self.a = [X]
+        for W, b in zip(self.weights, self.biases):
+            self.a.append(1 / (1 + np.exp(-(self.a[-1] @ W + b))))
+        return self.a[-1]
+
+    def loss(self, X, y):
+        return ((self.forward(X) - y) ** 2).sum() / len(X)
+
+    def backward(self, X, y):
+        self.forward(X)
+        delta = 2 * (self.a[-1] - y) / len(X) * self.a[-1] * (1 - self.a[-1])
+        for i in reversed(range(len(self.weights))):
+            dW, db = self.a[i].T @ delta, delta.sum(axis=0)
+            delta = delta @ self.weights[i].T * self.a[i] * (1 - self.a[i])
+            self.weights[i] = self.weights[i] - SIGN self.rate * dW
+            self.biases[i] = self.biases[i] - SIGN self.rate * db
+
+    def fit(self, X, y):
+        while True:
+            self.backward(X, y)
+
+if __name__ == "__main__":
+    Network([2, 3, 1]).fit(np.eye(2), np.ones((2, 1)))
+"""
+
+
+def test_class_that_changes_its_own_weights(audited):
+    assert kinds(audited(CLASS.replace("SIGN", ""))) == []
+    assert kinds(audited(CLASS.replace("SIGN", "-"))) == ["sign"]
+
+
+TRAINING = """
+import numpy as np
+
+X = np.random.rand(500, 6)
+y = (X.sum(axis=1) > 3).astype(int)
+n = len(X)
+rate = 0.01
+
+def forward(model):
+    hidden = 1 / (1 + np.exp(-X @ model["W1"] - model["b1"]))
+    powers = np.exp(hidden @ model["W2"] + model["b2"])
+    return hidden, powers / powers.sum(axis=1, keepdims=True)
+
+def calculate_loss(model):
+    return -np.log(forward(model)[1][np.arange(n), y]).mean()
+
+def build(size, n_steps=1000):
+    np.random.seed(1)
+    model = {"W1": np.random.randn(6, size), "b1": np.zeros((1, size)),
+             "W2": np.random.randn(size, 2), "b2": np.zeros((1, 2))}
+    losses = []
+    for _ in range(n_steps):
+        hidden, probs = forward(model)
+        d2 = probs.copy()
+        d2[np.arange(n), y] -= 1
+        d1 = d2 @ model["W2"].T * (1 - 1 / (1 + np.exp(-hidden)))
+        model["W2"] -= rate * hidden.T @ d2
+        model["b2"] -= rate * d2.sum(axis=0)
+        model["W1"] -= rate * X.T @ d1
+        model["b1"] -= rate * d1.sum(axis=0)
+        losses.append(calculate_loss(model))
+    return model, losses
+
+model, losses = build(3, n_steps=10**9)
+"""
+
+
+def test_training_function_as_a_black_box(audited):
+    found = audited(TRAINING)
+    assert kinds(found) == ["summed", "sigmoid of the activation"]
+    summed, factor = found["flaws"]
+    assert "summed over 500 examples" in summed["sentence"]
+    assert summed["meaning"] == "a rate of 0.01 is a step of 5 on the mean"
+    assert "has the factor 1 - sigmoid(a1); a1 * (1 - a1) is due" in factor["sentence"]
+
+
+def test_training_that_yields_its_losses(audited):
+    text = TRAINING.replace("losses.append(calculate_loss(model))", "yield calculate_loss(model)")
+    text = text.replace("return model, losses", "return model").replace(
+        "model, losses = ", "run = "
+    )
+    assert kinds(audited(text)) == ["summed", "sigmoid of the activation"]
+
+
+ONE_BY_ONE = """
+import numpy as np
+
+X, y = np.random.rand(50, 3), np.random.rand(50, 2)
+
+def loss(model):
+    return ((X @ model["W"] + model["b"] - y) ** 2).mean(axis=0).sum()
+
+def train(epochs, lr=0.02):
+    W, b = np.ones((3, 2)), np.zeros(2)
+    for _ in range(epochs):
+        for i in ORDER:
+            error = X[i] @ W + b - y[i]
+            W = W - lr * FACTOR * np.outer(X[i], error)
+            b = b - lr * FACTOR * error
+    return {"W": W, "b": b}
+"""
+
+
+def test_steps_after_each_example_are_no_mistake(audited):
+    for order in ("range(len(X))", "np.random.permutation(len(X))"):
+        text = ONE_BY_ONE.replace("ORDER", order)
+        found = audited(text.replace("FACTOR", "2"))
+        assert kinds(found) == []
+        assert "after each example" in found["notes"][0]
+        assert "sign" in kinds(audited(text.replace("FACTOR", "-2")))
+
+
+def test_training_that_hides_its_data_is_refused(audited):
+    text = ONE_BY_ONE.replace("FACTOR", "2").replace("ORDER", "range(5)")
+    text = text.replace("    W, b", "    X, y = np.ones((5, 3)), np.ones((5, 2))\n    W, b")
+    with pytest.raises(SettingError, match="does not use the examples X and y"):
+        audited(text)
+    text = ONE_BY_ONE.replace("FACTOR", "2").replace("ORDER", "range(0)")
+    with pytest.raises(SettingError, match="same weights after one and two passes"):
+        audited(text)
+
+
+def test_data_that_cannot_be_read_are_given(audited):
+    text = TRAINING.replace("np.random.rand(500, 6)", "np.load('nowhere.npy')")
+    with pytest.raises(DataError, match=r"line 4 raises FileNotFoundError.*X='np.random"):
+        audited(text)
+    found = audited(text, X="np.random.rand(20, 6)", y="np.arange(20) % 2")
+    assert kinds(found) == ["summed", "sigmoid of the activation"]
+
+
+def test_main_part_is_not_run(audited):
+    hours = """
+    for epoch in range(10**12):
+        step = gradient(params, np.ones((2, 4)), np.ones((2, 2)))
+    raise SystemExit
+    """
+    assert kinds(audited(WRONG + textwrap.dedent(hours), timeout_s=30)) == ["factor lost"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("while True: pass", r"was still busy at line 9 \(while True: pass\) after 2 s"),
+        ("raise SystemExit(3)", "line 9 .* raises SystemExit: 3"),
+        ("1 / 0", "line 9 .* raises ZeroDivisionError"),
+        ("import os; os._exit(3)", "ended its process with exit code 3"),
+        ("import os; os.kill(os.getpid(), 11)", "ended its process by SIGSEGV"),
+        ("import time; time.sleep(99)", "was still busy at line 9"),
+    ],
+)
+def test_code_that_misbehaves_costs_one_sentence(audited, line, said):
+    text = WRONG.replace("def gradient(params, X, y):", f"def gradient(params, X, y):\n    {line}")
+    with pytest.raises(DataError, match=said):
+        audited(text, timeout_s=2 if "was still" in said else 60)
+
+
+def test_prints_without_end_are_not_kept(audited):
+    text = WRONG.replace(
+        "def gradient(params, X, y):", "def gradient(params, X, y):\n    print('x' * 1_000_000)"
+    )
+    assert kinds(audited(text)) == ["factor lost"]
+
+
+def test_dropout_is_compared_with_the_same_units(audited):
+    mask = "    mask = np.random.rand(*a.shape) < 0.8\n    a = a * mask\n"
+    text = RIGHT.replace('params["b1"])\n', 'params["b1"])\n' + mask)
+    found = audited(text.replace("(1 - a**2)", "(1 - a**2) * mask"))
+    assert kinds(found) == []
+    assert "draws random numbers" in found["notes"][0]
+
+
+def test_single_precision_has_wider_limits(audited):
+    text = RIGHT.replace(
+        "params, X, y):\n",
+        "params, X, y):\n    X, y = np.float32(X), np.float32(y)\n"
+        "    params = {k: np.float32(v) for k, v in params.items()}\n",
+    )
+    found = audited(text)
+    assert kinds(found) == []
+    assert "single precision" in found["notes"][0]
+    assert kinds(audited(text.replace("(1 - a**2)", "(1 - a)"))) == ["factor lost"]
+
+
+def test_formula_that_is_not_known_is_said_to_be_none(audited):
+    [flaw] = audited(RIGHT.replace("(1 - a**2)", "np.exp(-np.abs(a) ** 1.3)"))["flaws"]
+    assert flaw["kind"] == "unknown formula"
+    assert "none of those known" in flaw["sentence"]
+
+
+def test_loss_that_is_not_known_is_compared_by_differences(audited):
+    text = WRONG.replace("np.tanh(X", "np.sin(X")
+    found = audited(text)
+    assert found["network"] == ""
+    assert {flaw["kind"] for flaw in found["flaws"]} == {"unknown formula"}
+    assert kinds(audited(text.replace("(1 - a)", 'np.cos(X @ params["W1"] + params["b1"])'))) == []
+
+
+def test_command(tmp_path):
+    (tmp_path / "mine.py").write_text(WRONG)
+    (tmp_path / "fine.py").write_text(RIGHT)
+    (tmp_path / "broken.py").write_text("def f(:\n")
+
+    def typed(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "mlp.audit", *words],
+            cwd=tmp_path,
+            env=environment_of_commands(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = typed("mine.py")
+    assert done.returncode == 1
+    assert "1. the delta of layer 1 has the factor 1 - a1; 1 - a1**2 is due" in done.stdout
+    assert "   line 11: delta1 = " in done.stdout
+    assert done.stdout.splitlines()[-1] == "  python -m mlp.audit mine.py"
+    done = typed("fine.py", "json=true")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["flaws"] == []
+    for words, code, said in [
+        (["nowhere.py"], 66, "there is no file nowhere.py"),
+        (["broken.py"], 65, "broken.py: line 1 is no Python"),
+        ([], 2, "one file is audited at a time"),
+        (["mine.py", "gradeint=x"], 2, "did you mean 'gradient'?"),
+    ]:
+        done = typed(*words)
+        assert done.returncode == code
+        assert said in done.stderr
+        assert done.stdout == ""
+
+
+def test_nothing_is_audited_that_is_not_there(tmp_path):
+    with pytest.raises(MissingInputError):
+        audit_file(tmp_path / "no.py", {}, timeout_s=5)

@@ -1,0 +1,113 @@
+"""Whoever looks after every population is told nothing false, and nothing is taken back.
+
+The runs of a few studies are drawn once; chance then decides anew how each rerun of them ends.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from mlp.causes.answer import find_causes, investigate
+from mlp.causes.effects import Sightings, effects, step_contrast
+from mlp.causes.evidence import Conclusion
+from mlp.causes.plan import Plan, plan_reruns
+from support.planted import (
+    N_EXAMPLES,
+    NOTHING,
+    RATE,
+    SCHEME,
+    STEP,
+    Planted,
+    gradient_norms,
+    study,
+    training,
+)
+
+_CHANCES = 25  # ways in which the reruns of one study end
+_STUDIES = (0, 1)
+
+
+def plan_of(planted: Planted, repetition: int) -> Plan:
+    runs, space = study(planted, repetition, 48)
+    return plan_reruns(
+        runs,
+        space,
+        interventions=3,
+        seeds=4,
+        n_examples=N_EXAMPLES,
+        gradient_norm=gradient_norms,
+    )
+
+
+def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[tuple[set[str], set[str]]]:
+    """What is named and what is cleared, after every population."""
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def heard(results):
+        sightings = Sightings(plan, results)
+        found = effects(plan, results, sightings)
+        causes = find_causes(found, (), (), is_step=step_contrast(sightings).is_shown)
+        named = {setting for cause in causes for setting in cause.settings}
+        alone = [effect for effect in found if not effect.factor.keeps_step]
+        idle = {e.factor.setting for e in alone if e.conclusion is Conclusion.NO_EFFECT}
+        seen.append((named, idle))
+
+    n_most = 6  # populations: by then what can be shown is shown
+
+    investigate(
+        plan,
+        training(planted, 1000 + chance),
+        population=32,
+        goes_on=lambda: len(seen) < n_most,
+        heard=heard,
+    )
+    yield from seen
+
+
+@pytest.fixture(scope="module")
+def told():
+    """Planted cause -> for each of fifty studies what was told at every look."""
+    found = {}
+    for name, planted in (("rate", RATE), ("scheme", SCHEME), ("step", STEP), ("none", NOTHING)):
+        found[name] = (
+            planted.settings,
+            [
+                list(looks(plan, planted, chance))
+                for plan in (plan_of(planted, repetition) for repetition in _STUDIES)
+                for chance in range(_CHANCES)
+            ],
+        )
+    return found
+
+
+def test_the_chance_of_ever_naming_a_false_cause_is_one_in_a_hundred(told):
+    n_studies = sum(len(studies) for _, studies in told.values())
+    n_false = sum(
+        any(named - settings for named, _ in study)
+        for settings, studies in told.values()
+        for study in studies
+    )
+    assert n_studies == 200
+    assert n_false <= 6  # of two expected at most, more are seen once in two hundred times
+
+
+def test_what_was_named_or_cleared_stays_so(told):
+    for _, studies in told.values():
+        for study_ in studies:
+            for (named, idle), (later_named, later_idle) in pairwise(study_):
+                assert named <= later_named
+                assert idle <= later_idle | later_named
+                assert not later_named & later_idle
+
+
+def test_the_planted_cause_is_mostly_named(told):
+    for name in ("rate", "scheme"):
+        settings, studies = told[name]
+        n_found = sum(study_[-1][0] == settings for study_ in studies)
+        assert n_found >= 0.8 * len(studies), name
+
+
+def test_a_setting_that_acts_is_seldom_cleared(told):
+    for settings, studies in told.values():
+        assert sum(bool(study_[-1][1] & settings) for study_ in studies) <= 0.1 * len(studies)

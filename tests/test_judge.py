@@ -1,0 +1,205 @@
+"""The command that judges any loss curve: what it reads, says, prints and exits with."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mlp
+from mlp import judge as command
+from mlp.curve import judge_curve
+from mlp.errors import DataError, MissingInputError, SettingError
+
+SWINGING = 1 + 0.4 * (-1.0) ** np.arange(80)
+FALLING = 0.1 + 2.2 * np.exp(-np.arange(80) / 20)
+
+
+def judged(monkeypatch, capsys, *arguments, stdin=""):
+    """Exit code and the objects that were printed."""
+    monkeypatch.setattr(sys, "argv", ["judge", *map(str, arguments), "--json"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    try:
+        command._judge()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    return lambda *arguments, **kwargs: judged(monkeypatch, capsys, *arguments, **kwargs)
+
+
+def verdicts(answer):
+    return [each["verdict"] for each in answer[1]]
+
+
+def write_table(path, header, *columns):
+    rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_each_kind_of_file_is_read(ask, tmp_path):
+    np.save(tmp_path / "a.npy", SWINGING)
+    np.savez(tmp_path / "b.npz", loss=SWINGING, step=np.arange(80) * 5)
+    write_table(tmp_path / "c.csv", "step,loss,acc", range(80), SWINGING, range(80))
+    write_table(tmp_path / "d.tsv", "loss", SWINGING)
+    (tmp_path / "e.txt").write_text("\n".join(map(str, SWINGING)))
+    lines = [
+        f"Epoch {i}/80 - acc: 0.9 - loss: {v:.4f} - val_loss: 7" for i, v in enumerate(SWINGING)
+    ]
+    (tmp_path / "f.log").write_text("\n".join(["starts", *lines, "done"]))
+    for path in sorted(tmp_path.iterdir()):
+        assert verdicts(ask(path)) == ["oscillating"], path
+    code, found = ask(tmp_path)
+    assert (code, len(found)) == (0, 6)
+    assert [each["period_steps"] for each in found] == [2, 10, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{i} loss 0.4547", "loss=0.4547", "step {i}: Loss: 0.4547, lr 1", "train loss is 4.547e-1 ok"],
+)
+def test_lines_as_programs_print_them(ask, line):
+    _, [found] = ask("-", stdin="\n".join(line.format(i=i) for i in range(50)))
+    assert found["tail_loss"] == pytest.approx(0.4547)
+    assert found["n_entries"] == 50
+
+
+def test_standard_input_may_be_numbers_alone_and_end_undefined(ask):
+    assert verdicts(ask("-", stdin="3 2 1")) == ["learning"]
+    assert verdicts(ask("-", stdin="loss 3\nloss nan\n")) == ["diverged"]
+    with pytest.raises(DataError, match="no number behind the word 'loss'; column=NAME"):
+        ask("-", stdin="nothing here")
+
+
+def test_what_is_known_of_the_curve_is_told(ask, tmp_path):
+    loss = 0.15 + 2.2 * np.exp(-np.arange(200) / 15)
+    path = write_table(tmp_path / "run.csv", "train_loss", loss)
+    assert verdicts(ask(path, "classes=10")) == ["converged"]
+    assert verdicts(ask(path, "classes=2", "loss=ce")) == ["stalled"]
+    noisy = write_table(tmp_path / "n.csv", "loss", 3 * np.random.RandomState(0).rand(400))
+    assert verdicts(ask(noisy, "batch_size=all")) == ["oscillating"]
+    assert verdicts(ask(noisy, "batch_size=2", "classes=2")) == ["stalled"]
+
+
+def test_columns_and_steps_are_named_or_found(ask, tmp_path):
+    order = np.random.RandomState(0).permutation(80)
+    path = write_table(tmp_path / "t.csv", "_step,train_loss,mae", order, FALLING[order], SWINGING)
+    assert verdicts(ask(path)) == ["learning"]
+    assert verdicts(ask(path, "column=mae", "x=_step")) != ["learning"]
+    with pytest.raises(MissingInputError, match="no column 'mea'; did you mean 'mae'"):
+        ask(path, "column=mea")
+    with pytest.raises(MissingInputError, match="has no column 'time'; it has _step"):
+        ask(path, "x=time")
+    one_step = write_table(tmp_path / "s.csv", "step,loss", [0] * 80, SWINGING)
+    with pytest.raises(DataError, match="are of step 0, so their order is not known"):
+        ask(one_step)
+
+
+def test_an_export_of_weights_and_biases_has_a_curve_for_each_run(ask, tmp_path):
+    header = '"Step","a - loss","a - loss__MIN","b - loss"'
+    path = write_table(tmp_path / "w.csv", header, range(80), FALLING, FALLING, SWINGING)
+    _, found = ask(path)
+    assert [each["curve"].split()[-3] for each in found] == ["a", "b"]
+    assert [each["verdict"] for each in found] == ["learning", "oscillating"]
+
+
+def test_exit_code_is_one_where_a_verdict_fails(ask, tmp_path):
+    np.save(tmp_path / "a.npy", SWINGING)
+    assert ask(tmp_path / "a.npy", "fail_on=oscillating,diverged")[0] == 1
+    assert ask(tmp_path / "a.npy", "fail_on=diverged")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a.npy", "los=mse"], "unknown option 'los'; did you mean 'loss'?"),
+        (["a.npy", "loss=mae"], "loss must be cross_entropy or mse, but is 'mae'"),
+        (["a.npy", "classes=1"], "classes must be an integer of at least 2, but is '1'"),
+        (["a.npy", "fail_on=bad"], "fail_on must name verdicts"),
+        (["classes=10"], "nothing to judge was named"),
+        (["a.npy", "--jsn"], "unknown option '--jsn'"),
+    ],
+)
+def test_what_was_typed_wrong_is_one_sentence(ask, arguments, sentence):
+    with pytest.raises(SettingError) as refused:
+        ask(*arguments)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_file_that_is_none_is_refused_and_in_a_folder_passed_over(ask, tmp_path, monkeypatch):
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name in ("x.npy", "objects.npy"):
+        with pytest.raises(DataError, match=rf"{name} cannot be read"):
+            ask(tmp_path / name)
+    with pytest.raises(MissingInputError, match=r"there is no file gone\.csv"):
+        ask("gone.csv")
+    np.save(tmp_path / "y.npy", FALLING)
+    assert verdicts(ask(tmp_path)) == ["learning"]
+
+
+def test_people_see_verdict_sentence_numbers_and_plot(monkeypatch, capsys, tmp_path):
+    np.save(tmp_path / "a.npy", SWINGING)
+    monkeypatch.setattr(sys, "argv", ["judge", str(tmp_path / "a.npy")])
+    command._judge()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("a.npy: oscillating")
+    assert lines[1] == "  The loss keeps swinging up and down and does not settle."
+    assert lines[2] == "  ends at 1 · swings by 80 % · period 2 steps · values 80"
+    assert lines[3].startswith("  1.4 █")
+    assert lines[-1].startswith("  0.6 █")
+    assert len(lines) == 11
+
+
+def test_a_plot_spans_what_the_curve_does():
+    assert command.plot_curve([np.nan]) == []
+    assert len(command.plot_curve(np.ones(5))) == 8
+    spike = np.ones(6400)
+    spike[3200] = 2.0
+    assert command.plot_curve(spike)[0].count("█") == 1
+    assert "log" in "".join(command.plot_curve(np.logspace(0, -4, 50)))
+
+
+def test_it_starts_without_what_is_slow(tmp_path):
+    np.save(tmp_path / "a.npy", SWINGING)
+    program = (
+        "import sys; sys.argv = ['judge', 'a.npy']; from mlp import judge; judge.main();"
+        "slow = {'mlflow', 'numba', 'optuna', 'pandas', 'hydra', 'pydantic', 'scipy'};"
+        "print(slow & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = mlp.train_network({"data": "digits", "training.steps": 60})
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("mine")
+    foreign = client.create_run(experiment, run_name="swinging").info.run_id
+    points = [Metric("train_loss", float(v), i, 0) for i, v in enumerate(SWINGING)]
+    client.log_batch(foreign, metrics=points)
+    _, [own] = ask(run.run_id)
+    assert own["verdict"] == run.verdict.value
+    for source in ("mine", foreign):
+        code, [found] = ask(source, "fail_on=oscillating")  # ordered by their times
+        assert (code, found["verdict"]) == (1, "oscillating")
+    with pytest.raises(MissingInputError, match="there is no file, run or experiment 'other'"):
+        ask("other")
+
+
+def test_from_python_it_is_a_function():
+    assert mlp.judge_curve is judge_curve
