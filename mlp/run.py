@@ -12,7 +12,7 @@ from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
 from mlp.curve import Judgement, Verdict, judge_run
 from mlp.engine.result import Result
-from mlp.errors import MissingInputError, one_line
+from mlp.errors import MissingInputError, RecordError, one_line
 from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
@@ -191,7 +191,11 @@ def load_study(
 
     from mlp.tracking.read import read_study
 
-    runs = read_study(store, name).runs
+    study = read_study(store, name)
+    runs = study.runs
+    if not runs:
+        why = study.brought[0].read.problem
+        raise RecordError(f"{study.name} has no run whose settings are all known: {why}")
     facts = {
         "trial": pd.Series([run.trial for run in runs], dtype="Int64"),
         "run_id": _texts([run.run_id for run in runs]),

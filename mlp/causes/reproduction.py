@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from mlp.causes.evidence import holm
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
@@ -255,4 +255,5 @@ def _last(course: Course) -> float:
 
 
 def _tail(n_unlike: int, n: int, chance: float) -> float:
-    return float(stats.binom.sf(n_unlike - 1, n, chance)) if n_unlike else 1.0
+    """Chance of so many or more of n, each with that chance."""
+    return float(special.bdtrc(n_unlike - 1, n, chance)) if n_unlike else 1.0

@@ -129,10 +129,7 @@ def test_another_optimizer_is_judged_and_not_answered_for(uri):
     assert open_store(Tracking()).client.get_experiment_by_name("adam reruns") is None
 
 
-def test_settings_of_a_study_of_this_program_are_not_typed(world, monkeypatch):
-    with pytest.raises(SettingError, match=r"data.name is read from the runs"):
-        explain_study(
-            "small",
-            {"data.name": "digits"},
-            tracking_uri=f"sqlite:///{world.explained()}/mlflow.db",
-        )
+def test_settings_of_a_study_of_this_program_are_not_typed(empty):
+    for typed in ({"data.name": "digits"}, {"map": {"lr": "optimizer.learning_rate"}}):
+        with pytest.raises(SettingError, match="is read from the runs that are explained"):
+            explain_study(None, typed)
