@@ -26,7 +26,7 @@ class Flaw:
         sentence: what stands there and what is due.
         meaning: what it does to training.
         remedy: what to write.
-        size: by which share the gradient is wrong through it; infinite: it cannot be used.
+        size: by which share the gradient is wrong through it.
         lines: of the source, with their text, where it shows.
     """
 
@@ -123,7 +123,7 @@ def shape_flaw(error: ShapeError, arrangement: Arrangement) -> Flaw:
         f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
         "Where NumPy stretches one to the other, every entry gets a number that is not its own",
         remedy,
-        math.inf,
+        1000.0,
     )
 
 
@@ -142,6 +142,13 @@ def single_flaw(
             f"Look for a factor of {_number(factor)} in {names.function}",
         )
         return _built(names, "factor", [layer], texts, abs(factor - 1), what)
+    if error >= 1e9:
+        texts = (
+            f"the gradient of {name} is not finite",
+            "One step makes all weights undefined",
+            f"Look in {names.function} for a division by zero, or a logarithm or exponential of it",
+        )
+        return _built(names, "not finite", [layer], texts, error, what)
     texts = (
         f"the gradient of {name} is off by {_share(error)} from differences of the loss,"
         " by a formula that is none of those known",

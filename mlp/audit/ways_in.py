@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -565,14 +565,12 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
         )
         rate = run.rate or 1.0
         gradient = [
-            tuple((a - b) / rate for a, b in zip(old, new, strict=True))
-            for old, new in zip(before, after, strict=True)
+            ((W - W_new) / rate, (b - b_new) / rate if is_biased else np.zeros(0))
+            for (W, b), (W_new, b_new), is_biased in zip(
+                before, after, arrangement.biases, strict=True
+            )
         ]
-        bare = [
-            (dW, np.zeros(0) if arrangement.biases[k] is None else db)
-            for k, (dW, db) in enumerate(gradient)
-        ]  # type: ignore[misc]
-        return before, bare
+        return before, gradient
 
     program = Program(
         arrangement, form, loss_of, gradient_of, has_own_weights=True, has_rate=run.rate is not None
@@ -598,7 +596,7 @@ def _check_training(program: Program, name: str) -> None:
             f"{name} returns the same weights after one and two passes over 5 examples; a smaller"
             " batch, or gradient=NAME, may do"
         )
-    if np.array_equal(*moved):
+    if np.array_equal(moved[0], moved[1]):
         raise SettingError(
             f"{name} does not use the examples X and y that are global or its arguments; read the"
             " data outside of it"
@@ -618,8 +616,8 @@ def _some(X: Any, y: Any) -> tuple[Any, Any]:
     """A few of the program's own examples, of all classes that come early."""
     labels = np.asarray(y)
     if labels.ndim == 1 and len(labels) == len(X):
-        keep = np.unique(labels, return_index=True)[1] if len(np.unique(labels)) < 50 else []
-        rows = np.unique([*range(min(5, len(X))), *keep]).astype(int)
+        firsts = np.unique(labels, return_index=True)[1][:50].tolist()
+        rows = np.unique([*range(min(5, len(X))), *firsts])
         return X[rows], y[rows]
     return (X[:5], y[:5]) if len(y) == len(X) else (X[:, :5], y[..., :5])
 
@@ -700,11 +698,11 @@ class _TrainingRun:
                 given[n] = X if role == "X" else y
         value = self.function(**given)
         if inspect.isgenerator(value):  # yields losses, and returns the weights
-            value = _returned(value)
+            value = _returned(iter(value))
         return copy.deepcopy(value)
 
 
-def _returned(steps: Generator[Any, None, Any]) -> Any:
+def _returned(steps: Iterator[Any]) -> Any:
     while True:
         try:
             next(steps)
