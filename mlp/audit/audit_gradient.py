@@ -252,8 +252,9 @@ def same_random_numbers() -> None:
 def audit_program(program: Program, names: Names) -> Audit:
     """Compares gradient and loss by differences first; formulas name what does not agree."""
     flaws: list[Flaw] = []
+    network = recognised(program)
+    text = network.text if network else ""
     try:
-        network = recognised(program)
         one_by_one = _one_by_one(program, network)
         flaws, notes, program = _habits(one_by_one or program, names)
         if one_by_one:
@@ -261,7 +262,8 @@ def audit_program(program: Program, names: Names) -> Audit:
         is_float32 = _has_few_digits(program)
         compared = _compared(program, network, is_float32=is_float32)
     except ShapeError as error:
-        return Audit((*flaws, shape_flaw(error, program.arrangement)), 1.0, 0, 0, "")
+        wrong_shape = shape_flaw(error, program.arrangement, names)
+        return Audit((*flaws, wrong_shape), 1.0, 0, 0, text)
     if is_float32:
         notes.append("it computes in single precision, so the limits are wider")
     largest, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
@@ -281,7 +283,7 @@ def audit_program(program: Program, names: Names) -> Audit:
         largest,
         sum(len(part.due) for part in compared),
         sum(part.n_entries for part in compared),
-        network.text if network else "",
+        text,
         tuple(notes),
         _angle(compared),
     )

@@ -109,7 +109,7 @@ def habit_flaw(kind: str, names: Names) -> Flaw:
     )
 
 
-def shape_flaw(error: ShapeError, arrangement: Arrangement) -> Flaw:
+def shape_flaw(error: ShapeError, arrangement: Arrangement, names: Names) -> Flaw:
     """A part of a gradient that has another shape than its parameter."""
     path = error.path
     is_bias = path in arrangement.biases
@@ -117,14 +117,12 @@ def shape_flaw(error: ShapeError, arrangement: Arrangement) -> Flaw:
     name = arrangement.name(layer, bias=is_bias)
     is_turned = error.shape == error.due[::-1]
     remedy = "Transpose it" if is_turned else "Sum over the examples, and over nothing else"
-    return Flaw(
-        "shape",
-        (layer + 1,),
+    texts = (
         f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
         "Where NumPy stretches one to the other, every entry gets a number that is not its own",
         remedy,
-        1000.0,
     )
+    return _built(names, "shape", [layer], texts, 1000.0, "bias" if is_bias else "weights")
 
 
 def single_flaw(

@@ -209,7 +209,8 @@ def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> Way
     own_forward = _Call(file, file.namespace[forward], forward) if forward else None
     own_loss = _loss(file, typed, loss)
     X, y = (file.namespace.get(name or "") for name in file.data_names)
-    if X is not None and np.ndim(X) != 2:
+    has_guessed_sizes = maker in file.functions and file.arguments(maker) is None
+    if X is None or y is None or np.ndim(X) != 2 or has_guessed_sizes:
         X = y = None
 
     def run(call: Callable[..., Any], params: Any, X: Any, y: Any) -> Any:
