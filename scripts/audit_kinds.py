@@ -1,6 +1,6 @@
 """How often the audit names each kind of mistake.
 
-usage: python scripts/audit_kinds.py [networks a kind] [right networks]
+usage: python scripts/audit_kinds.py [networks a kind] [right networks] [part of a kind]
 """
 
 import sys

@@ -28,7 +28,7 @@ from mlp.audit.sentences import Flaw, Names, habit_flaw, shape_flaw, single_flaw
 from mlp.errors import SettingError
 
 # Entries of an array that are drawn for differences; a known formula is compared in all entries.
-_MOST, _MOST_UNKNOWN = 12, 100
+_MOST, _MOST_UNKNOWN = 6, 100
 _N_SINGLE = 8  # examples looked at one by one: enough that no two formulas agree on all
 _WRONG, _WRONG_FLOAT32 = 1e-4, 2e-2  # relative error from which a gradient is wrong
 _FITS, _FITS_FLOAT32 = 1e-5, 2e-3  # relative error up to which a formula is that of the code
@@ -252,8 +252,9 @@ def same_random_numbers() -> None:
 def audit_program(program: Program, names: Names) -> Audit:
     """Compares gradient and loss by differences first; formulas name what does not agree."""
     flaws: list[Flaw] = []
+    network = recognised(program)
+    text = network.text if network else ""
     try:
-        network = recognised(program)
         one_by_one = _one_by_one(program, network)
         flaws, notes, program = _habits(one_by_one or program, names)
         if one_by_one:
@@ -261,27 +262,28 @@ def audit_program(program: Program, names: Names) -> Audit:
         is_float32 = _has_few_digits(program)
         compared = _compared(program, network, is_float32=is_float32)
     except ShapeError as error:
-        return Audit((*flaws, shape_flaw(error, program.arrangement)), np.inf, 0, 0, "")
+        wrong_shape = shape_flaw(error, program.arrangement, names)
+        return Audit((*flaws, wrong_shape), 1.0, 0, 0, text)
     if is_float32:
         notes.append("it computes in single precision, so the limits are wider")
-    error, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
+    largest, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
     tolerance = _FITS_FLOAT32 if is_float32 else _FITS
     if is_float32 and wrong and network:
         off = _off_formula(program, network)
         if off <= tolerance:  # differences are too coarse to tell
-            error, wrong = off, []
+            largest, wrong = off, []
     if wrong and network and names.rate and _steps_one_by_one(program, network, names.rate):
         notes.append("it changes the weights after each example, each time by the right gradient")
-        error, wrong = tolerance, []
+        largest, wrong = tolerance, []
     if wrong:
         found = _from_formulas(program, network, names, tolerance) if network else []
         flaws += found or _from_parts(wrong, names)
     return Audit(
         tuple(sorted(flaws, key=lambda flaw: -flaw.size)),
-        error,
-        sum(part.n_checked for part in compared),
+        largest,
+        sum(len(part.due) for part in compared),
         sum(part.n_entries for part in compared),
-        network.text if network else "",
+        text,
         tuple(notes),
         _angle(compared),
     )
@@ -423,28 +425,49 @@ def _batch_size(program: Program, least: int) -> int:
     return next(n for n in range(least, 99) if n not in sizes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ComparedPart:
-    """An array's gradient beside differences of the loss.
+    """Some entries of an array's gradient beside differences of the loss.
 
     Attributes:
-        error: relative.
-        uncertainty: of the differences, relative.
-        factor: what the differences must be multiplied with to give the gradient; None: there is no
-            such factor.
-        given: entries of the gradient that were looked at.
-        due: the same entries of the differences.
+        given: by the program.
+        due: by differences.
+        off: what these may be off.
+        n_entries: all that the array has.
+        floor: size below which an entry counts as zero.
     """
 
     layer: int
     is_bias: bool
-    error: float
-    uncertainty: float
-    factor: float | None
-    n_checked: int
+    given: Array
+    due: Array
+    off: Array
     n_entries: int
-    given: tuple[float, ...]
-    due: tuple[float, ...]
+    floor: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """Relative; a billion for a gradient that is not finite."""
+        error = float(np.linalg.norm(self.given - self.due)) / self._scale
+        return error if error < 1e9 else 1e9
+
+    @property
+    def uncertainty(self) -> float:
+        """Of the differences, relative."""
+        return float(np.linalg.norm(self.off)) / self._scale
+
+    @property
+    def factor(self) -> float | None:
+        """What the differences are multiplied with; None: it is no multiple of them."""
+        factor = float(self.given @ self.due / max(float(self.due @ self.due), 1e-300))
+        off = float(np.linalg.norm(self.given - factor * self.due))
+        is_multiple = off <= (1e-4 + 10 * self.uncertainty) * float(np.linalg.norm(self.given))
+        return factor if is_multiple else None
+
+    @property
+    def _scale(self) -> float:
+        least = self.floor * len(self.due) ** 0.5
+        return float(max(np.linalg.norm(self.due), least, 1e-300))
 
 
 def _compare(
@@ -458,26 +481,27 @@ def _compare(
     def loss(values: Array) -> float:
         return program.loss(_as_layers(values, at), X, y)
 
-    rows, start = [], 0
+    parts: list[ComparedPart] = []
+    start = 0
     for layer, (pair, given) in enumerate(zip(at, gradient, strict=True)):
-        for part, values in zip(pair, given, strict=True):
-            size = part.size
+        for array, values in zip(pair, given, strict=True):
             if values.size:
-                chosen = np.sort(random.permutation(size)[:most])
+                chosen = np.sort(random.permutation(array.size)[:most])
                 found = slopes(loss, flat, (start + chosen).tolist())
                 own = values.ravel()[chosen]
-                due, off = _past_kinks(found, own)
-                rows.append((layer, part.ndim == 1, own, due, off, size))
-            start += size
+                parts.append(
+                    ComparedPart(layer, array.ndim == 1, own, *_past_kinks(found, own), array.size)
+                )
+            start += array.size
+    size = 1.0
     if not program.has_rate:
-        size_given, size_due = (
-            float(np.linalg.norm(np.concatenate(values)))
-            for values in ([row[2] for row in rows], [row[3] for row in rows])
-        )
-        scale = size_due / (size_given or 1.0)
-        rows = [(a, b, own * scale, due, off, size) for a, b, own, due, off, size in rows]
-    largest = max(float(np.abs(due).max(initial=0)) for _, _, _, due, _, _ in rows)
-    return [_part(*row, floor=1e-6 * largest) for row in rows]
+        size = _norm([part.due for part in parts]) / (_norm([p.given for p in parts]) or 1.0)
+    floor = 1e-6 * max(float(np.abs(part.due).max()) for part in parts)
+    return [dataclasses.replace(part, given=size * part.given, floor=floor) for part in parts]
+
+
+def _norm(arrays: Sequence[Array]) -> float:
+    return float(np.linalg.norm(np.concatenate(arrays)))
 
 
 def _past_kinks(found: Slopes, own: Array) -> tuple[Array, Array]:
@@ -486,29 +510,6 @@ def _past_kinks(found: Slopes, own: Array) -> tuple[Array, Array]:
     slack = 1e-3 * (high - low)
     is_within = found.is_kink & (own >= low - slack) & (own <= high + slack)
     return np.where(is_within, own, found.values), np.where(is_within, 0.0, found.errors)
-
-
-def _part(
-    layer: int, is_bias: bool, own: Array, due: Array, off: Array, size: int, *, floor: float
-) -> ComparedPart:
-    scale = max(float(np.linalg.norm(due)), floor * np.sqrt(len(due)), 1e-300)
-    error = float(np.linalg.norm(own - due)) / scale
-    uncertainty = float(np.linalg.norm(off)) / scale
-    factor = float(own @ due / max(due @ due, 1e-300))
-    is_multiple = np.linalg.norm(own - factor * due) <= (1e-4 + 10 * uncertainty) * np.linalg.norm(
-        own
-    )
-    return ComparedPart(
-        layer,
-        is_bias,
-        error,
-        uncertainty,
-        factor if is_multiple else None,
-        len(own),
-        size,
-        tuple(own.tolist()),
-        tuple(due.tolist()),
-    )
 
 
 def _angle(parts: Sequence[ComparedPart]) -> float:
@@ -544,7 +545,7 @@ def _off_formula(program: Program, network: KnownNetwork) -> float:
         given = [(W * scale, b * scale) for W, b in gradient]
     floor = 1e-6 * float(np.abs(_vector(due)).max())
     return max(
-        float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) + floor * np.sqrt(b.size))
+        float(np.linalg.norm(a - b) / (np.linalg.norm(b) + floor * np.sqrt(b.size)))
         for own, wanted in zip(given, due, strict=True)
         for a, b in zip(own, wanted, strict=True)
         if a.size

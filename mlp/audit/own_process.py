@@ -68,7 +68,8 @@ def audit_file(path: Path, typed: Mapping[str, str], *, timeout_s: float) -> dic
 
 def _read(reading: int, patience_s: float) -> str | None:
     """All that the child says; None: it was not ready in time."""
-    begun, parts = time.monotonic(), []
+    begun = time.monotonic()
+    parts: list[bytes] = []
     while True:
         left = patience_s - (time.monotonic() - begun)
         if left <= 0 or not select.select([reading], [], [], left)[0]:

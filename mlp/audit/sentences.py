@@ -26,7 +26,7 @@ class Flaw:
         sentence: what stands there and what is due.
         meaning: what it does to training.
         remedy: what to write.
-        size: by which share the gradient is wrong through it; infinite: it cannot be used.
+        size: by which share the gradient is wrong through it.
         lines: of the source, with their text, where it shows.
     """
 
@@ -109,7 +109,7 @@ def habit_flaw(kind: str, names: Names) -> Flaw:
     )
 
 
-def shape_flaw(error: ShapeError, arrangement: Arrangement) -> Flaw:
+def shape_flaw(error: ShapeError, arrangement: Arrangement, names: Names) -> Flaw:
     """A part of a gradient that has another shape than its parameter."""
     path = error.path
     is_bias = path in arrangement.biases
@@ -117,14 +117,12 @@ def shape_flaw(error: ShapeError, arrangement: Arrangement) -> Flaw:
     name = arrangement.name(layer, bias=is_bias)
     is_turned = error.shape == error.due[::-1]
     remedy = "Transpose it" if is_turned else "Sum over the examples, and over nothing else"
-    return Flaw(
-        "shape",
-        (layer + 1,),
+    texts = (
         f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
         "Where NumPy stretches one to the other, every entry gets a number that is not its own",
         remedy,
-        math.inf,
     )
+    return _built(names, "shape", [layer], texts, 1000.0, "bias" if is_bias else "weights")
 
 
 def single_flaw(
@@ -142,6 +140,13 @@ def single_flaw(
             f"Look for a factor of {_number(factor)} in {names.function}",
         )
         return _built(names, "factor", [layer], texts, abs(factor - 1), what)
+    if error >= 1e9:
+        texts = (
+            f"the gradient of {name} is not finite",
+            "One step makes all weights undefined",
+            f"Look in {names.function} for a division by zero, or a logarithm or exponential of it",
+        )
+        return _built(names, "not finite", [layer], texts, error, what)
     texts = (
         f"the gradient of {name} is off by {_share(error)} from differences of the loss,"
         " by a formula that is none of those known",

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,7 +209,8 @@ def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> Way
     own_forward = _Call(file, file.namespace[forward], forward) if forward else None
     own_loss = _loss(file, typed, loss)
     X, y = (file.namespace.get(name or "") for name in file.data_names)
-    if X is not None and np.ndim(X) != 2:
+    has_guessed_sizes = maker in file.functions and file.arguments(maker) is None
+    if X is None or y is None or np.ndim(X) != 2 or has_guessed_sizes:
         X = y = None
 
     def run(call: Callable[..., Any], params: Any, X: Any, y: Any) -> Any:
@@ -565,14 +566,12 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
         )
         rate = run.rate or 1.0
         gradient = [
-            tuple((a - b) / rate for a, b in zip(old, new, strict=True))
-            for old, new in zip(before, after, strict=True)
+            ((W - W_new) / rate, (b - b_new) / rate if is_biased else np.zeros(0))
+            for (W, b), (W_new, b_new), is_biased in zip(
+                before, after, arrangement.biases, strict=True
+            )
         ]
-        bare = [
-            (dW, np.zeros(0) if arrangement.biases[k] is None else db)
-            for k, (dW, db) in enumerate(gradient)
-        ]  # type: ignore[misc]
-        return before, bare
+        return before, gradient
 
     program = Program(
         arrangement, form, loss_of, gradient_of, has_own_weights=True, has_rate=run.rate is not None
@@ -598,7 +597,7 @@ def _check_training(program: Program, name: str) -> None:
             f"{name} returns the same weights after one and two passes over 5 examples; a smaller"
             " batch, or gradient=NAME, may do"
         )
-    if np.array_equal(*moved):
+    if np.array_equal(moved[0], moved[1]):
         raise SettingError(
             f"{name} does not use the examples X and y that are global or its arguments; read the"
             " data outside of it"
@@ -618,8 +617,8 @@ def _some(X: Any, y: Any) -> tuple[Any, Any]:
     """A few of the program's own examples, of all classes that come early."""
     labels = np.asarray(y)
     if labels.ndim == 1 and len(labels) == len(X):
-        keep = np.unique(labels, return_index=True)[1] if len(np.unique(labels)) < 50 else []
-        rows = np.unique([*range(min(5, len(X))), *keep]).astype(int)
+        firsts = np.unique(labels, return_index=True)[1][:50].tolist()
+        rows = np.unique([*range(min(5, len(X))), *firsts])
         return X[rows], y[rows]
     return (X[:5], y[:5]) if len(y) == len(X) else (X[:, :5], y[..., :5])
 
@@ -700,11 +699,11 @@ class _TrainingRun:
                 given[n] = X if role == "X" else y
         value = self.function(**given)
         if inspect.isgenerator(value):  # yields losses, and returns the weights
-            value = _returned(value)
+            value = _returned(iter(value))
         return copy.deepcopy(value)
 
 
-def _returned(steps: Generator[Any, None, Any]) -> Any:
+def _returned(steps: Iterator[Any]) -> Any:
     while True:
         try:
             next(steps)

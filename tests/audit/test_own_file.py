@@ -347,6 +347,11 @@ def test_formula_that_is_not_known_is_said_to_be_none(audited):
     assert "none of those known" in flaw["sentence"]
 
 
+def test_gradient_that_is_not_finite_is_not_right(audited):
+    found = audited(RIGHT.replace("(1 - a**2)", "(1 - a**2) / (X.sum() - X.sum())"))
+    assert set(kinds(found)) == {"not finite"}
+
+
 def test_loss_that_is_not_known_is_compared_by_differences(audited):
     text = WRONG.replace("np.tanh(X", "np.sin(X")
     found = audited(text)

@@ -88,7 +88,7 @@ def test_all_commands_are_among_the_steps(page):
 
 def test_every_command_is_typed_somewhere():
     typed = re.findall(r"python -m mlp\.(\w+)", " ".join(TEXTS.values()))
-    assert {"sweep", "train", "rerun", "explain", "doctor"} <= set(typed)
+    assert {"sweep", "train", "rerun", "explain", "doctor", "audit"} <= set(typed)
 
 
 LOOKED_AT = re.compile(r"^(?:ok|wrong) +([\w ]+):", re.MULTILINE)
