@@ -31,7 +31,7 @@ from mlp.stability.ratio import step_factor
 from mlp.study.space import Domain, Range, Space
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
-_FAR = 100.0
+_TEN, _FAR = 10.0, 100.0
 _ROUNDS = 4  # of a bisection: two suffice where all seeds agree
 _NARROWER = (
     0.0,
@@ -163,7 +163,7 @@ def repair(
         goes_on: asked before each population.
     """
     own = plain(config)
-    configs = _with_seeds(own, 2 * seeds)
+    configs = with_further_seeds(own, 2 * seeds)
     norms = list(gradient_norm(configs))
     changes = changes_of(
         configs,
@@ -173,7 +173,8 @@ def repair(
         targets={},
         order=lambda _name, _value: 0.0,
     )
-    changes += tuple(_further_changes(configs, space, changes))
+    worth = float(step_factor(own, norms[0] or 1.0, n_examples))  # of a learning rate of 1
+    changes += tuple(_further_changes(configs, space, changes, worth))
     results = {**(known or {}), own: before}
     search = _Search(configs, before, space, changes, train, results, population, goes_on, seeds)
     search.train([([], seed) for seed in search.seeds] + [([change], 0) for change in changes])
@@ -279,8 +280,8 @@ def _is_alike(before: Judgement, after: Judgement) -> bool:
     return after.verdict is before.verdict
 
 
-def _with_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
-    """The run and the same with further seeds, which no run with other settings shares."""
+def with_further_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
+    """The run, and the same with `n` further seeds, which no run with other settings shares."""
     settings = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
     first = 1 + config.training.seed + int(digest(settings)[:5], 16) * 256
     paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
@@ -289,13 +290,19 @@ def _with_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
 
 
 def _further_changes(
-    configs: Sequence[RunConfig], space: Space, changes: Sequence[Change]
+    configs: Sequence[RunConfig], space: Space, changes: Sequence[Change], worth: float
 ) -> Iterator[Change]:
-    """Numbers a hundred times larger and smaller, lower depths, and defaults of what is not varied.
+    """Numbers a hundred times larger and smaller, lower depths, and everything's default.
 
     No study tells here which values are quiet.
+
+    Args:
+        worth: the step on the mean gradient that a learning rate of 1 is worth.
     """
-    own = settings_of(configs[0])
+    own, defaults = settings_of(configs[0]), settings_of(RunConfig())
+    typical = defaults | {
+        LEARNING_RATE: float(f"{RunConfig().optimizer.learning_rate / worth:.3g}")
+    }
     known = {
         (change.factor.setting, dict(change.values[0])[change.factor.setting]) for change in changes
     }
@@ -306,7 +313,9 @@ def _further_changes(
             continue
         if isinstance(value, float):
             low, high = drawn[1].low, drawn[1].high
-            for number in (min(max(value * times, low), high) for times in (1 / _FAR, _FAR)):
+            numbers = [min(max(value * times, low), high) for times in (1 / _FAR, _FAR)]
+            usual = typical[path]
+            for number in dict.fromkeys([*numbers, usual, usual / _TEN]):
                 if number != value and (path, number) not in known:
                     yield _to_value(configs, factor, number, drawn[1])
         elif path == DEPTH:
@@ -316,7 +325,7 @@ def _further_changes(
                 distance = abs(position(drawn[1], len(widths)) - position(drawn[1], depth))
                 yield Change(factor, f"{DEPTH}={depth}", (values,) * len(configs), distance)
     varied = {entry.path for entry in space} | _NO_CAUSE
-    for path, value in settings_of(RunConfig()).items():
+    for path, value in defaults.items():
         if path not in varied and value is not None and own[path] not in (None, value):
             change = Change(
                 Factor(path),
@@ -575,35 +584,31 @@ def _unchanged_sentence(found: Repair) -> Iterator[str]:
 
 
 def _edge_sentences(found: Repair) -> Iterator[str]:
-    """Of each edge; that of the learning rate as a step on the mean, with the theory beside it."""
-    own = settings_of(found.config)
-    for edge in found.edges:
-        value = own[edge.setting]
-        assert isinstance(value, float)
-        names, good, bad = edge.setting, edge.good, edge.bad
-        theory = ""
-        if edge.setting == LEARNING_RATE:
-            if found.ratio:
-                times = found.unit_step or 1.0
-                momentum = found.config.optimizer.momentum
-                word = f"{2 * (1 + momentum):.3g}/sharpness"
-                theory = f"; {word} at its first weights says {value / found.ratio * times:.2g}"
-            if found.unit_step not in (None, 1.0):
-                assert found.unit_step is not None
-                names, good, bad = "a step", good * found.unit_step, bad * found.unit_step
-                own_step = f" (its own: {value * found.unit_step:.3g})"
-                yield (
-                    f"With {edge.n_seeds} seeds it ends well up to a step of {good:.3g} on the "
-                    f"mean, and badly with one or more from {bad:.3g} on{own_step}{theory}."
-                )
-                continue
-        far = "up to" if edge.good < value else "from"
-        end = "from {} on" if edge.good < value else "from {} down"
-        yield (
-            f"With {edge.n_seeds} seeds it ends well {far} {names}={good:.3g}"
-            f"{'' if edge.good < value else ' on'}, and badly with one or more "
-            f"{end.format(f'{bad:.3g}')}{theory}."
-        )
+    """The edges in one sentence."""
+    if found.edges:
+        parts = "; ".join(_edge_words(found, edge) for edge in found.edges)
+        yield f"With {found.edges[0].n_seeds} seeds it ends well {parts}."
+
+
+def _edge_words(found: Repair, edge: Edge) -> str:
+    """One edge; that of the learning rate as a step on the mean, with the theory beside it."""
+    value = settings_of(found.config)[edge.setting]
+    assert isinstance(value, float)
+    times, name, notes = 1.0, f"{edge.setting}=", []
+    if edge.setting == LEARNING_RATE:
+        if found.unit_step not in (None, 1.0):
+            assert found.unit_step is not None
+            times, name = found.unit_step, "a step on the mean of "
+            notes.append(f"its own is {value * times:.3g}")
+        if found.ratio:
+            curvature = f"{2 * (1 + found.config.optimizer.momentum):.3g}/sharpness"
+            threshold = value / found.ratio * times
+            notes.append(f"{curvature} at its first weights says {threshold:.2g}")
+    good, bad = f"{name}{edge.good * times:.3g}", f"{edge.bad * times:.3g}"
+    beside = f" ({', '.join(notes)})" if notes else ""
+    if edge.good < value:
+        return f"up to {good}, not from {bad} on{beside}"
+    return f"from {good} on, not from {bad} down{beside}"
 
 
 def _others(found: Repair) -> list[Attempt]:

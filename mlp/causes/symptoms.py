@@ -15,7 +15,7 @@ from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 from mlp.engine.result import Result
 
 _AT_CHANCE = 0.02  # of chance: nearer than that to the loss of guessing
-_VANISHING = 0.01  # of the last layer's gradient: what is left of it in the first
+_VANISHING = 0.02  # of the last layer's gradient: what is left of it in the first, or less
 _TINY_UPDATE = 1e-4  # of the weights: a thousand such steps move them by a tenth
 _MANY = 0.5  # of a layer's units
 _LEAP = 0.5  # of the loss: by what an update that kills a network raises it, at least
@@ -56,14 +56,14 @@ def symptoms_of(config: RunConfig, result: Result, judgement: Judgement) -> tupl
 
 def _findings(config: RunConfig, result: Result, judgement: Judgement) -> Iterator[Finding]:
     verdict = judgement.verdict
-    if result.layer_step.size:
-        yield from _idle_units(config, result)
+    idle = list(_idle_units(config, result)) if result.layer_step.size else []
+    yield from idle
     if config.initialization.scheme == "zeros":
         said = (
             "All weights start at zero, so the units of a layer stay alike: it is as narrow as 1."
         )
         yield Finding(Symptom.ALIKE, said)
-    elif result.layer_step.size and verdict is Verdict.STALLED:
+    elif result.layer_step.size and not idle and verdict is Verdict.STALLED:
         yield from _gradients(result)
     is_at_chance = abs(judgement.tail_loss - CHANCE_LOSS) < _AT_CHANCE * CHANCE_LOSS
     if verdict is Verdict.STALLED and is_at_chance:
@@ -116,21 +116,19 @@ def _when(step: "np.ndarray[tuple[int], np.dtype[np.int64]]", place: int) -> str
 
 
 def _overshoot(result: Result, place: int, word: str) -> Iterator[Finding]:
-    """The update that killed a layer, if the loss leapt at it."""
-    if place == 0:
+    """The highest leap of the loss until a layer was idle: one update that killed it."""
+    until = result.loss[result.loss_step <= result.layer_step[place]]
+    if until.size < 2 or not np.isfinite(until).all():
         return
-    start, end = (int(result.layer_step[i]) for i in (place - 1, place))
-    at = result.loss_step
-    before = result.loss[at <= start]
-    during = result.loss[(at > start) & (at <= end)]
-    if not (before.size and during.size) or not np.isfinite(during).all():
-        return
-    low, high = float(before[-1]), float(during.max())
+    leap = int(np.argmax(np.diff(until)))
+    low, high = float(until[leap]), float(until[leap + 1])
     if high > (1 + _LEAP) * low:
-        size = float(result.layer_update[place - 1].max())
+        step = int(result.loss_step[leap])
+        look = max(0, int(np.searchsorted(result.layer_step, step, "right")) - 1)
+        size = float(result.layer_update[look].max())
         said = (
-            f"One overshoot made them {word}: the loss leapt from {low:.3g} to {high:.3g} after "
-            f"an update of {size:.0%} of a layer's weights."
+            f"One overshoot made them {word}: an update of {size:.0%} of a layer's weights, at "
+            f"which the loss leapt from {low:.3g} to {high:.3g} at step {step + 1}."
         )
         yield Finding(Symptom.OVERSHOOT, said)
 

@@ -265,7 +265,7 @@ def _note_of(run: RunRecord) -> str:
     half = run.config.optimizer.learning_rate / 2
     commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
     offers = "The same again, bit for bit, or with half its learning rate:"
-    if verdict is Verdict.OSCILLATING:
+    if verdict not in (Verdict.LEARNING, Verdict.CONVERGED):
         commands.insert(0, explain_command(_RUN_ID, run.config))
         offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
     block = "\n".join(["```console", *commands, "```"])

@@ -308,7 +308,7 @@ def test_another_value_of_a_setting_repairs_where_those_at_the_edge_end_higher(t
     train = ends_at(0.5, lambda config: 1 < config.optimizer.learning_rate < 3.98)
     lower = dataclasses.replace(OSCILLATING, tail_loss=0.2)
     found = repaired(SHARP, too_fast, train=train, before=lower)
-    assert found.cures[0].text == "optimizer.learning_rate=0.16"
+    assert found.cures[0].text == "optimizer.learning_rate=0.5"
     [edge] = found.edges
     assert edge.good < 3.98 < edge.bad
 

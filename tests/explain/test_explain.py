@@ -329,7 +329,7 @@ def test_a_quiet_run_has_nothing_to_stop(inside):
         mlp.repair_run(quiet.run_id, {"seed": 2})
     with pytest.raises(SettingError, match=r"explain.seeds is set twice"):
         mlp.repair_run(quiet.run_id, {"seeds": 2, "explain.seeds": 3})
-    assert "no oscillation to stop" in said.getvalue()
+    assert "this run ends well: there is nothing to stop" in said.getvalue()
 
 
 def test_other_data_than_the_study_had_are_refused(inside, monkeypatch):

@@ -28,7 +28,9 @@ def test_note_of_an_oscillating_run_says_how_it_swings():
 
 
 def test_note_of_a_diverged_run_says_when():
-    assert "It was lost at step 2." in note_of(make_record(loss=[0.7, 0.9, math.inf]))
+    note = note_of(make_record(loss=[0.7, 0.9, math.inf]))
+    assert "It was lost at step 2." in note
+    assert "python -m mlp.explain 0f" in note
 
 
 def test_note_of_an_oscillating_run_offers_to_stop_it():
