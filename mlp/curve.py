@@ -411,7 +411,7 @@ def _residual(tail: Curve) -> Curve:
     width = max(3, min(part.size // 4, 41)) | 1
     padded = np.pad(part, width // 2, mode="reflect" if part.size > width // 2 else "edge")
     trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
-    return np.asarray(part - trend)
+    return np.asarray(part - trend, dtype=np.float64)
 
 
 def _deviation(tail: Curve) -> float:
@@ -437,7 +437,7 @@ def _has_trend(tail: Curve) -> bool:
 
 def _ranks(values: Curve) -> Curve:
     """Ranks about their middle."""
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
     return ranks - (values.size - 1) / 2
 
 
