@@ -24,7 +24,11 @@ _RELATIVE = 0.3  # of a loss, as far as it may be outside: on other examples a s
 _ABSOLUTE = 0.02 * CHANCE_LOSS
 _SHARE_OUTSIDE = 0.15  # of the points of a curve that may be farther outside
 _POINTS = 40  # of a curve that are looked at
-_GROUPED = {Verdict.CONVERGED: Verdict.LEARNING}  # how far a run got is seen in the curve
+_GROUPED = {  # how far a run got, and whether it climbs while it swings, is seen in the curve
+    Verdict.CONVERGED: Verdict.LEARNING,
+    Verdict.STALLED: Verdict.LEARNING,
+    Verdict.CLIMBING: Verdict.OSCILLATING,
+}
 
 
 @dataclass(frozen=True, eq=False)
