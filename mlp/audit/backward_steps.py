@@ -240,7 +240,7 @@ class _Layer:
                 f"delta{W + 1} without its derivative",
                 lambda at: passed(at) @ at.layers[W][0].T,
             )
-            if shapes[W + 1] == shapes[W]:
+            if shapes[W + 1][1] == shapes[W][1]:
                 yield (
                     "delta of another layer",
                     f"delta{W + 2}",
