@@ -179,7 +179,7 @@ def repair(
     search = _Search(configs, before, space, changes, train, results, population, goes_on, seeds)
     search.train([([], seed) for seed in search.seeds] + [([change], 0) for change in changes])
     ways = _find_edges(search)
-    curing = [(change,) for change in _singles(search, ways)]
+    curing: list[tuple[Change, ...]] = [(change,) for change in _singles(search, ways)]
     _verify(search, curing)
     if not any(search.is_cure(own) for own in curing):
         curing += _pairs(search)
@@ -315,6 +315,7 @@ def _further_changes(
             low, high = drawn[1].low, drawn[1].high
             numbers = [min(max(value * times, low), high) for times in (1 / _FAR, _FAR)]
             usual = typical[path]
+            assert isinstance(usual, float)
             for number in dict.fromkeys([*numbers, usual, usual / _TEN]):
                 if number != value and (path, number) not in known:
                     yield _to_value(configs, factor, number, drawn[1])

@@ -18,6 +18,7 @@ _AT_CHANCE = 0.02  # of chance: nearer than that to the loss of guessing
 _VANISHING = 0.02  # of the last layer's gradient: what is left of it in the first, or less
 _TINY_UPDATE = 1e-4  # of the weights: a thousand such steps move them by a tenth
 _MANY = 0.5  # of a layer's units
+_LARGE = 2.0  # times a layer's weights: from here on an update is not told in per cent
 _LEAP = 0.5  # of the loss: by what an update that kills a network raises it, at least
 
 
@@ -126,8 +127,9 @@ def _overshoot(result: Result, place: int, word: str) -> Iterator[Finding]:
         step = int(result.loss_step[leap])
         look = max(0, int(np.searchsorted(result.layer_step, step, "right")) - 1)
         size = float(result.layer_update[look].max())
+        share = f"{size:.0%} of" if size < _LARGE else f"{size:.3g} times"
         said = (
-            f"One overshoot made them {word}: an update of {size:.0%} of a layer's weights, at "
+            f"One overshoot made them {word}: an update of {share} a layer's weights, at "
             f"which the loss leapt from {low:.3g} to {high:.3g} at step {step + 1}."
         )
         yield Finding(Symptom.OVERSHOOT, said)
