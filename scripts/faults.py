@@ -117,8 +117,8 @@ FAULTS = (
     fault(
         "engine: momentum of the first layer left out",
         "population::test_full_batch_equals_a_plain_loop",
-        "v = momentum * load(velocity, place, NARROW) + g",
-        "v = g",
+        "v = momentum * load(velocity, place, NARROW) + g\n",
+        "v = g\n",
     ),
     # Verdicts
     fault(
