@@ -33,7 +33,7 @@ def plan_of(planted: Planted, repetition: int) -> Plan:
     return plan_reruns(
         runs,
         space,
-        interventions=3,
+        interventions=4,
         seeds=4,
         n_examples=N_EXAMPLES,
         gradient_norm=gradient_norms,
