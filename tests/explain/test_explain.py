@@ -319,7 +319,8 @@ def _explained(store, key):
 
 def test_a_quiet_run_has_nothing_to_stop(inside):
     _, found = inside
-    quiet = next(r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING)
+    learning = [r for r in found.study.runs if r.judgement.verdict is Verdict.LEARNING]
+    quiet = next(run for run in learning if not run.judgement.spiked)
     said = io.StringIO()
     assert repair_run(quiet.run_id, read_explain({}), console=plain(said)) is None
     assert mlp.repair_run(quiet.run_id, {"explain.seeds": 2, "execution.threads": 1}) is None
