@@ -190,7 +190,7 @@ def judge_reproduction(comparisons: Sequence[Comparison]) -> Reproduction:
     return Reproduction(tuple(comparisons), min(1.0, 2 * min(over_all, single)))
 
 
-def sentences_of(found: Reproduction, defaults: Sequence[str]) -> tuple[str, ...]:
+def unlike_sentences(found: Reproduction, defaults: Sequence[str]) -> tuple[str, ...]:
     """What was found where the runs did not come out alike: no cause.
 
     Args:

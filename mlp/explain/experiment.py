@@ -21,7 +21,7 @@ from mlp.causes.reproduction import (
     compare,
     compare_ends,
     judge_reproduction,
-    sentences_of,
+    unlike_sentences,
 )
 from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
@@ -47,6 +47,7 @@ _SEEDS_OF_A_GROUP = 256
 _MOST_NAMED = 6
 _LONG = 600
 _LIKELY = (  # what programs do without a param that says it
+    "data.scale",
     "initialization.scheme",
     "optimizer.momentum",
     "training.batch_size",
@@ -256,7 +257,7 @@ def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
 
 def _finding(found: Reproduction, study: PastStudy) -> tuple[str, ...]:
     defaults = {path for run in study.brought if run.read.config for path in run.read.defaults}
-    return sentences_of(found, [path for path in _LIKELY if path in defaults])
+    return unlike_sentences(found, [path for path in _LIKELY if path in defaults])
 
 
 def _in_words(config: RunConfig, space: Space) -> str:

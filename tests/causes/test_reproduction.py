@@ -8,7 +8,7 @@ from mlp.causes.reproduction import (
     compare,
     compare_ends,
     judge_reproduction,
-    sentences_of,
+    unlike_sentences,
 )
 from mlp.curve import Verdict, judge_curve
 
@@ -64,7 +64,7 @@ def test_what_goes_otherwise_is_another_program(runs, said):
     found = judge_reproduction([same, other])
     assert not found.is_alike
     assert found.p_value < 0.001
-    first, example = sentences_of(found, ["initialization.scheme"])
+    first, example = unlike_sentences(found, ["initialization.scheme"])
     assert said in first
     assert "the runs' own code differs" in first
     assert "or a setting that no param names (initialization.scheme)" in first
@@ -74,7 +74,7 @@ def test_what_goes_otherwise_is_another_program(runs, said):
 
 def test_reruns_that_swing_where_no_run_did_are_another_program_too():
     found = judge_reproduction([compare("", many(falling, 4, 1), many(swinging, 24, 2))])
-    [first, _] = sentences_of(found, [])
+    [first, _] = unlike_sentences(found, [])
     assert first.startswith("These settings oscillate in a correct network of this kind, in 24 of")
 
 
