@@ -18,7 +18,7 @@ from mlp.causes.changes import LEARNING_RATE, plain, standard_space
 from mlp.causes.observed import HEALTHY
 from mlp.causes.repair import Repair, Train, repair, with_further_seeds
 from mlp.config import Data, RunConfig
-from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge
+from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_run
 from mlp.data.dataset import Dataset, load
 from mlp.engine.population import train
 from mlp.settings import read_run, with_settings
@@ -33,7 +33,8 @@ def main(n: str) -> None:
     data = load(Data(name="digits"), notice=print)
 
     def judged(configs: Sequence[RunConfig]) -> list[Judgement]:
-        return [judge(result.loss) for result in train(configs, data)]
+        made = zip(configs, train(configs, data), strict=True)
+        return [judge_run(result, config.training.batch_size) for config, result in made]
 
     rows = []
     for run in _oscillating(int(n), judged):

@@ -7,7 +7,7 @@ import pytest
 from mlp.causes.changes import LEARNING_RATE, standard_space
 from mlp.causes.repair import named_causes, needs_repair, repair
 from mlp.config import Data
-from mlp.curve import Verdict, judge
+from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load
 from mlp.engine.population import train
 from mlp.settings import read_run, with_settings
@@ -20,7 +20,8 @@ def digits():
 
 
 def judged(configs):
-    return [judge(result.loss) for result in train(configs, digits())]
+    made = zip(configs, train(configs, digits()), strict=True)
+    return [judge_run(result, config.training.batch_size) for config, result in made]
 
 
 def explained(settings):

@@ -8,7 +8,7 @@ import pytest
 
 from mlp.causes.symptoms import Symptom, symptoms_of
 from mlp.config import Data
-from mlp.curve import judge
+from mlp.curve import judge_run
 from mlp.data.dataset import load
 from mlp.engine.population import train
 from mlp.settings import with_settings
@@ -20,7 +20,7 @@ FLAT = np.full(21, 0.693)
 def seen(settings, loss, **layers):
     made = make_record(settings, loss=loss)
     result = dataclasses.replace(made.result, **layers)
-    return symptoms_of(made.config, result, judge(result.loss))
+    return symptoms_of(made.config, result, judge_run(result, made.config.training.batch_size))
 
 
 def kinds(findings):
@@ -99,4 +99,4 @@ def digits():
 def test_trainings_show_what_was_done_to_them(settings, expected):
     run = with_settings(make_record().config, {"training.steps": 60, **settings})
     [result] = train([run], digits())
-    assert expected in kinds(symptoms_of(run, result, judge(result.loss)))
+    assert expected in kinds(symptoms_of(run, result, judge_run(result, run.training.batch_size)))
