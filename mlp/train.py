@@ -86,7 +86,7 @@ def train_network(
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict not in (Verdict.LEARNING, Verdict.CONVERGED):
-        commands.insert(0, f"{explain_command(run_id, config)}   # what stops it")
+        commands.insert(0, f"{explain_command(run_id, config)}   # why, and what helps")
     commands += register_model(store, run_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return Run(run_id, record.config, record.result)

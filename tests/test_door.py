@@ -219,14 +219,15 @@ def test_values_are_in_range(path, value, law):
     assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
 
 
+@pytest.mark.parametrize("path", ["study.dry_run", "study.explain"])
 @pytest.mark.parametrize("value", [0, 1, "true", None])
-def test_a_claim_is_true_or_false(value):
-    assert refusal(nested("study.dry_run", value)).startswith("study.dry_run must be")
+def test_a_claim_is_true_or_false(path, value):
+    assert refusal(nested(path, value)).startswith(f"{path} must be")
 
 
 def test_the_tables_above_know_every_setting():
     described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
-    rest = {"model.widths", "study.space", "study.enqueue", "study.dry_run"}
+    rest = {"model.widths", "study.space", "study.enqueue", "study.dry_run", "study.explain"}
     assert described | rest == set(setting_paths("sweep"))
     assert set(default_settings("sweep")) == set(setting_paths("sweep"))
     assert all(setting_paths("sweep").values()), "a setting without a description"

@@ -172,7 +172,8 @@ def test_curve_that_differs_is_located_at_its_first_step(run_id):
     loss[20] += 1
     rewrite(run_id, "curve.npz", curve)
     set_tag(run_id, "mlp.cpu", "An Older One")
-    set_tag(run_id, "mlp.curve_digest", record.arrays_digest(curve.values()))
+    own = [array for name, array in curve.items() if not name.startswith("layer_")]
+    set_tag(run_id, "mlp.curve_digest", record.arrays_digest(own))
     done = command("rerun", run_id)
     assert (done.returncode, done.stderr) == (1, "")
     first, *rest = done.stdout.splitlines()

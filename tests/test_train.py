@@ -33,7 +33,10 @@ def test_settings_typed_by_their_paths_are_those_of_the_run(here):
     [run] = tracked(here)
     assert (run.name, run.status) == ("lr 0.6 mean lecun 2x3", "FINISHED")
     assert done.stdout.splitlines()[2] == f"run {run.run_id} in sqlite:///{here}/mlflow.db"
-    assert done.stdout.splitlines()[4] == f"  python -m mlp.rerun {run.run_id}"
+    assert done.stdout.startswith("stalled: ")
+    explain, rerun = done.stdout.splitlines()[4:6]
+    assert explain == f"  python -m mlp.explain {run.run_id}   # why, and what helps"
+    assert rerun == f"  python -m mlp.rerun {run.run_id}"
     assert left_in(here) == {"mlflow.db", "mlruns"}
 
 

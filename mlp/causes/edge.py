@@ -79,10 +79,12 @@ class Bisection:
         """Seeds and places to train next; none where the edge is known, or beyond reach."""
         bad, good = self.bad_place, self.good_place
         if good is not None and (bad - good) * self._length <= _TOLERANCE:
-            return []
+            # What lies before a good place is good as a rule, not always.
+            return [(seed, good) for seed, own in enumerate(self.ends) if good not in own]
         low = good
         if low is None:
-            low = 0.0 if bad > 0 else bad - 0.5
+            back = min(0.5, math.log(10) / self._length) if self.is_log else 0.5
+            low = 0.0 if bad > 0 else bad - back
             if low < (_FARTHEST if self.is_log else 0.0):
                 return []
         places = [low + (bad - low) * i / (_POINTS + 1) for i in range(_POINTS + 1)]

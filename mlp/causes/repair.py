@@ -32,7 +32,7 @@ from mlp.study.space import Domain, Range, Space
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 _TEN, _FAR = 10.0, 100.0
-_ROUNDS = 4  # of a bisection: two suffice where all seeds agree
+_ROUNDS = 6  # of a bisection: three suffice where all seeds agree
 _NARROWER = (
     0.0,
     0.05,
@@ -357,9 +357,12 @@ def _find_edges(search: _Search) -> dict[Factor, Bisection]:
         value = start[factor.setting]
         if not isinstance(value, float) or factor.keeps_step:
             continue
-        good = next((own for own in changes if search.ends_well([own], 0)), None)
-        if good is not None:
-            target = dict(good.values[0])[factor.setting]
+        numbers = [dict(own.values[0])[factor.setting] for own in changes]
+        well = [n for n, own in zip(numbers, changes, strict=True) if search.ends_well([own], 0)]
+        if factor.setting == LEARNING_RATE:  # a larger one may end well by chance, saturated
+            well.sort(key=lambda number: number > value)
+        if well:
+            target = well[0]
             assert isinstance(target, float)
             ways[factor] = Bisection(target, value)
             ways[factor].ends = [
@@ -544,6 +547,11 @@ def describe_repair(found: Repair) -> tuple[str, ...]:
     unchanged = tuple(_unchanged_sentence(found))
     if not found.cures and not found.is_complete:
         return ("The time was up before a change was found that stops this run.", *unchanged)
+    if is_verified(found) or not found.cures:
+        edge = _surer_edge(found)
+        if edge is not None:
+            rest = *_other_sentences(found.cures), *_quiet_sentences(found)
+            return (*_edge_lead(found, edge), *unchanged, *rest)
     if not found.cures:
         ends_higher = any(own.verdict in HEALTHY for own in found.quiet_failures)
         how = " at as low a loss" if ends_higher else ""
@@ -570,6 +578,28 @@ def describe_repair(found: Repair) -> tuple[str, ...]:
     lead = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
     rest = *_edge_sentences(found), *_other_sentences(others), *_quiet_sentences(found)
     return (lead, *unchanged, *rest)
+
+
+def _surer_edge(found: Repair) -> Edge | None:
+    """An edge that says more than the best change: it holds in all seeds, and that does not.
+
+    On its good side the run ends well, but not in all seeds as low as unchanged: it is no repair.
+    """
+    best = found.cures[0] if found.cures else None
+    if 2 * found.n_bad < found.n_seeds or (best is not None and best.n_cured == best.n_seeds):
+        return None
+    return min(found.edges, key=lambda edge: edge.setting != LEARNING_RATE, default=None)
+
+
+def _edge_lead(found: Repair, edge: Edge) -> Iterator[str]:
+    """What makes it end badly, where that is an edge and no repair."""
+    does = _words(found.before)[1]
+    about = f" ({found.step})" if found.step and edge.setting == LEARNING_RATE else ""
+    so_far = "" if found.is_complete else " so far (the search was stopped early)"
+    yield (
+        f"{edge.setting} makes it {does}{about}: with {edge.n_seeds} seeds it ends well "
+        f"{_edge_words(found, edge)}{so_far}, but not in all of them at as low a loss."
+    )
 
 
 def _words(before: Judgement) -> tuple[str, str, str]:
@@ -631,12 +661,13 @@ def _other_sentences(others: Sequence[Attempt]) -> Iterator[str]:
         if other.n_seeds and not _is_reliable(other)
     ]
     if seldom:
-        yield f"With its own seed, but seldom with further ones, by {', '.join(seldom)}."
+        yield f"Stopped with its own seed, but seldom with further ones, by {', '.join(seldom)}."
 
 
 def _quiet_sentences(found: Repair) -> Iterator[str]:
     """What ends otherwise without repairing the run, and what was changed in vain."""
     acting = {setting for cure in found.cures for setting in cure.settings}
+    acting |= {edge.setting for edge in found.edges}
     quiet: dict[tuple[str, ...], Attempt] = {}
     for failure in sorted(found.quiet_failures, key=lambda own: own.distance):
         if not acting.intersection(failure.settings):
@@ -662,6 +693,8 @@ def is_verified(found: Repair) -> bool:
 
 def named_causes(found: Repair) -> tuple[str, ...]:
     """The settings that the answer names; none where what stops the run may be chance."""
+    if (is_verified(found) or not found.cures) and (edge := _surer_edge(found)) is not None:
+        return (edge.setting,)
     return found.cures[0].settings if is_verified(found) and not _is_chance(found) else ()
 
 

@@ -293,15 +293,14 @@ def _reproduce(
     """Trains each with further seeds and compares; None where the time was up before."""
     configs = [config for group in groups for config in _seeded(group.config, n_each)]
     results: list[Result] = []
+
+    def progress(done: float, _losses: object) -> None:
+        told(len(results), done)
+
     for first in range(0, len(configs), _POPULATION):
         if time.monotonic() > end:
             return None
-        records = train_runs(
-            configs[first : first + _POPULATION],
-            data,
-            where,
-            progress=lambda done, _losses, first=first: told(first, done),
-        )
+        records = train_runs(configs[first : first + _POPULATION], data, where, progress=progress)
         results += [record.result for record in records]
     space = complete_space([group.config for group in groups])
     comparisons = []

@@ -8,7 +8,7 @@ never guessed.
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,8 @@ def read_params(
         verbs = "changes the training, and is" if len(unknown) == 1 else "change it, and are"
         problem = f"{said} {verbs} no setting here"
     elif config is not None:
-        said = (_contradiction(name, proposed[name], params[name], config) for name in proposed)
-        problem = next(filter(None, said), "")
+        found = (_contradiction(name, proposed[name], params[name], config) for name in proposed)
+        problem = next(filter(None, found), "")
     known = settings_of(RunConfig())
     return ReadParams(
         config=None if problem else config,
@@ -165,14 +165,19 @@ def value_of(path: str, text: str) -> Any:
     return value
 
 
+def _parse_json(text: str) -> Any:
+    return json.loads(text, parse_constant=str)
+
+
 def parsed(text: str) -> Any:
     """A param as a plain value: MLflow keeps the text that Python shows."""
     known: dict[str, bool | None] = {"none": None, "null": None, "true": True, "false": False}
     if text.lower() in known:
         return known[text.lower()]
-    for parse in (lambda: json.loads(text, parse_constant=str), lambda: ast.literal_eval(text)):
+    parsers: tuple[Callable[[str], Any], ...] = (_parse_json, ast.literal_eval)
+    for parse in parsers:
         try:
-            value = parse()
+            value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(value, tuple | list):

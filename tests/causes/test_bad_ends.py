@@ -54,7 +54,7 @@ HE = {**RELU, "initialization.scheme": "he_normal", "training.steps": 100}
             "initialization.scale makes it stall: initialization.scale=",
         ),
         (
-            {**HE, LEARNING_RATE: 1e30},
+            {**HE, "model.depth": 2, "model.widths": 16, LEARNING_RATE: 1e30},
             Verdict.DIVERGED,
             {LEARNING_RATE},
             "makes it diverge: ",

@@ -112,8 +112,8 @@ def test_inputs_that_are_not_scaled_are_named(data, training, norms):
         seeds=2,
     )
     assert found.cures[0].settings == ("data.scale",)
-    assert all("data.scale" in cure.settings for cure in found.cures)
-    assert found.cures[0].config.data.scale == 1
+    assert found.cures[0].n_cured == found.cures[0].n_seeds
+    assert found.cures[0].config.data.scale < 2
 
 
 def test_inputs_and_biases_are_tried_where_they_are_not_as_usual():

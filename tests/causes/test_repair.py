@@ -58,7 +58,7 @@ def test_the_smallest_cure_is_found_and_verified(too_fast):
     by_chance = dataclasses.replace(found, n_alike=1, n_bad=1)
     assert "by chance perhaps" in str(by_chance)
     assert named_causes(by_chance) == ()
-    assert named_causes(dataclasses.replace(found, cures=())) == ()
+    assert named_causes(dataclasses.replace(found, cures=(), edges=())) == ()
 
 
 def test_a_lucky_cure_is_no_repair(too_fast):
@@ -146,10 +146,10 @@ def test_why_the_obvious_does_not_stop_it_is_said(too_fast):
     said = str(
         dataclasses.replace(found, cures=(best, lucky), quiet_failures=(farther, stalled, acting))
     )
-    assert " With its own seed, but seldom with further ones, by b=2 (1 of 8). " in said
+    assert " Stopped with its own seed, but seldom with further ones, by b=2 (1 of 8). " in said
     assert " Swings end, but it does not learn, with a=1 (stalled). " in said
     assert "c=3" not in said
-    nothing = dataclasses.replace(found, cures=(), quiet_failures=(stalled,))
+    nothing = dataclasses.replace(found, cures=(), edges=(), quiet_failures=(stalled,))
     assert str(nothing).endswith(" Swings end, but it does not learn, with a=1 (stalled).")
 
 
@@ -323,6 +323,9 @@ def test_if_every_change_ends_higher_none_is_offered(too_fast):
         gradient_norm=gradient_norms,
     )
     assert found.cures == ()
+    assert named_causes(found) == ("optimizer.learning_rate",)
+    assert "but not in all of them at as low a loss" in str(found)
+    found = dataclasses.replace(found, edges=())
     assert named_causes(found) == ()
     said = str(found)
     assert said.startswith(

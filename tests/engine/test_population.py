@@ -127,11 +127,12 @@ def test_full_batch_equals_a_plain_loop(normalization, derivative):
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_what_is_measured_of_the_layers_equals_a_plain_loop(activation, normalization, batch_size):
     """The weights are so large that units die or saturate, and some do not."""
+    divisor = 53 if normalization == "sum" else 1  # larger steps would amplify the rounding
     run = config(
         model={"depth": 2, "widths": [9, 5], "activation": activation},
         initialization={"scale": 30.0},
         gradient={"normalization": normalization, "clip_norm": 0.1},
-        optimizer={"learning_rate": 0.3, "momentum": 0.5, "decay": "cosine"},
+        optimizer={"learning_rate": 0.3 / divisor, "momentum": 0.5, "decay": "cosine"},
         training={"dtype": "float64", "batch_size": batch_size},
     )
     (result,) = train([run], DATA)

@@ -10,7 +10,6 @@ from mlflow.entities import Metric, Param
 from mlp.config import Tracking
 from mlp.curve import Verdict
 from mlp.errors import RecordError, SettingError
-from mlp.explain.__main__ import main
 from mlp.explain.explain_study import explain_study
 from mlp.tracking.read import Meaning, read_study
 from mlp.tracking.store import open_store
@@ -60,7 +59,7 @@ def test_own_names_of_params_are_proposed_and_the_curves_are_judged(uri, monkeyp
         ),
     )
     assert [run.config.gradient.normalization for run in read.runs] == ["sum", "sum"]
-    done = command(main, monkeypatch, "own", "map.lr=optimizer.learning_rat")
+    done = command("explain", "own", "map.lr=optimizer.learning_rat")
     assert done.returncode == 2
     assert "did you mean 'optimizer.learning_rate'?" in done.stderr
 

@@ -385,7 +385,7 @@ def test_the_help_names_its_settings_and_no_other(tmp_path):
     done = command("explain", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "explain.timeout_s" in done.stdout
-    assert "optimizer.learning_rate" not in done.stdout
+    assert "\n  optimizer.learning_rate " not in done.stdout
 
 
 def test_setting_errors_are_those_of_the_door():

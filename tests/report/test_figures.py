@@ -29,7 +29,14 @@ SYMBOLS = {Side.STARTS: "starts", Side.STOPS: "stops"}
 
 @pytest.fixture(scope="module")
 def found():
-    return explain(RATE, 0, 64)
+    """Both sides of the named cause; when one has settled it, the other is not asked."""
+
+    def mirrored(effect):
+        [own] = [side for side in effect.sides if side.side is Side.STOPS]
+        sides = (own, dataclasses.replace(own, side=Side.STARTS))
+        return dataclasses.replace(effect, sides=sides)
+
+    return with_effect(explain(RATE, 0, 64), mirrored)
 
 
 def past(verdict, rate, normalization="mean"):

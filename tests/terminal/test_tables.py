@@ -27,7 +27,8 @@ def test_widest_table_fits_80_columns():
     name = "optimizer.learning_rate[clip]"
     rows = [
         row(i, verdict, **{name: 1.2345e-6 * (i + 1), "initialization.scheme": "glorot_uniform"})
-        for i, verdict in enumerate([*Verdict] * 20)
+        # A loss of ours is never below zero, so it is never `flat`.
+        for i, verdict in enumerate([own for own in Verdict if own is not Verdict.FLAT] * 20)
     ]
     lines = printed(rows)
     assert max(map(len, lines)) <= 80

@@ -13,9 +13,10 @@ def note_of(run) -> str:
 
 
 def test_note_of_a_run_says_verdict_numbers_and_commands():
-    note = note_of(make_record({"optimizer.learning_rate": 0.6}))
-    verdict = make_record().judgement.verdict
-    assert note.startswith(f"**{verdict.value}**: {verdict.sentence} Loss 0.0851 after 20 steps")
+    made = make_record({"optimizer.learning_rate": 0.6})
+    said = made.judgement.sentence
+    note = note_of(made)
+    assert note.startswith(f"**{made.judgement.verdict}**: {said} Loss 0.0851 after 20 steps")
     assert "validation accuracy 0.9" in note
     again = "python -m mlp.rerun 0f"
     assert note.endswith(f"```console\n{again}\n{again} optimizer.learning_rate=0.3\n```")
