@@ -282,6 +282,12 @@ RULES = (
     Rule("command", r"python -m mlp\.sweep .*study\.dry_run=true", module),
     Rule("command", r"python -m mlp\.sweep", short_study, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
+    Rule(
+        "command",
+        r"python -m mlp\.explain EXPERIMENT",
+        its_help,
+        "It needs runs of another program; test_other_programs.py has some.",
+    ),
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),
     Rule("command", r"python -m mlp\.rerun$", its_help, "It is only named: it takes a run."),

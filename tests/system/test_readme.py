@@ -8,15 +8,17 @@ import functools
 import re
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import mlp
 from mlp.curve import Verdict
 from mlp.terminal.compose import compose, group_options, study_files
 from support.reader import HAS_MNIST, ROOT, Reader
 from support.reading import Step, steps, words_of_code
-from support.sweeping import tracked
+from support.sweeping import command, tracked
 from support.world import copy
 
 README = "README.md"
@@ -137,7 +139,9 @@ def exists(word: str, folder: Path) -> bool:
     if name in group_options() or name == "sweeps":
         return value == "NAME" or value in (*group_options().get(name, ()), *study_files())
     if equals or is_setting(name):
-        return is_setting(name)
+        return is_setting(name) or is_option(name)
+    if re.fullmatch(r"mlp\.\w+", word) and (find_spec(word) or hasattr(mlp, word[4:])):
+        return True
     return is_test(word) or is_file(word, folder) or is_tag(word, folder)
 
 
@@ -150,6 +154,16 @@ def is_setting(name: str) -> bool:
     """Whether a command takes it: a setting of ours, one of doctor's, or one of Hydra's."""
     group, _, setting = re.sub(r"\[\w+\]$", "", name).partition(".")
     return name in ("hydra.verbose", "fix") or setting in settings().get(group, ())
+
+
+def is_option(name: str) -> bool:
+    """Whether a command that takes options of its own shows it in its help."""
+    return re.search(rf"(?<![\w.]){re.escape(name)}(=|  )", helps()) is not None
+
+
+@functools.cache
+def helps() -> str:
+    return "".join(command(name, "--help").stdout for name in ("judge", "audit", "explain"))
 
 
 def is_test(word: str) -> bool:
@@ -170,7 +184,8 @@ def is_file(word: str, folder: Path) -> bool:
 
 
 def is_tag(word: str, folder: Path) -> bool:
-    return any(word in run.tags for run in tracked(folder))
+    """Whether some run has a tag, or a curve, of that name."""
+    return any(word in run.tags or word in run.metrics for run in tracked(folder))
 
 
 @pytest.mark.parametrize("page", TEXTS)
