@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from mlp.causes.evidence import holm
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
@@ -77,8 +77,17 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Chance that so many are unlike, where they are drawn alike."""
-        return _tail(self.n_unlike, self.n_own, self.chance)
+        """Chance that so many are unlike, or end in one way so often, where they are drawn alike.
+
+        How often a verdict comes out is compared by Fisher's exact test, one-sided.
+        """
+        n_all = self.n_own + self.n_reruns
+        ends = [
+            float(stats.hypergeom.sf(n - 1, n_all, n + self.reruns.get(verdict, 0), self.n_own))
+            for verdict, n in self.own.items()
+        ]
+        unlike = _tail(self.n_unlike, self.n_own, self.chance)
+        return min(1.0, 2 * min(unlike, len(ends) * min(ends, default=1.0)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from support.own_programs import MISTAKES, grid, log_runs
 from support.sweeping import plain
 
 RATES = {"sigmoid": (0.5, 3.0, 10.0, 40.0), "tanh": (0.05, 0.2, 1.0, 4.0), "relu": (0.02, 0.2, 1.0)}
-OF = {"tanh": "tanh", "open": "relu"}  # mistakes in the derivative of that activation
+OF = {"tanh": "tanh"}  # a mistake in the derivative of that activation
 
 
 @pytest.fixture
@@ -24,10 +24,24 @@ def explained(name):
     return explain_study(name, console=plain(said)), said.getvalue()
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+def test_of_a_mistake_that_never_swings_no_setting_is_named(uri):
+    """Without its derivative a relu network learns or diverges: its runs are judged only."""
+    log_runs("open", grid(RATES["relu"], mistake="open", activation="relu"), uri)
+    found, _ = explained("open")
+    assert found.sentences[0].startswith("None of the 9 runs oscillates.")
+    assert found.answer is None
+    store = open_store(Tracking())
+    runs = store.client.search_runs([found.study.experiment_id])
+    assert len(runs) == 9
+    assert not any("mlp.causes" in run.data.tags for run in runs)
+
+
+@pytest.mark.parametrize("mistake", sorted({*MISTAKES} - {"open"}))
 def test_of_a_program_with_a_mistake_no_setting_is_named(uri, mistake):
     activation = OF.get(mistake, "sigmoid")
-    runs = grid(RATES[activation], mistake=mistake, activation=activation)
+    # This one still descends: with three seeds it could be one of the correct ones by chance.
+    n_seeds = 6 if mistake == "tanh" else 3
+    runs = grid(RATES[activation], mistake=mistake, activation=activation, n_seeds=n_seeds)
     log_runs(mistake, runs, uri)
     found, said = explained(mistake)
     assert "the runs' own code differs" in found.sentences[0], said
@@ -48,10 +62,6 @@ def test_of_a_program_with_a_mistake_no_setting_is_named(uri, mistake):
         (
             [*grid((0.5,), n_seeds=6), *grid((0.5,), n_seeds=6, normalization="sum")],
             "gradient.normalization",
-        ),
-        (
-            [*grid((0.5,), n_seeds=6), *grid((0.5,), n_seeds=6, scale=40.0)],
-            "initialization.scale",
         ),
     ],
 )
