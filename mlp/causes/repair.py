@@ -357,14 +357,16 @@ def _find_edges(search: _Search) -> dict[Factor, Bisection]:
         value = start[factor.setting]
         if not isinstance(value, float) or factor.keeps_step:
             continue
-        numbers = [dict(own.values[0])[factor.setting] for own in changes]
-        well = [n for n, own in zip(numbers, changes, strict=True) if search.ends_well([own], 0)]
+        targets = [
+            number
+            for own in changes
+            if isinstance(number := dict(own.values[0])[factor.setting], float)
+            and search.ends_well([own], 0)
+        ]
         if factor.setting == LEARNING_RATE:  # a larger one may end well by chance, saturated
-            well.sort(key=lambda number: number > value)
-        if well:
-            target = well[0]
-            assert isinstance(target, float)
-            ways[factor] = Bisection(target, value)
+            targets.sort(key=lambda number: number > value)
+        if targets:
+            ways[factor] = Bisection(targets[0], value)
             ways[factor].ends = [
                 {1.0: is_well} if (is_well := search.ends_well([], seed)) is not None else {}
                 for seed in (0, *search.seeds)
