@@ -158,7 +158,7 @@ def is_setting(name: str) -> bool:
 
 def is_option(name: str) -> bool:
     """Whether a command that takes options of its own shows it in its help."""
-    return re.search(rf"(?<![\w.]){re.escape(name)}(=|  )", helps()) is not None
+    return re.search(rf"(?<![\w.]){re.escape(name)}[= ]", helps()) is not None
 
 
 @functools.cache
