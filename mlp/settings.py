@@ -217,6 +217,15 @@ def _groups(command: str) -> dict[str, Any]:
     return groups | _FURTHER.get(command, {})
 
 
+def grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """Settings by their groups: what `settings_of` made flat."""
+    groups: dict[str, dict[str, Value]] = {}
+    for path, value in settings.items():
+        group, _, name = path.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
 def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The sentence for a setting that does not exist, with the nearest one that does."""
     inside = [name for name in known if name.startswith(f"{path}.")] if path else []

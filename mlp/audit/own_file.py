@@ -276,7 +276,7 @@ class OwnFile:
                 ]
 
 
-def read_file(path: Path, text: str) -> OwnFile:
+def parse_own_file(path: Path, text: str) -> OwnFile:
     """A file as it is written; nothing is executed.
 
     Raises:

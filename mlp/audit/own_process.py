@@ -123,7 +123,7 @@ def _audited(path: Path, typed: dict[str, str]) -> dict[str, Any]:
     import numpy as np
 
     from mlp.audit.audit_gradient import audit_program
-    from mlp.audit.own_file import read_file
+    from mlp.audit.own_file import parse_own_file
     from mlp.audit.ways_in import find_way_in
 
     warnings.simplefilter("ignore")
@@ -132,7 +132,7 @@ def _audited(path: Path, typed: dict[str, str]) -> dict[str, Any]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from None
-    way = find_way_in(read_file(path, text), typed)
+    way = find_way_in(parse_own_file(path, text), typed)
     audit = audit_program(way.program, way.names)
     return {"said": way.said, **dataclasses.asdict(audit)}
 

@@ -32,7 +32,7 @@ _GROUPED = {  # how far a run got, and whether it climbs while it swings, is see
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class JudgedCurve:
     """How the loss of a run went.
 
     Attributes:
@@ -46,7 +46,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SeedComparison:
     """Runs of one setting of everything, beside reruns with further seeds.
 
     Attributes:
@@ -99,7 +99,7 @@ class Reproduction:
         p_value: chance of such a difference, where the program does the same.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[SeedComparison, ...]
     p_value: float
 
     @property
@@ -125,7 +125,9 @@ class Reproduction:
         return self.p_value > _LEVEL and 2 * n_unlike <= sum(own.n_own for own in swinging)
 
 
-def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> Comparison:
+def compare_curves(
+    settings: str, runs: Sequence[JudgedCurve], reruns: Sequence[JudgedCurve]
+) -> SeedComparison:
     """Compares runs with reruns of the same settings.
 
     A run is unlike the reruns if it ends as none of them, or if its loss leaves their range: that
@@ -139,9 +141,9 @@ def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> 
     Example:
         >>> steps = np.arange(50)
         >>> def run(rate):
-        ...     return Course(Verdict.LEARNING, 0.7 * rate**steps, steps)
+        ...     return JudgedCurve(Verdict.LEARNING, 0.7 * rate**steps, steps)
         >>> reruns = [run(rate) for rate in (0.96, 0.97, 0.98)]
-        >>> compare("", [run(0.97), run(1.0)], reruns).n_unlike
+        >>> compare_curves("", [run(0.97), run(1.0)], reruns).n_unlike
         1
     """
     longest = max((run.step for run in runs), key=len)
@@ -149,7 +151,7 @@ def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> 
     ranges = np.array([_ranges(rerun, steps) for rerun in reruns])
     ends = [_kind(rerun) for rerun in reruns]
 
-    def is_unlike(course: Course, among: NDArray[np.intp]) -> bool:
+    def is_unlike(course: JudgedCurve, among: NDArray[np.intp]) -> bool:
         if _kind(course) not in {ends[i] for i in among}:
             return True
         lowest, highest = ranges[among, 0].min(axis=0), ranges[among, 1].max(axis=0)
@@ -163,7 +165,7 @@ def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> 
     all_of_them = np.arange(len(reruns))
     n_apart = sum(is_unlike(own, np.delete(all_of_them, i)) for i, own in enumerate(reruns))
     own_end, end = [_last(run) for run in runs], [_last(rerun) for rerun in reruns]
-    return Comparison(
+    return SeedComparison(
         settings=settings,
         own=Counter(run.verdict for run in runs),
         reruns=Counter(rerun.verdict for rerun in reruns),
@@ -175,11 +177,11 @@ def compare(settings: str, runs: Sequence[Course], reruns: Sequence[Course]) -> 
 
 def compare_ends(
     settings: str, runs: Sequence[Judgement], reruns: Sequence[Judgement]
-) -> Comparison:
-    """As `compare`, by nothing but whether they end swinging."""
+) -> SeedComparison:
+    """As `compare_curves`, by nothing but whether they end swinging."""
     among = {own.verdict is Verdict.OSCILLATING for own in reruns}
     own_end, end = [own.tail_loss for own in runs], [own.tail_loss for own in reruns]
-    return Comparison(
+    return SeedComparison(
         settings=settings,
         own=Counter(own.verdict for own in runs),
         reruns=Counter(own.verdict for own in reruns),
@@ -189,7 +191,7 @@ def compare_ends(
     )
 
 
-def judge_reproduction(comparisons: Sequence[Comparison]) -> Reproduction:
+def judge_reproduction(comparisons: Sequence[SeedComparison]) -> Reproduction:
     """Puts comparisons together: one that stands out is enough, and so are many small ones."""
     n_own = sum(own.n_own for own in comparisons)
     expected = sum(own.n_own * own.chance for own in comparisons)
@@ -234,7 +236,7 @@ def unlike_sentences(found: Reproduction, defaults: Sequence[str]) -> tuple[str,
     return (f"{lead}{other}. So no cause is named.", *(_example(own) for own in shown))
 
 
-def _example(own: Comparison) -> str:
+def _example(own: SeedComparison) -> str:
     low, high, low_again, high_again = own.levels
     where = f"With {own.settings}: " if own.settings else ""
     return (
@@ -247,11 +249,11 @@ def _counts(verdicts: Mapping[Verdict, int]) -> str:
     return ", ".join(f"{n} {verdict.value}" for verdict, n in Counter(verdicts).most_common())
 
 
-def _kind(course: Course) -> Verdict:
+def _kind(course: JudgedCurve) -> Verdict:
     return _GROUPED.get(course.verdict, course.verdict)
 
 
-def _ranges(rerun: Course, steps: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+def _ranges(rerun: JudgedCurve, steps: NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Lowest and highest loss somewhat before and after each step; of none, what excludes none."""
     first = np.searchsorted(rerun.step, steps / _STRETCH - 1)
     end = np.searchsorted(rerun.step, steps * _STRETCH + 1, side="right")
@@ -262,7 +264,7 @@ def _ranges(rerun: Course, steps: NDArray[np.int64]) -> tuple[list[float], list[
     return lows, highs
 
 
-def _last(course: Course) -> float:
+def _last(course: JudgedCurve) -> float:
     finite = course.loss[np.isfinite(course.loss)]
     return float(finite[-1]) if finite.size else float("nan")
 

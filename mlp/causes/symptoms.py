@@ -36,14 +36,14 @@ class Symptom(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class SymptomSeen:
     """A symptom, and the sentence that says where and since when."""
 
     symptom: Symptom
     sentence: str
 
 
-def symptoms_of(config: RunConfig, result: Result, judgement: Judgement) -> tuple[Finding, ...]:
+def symptoms_of(config: RunConfig, result: Result, judgement: Judgement) -> tuple[SymptomSeen, ...]:
     """What a run that ended badly shows of why, the most telling first.
 
     Args:
@@ -55,7 +55,7 @@ def symptoms_of(config: RunConfig, result: Result, judgement: Judgement) -> tupl
     return tuple(_findings(config, result, judgement)) if is_bad else ()
 
 
-def _findings(config: RunConfig, result: Result, judgement: Judgement) -> Iterator[Finding]:
+def _findings(config: RunConfig, result: Result, judgement: Judgement) -> Iterator[SymptomSeen]:
     verdict = judgement.verdict
     idle = list(_idle_units(config, result)) if result.layer_step.size else []
     yield from idle
@@ -63,18 +63,18 @@ def _findings(config: RunConfig, result: Result, judgement: Judgement) -> Iterat
         said = (
             "All weights start at zero, so the units of a layer stay alike: it is as narrow as 1."
         )
-        yield Finding(Symptom.ALIKE, said)
+        yield SymptomSeen(Symptom.ALIKE, said)
     elif result.layer_step.size and not idle and verdict is Verdict.STALLED:
         yield from _gradients(result)
     is_at_chance = abs(judgement.tail_loss - CHANCE_LOSS) < _AT_CHANCE * CHANCE_LOSS
     if verdict is Verdict.STALLED and is_at_chance:
         said = f"Its loss stays at {judgement.tail_loss:.3g}, which is that of guessing."
-        yield Finding(Symptom.CHANCE, said)
+        yield SymptomSeen(Symptom.CHANCE, said)
     if verdict is Verdict.DIVERGED:
         yield from _explosion(result)
 
 
-def _idle_units(config: RunConfig, result: Result) -> Iterator[Finding]:
+def _idle_units(config: RunConfig, result: Result) -> Iterator[SymptomSeen]:
     """Of the layer that is idle first, or most, at the end of the run."""
     is_relu = config.model.activation == "relu"
     symptom, word = (Symptom.DEAD, "dead") if is_relu else (Symptom.SATURATED, "saturated")
@@ -90,7 +90,7 @@ def _idle_units(config: RunConfig, result: Result) -> Iterator[Finding]:
         meaning = "0 for every example" if is_relu else "at an end of their range"
         said = f"{units} of hidden layer {layer + 1} {verb} {word} {since}: {meaning}, so that "
         said += "nothing below learns."
-        yield Finding(symptom, said)
+        yield SymptomSeen(symptom, said)
         yield from _overshoot(result, place, word)
         return
     layer = int(idle[-1].argmax())
@@ -99,7 +99,7 @@ def _idle_units(config: RunConfig, result: Result) -> Iterator[Finding]:
             f"{idle[-1, layer]:.0%} of the units of hidden layer {layer + 1} are {word} at the end "
             f"({idle[0, layer]:.0%} {'with its first weights' if step[0] == 0 else 'at first'})."
         )
-        yield Finding(symptom, said)
+        yield SymptomSeen(symptom, said)
 
 
 def _since(is_so: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> int:
@@ -116,7 +116,7 @@ def _when(step: "np.ndarray[tuple[int], np.dtype[np.int64]]", place: int) -> str
     return f"since step {step[place]}, or up to {step[place] - step[place - 1] - 1} steps before"
 
 
-def _overshoot(result: Result, place: int, word: str) -> Iterator[Finding]:
+def _overshoot(result: Result, place: int, word: str) -> Iterator[SymptomSeen]:
     """The highest leap of the loss until a layer was idle: one update that killed it."""
     until = result.loss[result.loss_step <= result.layer_step[place]]
     if until.size < 2 or not np.isfinite(until).all():
@@ -132,10 +132,10 @@ def _overshoot(result: Result, place: int, word: str) -> Iterator[Finding]:
             f"One overshoot made them {word}: an update of {share} a layer's weights, at "
             f"which the loss leapt from {low:.3g} to {high:.3g} at step {step + 1}."
         )
-        yield Finding(Symptom.OVERSHOOT, said)
+        yield SymptomSeen(Symptom.OVERSHOOT, said)
 
 
-def _gradients(result: Result) -> Iterator[Finding]:
+def _gradients(result: Result) -> Iterator[SymptomSeen]:
     """Whether gradients vanish on their way down, or updates are too small to move anything."""
     first, last = (float(result.layer_gradient[0, layer]) for layer in (0, -1))
     depth = result.layer_gradient.shape[1] - 1
@@ -146,21 +146,21 @@ def _gradients(result: Result) -> Iterator[Finding]:
             if first
             else f"Gradients vanish towards the first layer: 0 there, {last:.2g} in the last."
         )
-        yield Finding(Symptom.VANISHING, said)
+        yield SymptomSeen(Symptom.VANISHING, said)
     largest = float(np.median(result.layer_update, axis=0).max())
     if largest < _TINY_UPDATE:
         said = f"An update moves no layer by more than {largest:.1g} of its weights."
-        yield Finding(Symptom.TINY_UPDATES, said)
+        yield SymptomSeen(Symptom.TINY_UPDATES, said)
 
 
-def _explosion(result: Result) -> Iterator[Finding]:
+def _explosion(result: Result) -> Iterator[SymptomSeen]:
     finite = np.flatnonzero(np.isfinite(result.loss))
     if not finite.size:
-        yield Finding(Symptom.EXPLOSION, "No loss was finite, not even with its first weights.")
+        yield SymptomSeen(Symptom.EXPLOSION, "No loss was finite, not even with its first weights.")
         return
     low, high = float(result.loss[0]), float(result.loss[finite].max())
     if high > (1 + _LEAP) * max(low, CHANCE_LOSS):
         step = int(result.loss_step[finite[int(np.argmax(result.loss[finite]))]])
         lost = int(result.loss_step[-1]) if math.isnan(result.loss[-1]) else result.last_step
         said = f"Its loss grew from {low:.3g} to {high:.3g} at step {step}; at {lost} it was lost."
-        yield Finding(Symptom.EXPLOSION, said)
+        yield SymptomSeen(Symptom.EXPLOSION, said)

@@ -16,9 +16,9 @@ from mlp.causes.counts import count_values
 from mlp.causes.observed import complete_space, parameters_of
 from mlp.causes.plan import Results
 from mlp.causes.reproduction import (
-    Course,
+    JudgedCurve,
     Reproduction,
-    compare,
+    compare_curves,
     compare_ends,
     judge_reproduction,
     unlike_sentences,
@@ -307,9 +307,9 @@ def _reproduce(
     for place, group in enumerate(groups):
         steps = _steps_here(group)
         comparisons.append(
-            compare(
+            compare_curves(
                 _in_words(group.config, space),
-                [Course(run.verdict, run.loss, steps) for run in group.runs],
+                [JudgedCurve(run.verdict, run.loss, steps) for run in group.runs],
                 [
                     _sampled(own, group.config, steps)
                     for own in results[place * n_each : (place + 1) * n_each]
@@ -357,7 +357,7 @@ def _steps_here(group: _Group) -> NDArray[np.int64]:
     return np.unique((step * (wanted / last)).round().astype(np.int64)) if last < wanted else step
 
 
-def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> Course:
+def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> JudgedCurve:
     """A rerun as it would have been logged at these steps."""
     loss, at = result.loss, result.loss_step
     if result.step_loss is not None and np.diff(steps).min(initial=1) < np.diff(at).max(initial=1):
@@ -369,4 +369,4 @@ def _sampled(result: Result, config: RunConfig, steps: NDArray[np.int64]) -> Cou
     if not np.isfinite(loss).all() and np.isfinite(taken).all():
         taken = np.append(taken, np.nan)  # it was lost between two of them
         steps = np.append(steps, at[-1])
-    return Course(judge_as_logged(taken, config).verdict, taken, steps)
+    return JudgedCurve(judge_as_logged(taken, config).verdict, taken, steps)

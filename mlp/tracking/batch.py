@@ -5,7 +5,7 @@ a few hundred bytes, and a population is recorded as fast as one run. Whoever wa
 trains its settings again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mlp.config import RunConfig, Value, digest
+from mlp.config import RunConfig, digest
 from mlp.curve import Judgement
 from mlp.errors import RecordError, SettingError, one_line
-from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
+from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
 from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.record import RunRecord, parse_json
 
@@ -27,7 +27,7 @@ _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 @dataclass(frozen=True)
-class Rerun:
+class BatchedRerun:
     """What is kept of a rerun.
 
     Attributes:
@@ -119,7 +119,7 @@ def read_batch(text: str) -> Batch:
         raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
 
 
-def reruns_of(batch: Batch) -> list[Rerun]:
+def reruns_of(batch: Batch) -> list[BatchedRerun]:
     """The reruns of a batch, their settings through the schema's own door.
 
     Raises:
@@ -131,21 +131,13 @@ def reruns_of(batch: Batch) -> list[Rerun]:
         if settings.keys() != settings_of(RunConfig()).keys():  # a default may change one day
             raise RecordError(f"{BATCH_FILE} must have every setting of each rerun")
         try:
-            config = read_run(_grouped(settings))
+            config = read_run(grouped(settings))
         except SettingError as error:
             raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
         curve = ThinCurve(np.array(own.loss, np.float64), np.array(own.step, np.int64))
         times = own.started_ms, own.ended_ms
-        found.append(Rerun(config, own.judgement, curve, batch.data_digest, *times))
+        found.append(BatchedRerun(config, own.judgement, curve, batch.data_digest, *times))
     return found
-
-
-def _grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
-    groups: dict[str, dict[str, Value]] = {}
-    for path, value in settings.items():
-        group, _, name = path.partition(".")
-        groups.setdefault(group, {})[name] = value
-    return groups
 
 
 _batches = TypeAdapter(Batch)

@@ -46,7 +46,7 @@ from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
 from mlp.tracking import record, runs
-from mlp.tracking.batch import Rerun, read_batch, reruns_of
+from mlp.tracking.batch import BatchedRerun, read_batch, reruns_of
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params
@@ -492,7 +492,7 @@ def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
 
 def _read_batches(store: Store, run: Run) -> list[PastRun]:
     """The reruns in the files of an explanation's run."""
-    reruns: list[Rerun] = []
+    reruns: list[BatchedRerun] = []
     address, run_id = str(run.info.artifact_uri), str(run.info.run_id)
     with TemporaryDirectory() as folder:
         repository = _repository(str(store.client.tracking_uri), address)

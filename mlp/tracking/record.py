@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mlp.config import RunConfig, Value, canonical_json
+from mlp.config import RunConfig, canonical_json
 from mlp.curve import Judgement, judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
-from mlp.settings import YOUNGER_SETTINGS, read_run, recorded_settings, settings_of
+from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 
 Array = NDArray[Any]
@@ -282,7 +282,7 @@ def write_recipe(recipe: Recipe) -> str:
     return canonical_json(
         {
             "version": _VERSION,
-            "settings": _grouped(recorded_settings(recipe.config)),
+            "settings": grouped(recorded_settings(recipe.config)),
             "data_digest": recipe.data_digest,
             "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
         }
@@ -328,14 +328,6 @@ def parse_json(text: str, *, source: str) -> Any:
         raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
 
 
-def _grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
-    groups: dict[str, dict[str, Value]] = {}
-    for path, value in settings.items():
-        group, _, name = path.partition(".")
-        groups.setdefault(group, {})[name] = value
-    return groups
-
-
 def _parse(text: str) -> Any:
     if len(text.encode(errors="surrogatepass")) > LARGEST_TEXT:
         _refuse(f"it must be at most {LARGEST_TEXT} bytes long, but is longer")
@@ -372,8 +364,8 @@ def _read_settings(values: Any) -> RunConfig:
 
     A setting that is younger than the record may be missing, and is what was done at that time.
     """
-    expected = _grouped(settings_of(RunConfig()))
-    younger = _grouped(YOUNGER_SETTINGS)
+    expected = grouped(settings_of(RunConfig()))
+    younger = grouped(YOUNGER_SETTINGS)
     _check_keys("settings", values, set(expected))
     for group, settings in expected.items():
         _check_keys(f"settings.{group}", values[group], set(settings), younger.get(group, ()))

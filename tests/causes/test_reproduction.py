@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mlp.causes.reproduction import (
-    Course,
-    compare,
+    JudgedCurve,
+    compare_curves,
     compare_ends,
     judge_reproduction,
     unlike_sentences,
@@ -16,18 +16,18 @@ STEPS = np.arange(150)
 
 
 def falling(rng, rate=0.97):
-    return Course(Verdict.LEARNING, 0.7 * (rate + 0.005 * rng.uniform(-1, 1)) ** STEPS, STEPS)
+    return JudgedCurve(Verdict.LEARNING, 0.7 * (rate + 0.005 * rng.uniform(-1, 1)) ** STEPS, STEPS)
 
 
 def swinging(rng, height=2.0):
     loss = 0.5 + height * rng.uniform(0.7, 1) * ((STEPS + rng.randint(2)) % 2)
-    return Course(Verdict.OSCILLATING, loss, STEPS)
+    return JudgedCurve(Verdict.OSCILLATING, loss, STEPS)
 
 
 def lost(rng):
     loss = 0.7 * 1.1**STEPS
     loss[rng.randint(60, 90) :] = np.nan
-    return Course(Verdict.DIVERGED, loss, STEPS)
+    return JudgedCurve(Verdict.DIVERGED, loss, STEPS)
 
 
 def many(draw, n, seed, **settings):
@@ -41,7 +41,7 @@ def test_what_is_drawn_alike_comes_out_alike(draw):
     n_other = sum(
         not judge_reproduction(
             [
-                compare(f"{i}", many(draw, 3, 9 * k + i), many(draw, 24, 1000 + 9 * k + i))
+                compare_curves(f"{i}", many(draw, 3, 9 * k + i), many(draw, 24, 1000 + 9 * k + i))
                 for i in range(3)
             ]
         ).is_alike
@@ -59,8 +59,8 @@ def test_what_is_drawn_alike_comes_out_alike(draw):
     ],
 )
 def test_what_goes_otherwise_is_another_program(runs, said):
-    same = compare("lr=0.1", many(falling, 3, 2), many(falling, 24, 3))
-    other = compare("lr=3", runs, many(falling, 24, 4))
+    same = compare_curves("lr=0.1", many(falling, 3, 2), many(falling, 24, 3))
+    other = compare_curves("lr=3", runs, many(falling, 24, 4))
     found = judge_reproduction([same, other])
     assert not found.is_alike
     assert found.p_value < 0.001
@@ -73,15 +73,17 @@ def test_what_goes_otherwise_is_another_program(runs, said):
 
 
 def test_reruns_that_swing_where_no_run_did_are_another_program_too():
-    found = judge_reproduction([compare("", many(falling, 4, 1), many(swinging, 24, 2))])
+    found = judge_reproduction([compare_curves("", many(falling, 4, 1), many(swinging, 24, 2))])
     [first, _] = unlike_sentences(found, [])
     assert first.startswith("These settings oscillate in a correct network of this kind, in 24 of")
 
 
 def test_one_run_that_swings_alone_is_no_ground_for_a_cause():
     """One of many may be chance; of the one that swings, reruns would say nothing."""
-    quiet = [compare(f"{i}", many(falling, 3, i), many(falling, 24, 50 + i)) for i in range(8)]
-    alone = compare("lr=3", many(swinging, 1, 1), many(falling, 24, 4))
+    quiet = [
+        compare_curves(f"{i}", many(falling, 3, i), many(falling, 24, 50 + i)) for i in range(8)
+    ]
+    alone = compare_curves("lr=3", many(swinging, 1, 1), many(falling, 24, 4))
     assert not judge_reproduction([*quiet, alone]).is_alike
 
 
@@ -89,10 +91,10 @@ def test_a_rounding_and_some_examples_more_are_no_difference():
     """Another program rounds otherwise, and may hold out other examples."""
     reruns = many(falling, 24, 1)
     shifted = [
-        Course(run.verdict, np.interp(STEPS * 1.15, STEPS, run.loss) * (1 + 1e-6), STEPS)
+        JudgedCurve(run.verdict, np.interp(STEPS * 1.15, STEPS, run.loss) * (1 + 1e-6), STEPS)
         for run in many(falling, 4, 2)
     ]
-    assert judge_reproduction([compare("", shifted, reruns)]).is_alike
+    assert judge_reproduction([compare_curves("", shifted, reruns)]).is_alike
 
 
 def test_ends_of_changed_reruns_contradict_runs_that_all_swing():
