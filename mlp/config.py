@@ -8,10 +8,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, Strict
 from pydantic.dataclasses import dataclass
 
 from mlp.errors import shown
+from mlp.program import Program
 
 Value = bool | int | float | str | None | list[Any]
 
@@ -25,7 +26,7 @@ _SEED_END = 2**32  # RandomState takes seeds below this
 _Seed = Annotated[_Int, Field(ge=0, lt=_SEED_END)]
 _NAME = r"^\w[\w.-]*$"  # of a study; it is a folder's name too
 # Far beyond what can be trained; larger numbers are slips, and NumPy's indices end somewhere.
-_MAX_STEPS = 1_000_000_000
+MAX_STEPS = 1_000_000_000
 _MAX_WIDTH = 65_536
 
 
@@ -189,9 +190,9 @@ class Optimizer:
 class Training:
     """How long, on what, and with which random streams."""
 
-    steps: Annotated[_Int, Field(ge=1, le=_MAX_STEPS, description="updates of the weights")] = 500
+    steps: Annotated[_Int, Field(ge=1, le=MAX_STEPS, description="updates of the weights")] = 500
     batch_size: Annotated[
-        Annotated[_Int, Field(ge=1, le=_MAX_STEPS)] | None,
+        Annotated[_Int, Field(ge=1, le=MAX_STEPS)] | None,
         Field(description="examples in a step; null: all"),
     ] = None
     dtype: Annotated[
@@ -201,7 +202,7 @@ class Training:
     order_seed: Annotated[_Seed, Field(description="seed of the order of the batches")] = 0
     evaluate_every: Annotated[
         _Int,
-        Field(ge=1, le=_MAX_STEPS, description="steps from one validation accuracy to the next"),
+        Field(ge=1, le=MAX_STEPS, description="steps from one validation accuracy to the next"),
     ] = 10
     sharpness_points: Annotated[
         _Int, Field(ge=0, le=1000, description="steps at which sharpness is measured; full batch")
@@ -264,8 +265,59 @@ class Execution:
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
+class OwnSettings:
+    """What is typed of an own training function, beside its arguments."""
+
+    file: Annotated[
+        Annotated[_Text, Field(min_length=4)] | None,
+        Field(description="your training function, FILE.py or FILE.py:FUNCTION; null: built in"),
+    ] = None
+    timeout_s: Annotated[
+        _Float, Field(gt=0, le=1e7, description="a run that takes longer is ended, and has failed")
+    ] = 3600.0
+    roles: Annotated[
+        dict[str, _Text],
+        Field(description="learning_rate, batch_size, seed, steps: the argument that is this"),
+    ] = dataclasses.field(default_factory=dict)
+    changed: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="train although the file is not as it was for the run or study"),
+    ] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A run of the user's own training function, in the place of the built-in network.
+
+    Attributes:
+        values: one an argument, in the signature's order; lists as tuples. None: the function's own
+            default.
+        path: of the file on this machine; None where only a record tells of the run, so that it
+            cannot be trained.
+        timeout_s: seconds that a run may take.
+        changed: whether a file with other texts than those of a record is executed.
+    """
+
+    program: Program
+    values: tuple[Any, ...]
+    path: str | None = dataclasses.field(default=None, compare=False)
+    timeout_s: float = dataclasses.field(default=OwnSettings().timeout_s, compare=False)
+    changed: bool = dataclasses.field(default=False, compare=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Argument -> value."""
+        names = (own.name for own in self.program.arguments)
+        return dict(zip(names, self.values, strict=True))
+
+
+@dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class RunConfig:
-    """Everything that defines one run, and where it is trained and tracked."""
+    """Everything that defines one run, and where it is trained and tracked.
+
+    Attributes:
+        own: an own function, whose arguments and `training.seed` are then all that counts of it.
+    """
 
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
@@ -275,6 +327,7 @@ class RunConfig:
     training: Training = dataclasses.field(default_factory=Training)
     tracking: Tracking = dataclasses.field(default_factory=Tracking)
     execution: Execution = dataclasses.field(default_factory=Execution)
+    own: Annotated[Own | None, SkipValidation] = None
 
     def __post_init__(self) -> None:
         if self.gradient.derivative == "question" and self.model.activation != "sigmoid":
@@ -302,9 +355,12 @@ class Study:
         Field(description="its name; null: its file's and a digest of what determines results"),
     ] = None
     objective: Annotated[
-        Literal["validation_accuracy", "training_loss", "oscillation"],
-        Field(description="what the search maximizes (training_loss: minimizes)"),
-    ] = "validation_accuracy"
+        Annotated[_Text, Field(min_length=1, max_length=100)] | None,
+        Field(
+            description="validation_accuracy, training_loss or oscillation; of an own function a "
+            "name it yields; null: the first, of an own function its loss"
+        ),
+    ] = None
     sampler: Annotated[
         Literal["tpe", "random", "qmc", "grid"], Field(description="how trials are drawn")
     ] = "tpe"
@@ -355,6 +411,11 @@ class SweepConfig:
     base: RunConfig
     study: Study
 
+    @property
+    def objective(self) -> str:
+        """What the search looks for."""
+        return self.study.objective or OBJECTIVES[0 if self.base.own is None else 1]
+
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Explain:
@@ -396,5 +457,6 @@ class ExplainConfig:
     given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+OBJECTIVES = "validation_accuracy", "training_loss", "oscillation"
 RUN_GROUPS = tuple(field.name for field in dataclasses.fields(RunConfig))
-RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, not what
+RESULT_GROUPS = RUN_GROUPS[:6]  # the others say where, or whose code is trained, not what

@@ -73,6 +73,7 @@ class Verdict(WithSentence):
     STALLED = "stalled", "The loss is flat and high: little was learned and nothing moves."
     FLAT = "flat", "The loss is flat; whether that is low is not known of a loss below zero."
     CONVERGED = "converged", "The loss is flat and low: the run has learned and settled."
+    FAILED = "failed", "The function did not come to its end, so there is nothing to judge."
 
 
 class Swung(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlp.curve import Judgement, Verdict, judge_curve, judge_run
+from mlp.curve import Judgement, Verdict, judge_curve
 from mlp.errors import DataError, MissingInputError, MlpError, SettingError, one_line, shown
 
 _USAGE = """\
@@ -383,6 +383,7 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
     store = existing_store(Tracking(uri=asked.uri), f"file, run or experiment {shown(source)}")
 
     from mlp.tracking.read import fetch_run, is_run_id
+    from mlp.tracking.record import judge_result
     from mlp.tracking.store import one_sentence
 
     with one_sentence(store.uri):
@@ -398,7 +399,7 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
             run_id, name = run.info.run_id, f"{run.info.run_name} ({run.info.run_id})"
             if "mlp.curve_digest" in run.data.tags and asked.column is None:
                 own = fetch_run(store, run_id)
-                judgement = judge_run(own.result, own.recipe.config.training.batch_size)
+                judgement = judge_result(own.recipe.config, own.result)
                 yield LossSeries(name, own.result.loss, judgement=judgement)
                 continue
             if "mlp.study" in run.data.tags:

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
-from mlp.curve import judge_run
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line, patiently
 from mlp.run import Run
@@ -26,7 +25,7 @@ from mlp.terminal.screen import Terminal, say, silent
 from mlp.tracking.display import doctor_command, rerun_command, run_name
 from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
-from mlp.tracking.record import RunRecord
+from mlp.tracking.record import RunRecord, judge_result
 from mlp.train import register_model, train_record
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -230,7 +229,7 @@ def _answer(
         if before[path] != after[path]
     ]
     old, new = original.result, record.result
-    judged = judge_run(old, original.recipe.config.training.batch_size)
+    judged = judge_result(original.recipe.config, old)
     verdicts = judged.verdict, record.judgement.verdict
     lines += [
         f"verdict {verdicts[0].value} -> {verdicts[1].value}",

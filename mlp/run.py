@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 
 from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
-from mlp.curve import Judgement, Verdict, judge_run
+from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Result
 from mlp.errors import MissingInputError, RecordError, one_line
 from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
 from mlp.tracking.display import layer_curves
+from mlp.tracking.record import judge_result
 from mlp.tracking.three_or_seven import SCALES, Network
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -50,7 +51,7 @@ class Run:
     @cached_property
     def judgement(self) -> Judgement:
         """What the loss curve did, and the numbers behind it."""
-        return judge_run(self.result, self.config.training.batch_size)
+        return judge_result(self.config, self.result)
 
     @property
     def verdict(self) -> Verdict:

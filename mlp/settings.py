@@ -17,16 +17,20 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from mlp.config import (
+    OBJECTIVES,
     RESULT_GROUPS,
     RUN_GROUPS,
     Explain,
     ExplainConfig,
+    Own,
+    OwnSettings,
     RunConfig,
     Study,
     SweepConfig,
     Value,
 )
 from mlp.errors import SettingError, one_line, shown
+from mlp.program import read_program
 
 _LOCAL_SETTINGS = frozenset({"data.root"})
 # Settings that are younger than the first records, and what was done before there were any: no
@@ -42,6 +46,8 @@ _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 """What others call a setting -> what it is called here."""
 
 _RUN, _STUDY, _EXPLAIN = TypeAdapter(RunConfig), TypeAdapter(Study), TypeAdapter(Explain)
+_OWN = TypeAdapter(OwnSettings)
+SEED = "training.seed"
 _T = TypeVar("_T")
 
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -58,12 +64,44 @@ def settings_of(config: RunConfig) -> dict[str, Value]:
         >>> settings_of(RunConfig())["gradient.normalization"]
         'mean'
     """
+    if config.own is not None:
+        return _own_settings_of(config, config.own)
     flat: dict[str, Value] = {}
     for group in RESULT_GROUPS:
         for name, value in dataclasses.asdict(getattr(config, group)).items():
             if f"{group}.{name}" not in _LOCAL_SETTINGS:
                 flat[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _own_settings_of(config: RunConfig, own: Own) -> dict[str, Value]:
+    """The arguments of an own function, and the seed of the global streams if it takes none."""
+    values = {
+        f"own.{name}": list(value) if isinstance(value, tuple) else value
+        for name, value in own.arguments.items()
+    }
+    return values if own.program.role("seed") else {**values, SEED: config.training.seed}
+
+
+def seeds_of(config: RunConfig) -> tuple[str, ...]:
+    """The settings of a run that say which random numbers it draws.
+
+    Example:
+        >>> seeds_of(RunConfig())
+        ('training.seed',)
+    """
+    if config.own is not None:
+        argument = config.own.program.role("seed")
+        return (f"own.{argument}",) if argument else (SEED,)
+    return (SEED, "training.order_seed") if config.training.batch_size is not None else (SEED,)
+
+
+def learning_rate_of(config: RunConfig) -> str | None:
+    """The setting that is the learning rate; None where an own function has none."""
+    if config.own is None:
+        return "optimizer.learning_rate"
+    argument = config.own.program.role("learning_rate")
+    return f"own.{argument}" if argument else None
 
 
 def recorded_settings(config: RunConfig) -> dict[str, Value]:
@@ -87,7 +125,8 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
 
     Args:
         values: group -> setting -> value, as composed by Hydra or read from a record. Missing
-            settings take the schema's defaults.
+            settings take the schema's defaults. `own` has the file of an own function, whose
+            signature is read, and values of its arguments; or it is an `Own`.
 
     Raises:
         SettingError: for an unknown setting, a wrong type, a value out of range, or widths that do
@@ -101,7 +140,54 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
         mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
 'optimizer.learning_rate'?
     """
-    return _read(_RUN, dict(values))
+    own = values.get("own")
+    if isinstance(own, Mapping):
+        own = _read_own(own)
+    return _read(_RUN, {**values, "own": own})
+
+
+def _read_own(values: Mapping[str, Any]) -> Own | None:
+    names = [field.name for field in dataclasses.fields(OwnSettings)]
+    typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
+    arguments = {name: value for name, value in values.items() if name not in names}
+    if typed.file is None:
+        if arguments:
+            name = next(iter(arguments))
+            raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
+        return None
+    program, path = read_program(typed.file, typed.roles)
+    own = Own(program, (), str(path), typed.timeout_s, typed.changed)
+    return with_arguments(own, arguments)
+
+
+def with_arguments(own: Own, changes: Mapping[str, Any]) -> Own:
+    """The same function with some arguments set, the others as they were or by default.
+
+    Raises:
+        SettingError: for an argument that it does not have, that it misses, or a wrong value.
+    """
+    program = own.program
+    for name in changes:
+        if program.argument(name) is None:
+            known = [f"own.{each.name}" for each in program.arguments]
+            near = unknown_setting(f"own.{name}", known) if known else f"unknown setting own.{name}"
+            near = near.replace("; --help lists the settings", f"; there are {', '.join(known)}")
+            raise SettingError(f"{near} ({program.file}:{program.function})")
+    before = own.arguments if own.values else {}
+    values = []
+    for argument in program.arguments:
+        if argument.name in changes:
+            values.append(argument.checked(changes[argument.name]))
+        elif argument.name in before:
+            values.append(before[argument.name])
+        elif argument.is_required:
+            raise SettingError(
+                f"own.{argument.name} must be given: {program.function} in {program.file} has no "
+                "default for it"
+            )
+        else:
+            values.append(argument.default)
+    return dataclasses.replace(own, values=tuple(values))
 
 
 def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
@@ -113,7 +199,18 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
         SettingError: as `read_run`.
     """
     base = read_run({group: value for group, value in values.items() if group != "study"})
-    return SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
+    config = SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
+    if base.own is None and config.objective not in OBJECTIVES:
+        near = difflib.get_close_matches(config.objective, OBJECTIVES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SettingError(
+            f"study.objective must be one of {', '.join(OBJECTIVES)}, "
+            f"but is {shown(config.objective)}{hint}"
+        )
+    # It is part of what a study is, so that it stands there also where nobody typed it.
+    return dataclasses.replace(
+        config, study=dataclasses.replace(config.study, objective=config.objective)
+    )
 
 
 def read_explain(
@@ -157,10 +254,16 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         >>> with_settings(RunConfig(), {"model.depth": 3}).model.depth
         3
     """
-    values = dataclasses.asdict(config)
+    values = {
+        group: config.own if group == "own" else dataclasses.asdict(getattr(config, group))
+        for group in RUN_GROUPS
+    }
     for path, value in changes.items():
         group, _, name = path.partition(".")
-        if group not in values or not name:
+        if group == "own" and config.own is not None and name:
+            values["own"] = with_arguments(values["own"], {name: value})
+            continue
+        if group not in values or not name or group == "own":
             raise SettingError(unknown_setting(path, setting_paths()))
         values[group][name] = value
     return read_run(values)
@@ -213,7 +316,7 @@ def default_settings(command: str = "train") -> dict[str, Any]:
 
 
 def _groups(command: str) -> dict[str, Any]:
-    groups = {name: getattr(RunConfig(), name) for name in RUN_GROUPS}
+    groups = {name: getattr(RunConfig(), name) or OwnSettings() for name in RUN_GROUPS}
     return groups | _FURTHER.get(command, {})
 
 

@@ -3,15 +3,16 @@
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from mlp.addresses import resolve
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.data.dataset import load
+from mlp.data.dataset import examples_for, load
 from mlp.errors import DataError
 from mlp.run import Run
-from mlp.settings import read_run, with_settings
+from mlp.settings import read_run
 from mlp.terminal.compose import Settings, run_config, typed_configs
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, counting, say, silent
@@ -131,15 +132,14 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    data = load(config.data, notice=lambda line: say(console, line))
+    config, data = examples_for(config, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "
             f"digest {expected_digest}, here {data.digest}"
         )
-    config = with_settings(config, {"data.name": data.name})
     thresholds = None if pruned_at is None else {pruned_at: math.inf}
-    n_steps = config.training.steps
+    n_steps = _n_steps(config)
     with counting(console, "steps", n_steps) as told:
         [record] = train_runs(
             [config],
@@ -151,13 +151,27 @@ def train_record(
     return record
 
 
+def _n_steps(config: RunConfig) -> int:
+    """How many steps the bar shows; of an own function 1 where no argument says it."""
+    if config.own is None:
+        return config.training.steps
+    steps = config.own.arguments.get(config.own.program.role("steps") or "")
+    return steps if isinstance(steps, int) and steps > 0 else 1
+
+
 def say_result(record: RunRecord, console: Console) -> None:
     """Shows the verdict and the last numbers of a run."""
     result, judgement = record.result, record.judgement
     line = f"{judgement.verdict.value}: {judgement.sentence}"
+    if result.own is not None and result.own.fault is not None:
+        line = f"{judgement.verdict.value}: {result.own.fault}"
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
+    if judgement.verdict is Verdict.FAILED and not np.isfinite(result.loss).any():
+        last = "it gave no loss"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
+    for name, values in (result.own.series if result.own is not None else {}).items():
+        last += f", {name} {values[-1]:.6g}"
     say(console, line, last)
 
 

@@ -20,7 +20,14 @@ from mlp.data.mnist import (
     read_cache,
     read_folder,
 )
-from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
+from mlp.errors import (
+    DataError,
+    MissingInputError,
+    SettingError,
+    StoreError,
+    UnavailableError,
+)
+from mlp.settings import with_settings
 
 Integers = NDArray[np.int64]
 
@@ -68,7 +75,9 @@ class Dataset:
         validation: what the search looks at; empty where nothing is held out.
         test: what is looked at last.
         digest: SHA-256 of name, scale and all examples before training and validation part were
-            separated; 64 hex digits. It does not depend on the split's settings.
+            separated; 64 hex digits. It does not depend on the split's settings. Of an own
+            function, which has examples of its own: of the program.
+        program: file of that function; None: there is none, and the parts hold examples.
     """
 
     name: str
@@ -78,6 +87,38 @@ class Dataset:
     validation: Part
     test: Part
     digest: str
+    program: Path | None = None
+
+
+def examples_for(
+    config: schema.RunConfig, *, notice: Callable[[str], None]
+) -> tuple[schema.RunConfig, Dataset]:
+    """What a run is trained on, and the config with its name in it.
+
+    Args:
+        config: its data may be `auto`; or of an own function, which has examples of its own.
+        notice: as of `load`.
+
+    Raises:
+        SettingError: for an own function whose file nobody named.
+        MlpError: as `load`.
+    """
+    if config.own is not None:
+        return config, _of_program(config.own)
+    data = load(config.data, notice=notice)
+    return with_settings(config, {"data.name": data.name}), data
+
+
+def _of_program(own: schema.Own) -> Dataset:
+    """No examples, but the program that has them."""
+    if own.path is None:
+        file = own.program.file
+        raise SettingError(
+            f"this was trained by a function in {file}, and what a record says is not executed; "
+            f"name the file: own.file={file}:{own.program.function}"
+        )
+    none = Part(np.empty((0, 0), np.uint8), np.empty(0, np.uint8))
+    return Dataset("own", 1, (0, 0), none, none, none, own.program.digest, Path(own.path))
 
 
 def features(

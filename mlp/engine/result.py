@@ -17,6 +17,30 @@ class Ending(WithSentence):
     NON_FINITE = "non_finite", "The loss became infinite or undefined, and the training ended."
     PRUNED = "pruned", "The validation accuracy fell short of its threshold."
     CRASHED = "crashed", "Each worker that trained it alone died; nothing is known of it."
+    FAILED = "failed", "The function raised an exception, crashed, hung, or gave no loss."
+
+
+@dataclass(frozen=True, eq=False)
+class OwnTrace:
+    """What a user's own training function gave beside its loss.
+
+    Attributes:
+        series: name -> `(entry,)` float64, what it yields beside the loss; NaN where it did not.
+        kept: name -> array of numbers that it returned.
+        fault: what went wrong, with its line; None: nothing.
+        printed: the end of what it printed.
+        notes: what it returned that could not be kept.
+        versions: of the packages that its file imports.
+        source: the text of its file.
+    """
+
+    series: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    kept: Mapping[str, Array] = field(default_factory=dict)
+    fault: str | None = None
+    printed: str = ""
+    notes: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +80,8 @@ class Result:
         layer_idle: `(m, hidden layer)` float64, share of the units, 0 to 1, that are dead (relu: 0
             for each of those examples) or saturated (sigmoid, tanh: within a hundredth of an end
             of their range for at least 95 % of them).
+        own: of a user's own function, which has no weights, accuracies and layers here; None: the
+            built-in network.
     """
 
     loss: NDArray[np.float64]
@@ -75,6 +101,7 @@ class Result:
     layer_gradient: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     layer_update: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     layer_idle: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    own: OwnTrace | None = None
 
 
 @dataclass(frozen=True)

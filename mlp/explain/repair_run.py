@@ -19,7 +19,7 @@ from mlp.causes.repair import (
 )
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
-from mlp.curve import Judgement, judge_run
+from mlp.curve import Judgement
 from mlp.data.dataset import Dataset, load
 from mlp.errors import DataError, patiently
 from mlp.explain.reruns import Retrainer, recorded_explanation
@@ -32,6 +32,7 @@ from mlp.tracking.display import doctor_command, explain_command, rerun_command,
 from mlp.tracking.drain import Drain, record_run
 from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import TrackedRun, fetch_run, read_reruns
+from mlp.tracking.record import judge_result
 from mlp.tracking.runs import describe_answer
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.training.executor import n_threads, open_executor
@@ -76,7 +77,7 @@ def repair_run(
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
-    judged = judge_run(original.result, original.recipe.config.training.batch_size)
+    judged = judge_result(original.recipe.config, original.result)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if not needs_repair(judged):
         say(console, "this run ends well: there is nothing to stop in it")

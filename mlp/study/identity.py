@@ -38,12 +38,14 @@ def check_study(config: SweepConfig) -> None:
             objective that needs examples held out where none are.
     """
     study, base = config.study, config.base
-    if study.objective == "validation_accuracy" and base.data.validation_fraction == 0:
+    if base.own is not None:
+        _check_own(config)
+    elif config.objective == "validation_accuracy" and base.data.validation_fraction == 0:
         raise SettingError(
             "study.objective=validation_accuracy needs data.validation_fraction greater than 0"
         )
     if study.pruner != "none" and (
-        study.objective == "oscillation" or base.data.validation_fraction == 0
+        config.objective == "oscillation" or base.data.validation_fraction == 0
     ):
         raise SettingError(
             f"study.pruner={study.pruner} goes by validation accuracy and ends curves early, so it "
@@ -60,6 +62,25 @@ def check_study(config: SweepConfig) -> None:
         check_enqueued(flat(point), space, base)
     if study.sampler == "grid":
         check_grid(space, base)
+
+
+def _check_own(config: SweepConfig) -> None:
+    """Refuses what a study of an own function cannot do."""
+    study = config.study
+    for name, value, none in (
+        ("pruner", study.pruner, "none"),
+        ("confirm_seeds", study.confirm_seeds, 0),
+    ):
+        if value != none:
+            raise SettingError(
+                f"study.{name} must be {none} with own.file: it needs the built-in network, but is "
+                f"{value}"
+            )
+    if config.base.tracking.register is not None:
+        raise SettingError(
+            "tracking.register must be null with own.file: only a network of this "
+            "program becomes a model"
+        )
 
 
 def identity(config: SweepConfig, data_name: str, data_digest: str) -> dict[str, Any]:
@@ -81,7 +102,7 @@ def identity(config: SweepConfig, data_name: str, data_digest: str) -> dict[str,
         "space": json.loads(canonical_json(flat(study.space))),
         "enqueue": [json.loads(canonical_json(flat(point))) for point in study.enqueue],
         "study": {
-            "objective": study.objective,
+            "objective": config.objective,
             "sampler": study.sampler,
             "seed": study.seed,
             "generation": study.generation,

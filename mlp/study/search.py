@@ -55,11 +55,7 @@ WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance l
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
 _FORECASTS = "mlp.forecasts/"  # and the number of a generation's first trial
-DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
-    "validation_accuracy": "maximize",
-    "training_loss": "minimize",
-    "oscillation": "maximize",
-}
+_LESS_IS_BETTER = ("loss", "error", "cost")  # parts of the names of what is minimized
 
 T = TypeVar("T")
 _MOST_DIFFERENCES = 5  # that are named
@@ -184,6 +180,22 @@ def known_data(storage: Storage, config: SweepConfig) -> str | None:
     return None
 
 
+def direction_of(objective: str) -> Literal["maximize", "minimize"]:
+    """Whether a search looks for the highest or the lowest value.
+
+    Example:
+        >>> direction_of("oscillation"), direction_of("training_loss"), direction_of("val_error")
+        ('maximize', 'minimize', 'minimize')
+    """
+    is_less = any(part in objective.lower() for part in _LESS_IS_BETTER)
+    return "minimize" if is_less else "maximize"
+
+
+def objective_of(search: "Search") -> str:
+    """What a study looks for."""
+    return SweepConfig(base=search.base, study=search.config).objective
+
+
 def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) -> Search:
     """Opens the study of this identity, or creates it.
 
@@ -195,7 +207,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     """
     name = study_name(config, what)
     existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
-    direction = DIRECTIONS[config.study.objective]
+    direction = direction_of(config.objective)
     if name in existing and not _is_blank(existing[name], direction):
         _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
     study = optuna.create_study(
@@ -207,7 +219,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     if _IDENTITY not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([config.study.objective])  # else it is called "Objective 0"
+            study.set_metric_names([config.objective])  # else it is called "Objective 0"
         study.set_user_attr(_IDENTITY, canonical_json(what))
     space = read_space(config.study.space, config.base)
     return Search(
@@ -290,7 +302,7 @@ def ask(search: Search) -> list[Trial]:
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
     """Asks Optuna's sampler, in a copy of the study that holds earlier generations alone."""
-    copy = optuna.create_study(direction=DIRECTIONS[search.config.objective])
+    copy = optuna.create_study(direction=direction_of(objective_of(search)))
     copy.add_trials(earlier)
     trials = []
     for number in numbers:
@@ -390,7 +402,7 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
 
 def best_row(search: Search) -> TrialRow | None:
     """The trial with the best value, the earliest of equals; None where all diverged."""
-    sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1
+    sign = 1 if direction_of(objective_of(search)) == "minimize" else -1
     finished = [(row, row.value) for row in rows(search) if row.value is not None]
     best = min(finished, key=lambda pair: (sign * pair[1], pair[0].number), default=None)
     return best[0] if best else None

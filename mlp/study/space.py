@@ -33,7 +33,13 @@ from typing import Any
 
 from mlp.config import RESULT_GROUPS, RunConfig, Value
 from mlp.errors import SettingError, one_line, shown
-from mlp.settings import default_settings, setting_paths, unknown_setting, with_settings
+from mlp.settings import (
+    default_settings,
+    setting_paths,
+    settings_of,
+    unknown_setting,
+    with_settings,
+)
 
 _LARGEST = sys.float_info.max
 _MOST_STEPS = 1_000_000  # in a range of floats; beyond that they are not told apart for certain
@@ -327,9 +333,9 @@ def read_space(values: Mapping[str, Any], base: RunConfig) -> Space:
         SettingError: for an unknown path, low above high, log from zero, an unknown key, a circular
             or missing dependence, or a value that the schema refuses; one sentence.
     """
-    entries = [_read_entry(path, value) for path, value in _flatten(values, "")]
+    entries = [_read_entry(path, value, base) for path, value in _flatten(values, "")]
     space = _ordered(entries)
-    _check_dependences(space)
+    _check_dependences(space, base)
     _check_against_schema(space, base)
     return space
 
@@ -368,9 +374,7 @@ def _value_at(path: str, drawn: Mapping[str, Value], base: RunConfig) -> Value:
     """What was drawn for a setting, else its value in the base."""
     if path in drawn:
         return drawn[path]
-    group, _, name = path.partition(".")
-    value: Value = getattr(getattr(base, group), name)
-    return value
+    return settings_of(base)[path]
 
 
 def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
@@ -419,8 +423,15 @@ def _flatten(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
             yield path, value
 
 
-def _read_entry(path: str, value: Any) -> Entry:
-    known = {name for name in setting_paths() if name.partition(".")[0] in RESULT_GROUPS}
+def _searchable(base: RunConfig) -> set[str]:
+    """The settings that a study may vary."""
+    if base.own is not None:
+        return set(settings_of(base))
+    return {name for name in setting_paths() if name.partition(".")[0] in RESULT_GROUPS}
+
+
+def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
+    known = _searchable(base)
     if path not in known:
         raise SettingError(
             unknown_setting(f"study.space.{path}", [f"study.space.{n}" for n in known])
@@ -462,14 +473,14 @@ def _ordered(entries: list[Entry]) -> Space:
     return tuple(done)
 
 
-def _check_dependences(space: Space) -> None:
+def _check_dependences(space: Space, base: RunConfig) -> None:
     """Refuses a branch for a value that does not exist, and a value without a branch."""
     sources = {entry.path: entry for entry in space}
     for entry in space:
         if entry.by is None:
             continue
         for branch in entry.domains:
-            _check_branch(entry, branch)
+            _check_branch(entry, branch, base)
         source = sources.get(entry.by)
         if source is not None and source.each_layer:
             raise SettingError(
@@ -485,7 +496,7 @@ def _check_dependences(space: Space) -> None:
                 _branch(entry, domain.point(index))
 
 
-def _check_branch(entry: Entry, branch: str) -> None:
+def _check_branch(entry: Entry, branch: str, base: RunConfig) -> None:
     """The key of a branch must be a value of the setting that is depended on."""
     assert entry.by is not None
     values: list[Value] = [branch]
@@ -494,7 +505,7 @@ def _check_branch(entry: Entry, branch: str) -> None:
     refused = ""
     for value in values:
         try:
-            with_settings(RunConfig(), {entry.by: value})
+            with_settings(base if base.own is not None else RunConfig(), {entry.by: value})
         except SettingError as error:
             refused = refused or str(error)
         else:
@@ -509,7 +520,7 @@ def _branch(entry: Entry, value: Value) -> str:
         raise SettingError(
             f"study.space.{entry.path} has no domain for {entry.by}={branch}; "
             f"it has {', '.join(entry.domains)}; "
-            f"'{branch}: [{typed(default_settings()[entry.path])}]' keeps the default there"
+            f"'{branch}: [{typed(default_settings().get(entry.path))}]' keeps the default there"
         )
     return branch
 

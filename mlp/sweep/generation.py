@@ -144,7 +144,7 @@ def train_generation(
         )
     still_held()
     for trial in trials:
-        search.tell(opened, trial, _outcome(records[trial.number], opened.config.objective))
+        search.tell(opened, trial, _outcome(records[trial.number], search.objective_of(opened)))
         keeper.upload(trial.number)
     return records
 
@@ -193,7 +193,7 @@ def restore_missing(
         records = train_again(opened, rows, data, where)
         keeper.keep_trials(dict(zip((row.number for row in rows), records, strict=True)))
         for row, record in zip(rows, records, strict=True):
-            n_different += objective_value(record, opened.config.objective) != row.value
+            n_different += objective_value(record, search.objective_of(opened)) != row.value
             keeper.upload(row.number)
     if n_different:
         keeper.notice(

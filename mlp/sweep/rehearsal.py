@@ -18,6 +18,7 @@ from mlp.study.identity import identity, study_name
 from mlp.study.search import Search, Trial
 from mlp.study.space import Choice, Domain, describe, draw, typed
 from mlp.study.storage import storage_in_memory
+from mlp.tracking.display import own_file
 from mlp.training.executor import n_threads
 from mlp.training.outcome import parts_of
 from mlp.training.train_runs import train_runs
@@ -100,7 +101,8 @@ def rehearse(config: SweepConfig, data: Dataset) -> Rehearsal:
 
 def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> list[str]:
     """The lines that a person reads."""
-    study, steps = config.study, config.base.training.steps
+    study, own = config.study, config.base.own
+    of_what = f"{config.base.training.steps} steps" if own is None else own_file(own)
     width = max(map(len, found.domains), default=0)
     space = [f"  {name:<{width}}  {describe(domain)}" for name, domain in found.domains.items()]
     first = [
@@ -108,10 +110,10 @@ def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> li
         for trial in found.first
     ]
     return [
-        f"study {found.name}: {found.n_trials} trials of {steps} steps, "
-        f"{study.sampler} for {study.objective}",
+        f"study {found.name}: {found.n_trials} trials of {of_what}, "
+        f"{study.sampler} for {config.objective}",
         *search.size_note(study, found.n_trials),
-        parts_of(data),
+        *([parts_of(data)] if own is None else []),
         "space:",
         *space,
         f"the first {len(first)} trials:",
@@ -151,6 +153,8 @@ def _trained_apart(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     """The trials by what the engine cannot train together."""
     from mlp.engine.population import shared_settings  # compiled code
 
+    if configs[0].own is not None:
+        return [[config] for config in configs]
     groups: dict[tuple[object, ...], list[RunConfig]] = {}
     for config in configs:
         groups.setdefault(shared_settings(config), []).append(config)
@@ -201,7 +205,9 @@ def _sharpness_seconds(configs: Sequence[RunConfig], data: Dataset) -> float:
 
 
 def _largest_bytes(opened: Search, data: Dataset) -> int:
-    """Memory that the largest trial of the space takes."""
+    """Memory that the largest trial of the space takes; 0 where nobody knows."""
+    if opened.base.own is not None:
+        return 0
     from mlp.engine.course import chunk_count
     from mlp.engine.population import trial_bytes
 

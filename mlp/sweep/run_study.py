@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from mlp.addresses import mask, resolve
-from mlp.config import Explain, ExplainConfig, SweepConfig
-from mlp.data.dataset import Dataset, load
+from mlp.config import RUN_GROUPS, Explain, ExplainConfig, SweepConfig
+from mlp.data.dataset import Dataset, examples_for
 from mlp.errors import AllDivergedError
 from mlp.settings import with_settings
 from mlp.study import search
@@ -32,9 +32,10 @@ from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, not_uploaded
 from mlp.terminal.compose import Settings, own_study_files, study_config
 from mlp.terminal.screen import Standing, meter, say, silent, waiting
 from mlp.tracking import spool
+from mlp.tracking.display import own_file
 from mlp.tracking.drain import Drain, study_below
 from mlp.tracking.listing import StudyPage
-from mlp.tracking.record import RunRecord
+from mlp.tracking.record import RunRecord, program_values
 from mlp.tracking.view import StudyView
 from mlp.training.executor import open_executor
 from mlp.training.outcome import parts_of, superlative
@@ -229,7 +230,7 @@ def _train_all(
 def standing_of(opened: Search) -> Standing:
     """How far the study is, by what is stored."""
     rows, best = search.rows(opened), search.best_row(opened)
-    name = superlative(opened.config.objective)
+    name = superlative(search.objective_of(opened))
     return Standing(
         n_done=len(rows),
         n_planned=search.n_planned(opened),
@@ -257,16 +258,16 @@ def _note_idle_share(where: Executor, drain: Drain, generation: int) -> None:
 
 def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[SweepConfig, Dataset]:
     """The data, and the config with their name in it; a continued study keeps what it had."""
-    wanted = config.base.data
-    if wanted.name == "auto" and (name := search.known_data(storage, config)):
-        wanted = with_settings(config.base, {"data.name": name}).data
+    wanted = config.base
+    is_own = wanted.own is not None
+    if not is_own and wanted.data.name == "auto" and (name := search.known_data(storage, config)):
+        wanted = with_settings(wanted, {"data.name": name})
         other = "mnist" if name == "digits" else "digits"
         say(
             console,
             f"data=auto stays {name}, which this study began with; data={other} makes another one",
         )
-    data = load(wanted, notice=lambda line: say(console, line))
-    base = with_settings(config.base, {"data.name": data.name})
+    base, data = examples_for(wanted, notice=lambda line: say(console, line))
     return dataclasses.replace(config, base=base), data
 
 
@@ -278,13 +279,14 @@ def _announce(
     related: tuple[str, list[str]] | None,
 ) -> None:
     n_done, n_planned = len(search.rows(opened)), search.n_planned(opened)
-    n_trials, steps = max(n_done, n_planned), config.base.training.steps
+    n_trials, own = max(n_done, n_planned), config.base.own
+    of_what = f"{config.base.training.steps} steps" if own is None else own_file(own)
     state = "new" if opened.is_new else "complete" if n_done >= n_planned else "continued"
     lines = [
-        f"study {opened.name} ({state}): {n_trials} trials of {steps} steps, "
-        f"{config.study.sampler} for {config.study.objective}",
+        f"study {opened.name} ({state}): {n_trials} trials of {of_what}, "
+        f"{config.study.sampler} for {config.objective}",
         *search.size_note(config.study, n_planned),
-        parts_of(data),
+        *([parts_of(data)] if own is None else []),
         f"search in {mask(config.study.storage)}, runs in {mask(resolve(config.base.tracking))}",
     ]
     if config.study.file in own_study_files():
@@ -306,9 +308,9 @@ def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
     view = StudyView(
         name=study.name or study.file,
         study=opened.name,
-        objective=study.objective,
+        objective=config.objective,
         searched=tuple(searched),
-        is_validated=base.data.validation_fraction > 0,
+        is_validated=base.own is None and base.data.validation_fraction > 0,
     )
     return StudyPage(
         name=opened.name,
@@ -322,7 +324,14 @@ def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
 
 def _plain(config: SweepConfig) -> dict[str, Any]:
     """The config as it is recorded: every setting, no password."""
-    values = dataclasses.asdict(config.base)
+    base = config.base
+    groups = [name for name in RUN_GROUPS if name != "own"]
+    values: dict[str, Any] = {group: dataclasses.asdict(getattr(base, group)) for group in groups}
+    if base.own is not None:  # what it does not depend on says nothing
+        program = program_values(base.own.program)
+        values = {group: values[group] for group in ("tracking", "execution")}
+        values["own"] = {**base.own.arguments, "program": program}
+        values["training"] = {"seed": base.training.seed}
     study = dataclasses.asdict(config.study)
     uri = config.base.tracking.uri
     tracking = {**values["tracking"], "uri": uri and mask(uri)}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlp.explain.explain_study import Explanation
 
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
+_SMALL = 0.001  # of a value: below it four places say little
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
@@ -99,7 +100,7 @@ def name_winner(
         drain.describe(metrics=totals, tags={NOTE_TAG: note})
     else:
         # Only a complete study has its best trial tested, and made a model.
-        if len(table) >= search.n_planned(opened):
+        if len(table) >= search.n_planned(opened) and opened.base.own is None:
             tested = _test(opened, row, data, where, keeper=keeper, best=best, console=console)
         say(console, *_describe_winner(opened, row, totals, tested, drain))
     with waiting(console, "the last runs are being recorded"):
@@ -108,7 +109,7 @@ def name_winner(
     return StudyEnd(
         name=opened.name,
         n_trials=len(table),
-        n_finite=sum(each.verdict is not Verdict.DIVERGED for each in table),
+        n_finite=sum(each.verdict not in (Verdict.DIVERGED, Verdict.FAILED) for each in table),
         n_oscillating=n_oscillating,
         is_complete=len(table) >= search.n_planned(opened),
         best_trial=row.number if row else None,
@@ -202,10 +203,13 @@ def _describe_winner(
     """Puts the best trial into the parent run; gives the same for the screen."""
     named = ", ".join(f"{name}={_short(value)}" for name, value in row.params.items())
     said = tested.said if tested else "the test part waits for the study's end"
-    came_out = f"{opened.config.objective} {row.value:.4f}, {said}"
+    said = f", {said}" if opened.base.own is None else ""
+    assert row.value is not None
+    value = f"{row.value:.4f}" if abs(row.value) >= _SMALL else f"{row.value:.3g}"
+    came_out = f"{search.objective_of(opened)} {value}{said}"
     metrics = {**totals, "best_trial": float(row.number)}
     if row.value is not None:
-        metrics[f"best_{opened.config.objective}"] = row.value
+        metrics[f"best_{search.objective_of(opened)}"] = row.value
     if "final_validation_accuracy" in row.numbers:
         metrics["best_validation_accuracy"] = row.numbers["final_validation_accuracy"]
     drain.describe(
@@ -214,7 +218,9 @@ def _describe_winner(
         tags={"mlp.best_trial": str(row.number)},
     )
     drain.annotate(_note(opened, row, came_out), row.number)
-    return [f"{superlative(opened.config.objective)} is trial {row.number}: {came_out}\n  {named}"]
+    return [
+        f"{superlative(search.objective_of(opened))} is trial {row.number}: {came_out}\n  {named}"
+    ]
 
 
 def _note(opened: Search, row: TrialRow, came_out: str) -> Callable[[str, str], str]:
@@ -222,7 +228,7 @@ def _note(opened: Search, row: TrialRow, came_out: str) -> Callable[[str, str], 
     verdicts = [each.verdict for each in search.rows(opened)]
     config = search.trial_of(opened, row).config
     values = settings_of(config)
-    first = superlative(opened.config.objective).capitalize()
+    first = superlative(search.objective_of(opened)).capitalize()
 
     def note(experiment_id: str, run_id: str) -> str:
         link = run_link(experiment_id, run_id, run_name(config, row.number))

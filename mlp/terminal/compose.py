@@ -36,6 +36,7 @@ from mlp.config import (
     RUN_GROUPS,
     Explain,
     ExplainConfig,
+    OwnSettings,
     RunConfig,
     Study,
     SweepConfig,
@@ -43,6 +44,7 @@ from mlp.config import (
 )
 from mlp.errors import SettingError, one_line, one_sentence, shown
 from mlp.settings import (
+    SEED,
     read_explain,
     read_run,
     read_sweep,
@@ -325,7 +327,7 @@ def _composed(
             _check_one_value(override)
         config = hydra.compose(
             primary or command,
-            overrides=[str(override.input_line) for override in parsed],
+            overrides=[_for_hydra(override) for override in parsed],
             return_hydra_config=True,
         )
         if type(config.hydra.verbose) is int:
@@ -339,6 +341,7 @@ def _composed(
     if isinstance(study, dict) and _FAULT in study:
         raise SettingError(study[_FAULT])
     _check_not_overruled(parsed, values)
+    _check_acts(parsed, values)
     return config, values
 
 
@@ -363,7 +366,8 @@ def _register(command: str) -> None:
     """
     store = ConfigStore.instance()
     store.repo.pop("sweeps", None)  # those of the folder that was the working directory before
-    store.store(name="schema", node=dataclasses.asdict(RunConfig()))
+    own = dataclasses.asdict(OwnSettings())
+    store.store(name="schema", node={**dataclasses.asdict(RunConfig()), "own": own})
     store.store(name="study_schema", node={"study": dataclasses.asdict(Study())})
     store.store(name="explain_schema", node={"explain": dataclasses.asdict(Explain())})
     for name, file in study_files().items() if command == "sweep" else ():
@@ -460,6 +464,8 @@ def _check_name(override: Override, command: str, groups: Sequence[str]) -> None
         return
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
         return
+    if _is_argument(path):  # the file of the function says which there are
+        return
     if path in groups:
         _check_option(override, _options(path))
         return
@@ -468,6 +474,34 @@ def _check_name(override: Override, command: str, groups: Sequence[str]) -> None
         raise SettingError(unknown_setting(path, known if "." in path else [*known, *groups]))
     if override.is_delete():
         raise SettingError(f"{path} cannot be removed; give it a value")
+
+
+def _is_argument(path: str) -> bool:
+    """Whether a path names an argument of an own function, or a role of one."""
+    return path.startswith("own.") and path not in setting_paths()
+
+
+def _for_hydra(override: Override) -> str:
+    """The override as Hydra takes it: arguments of an own function are new to its schema."""
+    line = str(override.input_line)
+    path = override.key_or_group
+    is_new = (_is_argument(path) or path == "own.roles") and not override.is_delete()
+    return f"++{line.lstrip('+')}" if is_new else line
+
+
+def _check_acts(overrides: Sequence[Override], values: Mapping[str, Any]) -> None:
+    """Refuses settings of the built-in network where an own function is trained."""
+    if values["own"]["file"] is None:
+        return
+    for override in overrides:
+        path = override.key_or_group
+        group, _, name = path.partition(".")
+        if group in RESULT_GROUPS and path != SEED and path != "data.root":
+            meant = f"; own.{name} may be meant" if name else ""
+            raise SettingError(
+                f"{path} is of the built-in network and would do nothing in "
+                f"{values['own']['file']}{meant}"
+            )
 
 
 def _check_option(override: Override, options: Sequence[str]) -> None:

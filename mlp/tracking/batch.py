@@ -5,7 +5,7 @@ a few hundred bytes, and a population is recorded as fast as one run. Whoever wa
 trains its settings again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,13 @@ from mlp.curve import Judgement
 from mlp.errors import RecordError, SettingError, one_line
 from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
 from mlp.tracking.display import ThinCurve, thin
-from mlp.tracking.record import RunRecord, parse_json
+from mlp.tracking.record import (
+    RunRecord,
+    parse_json,
+    program_values,
+    read_own_settings,
+    read_program_values,
+)
 
 BATCH_FILE = "reruns.json"
 _POINTS = 64  # of a curve: what a small picture of it shows
@@ -63,12 +69,14 @@ class Batch:
         data_digest: of the data that all were trained on.
         settings: those that are the same in all.
         reruns: what they differ in, and what came of each.
+        program: of an own function: its signature; None: the built-in network.
     """
 
     key: str
     data_digest: str
     settings: dict[str, Any]
     reruns: list[_Entry]
+    program: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -99,7 +107,9 @@ def batch_of(key: str, records: Sequence[RunRecord]) -> Batch:
                 ended_ms=record.ended_ms,
             )
         )
-    return Batch(key, records[0].data_digest, shared, entries)
+    own = records[0].config.own
+    program = program_values(own.program) if own is not None else None
+    return Batch(key, records[0].data_digest, shared, entries, program)
 
 
 def write_batch(batch: Batch) -> str:
@@ -126,18 +136,25 @@ def reruns_of(batch: Batch) -> list[BatchedRerun]:
         RecordError: for settings that the schema refuses.
     """
     found = []
+    program = read_program_values(batch.program) if batch.program is not None else None
     for own in batch.reruns:
-        settings = {**YOUNGER_SETTINGS, **batch.settings, **own.settings}
-        if settings.keys() != settings_of(RunConfig()).keys():  # a default may change one day
-            raise RecordError(f"{BATCH_FILE} must have every setting of each rerun")
-        try:
-            config = read_run(grouped(settings))
-        except SettingError as error:
-            raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
+        if program is not None:
+            config = read_own_settings(program, {**batch.settings, **own.settings})
+        else:
+            config = _config_of({**YOUNGER_SETTINGS, **batch.settings, **own.settings})
         curve = ThinCurve(np.array(own.loss, np.float64), np.array(own.step, np.int64))
         times = own.started_ms, own.ended_ms
         found.append(BatchedRerun(config, own.judgement, curve, batch.data_digest, *times))
     return found
+
+
+def _config_of(settings: Mapping[str, Any]) -> RunConfig:
+    if settings.keys() != settings_of(RunConfig()).keys():  # a default may change one day
+        raise RecordError(f"{BATCH_FILE} must have every setting of each rerun")
+    try:
+        return read_run(grouped(settings))
+    except SettingError as error:
+        raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
 
 
 _batches = TypeAdapter(Batch)

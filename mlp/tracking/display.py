@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask
-from mlp.config import RunConfig, Study, Tracking
+from mlp.config import Own, RunConfig, Study, Tracking, canonical_json
 from mlp.engine.result import Ending, Result
 from mlp.palette import VERDICT_SHADES
+from mlp.program import FUNCTION
+from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import record
 from mlp.tracking.record import RunRecord
 
@@ -30,6 +32,8 @@ _CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside th
 _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
 
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
+_MOST_ARGUMENTS = 5  # of an own function, that are part of a run's name
+PROGRAM = "mlp.own.program"  # tag: the signature of an own function
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
 
@@ -69,8 +73,16 @@ def doctor_command(config: RunConfig, storage: str | None = None) -> str:
 
 
 def _places(config: RunConfig) -> list[str]:
-    root = config.data.root
-    return [*([] if root is None else [f"data.root={_quoted(root)}"]), *_tracking(config)]
+    root, own = config.data.root, config.own
+    file = [f"own.file={_quoted(own_file(own))}"] if own is not None else []
+    return [*file, *([] if root is None else [f"data.root={_quoted(root)}"]), *_tracking(config)]
+
+
+def own_file(own: Own) -> str:
+    """What to type as `own.file`: the path from here, and the function where it is another."""
+    path = own.program.file if own.path is None else os.path.relpath(own.path)
+    function = own.program.function
+    return path if function == FUNCTION else f"{path}:{function}"
 
 
 def _tracking(config: RunConfig) -> list[str]:
@@ -208,11 +220,14 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
         >>> run_name(RunConfig(), 12)
         '#12 lr 0.5 mean lecun 2x3'
     """
+    number = [f"#{trial}"] if trial is not None else []
+    if run.own is not None:
+        return " ".join([*number, *_own_words(run.own)])
     batch_size, momentum = run.training.batch_size, run.optimizer.momentum
     widths = run.model.layer_widths
     shape = f"{len(widths)}x{widths[0]}" if len(set(widths)) == 1 else _listed(widths)
     parts = [
-        *([f"#{trial}"] if trial is not None else []),
+        *number,
         f"lr {run.optimizer.learning_rate:.3g}",
         run.gradient.normalization,
         run.initialization.scheme.removesuffix("_normal"),
@@ -221,6 +236,21 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
         *([f"momentum {momentum:g}"] if momentum else []),
     ]
     return " ".join(parts)
+
+
+def _own_words(own: Own) -> list[str]:
+    """The function, and its arguments that differ from its defaults, else the first ones."""
+    program = own.program
+    pairs = [
+        (argument, value) for argument, value in zip(program.arguments, own.values, strict=True)
+    ]
+    differing = [(each, value) for each, value in pairs if value != each.default]
+    shown = [f"{each.name}={_as_word(value)}" for each, value in (differing or pairs)]
+    return [f"{Path(program.file).stem}.{program.function}", *shown[:_MOST_ARGUMENTS]]
+
+
+def _as_word(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def thin(loss: ArrayLike, loss_step: ArrayLike, max_points: int = CHART_POINTS) -> ThinCurve:
@@ -294,11 +324,16 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "swung_to_step": judgement.swung and judgement.swung.last_step,
         "spiked": float(judgement.spiked),
         "n_weights": sum(W.size + b.size for W, b in result.weights),
-        "learning_rate": run.config.optimizer.learning_rate,
-        # MLflow's charts have linear axes, and rates differ by factors of ten.
-        "log10_learning_rate": math.log10(run.config.optimizer.learning_rate),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
+    path = learning_rate_of(run.config)
+    rate = settings_of(run.config)[path] if path is not None else None
+    if isinstance(rate, float) and rate > 0:
+        # MLflow's charts have linear axes, and rates differ by factors of ten.
+        known |= {"learning_rate": rate, "log10_learning_rate": math.log10(rate)}
+    for name, values in (result.own.series if result.own is not None else {}).items():
+        if values.size:
+            known[f"final_{name}"] = values[-1]
     if run.stability is not None:
         known["stability_ratio_start"] = run.stability.start
         known["stability_ratio_max"] = run.stability.highest
@@ -335,6 +370,7 @@ def study_params(settings: Mapping[str, Any], searched: Mapping[str, Any]) -> di
         for path, value in _flat(settings).items()
         if path not in searched
         and path.split(".")[0] not in _OF_THE_PLACE
+        and not path.startswith("own.program")
         and not (searched and path.startswith("study.space"))
     }
     drawn = {f"study.space.{path}": drawn_from(entry) for path, entry in searched.items()}
@@ -380,6 +416,22 @@ def tags(run: RunRecord) -> dict[str, str]:
         "mlp.n_validation": str(run.n_validation),
         "mlp.n_test": str(run.n_test),
         "mlp.threads": str(run.threads),
+        **_own_tags(run),
+    }
+
+
+def _own_tags(run: RunRecord) -> dict[str, str]:
+    """Of an own function: its signature, by which its runs are read from a list; its fault."""
+    own, trace = run.config.own, run.result.own
+    if own is None or trace is None:
+        return {}
+    return {
+        PROGRAM: canonical_json(record.program_values(own.program)),
+        "mlp.own.file": own.program.file,
+        "mlp.own.function": own.program.function,
+        "mlp.own.packages": ", ".join(f"{name} {version}" for name, version in trace.versions),
+        **({"mlp.own.fault": trace.fault} if trace.fault else {}),
+        **({"mlp.own.notes": "; ".join(trace.notes)} if trace.notes else {}),
     }
 
 

@@ -17,7 +17,7 @@ from mlp.config import canonical_json, digest
 from mlp.curve import Verdict
 from mlp.engine.result import Ending
 from mlp.errors import RecordError, one_line
-from mlp.settings import settings_of
+from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import display, record
 from mlp.tracking.display import explain_command, rerun_command
 from mlp.tracking.record import RunRecord, parse_json
@@ -152,7 +152,8 @@ def listing_of(run: RunRecord, label: Label) -> Listing:
     tags = {**display.tags(run), **label.tags, **display.environment_tags()}
     tags[KEY] = key = _key_of(run, label.tags)
     sizes = {"train": run.n_train, "validation": run.n_validation, "test": run.n_test}
-    name = run.config.data.name
+    own = run.config.own
+    name = own.program.file if own is not None else f"{run.config.data.name} 3-vs-7"
     return Listing(
         key=key,
         parent=label.parent,
@@ -162,9 +163,9 @@ def listing_of(run: RunRecord, label: Label) -> Listing:
         points=_points_of(run, is_rerun=EXPLAINS in label.tags),
         note=_note_of(run),
         data={
-            "name": f"{name} 3-vs-7",
+            "name": name,
             "digest": run.data_digest,
-            "source": canonical_json({"data": name}),
+            "source": canonical_json({"data": run.config.data.name if own is None else name}),
             "profile": canonical_json(sizes),
         },
         started_ms=run.started_ms,
@@ -239,6 +240,10 @@ def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int,
         "validation_accuracy": (result.validation_accuracy, result.evaluated_step),
         "sharpness": (result.sharpness, result.sharpness_step),
         "stability_ratio": (result.stability_ratio, result.sharpness_step),
+        **{
+            name: (v, result.loss_step)
+            for name, v in (result.own.series if result.own else {}).items()
+        },
     }
     if not is_rerun:
         layers = display.layer_curves(result).items()
@@ -261,15 +266,22 @@ def _note_of(run: RunRecord) -> str:
     came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
     if run.result.ending is Ending.CRASHED:
         came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
+    if run.result.own is not None and run.result.own.fault is not None:
+        came_of_it = f"**failed**: {run.result.own.fault}."
     again = rerun_command(_RUN_ID, run.config)
-    half = run.config.optimizer.learning_rate / 2
-    commands = [again, f"{again} optimizer.learning_rate={half:.3g}"]
-    offers = "The same again, bit for bit, or with half its learning rate:"
-    if verdict not in (Verdict.LEARNING, Verdict.CONVERGED):
+    commands, offers = [again], ["the same again, bit for bit"]
+    path = learning_rate_of(run.config)
+    rate = settings_of(run.config)[path] if path is not None else None
+    if isinstance(rate, float) and rate > 0:
+        commands.append(f"{again} {path}={rate / 2:.3g}")
+        offers.append("the same with half its learning rate")
+    if verdict not in (Verdict.LEARNING, Verdict.CONVERGED, Verdict.FAILED):
         commands.insert(0, explain_command(_RUN_ID, run.config))
-        offers = "What stops it; the same again, bit for bit; the same with half its learning rate:"
+        offers.insert(0, "what stops it")
+    said = "; ".join(offers)
+    offer = f"{said[0].upper()}{said[1:]}:"
     block = "\n".join(["```console", *commands, "```"])
-    return "\n\n".join([f"{came_of_it} {_numbers_of(run)}".strip(), offers, block])
+    return "\n\n".join([f"{came_of_it} {_numbers_of(run)}".strip(), offer, block])
 
 
 def _numbers_of(run: RunRecord) -> str:

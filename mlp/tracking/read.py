@@ -12,6 +12,7 @@ that run's files. It may be any that MLflow knows, so only those are followed th
 itself, to a folder, or to an object store.
 """
 
+import ast
 import difflib
 import math
 import re
@@ -40,14 +41,22 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
-from mlp.config import RunConfig, SweepConfig, Value
+from mlp.config import Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
-from mlp.settings import read_run, read_sweep, setting_paths, settings_of, with_settings
+from mlp.settings import (
+    SEED,
+    read_run,
+    read_sweep,
+    setting_paths,
+    settings_of,
+    with_arguments,
+    with_settings,
+)
 from mlp.tracking import record, runs
 from mlp.tracking.batch import BatchedRerun, read_batch, reruns_of
-from mlp.tracking.display import ThinCurve
+from mlp.tracking.display import PROGRAM, ThinCurve
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params
 from mlp.tracking.record import (
@@ -57,6 +66,8 @@ from mlp.tracking.record import (
     WEIGHTS_FILE,
     Recipe,
     parse_json,
+    read_own_settings,
+    read_program_values,
     read_recipe,
     read_text,
 )
@@ -165,10 +176,10 @@ def download(uri: str, address: str, folder: Path) -> None:
     repository = _repository(uri, address)
     sizes = _sizes(repository)
     _get_file(repository, CONFIG_FILE, folder, sizes.get(CONFIG_FILE), LARGEST_TEXT)
-    run = read_recipe(record.read_text(folder / CONFIG_FILE)).config
+    recipe = read_recipe(record.read_text(folder / CONFIG_FILE))
     for name, expected in (
-        (CURVE_FILE, record.expected_curve(run)),
-        (WEIGHTS_FILE, record.expected_weights(run)),
+        (CURVE_FILE, record.expected_curve(recipe)),
+        (WEIGHTS_FILE, record.expected_weights(recipe)),
     ):
         _get_file(repository, name, folder, sizes.get(name), record.largest_file(expected))
 
@@ -334,7 +345,7 @@ def read_past_run(store: "Store", run: "Run") -> PastRun:
         run_id=str(run.info.run_id),
         name=one_line(run.info.run_name or run.info.run_id),
         trial=int(trial) if re.fullmatch(r"\d{1,9}", trial) else None,
-        config=_config(run.data.params),
+        config=_config(run.data.params, tags.get(PROGRAM)),
         judgement=_judgement(store, run, metrics),
         data_digest=digest if _DIGEST.fullmatch(digest) else None,
         metrics=metrics,
@@ -344,8 +355,19 @@ def read_past_run(store: "Store", run: "Run") -> PastRun:
     )
 
 
-def _config(params: Mapping[str, str]) -> RunConfig:
-    """The settings among the params, through the door."""
+def _config(params: Mapping[str, str], program: str | None) -> RunConfig:
+    """The settings among the params, through the door.
+
+    Args:
+        program: the signature of an own function, as it was noted.
+    """
+    if program is not None:
+        own = read_program_values(parse_json(program, source=PROGRAM))
+        names = [f"own.{each.name}" for each in own.arguments]
+        names += [] if own.role("seed") else [SEED]
+        if not set(names) <= params.keys():
+            raise RecordError("it lacks params of its own function")
+        return read_own_settings(own, {path: _plain_python(params[path]) for path in names})
     values: dict[str, dict[str, Any]] = {}
     for path in setting_paths():
         group, _, name = path.partition(".")
@@ -354,6 +376,14 @@ def _config(params: Mapping[str, str]) -> RunConfig:
     if not values:
         raise RecordError("it has no param that is a setting")
     return read_run(values)
+
+
+def _plain_python(text: str) -> Any:
+    """What a param of an own function was: a plain value, or a list of such."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _plain(text: str) -> Any:
@@ -778,7 +808,12 @@ def _read_sweep(store: Store, parent: Run) -> SweepConfig | None:
             uri = str(store.client.tracking_uri)
             download_text(uri, address, STUDY_FILE, Path(folder))
             values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
-            return read_sweep(values) if isinstance(values, dict) else None
+            if not isinstance(values, dict):
+                return None
+            if isinstance(own := values.get("own"), dict) and "program" in own:
+                program = read_program_values(own.pop("program"))
+                values["own"] = with_arguments(Own(program, ()), own)
+            return read_sweep(values)
         except (RecordError, SettingError):  # what the runs differ in is the space then
             return None
 

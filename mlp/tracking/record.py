@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.lib import format as npy
@@ -34,11 +34,21 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from mlp.config import RunConfig, canonical_json
-from mlp.curve import Judgement, judge_run
-from mlp.engine.result import Ending, Result
+from mlp.config import MAX_STEPS, Own, RunConfig, canonical_json
+from mlp.curve import Judgement, Verdict, judge_curve, judge_run
+from mlp.engine.result import Ending, OwnTrace, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
-from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
+from mlp.program import Argument, Program
+from mlp.settings import (
+    SEED,
+    YOUNGER_SETTINGS,
+    grouped,
+    read_run,
+    recorded_settings,
+    settings_of,
+    with_arguments,
+    with_settings,
+)
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 
 Array = NDArray[Any]
@@ -70,9 +80,13 @@ LARGEST_TEXT = 256 * 1024  # bytes; a real one has a few hundred
 _VERSION = 1
 _DEEPEST = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ARRAY_NAME = re.compile(r"(series|kept)\.[\w.-]{1,100}")
+_DTYPE = re.compile(r"\|b1|[<|][iu][1248]|<f[248]")
 
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
-ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what a tracked run shows of its record
+SOURCE_FILE, PRINTED_FILE = "program.py", "printed.txt"  # of an own function
+ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what every tracked run shows of its record
+OWN_ARTIFACTS = SOURCE_FILE, PRINTED_FILE  # what it may show besides
 FACTS_FILE = "record.json"
 
 _N_CLASSES = 2
@@ -257,12 +271,16 @@ class Recipe:
         data_digest: SHA-256 of the data it was trained on, 64 hex digits.
         ending: how the training ended.
         last_step: the update it ended after.
+        arrays: of an own function: `series.NAME` of `curve.npz` and `kept.NAME` of `weights.npz`.
+        fault: of an own function that failed: what went wrong.
     """
 
     config: RunConfig
     data_digest: str
     ending: Ending
     last_step: int
+    arrays: Mapping[str, Expected] = dataclasses.field(default_factory=dict)
+    fault: str | None = None
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -277,16 +295,89 @@ def write_recipe(recipe: Recipe) -> str:
         >>> read_recipe(write_recipe(recipe)) == recipe
         True
     """
-    if recipe.config.data.name not in PIXELS:
+    own = recipe.config.own
+    if own is None and recipe.config.data.name not in PIXELS:
         raise ValueError(f"data.name must be resolved, but is {recipe.config.data.name!r}")
-    return canonical_json(
-        {
-            "version": _VERSION,
-            "settings": grouped(recorded_settings(recipe.config)),
-            "data_digest": recipe.data_digest,
-            "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
-        }
+    values: dict[str, Any] = {
+        "version": _VERSION,
+        "settings": grouped(recorded_settings(recipe.config)),
+        "data_digest": recipe.data_digest,
+        "ended": {"ending": recipe.ending.value, "last_step": recipe.last_step},
+    }
+    if own is not None:
+        values["program"] = program_values(own.program)
+        values["arrays"] = {n: [each.dtype, list(each.shape)] for n, each in recipe.arrays.items()}
+        values["ended"] |= {} if recipe.fault is None else {"fault": recipe.fault}
+    return canonical_json(values)
+
+
+def program_values(program: Program) -> dict[str, Any]:
+    """A program as plain values."""
+    return {**dataclasses.asdict(program), "roles": dict(program.roles)}
+
+
+def read_program_values(values: Any) -> Program:
+    """The program of plain values from anywhere; nothing of it is executed.
+
+    Raises:
+        RecordError: for values that are none.
+    """
+    try:
+        found = _programs.validate_python(values)
+    except ValidationError as error:
+        raise RecordError(f"the program of the record cannot be used: {one_line(error)}") from None
+    arguments = tuple(
+        Argument(
+            own.name, own.kind, _plain(own.default), own.is_required, own.choices, own.may_be_none
+        )
+        for own in found.arguments
     )
+    return Program(found.file, found.function, found.digest, arguments, tuple(found.roles.items()))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Argument:
+    name: Annotated[str, Field(pattern=r"^[^\W\d]\w*$", max_length=200)]
+    kind: Literal["bool", "int", "float", "str", "list", "any"]
+    default: bool | int | float | str | list[bool | int | float | str] | None
+    is_required: bool
+    choices: tuple[str, ...]
+    may_be_none: bool
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Program:
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+\.py$", max_length=200)]
+    function: Annotated[str, Field(pattern=r"^[^\W\d]\w*$", max_length=200)]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    arguments: tuple[_Argument, ...]
+    roles: dict[Literal["learning_rate", "batch_size", "seed", "steps"], str]
+
+
+_programs = TypeAdapter(_Program)
+
+
+def read_own_settings(program: Program, settings: Mapping[str, Any]) -> RunConfig:
+    """The config of a run of an own function, from its settings by their paths.
+
+    Raises:
+        RecordError: for settings that are not those of the program.
+    """
+    names = {f"own.{own.name}" for own in program.arguments}
+    expected = names if program.role("seed") else names | {SEED}
+    if settings.keys() != expected:
+        raise RecordError(f"the record must have every setting of {program.file}, and no other")
+    try:
+        values = {path.removeprefix("own."): settings[path] for path in names}
+        own = with_arguments(Own(program, ()), values)
+        config = read_run({"own": own})
+        return config if program.role("seed") else with_settings(config, {SEED: settings[SEED]})
+    except SettingError as error:
+        raise RecordError(f"the settings of the record cannot be used: {error}") from None
 
 
 def read_recipe(text: str) -> Recipe:
@@ -297,21 +388,55 @@ def read_recipe(text: str) -> Recipe:
             sentence that is safe to print.
     """
     values = _parse(text)
-    _check_keys("config.json", values, {"version", "settings", "data_digest", "ended"})
+    is_own = isinstance(values, dict) and "program" in values
+    keys = {"version", "settings", "data_digest", "ended"}
+    _check_keys("config.json", values, keys | ({"program", "arrays"} if is_own else set()))
     version, digest, ended = values["version"], values["data_digest"], values["ended"]
     if isinstance(version, bool) or version != _VERSION:
         _refuse(f"version must be {_VERSION}, but is {version!r}")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         _refuse(f"data_digest must be 64 hex digits, but is {digest!r}")
-    run = _read_settings(values["settings"])
-    _check_keys("ended", ended, {"ending", "last_step"})
+    run = _read_own(values) if is_own else _read_settings(values["settings"])
+    is_fault = is_own and isinstance(ended, dict) and "fault" in ended
+    _check_keys("ended", ended, {"ending", "last_step", *(["fault"] if is_fault else [])})
     endings = [ending for ending in Ending if ending == ended["ending"]]
     if not endings:
         _refuse(f"ended.ending must be one of {', '.join(Ending)}, but is {ended['ending']!r}")
     last_step = ended["last_step"]
-    if type(last_step) is not int or not 0 <= last_step <= run.training.steps:
+    most = MAX_STEPS if is_own else run.training.steps
+    if type(last_step) is not int or not 0 <= last_step <= most:
         _refuse(f"ended.last_step must be a step of the training, but is {last_step!r}")
-    return Recipe(run, digest, endings[0], last_step)
+    arrays = _read_shapes(values["arrays"], last_step + 1) if is_own else {}
+    fault = one_line(ended["fault"]) if is_fault else None
+    return Recipe(run, digest, endings[0], last_step, arrays, fault)
+
+
+def _read_own(values: Mapping[str, Any]) -> RunConfig:
+    """The settings of an own function, against the signature that the record brings."""
+    settings = values["settings"]
+    if not isinstance(settings, dict) or not all(isinstance(v, dict) for v in settings.values()):
+        _refuse("settings must be groups of settings")
+    flat = {f"{group}.{name}": v for group, own in settings.items() for name, v in own.items()}
+    return read_own_settings(read_program_values(values["program"]), flat)
+
+
+def _read_shapes(values: Any, n_entries: int) -> dict[str, Expected]:
+    """What a record says of the arrays of an own function, each within what is read."""
+    if not isinstance(values, dict):
+        _refuse("arrays must be a mapping")
+    found = {}
+    for name, own in values.items():
+        if not _ARRAY_NAME.fullmatch(name) or not isinstance(own, list) or len(own) != 2:
+            _refuse(f"arrays must have names and types, but has {shown(name)}")
+        dtype, shape = own
+        is_shape = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+        is_series = name.startswith("series.")
+        if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype) or not is_shape:
+            _refuse(f"arrays.{name} must be a type of numbers and a shape, but is {shown(own)}")
+        if is_series and (dtype != "<f8" or shape != [n_entries]):
+            _refuse(f"arrays.{name} must have an entry for each loss, but is {shown(own)}")
+        found[name] = Expected(dtype, tuple(shape))
+    return found
 
 
 def parse_json(text: str, *, source: str) -> Any:
@@ -402,6 +527,24 @@ def _finite(text: str) -> float:
     return value
 
 
+def judge_result(config: RunConfig, result: Result) -> Judgement:
+    """Judges the loss of a run.
+
+    Nothing is known of the loss of an own function, so that it is compared with where it began.
+    One that came to no end has no verdict on its loss.
+    """
+    if config.own is None:
+        return judge_run(result, config.training.batch_size)
+    batch_size = config.own.arguments.get(config.own.program.role("batch_size") or "")
+    is_size = isinstance(batch_size, int) and batch_size > 0
+    judged = judge_curve(
+        result.loss, steps=result.loss_step, batch_size=batch_size if is_size else None
+    )
+    if result.ending is Ending.FAILED:
+        return dataclasses.replace(judged, verdict=Verdict.FAILED, amplitude=0.0, spiked=False)
+    return judged
+
+
 @dataclass(frozen=True, eq=False)
 class RunRecord:
     """Everything about one run that is kept.
@@ -448,7 +591,13 @@ def config_json(record: RunRecord) -> str:
         ValueError: if the data set is still `auto`.
     """
     result = record.result
-    return write_recipe(Recipe(record.config, record.data_digest, result.ending, result.last_step))
+    arrays, fault = dict[str, Expected](), None
+    if result.own is not None:
+        given = {**_series_arrays(result), **_weight_arrays(result)}
+        arrays = {name: Expected(_portable(a).dtype.str, a.shape) for name, a in given.items()}
+        fault = result.own.fault
+    ended = result.ending, result.last_step
+    return write_recipe(Recipe(record.config, record.data_digest, *ended, arrays, fault))
 
 
 def curve_digest(result: Result) -> str:
@@ -473,10 +622,23 @@ def weights_digest(result: Result) -> str:
 
 
 def write_artifacts(folder: Path, record: RunRecord) -> None:
-    """Writes what a tracked run shows: `config.json`, `curve.npz` and `weights.npz`."""
+    """Writes what a tracked run shows: `config.json`, `curve.npz` and `weights.npz`.
+
+    Of an own function also the text of its file, and the end of what it printed.
+    """
     (folder / CONFIG_FILE).write_text(config_json(record), encoding="utf-8")
     (folder / CURVE_FILE).write_bytes(pack_arrays(_all_arrays(record)))
     (folder / WEIGHTS_FILE).write_bytes(pack_arrays(_weight_arrays(record.result)))
+    if record.result.own is not None:
+        (folder / SOURCE_FILE).write_text(record.result.own.source, encoding="utf-8")
+        if record.result.own.printed:
+            (folder / PRINTED_FILE).write_text(record.result.own.printed, encoding="utf-8")
+
+
+def artifacts_in(folder: Path) -> list[Path]:
+    """The files of a record that a tracked run shows."""
+    further = [folder / name for name in OWN_ARTIFACTS if (folder / name).exists()]
+    return [*(folder / name for name in ARTIFACTS), *further]
 
 
 def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
@@ -486,12 +648,12 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         RecordError: for whatever is missing or does not fit; names the file and the reason.
     """
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
-    curve = read_arrays(folder / CURVE_FILE, expected_curve(recipe.config))
+    curve = read_arrays(folder / CURVE_FILE, expected_curve(recipe))
     has_weights = recipe.ending is not Ending.CRASHED
-    weights = (
-        read_arrays(folder / WEIGHTS_FILE, expected_weights(recipe.config)) if has_weights else {}
-    )
-    _check_curve(curve, recipe.config)
+    weights = read_arrays(folder / WEIGHTS_FILE, expected_weights(recipe)) if has_weights else {}
+    _check_curve(curve, _last_step(recipe))
+    if recipe.config.own is not None:
+        return recipe, _own_result(recipe, curve, weights)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
     result = Result(
         loss=curve["loss"],
@@ -505,6 +667,27 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         **{name: curve[name] for name in (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS) if name in curve},
     )
     return recipe, result
+
+
+def _own_result(recipe: Recipe, curve: dict[str, Array], weights: dict[str, Array]) -> Result:
+    series = {name[7:]: array for name, array in curve.items() if name.startswith("series.")}
+    kept = {name[5:]: array for name, array in weights.items()}
+    return Result(
+        loss=curve["loss"],
+        loss_step=curve["loss_step"],
+        step_loss=None,
+        validation_accuracy=np.empty(0),
+        evaluated_step=np.empty(0, np.int64),
+        weights=(),
+        ending=recipe.ending,
+        last_step=recipe.last_step,
+        own=OwnTrace(series, kept, recipe.fault),
+    )
+
+
+def _last_step(recipe: Recipe) -> int:
+    """The last step that a curve can have."""
+    return recipe.config.training.steps if recipe.config.own is None else recipe.last_step
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -542,7 +725,7 @@ def read_record(folder: Path) -> RunRecord:
         data_digest=recipe.data_digest,
         result=result,
         **kept,
-        judgement=judge_run(result, recipe.config.training.batch_size),
+        judgement=judge_result(recipe.config, result),
     )
 
 
@@ -558,8 +741,14 @@ def read_text(path: Path) -> str:
         raise RecordError(f"{path.name} must be UTF-8 text") from None
 
 
-def expected_weights(run: RunConfig) -> dict[str, Expected]:
-    """The arrays of `weights.npz` that fit a config: `W1` `(fan_in, fan_out)`, `b1`, and so on."""
+def expected_weights(recipe: Recipe) -> dict[str, Expected]:
+    """The arrays of `weights.npz` that fit: `W1` `(fan_in, fan_out)`, `b1`, and so on.
+
+    Of an own function, `kept.NAME` as the recipe says.
+    """
+    run = recipe.config
+    if run.own is not None:
+        return {name: own for name, own in recipe.arrays.items() if name.startswith("kept.")}
     dtype = np.dtype(run.training.dtype).newbyteorder("<").str
     sizes = (PIXELS[run.data.name], *run.model.layer_widths, _N_CLASSES)
     arrays: dict[str, Expected] = {}
@@ -569,15 +758,18 @@ def expected_weights(run: RunConfig) -> dict[str, Expected]:
     return arrays
 
 
-def expected_curve(run: RunConfig) -> dict[str, Expected]:
-    """The arrays of `curve.npz` that fit a config; each at most one entry a step, and the first."""
-    most = (run.training.steps + 1,)
+def expected_curve(recipe: Recipe) -> dict[str, Expected]:
+    """The arrays of `curve.npz` that fit; each at most one entry a step, and the first."""
+    run, most = recipe.config, (_last_step(recipe) + 1,)
     arrays = {
         "loss": Expected("<f8", most, may_be_shorter=True),
         "loss_step": Expected("<i8", most, may_be_shorter=True),
         "validation_accuracy": Expected("<f8", most, may_be_shorter=True),
         "evaluated_step": Expected("<i8", most, may_be_shorter=True),
     }
+    if run.own is not None:
+        series = {name: own for name, own in recipe.arrays.items() if name.startswith("series.")}
+        return arrays | series
     if run.training.batch_size is not None:
         arrays["step_loss"] = Expected("<f8", most, may_be_shorter=True)
     if points := len(sharpness_steps(run)):
@@ -590,8 +782,14 @@ def expected_curve(run: RunConfig) -> dict[str, Expected]:
     return arrays
 
 
+def _series_arrays(result: Result) -> dict[str, Array]:
+    series = result.own.series if result.own is not None else {}
+    return {f"series.{name}": array for name, array in series.items()}
+
+
 def _curve_arrays(result: Result) -> dict[str, Array]:
     arrays: dict[str, Array | None] = {
+        **_series_arrays(result),
         "loss": result.loss,
         "loss_step": result.loss_step,
         "validation_accuracy": result.validation_accuracy,
@@ -612,18 +810,20 @@ def _layer_arrays(result: Result) -> dict[str, Array]:
 
 def _all_arrays(record: RunRecord) -> dict[str, Array]:
     result = record.result
-    measured = _sharpness_arrays(result) if sharpness_steps(record.config) else {}
+    is_measured = record.config.own is None and sharpness_steps(record.config)
+    measured = _sharpness_arrays(result) if is_measured else {}
     return _curve_arrays(result) | measured | _layer_arrays(result)
 
 
 def _weight_arrays(result: Result) -> dict[str, Array]:
-    arrays: dict[str, Array] = {}
+    kept = result.own.kept if result.own is not None else {}
+    arrays: dict[str, Array] = {f"kept.{name}": array for name, array in kept.items()}
     for i, (W, b) in enumerate(result.weights, start=1):
         arrays[f"W{i}"], arrays[f"b{i}"] = W, b
     return arrays
 
 
-def _check_curve(curve: dict[str, Array], run: RunConfig) -> None:
+def _check_curve(curve: dict[str, Array], last_step: int) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
     pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
     pairs += [(name, "sharpness_step") for name in _SHARPNESS_ARRAYS if name in curve]
@@ -635,7 +835,7 @@ def _check_curve(curve: dict[str, Array], run: RunConfig) -> None:
         at = curve[steps]
         if curve[values].shape[:1] != at.shape:
             raise RecordError(f"{CURVE_FILE} must have as many entries of {values} as of {steps}")
-        if at.size and (at[0] < 0 or at[-1] > run.training.steps or (np.diff(at) <= 0).any()):
+        if at.size and (at[0] < 0 or at[-1] > last_step or (np.diff(at) <= 0).any()):
             raise RecordError(f"{CURVE_FILE} must have increasing steps of the training in {steps}")
 
 

@@ -124,8 +124,8 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
             tags=_as_tags(tags),
         )
         store.client.log_inputs(run_id, datasets=[_dataset(listing)])
-        for name in record.ARTIFACTS:
-            store.client.log_artifact(run_id, str(folder / name))
+        for file in record.artifacts_in(folder):
+            store.client.log_artifact(run_id, str(file))
         store.client.set_terminated(run_id, "FINISHED", end_time=listing.ended_ms)
     return run_id
 

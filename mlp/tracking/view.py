@@ -68,7 +68,7 @@ def page_query(view: str | None) -> str:
 
 
 def _search(view: StudyView) -> dict[str, Any]:
-    metric, is_ascending = _ORDER[view.objective]
+    metric, is_ascending = _ORDER.get(view.objective, (f"final_{view.objective}", False))
     return {
         "searchFilter": f"tags.`mlp.study` = '{view.study}'",
         "orderByKey": f"metrics.`{metric}`",

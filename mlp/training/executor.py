@@ -14,6 +14,7 @@ import numpy as np
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
 from mlp.errors import SettingError
+from mlp.training.own_function import Functions
 from mlp.training.work import Done, Executor, Lost, Task, WorkDone
 
 # The first populations take half of an equal share of what is left, and so on: early ones are wide,
@@ -75,6 +76,8 @@ def cut_for(
     configs: Sequence[RunConfig], data: Dataset, where: Executor
 ) -> Sequence[Sequence[int]]:
     """Numbers of the trials that train together."""
+    if any(config.own is not None for config in configs):
+        return [[number] for number in range(len(configs))]  # each in a process of its own
     most, n_slots = where.population, where.slots()
     if n_slots == 1:  # nobody else waits, and one wide population is the fastest
         size = most or max(1, len(configs))
@@ -92,21 +95,32 @@ def cut_for(
 
 
 class _ThisProcess:
-    """Trains in this process, one population after the other, each on all threads."""
+    """Trains in this process, one population after the other, each on all threads.
+
+    Own functions train in processes of their own, as many side by side as there are threads.
+    """
 
     def __init__(self, execution: Execution, notice: Callable[[str], None]) -> None:
         self.n_threads = n_threads(execution)
         self.population = execution.population
         self.notice = notice
         self._waiting: deque[Task] = deque()
+        self._functions: Functions | None = None
 
     def slots(self) -> int:
         return 1
 
     def submit(self, task: Task) -> None:
-        self._waiting.append(task)
+        if task.data.program is None:
+            self._waiting.append(task)
+            return
+        if self._functions is None:
+            self._functions = Functions(self.n_threads)
+        self._functions.submit(task)
 
     def wait(self, progress: WorkDone) -> list[Done | Lost]:
+        if self._functions is not None and self._functions.is_busy:
+            return [*self._functions.wait(progress)]
         task = self._waiting.popleft()
         results = task.trainer(
             task.configs,
@@ -122,6 +136,8 @@ class _ThisProcess:
 
     def close(self) -> None:
         self._waiting.clear()
+        if self._functions is not None:
+            self._functions.close()
 
 
 def cut(

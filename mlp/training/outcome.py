@@ -1,15 +1,16 @@
 """What is made of a trained run: its record, its value for the search, its accuracy."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.config import RunConfig
-from mlp.curve import judge_run
 from mlp.data.dataset import Dataset, Part, features
 from mlp.engine.result import Ending, Result
 from mlp.network import Array, Layer, Params, accuracy, forward
 from mlp.settings import settings_of
-from mlp.tracking.record import RunRecord
+from mlp.tracking.record import RunRecord, judge_result
 
 MOST_WRONG = 100  # that are kept of a network
 
@@ -35,7 +36,7 @@ def make_record(
         n_validation=data.validation.n_examples,
         n_test=data.test.n_examples,
         result=result,
-        judgement=judge_run(result, config.training.batch_size),
+        judgement=judge_result(config, result),
         started_ms=started_ms,
         ended_ms=ended_ms,
         threads=threads,
@@ -53,13 +54,20 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
 
     Args:
         objective: `validation_accuracy` and `training_loss` of the final weights, or `oscillation`,
-            the amplitude of the loss curve's tail.
+            the amplitude of the loss curve's tail; of an own function the last value of what it
+            yields under that name, None where it yields none.
     """
     if record.result.ending is not Ending.COMPLETED:
         return None
+    trace = record.result.own
+    if trace is not None and objective in trace.series:
+        value = float(trace.series[objective][-1])
+        return value if math.isfinite(value) else None
+    if trace is not None and objective not in ("loss", "training_loss", "oscillation"):
+        return None
     if objective == "validation_accuracy":
         return float(record.result.validation_accuracy[-1])
-    if objective == "training_loss":
+    if objective in ("training_loss", "loss"):
         return float(record.result.loss[-1])
     return record.judgement.amplitude
 

@@ -13,6 +13,7 @@ from mlp.stability.ratio import sharpness_steps
 from mlp.tracking.record import RunRecord
 from mlp.training.executor import cut_for, open_executor
 from mlp.training.outcome import make_record
+from mlp.training.own_function import train_functions
 from mlp.training.work import Done, Executor, Lost, Task, Trainer, WorkDone, train_population
 
 Finished = Callable[[Mapping[int, RunRecord]], None]
@@ -27,7 +28,7 @@ def train_runs(
     thresholds: Thresholds | None = None,
     progress: WorkDone | None = None,
     finished: Finished | None = None,
-    trainer: Trainer = train_population,
+    trainer: Trainer | None = None,
 ) -> list[RunRecord]:
     """Trains one network for each config, times it and judges its loss curve.
 
@@ -37,9 +38,11 @@ def train_runs(
     and passes through; what `finished` was told of by then is complete and can be kept.
 
     Args:
-        data: the examples, resolved and parted; `data.name` of each config is theirs.
+        data: the examples, resolved and parted; `data.name` of each config is theirs. Or a program
+            with examples of its own; all configs are then of its function.
         thresholds: prune each of the runs; None prunes nothing.
         progress: called a few times a second, in this thread, with the runs' worth of steps done.
+        trainer: None: the built-in network, or the function of the data's program.
         finished: called in this thread, while others still train, so that records can be made safe.
 
     Returns:
@@ -50,10 +53,12 @@ def train_runs(
         SystemLimitError: for a run that does not fit into memory, before any is trained.
         UnavailableError: for a cluster that is lost.
     """
+    if trainer is None:
+        trainer = train_population if data.program is None else train_functions
     records: dict[int, RunRecord] = {}
     started_ms = _now_ms()
     with open_executor(where) as executor:
-        if any(sharpness_steps(config) for config in configs):
+        if data.program is None and any(sharpness_steps(config) for config in configs):
             from mlp.stability.sharpness import check_measurable  # compiled code
 
             check_measurable(configs, data, threads=executor.n_threads)

@@ -1,0 +1,385 @@
+"""Executes a user's training function, in a process of its own.
+
+`python -m mlp.training.own_worker SOCKET FILE FUNCTION DIGEST` imports the file once. Then it forks
+a process for each run that it is asked for: so no run sees what another has left behind, and
+whatever one does, it costs that run alone. Where importing the file has started threads, which a
+fork would lose, a process serves one run.
+
+The training process reads the same socket (`mlp.training.own_function`). One line of JSON a
+message: `ready` or `fault`, then `started` and `ended` of each run.
+"""
+
+import importlib.util
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from mlp.errors import MlpError, one_line
+from mlp.program import imports_of, read_program
+
+_PACE_S = 0.2  # from one word about the progress to the next
+_LARGEST_BYTES = 1 << 30  # of all arrays that a run keeps
+_MOST_NOTES = 10
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """The process that imports the file, and forks."""
+    server = socket.socket(fileno=int(sys.argv[1]))
+    path, function, digest = Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    sys.argv[:] = [str(path)]
+    try:
+        if read_program(f"{path}:{function}")[0].digest != digest:
+            raise UnusableError(f"{path.name} was changed meanwhile; type the command again")
+        train = _imported(path, function)
+    except BaseException as error:  # noqa: BLE001  whatever a foreign file raises
+        _say(server, {"fault": sentence_of(error, path)})
+        return
+    _say(server, {"ready": True, "can_fork": _n_threads() == 1})
+    _serve(server, train, path)
+
+
+def _imported(path: Path, function: str) -> Callable[..., Any]:
+    """The function, its file imported as a module of its own name."""
+    os.chdir(path.parent)
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    train: Callable[..., Any] = getattr(module, function)
+    return train
+
+
+def _n_threads() -> int:
+    """Of this process; more than one where that is not known."""
+    try:
+        return max(threading.active_count(), sum(1 for _ in Path("/proc/self/task").iterdir()))
+    except OSError:
+        return 2
+
+
+def _say(server: socket.socket, message: Mapping[str, Any]) -> None:
+    server.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None:
+    """Forks for each request; says who was started, and who has ended and how."""
+    hearing, waking = os.pipe()
+    os.set_blocking(waking, False)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, int] = {}
+    try:
+        while True:
+            ready, _, _ = select.select([server, hearing], [], [])
+            if hearing in ready:
+                os.read(hearing, 4096)
+            for pid, number in list(running.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    del running[pid]
+                    _say(server, {"ended": number, "code": os.waitstatus_to_exitcode(status)})
+            if server in ready:
+                text, fds, _, _ = socket.recv_fds(server, 65_536, 2)
+                if not text:
+                    return
+                request = json.loads(Path(text.decode()).read_text(encoding="utf-8"))
+                pid = os.fork()
+                if pid == 0:
+                    server.close()
+                    _child(train, path, request, *fds)
+                running[pid] = request["number"]
+                for fd in fds:
+                    os.close(fd)
+                _say(server, {"started": request["number"], "pid": pid})
+    finally:  # whoever asked is gone, and nobody waits for a run any more
+        for pid in running:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _child(
+    train: Callable[..., Any], path: Path, request: Mapping[str, Any], reporting: int, output: int
+) -> NoReturn:
+    """One run, to the end of its process."""
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.set_blocking(reporting, False)
+
+        def report(message: dict[str, Any]) -> None:
+            try:
+                os.write(reporting, json.dumps(message).encode() + b"\n")
+            except BlockingIOError:
+                return  # nobody listens just now
+
+        said = run_function(train, path, request, report)
+        os.set_blocking(reporting, True)
+        report(said)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(0)  # threads of the function are not waited for
+
+
+def run_function(
+    train: Callable[..., Any], path: Path, request: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """Calls a training function, takes what it gives, and writes that into a file.
+
+    Args:
+        request: `arguments`, `seed` of the global random streams, and two files to write: `file`,
+            the npz of all that it gave, and `losses`, each loss as soon as it is known, 8 bytes.
+        report: told of the step and the loss a few times a second.
+
+    Returns:
+        What came of it: `fault`, a sentence or None; `notes`; `versions` of what it imported.
+    """
+    taken = _Taken(report, os.open(request["losses"], os.O_WRONLY | os.O_CREAT, 0o600))
+    fault = None
+    try:
+        _seed(int(request["seed"]))
+        taken.take(train(**request["arguments"]))
+    except BaseException as error:  # noqa: BLE001  whatever a foreign function raises
+        fault = sentence_of(error, path)
+    try:
+        np.savez(request["file"], **taken.arrays())
+    except Exception as error:  # noqa: BLE001  a full disk, say
+        fault = fault or f"what it gave cannot be kept: {one_line(error)}"
+    return {"done": True, "fault": fault, "notes": taken.notes, "versions": _versions(path)}
+
+
+def _seed(seed: int) -> None:
+    """Seeds the global random streams."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+
+
+def _versions(path: Path) -> dict[str, str]:
+    """The versions of what the file imports."""
+    try:
+        names = imports_of(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        names = ()
+    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return {name: str(version) for name, version in found.items() if isinstance(version, str)}
+
+
+def sentence_of(error: BaseException, path: Path) -> str:
+    """What an exception says, with the line of the user's file that it comes from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent == path.parent]
+    if isinstance(error, UnusableError | MlpError):
+        return one_line(error)
+    kind = type(error).__name__
+    said = f"{kind}: {one_line(error)}" if str(error) else kind
+    if not own:
+        return said
+    frame = own[-1]
+    return (
+        f"{said} ({Path(frame.filename).name}, line {frame.lineno}: {one_line(frame.line or '')})"
+    )
+
+
+class UnusableError(Exception):
+    """What a function gave is no loss."""
+
+
+class _Taken:
+    """What a training function gave.
+
+    Attributes:
+        notes: what could not be kept.
+    """
+
+    def __init__(self, report: Report, losses: int) -> None:
+        self.notes: list[str] = []
+        self._losses = losses
+        self._report = report
+        self._said_at = 0.0
+        self._loss: list[float] = []
+        self._series: dict[str, list[float]] = {}
+        self._kept: dict[str, np.ndarray[Any, Any]] = {}
+
+    def take(self, given: Any) -> None:
+        """A generator is run to its end; else losses, or losses and arrays in any order."""
+        if isinstance(given, Iterator):
+            self._take_steps(given)
+            return
+        losses, arrays = _losses_and_arrays(given)
+        if isinstance(losses, Mapping):
+            names = [name for name in losses if name != "loss"]
+            columns = [np.asarray(losses[name], np.float64).ravel() for name in ("loss", *names)]
+            if len({column.size for column in columns}) > 1:
+                raise UnusableError("returned curves of different lengths")
+            rows: Sequence[Any] = [
+                dict(zip(("loss", *names), row, strict=True)) for row in zip(*columns, strict=True)
+            ]
+        else:
+            rows = losses
+        for row in rows:
+            if not self._add(row):
+                break
+        self._keep(arrays)
+
+    def _take_steps(self, steps: Iterator[Any]) -> None:
+        while True:
+            try:
+                given = next(steps)
+            except StopIteration as end:
+                self._keep(end.value)
+                return
+            if not self._add(given):
+                return
+
+    def _add(self, given: Any) -> bool:
+        """Takes one step; whether there is a next: a loss that is not finite is the last."""
+        entry = len(self._loss)
+        values = given if isinstance(given, Mapping) else {"loss": given}
+        if "loss" not in values:
+            raise UnusableError(f"yielded {one_line(list(values))} at step {entry}, without a loss")
+        loss = number_of(values["loss"], f"the loss at step {entry}")
+        self._loss.append(loss)
+        os.write(self._losses, struct.pack("<d", loss))  # what is known when the process dies
+        for name, value in values.items():
+            if name != "loss":
+                series = self._series.setdefault(str(name), [])
+                series += [np.nan] * (entry - len(series))
+                series.append(number_of(value, f"{name} at step {entry}"))
+        now = time.monotonic()
+        if now - self._said_at > _PACE_S:
+            self._said_at = now
+            self._report({"step": entry, "loss": loss if np.isfinite(loss) else None})
+        return bool(np.isfinite(loss))
+
+    def _keep(self, given: Any) -> None:
+        """Arrays by name; what is none is left out, with a word about it."""
+        if given is None:
+            return
+        named = given if isinstance(given, Mapping) else dict(enumerate(_listed(given)))
+        size = 0
+        for name, value in named.items():
+            array = _array(value)
+            if array is None:
+                self._note(f"{name} is no array of numbers and is not kept")
+                continue
+            size += array.nbytes
+            if size > _LARGEST_BYTES:
+                self._note(f"{name} is not kept: all arrays are larger than 1 GB")
+                break
+            self._kept[_plain_name(str(name))] = array
+
+    def _note(self, line: str) -> None:
+        if len(self.notes) < _MOST_NOTES:
+            self.notes.append(one_line(line))
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """All that is handed over: `loss`, `series.NAME` of the same length, `kept.NAME`."""
+        n = len(self._loss)
+        series = {
+            f"series.{_plain_name(name)}": np.array(values + [np.nan] * (n - len(values)))
+            for name, values in self._series.items()
+        }
+        kept = {f"kept.{name}": array for name, array in self._kept.items()}
+        return {"loss": np.array(self._loss, np.float64), **series, **kept}
+
+
+def _losses_and_arrays(given: Any) -> tuple[Any, Any]:
+    """What was returned, parted: the losses and, where there are two things, the rest."""
+    if _is_losses(given):
+        return given, None
+    if isinstance(given, tuple) and len(given) == 2:
+        for one, other in (given, given[::-1]):
+            if _is_losses(one) and not _is_losses(other):
+                return one, other
+        if _is_losses(given[1]):  # (weights, losses), both rows of numbers
+            return given[1], given[0]
+    raise UnusableError(
+        f"returned {type(given).__name__}; it must yield its losses, or return them as a sequence"
+        " of numbers, alone or beside the weights"
+    )
+
+
+def _is_losses(given: Any) -> bool:
+    if isinstance(given, Mapping):
+        return "loss" in given and _is_losses(given["loss"])
+    if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+        return False
+    if getattr(given, "ndim", 1) != 1 or len(given) == 0:
+        return False
+    return all(_is_number(value) for value in given)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        number_of(value, "")
+    except UnusableError:
+        return False
+    return True
+
+
+def number_of(value: Any, what: str) -> float:
+    """A number, a 0-d array or tensor, or one of a single entry, as a float.
+
+    Raises:
+        UnusableError: for anything else.
+    """
+    if isinstance(value, bool | int | float):
+        return float(value)
+    array = _array(value)
+    if array is None or array.size != 1:
+        kind = f"an array of shape {list(array.shape)}" if array is not None else repr(value)
+        raise UnusableError(f"{what} must be a number, but is {one_line(kind, most=80)}")
+    return float(array.reshape(()))
+
+
+def _array(value: Any) -> np.ndarray[Any, Any] | None:
+    """A NumPy array of numbers; None of what is none."""
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu()
+    try:
+        array = np.asarray(value)
+    except Exception:  # noqa: BLE001  whatever a foreign object raises
+        return None
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        return None
+    return array
+
+
+def _listed(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, list | tuple) and _array(given) is None else [given]
+
+
+def _plain_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_.-" else "_" for c in name)[:100] or "_"
+
+
+if __name__ == "__main__":
+    main()
