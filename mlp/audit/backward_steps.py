@@ -106,12 +106,6 @@ def explain_steps(examples: Sequence[Example], *, tolerance: float) -> list[Laye
     return steps
 
 
-def delta_of(steps: Sequence[LayerSteps], layer: int) -> Values:
-    """A layer's delta as the program has it, for any examples and weights."""
-    step = steps[layer].delta
-    return lambda at: step.factor * step.values(at)
-
-
 class _Layer:
     """What is known of one layer's gradients, and the formulas that fit."""
 

@@ -139,10 +139,6 @@ class KnownNetwork:
         decay = ", with weight decay" if self.decay else ""
         return f"{hidden}{self.output} with {self.cost}, {reduced} the examples{decay}"
 
-    def per_example(self, n: int) -> float:
-        """What an example's own costs count in the loss of n examples."""
-        return self.factor / n if self.is_mean else self.factor
-
 
 @dataclass(frozen=True, eq=False)
 class ForwardPass:

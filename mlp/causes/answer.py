@@ -18,7 +18,7 @@ later. Every answer on the way is valid, and what was named or cleared once stay
 """
 
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp.causes.asking import guesses_of, next_singles
@@ -42,7 +42,7 @@ from mlp.causes.effects import (
 )
 from mlp.causes.evidence import Conclusion
 from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
-from mlp.causes.plan import Pick, Plan, Results, Side, missing, strongest, turns
+from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 from mlp.errors import WithSentence
@@ -51,9 +51,6 @@ from mlp.study.space import typed
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
-
-_LEADING = 3  # settings that are looked at first
-_PICKS_A_ROUND = 4  # so that a time limit finds some picks complete instead of all half done
 
 Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
 """Trains each config and judges its loss curve."""
@@ -212,42 +209,6 @@ def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
     return batch or next_pair_batch(plan, curing_factors(found, is_step=is_step), results)
 
 
-def next_turning_batch(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """What to train next to know which single changes turn the verdict; empty when that is known.
-
-    First the settings that go along with oscillation most, then all others. Some picks at a time:
-    every change with the run's own seed, and the unchanged run with further seeds; then the changes
-    that turned the verdict, with the further seeds.
-    """
-    for factors in (plan.factors[:_LEADING], plan.factors):
-        for first in range(0, len(plan.picks), _PICKS_A_ROUND):
-            round_ = plan.picks[first : first + _PICKS_A_ROUND]
-            if batch := missing(_screening(round_, factors), results):
-                return batch
-            if batch := missing(_confirming(round_, factors, results), results):
-                return batch
-    return ()
-
-
-def _screening(picks: Sequence[Pick], factors: Sequence[Factor]) -> Iterator[RunConfig | None]:
-    for pick in picks:
-        own = (change for change in pick.changes if change.factor in factors)
-        yield from (pick.changed([change], 0) for change in own)
-        yield from (pick.configs[seed] for seed in range(1, pick.n_seeds + 1))
-
-
-def _confirming(
-    picks: Sequence[Pick], factors: Sequence[Factor], results: Results
-) -> Iterator[RunConfig | None]:
-    """Of these factors what turned the verdict."""
-    for pick in picks:
-        for factor in pick.factors:
-            change = strongest(pick, factor, results) if factor in factors else None
-            if change is not None and turns(pick, [change], results):
-                for seed in range(1, pick.n_seeds + 1):
-                    yield pick.changed([change], seed)
-
-
 @dataclass(frozen=True)
 class Answer:
     """Which settings make the loss of a study's runs oscillate, and the evidence.
@@ -306,7 +267,6 @@ def investigate(
     known: Results | None = None,
     population: int | Callable[[], int] = 64,
     goes_on: Callable[[], bool] = lambda: True,
-    asked: Callable[[Plan, Results], tuple[RunConfig, ...]] = next_trainings,
     heard: Callable[[Results], None] = lambda _: None,
 ) -> dict[RunConfig, Judgement]:
     """Trains what is asked for, one population at a time, until it is answered or the time is up.
@@ -317,14 +277,13 @@ def investigate(
         population: configs that are trained in one call of `train`, at most; or what tells it anew
             before each.
         goes_on: asked before each population.
-        asked: what to train next, the most urgent first; empty when all is answered.
         heard: told all results after each population.
 
     Returns:
         Everything known, `known` included, complete or not, in the order of its training.
     """
     results = dict(known or {})
-    while (batch := asked(plan, results)) and goes_on():
+    while (batch := next_trainings(plan, results)) and goes_on():
         configs = batch[: population() if callable(population) else population]
         judged = zip(configs, train(configs), strict=True)
         results.update(sorted(judged, key=lambda pair: order_in_population(pair[0])))

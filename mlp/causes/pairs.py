@@ -18,7 +18,6 @@ from mlp.causes.plan import (
     Plan,
     Results,
     Side,
-    ends_as_wanted,
     is_picked,
     is_screened,
     is_wanted,
@@ -103,11 +102,6 @@ def next_pair_batch(
         if batch := missing(stage, results):
             return batch
     return ()
-
-
-def next_curing_pairs(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
-    """Pairs of changes for the runs that no single one cures, with their own seeds."""
-    return missing(_screening_pairs(plan, results), results)
 
 
 def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple[Dependence, ...]:
@@ -212,7 +206,9 @@ def _dependence(
             both = judged_after(pick, [cure, change], seed, results) if cured else None
             if unchanged is None or cured is None or both is None:
                 continue
-            is_cure = ends_as_wanted(pick, cured) and unchanged.verdict is Verdict.OSCILLATING
+            is_cure = (
+                is_wanted(cured.verdict, pick.side) and unchanged.verdict is Verdict.OSCILLATING
+            )
             n_pairs += is_cure
             n_returned += is_cure and both.verdict is Verdict.OSCILLATING
     is_needed = None

@@ -26,7 +26,7 @@ from mlp.causes.changes import (
     rerun,
 )
 from mlp.causes.counts import explained_shares
-from mlp.causes.observed import HEALTHY, StudyRun, is_repair
+from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of, with_settings
@@ -56,8 +56,6 @@ class Pick:
         configs: unchanged, with its own seed first and then with more further ones than wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
-        before: how the run ended unchanged, where a change must repair it; None where it is enough
-            that the change ends the swings in a run that learns.
     """
 
     run: int
@@ -65,7 +63,6 @@ class Pick:
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
-    before: Judgement | None = None
     _made: dict[tuple[tuple[str, ...], int], RunConfig | None] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -205,17 +202,10 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
     return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
 
 
-def ends_as_wanted(pick: Pick, judged: Judgement) -> bool:
-    """Whether a rerun with the run's own seed ended as is asked of the pick."""
-    if pick.before is not None:
-        return is_repair(pick.before, judged)
-    return is_wanted(judged.verdict, pick.side)
-
-
 def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
     """Whether these changes are trained with the run's own seed, and it ended as is asked."""
     judged = judged_after(pick, changes, 0, results)
-    return judged is not None and ends_as_wanted(pick, judged)
+    return judged is not None and is_wanted(judged.verdict, pick.side)
 
 
 def is_picked(verdict: Verdict, side: Side) -> bool:
@@ -314,7 +304,7 @@ def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
 
 def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
     oscillates = judged.verdict is Verdict.OSCILLATING
-    if ends_as_wanted(pick, judged):
+    if is_wanted(judged.verdict, pick.side):
         return (0, 0.0)
     if pick.side is Side.STOPS:
         return (1, judged.amplitude) if oscillates else (2, 0.0)
