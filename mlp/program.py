@@ -5,6 +5,7 @@ The file is only read and parsed here. It is executed in processes of its own, b
 """
 
 import ast
+import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlp.errors import DataError, MissingInputError, SettingError, shown
+from mlp.errors import DataError, MissingInputError, SettingError, one_line, shown
 
 FUNCTION = "train"  # where nobody names another
 ROLES: dict[str, tuple[str, ...]] = {
@@ -29,6 +30,7 @@ _KINDS = {"bool": "true or false", "int": "an integer", "float": "a number", "st
 _SEQUENCES = ("list", "tuple", "List", "Tuple", "Sequence")
 _NAMED = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
 _LARGEST_BYTES = 10_000_000
+_MOST_LINES = 4  # of a difference
 _RESERVED = ("file", "timeout_s", "roles", "changed")
 
 
@@ -206,6 +208,19 @@ def _imported(text: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.append(node.module.partition(".")[0])
     return names
+
+
+def difference(before: str, after: str) -> str:
+    """The first lines in which two texts differ, for a sentence; empty where they do not.
+
+    Example:
+        >>> difference("a = 1", "a = 2")
+        '- a = 1 + a = 2'
+    """
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    shown = [f"{line[0]} {one_line(line[1:], most=80)}" for line in changed[:_MOST_LINES]]
+    return " ".join([*shown, "..."] if len(changed) > _MOST_LINES else shown)
 
 
 def imports_of(text: str) -> tuple[str, ...]:

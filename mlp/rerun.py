@@ -17,9 +17,23 @@ from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, SettingError, one_line, patiently
 from mlp.run import Run
-from mlp.settings import read_run, settings_of, with_settings
+from mlp.settings import (
+    learning_rate_of,
+    located,
+    read_named_file,
+    read_run,
+    settings_of,
+    with_settings,
+)
 from mlp.study.space import typed
-from mlp.terminal.compose import Settings, compose, run_config, typed_changes, typed_settings
+from mlp.terminal.compose import (
+    Settings,
+    compose,
+    run_config,
+    typed_arguments,
+    typed_changes,
+    typed_settings,
+)
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, say, silent
 from mlp.tracking.display import doctor_command, rerun_command, run_name
@@ -35,6 +49,7 @@ if TYPE_CHECKING:  # importing MLflow takes seconds
 _EXAMPLES = {
     "RUN_ID": "trains it again: identical, or the first step or weight that differs",
     "RUN_ID optimizer.learning_rate=0.1": "with a setting changed: what came out differently",
+    "RUN_ID own.file=mine.py": "a run of your own function, by the file that you name",
 }
 
 DIFFERENT = 1  # exit code, as of cmp and diff
@@ -71,8 +86,10 @@ def _rerun() -> None:
     typed_in = typed_settings(overrides, RESULT_GROUPS, values)
     changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
     with_settings(RunConfig(), {k: v for k, v in changed.items() if k not in _JOINT})
+    changed |= typed_arguments(overrides, values)
     local = {"data": {"root": values["data"]["root"]}}
     local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
+    local["own"] = read_named_file(values["own"])
     rerun = rerun_network(run_id, changed, local=read_run(local), console=Terminal())
     if not rerun.is_as_expected:
         sys.exit(DIFFERENT)
@@ -135,23 +152,27 @@ def rerun_network(
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
 
-    from mlp.tracking.read import fetch_run
+    from mlp.tracking.read import fetch_run, fetch_source
     from mlp.tracking.store import (  # MLflow takes seconds, so not before it is needed
         how_to_look,
         open_store,
     )
 
     original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
+    recorded = original.recipe.config.own
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
     config = dataclasses.replace(
         original.recipe.config,
         data=data_config,
         tracking=local.tracking,
         execution=local.execution,
+        own=recorded
+        and located(recorded, local.own, lambda: fetch_source(open_store(local.tracking), run_id)),
     )
     config = with_settings(config, changed)
-    is_plain = settings_of(config) == settings_of(original.recipe.config)
-    is_same_set = config.data.name == original.recipe.config.data.name
+    is_same_code = recorded is None or recorded.program == (config.own and config.own.program)
+    is_plain = is_same_code and settings_of(config) == settings_of(original.recipe.config)
+    is_same_set = is_same_code and config.data.name == original.recipe.config.data.name
     digest = original.recipe.data_digest if is_same_set else None
     was_pruned = is_plain and original.recipe.ending is Ending.PRUNED
     pruned_at = original.recipe.last_step if was_pruned else None
@@ -166,11 +187,12 @@ def rerun_network(
         lambda: open_store(local.tracking), record, label, remedy=doctor_command(local)
     )
     say(console, f"run {new_id}, rerun of {run_id}")
-    if is_plain:
-        half = f"optimizer.learning_rate={config.optimizer.learning_rate / 2:g}"
-        commands = [f"{rerun_command(run_id, local)} {half}"]
+    path = learning_rate_of(config)
+    rate = settings_of(config)[path] if path is not None else None
+    if is_plain and isinstance(rate, float):
+        commands = [f"{rerun_command(run_id, config)} {path}={rate / 2:g}"]
     else:
-        commands = [rerun_command(new_id, local), *how_to_look(store, run_id=new_id)]
+        commands = [rerun_command(new_id, config), *how_to_look(store, run_id=new_id)]
     commands += register_model(store, new_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
     return Rerun(Run(new_id, record.config, record.result), found.difference, is_plain)
@@ -194,6 +216,8 @@ class Comparison:
 def compare(old: Result, new: Result) -> Comparison:
     """Compares two results bit for bit: losses first, then validation accuracies, then weights."""
     n_weights = sum(W.size + b.size for W, b in old.weights)
+    if old.own is not None:
+        n_weights = sum(array.size for array in old.own.kept.values())
     difference = next(
         filter(
             None,
@@ -207,11 +231,36 @@ def compare(old: Result, new: Result) -> Comparison:
                     new.validation_accuracy,
                 ),
                 _first_weight(old, new),
+                _first_of_function(old, new),
             ),
         ),
         None,
     )
     return Comparison(difference, old.loss.size, n_weights)
+
+
+def _first_of_function(old: Result, new: Result) -> str | None:
+    """Where what an own function gave beside its loss differs."""
+    if old.own is None or new.own is None:
+        return None
+    if (old.own.fault is None) != (new.own.fault is None):
+        return (
+            f"it ended with {old.own.fault or 'no fault'} and ends with {new.own.fault or 'none'}"
+        )
+    for before, after in ((old.own.series, new.own.series), (old.own.kept, new.own.kept)):
+        if before.keys() != after.keys():
+            names = [", ".join(each) or "nothing" for each in (before, after)]
+            return f"it gave {names[0]} and gives {names[1]}"
+        for name, array in before.items():
+            other = after[name]
+            if array.shape != other.shape or array.dtype != other.dtype:
+                return f"{name} has another shape or type"
+            same = (array == other) | ((array != array) & (other != other))
+            if not same.all():
+                at = np.unravel_index(int(np.argmin(same)), array.shape)
+                place = ",".join(str(int(index)) for index in at)
+                return f"{name}[{place}] was {array[at]!r} and is {other[at]!r}"
+    return None
 
 
 def _answer(
@@ -221,7 +270,8 @@ def _answer(
     if is_plain:
         if found.difference is None:
             return [f"identical: {found.n_losses} losses, {found.n_weights} weights, bit for bit"]
-        return [f"different: {found.difference}", *_environment(original.tags)]
+        why = [] if record.config.own is None else [_not_deterministic(record.config)]
+        return [f"different: {found.difference}", *why, *_environment(original.tags)]
     before, after = settings_of(original.recipe.config), settings_of(record.config)
     lines = [
         f"{path} {typed(before[path])} -> {typed(after[path])}"
@@ -239,6 +289,17 @@ def _answer(
         accuracies = old.validation_accuracy[-1], new.validation_accuracy[-1]
         lines.append(f"validation accuracy {accuracies[0]:.4f} -> {accuracies[1]:.4f}")
     return [*lines, found.difference or "curve and weights are identical all the same"]
+
+
+def _not_deterministic(config: RunConfig) -> str:
+    """What was done so that an own function could come out the same."""
+    assert config.own is not None
+    seed = config.own.program.role("seed")
+    how = f"its argument {seed}" if seed else "the global streams of NumPy, random and PyTorch"
+    return (
+        f"your function is not deterministic: the same file with the same arguments gave something "
+        f"else, though {how} had the same seed"
+    )
 
 
 def _environment(tags: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,8 @@ recorded of them.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -29,8 +30,8 @@ from mlp.config import (
     SweepConfig,
     Value,
 )
-from mlp.errors import SettingError, one_line, shown
-from mlp.program import read_program
+from mlp.errors import DataError, SettingError, one_line, shown
+from mlp.program import difference, read_program
 
 _LOCAL_SETTINGS = frozenset({"data.root"})
 # Settings that are younger than the first records, and what was done before there were any: no
@@ -148,16 +149,62 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
 
 def _read_own(values: Mapping[str, Any]) -> Own | None:
     names = [field.name for field in dataclasses.fields(OwnSettings)]
-    typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
     arguments = {name: value for name, value in values.items() if name not in names}
-    if typed.file is None:
+    named = read_named_file(values)
+    if named is None:
         if arguments:
             name = next(iter(arguments))
             raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
         return None
+    return with_arguments(named, arguments)
+
+
+def read_named_file(values: Mapping[str, Any]) -> Own | None:
+    """An own function that was only named, beside a run whose arguments are known.
+
+    Args:
+        values: of the group `own`.
+
+    Returns:
+        The function without values; None where no file was named.
+
+    Raises:
+        SettingError: as `read_run`.
+    """
+    names = [field.name for field in dataclasses.fields(OwnSettings)]
+    typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
+    if typed.file is None:
+        return None
     program, path = read_program(typed.file, typed.roles)
-    own = Own(program, (), str(path), typed.timeout_s, typed.changed)
-    return with_arguments(own, arguments)
+    return Own(program, (), str(path), typed.timeout_s, typed.changed)
+
+
+def located(recorded: Own, named: Own | None, source: Callable[[], str]) -> Own:
+    """A run's own function, where its file was named on this command line or by a study file.
+
+    Args:
+        recorded: as the record tells of it.
+        named: the file; None: nobody named one, and it cannot be trained.
+        source: gives the text that the file had.
+
+    Raises:
+        DataError: for a file that is not what it was, unless `own.changed` is true.
+        SettingError: for arguments that the changed function refuses.
+    """
+    if named is None:
+        return recorded
+    if named.program.digest == recorded.program.digest:
+        program = recorded.program
+        return Own(program, recorded.values, named.path, named.timeout_s, named.changed)
+    if not named.changed:
+        assert named.path is not None
+        text = difference(source(), Path(named.path).read_text(encoding="utf-8"))
+        where = f": {text}" if text else ", or what it imports beside it is not"
+        raise DataError(
+            f"{named.program.file} is not what the run was trained by{where}; own.changed=true "
+            "trains it all the same"
+        )
+    return with_arguments(named, recorded.arguments)
 
 
 def with_arguments(own: Own, changes: Mapping[str, Any]) -> Own:
@@ -224,7 +271,10 @@ def read_explain(
     Raises:
         SettingError: as `read_run`.
     """
-    local = read_run({group: value for group, value in values.items() if group != "explain"})
+    own = values.get("own")
+    named = read_named_file(own) if isinstance(own, Mapping) else None
+    rest = {group: v for group, v in values.items() if group not in ("explain", "own")}
+    local = dataclasses.replace(read_run(rest), own=named)
     explain = _read(_EXPLAIN, values.get("explain", {}), "explain")
     known = [path for path in setting_paths() if path.partition(".")[0] in RESULT_GROUPS]
     for name, path in explain.map.items():

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import overload
 
-from mlp.config import Execution, RunConfig, Tracking, Value
+from mlp.config import Execution, Own, RunConfig, Tracking, Value
+from mlp.curve import CHANCE_LOSS
 from mlp.errors import SettingError
-from mlp.settings import settings_of, with_settings
+from mlp.program import Argument
+from mlp.settings import seeds_of, settings_of, with_settings
 from mlp.stability.ratio import step_factor
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
@@ -37,7 +39,7 @@ def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm
         gradient_norm: asked only if the normalization is `unit` or `clip`.
     """
     normalization, rate = config.gradient.normalization, config.optimizer.learning_rate
-    if normalization == "mean":
+    if normalization == "mean" or config.own is not None:
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
     factor = float(step_factor(config, norm, n_examples)) if norm > 0 else 1.0
@@ -105,7 +107,25 @@ def plain(config: RunConfig) -> RunConfig:
         training=changed.training,
         tracking=Tracking(),
         execution=Execution(),
+        own=changed.own,
     )
+
+
+def is_seed(config: RunConfig, path: str) -> bool:
+    """Whether a setting only says which random numbers a run draws."""
+    return path in SEEDS or path in seeds_of(config)
+
+
+def with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
+    """The run, and the same with `n` further seeds, `first` and those behind it."""
+    paths = seeds_of(config)
+    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
+    return (config, *further)
+
+
+def chance_of(config: RunConfig) -> float:
+    """The loss of a network that knows nothing; of an own function nobody knows it: infinite."""
+    return CHANCE_LOSS if config.own is None else math.inf
 
 
 def rerun(config: RunConfig, changes: Sequence[Change], seed: int) -> RunConfig | None:
@@ -165,7 +185,7 @@ def changes_of(
     changes: list[Change] = []
     for entry in space:
         drawn = domain_of(config, entry)
-        if drawn is None or entry.path in SEEDS or not is_active(config, entry.path):
+        if drawn is None or is_seed(config, entry.path) or not is_active(config, entry.path):
             continue
         branch, domain = drawn
         for values, one, other in _settings_and_ends(config, entry, branch, domain, targets, order):
@@ -354,8 +374,11 @@ def standard_space(config: RunConfig) -> Space:
     """The settings that may be changed in a run that no study belongs to, with bounds.
 
     Seeds, data, steps and dtype stay: they are not why a run oscillates, or they are part of what
-    is asked. Inputs that are not 0 to 1, and biases that do not start at 0, may do so.
+    is asked. Inputs that are not 0 to 1, and biases that do not start at 0, may do so. Of an own
+    function, every argument whose default and value say what else it can be.
     """
+    if config.own is not None:
+        return _space_of(config.own)
     choices: dict[str, tuple[Value, ...]] = {
         "gradient.derivative": ("exact", "question"),
         "gradient.normalization": ("mean", "sum", "unit", "clip"),
@@ -379,3 +402,28 @@ def standard_space(config: RunConfig) -> Space:
     widths = Range(1, 2 * max(config.model.layer_widths), False, None, True)
     entries.append(Entry("model.widths", {"": widths}, None, each_layer=True))
     return tuple(entries)
+
+
+def _space_of(own: Own) -> Space:
+    """What may be changed in a run of an own function; not its seed, and not how long it trains."""
+    left_out = {own.program.role("seed"), own.program.role("steps")}
+    entries = []
+    for argument, value in zip(own.program.arguments, own.values, strict=True):
+        domain = None if argument.name in left_out else _domain_of_argument(argument, value)
+        if domain is not None:
+            entries.append(Entry(f"own.{argument.name}", {"": domain}, None, False))
+    return tuple(entries)
+
+
+def _domain_of_argument(argument: Argument, value: Value) -> Domain | None:
+    """What else an argument can be; None where nobody knows."""
+    if isinstance(value, bool):
+        return Choice((value, not value))
+    if argument.choices:
+        return Choice(argument.choices)
+    if isinstance(value, int) and value > 0:
+        return Range(1, 10 * value, False, None, True)
+    if isinstance(value, float) and value > 0:
+        return Range(value / _FARTHEST, value * _FARTHEST, True, None, False)
+    default = argument.default
+    return Choice((value, default)) if default not in (None, value) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
-from mlp.settings import settings_of
+from mlp.settings import seeds_of, settings_of
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
@@ -41,13 +41,16 @@ class StudyRun:
         return self.verdict is Verdict.OSCILLATING
 
 
-def is_repair(before: Judgement, after: Judgement) -> bool:
+def is_repair(before: Judgement, after: Judgement, chance: float = CHANCE_LOSS) -> bool:
     """Whether a changed run repairs the unchanged one.
 
     It ends learning or converged, no higher than the unchanged run, and below the loss of a network
     that knows nothing.
+
+    Args:
+        chance: that loss; infinite where nobody knows it.
     """
-    highest = min(before.tail_loss, CHANCE_LOSS)
+    highest = min(before.tail_loss, chance)
     return after.verdict in HEALTHY and after.tail_loss <= highest
 
 
@@ -87,6 +90,9 @@ def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
     have no space at all: the domain is then what was seen.
     """
     known = {entry.path for entry in space} | {*SEEDS, *_NO_CAUSE}
+    if configs and configs[0].own is not None:
+        steps = configs[0].own.program.role("steps")
+        known |= {*seeds_of(configs[0]), f"own.{steps}"}
     seen = [settings_of(plain(config)) for config in configs]
     varied = [
         path

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
-    SEEDS,
     Change,
     Factor,
     GradientNorm,
@@ -22,14 +21,16 @@ from mlp.causes.changes import (
     changes_of,
     domain_of,
     is_active,
+    is_seed,
     position,
     rerun,
+    with_seeds,
 )
 from mlp.causes.counts import explained_shares
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
-from mlp.settings import settings_of, with_settings
+from mlp.settings import seeds_of, settings_of
 from mlp.study.space import Range, Space, typed
 
 _MOST_SEEDS = 4  # times as many seeds as asked for, where fewer runs than asked for can be picked
@@ -141,7 +142,7 @@ def plan_reruns(
         gradient_norm: asked when a change at the same effective step needs it: the step of `unit`
             and `clip` depends on it.
     """
-    first_seed = 1 + max((run.config.training.seed for run in runs), default=0)
+    first_seed = 1 + max((_own_seed(run.config) for run in runs), default=0)
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
     for side in Side:
         among = [i for i, run in enumerate(runs) if is_picked(run.verdict, side)]
@@ -151,7 +152,7 @@ def plan_reruns(
         for i in picked:
             config = runs[among[i]].config
             first = first_seed + _block(config)
-            seeded = _with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
+            seeded = with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
             drafts.append((among[i], side, n_seeds, seeded))
     picks: dict[Side, list[Pick]] = {side: [] for side in Side}
     for run, side, n_seeds, configs in drafts:
@@ -220,14 +221,13 @@ def is_wanted(verdict: Verdict, side: Side) -> bool:
 
 def _block(config: RunConfig) -> int:
     """Where a run's further seeds begin: each run has its own, so that no two share their luck."""
-    own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
+    own = {p: value for p, value in settings_of(config).items() if not is_seed(config, p)}
     return int(digest(own)[:5], 16) * _SEEDS_OF_A_RUN
 
 
-def _with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
-    paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
-    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
-    return (config, *further)
+def _own_seed(config: RunConfig) -> int:
+    seed = settings_of(config)[seeds_of(config)[0]]
+    return seed if isinstance(seed, int) else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +345,9 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
 
 def _what_acts(config: RunConfig) -> str:
     settings = settings_of(config).items()
-    return typed([v for path, v in settings if path not in SEEDS and is_active(config, path)])
+    return typed(
+        [v for path, v in settings if not is_seed(config, path) and is_active(config, path)]
+    )
 
 
 def _distances(configs: Sequence[RunConfig], space: Space) -> NDArray[np.float64]:
@@ -357,7 +359,7 @@ def _distances(configs: Sequence[RunConfig], space: Space) -> NDArray[np.float64
     apart = np.zeros((len(configs), len(configs)))
     settings = [settings_of(config) for config in configs]
     for entry in space:
-        if entry.path in SEEDS:
+        if is_seed(configs[0], entry.path):
             continue
         kinds: list[str] = []
         places: list[float] = []

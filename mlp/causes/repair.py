@@ -14,19 +14,22 @@ from mlp.causes.changes import (
     Change,
     Factor,
     GradientNorm,
+    chance_of,
     changes_of,
     domain_of,
+    is_seed,
     plain,
     position,
     rerun,
     shown_value,
     step_example,
+    with_seeds,
 )
 from mlp.causes.edge import Bisection, Edge
 from mlp.causes.observed import HEALTHY, is_repair
-from mlp.config import RunConfig, digest
-from mlp.curve import CHANCE_LOSS, Judgement, Verdict
-from mlp.settings import settings_of, with_settings
+from mlp.config import RunConfig, Value, digest
+from mlp.curve import Judgement, Verdict
+from mlp.settings import learning_rate_of, seeds_of, settings_of
 from mlp.stability.ratio import step_factor
 from mlp.study.space import Domain, Range, Space
 
@@ -185,7 +188,7 @@ def repair(
         curing += _pairs(search)
         _verify(search, curing)
     _hold(search, curing, ways)
-    has_norm = own.gradient.normalization in ("sum", "mean")
+    has_norm = own.own is None and own.gradient.normalization in ("sum", "mean")
     return _summarise(
         search,
         curing,
@@ -241,15 +244,16 @@ class _Search:
     def ends_well(self, changes: Sequence[Change], seed: int) -> bool | None:
         """Whether it learns below chance and, of a run that swung, calmly; None: not trained."""
         after = self.judged(changes, seed)
-        return None if after is None else _is_well(self.before, after)
+        return None if after is None else _is_well(self.before, after, chance_of(self.configs[0]))
 
     def is_cured(self, changes: Sequence[Change], seed: int) -> bool | None:
         """Whether it ends well, and no higher than the unchanged run where that ends badly."""
         before, after = self.results.get(self.configs[seed]), self.judged(changes, seed)
         if after is None:
             return None
-        is_lower = before is None or not _is_comparable(before) or is_repair(before, after)
-        return _is_well(self.before, after) and is_lower
+        chance = chance_of(self.configs[0])
+        is_lower = before is None or not _is_comparable(before) or is_repair(before, after, chance)
+        return _is_well(self.before, after, chance) and is_lower
 
     def is_cure(self, changes: Sequence[Change]) -> bool:
         """Whether it is cured with the run's own seed."""
@@ -263,9 +267,9 @@ class _Search:
         return dict(sorted(factors.items()))
 
 
-def _is_well(before: Judgement, after: Judgement) -> bool:
+def _is_well(before: Judgement, after: Judgement, chance: float) -> bool:
     is_calm = before.verdict not in HEALTHY or not after.spiked
-    return after.verdict in HEALTHY and after.tail_loss < CHANCE_LOSS and is_calm
+    return after.verdict in HEALTHY and after.tail_loss < chance and is_calm
 
 
 def _is_comparable(before: Judgement) -> bool:
@@ -282,11 +286,10 @@ def _is_alike(before: Judgement, after: Judgement) -> bool:
 
 def with_further_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
     """The run, and the same with `n` further seeds, which no run with other settings shares."""
-    settings = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
-    first = 1 + config.training.seed + int(digest(settings)[:5], 16) * 256
-    paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
-    further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
-    return (config, *further)
+    settings = {p: value for p, value in settings_of(config).items() if not is_seed(config, p)}
+    own = settings_of(config)[seeds_of(config)[0]]
+    first = 1 + (own if isinstance(own, int) else 0) + int(digest(settings)[:5], 16) * 256
+    return with_seeds(config, first, n)
 
 
 def _further_changes(
@@ -299,10 +302,11 @@ def _further_changes(
     Args:
         worth: the step on the mean gradient that a learning rate of 1 is worth.
     """
-    own, defaults = settings_of(configs[0]), settings_of(RunConfig())
-    typical = defaults | {
-        LEARNING_RATE: float(f"{RunConfig().optimizer.learning_rate / worth:.3g}")
-    }
+    own, defaults = settings_of(configs[0]), _defaults_of(configs[0])
+    typical = dict(defaults)
+    if configs[0].own is None:
+        usual_rate = RunConfig().optimizer.learning_rate
+        typical[LEARNING_RATE] = float(f"{usual_rate / worth:.3g}")
     known = {
         (change.factor.setting, dict(change.values[0])[change.factor.setting]) for change in changes
     }
@@ -315,8 +319,9 @@ def _further_changes(
             low, high = drawn[1].low, drawn[1].high
             numbers = [min(max(value * times, low), high) for times in (1 / _FAR, _FAR)]
             usual = typical[path]
-            assert isinstance(usual, float)
-            for number in dict.fromkeys([*numbers, usual, usual / _TEN]):
+            if isinstance(usual, float) and usual > 0:
+                numbers += [usual, usual / _TEN]
+            for number in dict.fromkeys(numbers):
                 if number != value and (path, number) not in known:
                     yield _to_value(configs, factor, number, drawn[1])
         elif path == DEPTH:
@@ -325,7 +330,7 @@ def _further_changes(
                 values = ((DEPTH, depth), (WIDTHS, widths[:depth]))
                 distance = abs(position(drawn[1], len(widths)) - position(drawn[1], depth))
                 yield Change(factor, f"{DEPTH}={depth}", (values,) * len(configs), distance)
-    varied = {entry.path for entry in space} | _NO_CAUSE
+    varied = {entry.path for entry in space} | _NO_CAUSE | _left_alone(configs[0])
     for path, value in defaults.items():
         if path not in varied and value is not None and own[path] not in (None, value):
             change = Change(
@@ -336,6 +341,20 @@ def _further_changes(
             )
             if rerun(configs[0], [change], 0) is not None:
                 yield change
+
+
+def _defaults_of(config: RunConfig) -> dict[str, Value]:
+    """What every setting of a run is where nobody says otherwise."""
+    if config.own is None:
+        return settings_of(RunConfig())
+    return {f"own.{each.name}": each.default for each in config.own.program.arguments}
+
+
+def _left_alone(config: RunConfig) -> set[str]:
+    """Of an own function: its seed, and how long it trains."""
+    if config.own is None:
+        return set()
+    return {*seeds_of(config), f"own.{config.own.program.role('steps')}"}
 
 
 def _to_value(configs: Sequence[RunConfig], factor: Factor, value: float, domain: Domain) -> Change:
@@ -363,7 +382,9 @@ def _find_edges(search: _Search) -> dict[Factor, Bisection]:
             if isinstance(number := dict(own.values[0])[factor.setting], float)
             and search.ends_well([own], 0)
         ]
-        if factor.setting == LEARNING_RATE:  # a larger one may end well by chance, saturated
+        if factor.setting == learning_rate_of(
+            search.configs[0]
+        ):  # a larger one may end well by chance, saturated
             targets.sort(key=lambda number: number > value)
         if targets:
             ways[factor] = Bisection(targets[0], value)
@@ -489,7 +510,9 @@ def _summarise(
         unit_step=unit_step,
         ratio=ratio,
         n_alike=sum(_is_alike(search.before, own) for own in unchanged),
-        n_bad=sum(not _is_well(search.before, own) for own in unchanged),
+        n_bad=sum(
+            not _is_well(search.before, own, chance_of(search.configs[0])) for own in unchanged
+        ),
         n_seeds=len(unchanged),
         cures=cures,
         edges=edges,
@@ -590,7 +613,8 @@ def _surer_edge(found: Repair) -> Edge | None:
     best = found.cures[0] if found.cures else None
     if 2 * found.n_bad < found.n_seeds or (best is not None and best.n_cured == best.n_seeds):
         return None
-    return min(found.edges, key=lambda edge: edge.setting != LEARNING_RATE, default=None)
+    rate = learning_rate_of(found.config)
+    return min(found.edges, key=lambda edge: edge.setting != rate, default=None)
 
 
 def _edge_lead(found: Repair, edge: Edge) -> Iterator[str]:

@@ -27,6 +27,7 @@ from mlp.errors import (
     StoreError,
     UnavailableError,
 )
+from mlp.program import FUNCTION
 from mlp.settings import with_settings
 
 Integers = NDArray[np.int64]
@@ -112,10 +113,11 @@ def examples_for(
 def _of_program(own: schema.Own) -> Dataset:
     """No examples, but the program that has them."""
     if own.path is None:
-        file = own.program.file
+        program = own.program
+        where = program.file + ("" if program.function == FUNCTION else f":{program.function}")
         raise SettingError(
-            f"this was trained by a function in {file}, and what a record says is not executed; "
-            f"name the file: own.file={file}:{own.program.function}"
+            f"this was trained by {program.function} in {program.file}, and what a record says is "
+            f"not executed; name the file: own.file={where}"
         )
     none = Part(np.empty((0, 0), np.uint8), np.empty(0, np.uint8))
     return Dataset("own", 1, (0, 0), none, none, none, own.program.digest, Path(own.path))

@@ -20,14 +20,14 @@ from mlp.causes.answer import (
     order_in_population,
     sentences,
 )
-from mlp.causes.changes import plain, standard_space
+from mlp.causes.changes import GradientNorm, plain, standard_space
 from mlp.causes.effects import effects
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import complete_space, observe
 from mlp.causes.plan import Results, plan_reruns
 from mlp.config import Data, Execution, ExplainConfig, RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.data.dataset import load
+from mlp.data.dataset import examples_for
 from mlp.errors import DataError, RecordError, patiently
 from mlp.explain.experiment import (
     check_code,
@@ -41,16 +41,26 @@ from mlp.explain.experiment import (
 )
 from mlp.explain.page_content import Compared, Curves, gather, sentences_of, unmeasured
 from mlp.explain.reruns import Retrainer, recorded_explanation
+from mlp.program import Program
 from mlp.report.figures import Figure, figures_of
 from mlp.report.page import render_page
 from mlp.report.summary import Cure, PageContent, find_cures
 from mlp.run import DEFAULT_EXPERIMENT
+from mlp.settings import located, with_settings
 from mlp.stability.sharpness import gradient_norms
 from mlp.study.space import read_space
-from mlp.terminal.compose import explain_config
+from mlp.terminal.compose import explain_config, named_by_study
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import explain_command, rerun_command
-from mlp.tracking.read import Meaning, PastRun, PastStudy, busy_s, read_reruns, read_study
+from mlp.tracking.read import (
+    Meaning,
+    PastRun,
+    PastStudy,
+    busy_s,
+    fetch_source,
+    read_reruns,
+    read_study,
+)
 from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
 from mlp.training.executor import n_threads, open_executor
@@ -219,14 +229,14 @@ class Explanation:
 def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
+    runs = _with_file(runs, study, store, config)
     if not study.brought:
         say(console, f"{study.name}: {verdicts_in_words(runs)} in {store.uri}")
     if study.n_left_out and not study.brought:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
-    data = load(
-        dataclasses.replace(data_config, root=config.local.data.root),
-        notice=lambda line: say(console, line),
-    )
+    one = dataclasses.replace(runs[0].config, data=data_config)
+    one = with_settings(one, {"data.root": config.local.data.root})
+    _, data = examples_for(one, notice=lambda line: say(console, line))
     others = {run.data_digest for run in runs} - {None, data.digest}
     if others:
         raise DataError(
@@ -257,13 +267,43 @@ def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun
             f"{n_other} with other data or another training.dtype than the rest: shown, but not "
             "compared",
         )
-    if common[0].name == "auto":
+    if common[0].name == "auto" and runs[0].config.own is None:
         raise RecordError(f"{study.name} does not say which data its runs were trained on")
     return common[0], runs
 
 
-def _kind(run: PastRun) -> tuple[Data, str]:
-    return dataclasses.replace(run.config.data, root=None), run.config.training.dtype
+def _kind(run: PastRun) -> tuple[Data, str, Program | None]:
+    own = run.config.own
+    data, dtype = dataclasses.replace(run.config.data, root=None), run.config.training.dtype
+    return data, dtype, own and own.program
+
+
+def _with_file(
+    runs: tuple[PastRun, ...], study: PastStudy, store: Store, config: ExplainConfig
+) -> tuple[PastRun, ...]:
+    """The runs of an own function, where its file is named: here, or by the study's own file."""
+    recorded = runs[0].config.own
+    if recorded is None:
+        return runs
+    named = config.local.own
+    if named is None and study.sweep is not None:
+        named = named_by_study(study.sweep.study.file)
+    own = located(recorded, named, lambda: fetch_source(store, runs[0].run_id))
+    if own.program != recorded.program:
+        raise DataError(
+            f"{own.program.file} is not what the study was trained by; explain a study of the "
+            "file as it is: python -m mlp.sweep"
+        )
+    return tuple(
+        dataclasses.replace(
+            run,
+            config=dataclasses.replace(
+                run.config, own=dataclasses.replace(own, values=run.config.own.values)
+            ),
+        )
+        for run in runs
+        if run.config.own is not None
+    )
 
 
 class _Inquiry:
@@ -290,7 +330,11 @@ class _Inquiry:
         """
         data = compared.data
         self._compared, self.console = compared, console
-        self._norms = functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
+        self._norms: GradientNorm = functools.partial(
+            gradient_norms, data=data, threads=n_threads(Execution())
+        )
+        if data.program is not None:  # what its gradient is, only the function knows
+            self._norms = lambda configs: [1.0] * len(configs)
         self.plan = plan_reruns(
             compared.observed,
             compared.space,

@@ -91,9 +91,14 @@ def gather(
     """
     runs, n_examples = compared.runs, compared.data.train.n_examples
     steps = sorted({run.config.training.steps for run in runs})
+    of_what = (
+        f"{' or '.join(str(n) for n in steps)} steps on {compared.data.name}: {n_examples} "
+        "examples to train on"
+    )
+    if (own := runs[0].config.own) is not None:
+        of_what = f"{own.program.function} in {own.program.file}"
     facts = (
-        f"{len(runs)} runs of {' or '.join(str(n) for n in steps)} steps on {compared.data.name}: "
-        f"{n_examples} examples to train on",
+        f"{len(runs)} runs of {of_what}",
         f"{found.n_oscillating} oscillate; {found.n_trained} reruns from "
         f"{found.n_picked[0]} oscillating and {found.n_picked[1]} quiet runs"
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),

@@ -1,6 +1,7 @@
 """Explains one run: why it ends badly, and the smallest change that ends it well, by reruns."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -19,19 +20,19 @@ from mlp.causes.repair import (
 )
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
-from mlp.curve import Judgement
-from mlp.data.dataset import Dataset, load
+from mlp.curve import Judgement, Verdict
+from mlp.data.dataset import Dataset, examples_for
 from mlp.errors import DataError, patiently
 from mlp.explain.reruns import Retrainer, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
-from mlp.settings import settings_of, with_settings
+from mlp.settings import located, settings_of, with_settings
 from mlp.stability.sharpness import forecast, gradient_norms
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain, record_run
 from mlp.tracking.listing import KEY, Label
-from mlp.tracking.read import TrackedRun, fetch_run, read_reruns
+from mlp.tracking.read import TrackedRun, fetch_run, fetch_source, read_reruns
 from mlp.tracking.record import judge_result
 from mlp.tracking.runs import describe_answer
 from mlp.tracking.store import Store, how_to_look, open_store
@@ -82,6 +83,11 @@ def repair_run(
     if not needs_repair(judged):
         say(console, "this run ends well: there is nothing to stop in it")
         return None
+    if judged.verdict is Verdict.FAILED:
+        trace = original.result.own
+        say(console, f"{(trace and trace.fault) or 'it gave no loss'}: no rerun would say more")
+        return None
+    original = _located(store, original, config)
     data = _its_data(original, config, console)
     command = explain_command(run_id, config.local)
     with recorded_explanation(
@@ -114,9 +120,25 @@ def _describe(store: Store, found: Repair, said: Sequence[str], run_ids: Sequenc
     patiently(lambda: describe_answer(store, run_ids, sentences=said, causes=causes))
 
 
+def _located(store: Store, original: TrackedRun, config: ExplainConfig) -> TrackedRun:
+    """The run with the file of its own function, where that is named."""
+    recorded = original.recipe.config
+    if recorded.own is None:
+        return original
+    source = functools.partial(fetch_source, store, original.run_id)
+    own = located(recorded.own, config.local.own, source)
+    if own.program != recorded.own.program:
+        raise DataError(
+            f"{own.program.file} is not what the run was trained by; train it anew, and explain "
+            "that run"
+        )
+    recipe = dataclasses.replace(original.recipe, config=dataclasses.replace(recorded, own=own))
+    return dataclasses.replace(original, recipe=recipe)
+
+
 def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> Dataset:
-    where = dataclasses.replace(original.recipe.config.data, root=config.local.data.root)
-    data = load(where, notice=lambda line: say(console, line))
+    recorded = with_settings(original.recipe.config, {"data.root": config.local.data.root})
+    _, data = examples_for(recorded, notice=lambda line: say(console, line))
     if data.digest != original.recipe.data_digest:
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "
@@ -161,8 +183,8 @@ def _searched(
             trainer,
             before=judged,
             n_examples=data.train.n_examples,
-            gradient_norm=lambda configs: gradient_norms(configs, data, threads=own),
-            ratio=forecast([base], data, threads=own)[0],
+            gradient_norm=lambda configs: _norms(configs, data, own),
+            ratio=forecast([base], data, threads=own)[0] if data.program is None else None,
             seeds=config.explain.seeds,
             known=known,
             population=size,
@@ -175,11 +197,19 @@ def _seen(
     original: TrackedRun, base: RunConfig, judged: Judgement, trainer: Retrainer
 ) -> tuple[str, ...]:
     """What the run shows of why it ends badly; trained again where its record is coarse."""
+    if base.own is not None:  # what its layers do, only the function knows
+        return ()
     result, every = original.result, base.training.evaluate_every
     is_coarse = not result.layer_step.size or every > 1
     if is_coarse and base.training.steps <= _MOST_STEPS:
         [result] = trainer.results([with_settings(base, {"training.evaluate_every": 1})])
     return tuple(finding.sentence for finding in symptoms_of(base, result, judged))
+
+
+def _norms(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Sequence[float]:
+    if data.program is not None:
+        return [1.0] * len(configs)
+    return gradient_norms(configs, data, threads=threads)
 
 
 def _apply(

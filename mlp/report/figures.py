@@ -17,9 +17,11 @@ from mlp.causes.answer import Answer
 from mlp.causes.effects import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
 from mlp.causes.plan import Side
+from mlp.config import RunConfig
 from mlp.curve import Verdict
 from mlp.palette import VERDICT_COLOURS
 from mlp.report.summary import CurvePair, PageContent
+from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
@@ -177,7 +179,9 @@ Figure = Strips | Lines
 
 def figures_of(content: PageContent) -> dict[str, Figure]:
     """The figures of a page by name; one that would show nothing is not there."""
-    drawn: dict[str, Figure] = {"map": map_figure(content.runs, content.addresses)}
+    drawn: dict[str, Figure] = {}
+    if any(_rate_of(run.config) is not None for run in content.runs):
+        drawn["map"] = map_figure(content.runs, content.addresses)
     for i, pair in enumerate(content.pairs):
         drawn[f"curves-{i}"] = curves_figure(pair)
     if any(side.n_pairs for effect in content.answer.effects for side in effect.sides):
@@ -195,7 +199,9 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Strips
     """
     by_row: dict[str, list[Dot]] = {}
     for i, run in enumerate(runs):
-        rate, verdict = run.config.optimizer.learning_rate, run.judgement.verdict
+        rate, verdict = _rate_of(run.config), run.judgement.verdict
+        if rate is None:
+            continue
         has_words = len(runs) <= _DOTS_WITH_WORDS
         dot = Dot(
             x=rate,
@@ -205,14 +211,30 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Strips
             words=f"{run.name}: {verdict.value}" if has_words else "",
             address=addresses[i] if has_words and addresses else "",
         )
-        by_row.setdefault(run.config.gradient.normalization, []).append(dot)
+        by_row.setdefault(_row_of(run.config), []).append(dot)
     rows = []
     for name, dots in by_row.items():
         n = sum(dot.kind == "oscillating" for dot in dots)
         words = f"{n} of {len(dots)} {'oscillates' if n == 1 else 'oscillate'}"
         rows.append(Row(name, words, tuple(dots)))
-    rates = [run.config.optimizer.learning_rate for run in runs]
+    rates = [rate for run in runs if (rate := _rate_of(run.config)) is not None]
     return Strips(_log_axis("learning rate", rates, margin=0.04), tuple(rows))
+
+
+def _rate_of(config: RunConfig) -> float | None:
+    path = learning_rate_of(config)
+    rate = settings_of(config)[path] if path is not None else None
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+
+def _row_of(config: RunConfig) -> str:
+    """The normalization; of an own function its first argument of few values."""
+    if config.own is None:
+        return config.gradient.normalization
+    for argument in config.own.program.arguments:
+        if argument.kind == "bool" or argument.choices:
+            return f"{argument.name}={config.own.arguments[argument.name]}"
+    return config.own.program.function
 
 
 def curves_figure(pair: CurvePair) -> Lines:

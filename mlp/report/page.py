@@ -40,6 +40,7 @@ def render_page(content: PageContent) -> str:
         counts=count_values(content.observed),
         verdicts=[verdict.value for verdict in Verdict if verdict in seen],
         varied=varied,
+        is_built_in=all(run.config.own is None for run in content.runs),
         rows=_rows(content, varied),
         combined=list(dict.fromkeys(name for own in content.combinations for name in own.settings)),
         style=_text("page.css") + STYLE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from mlp.causes.answer import Answer
-from mlp.causes.changes import SEEDS
+from mlp.causes.changes import SEEDS, chance_of
 from mlp.causes.observed import StudyRun, is_repair
 from mlp.causes.plan import Plan, Results, Side, by_strength, judged_after
 from mlp.config import RunConfig, Value
@@ -153,7 +153,7 @@ def find_cures(
             for factor in dict.fromkeys(order)
             for change in by_strength(pick, factor, results)
             if (after := judged_after(pick, [change], 0, results)) is not None
-            and is_repair(judged[pick.run], after)
+            and is_repair(judged[pick.run], after, chance_of(pick.configs[0]))
         )
         cures += itertools.islice(repairs, 1)
     return cures

@@ -34,6 +34,7 @@ from typing import Any
 from mlp.config import RESULT_GROUPS, RunConfig, Value
 from mlp.errors import SettingError, one_line, shown
 from mlp.settings import (
+    SEED,
     default_settings,
     setting_paths,
     settings_of,
@@ -139,12 +140,13 @@ class Range:
 Domain = Choice | Range
 
 
-def read_domain(path: str, value: Any) -> Domain:
+def read_domain(path: str, value: Any, *, base: RunConfig | None = None) -> Domain:
     """Reads a domain as a study file has it.
 
     Args:
         path: the setting, with the branch behind it where there is one.
         value: a list of choices, one fixed value, or a mapping with `choices` or `low` and `high`.
+        base: a run whose setting it is, where it is of an own function.
 
     Raises:
         SettingError: for unknown or contradicting keys, low above high, log from zero.
@@ -170,7 +172,14 @@ def read_domain(path: str, value: Any) -> Domain:
         if {"low", "high", "log", "step"} & set(value):
             raise SettingError(f"{where} must have choices or a range, but has both")
         return _read_choice(where, value["choices"])
-    return _read_range(where, value, integer=setting in _INTEGERS)
+    return _read_range(where, value, integer=_is_integer(setting, base))
+
+
+def _is_integer(setting: str, base: RunConfig | None) -> bool:
+    if base is None or base.own is None or setting == SEED:
+        return setting in _INTEGERS
+    argument = base.own.program.argument(setting.removeprefix("own."))
+    return argument is not None and argument.kind == "int"
 
 
 def _read_choice(where: str, values: Any) -> Choice:
@@ -441,7 +450,7 @@ def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
     by = value.get("by") if isinstance(value, Mapping) else None
     if by is None:
         layered = isinstance(value, Mapping) and value.get("each_layer", False) is True
-        return Entry(path, {"": read_domain(path, value)}, None, layered)
+        return Entry(path, {"": read_domain(path, value, base=base)}, None, layered)
     if not isinstance(by, str) or by not in known or by == path:
         raise SettingError(f"study.space.{path}.by must name another setting, but is {shown(by)}")
     if by.startswith("data."):
@@ -450,7 +459,9 @@ def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
     kinds = {isinstance(b, Mapping) and b.get("each_layer") is True for b in branches.values()}
     if len(kinds) != 1:
         raise SettingError(f"study.space.{path} needs a domain of one kind for each value of {by}")
-    domains = {key: read_domain(f"{path}.{key}", branch) for key, branch in branches.items()}
+    domains = {
+        key: read_domain(f"{path}.{key}", branch, base=base) for key, branch in branches.items()
+    }
     return Entry(path, domains, by, kinds.pop())
 
 

@@ -36,6 +36,7 @@ from mlp.config import (
     RUN_GROUPS,
     Explain,
     ExplainConfig,
+    Own,
     OwnSettings,
     RunConfig,
     Study,
@@ -46,6 +47,7 @@ from mlp.errors import SettingError, one_line, one_sentence, shown
 from mlp.settings import (
     SEED,
     read_explain,
+    read_named_file,
     read_run,
     read_sweep,
     setting_paths,
@@ -293,6 +295,20 @@ def typed_settings(
     return typed
 
 
+def typed_arguments(overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value of the arguments of an own function that were typed.
+
+    Args:
+        values: what `compose` made of the overrides.
+    """
+    paths = [override.key_or_group for override in parse_overrides(overrides)]
+    return {
+        path: values["own"][path.removeprefix("own.")]
+        for path in paths
+        if is_argument(path) and not path.startswith("own.roles")
+    }
+
+
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them.
 
@@ -464,7 +480,7 @@ def _check_name(override: Override, command: str, groups: Sequence[str]) -> None
         return
     if any(path == free or path.startswith((f"{free}.", f"{free}/")) for free in _FREE):
         return
-    if _is_argument(path):  # the file of the function says which there are
+    if is_argument(path):  # the file of the function says which there are
         return
     if path in groups:
         _check_option(override, _options(path))
@@ -476,7 +492,7 @@ def _check_name(override: Override, command: str, groups: Sequence[str]) -> None
         raise SettingError(f"{path} cannot be removed; give it a value")
 
 
-def _is_argument(path: str) -> bool:
+def is_argument(path: str) -> bool:
     """Whether a path names an argument of an own function, or a role of one."""
     return path.startswith("own.") and path not in setting_paths()
 
@@ -485,7 +501,7 @@ def _for_hydra(override: Override) -> str:
     """The override as Hydra takes it: arguments of an own function are new to its schema."""
     line = str(override.input_line)
     path = override.key_or_group
-    is_new = (_is_argument(path) or path == "own.roles") and not override.is_delete()
+    is_new = (is_argument(path) or path == "own.roles") and not override.is_delete()
     return f"++{line.lstrip('+')}" if is_new else line
 
 
@@ -642,7 +658,7 @@ def typed_changes(settings: Settings | None) -> dict[str, Any]:
     """
     known = [path for path in setting_paths() if path.partition(".")[0] in RESULT_GROUPS]
     for path in settings or {}:
-        if path not in known:
+        if path not in known and not is_argument(path):
             raise SettingError(unknown_setting(path, known))
     return dict(settings or {})
 
@@ -690,6 +706,19 @@ def own_study_files() -> list[str]:
         for name, file in study_files().items()
         if (folder / file.name).is_file() and file.resolve().parent != folder.resolve()
     ]
+
+
+def named_by_study(name: str) -> Own | None:
+    """The own function that a study file of ./sweeps names; None where it names none.
+
+    Raises:
+        SettingError: for a function that is not there.
+    """
+    file = Path.cwd() / "sweeps" / f"{name}.yaml"
+    if not file.is_file():
+        return None
+    own = _read_study_file(file).get("own")
+    return read_named_file(own) if isinstance(own, dict) else None
 
 
 def _read_study_file(file: Path) -> dict[str, Any]:

@@ -160,6 +160,18 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     )
 
 
+def fetch_source(store: Store, run_id: str) -> str:
+    """The text that the file of a run's own function had; empty where it is not known."""
+    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
+        address = str(get_run(store, run_id).info.artifact_uri)
+        try:
+            uri = str(store.client.tracking_uri)
+            download_text(uri, address, record.SOURCE_FILE, Path(folder))
+            return read_text(Path(folder) / record.SOURCE_FILE)
+        except RecordError:
+            return ""
+
+
 def download(uri: str, address: str, folder: Path) -> None:
     """Downloads the three files of a run, none larger than its config allows.
 
