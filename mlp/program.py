@@ -339,7 +339,7 @@ def _roles(
             raise SettingError(f"own.roles.{role} must be an argument of the function; {has}")
     found = {}
     for role, usual in ROLES.items():
-        name = (given or {}).get(role) or next((n for n in usual if n in names), None)
-        if name is not None:
-            found[role] = name
+        chosen = (given or {}).get(role) or next((n for n in usual if n in names), None)
+        if chosen is not None:
+            found[role] = chosen
     return tuple(found.items())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def _rerun() -> None:
     changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
     with_settings(RunConfig(), {k: v for k, v in changed.items() if k not in _JOINT})
     changed |= typed_arguments(overrides, values)
-    local = {"data": {"root": values["data"]["root"]}}
+    local: dict[str, Any] = {"data": {"root": values["data"]["root"]}}
     local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
     local["own"] = read_named_file(values["own"])
     rerun = rerun_network(run_id, changed, local=read_run(local), console=Terminal())
@@ -187,10 +187,10 @@ def rerun_network(
         lambda: open_store(local.tracking), record, label, remedy=doctor_command(local)
     )
     say(console, f"run {new_id}, rerun of {run_id}")
-    path = learning_rate_of(config)
-    rate = settings_of(config)[path] if path is not None else None
+    setting = learning_rate_of(config)
+    rate = settings_of(config)[setting] if setting is not None else None
     if is_plain and isinstance(rate, float):
-        commands = [f"{rerun_command(run_id, config)} {path}={rate / 2:g}"]
+        commands = [f"{rerun_command(run_id, config)} {setting}={rate / 2:g}"]
     else:
         commands = [rerun_command(new_id, config), *how_to_look(store, run_id=new_id)]
     commands += register_model(store, new_id, record)

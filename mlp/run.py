@@ -1,18 +1,18 @@
 """A tracked run as a notebook wants it: its config, curve, weights and answers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
 from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Result
-from mlp.errors import MissingInputError, RecordError, one_line
+from mlp.errors import MissingInputError, RecordError, SettingError, one_line
 from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
@@ -60,8 +60,16 @@ class Run:
 
     @property
     def weights(self) -> Params:
-        """`W (fan_in, fan_out)` and `b (fan_out,)` of each layer, first layer first."""
+        """`W (fan_in, fan_out)` and `b (fan_out,)` of each layer, first layer first.
+
+        Of an own function there are none: see `arrays`.
+        """
         return tuple(Layer(W, b) for W, b in self.result.weights)
+
+    @property
+    def arrays(self) -> "Mapping[str, NDArray[Any]]":
+        """What an own function returned, by name; empty for the built-in network."""
+        return self.result.own.kept if self.result.own is not None else {}
 
     @cached_property
     def curve(self) -> "pd.DataFrame":
@@ -71,8 +79,8 @@ class Run:
         `validation_accuracy` is 0 to 1; of minibatches there is `step_loss`, and where it was
         measured `sharpness` and `stability_ratio`. `gradient_norm` is that of the mean gradient;
         of each layer, `update_ratio/layer1` is the norm of an update over that of the weights, and
-        `idle_units/layer1` the share of its units, 0 to 1, that are dead or saturated. What was not
-        measured at a step is NaN.
+        `idle_units/layer1` the share of its units, 0 to 1, that are dead or saturated. Of an own
+        function there is what it yields. What was not measured at a step is NaN.
         """
         import pandas as pd
 
@@ -81,6 +89,10 @@ class Run:
             "loss": pd.Series(result.loss, result.loss_step),
             "validation_accuracy": pd.Series(result.validation_accuracy, result.evaluated_step),
         }
+        for name, values in (result.own.series if result.own is not None else {}).items():
+            columns[name] = pd.Series(values, result.loss_step)
+        if result.own is not None:
+            del columns["validation_accuracy"]
         if result.step_loss is not None:
             columns["step_loss"] = pd.Series(result.step_loss)
         if result.sharpness_step.size:
@@ -101,8 +113,14 @@ class Run:
             A row an image: `digit` (3 or 7), `probability_of_3` and `probability_of_7`.
 
         Raises:
+            SettingError: for a run of an own function.
             ValueError: for images of another size than those of the training.
         """
+        if self.config.own is not None:
+            raise SettingError(
+                "only a network of this program predicts here; what your function returned is in "
+                "run.arrays"
+            )
         scale = SCALES[self.config.data.name] / self.config.data.scale
         return Network(self.result.weights, self.config.model.activation, scale).predict(images)
 
@@ -205,12 +223,17 @@ def load_study(
         "mechanism": _texts([run.mechanism for run in runs]),
     }
     settings = [settings_of(run.config) for run in runs]
-    columns = {
-        path: _column([values[path] for values in settings], default)
-        for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
-    }
+    if runs[0].config.own is not None:
+        columns = {path: _own_column([v.get(path) for v in settings]) for path in settings[0]}
+    else:
+        columns = {
+            path: _column([values[path] for values in settings], default)
+            for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
+        }
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
-    numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(str(name))]]
+    told = {str(name).removeprefix("final_") for name in numbers if str(name).startswith("final_")}
+    left_out = [n for n in numbers if _LAST_POINTS.fullmatch(str(n)) or str(n) in told]
+    numbers = numbers.drop(columns=left_out)
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
 
 
@@ -218,6 +241,15 @@ def _texts(values: Sequence[object]) -> "pd.Series[Any]":
     import pandas as pd
 
     return pd.Series([None if value is None else typed(value) for value in values], dtype="string")
+
+
+def _own_column(values: Sequence[object]) -> "pd.Series[Any]":
+    """An argument as a column: numbers and truth values as they are, the rest as texts."""
+    import pandas as pd
+
+    if all(isinstance(value, bool | int | float) for value in values):
+        return pd.Series(values)
+    return _texts(values)
 
 
 def _column(values: Sequence[object], default: object) -> "pd.Series[Any]":

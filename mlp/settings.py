@@ -304,19 +304,18 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         >>> with_settings(RunConfig(), {"model.depth": 3}).model.depth
         3
     """
-    values = {
-        group: config.own if group == "own" else dataclasses.asdict(getattr(config, group))
-        for group in RUN_GROUPS
-    }
+    groups = [group for group in RUN_GROUPS if group != "own"]
+    values: dict[str, Any] = {group: dataclasses.asdict(getattr(config, group)) for group in groups}
+    own = config.own
     for path, value in changes.items():
         group, _, name = path.partition(".")
-        if group == "own" and config.own is not None and name:
-            values["own"] = with_arguments(values["own"], {name: value})
+        if group == "own" and own is not None and name:
+            own = with_arguments(own, {name: value})
             continue
-        if group not in values or not name or group == "own":
+        if group not in values or not name:
             raise SettingError(unknown_setting(path, setting_paths()))
         values[group][name] = value
-    return read_run(values)
+    return read_run({**values, "own": own})
 
 
 def setting_paths(command: str = "train") -> dict[str, str]:

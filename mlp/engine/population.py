@@ -237,7 +237,7 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
     )
 
 
-def _layers(trial: PackedTrial) -> dict[str, NDArray[Any]]:
+def _layers(trial: PackedTrial) -> dict[str, Any]:
     """What was measured of the layers over all slices."""
     parts = zip(*trial.layers, strict=True)
     return dict(zip(LayerPoints._fields, map(np.concatenate, parts), strict=True))

@@ -275,7 +275,7 @@ def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun
 def _kind(run: PastRun) -> tuple[Data, str, Program | None]:
     own = run.config.own
     data, dtype = dataclasses.replace(run.config.data, root=None), run.config.training.dtype
-    return data, dtype, own and own.program
+    return data, dtype, None if own is None else own.program
 
 
 def _with_file(
@@ -489,8 +489,9 @@ def _commands(
     brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     for run in compared.runs:
         if run.judgement.verdict is Verdict.OSCILLATING and run.run_id not in brought:
-            commands.append(f"{explain_command(run.run_id, config.local)}   # of {run.name}")
-            commands.append(rerun_command(run.run_id, config.local))
+            local = dataclasses.replace(config.local, own=run.config.own)
+            commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
+            commands.append(rerun_command(run.run_id, local))
             break
     return [*commands, *how_to_look(store)]
 

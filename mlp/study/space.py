@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from mlp.config import RESULT_GROUPS, RunConfig, Value
+from mlp.config import RESULT_GROUPS, Own, RunConfig, Value
 from mlp.errors import SettingError, one_line, shown
 from mlp.settings import (
     SEED,
@@ -43,6 +43,7 @@ from mlp.settings import (
 )
 
 _LARGEST = sys.float_info.max
+_TIMES, _TIMES_INTEGER = 30.0, 4  # around the value of an argument, where nobody wrote a space
 _MOST_STEPS = 1_000_000  # in a range of floats; beyond that they are not told apart for certain
 DOMAIN_KEYS = frozenset({"low", "high", "log", "step", "choices", "each_layer", "by"})
 _INTEGERS = {"model.depth", "model.widths", "training.steps", "training.batch_size"} | {
@@ -349,6 +350,31 @@ def read_space(values: Mapping[str, Any], base: RunConfig) -> Space:
     return space
 
 
+def space_around(own: Own) -> dict[str, Any]:
+    """The space of an own function where nobody wrote one, as a study file has it.
+
+    Positive numbers vary around their values, a factor of thirty either way, integers from 1 to
+    four times theirs; truth values and the texts of a `Literal` take each value. The seed, the
+    number of steps, and what cannot be known of other arguments stay as they are.
+    """
+    left_out = {own.program.role("seed"), own.program.role("steps")}
+    space: dict[str, Any] = {}
+    for argument, value in zip(own.program.arguments, own.values, strict=True):
+        if argument.name in left_out:
+            continue
+        path = f"own.{argument.name}"
+        if isinstance(value, bool):
+            space[path] = [value, not value]
+        elif argument.choices:
+            space[path] = list(argument.choices)
+        elif isinstance(value, int) and value > 0:
+            space[path] = {"low": 1, "high": _TIMES_INTEGER * value}
+        elif isinstance(value, float) and value > 0:
+            ends = (float(f"{value * times:.3g}") for times in (1 / _TIMES, _TIMES))
+            space[path] = {**dict(zip(("low", "high"), ends, strict=True)), "log": True}
+    return space
+
+
 def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:
     """Draws one point: asks `suggest` for every parameter that exists there.
 
@@ -441,6 +467,11 @@ def _searchable(base: RunConfig) -> set[str]:
 
 def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
     known = _searchable(base)
+    if path not in known and base.own is not None and path in setting_paths():
+        raise SettingError(
+            f"study.space varies {path}, which does nothing in {base.own.program.file}; sweeps=own "
+            "varies the arguments of your function"
+        )
     if path not in known:
         raise SettingError(
             unknown_setting(f"study.space.{path}", [f"study.space.{n}" for n in known])

@@ -118,12 +118,24 @@ def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> li
         *space,
         f"the first {len(first)} trials:",
         *first,
-        f"training: about {_duration(found.training_s)} on {found.threads} threads, by a trial "
-        f"of {found.measured_s:.1f} s; the runs are recorded meanwhile",
-        f"memory: at most {_size_of(found.needed_bytes)} for {found.n_together} trials at once, "
-        f"{_size_of(found.free_bytes)} are free",
+        *_costs(found, config),
         "a dry run: nothing was stored",
     ]
+
+
+def _costs(found: Rehearsal, config: SweepConfig) -> list[str]:
+    how = f"on {found.threads} threads, by a trial of {found.measured_s:.1f} s"
+    if math.isnan(found.training_s):
+        time_s = f"training: longer than {found.measured_s:.1f} s, the time of this trial"
+    else:
+        time_s = (
+            f"training: about {_duration(found.training_s)} {how}; the runs are recorded meanwhile"
+        )
+    memory = (
+        f"memory: at most {_size_of(found.needed_bytes)} for {found.n_together} trials at once, "
+        f"{_size_of(found.free_bytes)} are free"
+    )
+    return [time_s] if config.base.own is not None else [time_s, memory]
 
 
 def _short(value: Value) -> str:
@@ -154,7 +166,7 @@ def _trained_apart(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     from mlp.engine.population import shared_settings  # compiled code
 
     if configs[0].own is not None:
-        return [[config] for config in configs]
+        return [list(configs)]
     groups: dict[tuple[object, ...], list[RunConfig]] = {}
     for config in configs:
         groups.setdefault(shared_settings(config), []).append(config)
@@ -168,9 +180,10 @@ def _training_seconds(
 
     What comes before the first step is counted as it is; the steps, by the share that was done.
     """
-    execution = configs[0].execution
+    execution, is_own = configs[0].execution, configs[0].own is not None
     plain = [with_settings(config, {"training.sharpness_points": 0}) for config in configs]
-    train_runs([with_settings(config, _ONE_STEP) for config in configs], data, execution)
+    if not is_own:  # compiles
+        train_runs([with_settings(config, _ONE_STEP) for config in configs], data, execution)
     started = time.perf_counter()
     seen: list[tuple[float, float]] = []  # seconds, share of the trials' steps
 
@@ -184,6 +197,8 @@ def _training_seconds(
         train_runs(plain, data, execution, progress=watch)
     except _EnoughError:
         (first_s, first_share), (last_s, last_share) = seen[0], seen[-1]
+        if last_share == first_share:  # a function that does not say how far it is
+            return math.nan, last_s
         pace = (last_s - first_s) / (last_share - first_share)
         return last_s + (1 - last_share) * pace, last_s
     whole = time.perf_counter() - started
@@ -193,7 +208,7 @@ def _training_seconds(
 def _sharpness_seconds(configs: Sequence[RunConfig], data: Dataset) -> float:
     """Seconds that it takes to measure the sharpness of these trials, by a few measurements."""
     n_points = len(sharpness_steps(configs[0]))
-    if n_points == 0:
+    if n_points == 0 or configs[0].own is not None:
         return 0.0
     two_points = {"training.steps": 1, "training.sharpness_points": 2}
     few = [with_settings(config, two_points) for config in configs[:_MEASURED_TRIALS]]

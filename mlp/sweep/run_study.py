@@ -29,7 +29,7 @@ from mlp.study.storage import (
 from mlp.sweep.generation import Keeper, restore_missing, train_generation, upload_leftovers
 from mlp.sweep.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, not_uploaded
-from mlp.terminal.compose import Settings, own_study_files, study_config
+from mlp.terminal.compose import Settings, own_study_files, settings_for, study_config
 from mlp.terminal.screen import Standing, meter, say, silent, waiting
 from mlp.tracking import spool
 from mlp.tracking.display import own_file
@@ -43,9 +43,10 @@ from mlp.training.work import Executor
 
 
 def run_study(
-    study: str | SweepConfig = "accuracy",
+    study: str | SweepConfig | None = None,
     settings: Settings | None = None,
     *,
+    train: Callable[..., Any] | None = None,
     console: Console | None = None,
 ) -> StudyEnd:
     """Runs a study to its end, or goes on with it, as `python -m mlp.sweep` does.
@@ -54,8 +55,10 @@ def run_study(
     most as long as the study was trained; `study.explain=false` leaves that out.
 
     Args:
-        study: name of a study file, shipped or in `./sweeps`; or a config.
+        study: name of a study file, shipped or in `./sweeps`; or a config. None: `accuracy`, and
+            of an own function `own`.
         settings: what differs from the file; `study.space` replaces the whole space.
+        train: your own training function in the place of the built-in network, written in a file.
         console: where progress and results are shown, such as `rich.get_console()`; None: nowhere.
 
     Raises:
@@ -72,7 +75,7 @@ def run_study(
         >>> mlp.load_study(end.name)["trial"].tolist()
         [0, 1, 2, 3]
     """
-    config, console = _config(study, settings), console or silent()
+    config, console = _config(study, settings, train), console or silent()
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
     storage = open_storage(config.study.storage)
@@ -95,9 +98,10 @@ def run_study(
 
 
 def rehearse_study(
-    study: str | SweepConfig = "accuracy",
+    study: str | SweepConfig | None = None,
     settings: Settings | None = None,
     *,
+    train: Callable[..., Any] | None = None,
     console: Console | None = None,
 ) -> Rehearsal:
     """Finds out what a study would be, as `study.dry_run=true` shows it; leaves nothing behind.
@@ -105,6 +109,7 @@ def rehearse_study(
     Args:
         study: as of `run_study`.
         settings: likewise.
+        train: likewise.
         console: where it is shown; None: nowhere.
 
     Raises:
@@ -116,7 +121,7 @@ def rehearse_study(
         >>> plan.n_trials, sorted(plan.domains)
         (4, ['gradient.normalization', 'optimizer.learning_rate'])
     """
-    config, console = _config(study, settings), console or silent()
+    config, console = _config(study, settings, train), console or silent()
     check_study(config)
     config, data = _load(config, storage_in_memory(), console)
     with waiting(console, "training for two seconds"):
@@ -125,10 +130,16 @@ def rehearse_study(
     return rehearsal
 
 
-def _config(study: str | SweepConfig, settings: Settings | None) -> SweepConfig:
+def _config(
+    study: str | SweepConfig | None,
+    settings: Settings | None,
+    train: Callable[..., Any] | None,
+) -> SweepConfig:
     if isinstance(study, SweepConfig):
         return study
-    return study_config(study, settings)
+    named = {} if train is None else settings_for(train)
+    own = "own.file" in {**named, **(settings or {})}
+    return study_config(study or ("own" if own else "accuracy"), {**named, **(settings or {})})
 
 
 def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:

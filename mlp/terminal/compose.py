@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import itertools
 import math
 import os
@@ -55,6 +56,7 @@ from mlp.settings import (
     unknown_setting,
 )
 from mlp.study.identity import check_study
+from mlp.study.space import space_around
 
 Config = TypeVar("Config")
 
@@ -646,8 +648,29 @@ def read_study(values: Mapping[str, Any]) -> SweepConfig:
         SettingError: as `study_config`.
     """
     config = read_sweep(values)
+    if config.base.own is not None and not config.study.space and not config.study.enqueue:
+        space = space_around(config.base.own)
+        config = dataclasses.replace(config, study=dataclasses.replace(config.study, space=space))
     check_study(config)
     return config
+
+
+def settings_for(function: Callable[..., Any]) -> dict[str, Any]:
+    """The setting that names a function: the file that it is written in.
+
+    Raises:
+        SettingError: for one that stands in no file, or not at its top level.
+    """
+    name = getattr(function, "__name__", "")
+    file = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    is_top = getattr(function, "__qualname__", "") == name and name.isidentifier()
+    if file is None or not Path(file).is_file() or not is_top:
+        raise SettingError(
+            "train must be a function at the top level of a file, so that it can be trained in "
+            "processes of its own and be recorded; in a notebook %%writefile mine.py writes a cell "
+            "into one"
+        )
+    return {"own.file": f"{file}:{name}"}
 
 
 def typed_changes(settings: Settings | None) -> dict[str, Any]:

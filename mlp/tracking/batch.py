@@ -107,8 +107,8 @@ def batch_of(key: str, records: Sequence[RunRecord]) -> Batch:
                 ended_ms=record.ended_ms,
             )
         )
-    own = records[0].config.own
-    program = program_values(own.program) if own is not None else None
+    function = records[0].config.own
+    program = program_values(function.program) if function is not None else None
     return Batch(key, records[0].data_digest, shared, entries, program)
 
 

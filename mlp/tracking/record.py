@@ -655,6 +655,8 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     if recipe.config.own is not None:
         return recipe, _own_result(recipe, curve, weights)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
+    names = (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS)
+    measured: dict[str, Any] = {name: curve[name] for name in names if name in curve}
     result = Result(
         loss=curve["loss"],
         loss_step=curve["loss_step"],
@@ -664,7 +666,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         weights=tuple((weights[f"W{i}"], weights[f"b{i}"]) for i in range(1, n_layers + 1)),
         ending=recipe.ending,
         last_step=recipe.last_step,
-        **{name: curve[name] for name in (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS) if name in curve},
+        **measured,
     )
     return recipe, result
 

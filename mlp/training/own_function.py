@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from mlp.config import Own, RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, OwnTrace, Result, Thresholds
-from mlp.errors import DataError, SystemLimitError, one_line
+from mlp.errors import DataError, SettingError, SystemLimitError, one_line
 from mlp.program import read_source
 from mlp.training.work import Done, Task, WorkDone
 
 _PACE_S = 0.1
+_IS_WORKER = "MLP_OWN_WORKER"  # environment variable of the processes that import users' files
 _MOST_OUTPUT = 4_000  # bytes of what a run printed last that are kept
 _START_S = 600.0  # for the import of a file, at least
 # One core a run: threads of a library would compete, and add in another order.
@@ -180,6 +181,11 @@ class Functions:
     def _start_host(self, path: Path, task: Task) -> None:
         own = task.configs[0].own
         assert own is not None
+        if _IS_WORKER in os.environ:
+            raise SettingError(
+                "this was called while the file of a training function was imported; put the call "
+                "below if __name__ == '__main__'"
+            )
         here, there = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -205,6 +211,7 @@ class Functions:
                     "PYTHONPATH": os.pathsep.join(paths),
                     "PYTHONHASHSEED": "0",
                     "MPLBACKEND": "Agg",
+                    _IS_WORKER: "1",
                 },
             )
         except OSError as error:

@@ -90,7 +90,7 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
     running: dict[int, int] = {}
     try:
         while True:
-            ready, _, _ = select.select([server, hearing], [], [])
+            ready, _, _ = select.select([server.fileno(), hearing], [], [])
             if hearing in ready:
                 os.read(hearing, 4096)
             for pid, number in list(running.items()):
@@ -98,7 +98,7 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
                 if ended:
                     del running[pid]
                     _say(server, {"ended": number, "code": os.waitstatus_to_exitcode(status)})
-            if server in ready:
+            if server.fileno() in ready:
                 text, fds, _, _ = socket.recv_fds(server, 65_536, 2)
                 if not text:
                     return
@@ -165,7 +165,8 @@ def run_function(
     except BaseException as error:  # noqa: BLE001  whatever a foreign function raises
         fault = sentence_of(error, path)
     try:
-        np.savez(request["file"], **taken.arrays())
+        arrays: dict[str, Any] = taken.arrays()
+        np.savez(request["file"], **arrays)
     except Exception as error:  # noqa: BLE001  a full disk, say
         fault = fault or f"what it gave cannot be kept: {one_line(error)}"
     return {"done": True, "fault": fault, "notes": taken.notes, "versions": _versions(path)}
