@@ -786,7 +786,7 @@ def expected_curve(recipe: Recipe) -> dict[str, Expected]:
 
 def _series_arrays(result: Result) -> dict[str, Array]:
     series = result.own.series if result.own is not None else {}
-    return {f"series.{name}": array for name, array in series.items()}
+    return {f"series.{name}": series[name] for name in sorted(series)}
 
 
 def _curve_arrays(result: Result) -> dict[str, Array]:
@@ -819,7 +819,7 @@ def _all_arrays(record: RunRecord) -> dict[str, Array]:
 
 def _weight_arrays(result: Result) -> dict[str, Array]:
     kept = result.own.kept if result.own is not None else {}
-    arrays: dict[str, Array] = {f"kept.{name}": array for name, array in kept.items()}
+    arrays: dict[str, Array] = {f"kept.{name}": kept[name] for name in sorted(kept)}
     for i, (W, b) in enumerate(result.weights, start=1):
         arrays[f"W{i}"], arrays[f"b{i}"] = W, b
     return arrays
