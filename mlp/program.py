@@ -294,7 +294,7 @@ def _argument(own: ast.arg, default: ast.expr | None) -> Argument:
     kind, choices, may_be_none = _annotated(own.annotation)
     if not kind:
         kind = {"tuple": "list", "NoneType": "any"}.get(type(value).__name__, type(value).__name__)
-        may_be_none = default is not None and value is None
+        may_be_none = isinstance(default, ast.Constant) and default.value is None
     if kind == "float" and type(value) is int:
         value = float(value)
     return Argument(own.arg, kind, value, default is None, choices, may_be_none)
