@@ -164,7 +164,7 @@ class Functions:
         done = [Done(run.task, (self._finish(run),)) for run in ended]
         working = self._running.values()
         losses = np.array([run.loss for run in working])
-        progress(sum(run.done_share for run in working), losses)
+        progress(len(done) + sum(run.done_share for run in working), losses)
         return done
 
     def close(self) -> None:
@@ -343,8 +343,7 @@ class Functions:
         for fd, hear in ((run.reading, self._hear_run), (run.output, self._hear_output)):
             if fd in self._selector.get_map():
                 hear(run)
-            self._forget(fd)
-            os.close(fd)
+        self._close_pipes(run)
         del self._running[run.number]
         del run.host.runs[run.number]
         if not run.host.can_fork or run.host.process.poll() is not None:
@@ -358,11 +357,17 @@ class Functions:
         for run in host.runs.values():
             if run.pid is not None:
                 _kill(run.pid)
+            self._close_pipes(run)
         if not host.is_ready:  # it may import for ever
             _kill(host.process.pid)
         self._forget(host.socket)
         host.socket.close()  # which it hears, and ends also a run that is not heard of yet
         _end_process(host.process)
+
+    def _close_pipes(self, run: _Run) -> None:
+        for fd in (run.reading, run.output):
+            self._forget(fd)
+            os.close(fd)
 
     def _forget(self, file: Any) -> None:
         with contextlib.suppress(KeyError, ValueError):
