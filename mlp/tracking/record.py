@@ -332,6 +332,9 @@ def read_program_values(values: Any) -> Program:
         )
         for own in found.arguments
     )
+    names = [own.name for own in arguments]
+    if len(set(names)) < len(names) or not set(found.roles.values()) <= set(names):
+        raise RecordError("the program of the record has an argument twice, or a role of none")
     return Program(found.file, found.function, found.digest, arguments, tuple(found.roles.items()))
 
 
