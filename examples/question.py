@@ -14,7 +14,7 @@ from mlp.config import Data
 from mlp.data.dataset import load
 
 digits = load(Data(validation_fraction=0.0), notice=print)
-X = digits.train.pixels / digits.scale
+X = (digits.train.pixels / digits.scale).astype(np.float32)
 y = digits.train.labels.astype(int)
 n = len(X)
 
@@ -32,20 +32,23 @@ def loss(model):
     a1 = sigmoid(X @ model["W1"] + model["b1"])
     a2 = sigmoid(a1 @ model["W2"] + model["b2"])
     p = softmax(a2 @ model["W3"] + model["b3"])
-    return -np.mean(np.log(p[np.arange(n), y] + 1e-300))
+    return -np.mean(np.log(p[np.arange(n), y] + 1e-30))
 
 
-def train(learning_rate=0.005, hidden=3, average=False, exact=False, steps=500, seed=0):
+def train(learning_rate=0.005, hidden=3, average=False, exact=False, steps=300, seed=0):
     random = np.random.RandomState(seed)
-    W1, b1 = random.randn(X.shape[1], hidden) / np.sqrt(X.shape[1]), np.zeros(hidden)
-    W2, b2 = random.randn(hidden, hidden) / np.sqrt(hidden), np.zeros(hidden)
-    W3, b3 = random.randn(hidden, 2) / np.sqrt(hidden), np.zeros(2)
+    sizes = (X.shape[1], hidden, hidden, 2)
+    W1, W2, W3 = (
+        (random.randn(a, b) / np.sqrt(a)).astype(X.dtype)
+        for a, b in zip(sizes, sizes[1:], strict=False)
+    )
+    b1, b2, b3 = (np.zeros(b, X.dtype) for b in sizes[1:])
     for _ in range(steps):
         a1 = sigmoid(X @ W1 + b1)
         a2 = sigmoid(a1 @ W2 + b2)
         p = softmax(a2 @ W3 + b3)
         yield {
-            "loss": -np.mean(np.log(p[np.arange(n), y] + 1e-300)),
+            "loss": -np.mean(np.log(p[np.arange(n), y] + 1e-30)),
             "accuracy": np.mean(p.argmax(axis=1) == y),
         }
         p[np.arange(n), y] -= 1
