@@ -385,6 +385,10 @@ class Study:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="start no generation after so many seconds"),
     ] = None
+    force: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="train settings again that have a run in the study already"),
+    ] = False
     explain: Annotated[
         Annotated[bool, Strict()],
         Field(description="say at the end what makes runs oscillate, in at most as long again"),

@@ -1,11 +1,13 @@
 """A generation of a study: trained, kept in the spool, stored in the search, handed to MLflow."""
 
+import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp.config import Execution, RunConfig
+from mlp.config import Execution, RunConfig, canonical_json
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending
 from mlp.errors import RecordError
@@ -19,9 +21,12 @@ from mlp.tracking.drain import Drain
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.record import RunRecord, read_record
 from mlp.training.executor import n_threads
-from mlp.training.outcome import is_record_of, objective_value
+from mlp.training.outcome import is_record_of, make_record, objective_value
 from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor, WorkDone
+
+SAME_AS = "mlp.same_as"  # tag: number of the trial of the same settings whose result this is
+_WHOLE = (Ending.COMPLETED, Ending.NON_FINITE)
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,22 @@ class Keeper:
             {spool.place_of(self.folder, *which): spool.Kept(*run) for which, run in runs.items()}
         )
 
-    def keep_trials(self, records: Mapping[int, RunRecord]) -> None:
-        """As `keep`, for trials by their numbers."""
-        self.keep(
-            {
-                (n, 0): (run, label_of_trial(self.page, n, run_name(run.config, trial=n)))
-                for n, run in records.items()
-            }
-        )
+    def keep_trials(
+        self, records: Mapping[int, RunRecord], same_as: Mapping[int, int] | None = None
+    ) -> None:
+        """As `keep`, for trials by their numbers.
+
+        Args:
+            same_as: trial -> the earlier one of the same settings whose result it has.
+        """
+        runs = {}
+        for number, run in records.items():
+            label = label_of_trial(self.page, number, run_name(run.config, trial=number))
+            if same_as and number in same_as:
+                tags = {**label.tags, SAME_AS: str(same_as[number])}
+                label = dataclasses.replace(label, tags=tags)
+            runs[number, 0] = run, label
+        self.keep(runs)
 
     def waiting(self) -> dict[tuple[int, int], Path]:
         """What is kept."""
@@ -79,6 +92,18 @@ class Keeper:
             return record
         self.notice(f"{name} is trained again: what was kept is another run")
         return None
+
+    def recorded(self, number: int, config: RunConfig, data: Dataset) -> RunRecord | None:
+        """The record of an earlier trial, from the spool or from MLflow; None: it has none."""
+        place = self.waiting().get((number, 0))
+        if place is not None:
+            return self.read(place, f"trial {number}", config, data.digest)
+        found = self.drain.fetch(number)
+        if found is None or found.recipe.data_digest != data.digest:
+            return None
+        now = time.time_ns() // 1_000_000
+        record = make_record(config, data, found.result, started_ms=now, ended_ms=now, threads=1)
+        return record if is_record_of(record, found.recipe.config, data.digest) else None
 
     def upload(self, number: int, seed: int = 0) -> None:
         """Hands a kept run over to MLflow; returns at once."""
@@ -122,7 +147,12 @@ def train_generation(
         Number of the trial -> its record.
     """
     records = _kept(trials, keeper, data.digest)
-    missing = [trial for trial in trials if trial.number not in records]
+    same_as = _repeats(opened, [trial for trial in trials if trial.number not in records])
+    known = _known(trials, same_as, records, data, keeper)
+    keeper.keep_trials(known, same_as)
+    records |= known
+    waits = {number for number, of in same_as.items() if of >= trials[0].number}
+    missing = [t for t in trials if t.number not in records and t.number not in waits]
 
     def finished(made: Mapping[int, RunRecord]) -> None:
         own = {missing[place].number: record for place, record in made.items()}
@@ -142,11 +172,73 @@ def train_generation(
             progress=progress,
             finished=finished,
         )
+    _copy(trials, same_as, records, keeper)
+    if left := [trial for trial in trials if trial.number not in records]:
+        missing = left  # what they repeat has failed; each is tried by itself
+        train_runs([trial.config for trial in left], data, where, finished=finished)
     still_held()
     for trial in trials:
         search.tell(opened, trial, _outcome(records[trial.number], search.objective_of(opened)))
         keeper.upload(trial.number)
     return records
+
+
+def _repeats(opened: Search, trials: Sequence[Trial]) -> dict[int, int]:
+    """Trial -> the first one of the study with the same settings, where there is one.
+
+    With a pruner, how a trial ends depends on when it was asked, too.
+    """
+    is_finite = all(domain.size() is not None for domain in search.domains(opened).values())
+    if opened.config.force or opened.config.pruner != "none" or not is_finite:
+        return {}
+    first: dict[str, int] = {}
+    for row in search.rows(opened):
+        first.setdefault(canonical_json(dict(row.params)), row.number)
+    found = {}
+    for trial in trials:
+        number = first.setdefault(canonical_json(dict(trial.params)), trial.number)
+        if number < trial.number:
+            found[trial.number] = number
+    return found
+
+
+def _known(
+    trials: Sequence[Trial],
+    same_as: dict[int, int],
+    records: Mapping[int, RunRecord],
+    data: Dataset,
+    keeper: Keeper,
+) -> dict[int, RunRecord]:
+    """What earlier generations have trained of these; without a record it is trained again."""
+    found = {}
+    for trial in trials:
+        of = same_as.get(trial.number)
+        if of is None or of >= trials[0].number or trial.number in records:
+            continue
+        record = keeper.recorded(of, trial.config, data)
+        if record is not None and record.result.ending in _WHOLE:
+            found[trial.number] = record
+        else:
+            del same_as[trial.number]
+    return found
+
+
+def _copy(
+    trials: Sequence[Trial],
+    same_as: Mapping[int, int],
+    records: dict[int, RunRecord],
+    keeper: Keeper,
+) -> None:
+    """Gives trials the results of those of the same settings that were trained with them."""
+    made = {}
+    for trial in trials:
+        of = same_as.get(trial.number)
+        if trial.number in records or of is None or of not in records:
+            continue
+        if records[of].config == trial.config and records[of].result.ending in _WHOLE:
+            made[trial.number] = records[of]
+    keeper.keep_trials(made, same_as)
+    records.update(made)
 
 
 def train_again(

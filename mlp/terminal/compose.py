@@ -6,9 +6,12 @@ Hydra composes; alone it exits with 1 on a bad override, suggests nothing, and a
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import difflib
+import functools
 import inspect
+import io
 import itertools
 import math
 import os
@@ -768,7 +771,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         SettingError: for a file that cannot be read, or is no mapping.
     """
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file))
+        values = copy.deepcopy(_parsed(file.read_text(encoding="utf-8")))
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         is_key = isinstance(error, KeyValidationError) and "NoneType" in str(error)
         said = "the key null is written in quotes, 'null': ..." if is_key else one_line(error)
@@ -776,6 +779,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingError(f"the study file {file} must be a mapping with a group 'study'")
     return {str(key): value for key, value in values.items()}
+
+
+@functools.lru_cache(64)
+def _parsed(text: str) -> Any:
+    """The values of a YAML text; all study files are looked at for each job of a --multirun."""
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
 
 
 def _nested(space: Mapping[Any, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from mlp import errors
 from mlp.config import Tracking
 from mlp.errors import (
     BusyError,
+    MissingInputError,
     MlpError,
     RecordError,
     StoreError,
@@ -39,6 +41,7 @@ from mlp.tracking.record import RunRecord, read_record, read_text
 from mlp.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
+    from mlp.tracking.read import TrackedRun
     from mlp.tracking.runs import Status
     from mlp.tracking.store import Store
 
@@ -311,6 +314,12 @@ class Drain:
         self._queue.wait(self._queue.add(lambda: found.extend(self._missing(numbers))))
         return found
 
+    def fetch(self, number: int) -> "TrackedRun | None":
+        """The recorded run of a trial; None where there is none that can be used."""
+        found: list[TrackedRun] = []
+        self._queue.wait(self._queue.add(lambda: self._fetch(number, found)))
+        return found[0] if found else None
+
     def log_model(
         self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
     ) -> None:
@@ -374,6 +383,15 @@ class Drain:
         recorded = recorded_trials(self._store, self._key)
         self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
         return sorted(set(numbers) - recorded.keys())
+
+    def _fetch(self, number: int, found: "list[TrackedRun]") -> None:
+        from mlp.tracking.read import fetch_run
+
+        assert self._store is not None
+        run_id = self._run_id(number)
+        if run_id is not None:
+            with suppress(RecordError, MissingInputError):
+                found.append(fetch_run(self._store, run_id))
 
     def _log_model(
         self, number: int, name: str, example: NDArray[np.uint8], register: str | None

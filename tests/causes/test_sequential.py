@@ -8,10 +8,13 @@ from itertools import pairwise
 
 import pytest
 
-from mlp.causes.answer import find_causes, investigate
+from mlp.causes.answer import find_causes
+from mlp.causes.asking import next_singles
 from mlp.causes.effects import Sightings, effects, step_contrast
 from mlp.causes.evidence import Conclusion
 from mlp.causes.plan import Plan, plan_reruns
+from mlp.config import RunConfig
+from mlp.curve import Judgement
 from support.planted import (
     N_EXAMPLES,
     NOTHING,
@@ -25,6 +28,7 @@ from support.planted import (
 )
 
 _CHANCES = 25  # ways in which the reruns of one study end
+_POPULATIONS = 6  # by then what can be shown is shown
 _STUDIES = (0, 1)
 
 
@@ -42,27 +46,21 @@ def plan_of(planted: Planted, repetition: int) -> Plan:
 
 def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[tuple[set[str], set[str]]]:
     """What is named and what is cleared, after every population."""
-    seen: list[tuple[set[str], set[str]]] = []
-
-    def heard(results):
+    train = training(planted, 1000 + chance)
+    results: dict[RunConfig, Judgement] = {}
+    sightings = Sightings(plan, results)
+    found = effects(plan, results, sightings)
+    for _ in range(_POPULATIONS):
+        asked, _ = next_singles(plan, results, sightings, found)
+        if not asked:
+            return
+        results.update(zip(asked[:32], train(asked[:32]), strict=True))
         sightings = Sightings(plan, results)
         found = effects(plan, results, sightings)
         causes = find_causes(found, (), (), is_step=step_contrast(sightings).is_shown)
-        named = {setting for cause in causes for setting in cause.settings}
         alone = [effect for effect in found if not effect.factor.keeps_step]
         idle = {e.factor.setting for e in alone if e.conclusion is Conclusion.NO_EFFECT}
-        seen.append((named, idle))
-
-    n_most = 6  # populations: by then what can be shown is shown
-
-    investigate(
-        plan,
-        training(planted, 1000 + chance),
-        population=32,
-        goes_on=lambda: len(seen) < n_most,
-        heard=heard,
-    )
-    yield from seen
+        yield {setting for cause in causes for setting in cause.settings}, idle
 
 
 @pytest.fixture(scope="module")

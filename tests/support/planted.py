@@ -7,6 +7,7 @@ of their domain, so that they are as strongly associated with the verdict, and t
     cd tests && python -m support.planted RATE 100 64 noise=0.1 interventions=4
 """
 
+import functools
 import sys
 import zlib
 from collections import Counter
@@ -175,6 +176,7 @@ def study(planted: Planted, repetition: int, n_runs: int):
     return observe(configs, verdicts, space), space
 
 
+@functools.cache
 def explain(planted: Planted, repetition: int, n_runs: int, **effort: int) -> Answer:
     runs, space = study(planted, repetition, n_runs)
     plan = plan_reruns(runs, space, **effort, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)

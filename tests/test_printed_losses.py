@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "question.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "printed_losses.py"
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def example(tmp_path, made_store, monkeypatch):
     (tmp_path / "mlflow.db").write_bytes(made_store.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    spec = importlib.util.spec_from_file_location("question", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("printed_losses", EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -23,7 +23,7 @@ def example(tmp_path, made_store, monkeypatch):
 def test_what_was_printed_stands_beside_the_loss_after_the_same_update(
     example, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sys, "argv", ["question.py", "--data", "digits", "--steps", "520"])
+    monkeypatch.setattr(sys, "argv", ["printed_losses.py", "--data", "digits", "--steps", "520"])
     example.main()
     head, line, asked, here, sentence, after = capsys.readouterr().out.splitlines()
     assert head.split() == ["iteration", "in", "the", "question", "here"]
