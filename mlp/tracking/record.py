@@ -655,7 +655,8 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
     curve = read_arrays(folder / CURVE_FILE, expected_curve(recipe))
     has_weights = recipe.ending is not Ending.CRASHED
-    weights = read_arrays(folder / WEIGHTS_FILE, expected_weights(recipe)) if has_weights else {}
+    expected = expected_weights(recipe) if has_weights else {}  # an own function may keep nothing
+    weights = read_arrays(folder / WEIGHTS_FILE, expected) if expected else {}
     _check_curve(curve, _last_step(recipe))
     if recipe.config.own is not None:
         return recipe, _own_result(recipe, curve, weights)

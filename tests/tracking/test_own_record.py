@@ -40,13 +40,17 @@ def mine(tmp_path):
     return file
 
 
-def own_record(file, *, fault=None, ending=Ending.COMPLETED, series=(), loss=None, **values):
+def own_record(
+    file, *, fault=None, ending=Ending.COMPLETED, series=(), kept=None, loss=None, **values
+):
     """A record of the function in a file."""
     config = read_run({"own": {"file": str(file), **VALUES, **values}, "training": {"seed": 3}})
     loss = np.array(0.7 * 0.9 ** np.arange(21) if loss is None else loss, np.float64)
     trace = OwnTrace(
         series={"accuracy": np.linspace(0, 1, loss.size), **dict(series)},
-        kept={"W": np.ones((2, 3), np.float32), "on": np.array([True]), "n": np.array(3)},
+        kept={"W": np.ones((2, 3), np.float32), "on": np.array([True]), "n": np.array(3)}
+        if kept is None
+        else kept,
         fault=fault,
         printed="said\n",
         notes=("x is not kept",),
@@ -82,6 +86,7 @@ ENDS = {
     "completed": {},
     "failed": {"fault": "KeyError: 'x' (mine.py, line 3)", "ending": Ending.FAILED},
     "failed before any loss": {"fault": "it hung", "ending": Ending.FAILED, "loss": [np.nan]},
+    "nothing kept": {"kept": {}},
     "diverged": {"ending": Ending.NON_FINITE, "loss": [1.0, 2.0, np.inf]},
     "curve with gaps": {"series": {"late": np.array([np.nan] * 20 + [1.0])}},
 }
