@@ -7,8 +7,9 @@ The file is only read and parsed here. It is executed in processes of its own, b
 import ast
 import difflib
 import hashlib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _SEQUENCES = ("list", "tuple", "List", "Tuple", "Sequence")
 _NAMED = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
 _LARGEST_BYTES = 10_000_000
 _MOST_LINES = 4  # of a difference
+_LONGEST = 1_000  # characters of a value, as Python writes it: MLflow cuts longer texts
+_INTEGERS = 2**63  # where those of other programs end
 _RESERVED = ("file", "timeout_s", "roles", "changed")
 
 
@@ -72,6 +75,11 @@ class Argument:
             raise SettingError(
                 f"own.{self.name} must be {self._law()}, but is {shown(value)}{hint}"
             )
+        if not _can_be_kept(value):
+            raise SettingError(
+                f"own.{self.name} must be finite, at most {_LONGEST} characters long and without "
+                f"${{ to be recorded, but is {shown(value)}; compute it in the function"
+            )
         return value
 
     def _fits(self, value: Any) -> bool:
@@ -85,6 +93,26 @@ class Argument:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         return _KINDS.get(self.kind, "a list" if self.kind == "list" else "a plain value")
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether a record with this value can be read again."""
+    if isinstance(value, tuple):
+        return len(repr(value)) <= _LONGEST and all(map(_can_be_kept, value))
+    if isinstance(value, str):
+        is_text = "${" not in value and "\0" not in value and _is_unicode(value)
+        return is_text and len(repr(value)) <= _LONGEST
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < _INTEGERS
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -186,13 +214,22 @@ def _digest(path: Path, text: str, function: str) -> str:
     texts = {path.name: text}
     waiting = [text]
     while waiting:
-        for name in _imported(waiting.pop()):
-            beside = path.parent / f"{name}.py"
-            if beside.name not in texts and beside.is_file():
-                texts[beside.name] = read_source(beside)
-                waiting.append(texts[beside.name])
+        for beside in _beside(path.parent, _imported(waiting.pop())):
+            name = beside.relative_to(path.parent).as_posix()
+            if name not in texts:
+                texts[name] = read_source(beside)
+                waiting.append(texts[name])
     parts = [function, *(part for name in sorted(texts) for part in (name, texts[name]))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _beside(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """The files of modules and packages that lie in a folder."""
+    for name in names:
+        if (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+        if (folder / name / "__init__.py").is_file():
+            yield from (folder / name).rglob("*.py")
 
 
 def _imported(text: str) -> list[str]:
@@ -257,7 +294,7 @@ def _argument(own: ast.arg, default: ast.expr | None) -> Argument:
     kind, choices, may_be_none = _annotated(own.annotation)
     if not kind:
         kind = {"tuple": "list", "NoneType": "any"}.get(type(value).__name__, type(value).__name__)
-        may_be_none = default is not None and value is None
+        may_be_none = isinstance(default, ast.Constant) and default.value is None
     if kind == "float" and type(value) is int:
         value = float(value)
     return Argument(own.arg, kind, value, default is None, choices, may_be_none)
@@ -271,10 +308,11 @@ def _constant(node: ast.expr) -> Any:
         return None
     if isinstance(value, list | tuple):
         try:
-            return _plain_list("", value)
+            value = _plain_list("", value)
         except SettingError:
             return None
-    return value if isinstance(value, bool | int | float | str) else None
+    is_plain = isinstance(value, bool | int | float | str | tuple)
+    return value if is_plain and _can_be_kept(value) else None
 
 
 def _plain_list(name: str, values: Sequence[Any]) -> tuple[Any, ...]:

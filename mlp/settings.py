@@ -192,7 +192,7 @@ def located(recorded: Own, named: Own | None, source: Callable[[], str]) -> Own:
         SettingError: for arguments that the changed function refuses.
     """
     if named is None:
-        return recorded
+        return dataclasses.replace(recorded, path=None)
     if named.program.digest == recorded.program.digest:
         program = recorded.program
         return Own(program, recorded.values, named.path, named.timeout_s, named.changed)

@@ -86,7 +86,7 @@ def train_network(
     store, run_id = record_run(lambda: open_store(config.tracking), record, label, remedy=remedy)
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
-    if record.judgement.verdict not in (Verdict.LEARNING, Verdict.CONVERGED):
+    if record.judgement.verdict not in (Verdict.LEARNING, Verdict.CONVERGED, Verdict.FAILED):
         commands.insert(0, f"{explain_command(run_id, config)}   # why, and what helps")
     commands += register_model(store, run_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))

@@ -21,7 +21,7 @@ from mlp.tracking.drain import Drain
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.record import RunRecord, read_record
 from mlp.training.executor import n_threads
-from mlp.training.outcome import is_record_of, make_record, objective_value
+from mlp.training.outcome import check_objective, is_record_of, make_record, objective_value
 from mlp.training.train_runs import train_runs
 from mlp.training.work import Executor, WorkDone
 
@@ -161,6 +161,9 @@ def train_generation(
         for number, record in own.items():
             if record.result.ending is Ending.CRASHED:
                 keeper.notice(f"trial {number} is recorded as crashed")
+        failed.update({n: r for n, r in own.items() if r.result.ending is Ending.FAILED})
+
+    failed: dict[int, RunRecord] = {}
 
     _forecast(opened, missing, data)
     if missing:
@@ -176,6 +179,12 @@ def train_generation(
     if left := [trial for trial in trials if trial.number not in records]:
         missing = left  # what they repeat has failed; each is tried by itself
         train_runs([trial.config for trial in left], data, where, finished=finished)
+    if failed:
+        number, record = min(failed.items(), key=lambda pair: pair[0])
+        fault = record.result.own.fault if record.result.own is not None else None
+        which = "failed" if len(failed) == 1 else f"is the first of {len(failed)} that failed"
+        keeper.notice(f"trial {number} {which}: {fault}")
+    check_objective(records.values(), search.objective_of(opened))
     still_held()
     for trial in trials:
         search.tell(opened, trial, _outcome(records[trial.number], search.objective_of(opened)))

@@ -85,7 +85,11 @@ def run_study(
     finally:
         close_storage(storage)
     if end.n_finite == 0:
-        raise AllDivergedError("all runs went non-finite; lower the learning rates of the space")
+        raise AllDivergedError(
+            "all runs went non-finite; lower the learning rates of the space"
+            if config.base.own is None
+            else "no run came to its end with a finite loss; its page in MLflow says what it met"
+        )
     if config.study.explain and end.is_complete and end.n_oscillating:
         from mlp.explain.explain_study import explain_study  # no other sweep needs what it imports
 

@@ -33,6 +33,13 @@ _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
 
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
 _MOST_ARGUMENTS = 5  # of an own function, that are part of a run's name
+_NOTED = frozenset(  # metrics of every run, which no curve of an own function may overwrite
+    """
+    loss final_loss test_accuracy amplitude ripples tail_loss flip_rate period_steps largest_rise
+    last_rise_step swung_from_step swung_to_step spiked n_weights duration_s learning_rate
+    log10_learning_rate diverged_at_step best_validation_accuracy final_validation_accuracy
+    """.split()  # noqa: SIM905  a line each would be a page
+)
 PROGRAM = "mlp.own.program"  # tag: the signature of an own function
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
@@ -301,6 +308,16 @@ def layer_curves(result: Result) -> dict[str, NDArray[np.float64]]:
         **{f"update_ratio/layer{i}": own for i, own in enumerate(result.layer_update.T, start=1)},
         **{f"idle_units/layer{i}": own for i, own in enumerate(result.layer_idle.T, start=1)},
     }
+
+
+def metric_of(series: str) -> str:
+    """The metric that a curve of an own function is shown as.
+
+    Example:
+        >>> metric_of("accuracy"), metric_of("amplitude")
+        ('accuracy', 'own.amplitude')
+    """
+    return f"own.{series}" if series in _NOTED else series
 
 
 def numbers(run: RunRecord) -> dict[str, float]:

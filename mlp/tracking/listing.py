@@ -241,7 +241,7 @@ def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int,
         "sharpness": (result.sharpness, result.sharpness_step),
         "stability_ratio": (result.stability_ratio, result.sharpness_step),
         **{
-            name: (v, result.loss_step)
+            display.metric_of(name): (v, result.loss_step)
             for name, v in (result.own.series if result.own else {}).items()
         },
     }

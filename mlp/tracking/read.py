@@ -41,10 +41,11 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
-from mlp.config import Own, RunConfig, SweepConfig, Value
+from mlp.config import RESULT_GROUPS, Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
+from mlp.program import Argument
 from mlp.settings import (
     SEED,
     read_run,
@@ -375,23 +376,27 @@ def _config(params: Mapping[str, str], program: str | None) -> RunConfig:
     """
     if program is not None:
         own = read_program_values(parse_json(program, source=PROGRAM))
-        names = [f"own.{each.name}" for each in own.arguments]
-        names += [] if own.role("seed") else [SEED]
+        arguments = {f"own.{each.name}": each for each in own.arguments}
+        names = [*arguments, *([] if own.role("seed") else [SEED])]
         if not set(names) <= params.keys():
             raise RecordError("it lacks params of its own function")
-        return read_own_settings(own, {path: _plain_python(params[path]) for path in names})
+        return read_own_settings(
+            own, {path: _plain_python(params[path], arguments.get(path)) for path in names}
+        )
     values: dict[str, dict[str, Any]] = {}
     for path in setting_paths():
         group, _, name = path.partition(".")
-        if path in params and group not in ("tracking", "execution") and path != "data.root":
+        if path in params and group in RESULT_GROUPS and path != "data.root":
             values.setdefault(group, {})[name] = _plain(params[path])
     if not values:
         raise RecordError("it has no param that is a setting")
     return read_run(values)
 
 
-def _plain_python(text: str) -> Any:
+def _plain_python(text: str, argument: Argument | None) -> Any:
     """What a param of an own function was: a plain value, or a list of such."""
+    if argument is not None and argument.kind == "str" and text != str(None):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -822,8 +827,10 @@ def _read_sweep(store: Store, parent: Run) -> SweepConfig | None:
             values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
             if not isinstance(values, dict):
                 return None
-            if isinstance(own := values.get("own"), dict) and "program" in own:
-                program = read_program_values(own.pop("program"))
+            if (own := values.pop("own", None)) is not None:  # never a file that a record names
+                if not isinstance(own, dict):
+                    return None
+                program = read_program_values(own.pop("program", None))
                 values["own"] = with_arguments(Own(program, ()), own)
             return read_sweep(values)
         except (RecordError, SettingError):  # what the runs differ in is the space then

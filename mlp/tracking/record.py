@@ -332,6 +332,9 @@ def read_program_values(values: Any) -> Program:
         )
         for own in found.arguments
     )
+    names = [own.name for own in arguments]
+    if len(set(names)) < len(names) or not set(found.roles.values()) <= set(names):
+        raise RecordError("the program of the record has an argument twice, or a role of none")
     return Program(found.file, found.function, found.digest, arguments, tuple(found.roles.items()))
 
 
@@ -403,6 +406,8 @@ def read_recipe(text: str) -> Recipe:
     if not endings:
         _refuse(f"ended.ending must be one of {', '.join(Ending)}, but is {ended['ending']!r}")
     last_step = ended["last_step"]
+    if is_fault and (ended["ending"] != Ending.FAILED or not isinstance(ended["fault"], str)):
+        _refuse(f"ended.fault must be the text of a failure, but is {shown(ended['fault'])}")
     most = MAX_STEPS if is_own else run.training.steps
     if type(last_step) is not int or not 0 <= last_step <= most:
         _refuse(f"ended.last_step must be a step of the training, but is {last_step!r}")
@@ -650,7 +655,8 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     recipe = read_recipe(read_text(folder / CONFIG_FILE))
     curve = read_arrays(folder / CURVE_FILE, expected_curve(recipe))
     has_weights = recipe.ending is not Ending.CRASHED
-    weights = read_arrays(folder / WEIGHTS_FILE, expected_weights(recipe)) if has_weights else {}
+    expected = expected_weights(recipe) if has_weights else {}  # an own function may keep nothing
+    weights = read_arrays(folder / WEIGHTS_FILE, expected) if expected else {}
     _check_curve(curve, _last_step(recipe))
     if recipe.config.own is not None:
         return recipe, _own_result(recipe, curve, weights)
@@ -763,15 +769,21 @@ def expected_weights(recipe: Recipe) -> dict[str, Expected]:
 def expected_curve(recipe: Recipe) -> dict[str, Expected]:
     """The arrays of `curve.npz` that fit; each at most one entry a step, and the first."""
     run, most = recipe.config, (_last_step(recipe) + 1,)
+    if run.own is not None:
+        series = {name: own for name, own in recipe.arrays.items() if name.startswith("series.")}
+        return {
+            "loss": Expected("<f8", most),
+            "loss_step": Expected("<i8", most),
+            "validation_accuracy": Expected("<f8", (0,)),
+            "evaluated_step": Expected("<i8", (0,)),
+            **series,
+        }
     arrays = {
         "loss": Expected("<f8", most, may_be_shorter=True),
         "loss_step": Expected("<i8", most, may_be_shorter=True),
         "validation_accuracy": Expected("<f8", most, may_be_shorter=True),
         "evaluated_step": Expected("<i8", most, may_be_shorter=True),
     }
-    if run.own is not None:
-        series = {name: own for name, own in recipe.arrays.items() if name.startswith("series.")}
-        return arrays | series
     if run.training.batch_size is not None:
         arrays["step_loss"] = Expected("<f8", most, may_be_shorter=True)
     if points := len(sharpness_steps(run)):

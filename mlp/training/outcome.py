@@ -1,13 +1,15 @@
 """What is made of a trained run: its record, its value for the search, its accuracy."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlp.config import RunConfig
+from mlp.config import OBJECTIVES, RunConfig
 from mlp.data.dataset import Dataset, Part, features
 from mlp.engine.result import Ending, Result
+from mlp.errors import SettingError, shown
 from mlp.network import Array, Layer, Params, accuracy, forward
 from mlp.settings import settings_of
 from mlp.tracking.record import RunRecord, judge_result
@@ -47,6 +49,22 @@ def is_record_of(record: RunRecord, config: RunConfig, data_digest: str) -> bool
     """Whether a record is of these settings on these data."""
     same_settings = settings_of(record.config) == settings_of(config)
     return same_settings and record.data_digest == data_digest
+
+
+def check_objective(records: Iterable[RunRecord], objective: str) -> None:
+    """Refuses an objective that an own function does not give, once runs of it have ended.
+
+    Raises:
+        SettingError: naming what it gives.
+    """
+    own = [record.result for record in records if record.result.ending is Ending.COMPLETED]
+    traces = [result.own for result in own if result.own is not None]
+    names = ["loss", *dict.fromkeys(name for trace in traces for name in trace.series)]
+    if traces and objective not in (*names, *OBJECTIVES[1:]):
+        raise SettingError(
+            f"study.objective must be what the function gives ({', '.join(names)}), "
+            f"but is {shown(objective)}"
+        )
 
 
 def objective_value(record: RunRecord, objective: str) -> float | None:

@@ -4,16 +4,17 @@ An exception, a crash, a hang, or output without end costs that run and nothing 
 """
 
 import contextlib
-import functools
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ from mlp.training.work import Done, Task, WorkDone
 _PACE_S = 0.1
 _IS_WORKER = "MLP_OWN_WORKER"  # environment variable of the processes that import users' files
 _MOST_OUTPUT = 4_000  # bytes of what a run printed last that are kept
-_START_S = 600.0  # for the import of a file, at least
+IMPORT_S = 60.0  # for the import of a file, at least; else `own.timeout_s`
+_END_S = 2.0  # for a process to end what it has begun
 # One core a run: threads of a library would compete, and add in another order.
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -94,8 +96,15 @@ class _Run:
 
 @dataclass(eq=False)
 class _Host:
-    """A process that has imported a file, and forks for runs."""
+    """A process that has imported a file, and forks for runs.
 
+    Attributes:
+        of: which function of which file.
+        source: the text of the file.
+    """
+
+    of: tuple[str, str, str]
+    source: str
     process: subprocess.Popen[bytes]
     socket: socket.socket
     began: float
@@ -109,7 +118,8 @@ class _Host:
     @property
     def is_free(self) -> bool:
         """Whether it can take a further run."""
-        return self.is_ready and (self.can_fork or self.n_served == 0)
+        is_new = self.can_fork or self.n_served == 0
+        return self.is_ready and is_new and self.process.poll() is None
 
 
 class Functions:
@@ -154,7 +164,7 @@ class Functions:
         done = [Done(run.task, (self._finish(run),)) for run in ended]
         working = self._running.values()
         losses = np.array([run.loss for run in working])
-        progress(sum(run.done_share for run in working), losses)
+        progress(len(done) + sum(run.done_share for run in working), losses)
         return done
 
     def close(self) -> None:
@@ -169,12 +179,12 @@ class Functions:
     def _begin(self) -> None:
         """Hands runs to hosts, as many as there are workers."""
         while self._waiting and len(self._running) < self._n_workers:
-            path = _path(self._waiting[0])
-            host = next((own for own in self._hosts if own.is_free), None)
+            task = self._waiting[0]
+            hosts = [own for own in self._hosts if own.of == _function_of(task)]
+            host = next((own for own in hosts if own.is_free), None)
             if host is None:
-                starting = any(not own.is_ready and own.fault is None for own in self._hosts)
-                if not starting:
-                    self._start_host(path, self._waiting[0])
+                if all(own.is_ready for own in hosts):
+                    self._start_host(_path(task), task)
                 return
             self._start(self._waiting.popleft(), host)
 
@@ -186,6 +196,7 @@ class Functions:
                 "this was called while the file of a training function was imported; put the call "
                 "below if __name__ == '__main__'"
             )
+        source = read_source(path)
         here, there = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -217,7 +228,7 @@ class Functions:
         except OSError as error:
             raise SystemLimitError(f"no process for {path.name} can be started: {error}") from None
         there.close()
-        host = _Host(process, here, time.monotonic())
+        host = _Host(_function_of(task), source, process, here, time.monotonic())
         self._hosts.append(host)
         self._selector.register(here, selectors.EVENT_READ, lambda: self._hear_host(host))
 
@@ -267,7 +278,7 @@ class Functions:
             text = b""
         if not text:
             self._forget(host.socket)
-            host.process.wait()
+            _end_process(host.process)
             return
         *lines, host.heard = (host.heard + text).split(b"\n")
         for line in lines:
@@ -311,7 +322,7 @@ class Functions:
         own = task.configs[0].own if task else None
         if not host.is_ready and own is not None:
             waited = time.monotonic() - host.began
-            if waited > max(own.timeout_s, _START_S):
+            if waited > max(own.timeout_s, IMPORT_S):
                 raise DataError(
                     f"{own.program.file} is still being imported after {waited:.0f} s; put what "
                     "trains into the function, or below if __name__ == '__main__'"
@@ -323,7 +334,7 @@ class Functions:
             raise DataError(f"importing {own.program.file} ended its process {how}")
         for run in host.runs.values():
             if run.code is None:
-                run.code = host.process.returncode or 1
+                run.code = host.process.returncode
 
     def _finish(self, run: _Run) -> Result:
         """What came of a run whose process has ended."""
@@ -332,28 +343,31 @@ class Functions:
         for fd, hear in ((run.reading, self._hear_run), (run.output, self._hear_output)):
             if fd in self._selector.get_map():
                 hear(run)
-            self._forget(fd)
-            os.close(fd)
+        self._close_pipes(run)
         del self._running[run.number]
         del run.host.runs[run.number]
         if not run.host.can_fork or run.host.process.poll() is not None:
             self._end(run.host)
             self._hosts.remove(run.host)
         result = _result(run)
-        for file in run.folder.iterdir():
-            file.unlink()
-        run.folder.rmdir()
+        shutil.rmtree(run.folder, ignore_errors=True)
         return result
 
     def _end(self, host: _Host) -> None:
         for run in host.runs.values():
             if run.pid is not None:
                 _kill(run.pid)
-        if host.process.poll() is None:
+            self._close_pipes(run)
+        if not host.is_ready:  # it may import for ever
             _kill(host.process.pid)
-        host.process.wait()
         self._forget(host.socket)
-        host.socket.close()
+        host.socket.close()  # which it hears, and ends also a run that is not heard of yet
+        _end_process(host.process)
+
+    def _close_pipes(self, run: _Run) -> None:
+        for fd in (run.reading, run.output):
+            self._forget(fd)
+            os.close(fd)
 
     def _forget(self, file: Any) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -366,6 +380,13 @@ def _path(task: Task) -> Path:
     return task.data.program
 
 
+def _function_of(task: Task) -> tuple[str, str, str]:
+    """The path of the file, the function, and their digest."""
+    own = task.configs[0].own
+    assert own is not None
+    return str(_path(task)), own.program.function, own.program.digest
+
+
 def _losses_so_far(file: Path) -> NDArray[np.float64]:
     """What a run that ended in the middle had given by then."""
     try:
@@ -373,11 +394,6 @@ def _losses_so_far(file: Path) -> NDArray[np.float64]:
     except OSError:
         return np.empty(0)
     return np.frombuffer(text[: len(text) // 8 * 8], "<f8").astype(np.float64)
-
-
-@functools.lru_cache(maxsize=4)
-def _source(path: Path) -> str:
-    return read_source(path)
 
 
 def _given(own: Own) -> dict[str, Any]:
@@ -402,6 +418,14 @@ def _kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    """Waits a moment for a process to end, then kills what is left of it and of its group."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
+    _kill(process.pid)
+    process.wait()
+
+
 def _how(code: int) -> str:
     if code >= 0:
         return f"with exit code {code}"
@@ -424,7 +448,7 @@ def _result(run: _Run) -> Result:
         try:
             with np.load(run.folder / "result.npz", allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             fault = fault or f"what it gave cannot be read: {one_line(error)}"
     if "loss" in arrays:
         loss = np.asarray(arrays.pop("loss"), np.float64)
@@ -439,7 +463,7 @@ def _result(run: _Run) -> Result:
         printed=run.printed.decode("utf-8", "replace"),
         notes=tuple(map(str, said.get("notes", ()))),
         versions=tuple(sorted(said.get("versions", {}).items())),
-        source=_source(_path(run.task)),
+        source=run.host.source,
     )
     is_finite = loss.size == 0 or bool(np.isfinite(loss[-1]))
     ending = Ending.COMPLETED if is_finite else Ending.NON_FINITE

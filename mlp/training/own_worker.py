@@ -3,12 +3,14 @@
 `python -m mlp.training.own_worker SOCKET FILE FUNCTION DIGEST` imports the file once. Then it forks
 a process for each run that it is asked for: so no run sees what another has left behind, and
 whatever one does, it costs that run alone. Where importing the file has started threads, which a
-fork would lose, a process serves one run.
+fork would lose, a process serves one run, itself.
 
 The training process reads the same socket (`mlp.training.own_function`). One line of JSON a
 message: `ready` or `fault`, then `started` and `ended` of each run.
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -32,6 +34,7 @@ from mlp.program import imports_of, read_program
 
 _PACE_S = 0.2  # from one word about the progress to the next
 _LARGEST_BYTES = 1 << 30  # of all arrays that a run keeps
+_MOST_SERIES, _MOST_KEPT = 100, 500  # more, and the record would be longer than what is read
 _MOST_NOTES = 10
 _BEYOND_FORKS = ("jemalloc_bg_thd",)  # threads that are begun anew after a fork: of pyarrow
 
@@ -42,8 +45,9 @@ def main() -> None:
     """The process that imports the file, and forks."""
     server = socket.socket(fileno=int(sys.argv[1]))
     path, function, digest = Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    _end_with(server, is_on=True)
     sys.argv[:] = [str(path)]
     try:
         if read_program(f"{path}:{function}")[0].digest != digest:
@@ -52,12 +56,33 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001  whatever a foreign file raises
         _say(server, {"fault": sentence_of(error, path)})
         return
-    _say(server, {"ready": True, "can_fork": _n_threads() == 1})
-    _serve(server, train, path)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # else each fork would print it again
+    _end_with(server, is_on=False)
+    can_fork = _n_threads() == 1
+    _say(server, {"ready": True, "can_fork": can_fork})
+    try:
+        (_serve if can_fork else _serve_once)(server, train, path)
+    finally:
+        os._exit(0)
+
+
+def _end_with(server: socket.socket, *, is_on: bool) -> None:
+    """Whether this process ends when whoever asked is gone, as the import of a file may be long.
+
+    The kernel signals it then (Linux); so nothing may be sent meanwhile.
+    """
+    flags = fcntl.fcntl(server, fcntl.F_GETFL)
+    fcntl.fcntl(server, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(server, fcntl.F_SETFL, flags | os.O_ASYNC if is_on else flags & ~os.O_ASYNC)
 
 
 def _imported(path: Path, function: str) -> Callable[..., Any]:
-    """The function, its file imported as a module of its own name."""
+    """The function, its file imported as a module of its own name.
+
+    What it draws from the global random streams meanwhile is the same in each process.
+    """
+    _seed(0)
     os.chdir(path.parent)
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -101,10 +126,10 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
                     del running[pid]
                     _say(server, {"ended": number, "code": os.waitstatus_to_exitcode(status)})
             if server.fileno() in ready:
-                text, fds, _, _ = socket.recv_fds(server, 65_536, 2)
-                if not text:
+                asked = _heard(server)
+                if asked is None:
                     return
-                request = json.loads(Path(text.decode()).read_text(encoding="utf-8"))
+                request, fds = asked
                 pid = os.fork()
                 if pid == 0:
                     server.close()
@@ -115,7 +140,29 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
                 _say(server, {"started": request["number"], "pid": pid})
     finally:  # whoever asked is gone, and nobody waits for a run any more
         for pid in running:
-            os.killpg(pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it may have no group of its own yet
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(pid, signal.SIGKILL)
+
+
+def _serve_once(server: socket.socket, train: Callable[..., Any], path: Path) -> None:
+    """Does a run in this process, whose threads a fork would not have."""
+    asked = _heard(server)
+    if asked is None:
+        return
+    request, fds = asked
+    _end_with(server, is_on=True)
+    _say(server, {"started": request["number"], "pid": os.getpid()})
+    _child(train, path, request, *fds)
+
+
+def _heard(server: socket.socket) -> tuple[dict[str, Any], Sequence[int]] | None:
+    """A request, and the pipes for its progress and its output; None: nobody asks any more."""
+    text, fds, _, _ = socket.recv_fds(server, 65_536, 2)
+    if not text:
+        return None
+    request: dict[str, Any] = json.loads(Path(text.decode()).read_text(encoding="utf-8"))
+    return request, fds
 
 
 def _child(
@@ -123,7 +170,8 @@ def _child(
 ) -> NoReturn:
     """One run, to the end of its process."""
     try:
-        os.setsid()
+        with contextlib.suppress(PermissionError):  # it is a group of its own already
+            os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -271,16 +319,24 @@ class _Taken:
         loss = number_of(values["loss"], f"the loss at step {entry}")
         self._loss.append(loss)
         os.write(self._losses, struct.pack("<d", loss))  # what is known when the process dies
-        for name, value in values.items():
-            if name != "loss":
-                series = self._series.setdefault(str(name), [])
-                series += [np.nan] * (entry - len(series))
-                series.append(number_of(value, f"{name} at step {entry}"))
+        for given_name, value in values.items():
+            name = _plain_name(str(given_name))
+            if given_name == "loss" or (name not in self._series and not self._has_room(name)):
+                continue
+            series = self._series.setdefault(name, [])
+            series += [np.nan] * (entry - len(series))
+            series[entry:] = [number_of(value, f"{given_name} at step {entry}")]
         now = time.monotonic()
         if now - self._said_at > _PACE_S:
             self._said_at = now
             self._report({"step": entry, "loss": loss if np.isfinite(loss) else None})
         return bool(np.isfinite(loss))
+
+    def _has_room(self, name: str) -> bool:
+        if len(self._series) < _MOST_SERIES:
+            return True
+        self._note(f"{name} is not kept: there are {_MOST_SERIES} other curves")
+        return False
 
     def _keep(self, given: Any) -> None:
         """Arrays by name; what is none is left out, with a word about it."""
@@ -288,8 +344,8 @@ class _Taken:
             return
         named = given if isinstance(given, Mapping) else dict(enumerate(_listed(given)))
         size = 0
-        for name, value in named.items():
-            array = _array(value)
+        for given_name, value in named.items():
+            array, name = _array(value), _plain_name(str(given_name))
             if array is None:
                 self._note(f"{name} is no array of numbers and is not kept")
                 continue
@@ -297,17 +353,21 @@ class _Taken:
             if size > _LARGEST_BYTES:
                 self._note(f"{name} is not kept: all arrays are larger than 1 GB")
                 break
-            self._kept[_plain_name(str(name))] = array
+            if name in self._kept or len(self._kept) >= _MOST_KEPT:
+                why = "another has its name" if name in self._kept else f"there are {_MOST_KEPT}"
+                self._note(f"{name} is not kept: {why}")
+                continue
+            self._kept[name] = array
 
     def _note(self, line: str) -> None:
-        if len(self.notes) < _MOST_NOTES:
+        if len(self.notes) < _MOST_NOTES and line not in self.notes:
             self.notes.append(one_line(line))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """All that is handed over: `loss`, `series.NAME` of the same length, `kept.NAME`."""
         n = len(self._loss)
         series = {
-            f"series.{_plain_name(name)}": np.array(values + [np.nan] * (n - len(values)))
+            f"series.{name}": np.array(values + [np.nan] * (n - len(values)))
             for name, values in self._series.items()
         }
         kept = {f"kept.{name}": array for name, array in self._kept.items()}
@@ -381,7 +441,9 @@ def _listed(given: Any) -> Sequence[Any]:
 
 
 def _plain_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_.-" else "_" for c in name)[:100] or "_"
+    """The name with what stands in names of files and of metrics, at most 100 characters."""
+    plain = "".join(c if c.isalnum() or c in "_.-" else "_" for c in name)
+    return plain.lstrip(".")[:100] or "_"
 
 
 if __name__ == "__main__":
