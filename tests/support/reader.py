@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -64,6 +65,14 @@ class Reader:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def keep(self, file: Path) -> None:
+        """Writes down what was typed and said, for readers in other processes."""
+        file.write_bytes(pickle.dumps((self.names, self.said, self.was_changed, self.missing)))
+
+    def take(self, file: Path) -> None:
+        """Reads what another one has typed of this page."""
+        self.names, self.said, self.was_changed, self.missing = pickle.loads(file.read_bytes())
 
     def follow(self, number: int) -> Said:
         """Types all steps up to one, as far as that is not yet done."""
