@@ -147,6 +147,8 @@ def short_study(reader: Reader, text: str) -> Said:
     for setting, few in IF_ASKED_FOR.items():
         if setting.partition(".")[2] in file + text:
             further.append(f"{setting}={few}")
+    if "confirm_seeds" in file:  # wide networks
+        further += ["study.n_trials=2", "study.explain=false"]
     if "name: mnist" in file and not HAS_MNIST:
         further.append("data.name=digits")
     return module(reader, text, *further)
