@@ -16,8 +16,8 @@ from mlp.audit.known_networks import (
     Array,
     ForwardPass,
     Layers,
+    logistic,
     output_delta,
-    sigmoid,
 )
 
 Values = Callable[[ForwardPass], Array]  # (example, unit)
@@ -453,11 +453,11 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     yield of("no derivative", "1", lambda z, _: np.ones_like(z))
     yield of("factor lost", "1 - {a}", lambda _, a: 1 - a)
     yield of("factor lost", "{a}", lambda _, a: a)
-    yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - sigmoid(a))
+    yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - logistic(a))
     own_value, text = "derivative of the activation's own value", f"{name.replace(' ', '_')}({a})"
     yield of(own_value, due.text.format(z=a, a=text), lambda _, a: due.derivative(a, due.apply(a)))
     slope_of_sigmoid = "sigmoid({a}) * (1 - sigmoid({a}))"
-    yield of(own_value, slope_of_sigmoid, lambda _, a: sigmoid(a) * (1 - sigmoid(a)))
+    yield of(own_value, slope_of_sigmoid, lambda _, a: logistic(a) * (1 - logistic(a)))
     yield of(own_value, "1 - tanh({a})**2", lambda _, a: 1 - np.tanh(a) ** 2)
     yield of("input for activation", "{z} * (1 - {z})", lambda z, _: z * (1 - z))
     yield of("input for activation", "1 - {z}**2", lambda z, _: 1 - z**2)
@@ -527,10 +527,10 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         ("1 - p**2", lambda _, p: 1 - p**2),
         ("(1 - p)", lambda _, p: 1 - p),
         ("p", lambda _, p: p),
-        ("(1 - sigmoid(p))", lambda _, p: 1 - sigmoid(p)),
-        ("sigmoid(p) * (1 - sigmoid(p))", lambda _, p: sigmoid(p) * (1 - sigmoid(p))),
+        ("(1 - sigmoid(p))", lambda _, p: 1 - logistic(p)),
+        ("sigmoid(p) * (1 - sigmoid(p))", lambda _, p: logistic(p) * (1 - logistic(p))),
         ("(z > 0)", lambda z, _: (z > 0).astype(float)),
-        ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: sigmoid(z) * (1 - sigmoid(z))),
+        ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: logistic(z) * (1 - logistic(z))),
         ("(1 - tanh(z)**2)", lambda z, _: 1 - np.tanh(z) ** 2),
     ]
     yield of("labels left out", p_name, lambda at: at.p)
@@ -554,7 +554,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         lambda at: at.output_delta() * (1 - at.p**2 if output == "tanh" else at.p * (1 - at.p)),
     )
     if output == "softmax":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: sigmoid(at.z[-1]) - at.y)
+        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.z[-1]) - at.y)
         yield of("softmax twice", "softmax(p) - y", lambda at: _softmax_rows(at.p) - at.y)
         yield of(
             "softmax over the batch",
@@ -571,9 +571,9 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
             "outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.z[-1]) - at.y
         )
         yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.z[-1]) - at.y)
-        yield of("activation applied twice", "sigmoid(p) - y", lambda at: sigmoid(at.p) - at.y)
+        yield of("activation applied twice", "sigmoid(p) - y", lambda at: logistic(at.p) - at.y)
     if output == "linear":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: sigmoid(at.p) - at.y)
+        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.p) - at.y)
         yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.p) - at.y)
         yield of("outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.p) - at.y)
     yield of("decisions for outputs", "decisions - y", lambda at: _decided(at, output) - at.y)
@@ -595,7 +595,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
 def _outputs(name: str, z: Array) -> Array:
     if name == "softmax":
         return _softmax_rows(z)
-    return sigmoid(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
+    return logistic(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
 
 
 def _softmax_rows(z: Array) -> Array:
