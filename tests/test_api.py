@@ -161,11 +161,6 @@ def test_what_a_console_is_given_is_what_the_command_shows(here):
     assert f"  python -m mlp.rerun {run.run_id}" in mine
 
 
-def test_nothing_is_shown_unasked(here, capfd):
-    mlp.run_study("smoke", {"training.steps": 30})
-    assert capfd.readouterr() == ("", "")
-
-
 # Two lines of NumPy
 
 
@@ -221,19 +216,20 @@ def test_study_as_one_frame(here, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "study.parquet"), frame)
 
 
-def test_last_study_is_read_where_none_is_named(here):
-    first = mlp.run_study("smoke", {"training.steps": 30}).name
+def test_last_study_is_read_where_none_is_named(swept):
+    first = mlp.load_study()
     second = mlp.run_study("smoke", {"training.steps": 31, "training.sharpness_points": 4}).name
     assert set(mlp.load_study()["training.steps"]) == {31}
-    assert set(mlp.load_study(first)["training.steps"]) == {30}
+    assert set(first["training.steps"]) == {30}
     frame = mlp.load_study(second)
     assert set(frame["training.steps"]) == {31}
     assert frame["mechanism"].notna().all()
     assert {"stability_ratio_max", "stability_ratio_tail"} <= set(frame)
 
 
-def test_end_of_a_study_names_the_best(here):
+def test_end_of_a_study_names_the_best_and_nothing_is_shown_unasked(here, capfd):
     end = mlp.run_study("smoke", {"training.steps": 30})
+    assert capfd.readouterr() == ("", "")
     frame = mlp.load_study(end.name)
     best = frame.loc[frame["trial"] == end.best_trial].iloc[0]
     assert best["run_id"] == end.best_run_id

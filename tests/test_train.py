@@ -13,7 +13,7 @@ from support.sweeping import command, left_in, plain, run_config, tracked
 from support.world import said
 
 
-def test_cold_command_says_what_it_has_tracked(world):
+def test_command_says_what_it_has_tracked(world):
     done, [run] = said(world.trained()), tracked(world.trained())
     assert (done.returncode, done.stderr) == (0, "")
     assert f"run {run.run_id} in sqlite:///{world.trained()}/mlflow.db" in done.stdout.splitlines()

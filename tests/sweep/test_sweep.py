@@ -186,6 +186,7 @@ def test_named_study_with_other_settings_is_refused(here):
         sweep("study.name=mine", "study.n_trials=1", "optimizer.momentum=0.5")
 
 
+@pytest.mark.system
 def test_name_of_a_study_that_is_gone_is_free_for_another(here):
     sweep("study.name=mine")
     (here / "optuna.db").unlink()

@@ -119,14 +119,8 @@ def fails(*_args, **_keywords):
     raise OSError("no space left on device")
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param("log_model_artifacts", marks=pytest.mark.system),
-        pytest.param("log_outputs", marks=pytest.mark.system),
-        "finalize_logged_model",
-    ],
-)
+@pytest.mark.system
+@pytest.mark.parametrize("step", ["log_model_artifacts", "log_outputs", "finalize_logged_model"])
 def test_model_that_cannot_be_saved_is_failed_and_made_anew(here, client, monkeypatch, step):
     """While it fails it is tried several times; of these, one stays to be seen."""
     original = getattr(mlflow.MlflowClient, step)
