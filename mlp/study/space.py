@@ -354,9 +354,10 @@ def read_space(values: Mapping[str, Any], base: RunConfig) -> Space:
 def space_around(own: Own) -> dict[str, Any]:
     """The space of an own function where nobody wrote one, as a study file has it.
 
-    Positive numbers vary around their values, a factor of thirty either way, those below 1 that are
-    no learning rate (a momentum, a share) stay below it; integers go from 1 to four times theirs; truth values and the texts of a `Literal` take each value. The seed, the
-    number of steps, and what cannot be known of other arguments stay as they are.
+    Positive numbers vary around their values, a factor of thirty either way; those below 1 that are
+    no learning rate (a momentum, a share) stay below it. Integers go from 1 to four times theirs.
+    Truth values and the texts of a `Literal` take each value. The seed, the number of steps, and
+    what cannot be known of other arguments stay as they are.
     """
     left_out = {own.program.role("seed"), own.program.role("steps")}
     space: dict[str, Any] = {}
