@@ -1,5 +1,6 @@
 """A tracked run as a notebook wants it: its config, curve, weights and answers."""
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
 from mlp.tracking.display import layer_curves
+from mlp.tracking.picture import Picture, run_picture, study_picture
 from mlp.tracking.three_or_seven import SCALES, Network
 
 if TYPE_CHECKING:  # importing these takes seconds
@@ -46,6 +48,21 @@ class Run:
     def __str__(self) -> str:
         loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
         return f"run {self.run_id}: {self.verdict.value}, {loss}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        standard = settings_of(RunConfig())
+        own = settings_of(self.config).items()
+        changed = ", ".join(f"{path}={typed(v)}" for path, v in own if v != standard[path])
+        words = f"run {self.run_id}" + (f": {changed}" if changed else "")
+        return f"{self.picture}<p><code>{html.escape(words)}</code></p>"
+
+    @cached_property
+    def picture(self) -> Picture:
+        """Its verdict and its whole loss curve as an SVG, which a notebook shows."""
+        return run_picture(self.config, self.result, self.judgement)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -112,6 +129,7 @@ def load_run(
     """Reads a tracked run back, checked against the digests that it was recorded with.
 
     Args:
+        run_id: or its first digits.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
 
@@ -133,7 +151,7 @@ def load_run(
 
     store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), f"run {run_id}")
     found = fetch_run(store, run_id)
-    return Run(run_id, found.recipe.config, found.result)
+    return Run(found.run_id, found.recipe.config, found.result)
 
 
 def existing_store(tracking: Tracking, wanted: str) -> "Store":
@@ -211,6 +229,44 @@ def load_study(
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
     numbers = numbers[[name for name in numbers if not _LAST_POINTS.fullmatch(str(name))]]
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
+
+
+def draw_study(
+    name: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+) -> Picture:
+    """The losses of a study's runs in one picture, those that swing first, as a notebook shows it.
+
+    Args:
+        name: as of `load_study`, and so the others.
+
+    Raises:
+        MissingInputError: for a study or store that is not there.
+        RecordError: for one without any run that can be read.
+
+    Example:
+        >>> import mlp
+        >>> picture = mlp.draw_study(mlp.run_study("smoke", {"training.steps": 30}).name)
+        >>> picture.startswith("<svg"), picture.count("<polyline")
+        (True, 4)
+    """
+    wanted = f"study {one_line(name)}" if name else "study"
+    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
+
+    from mlp.tracking.read import read_points, read_study
+
+    runs = read_study(store, name).runs
+    return study_picture(
+        {
+            i if run.trial is None else run.trial: (
+                run.judgement.verdict,
+                run.curve or read_points(store, run.run_id, run.metric),
+            )
+            for i, run in enumerate(runs)
+        }
+    )
 
 
 def _texts(values: Sequence[object]) -> "pd.Series[Any]":

@@ -19,17 +19,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask
-from mlp.config import RunConfig, Study, Tracking
+from mlp.config import RunConfig, Study, Tracking, canonical_json
 from mlp.engine.result import Ending, Result
+from mlp.errors import RecordError
 from mlp.palette import VERDICT_SHADES
 from mlp.tracking import record
-from mlp.tracking.record import RunRecord
+from mlp.tracking.picture import diverged_at, short_number
+from mlp.tracking.record import RunRecord, parse_json
 
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "hydra-core", "optuna", "mlflow")
 _CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside them change no run
 _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
 
 _OF_THE_PLACE = ("execution", "tracking")  # groups without effect on results
+LOSS_AT_END = "loss_at_end"  # a tag: MLflow's lists cut 2.861048e-07 to 2.861048
+_FURTHER = "mlp.numbers"  # a tag: the numbers that are no metrics, as JSON
+_SHOWN = (
+    "final_loss",
+    "final_validation_accuracy",
+    "test_accuracy",
+    "amplitude",
+    "period_steps",
+    "diverged_at_step",
+    "stability_ratio_max",
+)
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
 
@@ -274,7 +287,7 @@ def layer_curves(result: Result) -> dict[str, NDArray[np.float64]]:
 
 
 def numbers(run: RunRecord) -> dict[str, float]:
-    """The numbers to sort and compare runs by; all finite, and only those that are known.
+    """All numbers to compare runs by; finite, and only those that are known.
 
     A run that went non-finite has `diverged_at_step` in the place of `final_loss`.
     """
@@ -294,9 +307,6 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "swung_to_step": judgement.swung and judgement.swung.last_step,
         "spiked": float(judgement.spiked),
         "n_weights": sum(W.size + b.size for W, b in result.weights),
-        "learning_rate": run.config.optimizer.learning_rate,
-        # MLflow's charts have linear axes, and rates differ by factors of ten.
-        "log10_learning_rate": math.log10(run.config.optimizer.learning_rate),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
     if run.stability is not None:
@@ -304,7 +314,7 @@ def numbers(run: RunRecord) -> dict[str, float]:
         known["stability_ratio_max"] = run.stability.highest
         known["stability_ratio_tail"] = run.stability.tail
     if result.ending is Ending.NON_FINITE:
-        known["diverged_at_step"] = _diverged_at(result)
+        known["diverged_at_step"] = diverged_at(result)
     elif result.loss.size:
         known["final_loss"] = result.loss[-1]
     return {
@@ -312,6 +322,21 @@ def numbers(run: RunRecord) -> dict[str, float]:
         for name, value in known.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def shown_numbers(known: Mapping[str, float]) -> dict[str, float]:
+    """Those of a run's numbers that a person sorts and filters runs by: MLflow's metrics."""
+    return {name: known[name] for name in _SHOWN if name in known}
+
+
+def read_numbers(tags: Mapping[str, str]) -> dict[str, float]:
+    """The further numbers of a run, from its tags; none where there are none to be read."""
+    try:
+        found = parse_json(tags.get(_FURTHER, "{}"), source=_FURTHER)
+    except RecordError:
+        return {}
+    values = found.items() if isinstance(found, dict) else ()
+    return {str(name): float(v) for name, v in values if type(v) in (int, float)}
 
 
 def study_params(settings: Mapping[str, Any], searched: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,9 +390,15 @@ def drawn_from(entry: Any) -> str:
 
 def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
-    stability, ripples = run.stability, run.judgement.ripples
+    stability, ripples, known = run.stability, run.judgement.ripples, numbers(run)
+    end = f"lost at {known['diverged_at_step']:.0f}" if "diverged_at_step" in known else "none"
+    if "final_loss" in known:
+        end = short_number(known["final_loss"])
+    further = {name: value for name, value in known.items() if name not in _SHOWN}
     return {
         "verdict": run.judgement.verdict.value,
+        LOSS_AT_END: end,
+        _FURTHER: canonical_json(further),
         **({"ripples": f"{100 * ripples:.0f} % of its level"} if ripples else {}),
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
         "mlflow.runColor": _color(run),
@@ -422,8 +453,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _listed(widths: tuple[int, ...]) -> str:
     shown = ",".join(str(width) for width in widths[:6])
     return f"[{shown}]" if len(widths) <= 6 else f"[{shown},...]x{len(widths)}"
-
-
-def _diverged_at(result: Result) -> int:
-    broken = ~np.isfinite(result.loss)
-    return int(result.loss_step[broken.argmax()]) if broken.any() else result.last_step

@@ -74,6 +74,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
 ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what a tracked run shows of its record
 FACTS_FILE = "record.json"
+PICTURE_FILE = "loss.svg"  # beside them in MLflow; made of them, and never read back
 
 _N_CLASSES = 2
 _SHARPNESS_ARRAYS = {

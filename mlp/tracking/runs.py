@@ -124,8 +124,13 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
             tags=_as_tags(tags),
         )
         store.client.log_inputs(run_id, datasets=[_dataset(listing)])
-        for name in record.ARTIFACTS:
-            store.client.log_artifact(run_id, str(folder / name))
+        files = [folder / name for name in record.ARTIFACTS]
+        picture = folder / record.PICTURE_FILE
+        for file in [
+            *files,
+            *([picture] if picture.exists() else []),
+        ]:  # earlier versions drew none
+            store.client.log_artifact(run_id, str(file))
         store.client.set_terminated(run_id, "FINISHED", end_time=listing.ended_ms)
     return run_id
 
@@ -332,6 +337,7 @@ def study_note(
     verdicts: Sequence[Verdict],
     *,
     winner: str | None = None,
+    picture: str = "",
     settings: Mapping[str, object] | None = None,
     commands: Sequence[str] = (),
 ) -> str:
@@ -340,6 +346,7 @@ def study_note(
     Args:
         verdicts: of all trials.
         winner: Markdown about the best trial; None where no run stayed finite.
+        picture: Markdown that shows its losses; empty: none.
         settings: its searched settings.
         commands: to type.
 
@@ -355,7 +362,7 @@ def study_note(
     line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
     if winner is None:
         return f"{line}.\n\nNone of them came to its end with a finite loss."
-    parts = [f"{line}.", winner, _block(commands)]
+    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
     if settings:
         parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
     return "\n\n".join(parts)
