@@ -254,4 +254,6 @@ def _outcome(record: RunRecord, objective: str) -> Outcome:
         value=objective_value(record, objective),
         attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
         accuracy_at=dict(zip(steps, accuracies, strict=True)),
+        started_ms=record.started_ms,
+        ended_ms=record.ended_ms,
     )

@@ -1,5 +1,6 @@
 """The end of a sweep: its winner named, tested, made a model; what to type next."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import floor, log10
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlp.explain.explain_study import Explanation
 
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
+_MOST_NOTES = 256  # of trials for optuna-dashboard: each takes some milliseconds
 LOSSES = "losses.svg"  # artifact of the study's run
 _LOWEST = -10  # power of ten; what sinks below leaves the chart, where it would press the others
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
@@ -110,6 +112,8 @@ def name_winner(
         say(console, *_describe_winner(opened, row, totals, tested, drain))
     with waiting(console, "the last runs are being recorded"):
         drain.finish("FINISHED")
+        links = {n: f"[its run in MLflow]({where})" for n, where in drain.addresses().items()}
+        search.add_notes(opened, dict(itertools.islice(links.items(), _MOST_NOTES)))
     say(console, *not_uploaded(opened, keeper))
     return StudyEnd(
         name=opened.name,

@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,7 @@ from mlp.tracking import record
 from mlp.tracking.picture import diverged_at, short_number
 from mlp.tracking.record import RunRecord, parse_json
 
+_SCRIPT = "mlp-sweep"  # works beside a file of the user's that is called mlp.py
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "hydra-core", "optuna", "mlflow")
 _CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside them change no run
 _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
@@ -53,12 +55,12 @@ def rerun_command(run_id: str, config: RunConfig) -> str:
         >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
         'python -m mlp.rerun 0f \'data.root="my digits"\''
     """
-    return shlex.join(["python", "-m", "mlp.rerun", run_id, *_places(config)])
+    return shlex.join([*_program("rerun"), run_id, *_places(config)])
 
 
 def explain_command(which: str, config: RunConfig) -> str:
     """What to type to explain a study or a run."""
-    return shlex.join(["python", "-m", "mlp.explain", which, *_places(config)])
+    return shlex.join([*_program("explain"), which, *_places(config)])
 
 
 def doctor_command(config: RunConfig, storage: str | None = None) -> str:
@@ -72,13 +74,19 @@ def doctor_command(config: RunConfig, storage: str | None = None) -> str:
         >>> doctor_command(RunConfig())
         'python -m mlp.doctor fix=true'
     """
-    words = ["python", "-m", "mlp.doctor", "fix=true"]
+    words = [*_program("doctor"), "fix=true"]
     if storage not in (None, Study().storage):
         words.append(f"study.storage={_quoted(mask(str(storage)))}")
     words += _tracking(config)
     if config.tracking.experiment != Tracking().experiment:
         words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
     return shlex.join(words)
+
+
+def _program(command: str) -> list[str]:
+    """The command's words: as this process was started, if that was by the installed script."""
+    script = Path(sys.argv[0]).name
+    return [script, command] if script == _SCRIPT else ["python", "-m", f"mlp.{command}"]
 
 
 def _places(config: RunConfig) -> list[str]:

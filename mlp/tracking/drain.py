@@ -302,6 +302,14 @@ class Drain:
         """Adds metrics, at a step, tags and files to the parent run or an uploaded trial's run."""
         self._queue.add(lambda: self._describe(of_trial, metrics, tags, files, step))
 
+    def addresses(self) -> dict[int, str]:
+        """Trial number -> address of its run's page, of those that this object has uploaded."""
+        if self._store is None:
+            return {}
+        from mlp.tracking.store import run_address
+
+        return {n: run_address(self._store, run_id) for n, run_id in self.run_ids.items()}
+
     def missing(self, numbers: Collection[int]) -> list[int]:
         """Which of these trials the store has no finished run of; waits for what came before.
 
