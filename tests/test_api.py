@@ -1,6 +1,7 @@
 """From Python what the commands do, and back what they tracked, as frames."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -102,7 +103,7 @@ def test_slip_in_a_study_is_found_before_anything_is_made(here):
 def test_trained_network_and_its_record_are_the_same(here, digits):
     run = mlp.train_network(FEW)
     back = mlp.load_run(run.run_id)
-    assert repr(back) == f"Run(run_id='{run.run_id}')"  # a notebook shows it
+    assert repr(back) == str(back)  # one line that says how it ended
     pd.testing.assert_frame_equal(run.curve, back.curve)
     for mine, theirs in zip(run.weights, back.weights, strict=True):
         assert (mine.W.tobytes(), mine.b.tobytes()) == (theirs.W.tobytes(), theirs.b.tobytes())
@@ -235,6 +236,14 @@ def test_end_of_a_study_names_the_best_and_nothing_is_shown_unasked(here, capfd)
     assert best["run_id"] == end.best_run_id
     assert best["final_validation_accuracy"] == end.best_value
     assert best["test_accuracy"] == end.test_accuracy
+    # What a notebook shows of both.
+    assert len(re.findall(r">#\d</text>", mlp.draw_study(end.name)._repr_html_())) == 4
+    run = mlp.load_run(end.best_run_id[:10])
+    assert repr(run).startswith(f"run {end.best_run_id}: {run.verdict}, loss ")
+    shown = run._repr_html_()
+    assert f">{run.verdict}</text>" in shown
+    assert "data.name=digits" in shown
+    assert "training.dtype" not in shown  # it is as usual
     assert (end.n_trials, end.n_finite) == (4, 4)
 
 

@@ -608,3 +608,24 @@ def test_a_stepped_range_is_stored_as_optuna_has_it(folder):
         assert row.params[RATE] in (0.1, 0.3, 0.5, 0.7)
         assert row.params[DEPTH] in (1, 3, 5)
         assert search.trial_of(study, row).config.optimizer.learning_rate == row.params[RATE]
+
+
+def test_trial_has_the_times_of_its_training_and_a_note(folder):
+    study = opened(folder, sweep(n_trials=2))
+
+    def timed(trial):
+        return dataclasses.replace(outcome_of(trial), started_ms=1_000_000, ended_ms=1_004_500)
+
+    told(study, outcome_of=timed)
+    assert [trial.duration.total_seconds() for trial in study.study.trials] == [4.5, 4.5]
+    search.add_notes(study, {0: "[run](a)", 1: "[run](b)"})
+    search.add_notes(study, {0: "another"})
+    noted = study.study._storage.get_study_system_attrs(study.study._study_id)
+    ids = [trial._trial_id for trial in study.study.trials]
+    assert [noted[f"dashboard:{own}:note_str:0"] for own in ids] == ["[run](a)", "[run](b)"]
+    assert {noted[f"dashboard:{own}:note_ver"] for own in ids} == {1}
+
+
+def test_identity_has_places_at_which_a_line_may_break(folder):
+    study = opened(folder, sweep())
+    assert max(map(len, study.study.user_attrs["mlp.identity"].split())) < 100
