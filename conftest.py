@@ -1,5 +1,7 @@
-"""Folders to run commands in, each with an MLflow store that is already made."""
+"""Folders to run commands in, each with an MLflow store that is already made; and who runs what."""
 
+import os
+import re
 import shutil
 import signal
 import tempfile
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # Doctests are looked for in every module. This one has none, and takes seconds to import Ray.
 collect_ignore = ["mlp/training/ray_cluster.py"]
@@ -15,12 +18,17 @@ collect_ignore = ["mlp/training/ray_cluster.py"]
 _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.")
 
 # Files whose tests take longest, in their order: begun first, so that no core idles at the end.
+# The README comes before the pages of docs, which are typed in what it leaves.
 _LONGEST = (
-    *("test_cluster", "test_readme", "test_servers", "test_outage", "test_crash", "test_faults"),
+    *("README", "test_cluster", "test_servers", "test_outage", "test_readme", "test_crash"),
+    *("test_faults", "test_other_programs", "test_mlflow_pages", "test_lies"),
     *("test_explain", "test_sweep", "test_confirmation", "test_packing", "test_population"),
     *("test_search", "test_doctor", "test_api", "test_rerun", "test_habits", "test_model"),
     *("test_compose", "test_attribution"),
 )
+
+# Files of which any worker takes any test. They share folders of the session, or nothing.
+_APART = ("test_crash", "test_faults", "test_other_programs")
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,7 +47,55 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+    def place(item: pytest.Item) -> int:
+        name = "README" if "[README.md" in item.nodeid else item.path.stem
+        return places.get(name, len(places))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The second tier waits for servers, clusters and signals as much as it computes."""
+    return 1 + (os.cpu_count() or 1) if config.option.markexpr == "system" else None
+
+
+class _ByWhatIsShared(LoadFileScheduling):
+    """One worker a file; of README and docs one a page, and of some files one a test."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        if Path(file).stem in _APART:
+            return nodeid
+        page = re.search(r"\[([\w/]+\.md)", nodeid) if file.endswith("test_readme.py") else None
+        return f"{file} {page[1]}" if page else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByWhatIsShared | None:
+    return _ByWhatIsShared(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(request, tmp_path_factory) -> None:
+    """In a fresh clone the engine is compiled once for each type, and not by every process."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or len(request.session.items) < 100:
+        return
+    from mlp.config import Data, RunConfig
+    from mlp.data.dataset import load
+    from mlp.engine.population import train
+    from mlp.settings import with_settings
+    from support.world import once, root_of
+
+    def compile_for(dtype: str) -> None:
+        config = with_settings(RunConfig(), {"training.steps": 1, "training.dtype": dtype})
+        train([config], load(Data(name="digits"), notice=print))
+
+    # Every other worker begins with the other type, so that two of them share the work.
+    for dtype in ("float32", "float64")[:: 1 if int(worker[2:]) % 2 else -1]:
+        once(root_of(tmp_path_factory), dtype, lambda _, dtype=dtype: compile_for(dtype))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """Sweeps of small NumPy networks, tracked, judged and explained.
 
-The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`
-and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and `load_run` for
-single networks; `run_config` and `study_config` for their settings; `judge_curve` for any loss, and
-`audit_gradient` for a gradient of one's own. A fault is an `MlpError` with one sentence.
+The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`,
+`draw_study` and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and
+`load_run` for single networks; `run_config` and `study_config` for their settings; `judge_curve`
+for any loss, and `audit_gradient` for a gradient of one's own. A fault is an `MlpError` with one
+sentence.
 """
 
 from importlib import import_module
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mlp.explain.explain_study import explain_study
     from mlp.explain.repair_run import repair_run
     from mlp.rerun import Rerun, rerun_network
-    from mlp.run import Run, load_run, load_study
+    from mlp.run import Run, draw_study, load_run, load_study
     from mlp.sweep.rehearsal import Rehearsal
     from mlp.sweep.run_study import rehearse_study, run_study
     from mlp.sweep.winner import StudyEnd
@@ -36,6 +37,7 @@ _PLACES = {
     "Run": "mlp.run",
     "StudyEnd": "mlp.sweep.winner",
     "audit_gradient": "mlp.audit.audit_gradient",
+    "draw_study": "mlp.run",
     "explain_study": "mlp.explain.explain_study",
     "judge_curve": "mlp.curve",
     "load_run": "mlp.run",
@@ -56,6 +58,7 @@ __all__ = [
     "Run",
     "StudyEnd",
     "audit_gradient",
+    "draw_study",
     "explain_study",
     "judge_curve",
     "load_run",

@@ -336,6 +336,18 @@ class RunConfig:
                 f"but that is {self.model.activation!r}"
             )
 
+    def __hash__(self) -> int:
+        """Computed once: thousands of reruns are looked up by their configs."""
+        known = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple(getattr(self, own.name) for own in dataclasses.fields(self)))
+            object.__setattr__(self, "_hash", known)
+        return int(known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its hash, which is another one in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Study:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from mlp.curve import Judgement, Verdict, judge_curve
 from mlp.errors import DataError, MissingInputError, MlpError, SettingError, one_line, shown
+from mlp.tracking.picture import plot_curve
 
 _USAGE = """\
 usage: python -m mlp.judge WHAT ... [option=value ...] [--json]
@@ -59,9 +60,7 @@ _OPTIONS = ("column", "x", "classes", "loss", "batch_size", "fail_on", "uri")
 _SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".txt", ".log")
 _STEPS = ("step", "_step", "global_step", "epoch", "iteration", "loss_step")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
-_PLOT_COLUMNS, _PLOT_ROWS = 64, 8
 _LARGEST = 1.7e308  # MLflow writes so many for an infinity
-_MOST_SHARE = 100.0  # highest over lowest: from here on the plot's axis is logarithmic
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,41 +198,9 @@ def _as_text(series: LossSeries, judgement: Judgement) -> str:
     }
     line = " · ".join(f"{name} {value}" for name, value in numbers.items() if value)
     said = [f"{series.name}: {judgement.verdict.value}", f"  {judgement.sentence}", f"  {line}"]
-    return "\n".join([*said, *(f"  {row}" for row in plot_curve(series.loss))])
-
-
-def plot_curve(loss: ArrayLike) -> list[str]:
-    """A curve in lines of text: each column spans what its part of the curve does.
-
-    The axis is logarithmic where the highest is a hundred times the lowest, which is above 0; what
-    is not finite is left out.
-
-    Example:
-        >>> plot_curve([2, 1])[0], plot_curve([2, 1])[-1]
-        ('2 █████', '1      █████')
-    """
-    values = np.asarray(loss, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return []
-    is_log = values.min() > 0 and values.max() > _MOST_SHARE * values.min()
-    heights = np.log(values) if is_log else values
-    low, high = float(heights.min()), float(heights.max())
-    n_columns = min(_PLOT_COLUMNS, max(values.size * 5, 1))
-    edges = np.linspace(0, values.size, n_columns + 1)
-    place = (heights - low) / ((high - low) or 1.0) * (_PLOT_ROWS - 1)
-    rows = np.zeros((_PLOT_ROWS, n_columns), dtype=bool)
-    for column in range(n_columns):
-        first = int(edges[column])
-        part = place[first : max(first + 1, int(np.ceil(edges[column + 1])))]
-        rows[round(float(part.min())) : round(float(part.max())) + 1, column] = True
-    lines = ["".join("█" if seen else " " for seen in row) for row in rows[::-1]]
-    axis = [""] * _PLOT_ROWS
-    axis[0], axis[-1] = f"{values.max():.4g}", f"{values.min():.4g}"
-    if is_log:
-        axis[_PLOT_ROWS // 2] = "log"
-    width = max(map(len, axis))
-    return [f"{text:>{width}} {line}".rstrip() for text, line in zip(axis, lines, strict=True)]
+    return "\n".join(
+        [*said, *(f"  {row}" for row in plot_curve(series.loss, verdict=judgement.verdict))]
+    )
 
 
 def _all_series(asked: _Asked) -> Iterator[LossSeries]:

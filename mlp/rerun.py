@@ -80,8 +80,10 @@ def _rerun() -> None:
     run_id, *overrides = arguments
     if "=" in run_id:
         raise SettingError(f"the id of a run comes first, but there is {run_id!r}")
-    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
-        raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
+    if not re.fullmatch(r"[0-9a-f]{4,32}", run_id):
+        raise SettingError(
+            f"a run id must be 32 hex digits, or the first of them, but is {one_line(run_id)!r}"
+        )
     values = compose("train", overrides)
     typed_in = typed_settings(overrides, RESULT_GROUPS, values)
     changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
@@ -126,7 +128,7 @@ def rerun_network(
     """Trains a tracked run again from its record, as `python -m mlp.rerun` does.
 
     Args:
-        run_id: of the original.
+        run_id: of the original, or its first digits.
         changes: settings to change, by their paths; None: a plain rerun.
         local: where the runs are tracked, where the data lie and how many threads train, from
             `run_config`; None: the defaults. Nothing else in it is read.
@@ -160,6 +162,7 @@ def rerun_network(
 
     original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
     recorded = original.recipe.config.own
+    run_id = original.run_id  # whole
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
     config = dataclasses.replace(
         original.recipe.config,

@@ -1,5 +1,6 @@
 """A tracked run as a notebook wants it: its config, curve, weights and answers."""
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
 from mlp.tracking.display import layer_curves
+from mlp.tracking.picture import Picture, run_picture, study_picture
 from mlp.tracking.record import judge_result
 from mlp.tracking.three_or_seven import SCALES, Network
 
@@ -47,6 +49,23 @@ class Run:
     def __str__(self) -> str:
         loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
         return f"run {self.run_id}: {self.verdict.value}, {loss}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        standard = settings_of(RunConfig())
+        if self.config.own is not None:
+            standard = {f"own.{own.name}": own.default for own in self.config.own.program.arguments}
+        own = settings_of(self.config).items()
+        changed = ", ".join(f"{path}={typed(v)}" for path, v in own if v != standard.get(path))
+        words = f"run {self.run_id}" + (f": {changed}" if changed else "")
+        return f"{self.picture}<p><code>{html.escape(words)}</code></p>"
+
+    @cached_property
+    def picture(self) -> Picture:
+        """Its verdict and its whole loss curve as an SVG, which a notebook shows."""
+        return run_picture(self.config, self.result, self.judgement)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -131,6 +150,7 @@ def load_run(
     """Reads a tracked run back, checked against the digests that it was recorded with.
 
     Args:
+        run_id: or its first digits.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
 
@@ -152,7 +172,7 @@ def load_run(
 
     store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), f"run {run_id}")
     found = fetch_run(store, run_id)
-    return Run(run_id, found.recipe.config, found.result)
+    return Run(found.run_id, found.recipe.config, found.result)
 
 
 def existing_store(tracking: Tracking, wanted: str) -> "Store":
@@ -235,6 +255,44 @@ def load_study(
     left_out = [n for n in numbers if _LAST_POINTS.fullmatch(str(n)) or str(n) in told]
     numbers = numbers.drop(columns=left_out)
     return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
+
+
+def draw_study(
+    name: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = DEFAULT_EXPERIMENT,
+) -> Picture:
+    """The losses of a study's runs in one picture, those that swing first, as a notebook shows it.
+
+    Args:
+        name: as of `load_study`, and so the others.
+
+    Raises:
+        MissingInputError: for a study or store that is not there.
+        RecordError: for one without any run that can be read.
+
+    Example:
+        >>> import mlp
+        >>> picture = mlp.draw_study(mlp.run_study("smoke", {"training.steps": 30}).name)
+        >>> picture.startswith("<svg"), picture.count("<polyline")
+        (True, 4)
+    """
+    wanted = f"study {one_line(name)}" if name else "study"
+    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
+
+    from mlp.tracking.read import read_points, read_study
+
+    runs = read_study(store, name).runs
+    return study_picture(
+        {
+            i if run.trial is None else run.trial: (
+                run.judgement.verdict,
+                run.curve or read_points(store, run.run_id, run.metric),
+            )
+            for i, run in enumerate(runs)
+        }
+    )
 
 
 def _texts(values: Sequence[object]) -> "pd.Series[Any]":

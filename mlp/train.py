@@ -15,10 +15,11 @@ from mlp.run import Run
 from mlp.settings import read_run
 from mlp.terminal.compose import Settings, run_config, typed_configs
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal, counting, say, silent
+from mlp.terminal.screen import Terminal, counting, say, silent, waiting
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
+from mlp.tracking.picture import plot_curve
 from mlp.tracking.record import RunRecord
 from mlp.training.outcome import example_images
 from mlp.training.train_runs import train_runs
@@ -80,10 +81,13 @@ def train_network(
     record = train_record(config, console)
     say_result(record, console)  # before the store can fail
 
-    from mlp.tracking.store import how_to_look, open_store  # MLflow takes seconds to import
+    with waiting(console, "the run is being recorded"):
+        from mlp.tracking.store import how_to_look, open_store  # MLflow takes seconds to import
 
-    label, remedy = Label(run_name(record.config), {}), doctor_command(config)
-    store, run_id = record_run(lambda: open_store(config.tracking), record, label, remedy=remedy)
+        label, remedy = Label(run_name(record.config), {}), doctor_command(config)
+        store, run_id = record_run(
+            lambda: open_store(config.tracking), record, label, remedy=remedy
+        )
     say(console, f"run {run_id} in {store.uri}")
     commands = [rerun_command(run_id, config), *how_to_look(store, run_id=run_id)]
     if record.judgement.verdict not in (Verdict.LEARNING, Verdict.CONVERGED, Verdict.FAILED):
@@ -160,7 +164,7 @@ def _n_steps(config: RunConfig) -> int:
 
 
 def say_result(record: RunRecord, console: Console) -> None:
-    """Shows the verdict and the last numbers of a run."""
+    """Shows the verdict, the last numbers and the loss curve of a run."""
     result, judgement = record.result, record.judgement
     line = f"{judgement.verdict.value}: {judgement.sentence}"
     if result.own is not None and result.own.fault is not None:
@@ -172,7 +176,7 @@ def say_result(record: RunRecord, console: Console) -> None:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
     for name, values in (result.own.series if result.own is not None else {}).items():
         last += f", {name} {values[-1]:.6g}"
-    say(console, line, last)
+    say(console, line, last, *plot_curve(result.loss, result.loss_step, judgement.verdict))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def try_points(n_points: int, seed: int, names: list[str]) -> int:
         for name in names:
             expected[name] = Path(top) / name
             expected[name].mkdir()
-            n = reference(expected[name], store, name)
+            reference(expected[name], store, name)
+            n = (expected[name] / "n_writes").read_text()
             print(f"{name}: {n} writes, {len(table(expected[name]))} trials", flush=True)
         for i in range(n_points):
             name = names[i % len(names)]

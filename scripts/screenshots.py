@@ -1,7 +1,8 @@
 """Takes pictures of MLflow's pages: `PYTHONPATH=tests python scripts/screenshots.py`, minutes.
 
-It runs a study in a temporary folder and explains it, starts `mlflow ui` there, looks at it with a
-headless Chromium, and writes four small PNG files into docs/. Arguments are overrides of the study.
+It runs a study in a temporary folder, which ends with its explanation, starts `mlflow ui` there,
+looks at it with a headless Chromium, and writes small PNG files into docs/. Arguments are overrides
+of the study.
 """
 
 import io
@@ -17,17 +18,15 @@ from PIL import Image
 from support.mlflow_pages import browser, open_fresh, served, wait_for_runs
 
 DOCS = Path(__file__).parents[1] / "docs"
-STUDY = ("sweeps=oscillation", "data=digits")
-REPORT = "report.html"
+STUDY = ("data=mnist",)
 
-# Trials by verdict, the one with the largest swings first, then the lowest loss.
-_BY_VERDICT = """
+# The trial with the largest swings.
+_SWINGING = """
 SELECT verdict.run_uuid FROM tags verdict
 JOIN runs trial ON trial.run_uuid = verdict.run_uuid AND trial.name LIKE '#%'
 JOIN latest_metrics amplitude ON amplitude.run_uuid = verdict.run_uuid AND amplitude.key='amplitude'
-JOIN latest_metrics loss ON loss.run_uuid = verdict.run_uuid AND loss.key = 'final_loss'
-WHERE verdict.key = 'verdict' AND verdict.value = ?
-ORDER BY amplitude.value DESC, loss.value LIMIT 1
+WHERE verdict.key = 'verdict' AND verdict.value = 'oscillating'
+ORDER BY amplitude.value DESC LIMIT 1
 """
 
 
@@ -35,59 +34,45 @@ def main(overrides: list[str]) -> None:
     """Runs the study and takes the pictures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        overrides = overrides or list(STUDY)
-        _run(folder, "sweep", *overrides)
-        _run(folder, "explain", "explain.timeout_s=900")
+        said = _run(folder, "sweep", *(overrides or STUDY))
+        pages = [line.split("127.0.0.1:5000/")[1] for line in said.splitlines() if "5000/#" in line]
+        report, own, runs = pages
+        with sqlite3.connect(folder / "mlflow.db") as file:
+            [swinging] = file.execute(_SWINGING).fetchone()
         with served(folder) as address, browser(1440, 800) as page:
-            experiment = f"{address}/#/experiments/1"
-            view = next(word for word in overrides if word.startswith("sweeps=")).split("=")[1]
-            query = f"workflowType=machine_learning&viewStateShareKey={view}"
-            _take_list(page, f"{experiment}/runs?{query}")
-            _take_charts(page, f"{experiment}/runs?{query}&compareRunsMode=CHART", folder)
-            _take_report(page, experiment, folder)
+            _take_description(page, f"{address}/{own}", "mlflow-study.png", is_opened=True)
+            run = own.split("/runs/")[0] + f"/runs/{swinging}?workflowType=machine_learning"
+            _take_description(page, f"{address}/{run}", "mlflow-run.png", is_opened=False)
+            open_fresh(page, f"{address}/{runs}&compareRunsMode=CHART")
+            wait_for_runs(page, at_least=10)
+            _close_remark(page)
+            page.locator(".js-plotly-plot .scatterlayer .trace").nth(9).wait_for()
+            _save(page, "mlflow-losses.png")
+            open_fresh(page, f"{address}/{report}")
+            page.frame_locator("iframe").locator("h1").first.wait_for()
+            _save(page, "mlflow-report.png")
 
 
-def _run(folder: Path, command: str, *arguments: str) -> None:
+def _run(folder: Path, command: str, *arguments: str) -> str:
     words = ["-m", f"mlp.{command}", *arguments]
     print("$ python", shlex.join(words), flush=True)
-    subprocess.run([sys.executable, *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
 
 
-def _take_list(page, address: str) -> None:
+def _take_description(page, address: str, name: str, *, is_opened: bool) -> None:
+    """The page of a run; `is_opened`: after a click on "Show more"."""
     open_fresh(page, address)
-    wait_for_runs(page, at_least=10)
-    _close_remark(page)
-    _save(page, "mlflow-runs.png")
-
-
-def _take_charts(page, address: str, folder: Path) -> None:
-    page.set_viewport_size({"width": 1440, "height": 1280})  # both charts at once
-    open_fresh(page, address)
-    wait_for_runs(page, at_least=10)
-    _close_remark(page)
-    page.locator(".parcoords .dimension").nth(3).wait_for()
-    _save(page, "mlflow-coordinates.png")
-    page.set_viewport_size({"width": 1440, "height": 800})
-    with sqlite3.connect(folder / "mlflow.db") as file:
-        shown = [_first(file, "oscillating"), _first(file, "converged") or _first(file, "learning")]
-    search = page.get_by_test_id("search-box")
-    search.fill(f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in shown)})")
-    search.press("Enter")
-    page.get_by_text("2 matching runs").wait_for()
-    page.locator(".js-plotly-plot .scatterlayer .trace").nth(1).wait_for()
-    _save(page, "mlflow-overlay.png")
-
-
-def _take_report(page, experiment: str, folder: Path) -> None:
-    run_id = next(folder.glob(f"mlruns/*/*/artifacts/{REPORT}")).parts[-3]
-    open_fresh(page, f"{experiment}/runs/{run_id}/artifacts/{REPORT}?workflowType=machine_learning")
-    page.frame_locator("iframe").locator("h1").first.wait_for()
-    _save(page, "mlflow-report.png")
-
-
-def _first(file: sqlite3.Connection, verdict: str) -> str | None:
-    row = file.execute(_BY_VERDICT, [verdict]).fetchone()
-    return None if row is None else str(row[0])
+    note = page.get_by_test_id("note-editor-preview-content")
+    note.locator("img").first.wait_for(state="attached")
+    page.wait_for_function(
+        "[...document.querySelectorAll('img[src^=get-artifact]')].every(i => i.naturalWidth > 600)"
+    )
+    if is_opened:
+        page.get_by_text("Show more").first.click()
+    _save(page, name)
 
 
 def _close_remark(page) -> None:

@@ -1,6 +1,7 @@
 """From Python what the commands do, and back what they tracked, as frames."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -102,7 +103,7 @@ def test_slip_in_a_study_is_found_before_anything_is_made(here):
 def test_trained_network_and_its_record_are_the_same(here, digits):
     run = mlp.train_network(FEW)
     back = mlp.load_run(run.run_id)
-    assert repr(back) == f"Run(run_id='{run.run_id}')"  # a notebook shows it
+    assert repr(back) == str(back)  # one line that says how it ended
     pd.testing.assert_frame_equal(run.curve, back.curve)
     for mine, theirs in zip(run.weights, back.weights, strict=True):
         assert (mine.W.tobytes(), mine.b.tobytes()) == (theirs.W.tobytes(), theirs.b.tobytes())
@@ -161,11 +162,6 @@ def test_what_a_console_is_given_is_what_the_command_shows(here):
     assert f"  python -m mlp.rerun {run.run_id}" in mine
 
 
-def test_nothing_is_shown_unasked(here, capfd):
-    mlp.run_study("smoke", {"training.steps": 30})
-    assert capfd.readouterr() == ("", "")
-
-
 # Two lines of NumPy
 
 
@@ -221,24 +217,33 @@ def test_study_as_one_frame(here, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "study.parquet"), frame)
 
 
-def test_last_study_is_read_where_none_is_named(here):
-    first = mlp.run_study("smoke", {"training.steps": 30}).name
+def test_last_study_is_read_where_none_is_named(swept):
+    first = mlp.load_study()
     second = mlp.run_study("smoke", {"training.steps": 31, "training.sharpness_points": 4}).name
     assert set(mlp.load_study()["training.steps"]) == {31}
-    assert set(mlp.load_study(first)["training.steps"]) == {30}
+    assert set(first["training.steps"]) == {30}
     frame = mlp.load_study(second)
     assert set(frame["training.steps"]) == {31}
     assert frame["mechanism"].notna().all()
     assert {"stability_ratio_max", "stability_ratio_tail"} <= set(frame)
 
 
-def test_end_of_a_study_names_the_best(here):
+def test_end_of_a_study_names_the_best_and_nothing_is_shown_unasked(here, capfd):
     end = mlp.run_study("smoke", {"training.steps": 30})
+    assert capfd.readouterr() == ("", "")
     frame = mlp.load_study(end.name)
     best = frame.loc[frame["trial"] == end.best_trial].iloc[0]
     assert best["run_id"] == end.best_run_id
     assert best["final_validation_accuracy"] == end.best_value
     assert best["test_accuracy"] == end.test_accuracy
+    # What a notebook shows of both.
+    assert len(re.findall(r">#\d</text>", mlp.draw_study(end.name)._repr_html_())) == 4
+    run = mlp.load_run(end.best_run_id[:10])
+    assert repr(run).startswith(f"run {end.best_run_id}: {run.verdict}, loss ")
+    shown = run._repr_html_()
+    assert f">{run.verdict}</text>" in shown
+    assert "data.name=digits" in shown
+    assert "training.dtype" not in shown  # it is as usual
     assert (end.n_trials, end.n_finite) == (4, 4)
 
 

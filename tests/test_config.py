@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,14 @@ def test_every_hidden_layer_has_its_width(widths, expected):
 def test_configs_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().training.steps = 3  # type: ignore[misc]
+
+
+def test_equal_configs_have_one_hash_and_none_travels_to_another_process():
+    run, other = read_run({}), read_run({})
+    assert hash(run) == hash(other) == hash(run)
+    again = pickle.loads(pickle.dumps(run))
+    assert again == run
+    assert vars(again).keys() == {field.name for field in dataclasses.fields(RunConfig)}
 
 
 def test_settings_of_says_what_was_computed_but_not_where():

@@ -78,7 +78,7 @@ def test_finished_study_is_healthy(swept):
     assert table(swept) == before
 
 
-def test_cold_doctor_beside_a_study(world):
+def test_command_beside_a_study(world):
     done = said_in(world.examined())
     assert (done.returncode, done.stderr) == (0, "")
     assert "sqlite:///optuna.db holds 1 studies, 4 trials" in done.stdout

@@ -12,6 +12,7 @@ import mlp
 from mlp import judge as command
 from mlp.curve import judge_curve
 from mlp.errors import DataError, MissingInputError, SettingError
+from mlp.tracking.picture import plot_curve
 
 SWINGING = 1 + 0.4 * (-1.0) ** np.arange(80)
 FALLING = 0.1 + 2.2 * np.exp(-np.arange(80) / 20)
@@ -159,12 +160,12 @@ def test_people_see_verdict_sentence_numbers_and_plot(monkeypatch, capsys, tmp_p
 
 
 def test_a_plot_spans_what_the_curve_does():
-    assert command.plot_curve([np.nan]) == []
-    assert len(command.plot_curve(np.ones(5))) == 8
+    assert plot_curve([np.nan]) == []
+    assert len(plot_curve(np.ones(5))) == 8
     spike = np.ones(6400)
     spike[3200] = 2.0
-    assert command.plot_curve(spike)[0].count("█") == 1
-    assert "log" in "".join(command.plot_curve(np.logspace(0, -4, 50)))
+    assert plot_curve(spike)[0].count("█") == 1
+    assert "log" in "".join(plot_curve(np.logspace(0, -4, 50)))
 
 
 def test_it_starts_without_what_is_slow(tmp_path):

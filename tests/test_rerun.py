@@ -93,7 +93,7 @@ def test_changed_setting_says_what_came_out_differently(run_id):
     ("arguments", "code", "message"),
     [
         ((), 2, "the id of a run is missing: python -m mlp.rerun RUN_ID"),
-        (("zz",), 2, "a run id must be 32 hex digits, but is 'zz'"),
+        (("zz",), 2, "a run id must be 32 hex digits, or the first of them, but is 'zz'"),
         (("seed=1",), 2, "the id of a run comes first, but there is 'seed=1'"),
         (("0" * 32, "gradient=sum"), 2, "name the settings one by one instead of 'gradient=sum'"),
         (("0" * 32, "optimizer.learning_rate=-1"), 2, "optimizer.learning_rate must be greater "),

@@ -13,7 +13,7 @@ from support.sweeping import command, left_in, plain, run_config, tracked
 from support.world import said
 
 
-def test_cold_command_says_what_it_has_tracked(world):
+def test_command_says_what_it_has_tracked(world):
     done, [run] = said(world.trained()), tracked(world.trained())
     assert (done.returncode, done.stderr) == (0, "")
     assert f"run {run.run_id} in sqlite:///{world.trained()}/mlflow.db" in done.stdout.splitlines()
@@ -32,9 +32,14 @@ def test_settings_typed_by_their_paths_are_those_of_the_run(here):
     assert (done.returncode, done.stderr) == (0, "")
     [run] = tracked(here)
     assert (run.name, run.status) == ("lr 0.6 mean lecun 2x3", "FINISHED")
-    assert done.stdout.splitlines()[2] == f"run {run.run_id} in sqlite:///{here}/mlflow.db"
-    assert done.stdout.startswith("stalled: ")
-    explain, rerun = done.stdout.splitlines()[4:6]
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("stalled: ")
+    # A plot from the highest loss to 0, since what is flat is to look flat, and its steps.
+    assert lines[2].startswith("0.8233 █")
+    assert lines[9].split() == ["0"]
+    assert lines[10].split() == ["step", "0", "60"]
+    assert lines[11] == f"run {run.run_id} in sqlite:///{here}/mlflow.db"
+    explain, rerun = lines[13:15]
     assert explain == f"  python -m mlp.explain {run.run_id}   # why, and what helps"
     assert rerun == f"  python -m mlp.rerun {run.run_id}"
     assert left_in(here) == {"mlflow.db", "mlruns"}
@@ -114,7 +119,7 @@ def test_verdict_on_few_losses_says_so():
         said = io.StringIO()
         record = train_record(run_config(*settings), plain(said))
         say_result(record, plain(said))
-        sentences = said.getvalue().splitlines()[-2].partition("verdict")
+        sentences = said.getvalue().splitlines()[0].partition("The verdict")
         assert expected == (["The verdict" + sentences[2]] if sentences[2] else [])
 
 

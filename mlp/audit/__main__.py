@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp.audit.own_process import audit_file
-from mlp.errors import SettingError, one_line
+from mlp.errors import MlpError, SettingError, one_line
 from mlp.terminal.console import run_command
 
 WRONG = 1  # exit code
@@ -116,6 +116,7 @@ def _lines(found: dict[str, Any], file: str, again: str) -> list[str]:
             f"right: the gradient is that of the loss; largest relative error {found['error']:.1g},"
             f" in {share} entries",
             "next: if the loss swings all the same, it is the size of the step: try a tenth of it",
+            *_training(file),
         ]
     one = "one thing is" if len(flaws) == 1 else f"{len(flaws)} things are"
     away = (
@@ -128,8 +129,21 @@ def _lines(found: dict[str, Any], file: str, again: str) -> list[str]:
         lines.append(f"{place}. {flaw['sentence']}")
         lines += [f"   line {number}: {code}" for number, code in flaw["lines"]]
         lines += [f"   {flaw['meaning']}", f"   {flaw['remedy']}"]
-    lines += ["next: mend the first, then ask again", f"  {again}"]
+    lines += ["next: mend the first, then ask again", f"  {again}", *_training(file)]
     return lines
+
+
+def _training(file: str) -> list[str]:
+    """What to type where the file has a function that yields its losses."""
+    from mlp.program import read_program
+
+    try:
+        _, path = read_program(file)
+    except MlpError:
+        return []
+    if not any(line.lstrip().startswith("yield ") for line in path.read_text().splitlines()):
+        return []
+    return [f"  python -m mlp.train own.file={file}   # does its loss swing?"]
 
 
 if __name__ == "__main__":

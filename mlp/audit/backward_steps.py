@@ -13,12 +13,11 @@ import numpy as np
 
 from mlp.audit.known_networks import (
     ACTIVATIONS,
-    Activation,
     Array,
     ForwardPass,
     Layers,
+    logistic,
     output_delta,
-    sigmoid,
 )
 
 Values = Callable[[ForwardPass], Array]  # (example, unit)
@@ -214,40 +213,24 @@ class _Layer:
             yield "weights not transposed", f"W{W + 1}", lambda at: above(at) @ at.layers[W][0]
             yield "weights left out", f"delta{W + 1}", above
         for other in range(len(shapes)):
+            kind, name = "weights of another layer", f"W{other + 1}"
             if other != W and shapes[other] == shapes[W]:
-                yield (
-                    "weights of another layer",
-                    f"W{other + 1}.T",
-                    _through(above, other, is_transposed=True),
-                )
+                yield kind, f"{name}.T", lambda at, k=other: above(at) @ at.layers[k][0].T
             if other != W and shapes[other] == shapes[W][::-1]:
-                yield (
-                    "weights of another layer",
-                    f"W{other + 1}",
-                    _through(above, other, is_transposed=False),
-                )
+                yield kind, name, lambda at, k=other: above(at) @ at.layers[k][0]
         if self.upper is not None:
-            upper = self.upper
-            passed = _through(upper, W + 1, is_transposed=True)
+            upper, name = self.upper, f"delta{W + 1} without its derivative"
             yield (
                 "delta before its derivative",
-                f"delta{W + 1} without its derivative",
-                lambda at: passed(at) @ at.layers[W][0].T,
+                name,
+                lambda at: upper(at) @ at.layers[W + 1][0].T @ at.layers[W][0].T,
             )
             if shapes[W + 1][1] == shapes[W][1]:
-                yield (
-                    "delta of another layer",
-                    f"delta{W + 2}",
-                    lambda at: upper(at) @ at.layers[W][0].T,
-                )
-        due = self.due_above
-        if due is not None:
-            yield "right delta below", "", lambda at: due(at) @ at.layers[W][0].T
-        yield (
-            "sign of the weights lost",
-            f"abs(W{W + 1}).T",
-            lambda at: above(at) @ np.abs(at.layers[W][0]).T,
-        )
+                yield "delta of another layer", f"delta{W + 2}", self._backed(upper)
+        if self.due_above is not None:
+            yield "right delta below", "", self._backed(self.due_above)
+        kind, name = "sign of the weights lost", f"abs(W{W + 1}).T"
+        yield kind, name, lambda at: above(at) @ np.abs(at.layers[W][0]).T
 
     def _all_weights(self) -> list[Array]:
         return [W for W, _ in self.examples[0].at.layers]
@@ -285,11 +268,8 @@ class _Layer:
             )
         for other, W in enumerate(shapes):
             if other and other != layer and W.shape[0] == n_in:
-                yield Formula(
-                    "activations of another layer",
-                    f"a{other}",
-                    _inputs_of(other),
-                )
+                kind = "activations of another layer"
+                yield Formula(kind, f"a{other}", lambda at, k=other: at.inputs[k])
         if shapes[layer].shape == shapes[layer].shape[::-1] and layer < len(shapes) - 1:
             yield Formula(
                 "activations of another layer", f"a{layer + 1}", lambda at: at.inputs[layer + 1]
@@ -426,36 +406,6 @@ class _Layer:
         return _nice(factor)
 
 
-def _through(delta: Values, layer: int, *, is_transposed: bool) -> Values:
-    if is_transposed:
-        return lambda at: delta(at) @ at.layers[layer][0].T
-    return lambda at: delta(at) @ at.layers[layer][0]
-
-
-def _inputs_of(layer: int) -> Values:
-    return lambda at: at.inputs[layer]
-
-
-def _derivative_at(activation: Activation, layer: int) -> Values:
-    return lambda at: activation.derivative(at.z[layer], at.inputs[layer + 1])
-
-
-def _derivative_of_z(activation: Activation) -> _Unitwise:
-    return lambda z, _: activation.derivative(z, activation.apply(z))
-
-
-def _slopes(above: float, below: float) -> _Unitwise:
-    return lambda z, _: np.where(z > 0, above, below)
-
-
-def _difference_times(factor: _Unitwise) -> Values:
-    return lambda at: (at.p - at.y) * factor(at.z[-1], at.p)
-
-
-def _delta_of_loss(output: str, cost: str) -> Values:
-    return lambda at: output_delta(output, cost, at.z[-1], _outputs(output, at.z[-1]), at.y)
-
-
 def _scaled(step: Formula) -> Values:
     return lambda at: step.factor * step.values(at)
 
@@ -503,51 +453,29 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     yield of("no derivative", "1", lambda z, _: np.ones_like(z))
     yield of("factor lost", "1 - {a}", lambda _, a: 1 - a)
     yield of("factor lost", "{a}", lambda _, a: a)
-    yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - sigmoid(a))
-    yield of(
-        "derivative of the activation's own value",
-        due.text.format(z=a, a=f"{name.replace(' ', '_')}({a})"),
-        lambda _, a: due.derivative(a, due.apply(a)),
-    )
-    yield of(
-        "derivative of the activation's own value",
-        "sigmoid({a}) * (1 - sigmoid({a}))",
-        lambda _, a: sigmoid(a) * (1 - sigmoid(a)),
-    )
-    yield of(
-        "derivative of the activation's own value",
-        "1 - tanh({a})**2",
-        lambda _, a: 1 - np.tanh(a) ** 2,
-    )
+    yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - logistic(a))
+    own_value, text = "derivative of the activation's own value", f"{name.replace(' ', '_')}({a})"
+    yield of(own_value, due.text.format(z=a, a=text), lambda _, a: due.derivative(a, due.apply(a)))
+    slope_of_sigmoid = "sigmoid({a}) * (1 - sigmoid({a}))"
+    yield of(own_value, slope_of_sigmoid, lambda _, a: logistic(a) * (1 - logistic(a)))
+    yield of(own_value, "1 - tanh({a})**2", lambda _, a: 1 - np.tanh(a) ** 2)
     yield of("input for activation", "{z} * (1 - {z})", lambda z, _: z * (1 - z))
     yield of("input for activation", "1 - {z}**2", lambda z, _: 1 - z**2)
     yield of("input for activation", "1 - {z}", lambda z, _: 1 - z)
     yield of("input for activation", "{z}", lambda z, _: z)
-    for other, activation in ACTIVATIONS.items():
+    another = "derivative of another activation"
+    for other, own in ACTIVATIONS.items():
         if other != name:
-            yield of(
-                "derivative of another activation",
-                activation.text,
-                activation.derivative,
-            )
-            yield of(
-                "derivative of another activation",
-                activation.text.format(z=z, a=f"{other}({z})"),
-                _derivative_of_z(activation),
-            )
+            text = own.text.format(z=z, a=f"{other}({z})")
+            yield of(another, own.text, own.derivative)
+            yield of(another, text, lambda z, _, own=own: own.derivative(z, own.apply(z)))
     for slope in (0.02, 0.05, 0.25, 0.5):
-        yield of(
-            "derivative of another activation",
-            f"where({{z}} > 0, 1, {slope:g})",
-            _slopes(1.0, slope),
-        )
+        text = f"where({{z}} > 0, 1, {slope:g})"
+        yield of(another, text, lambda z, _, slope=slope: np.where(z > 0, 1.0, slope))
     yield of("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))
     for slope in (0.01, 0.1, 0.2, 0.3):
-        yield of(
-            "slopes swapped",
-            f"where({{z}} > 0, {slope:g}, 1)",
-            _slopes(slope, 1.0),
-        )
+        text = f"where({{z}} > 0, {slope:g}, 1)"
+        yield of("slopes swapped", text, lambda z, _, slope=slope: np.where(z > 0, slope, 1.0))
     yield of("derivative twice", f"({due.text})**2", lambda z, a: due.derivative(z, a) ** 2)
     yield of(
         "divided by the derivative", f"1 / ({due.text})", lambda z, a: 1 / due.derivative(z, a)
@@ -567,21 +495,18 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     yield of("activation once more", f"{{a}} * ({due.text})", lambda z, a: a * due.derivative(z, a))
     yield of("input once more", f"{{z}} * ({due.text})", lambda z, a: z * due.derivative(z, a))
     yield of("sign of the input", "sign({z})", lambda z, _: np.sign(z))
-    for other_layer in others:
+    for k in others:
         yield Formula(
             "derivative at another layer",
-            due.text.format(a=f"a{other_layer + 1}", z=f"z{other_layer + 1}"),
-            _derivative_at(due, other_layer),
+            due.text.format(a=f"a{k + 1}", z=f"z{k + 1}"),
+            lambda at, k=k: due.derivative(at.z[k], at.inputs[k + 1]),
         )
 
 
 def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
     """What may stand where the delta of the outputs is due."""
     p_name = {"linear": "z"}.get(output, "p")
-
-    def of(kind: str, text: str, values: Values) -> Formula:
-        return Formula(kind, text, values)
-
+    of = Formula
     known = [
         ("softmax", "cross-entropy"),
         ("sigmoid", "binary cross-entropy"),
@@ -602,10 +527,10 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         ("1 - p**2", lambda _, p: 1 - p**2),
         ("(1 - p)", lambda _, p: 1 - p),
         ("p", lambda _, p: p),
-        ("(1 - sigmoid(p))", lambda _, p: 1 - sigmoid(p)),
-        ("sigmoid(p) * (1 - sigmoid(p))", lambda _, p: sigmoid(p) * (1 - sigmoid(p))),
+        ("(1 - sigmoid(p))", lambda _, p: 1 - logistic(p)),
+        ("sigmoid(p) * (1 - sigmoid(p))", lambda _, p: logistic(p) * (1 - logistic(p))),
         ("(z > 0)", lambda z, _: (z > 0).astype(float)),
-        ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: sigmoid(z) * (1 - sigmoid(z))),
+        ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: logistic(z) * (1 - logistic(z))),
         ("(1 - tanh(z)**2)", lambda z, _: 1 - np.tanh(z) ** 2),
     ]
     yield of("labels left out", p_name, lambda at: at.p)
@@ -619,7 +544,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         yield of(
             "derivative of the outputs once more" if size else "",
             f"({p_name} - y) * {text}",
-            _difference_times(values),
+            lambda at, factor=values: (at.p - at.y) * factor(at.z[-1], at.p),
         )
     if output != "linear":
         yield of("before the outputs", "z - y", lambda at: at.z[-1] - at.y)
@@ -629,7 +554,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         lambda at: at.output_delta() * (1 - at.p**2 if output == "tanh" else at.p * (1 - at.p)),
     )
     if output == "softmax":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: sigmoid(at.z[-1]) - at.y)
+        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.z[-1]) - at.y)
         yield of("softmax twice", "softmax(p) - y", lambda at: _softmax_rows(at.p) - at.y)
         yield of(
             "softmax over the batch",
@@ -646,21 +571,23 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
             "outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.z[-1]) - at.y
         )
         yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.z[-1]) - at.y)
-        yield of("activation applied twice", "sigmoid(p) - y", lambda at: sigmoid(at.p) - at.y)
+        yield of("activation applied twice", "sigmoid(p) - y", lambda at: logistic(at.p) - at.y)
     if output == "linear":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: sigmoid(at.p) - at.y)
+        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.p) - at.y)
         yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.p) - at.y)
         yield of("outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.p) - at.y)
     yield of("decisions for outputs", "decisions - y", lambda at: _decided(at, output) - at.y)
     yield of("squared difference", f"({p_name} - y)**2", lambda at: (at.p - at.y) ** 2)
     yield of("absolute difference", f"abs({p_name} - y)", lambda at: np.abs(at.p - at.y))
     yield of("sign of the difference", f"sign({p_name} - y)", lambda at: np.sign(at.p - at.y))
-    for other in known:
-        if other != (output, cost):
+    for ends, own in known:
+        if (ends, own) != (output, cost):
             yield of(
                 "gradient of another loss",
-                f"the delta of {other[0]} with {other[1]}",
-                _delta_of_loss(*other),
+                f"the delta of {ends} with {own}",
+                lambda at, ends=ends, own=own: output_delta(
+                    ends, own, at.z[-1], _outputs(ends, at.z[-1]), at.y
+                ),
             )
     yield of("costs for their derivative", "the loss itself", lambda at: -at.y * np.log(at.p))
 
@@ -668,7 +595,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
 def _outputs(name: str, z: Array) -> Array:
     if name == "softmax":
         return _softmax_rows(z)
-    return sigmoid(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
+    return logistic(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
 
 
 def _softmax_rows(z: Array) -> Array:

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 Layers = list[tuple[Array, Array]]  # W (inputs, outputs) and b (outputs,), first layer first
 
 
-def sigmoid(z: Array) -> Array:
+def logistic(z: Array) -> Array:
     """1 / (1 + exp(-z))."""
     return np.asarray(0.5 * (1 + np.tanh(z / 2)))
 
@@ -45,7 +45,7 @@ def _leaky(slope: float) -> Activation:
 
 
 ACTIVATIONS = {
-    "sigmoid": Activation(sigmoid, lambda _, a: a * (1 - a), "{a} * (1 - {a})"),
+    "sigmoid": Activation(logistic, lambda _, a: a * (1 - a), "{a} * (1 - {a})"),
     "tanh": Activation(np.tanh, lambda _, a: 1 - a**2, "1 - {a}**2"),
     "relu": Activation(
         lambda z: np.maximum(z, 0), lambda z, _: (z > 0).astype(np.float64), "({z} > 0)"
@@ -55,7 +55,7 @@ ACTIVATIONS = {
     "leaky relu 0.2": _leaky(0.2),
     "leaky relu 0.3": _leaky(0.3),
     "linear": Activation(lambda z: z, lambda z, _: np.ones_like(z), "1"),
-    "softplus": Activation(lambda z: np.logaddexp(0, z), lambda z, _: sigmoid(z), "sigmoid({z})"),
+    "softplus": Activation(lambda z: np.logaddexp(0, z), lambda z, _: logistic(z), "sigmoid({z})"),
     "elu": Activation(
         lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
         lambda z, _: np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
@@ -73,7 +73,7 @@ def _softmax(z: Array, axis: int | None) -> Array:
 # Name -> outputs p of z.
 _OUTPUTS: dict[str, Callable[[Array], Array]] = {
     "softmax": lambda z: _softmax(z, 1),
-    "sigmoid": sigmoid,
+    "sigmoid": logistic,
     "linear": lambda z: z,
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),

@@ -14,10 +14,10 @@ from typing import overload
 from mlp.config import Execution, Own, RunConfig, Tracking, Value
 from mlp.curve import CHANCE_LOSS
 from mlp.errors import SettingError
-from mlp.program import Argument
+from mlp.program import Argument, Program
 from mlp.settings import seeds_of, settings_of, with_settings
 from mlp.stability.ratio import step_factor
-from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
+from mlp.study.space import Choice, Domain, Entry, Range, Space, bounds_around, typed
 
 GradientNorm = Callable[[Sequence[RunConfig]], Sequence[float]]
 """Configs -> L2 norm of the gradient of the mean loss at their first weights."""
@@ -409,13 +409,15 @@ def _space_of(own: Own) -> Space:
     left_out = {own.program.role("seed"), own.program.role("steps")}
     entries = []
     for argument, value in zip(own.program.arguments, own.values, strict=True):
-        domain = None if argument.name in left_out else _domain_of_argument(argument, value)
+        domain = None
+        if argument.name not in left_out:
+            domain = _domain_of_argument(own.program, argument, value)
         if domain is not None:
             entries.append(Entry(f"own.{argument.name}", {"": domain}, None, False))
     return tuple(entries)
 
 
-def _domain_of_argument(argument: Argument, value: Value) -> Domain | None:
+def _domain_of_argument(program: Program, argument: Argument, value: Value) -> Domain | None:
     """What else an argument can be; None where nobody knows."""
     if isinstance(value, bool):
         return Choice((value, not value))
@@ -424,6 +426,7 @@ def _domain_of_argument(argument: Argument, value: Value) -> Domain | None:
     if isinstance(value, int) and value > 0:
         return Range(1, 10 * value, False, None, True)
     if isinstance(value, float) and value > 0:
-        return Range(value / _FARTHEST, value * _FARTHEST, True, None, False)
+        low, high = bounds_around(program, argument.name, value, _FARTHEST)
+        return Range(low, high, True, None, False)
     default = argument.default
     return Choice((value, default)) if default not in (None, value) else None

@@ -8,7 +8,7 @@ from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.settings import read_explain
 from mlp.terminal.compose import compose, is_trained, typed_settings
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal
+from mlp.terminal.screen import Terminal, waiting
 
 _EXAMPLES = {
     "": "the last study: which settings make its runs oscillate, and the report page",
@@ -70,10 +70,13 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
     if which is not None and not which.isprintable():
         raise SettingError(f"a name must be printable, but is {one_line(which)!r}")
 
-    from mlp.tracking.read import is_run_id, is_tracked_run  # MLflow, so not before it is needed
-    from mlp.tracking.store import open_store
-
     console = Terminal()
+    with waiting(console, "loading MLflow"):
+        from mlp.tracking.read import is_run_id, is_tracked_run, meant_run
+        from mlp.tracking.store import open_store
+
+    if which is not None:
+        which = meant_run(open_store(config.local.tracking), which)
     if (
         which is not None
         and is_run_id(which)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import math
 import time
 from collections import Counter
@@ -170,6 +171,8 @@ def explain_study(
             found = inquiry.answer()
             said = other or sentences_of(study, found)
             _say_answer(said, found, again, console)  # as soon as it is known
+            at = study.run_id or run_id  # the study's own run, where there is one
+            look = how_to_look(store, run_id=at)
             with waiting(console, "the page is being made"):
                 content = gather(
                     study,
@@ -177,15 +180,12 @@ def explain_study(
                     found,
                     Curves(store, trained | earlier, trainer, clock.has_time),
                     cures=inquiry.cures(found),
-                    commands=how_to_look(store)
-                    if other
-                    else _commands(study, compared, found, config, store),
+                    commands=look if other else [*_commands(study, compared, found, config), *look],
                 )
                 if other:
                     evidence = "\n".join(other)
                     content = dataclasses.replace(content, sentences=other, evidence=evidence)
                 page = render_page(content)
-        at = study.run_id or run_id  # the study's own run, where there is one
         with waiting(console, "the page is being recorded"):
             log_text(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]
@@ -220,6 +220,12 @@ class Explanation:
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
+
+    def _repr_html_(self) -> str:
+        shown = self.figures()
+        names = [name for name in ("map", "curves-0", "causes") if name in shown]
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences)
+        return said + "".join(shown[name]._repr_html_() for name in names)
 
     def figures(self) -> dict[str, Figure]:
         """The figures of the page by name; a notebook shows each as the page does."""
@@ -479,7 +485,7 @@ class _Clock:
 
 
 def _commands(
-    study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig, store: Store
+    study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig
 ) -> list[str]:
     """What to type next."""
     more = explain_again(study, config)
@@ -493,7 +499,7 @@ def _commands(
             commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
             commands.append(rerun_command(run.run_id, local))
             break
-    return [*commands, *how_to_look(store)]
+    return commands
 
 
 def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console) -> None:

@@ -61,7 +61,7 @@ def repair_run(
     """Finds out why one run ends badly, and the smallest change with which it ends well.
 
     Args:
-        run_id: of a tracked run.
+        run_id: of a tracked run, or its first digits.
         settings: as of `explain_study`; `{"apply": True}` tracks the repaired run beside it.
         tracking_uri: likewise.
         experiment: likewise.
@@ -77,6 +77,7 @@ def repair_run(
     console = console or silent()
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
+    run_id = original.run_id  # whole
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
     judged = judge_result(original.recipe.config, original.result)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")

@@ -18,6 +18,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -145,11 +146,15 @@ class Outcome:
         value: of the objective; None for a run that diverged or was pruned.
         attributes: further facts for the store, plain JSON values.
         accuracy_at: step -> validation accuracy, stored for a pruner's sake.
+        started_ms: when the training began, milliseconds since 1970 in UTC; None: not known.
+        ended_ms: when it ended.
     """
 
     value: float | None
     attributes: Mapping[str, Any]
     accuracy_at: Mapping[int, float] = field(default_factory=dict)
+    started_ms: int | None = None
+    ended_ms: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +225,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([config.objective])  # else it is called "Objective 0"
-        study.set_user_attr(_IDENTITY, canonical_json(what))
+        study.set_user_attr(_IDENTITY, json.dumps(what, sort_keys=True))  # its lines may break
     space = read_space(config.study.space, config.base)
     return Search(
         name=name,
@@ -359,6 +364,9 @@ def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
         # They cost a row each, and only a pruner reads them.
         intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
     )
+    if outcome.started_ms is not None and outcome.ended_ms is not None:  # else it took no time
+        told.datetime_start = datetime.fromtimestamp(outcome.started_ms / 1000)
+        told.datetime_complete = datetime.fromtimestamp(outcome.ended_ms / 1000)
     is_first_try = True
 
     def add() -> None:
@@ -427,6 +435,17 @@ def add_test_look(
     look = {"trial": number, "n_trials": len(rows(search)), "test_accuracy": test_accuracy}
     looks = [*test_looks(search), look | dict(further or {})]
     _patiently(search, lambda: search.study.set_user_attr(TEST_LOOKS, looks))
+
+
+def add_notes(search: Search, notes: Mapping[int, str]) -> None:
+    """Notes of trials, Markdown, as optuna-dashboard shows them; one that is there stays."""
+    storage, study_id = search.study._storage, search.study._study_id
+    known = _patiently(search, lambda: storage.get_study_system_attrs(study_id))
+    for trial in _stored(search):
+        place = f"dashboard:{trial._trial_id}:note_"
+        if trial.number in notes and f"{place}ver" not in known:
+            for name, value in (("str:0", notes[trial.number]), ("ver", 1)):
+                storage.set_study_system_attr(study_id, place + name, value)
 
 
 def forecasts(search: Search) -> dict[int, float]:

@@ -33,6 +33,7 @@ from typing import Any
 
 from mlp.config import RESULT_GROUPS, Own, RunConfig, Value
 from mlp.errors import SettingError, one_line, shown
+from mlp.program import Program
 from mlp.settings import (
     SEED,
     default_settings,
@@ -353,9 +354,10 @@ def read_space(values: Mapping[str, Any], base: RunConfig) -> Space:
 def space_around(own: Own) -> dict[str, Any]:
     """The space of an own function where nobody wrote one, as a study file has it.
 
-    Positive numbers vary around their values, a factor of thirty either way, integers from 1 to
-    four times theirs; truth values and the texts of a `Literal` take each value. The seed, the
-    number of steps, and what cannot be known of other arguments stay as they are.
+    Positive numbers vary around their values, a factor of thirty either way; those below 1 that are
+    no learning rate (a momentum, a share) stay below it. Integers go from 1 to four times theirs.
+    Truth values and the texts of a `Literal` take each value. The seed, the number of steps, and
+    what cannot be known of other arguments stay as they are.
     """
     left_out = {own.program.role("seed"), own.program.role("steps")}
     space: dict[str, Any] = {}
@@ -370,9 +372,22 @@ def space_around(own: Own) -> dict[str, Any]:
         elif isinstance(value, int) and value > 0:
             space[path] = {"low": 1, "high": _TIMES_INTEGER * value}
         elif isinstance(value, float) and value > 0:
-            ends = (float(f"{value * times:.3g}") for times in (1 / _TIMES, _TIMES))
-            space[path] = {**dict(zip(("low", "high"), ends, strict=True)), "log": True}
+            low, high = bounds_around(own.program, argument.name, value, _TIMES)
+            space[path] = {"low": low, "high": high, "log": True}
     return space
+
+
+def bounds_around(program: Program, name: str, value: float, times: float) -> tuple[float, float]:
+    """The lowest and highest value of a positive number that anybody would try, to three digits.
+
+    Example:
+        >>> bounds_around(Program("a.py", "train", "", ()), "momentum", 0.9, 30.0)
+        (0.03, 0.997)
+    """
+    low, high = value / times, value * times
+    if value < 1 and program.role("learning_rate") != name:
+        high = min(high, 1 - (1 - value) / times)
+    return float(f"{low:.3g}"), float(f"{high:.3g}")
 
 
 def draw(space: Space, base: RunConfig, suggest: Suggest) -> dict[str, Value]:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlp.config import Execution, RunConfig, canonical_json
@@ -16,9 +16,10 @@ from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Outcome, Search, Trial
 from mlp.tracking import spool
-from mlp.tracking.display import numbers, run_name
+from mlp.tracking.display import ThinCurve, numbers, run_name, thin
 from mlp.tracking.drain import Drain
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
+from mlp.tracking.picture import SMALL_POINTS
 from mlp.tracking.record import RunRecord, read_record
 from mlp.training.executor import n_threads
 from mlp.training.outcome import check_objective, is_record_of, make_record, objective_value
@@ -40,12 +41,14 @@ class Keeper:
         folder: of the study in the spool.
         drain: to MLflow.
         notice: told in one line what a person should know.
+        curves: number of each trial that this process has trained or found kept -> its loss, thin.
     """
 
     page: StudyPage
     folder: Path
     drain: Drain
     notice: Callable[[str], None]
+    curves: dict[int, ThinCurve] = field(default_factory=dict)
 
     def keep(self, runs: Mapping[tuple[int, int], tuple[RunRecord, Label]]) -> None:
         """Makes finished runs safe: after a kill they are not trained again."""
@@ -69,6 +72,11 @@ class Keeper:
                 label = dataclasses.replace(label, tags=tags)
             runs[number, 0] = run, label
         self.keep(runs)
+
+    def remember(self, records: Mapping[int, RunRecord]) -> None:
+        """Keeps what the picture of the study shows of these trials."""
+        for number, run in records.items():
+            self.curves[number] = thin(run.result.loss, run.result.loss_step, SMALL_POINTS)
 
     def waiting(self) -> dict[tuple[int, int], Path]:
         """What is kept."""
@@ -186,6 +194,7 @@ def train_generation(
         keeper.notice(f"trial {number} {which}: {fault}")
     check_objective(records.values(), search.objective_of(opened))
     still_held()
+    keeper.remember(records)
     for trial in trials:
         search.tell(opened, trial, _outcome(records[trial.number], search.objective_of(opened)))
         keeper.upload(trial.number)
@@ -292,7 +301,9 @@ def restore_missing(
     for _, generation in itertools.groupby(missing, lambda number: number // size):
         rows = [table[number] for number in generation]
         records = train_again(opened, rows, data, where)
-        keeper.keep_trials(dict(zip((row.number for row in rows), records, strict=True)))
+        own = dict(zip((row.number for row in rows), records, strict=True))
+        keeper.keep_trials(own)
+        keeper.remember(own)
         for row, record in zip(rows, records, strict=True):
             n_different += objective_value(record, search.objective_of(opened)) != row.value
             keeper.upload(row.number)
@@ -344,4 +355,6 @@ def _outcome(record: RunRecord, objective: str) -> Outcome:
         value=objective_value(record, objective),
         attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
         accuracy_at=dict(zip(steps, accuracies, strict=True)),
+        started_ms=record.started_ms,
+        ended_ms=record.ended_ms,
     )

@@ -321,7 +321,7 @@ def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
     study, base = config.study, config.base
     searched = {entry.path: flat(study.space)[entry.path] for entry in opened.space}
     view = StudyView(
-        name=study.name or study.file,
+        name=opened.name,
         study=opened.name,
         objective=config.objective,
         searched=tuple(searched),

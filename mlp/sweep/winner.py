@@ -1,7 +1,9 @@
 """The end of a sweep: its winner named, tested, made a model; what to type next."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import floor, log10
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
@@ -18,8 +20,10 @@ from mlp.study.search import Search
 from mlp.sweep.confirm import Confirmation, confirm
 from mlp.sweep.generation import Keeper, train_again
 from mlp.terminal.screen import render_verdicts, say, waiting
-from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
+from mlp.tracking.display import ThinCurve, doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain
+from mlp.tracking.listing import picture_link
+from mlp.tracking.picture import study_picture
 from mlp.tracking.record import RunRecord
 from mlp.tracking.runs import run_link, study_note
 from mlp.tracking.view import NOTE_TAG
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 
 FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at its first weights
 _SMALL = 0.001  # of a value: below it four places say little
+_MOST_NOTES = 256  # of trials for optuna-dashboard: each takes some milliseconds
+LOSSES = "losses.svg"  # artifact of the study's run
+_LOWEST = -10  # power of ten; what sinks below leaves the chart, where it would press the others
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
@@ -94,6 +101,7 @@ def name_winner(
     if foretold := search.forecasts(opened):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
         drain.describe(metrics={}, tags={}, files={FORECASTS: text})
+    _draw(table, keeper)
     tested = None
     if row is None:
         note = study_note([each.verdict for each in table])
@@ -105,6 +113,8 @@ def name_winner(
         say(console, *_describe_winner(opened, row, totals, tested, drain))
     with waiting(console, "the last runs are being recorded"):
         drain.finish("FINISHED")
+        links = {n: f"[its run in MLflow]({where})" for n, where in drain.addresses().items()}
+        search.add_notes(opened, dict(itertools.islice(links.items(), _MOST_NOTES)))
     say(console, *not_uploaded(opened, keeper))
     return StudyEnd(
         name=opened.name,
@@ -118,6 +128,27 @@ def name_winner(
         test_accuracy=tested.metrics["test_accuracy"] if tested else None,
         commands=_what_next(opened, drain, row.number) if row else (),
     )
+
+
+def _draw(table: Sequence[TrialRow], keeper: Keeper) -> None:
+    """The losses of all trials in one picture, and a chart in MLflow that has room for them."""
+    if not keeper.curves:  # nothing is new
+        return
+
+    def picture(curve_of: Callable[[int], ThinCurve]) -> str:
+        return study_picture(
+            {
+                row.number: (row.verdict, keeper.curves.get(row.number) or curve_of(row.number))
+                for row in table
+            }
+        )
+
+    keeper.drain.draw(LOSSES, picture)
+    if keeper.page.view is not None:
+        losses = [row.numbers["final_loss"] for row in table if row.numbers.get("final_loss")]
+        lowest = min(losses, default=1.0)
+        view = replace(keeper.page.view, lowest=max(_LOWEST, min(-1, floor(log10(lowest)))))
+        keeper.drain.show(view)
 
 
 class _Tested(NamedTuple):
@@ -153,12 +184,14 @@ def _test(
         of_run = {"test_accuracy": accuracy}
         tested = _Tested(f"test accuracy {accuracy:.4f}", dict(of_run), {})
     keeper.drain.describe(metrics=of_run, tags={}, of_trial=row.number)
-    keeper.drain.log_model(
-        row.number,
-        name=f"best of {opened.name}",
-        example=example_images(data),
-        register=opened.base.tracking.register,
-    )
+    register = opened.base.tracking.register
+    if opened.config.objective != "oscillation" or register:  # nobody serves the most unstable one
+        keeper.drain.log_model(
+            row.number,
+            name=f"best of {opened.name}",
+            example=example_images(data),
+            register=register,
+        )
     # A winner that was looked at with further seeds was chosen once all the same.
     n_looks = len({look["trial"] for look in search.test_looks(opened)})
     seen = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
@@ -217,13 +250,13 @@ def _describe_winner(
         files=tested.files if tested else {},
         tags={"mlp.best_trial": str(row.number)},
     )
-    drain.annotate(_note(opened, row, came_out), row.number)
+    drain.annotate(_note(opened, row, came_out, drain), row.number)
     return [
         f"{superlative(search.objective_of(opened))} is trial {row.number}: {came_out}\n  {named}"
     ]
 
 
-def _note(opened: Search, row: TrialRow, came_out: str) -> Callable[[str, str], str]:
+def _note(opened: Search, row: TrialRow, came_out: str, drain: Drain) -> Callable[[str, str], str]:
     """The description of the parent run, once it is known which runs there are."""
     verdicts = [each.verdict for each in search.rows(opened)]
     config = search.trial_of(opened, row).config
@@ -232,8 +265,10 @@ def _note(opened: Search, row: TrialRow, came_out: str) -> Callable[[str, str], 
 
     def note(experiment_id: str, run_id: str) -> str:
         link = run_link(experiment_id, run_id, run_name(config, row.number))
+        shown = picture_link(LOSSES, drain.parent_id or "", "the losses of all runs")
         return study_note(
             verdicts,
+            picture=shown,
             winner=f"{first} is {link}: {came_out}.",
             settings={entry.path: values[entry.path] for entry in opened.space},
             commands=[

@@ -147,12 +147,14 @@ class Meter:
             losses: `(trial,)`, the latest ones of the trials in training.
         """
         worth, counts = standing.n_done + trials_in_work, standing.in_counts()
-        heading = "loss of those in training "
+        heading = "each network's loss (log) "
         room = self.console.width - len(heading) - len("0.0001  0.0001") - 1
         curve = sparkline(losses, most=max(room, 8))
         below = (f"verdicts {counts}" if counts else "", heading + curve if curve else "")
         best = f" · {standing.best}" if standing.best else ""
         text = f"{standing.n_done}/{standing.n_planned} trials{best}"
+        if standing.n_done < standing.n_planned <= worth:
+            text += " · being stored"
         line = f"{worth / standing.n_planned:.0%} of all steps are done" if trials_in_work else ""
         self.move(worth, standing.n_planned, text, line=line, below=below)
 

@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,12 +22,15 @@ from numpy.typing import ArrayLike, NDArray
 from mlp.addresses import mask
 from mlp.config import Own, RunConfig, Study, Tracking, canonical_json
 from mlp.engine.result import Ending, Result
+from mlp.errors import RecordError
 from mlp.palette import VERDICT_SHADES
 from mlp.program import FUNCTION
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import record
-from mlp.tracking.record import RunRecord
+from mlp.tracking.picture import diverged_at, short_number
+from mlp.tracking.record import RunRecord, parse_json
 
+_SCRIPT = "mlp-sweep"  # works beside a file of the user's that is called mlp.py
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "hydra-core", "optuna", "mlflow")
 _CODE = ("mlp", "conf", "sweeps")  # of a checkout; a user's own files beside them change no run
 _PATIENCE_S = 5.0  # for git and sysctl, which answer in milliseconds
@@ -41,6 +45,17 @@ _NOTED = frozenset(  # metrics of every run, which no curve of an own function m
     """.split()  # noqa: SIM905  a line each would be a page
 )
 PROGRAM = "mlp.own.program"  # tag: the signature of an own function
+LOSS_AT_END = "loss_at_end"  # a tag: MLflow's lists cut 2.861048e-07 to 2.861048
+_FURTHER = "mlp.numbers"  # a tag: the numbers that are no metrics, as JSON
+_SHOWN = (
+    "final_loss",
+    "final_validation_accuracy",
+    "test_accuracy",
+    "amplitude",
+    "period_steps",
+    "diverged_at_step",
+    "stability_ratio_max",
+)
 CHART_POINTS = 320  # what MLflow's charts ask for; of more they draw evenly spaced ones only
 
 
@@ -51,12 +66,12 @@ def rerun_command(run_id: str, config: RunConfig) -> str:
         >>> rerun_command("0f", RunConfig(data={"root": "my digits"}))
         'python -m mlp.rerun 0f \'data.root="my digits"\''
     """
-    return shlex.join(["python", "-m", "mlp.rerun", run_id, *_places(config)])
+    return shlex.join([*_program("rerun"), run_id, *_places(config)])
 
 
 def explain_command(which: str, config: RunConfig) -> str:
     """What to type to explain a study or a run."""
-    return shlex.join(["python", "-m", "mlp.explain", which, *_places(config)])
+    return shlex.join([*_program("explain"), which, *_places(config)])
 
 
 def doctor_command(config: RunConfig, storage: str | None = None) -> str:
@@ -70,13 +85,19 @@ def doctor_command(config: RunConfig, storage: str | None = None) -> str:
         >>> doctor_command(RunConfig())
         'python -m mlp.doctor fix=true'
     """
-    words = ["python", "-m", "mlp.doctor", "fix=true"]
+    words = [*_program("doctor"), "fix=true"]
     if storage not in (None, Study().storage):
         words.append(f"study.storage={_quoted(mask(str(storage)))}")
     words += _tracking(config)
     if config.tracking.experiment != Tracking().experiment:
         words.append(f"tracking.experiment={_quoted(config.tracking.experiment)}")
     return shlex.join(words)
+
+
+def _program(command: str) -> list[str]:
+    """The command's words: as this process was started, if that was by the installed script."""
+    script = Path(sys.argv[0]).name
+    return [script, command] if script == _SCRIPT else ["python", "-m", f"mlp.{command}"]
 
 
 def _places(config: RunConfig) -> list[str]:
@@ -321,7 +342,7 @@ def metric_of(series: str) -> str:
 
 
 def numbers(run: RunRecord) -> dict[str, float]:
-    """The numbers to sort and compare runs by; all finite, and only those that are known.
+    """All numbers to compare runs by; finite, and only those that are known.
 
     A run that went non-finite has `diverged_at_step` in the place of `final_loss`.
     """
@@ -356,7 +377,7 @@ def numbers(run: RunRecord) -> dict[str, float]:
         known["stability_ratio_max"] = run.stability.highest
         known["stability_ratio_tail"] = run.stability.tail
     if result.ending is Ending.NON_FINITE:
-        known["diverged_at_step"] = _diverged_at(result)
+        known["diverged_at_step"] = diverged_at(result)
     elif result.loss.size:
         known["final_loss"] = result.loss[-1]
     return {
@@ -364,6 +385,21 @@ def numbers(run: RunRecord) -> dict[str, float]:
         for name, value in known.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def shown_numbers(known: Mapping[str, float]) -> dict[str, float]:
+    """Those of a run's numbers that a person sorts and filters runs by: MLflow's metrics."""
+    return {name: v for name, v in known.items() if name in _SHOWN or name.startswith("final_")}
+
+
+def read_numbers(tags: Mapping[str, str]) -> dict[str, float]:
+    """The further numbers of a run, from its tags; none where there are none to be read."""
+    try:
+        found = parse_json(tags.get(_FURTHER, "{}"), source=_FURTHER)
+    except RecordError:
+        return {}
+    values = found.items() if isinstance(found, dict) else ()
+    return {str(name): float(v) for name, v in values if type(v) in (int, float)}
 
 
 def study_params(settings: Mapping[str, Any], searched: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,9 +454,15 @@ def drawn_from(entry: Any) -> str:
 
 def tags(run: RunRecord) -> dict[str, str]:
     """Verdict, mechanism, digests and sizes, to find runs by and to check a rerun against."""
-    stability, ripples = run.stability, run.judgement.ripples
+    stability, ripples, known = run.stability, run.judgement.ripples, numbers(run)
+    end = f"lost at {known['diverged_at_step']:.0f}" if "diverged_at_step" in known else "none"
+    if "final_loss" in known:
+        end = short_number(known["final_loss"])
+    further = {name: value for name, value in known.items() if name not in _SHOWN}
     return {
         "verdict": run.judgement.verdict.value,
+        LOSS_AT_END: end,
+        _FURTHER: canonical_json(further),
         **({"ripples": f"{100 * ripples:.0f} % of its level"} if ripples else {}),
         **({} if stability is None else {"mechanism": stability.mechanism.value}),
         "mlflow.runColor": _color(run),
@@ -491,8 +533,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _listed(widths: tuple[int, ...]) -> str:
     shown = ",".join(str(width) for width in widths[:6])
     return f"[{shown}]" if len(widths) <= 6 else f"[{shown},...]x{len(widths)}"
-
-
-def _diverged_at(result: Result) -> int:
-    broken = ~np.isfinite(result.loss)
-    return int(result.loss_step[broken.argmax()]) if broken.any() else result.last_step

@@ -29,6 +29,7 @@ from mlp.errors import (
 )
 from mlp.tracking import spool
 from mlp.tracking.batch import BATCH_FILE, read_batch
+from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.listing import (
     EXPLAINS,
     TRIAL,
@@ -38,7 +39,7 @@ from mlp.tracking.listing import (
     read_listing,
 )
 from mlp.tracking.record import RunRecord, read_record, read_text
-from mlp.tracking.view import NOTE_TAG
+from mlp.tracking.view import NOTE_TAG, StudyView
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.read import TrackedRun
@@ -304,6 +305,14 @@ class Drain:
         """Adds metrics, at a step, tags and files to the parent run or an uploaded trial's run."""
         self._queue.add(lambda: self._describe(of_trial, metrics, tags, files, step))
 
+    def addresses(self) -> dict[int, str]:
+        """Trial number -> address of its run's page, of those that this object has uploaded."""
+        if self._store is None:
+            return {}
+        from mlp.tracking.store import run_address
+
+        return {n: run_address(self._store, run_id) for n, run_id in self.run_ids.items()}
+
     def missing(self, numbers: Collection[int]) -> list[int]:
         """Which of these trials the store has no finished run of; waits for what came before.
 
@@ -325,6 +334,19 @@ class Drain:
     ) -> None:
         """Makes a model of an uploaded trial's network, and registers it where a name is given."""
         self._queue.add(lambda: self._log_model(number, name, example, register))
+
+    def draw(self, file: str, picture: Callable[[Callable[[int], ThinCurve]], str]) -> None:
+        """Adds a picture to the parent run, once the trials are uploaded.
+
+        Args:
+            picture: given what reads the loss of a trial from its run, its text; a trial without a
+                run has no points.
+        """
+        self._queue.add(lambda: self._draw(file, picture))
+
+    def show(self, view: StudyView) -> None:
+        """Replaces the study's view."""
+        self._queue.add(lambda: self._show(view))
 
     def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
         """Describes the parent run, once its best trial is uploaded.
@@ -404,6 +426,24 @@ class Drain:
             made = log_model(self._store, run_id, name=name, example=example, register=register)
             self.how_to_serve = serve_command(self._store, made)
 
+    def _draw(self, file: str, picture: Callable[[Callable[[int], ThinCurve]], str]) -> None:
+        from mlp.tracking.read import read_points
+
+        assert self._store is not None
+        store = self._store
+
+        def curve_of(number: int) -> ThinCurve:
+            run_id = self._run_id(number)
+            return read_points(store, run_id, "loss") if run_id else thin([], [])
+
+        self._describe(None, {}, {}, {file: picture(curve_of)}, 0)
+
+    def _show(self, view: StudyView) -> None:
+        from mlp.tracking.store import show_view
+
+        assert self._store is not None
+        show_view(self._store, view)
+
     def _annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
         from mlp.tracking.runs import below_answer
 
@@ -438,9 +478,10 @@ def study_below(tracking: Tracking, page: StudyPage) -> Below:
     from mlp.tracking.store import how_to_look, open_store, show_view
 
     store = open_store(tracking)
+    parent = start_study(store, page)
     if page.view is not None:
         show_view(store, page.view)
-    return Below(store, start_study(store, page), how_to_look(store, page.view))
+    return Below(store, parent, how_to_look(store, page.view, run_id=parent))
 
 
 def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:

@@ -20,7 +20,7 @@ from mlp.errors import RecordError, one_line
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import display, record
 from mlp.tracking.display import explain_command, rerun_command
-from mlp.tracking.record import RunRecord, parse_json
+from mlp.tracking.record import PICTURE_FILE, RunRecord, parse_json
 from mlp.tracking.view import StudyView
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
@@ -160,7 +160,7 @@ def listing_of(run: RunRecord, label: Label) -> Listing:
         name=label.name,
         tags=tags,
         params={path: str(value) for path, value in settings_of(run.config).items()},
-        points=_points_of(run, is_rerun=EXPLAINS in label.tags),
+        points=_points_of(run),
         note=_note_of(run),
         data={
             "name": name,
@@ -171,6 +171,14 @@ def listing_of(run: RunRecord, label: Label) -> Listing:
         started_ms=run.started_ms,
         ended_ms=run.ended_ms,
     )
+
+
+def picture_link(file: str, run_id: str, words: str) -> str:
+    """Markdown that shows a picture among a run's artifacts in MLflow's description of it.
+
+    The address is relative: MLflow may be served below any other.
+    """
+    return f"![{words}](get-artifact?path={file}&run_uuid={run_id})"
 
 
 def write_listing(folder: Path, listing: Listing) -> None:
@@ -229,11 +237,8 @@ def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:
     return digest(parts)
 
 
-def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int, int]]:
-    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run.
-
-    Nobody opens the layers of one of hundreds of reruns; they are in its file.
-    """
+def _points_of(run: RunRecord) -> list[tuple[str, float, int, int]]:
+    """Its curves, as many points as MLflow's charts show, and the numbers of the whole run."""
     result = run.result
     curves = {
         "loss": (result.loss, result.loss_step),
@@ -245,9 +250,6 @@ def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int,
             for name, v in (result.own.series if result.own else {}).items()
         },
     }
-    if not is_rerun:
-        layers = display.layer_curves(result).items()
-        curves |= {name: (values, result.layer_step) for name, values in layers}
     points = []
     pace_ms = (run.ended_ms - run.started_ms) / max(1, result.last_step)
     for name, (values, steps) in curves.items():
@@ -257,7 +259,8 @@ def _points_of(run: RunRecord, *, is_rerun: bool) -> list[tuple[str, float, int,
             (name, value, run.started_ms + round(step * pace_ms), step)
             for value, step in zip(curve.value.tolist(), curve.step.tolist(), strict=True)
         ]
-    return points + [(name, v, run.ended_ms, 0) for name, v in display.numbers(run).items()]
+    known = display.shown_numbers(display.numbers(run))
+    return points + [(name, value, run.ended_ms, 0) for name, value in known.items()]
 
 
 def _note_of(run: RunRecord) -> str:
@@ -281,7 +284,8 @@ def _note_of(run: RunRecord) -> str:
     said = "; ".join(offers)
     offer = f"{said[0].upper()}{said[1:]}:"
     block = "\n".join(["```console", *commands, "```"])
-    return "\n\n".join([f"{came_of_it} {_numbers_of(run)}".strip(), offer, block])
+    picture = picture_link(PICTURE_FILE, _RUN_ID, "the loss")
+    return "\n\n".join([picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, block])
 
 
 def _numbers_of(run: RunRecord) -> str:

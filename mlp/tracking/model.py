@@ -163,19 +163,22 @@ def _signature(n_pixels: int) -> ModelSignature:
 
 
 def _points_of(store: Store, run: Run, model_id: str) -> Sequence[Metric]:
-    """Every point of the run, once more with the model's id."""
-    return [
-        Metric(
-            point.key,
-            point.value,
-            point.timestamp,
-            point.step,
-            model_id=model_id,
-            run_id=run.info.run_id,
+    """The last point of each metric, once more with the model's id; its curves are the run's."""
+    points = []
+    for key in run.data.metrics:
+        history = store.client.get_metric_history(run.info.run_id, key)
+        last = max(history, key=lambda point: (point.step, point.timestamp))
+        points.append(
+            Metric(
+                key,
+                last.value,
+                last.timestamp,
+                last.step,
+                model_id=model_id,
+                run_id=run.info.run_id,
+            )
         )
-        for key in run.data.metrics
-        for point in store.client.get_metric_history(run.info.run_id, key)
-    ]
+    return points
 
 
 def _version(store: Store, name: str, model: LoggedModel) -> Any:

@@ -57,7 +57,7 @@ from mlp.settings import (
 )
 from mlp.tracking import record, runs
 from mlp.tracking.batch import BatchedRerun, read_batch, reruns_of
-from mlp.tracking.display import PROGRAM, ThinCurve
+from mlp.tracking.display import PROGRAM, ThinCurve, read_numbers
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params
 from mlp.tracking.record import (
@@ -83,7 +83,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CUT_SHORT = (Ending.PRUNED.value, Ending.CRASHED.value)
 _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_RUN_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{4,31}")
 _NAME = re.compile(r"[\w.-]{1,200}")
 _STUDY_END = "/study"
 _MOST_IN_ORDER = 0.9  # of the points of a step; where fewer differ in time, a swing may be turned
@@ -117,13 +117,12 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     """Reads a run back, trusting nothing in it.
 
     Raises:
-        SettingError: for what is no run id.
+        SettingError: for what is no run id, nor the beginning of one.
         MissingInputError: for a run that the store does not have.
         RecordError: for one that this program did not record, or not to the end, or that was
             changed since.
     """
-    if not _RUN_ID.fullmatch(run_id):
-        raise SettingError(f"a run id must be 32 hex digits, but is {one_line(run_id)!r}")
+    run_id = whole_run_id(store, run_id)
     with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
         run = get_run(store, run_id)
         if "mlp.curve_digest" not in run.data.tags:
@@ -352,7 +351,8 @@ def read_past_run(store: "Store", run: "Run") -> PastRun:
     tags = run.data.tags
     if tags.get("mlp.ending") in _CUT_SHORT:
         raise RecordError(f"it was {tags['mlp.ending']}, so its loss does not say how it ends")
-    metrics = {k: float(v) for k, v in run.data.metrics.items() if math.isfinite(v)}
+    metrics = read_numbers(tags)
+    metrics |= {k: float(v) for k, v in run.data.metrics.items() if math.isfinite(v)}
     digest, trial = tags.get("mlp.data_digest", ""), tags.get("mlp.trial", "")
     return PastRun(
         run_id=str(run.info.run_id),
@@ -475,6 +475,43 @@ class PastStudy:
 def is_run_id(text: str) -> bool:
     """Whether a text is an id as MLflow gives them: 32 hex digits."""
     return _RUN_ID.fullmatch(text) is not None
+
+
+def whole_run_id(store: Store, typed: str) -> str:
+    """The id of the run that is meant by its first digits, four or more.
+
+    Raises:
+        SettingError: for what is no run id, or the beginning of several.
+        MissingInputError: where no run begins so.
+    """
+    if is_run_id(typed):
+        return typed
+    if not _SHORT_ID.fullmatch(typed):
+        raise SettingError(
+            f"a run id must be 32 hex digits, or the first of them, but is {one_line(typed)!r}"
+        )
+    with one_sentence(store.uri):
+        begun = _search(store, [store.experiment_id], f"attributes.run_id LIKE '{typed}%'")
+        ids = [str(run.info.run_id) for run in begun]
+        if len(ids) == 1:
+            return ids[0]
+        if ids:
+            raise SettingError(f"{typed} begins the ids of {len(ids)} runs, such as {ids[0]}")
+        known = [run.info.run_id[: len(typed)] for run in _search(store, [store.experiment_id], "")]
+    near = difflib.get_close_matches(typed, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise MissingInputError(f"there is no run {typed} in {store.uri}{hint}")
+
+
+def meant_run(store: Store, which: str) -> str:
+    """The whole id where the beginning of one was typed, which names nothing else."""
+    if not _SHORT_ID.fullmatch(which):
+        return which
+    with one_sentence(store.uri):
+        is_name = store.client.get_experiment_by_name(which) or _find_parent(store, which)
+    if is_name:
+        return which
+    return whole_run_id(store, which)
 
 
 def is_tracked_run(store: Store, run_id: str) -> bool:

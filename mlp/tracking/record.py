@@ -86,8 +86,9 @@ _DTYPE = re.compile(r"\|b1|[<|][iu][1248]|<f[248]")
 CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE = "config.json", "curve.npz", "weights.npz"
 SOURCE_FILE, PRINTED_FILE = "program.py", "printed.txt"  # of an own function
 ARTIFACTS = CONFIG_FILE, CURVE_FILE, WEIGHTS_FILE  # what every tracked run shows of its record
-OWN_ARTIFACTS = SOURCE_FILE, PRINTED_FILE  # what it may show besides
+OWN_ARTIFACTS = SOURCE_FILE, PRINTED_FILE
 FACTS_FILE = "record.json"
+PICTURE_FILE = "loss.svg"  # beside them in MLflow; made of them, and never read back
 
 _N_CLASSES = 2
 _SHARPNESS_ARRAYS = {
@@ -642,7 +643,8 @@ def write_artifacts(folder: Path, record: RunRecord) -> None:
 
 def artifacts_in(folder: Path) -> list[Path]:
     """The files of a record that a tracked run shows."""
-    further = [folder / name for name in OWN_ARTIFACTS if (folder / name).exists()]
+    further = [folder / name for name in (PICTURE_FILE, *OWN_ARTIFACTS)]
+    further = [file for file in further if file.exists()]  # earlier versions drew no picture
     return [*(folder / name for name in ARTIFACTS), *further]
 
 

@@ -332,6 +332,7 @@ def study_note(
     verdicts: Sequence[Verdict],
     *,
     winner: str | None = None,
+    picture: str = "",
     settings: Mapping[str, object] | None = None,
     commands: Sequence[str] = (),
 ) -> str:
@@ -340,6 +341,7 @@ def study_note(
     Args:
         verdicts: of all trials.
         winner: Markdown about the best trial; None where no run stayed finite.
+        picture: Markdown that shows its losses; empty: none.
         settings: its searched settings.
         commands: to type.
 
@@ -355,7 +357,7 @@ def study_note(
     line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
     if winner is None:
         return f"{line}.\n\nNone of them came to its end with a finite loss."
-    parts = [f"{line}.", winner, _block(commands)]
+    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
     if settings:
         parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
     return "\n\n".join(parts)

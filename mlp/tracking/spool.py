@@ -29,7 +29,8 @@ from mlp.tracking.listing import (
     write_listing,
     write_page,
 )
-from mlp.tracking.record import RunRecord, write_record
+from mlp.tracking.picture import run_picture
+from mlp.tracking.record import PICTURE_FILE, RunRecord, write_record
 
 UNFINISHED = ".part"  # ends the name of what is being written, or was when its writer died
 
@@ -135,6 +136,8 @@ def put(runs: Mapping[Path, Kept]) -> None:
 
 def _write_run(run: Kept, folder: Path) -> None:
     write_record(folder, run.record)
+    drawn = run_picture(run.record.config, run.record.result, run.record.judgement)
+    (folder / PICTURE_FILE).write_text(drawn, encoding="utf-8")
     write_listing(folder, listing_of(run.record, run.label))
 
 

@@ -36,6 +36,7 @@ from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
 from mlp.tracking.view import NOTE_TAG, StudyView, page_query
 
+_AT_HOME = "http://127.0.0.1:5000"  # where `mlflow ui` is, typed without a port
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
 _ABOUT = "Small networks that tell threes from sevens."
 # What says it all, out of a text of many lines.
@@ -131,19 +132,22 @@ def how_to_look(
 
     Args:
         store: where they are.
-        view: to open there; None: MLflow's own.
-        run_id: whose page is shown; in the list of all runs, reruns may stand before it.
+        view: of a study's runs; None: MLflow's own.
+        run_id: whose page is shown; of a study's own run, which has the answer, before the view.
     """
-    page = _page(store, view) if run_id is None else _run_page(store, run_id)
+    own = [] if run_id is None else [_run_page(store, run_id)]
+    pages = own if own and view is None else [*own, _page(store, view)]
     if _is_server(store.uri):
-        return [f"{store.uri.rstrip('/')}/{page}"]
+        return [f"{store.uri.rstrip('/')}/{page}" for page in pages]
     where = "" if store.is_default else f" --backend-store-uri {shlex.quote(store.uri)}"
-    return [f"mlflow ui{where}", f"  then open http://127.0.0.1:5000/{page}"]
+    words = ("  then open", "  all runs: ")
+    shown = [f"{word} {_AT_HOME}/{page}" for word, page in zip(words, pages, strict=False)]
+    return [f"mlflow ui{where}", *shown]
 
 
 def run_address(store: Store, run_id: str, artifact: str = "") -> str:
     """The address of a run's page, or of one of its artifacts there; of a file, at `mlflow ui`."""
-    base = store.uri.rstrip("/") if store.uri.startswith("http") else "http://127.0.0.1:5000"
+    base = store.uri.rstrip("/") if store.uri.startswith("http") else _AT_HOME
     return f"{base}/{_run_page(store, run_id, artifact)}"
 
 

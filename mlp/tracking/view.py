@@ -1,21 +1,25 @@
 """A study's view in MLflow's pages: the columns of its list and its charts.
 
 MLflow keeps the views that people save as tags of the experiment, and opens one by its address. So
-a study brings its own: the verdict first, then numbers and the settings that it searches, its loss
-curves over each other, and parallel coordinates. Without it, the list shows none of them.
+a study brings its own: the verdict first, then numbers and the settings that it searches; and the
+loss curves of all of its runs over each other, those that swing among them. Without it, the list
+shows none of them.
 
 The format is that of MLflow 3.17's pages. Versions that do not know it show their default view.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mlp.tracking.display import LOSS_AT_END
 
 NOTE_TAG = "mlflow.note.content"  # what MLflow's pages show as description
 VIEW_TAG = "mlflow.sharedViewState."  # and the view's name
 PAGE_QUERY = "workflowType=machine_learning"  # else MLflow's pages are those for language models
 
+_RATE = "optimizer.learning_rate"  # as it was drawn, with all of its digits
 _ORDER = {
     "validation_accuracy": ("final_validation_accuracy", False),
     "training_loss": ("final_loss", True),
@@ -33,6 +37,7 @@ class StudyView:
         objective: what the study looks for; its runs are sorted by that.
         searched: paths of the settings that vary.
         is_validated: whether its runs have a validation accuracy.
+        lowest: power of ten at which the axis of the loss begins.
     """
 
     name: str
@@ -40,6 +45,7 @@ class StudyView:
     objective: str
     searched: Sequence[str]
     is_validated: bool
+    lowest: int = -4
 
     @property
     def tag(self) -> str:
@@ -81,12 +87,12 @@ def _search(view: StudyView) -> dict[str, Any]:
 
 
 def _columns(view: StudyView) -> dict[str, Any]:
-    numbers = ["final_loss", "final_validation_accuracy", "amplitude"]
-    if not view.is_validated:
-        numbers.remove("final_validation_accuracy")
+    numbers = ["final_validation_accuracy"] if view.is_validated else []
+    numbers.append("amplitude")
     widths = {
         "attributes.`Run Name`": 230,
         "tags.`verdict`": 95,
+        f"tags.`{LOSS_AT_END}`": 100,
         **{f"metrics.`{name}`": _width(name) for name in numbers},
         **{f"params.`{path}`": _width(path) for path in view.searched},
         "runDateAndNestInfo": 145,
@@ -98,11 +104,11 @@ def _columns(view: StudyView) -> dict[str, Any]:
 
 def _width(name: str) -> int:
     """Of a column, in pixels: its heading is to be read as far as there is room for it."""
-    return min(135, 40 + 7 * len(name))
+    return 165 if name == _RATE else min(135, 40 + 7 * len(name))
 
 
 def _charts(view: StudyView) -> dict[str, Any]:
-    """Loss curves and parallel coordinates large on top, MLflow's own charts folded below."""
+    """Loss curves large on top, MLflow's own charts folded below."""
     ours, others = f"{view.name}-charts", f"{view.name}-others"
     chart = {"metricSectionId": ours, "deleted": False, "isGenerated": False}
     section = {"isReordered": False, "deleted": False}
@@ -116,36 +122,26 @@ def _charts(view: StudyView) -> dict[str, Any]:
         # Linear, a converged loss is a line at zero beside one that swings; and free, it may sink
         # to 1e-38 and press all others together. The bounds are powers of ten.
         "scaleType": "log",
-        "range": {"yMin": -4, "yMax": 3},
+        "range": {"yMin": view.lowest, "yMax": 3},
         "xAxisScaleType": "linear",
         "xAxisKey": "step",
         "yAxisKey": "metric",
         "yAxisExpressions": [],
         "lineSmoothness": 0,
         "ignoreOutliers": False,
-        "runsCountToCompare": 20,
-    }
-    params, metrics = _coordinates(view)
-    coordinates = {
-        **chart,
-        "uuid": f"{view.name}-coordinates",
-        "type": "PARALLEL",
-        "selectedParams": params,
-        "selectedMetrics": metrics,
-        "showAllRuns": True,
         "runsCountToCompare": 100,
     }
     return {
-        "runsHiddenMode": "FIRST_20_RUNS",
+        "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [
             {
                 **section,
                 "uuid": ours,
-                "name": "Loss and settings",
+                "name": "Loss",
                 "display": True,
                 "isGenerated": False,
                 "columns": 1,
-                "cardHeight": 420,
+                "cardHeight": 560,
             },
             {
                 **section,
@@ -155,24 +151,8 @@ def _charts(view: StudyView) -> dict[str, Any]:
                 "isGenerated": True,
             },
         ],
-        "compareRunCharts": [loss, coordinates],
+        "compareRunCharts": [loss],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
         "groupBy": None,
     }
-
-
-def _coordinates(view: StudyView) -> tuple[list[str], list[str]]:
-    """Params and metrics of the parallel coordinates; their lines are coloured by the last.
-
-    The axes are linear, and one of words shows thirty of them at most and leaves out the other
-    runs. So the learning rate comes as its logarithm, and lists of widths as the number of weights.
-    """
-    instead: Mapping[str, str] = {
-        "optimizer.learning_rate": "log10_learning_rate",
-        "model.widths": "n_weights",
-    }
-    params = [path for path in view.searched if path not in instead]
-    metrics = [instead[path] for path in view.searched if path in instead]
-    accuracy = ["final_validation_accuracy"] if view.is_validated else []
-    return params, [*metrics, *accuracy, "amplitude"]

@@ -36,6 +36,7 @@ _PACE_S = 0.2  # from one word about the progress to the next
 _LARGEST_BYTES = 1 << 30  # of all arrays that a run keeps
 _MOST_SERIES, _MOST_KEPT = 100, 500  # more, and the record would be longer than what is read
 _MOST_NOTES = 10
+_BEYOND_FORKS = ("jemalloc_bg_thd",)  # threads that are begun anew after a fork: of pyarrow
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -95,11 +96,12 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
 
 
 def _n_threads() -> int:
-    """Of this process; more than one where that is not known."""
+    """Threads of this process that a fork would lose; more than one where that is not known."""
     try:
-        return max(threading.active_count(), sum(1 for _ in Path("/proc/self/task").iterdir()))
+        names = [(own / "comm").read_text().strip() for own in Path("/proc/self/task").iterdir()]
     except OSError:
         return 2
+    return max(threading.active_count(), sum(name not in _BEYOND_FORKS for name in names))
 
 
 def _say(server: socket.socket, message: Mapping[str, Any]) -> None:

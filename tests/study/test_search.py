@@ -1,6 +1,7 @@
 """The search on a real store: asked again anywhere, it gives the same trials."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -111,13 +112,15 @@ def stored(study):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, empty_store):
     """Sampler -> what a study of some trials stores that nobody interrupted."""
-    results = {}
-    for sampler in SAMPLERS:
+
+    @functools.cache
+    def made(sampler):
         folder = tmp_path_factory.mktemp(sampler)
         (folder / "optuna.db").write_bytes(empty_store.read_bytes())
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)))
-        results[sampler] = folder, stored(study)
-    return results
+        return folder, stored(study)
+
+    return made
 
 
 # -- stopped and asked again
@@ -127,13 +130,11 @@ def uninterrupted(tmp_path_factory, empty_store):
 def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(sampler, folder, uninterrupted):
     """Stopped after trial 1, 2, 3, ...: the later trials come out the same every time.
 
-    The points of a list are there before the first trial: for them a few stops are enough.
+    Only tpe looks at earlier trials: for the others a few stops are enough.
     """
-    _, expected = uninterrupted[sampler]
-    n_trials = len(expected)
-    assert n_trials == N_TRIALS
-    stops = range(1, n_trials + 1) if sampler in ("tpe", "random") else (1, 4, 6, n_trials)
-    for count in stops:
+    _, expected = uninterrupted(sampler)
+    assert len(expected) == N_TRIALS
+    for count in range(1, N_TRIALS + 1) if sampler == "tpe" else (1, 4, 6, N_TRIALS):
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)), count)
         assert stored(study) == expected[:count]
     assert search.ask(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))) == []
@@ -155,16 +156,16 @@ def test_asking_changes_nothing(sampler, folder, uninterrupted):
     first, second = search.ask(study), search.ask(study)
     assert first == second
     assert [trial.number for trial in first] == [6, 7]
-    assert stored(study) == before == uninterrupted[sampler][1][:6]
+    assert stored(study) == before == uninterrupted(sampler)[1][:6]
 
 
 @pytest.mark.parametrize(("sampler", "shorter"), [("tpe", 4), *((s, 6) for s in SAMPLERS)])
 def test_a_longer_study_begins_with_the_shorter_one(sampler, shorter, folder, uninterrupted):
     study = told(opened(folder, sweep(sampler=sampler, n_trials=shorter)))
     assert search.ask(study) == []
-    assert stored(study) == uninterrupted[sampler][1][:shorter]
+    assert stored(study) == uninterrupted(sampler)[1][:shorter]
     study = told(opened(folder, sweep(sampler=sampler, n_trials=12)))
-    assert stored(study) == uninterrupted[sampler][1][:12]
+    assert stored(study) == uninterrupted(sampler)[1][:12]
     assert not study.is_new
 
 
@@ -176,7 +177,7 @@ def test_a_study_cut_shorter_than_it_is_already_is_complete(folder):
 
 def test_no_trial_of_a_new_process_depends_on_this_one(uninterrupted):
     """Hash seeds and global random states differ from process to process."""
-    folder, expected = uninterrupted["tpe"]
+    folder, expected = uninterrupted("tpe")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import json, pathlib, test_search as t\n"
@@ -227,7 +228,7 @@ def test_the_search_says_nothing(folder, capfd):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_stored_study_has_only_finished_trials_in_their_order(sampler, uninterrupted):
-    _, trials = uninterrupted[sampler]
+    _, trials = uninterrupted(sampler)
     assert [number for number, *_ in trials] == list(range(len(trials)))
     assert {state for _, state, *_ in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     for _, state, _, _, values, attributes in trials:
@@ -237,7 +238,7 @@ def test_the_stored_study_has_only_finished_trials_in_their_order(sampler, unint
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_stored_trial_can_be_made_again(sampler, uninterrupted):
-    folder, trials = uninterrupted[sampler]
+    folder, trials = uninterrupted(sampler)
     study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
     for number, *_ in trials:
         trial = search.trial_of(study, search.rows(study)[number])
@@ -247,7 +248,7 @@ def test_every_stored_trial_can_be_made_again(sampler, uninterrupted):
 
 
 def test_rows_are_in_the_words_of_the_space(uninterrupted):
-    folder, _ = uninterrupted["grid"]
+    folder, _ = uninterrupted("grid")
     rows = search.rows(opened(folder, sweep(sampler="grid", n_trials=N_TRIALS)))
     widths = {json.dumps(v) for row in rows for k, v in row.params.items() if k.startswith(WIDTHS)}
     assert widths == {"[2]", "[8]", "[4, 4]", "[2, 2, 2]", "5"}
@@ -257,7 +258,7 @@ def test_rows_are_in_the_words_of_the_space(uninterrupted):
 
 
 def test_names_as_optuna_sees_them(uninterrupted):
-    _, trials = uninterrupted["tpe"]
+    _, trials = uninterrupted("tpe")
     for _, _, params, *_ in trials:
         branch = params[MEAN_OR_SUM]
         assert set(params) == {
@@ -271,7 +272,7 @@ def test_names_as_optuna_sees_them(uninterrupted):
 
 def test_parameters_lie_in_their_domains(uninterrupted):
     for sampler in ("tpe", "random", "qmc"):
-        folder, _ = uninterrupted[sampler]
+        folder, _ = uninterrupted(sampler)
         study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
         domains = parameters(study.space, study.base)
         for row in search.rows(study):
@@ -350,7 +351,7 @@ def test_looks_at_the_test_part_are_counted(folder):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_enqueued_trial_is_the_first(sampler, uninterrupted):
-    folder, _ = uninterrupted[sampler]
+    folder, _ = uninterrupted(sampler)
     study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
     configs = [search.trial_of(study, row).config for row in search.rows(study)]
     point = sweep(sampler=sampler).study.enqueue[0]
@@ -477,7 +478,7 @@ def test_nobody_is_pruned_before_a_tenth_of_the_steps_or_at_the_last_one():
 
 
 def test_optunas_tools_read_the_stored_study(uninterrupted):
-    folder, trials = uninterrupted["tpe"]
+    folder, trials = uninterrupted("tpe")
     [summary] = optuna.get_all_study_summaries(url_of(folder))
     study = optuna.load_study(study_name=summary.study_name, storage=url_of(folder))
     frame = study.trials_dataframe()
@@ -496,7 +497,7 @@ def test_optunas_tools_read_the_stored_study(uninterrupted):
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
 def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
     pytest.importorskip("plotly")
-    folder, _ = uninterrupted[sampler]
+    folder, _ = uninterrupted(sampler)
     [summary] = optuna.get_all_study_summaries(url_of(folder))
     study = optuna.load_study(study_name=summary.study_name, storage=url_of(folder))
     draw = getattr(optuna.visualization, plot)
@@ -607,3 +608,24 @@ def test_a_stepped_range_is_stored_as_optuna_has_it(folder):
         assert row.params[RATE] in (0.1, 0.3, 0.5, 0.7)
         assert row.params[DEPTH] in (1, 3, 5)
         assert search.trial_of(study, row).config.optimizer.learning_rate == row.params[RATE]
+
+
+def test_trial_has_the_times_of_its_training_and_a_note(folder):
+    study = opened(folder, sweep(n_trials=2))
+
+    def timed(trial):
+        return dataclasses.replace(outcome_of(trial), started_ms=1_000_000, ended_ms=1_004_500)
+
+    told(study, outcome_of=timed)
+    assert [trial.duration.total_seconds() for trial in study.study.trials] == [4.5, 4.5]
+    search.add_notes(study, {0: "[run](a)", 1: "[run](b)"})
+    search.add_notes(study, {0: "another"})
+    noted = study.study._storage.get_study_system_attrs(study.study._study_id)
+    ids = [trial._trial_id for trial in study.study.trials]
+    assert [noted[f"dashboard:{own}:note_str:0"] for own in ids] == ["[run](a)", "[run](b)"]
+    assert {noted[f"dashboard:{own}:note_ver"] for own in ids} == {1}
+
+
+def test_identity_has_places_at_which_a_line_may_break(folder):
+    study = opened(folder, sweep())
+    assert max(map(len, study.study.user_attrs["mlp.identity"].split())) < 100

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -64,6 +65,14 @@ class Reader:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def keep(self, file: Path) -> None:
+        """Writes down what was typed and said, for readers in other processes."""
+        file.write_bytes(pickle.dumps((self.names, self.said, self.was_changed, self.missing)))
+
+    def take(self, file: Path) -> None:
+        """Reads what another one has typed of this page."""
+        self.names, self.said, self.was_changed, self.missing = pickle.loads(file.read_bytes())
 
     def follow(self, number: int) -> Said:
         """Types all steps up to one, as far as that is not yet done."""
@@ -138,6 +147,8 @@ def short_study(reader: Reader, text: str) -> Said:
     for setting, few in IF_ASKED_FOR.items():
         if setting.partition(".")[2] in file + text:
             further.append(f"{setting}={few}")
+    if "confirm_seeds" in file:  # wide networks
+        further += ["study.n_trials=2", "study.explain=false"]
     if "name: mnist" in file and not HAS_MNIST:
         further.append("data.name=digits")
     return module(reader, text, *further)

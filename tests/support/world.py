@@ -1,7 +1,7 @@
 """Folders in which a command was run, made once for all tests that only look at what it left.
 
-Each is the work of a real process. Every command starts cold once, as its users start it; where it
-runs again it is a fork, since a cold one imports for longer than it works.
+Each is the work of a real process. Every command starts cold once, as its users start it (`train`
+and `doctor` in tests/system); else it is a fork, since a cold one imports for longer than it works.
 """
 
 import fcntl
@@ -63,7 +63,7 @@ class World:
 
         def make(here: Path) -> Done:
             shutil.copy(self.store, here / "mlflow.db")
-            return cold("train", *RUN, cwd=here)
+            return command("train", *RUN, cwd=here, MLFLOW_TRACKING_URI="")
 
         return self._part("trained", make)
 
@@ -104,7 +104,7 @@ class World:
 
         def make(here: Path) -> Done:
             copy(self.swept(), here)
-            return cold("doctor", "data=digits", cwd=here)
+            return command("doctor", "data=digits", cwd=here, MLFLOW_TRACKING_URI="")
 
         return self._part("examined", make)
 

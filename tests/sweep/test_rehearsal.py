@@ -131,8 +131,8 @@ def test_sharpness_takes_its_time(digits, monkeypatch):
     assert sum(points == [2, 2] for points in seen) == 1
 
 
-def test_memory_is_that_of_the_largest_trials(digits):
-    small = rehearse(study(), digits)
+def test_memory_is_that_of_the_largest_trials(digits, rehearsed):
+    _, small = rehearsed
     large = {**SPACE, "model.widths": {"low": 2, "high": 512, "each_layer": True}}
     wide = rehearse(study(study__space=large), digits)
     choices = {**SPACE, "model.widths": [2, 512]}

@@ -186,6 +186,7 @@ def test_named_study_with_other_settings_is_refused(here):
         sweep("study.name=mine", "study.n_trials=1", "optimizer.momentum=0.5")
 
 
+@pytest.mark.system
 def test_name_of_a_study_that_is_gone_is_free_for_another(here):
     sweep("study.name=mine")
     (here / "optuna.db").unlink()
@@ -275,6 +276,26 @@ def assert_same_end(folder, expected):
     assert ours.tags["mlp.best_trial"] == theirs.tags["mlp.best_trial"]
     for name in ("test_accuracy", "best_validation_accuracy", "oscillating_share", "test_looks"):
         assert ours.metrics[name] == theirs.metrics[name], name
+
+
+def test_study_shows_the_losses_of_all_its_runs_also_of_those_before(here):
+    """Of the first two it is known from MLflow alone."""
+    sweep("study.n_trials=2")
+    [picture] = here.glob("mlruns/*/*/artifacts/losses.svg")
+    said_now = sweep("study.n_trials=4")
+    [picture] = here.glob("mlruns/*/*/artifacts/losses.svg")
+    shown = re.findall(r">#(\d)</text>", picture.read_text())
+    assert sorted(shown) == ["0", "1", "2", "3"]
+    own = parent(here)
+    note = own.tags["mlflow.note.content"]
+    assert f"![the losses of all runs](get-artifact?path=losses.svg&run_uuid={own.run_id})" in note
+    assert re.search(rf"then open \S+/runs/{own.run_id}[?]", said_now)
+    for run in tracked(here):
+        assert "mlp.trial" not in run.tags or "path=loss.svg" in run.tags["mlflow.note.content"]
+
+
+def test_most_unstable_network_is_not_offered_for_serving(here):
+    assert "mlflow models serve" not in sweep("study.objective=oscillation")
 
 
 # What is in the spool

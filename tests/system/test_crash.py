@@ -13,6 +13,7 @@ import pytest
 
 from support import crash
 from support.forks import forks
+from support.world import once, root_of
 
 # Each study at two moments or three, so that all phases are met: the opening of the stores, the
 # asking, the spool, the search's store, MLflow's runs, the winner and the end.
@@ -36,16 +37,14 @@ POINTS = [
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, made_store):
-    """Makes the folder of a study that nothing stopped, once, and says how many writes it has."""
-    made: dict[str, tuple[Path, int]] = {}
+    """The folder of a study that nothing stopped, and how many writes it has."""
+    root = root_of(tmp_path_factory)
 
-    def make(name: str) -> tuple[Path, int]:
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = folder, crash.reference(folder, made_store, name)
-        return made[name]
+    def made(name: str) -> tuple[Path, int]:
+        folder = once(root, f"crash-{name}", lambda here: crash.reference(here, made_store, name))
+        return folder, int((folder / "n_writes").read_text())
 
-    return make
+    return made
 
 
 @pytest.mark.parametrize(("name", "share"), POINTS)

@@ -65,6 +65,14 @@ def test_installed_sweep_runs_in_any_folder(installed, tmp_path, made_store):
     assert left_in(tmp_path) == {"mlflow.db", "mlruns", "optuna.db"}
 
 
+def test_script_works_beside_a_file_of_the_same_name(installed, tmp_path, made_store):
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    (tmp_path / "mlp.py").write_text("raise SystemExit('a network of my own')\n")
+    script = str(installed.with_name("mlp-sweep"))
+    said = run(installed, script, "train", "data=digits", "training.steps=20", cwd=tmp_path)
+    assert "  mlp-sweep rerun " in said
+
+
 def test_own_studies_are_found_beside_the_shipped_ones(installed, tmp_path, made_store):
     shutil.copy(made_store, tmp_path / "mlflow.db")
     (tmp_path / "sweeps").mkdir()

@@ -3,14 +3,18 @@
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from itertools import pairwise
 
 import pytest
 
+from mlp import __main__ as entry
 from mlp import errors
+from mlp.config import RunConfig
 from mlp.settings import setting_choices, setting_paths
 from mlp.terminal.compose import group_options, study_files
 from mlp.terminal.console import run_command, usage
+from mlp.tracking.display import rerun_command
 from support.sweeping import environment_of_commands
 
 FAULTS = [
@@ -200,3 +204,26 @@ def test_a_value_is_shown_short_and_on_one_line():
 def test_one_line(error, text):
     assert errors.one_line(error) == text
     assert len(errors.one_line("x" * 1000, most=10)) == 10
+
+
+def test_one_script_starts_every_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mlp-sweep", "judge", "--help"])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert capsys.readouterr().out.startswith("usage: python -m mlp.judge")
+    for name in entry._COMMANDS:
+        module = f"mlp.{name}.__main__" if name in entry._PACKAGES else f"mlp.{name}"
+        assert callable(import_module(module).main)
+
+
+def test_script_offers_itself_and_the_nearest_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mlp-sweep", "swep"])
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.err == "error: there is no command 'swep'; did you mean 'sweep'?\n"
+    assert shown.out.startswith("usage: mlp-sweep COMMAND")
+    assert rerun_command("0f", RunConfig()) == "mlp-sweep rerun 0f"
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    assert rerun_command("0f", RunConfig()) == "python -m mlp.rerun 0f"

@@ -84,7 +84,7 @@ def test_picture_is_three_lines_of_the_terminal(width):
     _, verdicts, losses = lines[first : first + 3]
     assert max(map(len, lines)) <= width
     assert verdicts.startswith("verdicts 1000 diverged · ")
-    assert losses.startswith("loss of those in training 0.0001 ▁")
+    assert losses.startswith("each network's loss (log) 0.0001 ▁")
     if width >= 60:
         assert losses.endswith("█ 1e+04")
 

@@ -13,12 +13,14 @@ from mlp.tracking.display import (
     CHART_POINTS,
     layer_curves,
     numbers,
+    read_numbers,
     run_name,
+    shown_numbers,
     study_params,
     tags,
     thin,
 )
-from mlp.tracking.listing import EXPLAINS, Label, listing_of
+from mlp.tracking.listing import Label, listing_of
 from support.sample_records import make_record
 
 
@@ -92,16 +94,34 @@ def test_numbers_of_a_finite_run():
     assert not {"diverged_at_step", "test_accuracy", "period_steps"} & shown.keys()
 
 
-def test_layers_are_curves_of_a_run_and_not_of_a_rerun():
+def test_layers_are_curves_of_the_record_and_few_numbers_are_metrics():
     made = make_record()
     curves = layer_curves(made.result)
     assert curves["gradient_norm"].tolist() == [5.0, 5.0, 5.0]
     layers = [f"update_ratio/layer{i}" for i in (1, 2, 3)]
     assert [*curves] == ["gradient_norm", *layers, "idle_units/layer1", "idle_units/layer2"]
-    shown = {name for name, *_ in listing_of(made, Label("", {})).points}
-    assert {*curves, "learning_rate"} <= shown
-    rerun = {name for name, *_ in listing_of(made, Label("", {EXPLAINS: "a"})).points}
-    assert shown - rerun == {*curves}
+    listing = listing_of(made, Label("", {}))
+    assert {name for name, *_ in listing.points} == {
+        "loss",
+        "validation_accuracy",
+        "final_loss",
+        "final_validation_accuracy",
+        "amplitude",
+    }
+    assert {**read_numbers(listing.tags), **shown_numbers(numbers(made))} == numbers(made)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"ripples": "1"}', '{"ripples": NaN}'])
+def test_numbers_that_are_none_are_not_read(text):
+    assert read_numbers({"mlp.numbers": text}) == {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "end"),
+    [([0.7, 2.861e-7], "2.9e-7"), ([0.7, 10.84], "11"), ([0.7, 3.0, math.nan], "lost at 2")],
+)
+def test_end_of_the_loss_is_a_short_text(loss, end):
+    assert tags(make_record(loss=loss))["loss_at_end"] == end
 
 
 def test_numbers_of_a_diverged_run_are_finite():

@@ -23,7 +23,7 @@ from mlp.errors import (
 )
 from mlp.tracking import display, record
 from mlp.tracking.listing import Label, StudyPage, study_key
-from mlp.tracking.read import fetch_run, read_past_run
+from mlp.tracking.read import fetch_run, meant_run, read_past_run
 from mlp.tracking.runs import find_key, finish, start_study, update_run
 from mlp.tracking.store import Store, open_store
 from support.sample_records import STARTED_MS, make_record, uploaded
@@ -80,7 +80,8 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     assert run["params.training.seed"] == "0"
     assert run["metrics.final_loss"] == pytest.approx(0.7 * 0.9**20)
     assert run["metrics.validation_accuracy"] == pytest.approx(0.9)
-    assert run["metrics.duration_s"] == 0.9
+    assert json.loads(run["tags.mlp.numbers"])["duration_s"] == 0.9
+    assert "metrics.duration_s" not in run
     assert run["tags.mlflow.runName"] == "#7 lr 0.5 mean lecun [5,4]"
     assert run["tags.mlflow.parentRunId"] == parent
     assert run["tags.mlp.trial"] == "7"
@@ -90,7 +91,7 @@ def test_mlflow_sees_everything_about_a_run(store, monkeypatch):
     assert run["start_time"].timestamp() * 1000 == STARTED_MS
     assert run["end_time"].timestamp() * 1000 == STARTED_MS + 900
     artifacts = {file.path for file in store.client.list_artifacts(run_id)}
-    assert artifacts == {"config.json", "curve.npz", "weights.npz"}
+    assert artifacts == {"config.json", "curve.npz", "loss.svg", "weights.npz"}
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="weights.npz")
     with np.load(path) as weights:
         np.testing.assert_array_equal(weights["W2"], made.result.weights[1][0])
@@ -173,9 +174,19 @@ def test_a_diverged_run_has_finite_metrics_and_is_finished(store):
     data = store.client.get_run(run_id).data
     assert data.tags["verdict"] == "diverged"
     assert data.metrics["diverged_at_step"] == 3
+    assert data.tags["loss_at_end"] == "lost at 3"
     odd = "SELECT count(*) FROM metrics WHERE run_uuid = ? AND (is_nan OR abs(value) > 1e300)"
     assert count(store, odd, run_id) == 0
     assert [m.value for m in store.client.get_metric_history(run_id, "loss")] == loss[:3]
+    # By the column that the view lists, it stands behind the others, whichever way it is sorted.
+    other = upload(store, make_record(), 1, study="diverged")
+    for way in ("ASC", "DESC"):
+        found = store.client.search_runs(
+            [store.experiment_id],
+            "tags.`mlp.study` = 'diverged'",
+            order_by=[f"metrics.final_loss {way}"],
+        )
+        assert [run.info.run_id for run in found] == [other, run_id]
     assert store.client.get_run(run_id).info.status == "FINISHED"
     np.testing.assert_array_equal(fetch_run(store, run_id).result.loss, loss)
 
@@ -402,3 +413,17 @@ def test_of_verdicts_of_before_only_oscillation_is_judged_anew(store, noted, rea
         client.log_metric(run.info.run_id, "loss", rippled, step=step)
     past = read_past_run(store, client.get_run(run.info.run_id))
     assert past.judgement.verdict.value == read
+
+
+def test_first_digits_of_a_run_id_are_enough(store):
+    run_id = upload(store, make_record({"training.seed": 77}), 0, study="short")
+    assert fetch_run(store, run_id[:12]).run_id == run_id
+    assert meant_run(store, run_id[:12]) == run_id
+    assert meant_run(store, "short") == "short"
+    typo = run_id[:11] + ("0" if run_id[11] != "0" else "1")
+    with pytest.raises(
+        MissingInputError, match=rf"no run {typo} in .*; did you mean {run_id[:12]}"
+    ):
+        fetch_run(store, typo)
+    with pytest.raises(SettingError, match="or the first of them, but is 'ab'"):
+        fetch_run(store, "ab")

@@ -23,7 +23,7 @@ def state(view):
 def test_columns_are_verdict_numbers_and_what_the_study_searches():
     assert state(VIEW)["selectedColumns"] == [
         "tags.`verdict`",
-        "metrics.`final_loss`",
+        "tags.`loss_at_end`",
         "metrics.`final_validation_accuracy`",
         "metrics.`amplitude`",
         "params.`model.widths`",
@@ -46,20 +46,12 @@ def test_best_runs_come_first(objective, metric, is_ascending):
     assert found["searchFilter"] == "tags.`mlp.study` = 'mine-0f'"
 
 
-@pytest.mark.parametrize("is_validated", [True, False])
-def test_coordinates_have_only_what_every_run_has(is_validated):
-    loss, coordinates = state(dataclasses.replace(VIEW, is_validated=is_validated))[
-        "compareRunCharts"
-    ]
+def test_chart_has_all_runs_and_reaches_down_to_the_lowest_loss():
+    found = state(dataclasses.replace(VIEW, lowest=-7))
+    assert found["runsHiddenMode"] == "SHOW_ALL"
+    [loss] = found["compareRunCharts"]
     assert loss["selectedMetricKeys"] == ["loss"]
-    assert coordinates["selectedParams"] == ["gradient.normalization"]
-    accuracy = ["final_validation_accuracy"] if is_validated else []
-    assert coordinates["selectedMetrics"] == [
-        "n_weights",
-        "log10_learning_rate",
-        *accuracy,
-        "amplitude",
-    ]
+    assert loss["range"] == {"yMin": -7, "yMax": 3}
 
 
 def test_a_view_of_many_settings_fits_into_a_tag():
