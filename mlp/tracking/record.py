@@ -661,7 +661,8 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     weights = read_arrays(folder / WEIGHTS_FILE, expected) if expected else {}
     _check_curve(curve, _last_step(recipe))
     if recipe.config.own is not None:
-        return recipe, _own_result(recipe, curve, weights)
+        texts = [_text_beside(folder / name) for name in OWN_ARTIFACTS]
+        return recipe, _own_result(recipe, curve, weights, *texts)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
     names = (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS)
     measured: dict[str, Any] = {name: curve[name] for name in names if name in curve}
@@ -679,7 +680,17 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     return recipe, result
 
 
-def _own_result(recipe: Recipe, curve: dict[str, Array], weights: dict[str, Array]) -> Result:
+def _text_beside(path: Path) -> str:
+    """A text that is only shown, never executed; empty where it cannot be read."""
+    try:
+        return read_text(path)
+    except RecordError:
+        return ""
+
+
+def _own_result(
+    recipe: Recipe, curve: dict[str, Array], weights: dict[str, Array], source: str, printed: str
+) -> Result:
     series = {name[7:]: array for name, array in curve.items() if name.startswith("series.")}
     kept = {name[5:]: array for name, array in weights.items()}
     return Result(
@@ -691,7 +702,7 @@ def _own_result(recipe: Recipe, curve: dict[str, Array], weights: dict[str, Arra
         weights=(),
         ending=recipe.ending,
         last_step=recipe.last_step,
-        own=OwnTrace(series, kept, recipe.fault),
+        own=OwnTrace(series, kept, recipe.fault, printed=printed, source=source),
     )
 
 

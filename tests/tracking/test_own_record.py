@@ -118,8 +118,7 @@ def test_record_comes_back_as_it_was(mine, tmp_path, end):
     )
     for name in ("curve_digest", "weights_digest"):
         assert getattr(record, name)(read.result) == getattr(record, name)(made.result)
-    assert (folder / "program.py").read_text() == TEXT
-    assert (folder / "printed.txt").read_text() == "said\n"
+    assert (read.result.own.source, read.result.own.printed) == (TEXT, "said\n")
 
 
 def test_function_that_failed_has_no_verdict_on_its_loss(mine):
