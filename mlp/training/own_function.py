@@ -204,6 +204,7 @@ class Functions:
             process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # nothing that lies where the command was typed is imported
                     "-m",
                     "mlp.training.own_worker",
                     str(there.fileno()),

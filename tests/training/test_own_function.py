@@ -331,3 +331,12 @@ def test_functions_of_two_files_in_one_call_are_not_mixed_up(tmp_path):
     two = read_run({"own": {"file": f"{tmp_path}/mine.py:other"}})
     results = [record.result.loss.tolist() for record in trained([one, two, one])]
     assert results == [[1.0], [2.0], [1.0]]
+
+
+def test_own_file_may_be_called_as_the_package_or_a_library(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mlp.py", "numpy.py"):
+        base = written(tmp_path, "def train(): yield 1.0\n", name)
+        [record] = trained([base])
+        assert record.result.own.fault is None
+        assert record.result.loss.tolist() == [1.0]
