@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -184,27 +185,30 @@ def test_killed_driver_takes_a_run_without_a_fork_with_it(here):
 
 
 def test_sweep_that_is_killed_and_gone_on_with_gives_the_same(mine, tmp_path, made_store):
-    slow = Path("mine.py").read_text().replace("    for _ in", "    time.sleep(0.3)\n    for _ in")
+    counted = "    open('calls', 'a').write('x'); import time; time.sleep(0.3)\n    x = start"
+    Path("mine.py").write_text(Path("mine.py").read_text().replace("    x = start", counted))
     whole = tmp_path / "whole"
-    whole.mkdir()
-    for folder in (mine, whole):
-        shutil.copytree(mine / "sweeps", folder / "sweeps", dirs_exist_ok=True)
-        (folder / "mine.py").write_text("import time\n" + slow)
+    shutil.copytree(mine / "sweeps", whole / "sweeps")
+    shutil.copy(mine / "mine.py", whole)
     shutil.copy(made_store, whole / "mlflow.db")
     words = ("sweep", "sweeps=ours", "study.explain=false", "execution.threads=1")
     assert command(*words, cwd=whole).returncode == 0
-    n_kills, code = 0, 1
-    while code != 0 and n_kills < 20:
-        process = start(*words, cwd=mine)
-        with contextlib.suppress(Exception):
-            process.wait(timeout=6 + n_kills)
-        code = process.poll() if process.poll() is not None else 1
-        if process.poll() is None:
-            process.kill()
-            n_kills += 1
-        process.communicate()
-    assert n_kills > 0
+    for n_begun in (2, 6):
+        process = start(*words, cwd=mine, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 120
+        while not has_begun(mine, n_begun) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    done = command(*words, cwd=mine)
+    assert "(continued)" in done.stdout
     assert table(mine) == table(whole)
+
+
+def has_begun(folder, n_runs):
+    calls = folder / "calls"
+    return calls.exists() and calls.stat().st_size >= n_runs
 
 
 def test_hanging_trials_cost_themselves(mine):
