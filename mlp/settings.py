@@ -141,9 +141,9 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
         mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
 'optimizer.learning_rate'?
     """
-    if "own" not in values:
+    own = values.get("own")
+    if own is None:
         return _read(_RUN, dict(values))
-    own = values["own"]
     if not isinstance(own, Mapping | Own):
         raise SettingError(f"own must be a group of settings, but is {shown(own)}")
     return _read(_RUN, {**values, "own": own if isinstance(own, Own) else _read_own(own)})
@@ -317,7 +317,7 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         if group not in values or not name:
             raise SettingError(unknown_setting(path, setting_paths()))
         values[group][name] = value
-    return read_run(values if own is None else {**values, "own": own})
+    return read_run({**values, "own": own})
 
 
 def setting_paths(command: str = "train") -> dict[str, str]:

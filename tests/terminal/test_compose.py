@@ -90,11 +90,6 @@ def test_the_default_study_is_accuracy():
     assert sweep() == sweep("sweeps=accuracy")
 
 
-def test_the_study_of_an_own_function_needs_its_file():
-    said = "sweeps=own needs own.file=FILE.py, the file of your function"
-    assert refusal("sweeps=own", read=sweep) == said
-
-
 def test_there_are_files():
     assert {"accuracy", "best", "smoke", "seed", "oscillation"} <= set(STUDIES)
     assert set(group_options()) >= {"data", "model", "gradient", "optimizer", "training"}
@@ -588,6 +583,7 @@ def test_verbose_reaches_the_loggers(monkeypatch):
         ),
         (["train", "--resolve"], "--resolve and --package go with --cfg"),
         (["train", "--config-path", "x"], "unrecognized arguments: --config-path"),
+        (["sweep", "sweeps=own"], "sweeps=own needs own.file=FILE.py, the file of your function"),
         (["sweep", "study.space.model.depth.high=99"], "study.space can draw model.depth=99, "),
         (
             ["rerun", "0" * 32, "optimizer.learnig_rate=1"],
