@@ -270,7 +270,8 @@ def edge_of(runs: Sequence[tuple[float, bool]]) -> RateEdge | None:
     wrong = [int(bad[:cut].sum() + (1 - bad[cut:]).sum()) for cut in cuts]
     cut = int(cuts[int(np.argmin(wrong))])
     low, high = in_order[cut - 1][0], in_order[cut][0]
-    if 4 * min(wrong) > bad.size or low == high:
+    is_parted = 4 * min(wrong) <= bad.size and 2 * bad[cut:].sum() > bad.size - cut
+    if not is_parted or low == high:
         return None
     sides = (bad[:cut], bad[cut:])
     counts = [f"{int(side.sum())} of {side.size}" for side in sides]
