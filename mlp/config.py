@@ -269,7 +269,7 @@ class OwnSettings:
     """What is typed of an own training function, beside its arguments."""
 
     file: Annotated[
-        Annotated[_Text, Field(min_length=4)] | None,
+        Annotated[_Text, Field(min_length=1)] | None,
         Field(description="your training function, FILE.py or FILE.py:FUNCTION; null: built in"),
     ] = None
     timeout_s: Annotated[

@@ -76,9 +76,10 @@ class Argument:
                 f"own.{self.name} must be {self._law()}, but is {shown(value)}{hint}"
             )
         if not _can_be_kept(value):
+            law = f"at most {_LONGEST} characters long, of finite numbers and texts without ${{"
+            law = "a finite number of at most 63 bits" if isinstance(value, int | float) else law
             raise SettingError(
-                f"own.{self.name} must be finite, at most {_LONGEST} characters long and without "
-                f"${{ to be recorded, but is {shown(value)}; compute it in the function"
+                f"own.{self.name} must be {law}, to be recorded, but is {shown(value)}"
             )
         return value
 

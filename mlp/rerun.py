@@ -91,7 +91,8 @@ def _rerun() -> None:
     changed |= typed_arguments(overrides, values)
     local: dict[str, Any] = {"data": {"root": values["data"]["root"]}}
     local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
-    local["own"] = read_named_file(values["own"])
+    if (own := read_named_file(values["own"])) is not None:
+        local["own"] = own
     rerun = rerun_network(run_id, changed, local=read_run(local), console=Terminal())
     if not rerun.is_as_expected:
         sys.exit(DIFFERENT)

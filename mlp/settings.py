@@ -141,10 +141,12 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
         mlp.errors.SettingError: unknown setting 'optimizer.learnig_rate'; did you mean \
 'optimizer.learning_rate'?
     """
-    own = values.get("own")
-    if isinstance(own, Mapping):
-        own = _read_own(own)
-    return _read(_RUN, {**values, "own": own})
+    if "own" not in values:
+        return _read(_RUN, dict(values))
+    own = values["own"]
+    if not isinstance(own, Mapping | Own):
+        raise SettingError(f"own must be a group of settings, but is {shown(own)}")
+    return _read(_RUN, {**values, "own": own if isinstance(own, Own) else _read_own(own)})
 
 
 def _read_own(values: Mapping[str, Any]) -> Own | None:
@@ -251,7 +253,7 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
         near = difflib.get_close_matches(config.objective, OBJECTIVES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise SettingError(
-            f"study.objective must be one of {', '.join(OBJECTIVES)}, "
+            f"study.objective must be one of {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}, "
             f"but is {shown(config.objective)}{hint}"
         )
     # It is part of what a study is, so that it stands there also where nobody typed it.
@@ -315,7 +317,7 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         if group not in values or not name:
             raise SettingError(unknown_setting(path, setting_paths()))
         values[group][name] = value
-    return read_run({**values, "own": own})
+    return read_run(values if own is None else {**values, "own": own})
 
 
 def setting_paths(command: str = "train") -> dict[str, str]:

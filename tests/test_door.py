@@ -61,7 +61,6 @@ NAMES = {
     "gradient.derivative": "exact or question",
     "optimizer.decay": "none or cosine",
     "training.dtype": "float32 or float64",
-    "study.objective": "one of validation_accuracy, training_loss or oscillation",
     "study.sampler": "one of tpe, random, qmc or grid",
     "study.pruner": "one of none, median or percentile",
     "execution.engine": "local or ray",
@@ -76,6 +75,17 @@ TEXTS = [
     "tracking.register",
     "execution.address",
 ]
+OWN = {  # of an own function -> values that are refused, each with its law
+    "own.file": {3: "a text", "": "at least 1 character long", "mine.txt": "FILE.py"},
+    "own.timeout_s": {
+        0: "greater than 0",
+        "1": "a number",
+        True: "a number",
+        math.inf: "a finite number",
+    },
+    "own.roles": {3: "a mapping", None: "a mapping"},
+    "own.changed": {1: "true or false", None: "true or false"},
+}
 OPTIONAL = {
     "data.root",
     "training.batch_size",
@@ -219,15 +229,29 @@ def test_values_are_in_range(path, value, law):
     assert refusal(nested(path, value)) == f"{path} must be {law}, but is {value!r}"
 
 
-@pytest.mark.parametrize("path", ["study.dry_run", "study.explain"])
+@pytest.mark.parametrize("path", ["study.dry_run", "study.explain", "study.force", "own.changed"])
 @pytest.mark.parametrize("value", [0, 1, "true", None])
 def test_a_claim_is_true_or_false(path, value):
     assert refusal(nested(path, value)).startswith(f"{path} must be")
 
 
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path in OWN for value in OWN[path]])
+def test_what_is_typed_of_an_own_function(path, value):
+    said = refusal(nested(path, value))
+    assert said.startswith(f"{path} must be {OWN[path][value]}"), said
+
+
+def test_objective_is_named_or_the_first():
+    assert read_sweep(nested("study.objective", None)).study.objective == "validation_accuracy"
+    law = "study.objective must be one of validation_accuracy, training_loss or oscillation"
+    assert refusal(nested("study.objective", "xyz")) == f"{law}, but is 'xyz'"
+    assert refusal(nested("study.objective", 3)).startswith("study.objective must be a text")
+
+
 def test_the_tables_above_know_every_setting():
     described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
     rest = {"model.widths", "study.space", "study.enqueue", "study.dry_run", "study.explain"}
+    rest |= {"study.force", "study.objective", *OWN}
     assert described | rest == set(setting_paths("sweep"))
     assert set(default_settings("sweep")) == set(setting_paths("sweep"))
     assert all(setting_paths("sweep").values()), "a setting without a description"

@@ -265,10 +265,10 @@ def read_config_text(text: str) -> None:
         check_sentence(error)
         return
     assert read_recipe(write_recipe(recipe)) == recipe
-    assert sum(e.largest_bytes for e in record.expected_weights(recipe.config).values()) > 0
+    assert sum(e.largest_bytes for e in record.expected_weights(recipe).values()) > 0
 
 
-RUN = make_record({"training.sharpness_points": 3}).config
+RUN = read_recipe(record.config_json(make_record({"training.sharpness_points": 3})))
 EXPECTED = {**record.expected_curve(RUN), **record.expected_weights(RUN)}
 ARRAYS = {
     name: np.zeros(expected.shape, expected.dtype) for name, expected in list(EXPECTED.items())[:4]

@@ -119,9 +119,9 @@ def test_value_of_its_kind_is_kept(name, value, kept):
         ("sizes", 3, "own.sizes must be a list, but is 3"),
         ("sizes", [[3]], "own.sizes must be a list of plain values, but has [3]"),
         ("any_", {"a": 1}, "own.any_ must be a plain value"),
-        ("decay", float("inf"), "own.decay must be finite"),
-        ("hidden", 2**70, "own.hidden must be finite"),
-        ("name", "${oc.env:HOME}", "without ${ to be recorded"),
+        ("decay", float("inf"), "own.decay must be a finite number"),
+        ("hidden", 2**70, "own.hidden must be a finite number of at most 63 bits"),
+        ("name", "${oc.env:HOME}", "texts without ${, to be recorded"),
         ("name", "x" * 2000, "at most 1000 characters"),
         ("hiden", 3, "unknown setting 'own.hiden'; did you mean 'own.hidden'? (mine.py:train)"),
     ],
@@ -250,17 +250,18 @@ def test_setting_one_argument_keeps_the_others():
 def test_space_where_nobody_wrote_one_varies_what_is_known_and_no_seed():
     text = """
         from typing import Literal
-        def train(rate=0.5, hidden=3, on=False, kind: Literal["a", "b"] = "b", name="x", zero=0,
+        def train(lr=0.5, share=0.5, hidden=3, on=False, kind: Literal["a", "b"] = "b", name="x", zero=0,
                   steps=10, seed=1): ...
     """
     run = own(text)
     found = {entry.path: entry for entry in read_space(space_around(run.own), run)}
-    assert sorted(found) == ["own.hidden", "own.kind", "own.on", "own.rate"]
+    assert sorted(found) == ["own.hidden", "own.kind", "own.lr", "own.on", "own.share"]
     domains = {path: entry.domains[""] for path, entry in found.items()}
     assert (domains["own.hidden"].low, domains["own.hidden"].high) == (1, 12)
     assert domains["own.hidden"].integer
-    assert domains["own.rate"].log
-    assert (domains["own.rate"].low, domains["own.rate"].high) == (0.0167, 15.0)
+    assert domains["own.lr"].log
+    assert (domains["own.lr"].low, domains["own.lr"].high) == (0.0167, 15.0)
+    assert domains["own.share"].high < 1  # which is no rate, and may be a momentum
     assert domains["own.on"].values == (False, True)
     assert domains["own.kind"].values == ("a", "b")
 

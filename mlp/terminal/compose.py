@@ -72,6 +72,7 @@ Settings = Mapping[str, Any]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
+_OF_OWN = "own"  # the study file of an own function
 _MOST_JOBS = 32  # of a --multirun that are read before the first one runs; each takes some 50 ms
 _FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
 _OF_HYDRA = ("hydra.verbose", "hydra.searchpath", "hydra/job_logging", "hydra.job_logging")
@@ -651,6 +652,8 @@ def read_study(values: Mapping[str, Any]) -> SweepConfig:
         SettingError: as `study_config`.
     """
     config = read_sweep(values)
+    if config.base.own is None and config.study.file == _OF_OWN and not config.study.space:
+        raise SettingError(f"sweeps={_OF_OWN} needs own.file=FILE.py, the file of your function")
     if config.base.own is not None and not config.study.space and not config.study.enqueue:
         space = space_around(config.base.own)
         config = dataclasses.replace(config, study=dataclasses.replace(config.study, space=space))

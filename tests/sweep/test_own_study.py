@@ -41,7 +41,7 @@ def sweep(**changes) -> str:
 
 def rerun(run_id, *, own=None, **changed) -> tuple[bool, str]:
     said = io.StringIO()
-    local = read_run({"own": read_named_file(own) if own else None})
+    local = read_run({"own": read_named_file(own)} if own else {})
     paths = {name.replace("__", "."): value for name, value in changed.items()}
     made = rerun_network(run_id, paths, local=local, console=plain(said))
     return made.is_as_expected, said.getvalue()
