@@ -3,8 +3,8 @@
 The commands as functions, for notebooks and scripts: `run_study`, `rehearse_study`, `load_study`,
 `draw_study` and `explain_study` for studies; `train_network`, `rerun_network`, `repair_run` and
 `load_run` for single networks; `run_config` and `study_config` for their settings; `judge_curve`
-for any loss, and `audit_gradient` for a gradient of one's own. A fault is an `MlpError` with one
-sentence.
+for any loss, `Guard` while it trains, and `audit_gradient` for a gradient of one's own. A fault is
+an `MlpError` with one sentence.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlp.errors import MlpError
     from mlp.explain.explain_study import explain_study
     from mlp.explain.repair_run import repair_run
+    from mlp.guard import Guard
     from mlp.rerun import Rerun, rerun_network
     from mlp.run import Run, draw_study, load_run, load_study
     from mlp.sweep.rehearsal import Rehearsal
@@ -31,6 +32,7 @@ import sys
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Guard": "mlp.guard",
     "MlpError": "mlp.errors",
     "Rehearsal": "mlp.sweep.rehearsal",
     "Rerun": "mlp.rerun",
@@ -52,6 +54,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "Guard",
     "MlpError",
     "Rehearsal",
     "Rerun",

@@ -184,6 +184,12 @@ class Optimizer:
         Literal["none", "cosine"],
         Field(description="fall of the learning rate; cosine: to 0 along half a cosine"),
     ] = "none"
+    guard: Annotated[
+        Literal["none", "rollback"],
+        Field(
+            description="rollback: where the loss swings, to the best weights with half the rate"
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)

@@ -8,7 +8,7 @@ How well it agrees with labels by eye, and with which it does not: tests/curves/
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -114,6 +114,7 @@ class Judgement:
         swung: where it swung before it settled; None: nowhere, or to the end.
         first_loss: where it began, in units of the loss; None: not known.
         n_entries: how many finite values were judged; None: not known.
+        n_rollbacks: how often `mlp.guard` went back to better weights on the way.
     """
 
     verdict: Verdict
@@ -128,6 +129,7 @@ class Judgement:
     swung: Swung | None = None
     first_loss: float | None = None
     n_entries: int | None = None
+    n_rollbacks: int = 0
 
     @property
     def sentence(self) -> str:
@@ -141,6 +143,9 @@ class Judgement:
             said.append(f"It ripples by {share}, which is too little to matter.")
         if self.swung is not None:
             said.append(str(self.swung))
+        if self.n_rollbacks:
+            times = "once" if self.n_rollbacks == 1 else f"{self.n_rollbacks} times"
+            said.append(f"The guard went back to better weights {times}.")
         if n_entries is not None and n_entries < FEW_ENTRIES and self.verdict != Verdict.DIVERGED:
             values = "one value" if n_entries == 1 else f"only {n_entries} values"
             said.append(f"The verdict rests on {values} of the loss; more make it surer.")
@@ -186,6 +191,10 @@ class LossCurves(Protocol):
     def step_loss(self) -> Curve | None:
         """`(update,)`, of each batch before its update; None: all examples were one batch."""
 
+    @property
+    def restored_step(self) -> NDArray[np.int64]:
+        """`(r,)`, updates done when a guard went back to better weights."""
+
 
 def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:
     """Judges a run of this package: exact mean cross-entropies of two classes.
@@ -200,6 +209,11 @@ def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:
     Args:
         batch_size: None: all examples.
     """
+    judged = _judge_losses(result, batch_size)
+    return replace(judged, n_rollbacks=int(result.restored_step.size))
+
+
+def _judge_losses(result: LossCurves, batch_size: int | None) -> Judgement:
     curve, at = _in_order(np.asarray(result.loss, dtype=np.float64), result.loss_step, None)
     judged, batches = _judge(curve, at, CHANCE_LOSS, 0.0), result.step_loss
     if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:

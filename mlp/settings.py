@@ -40,6 +40,7 @@ YOUNGER_SETTINGS: dict[str, Value] = {
     "data.scale": 1.0,
     "initialization.bias": 0.0,
     "optimizer.decay": "none",
+    "optimizer.guard": "none",
     "training.shift": 0,
 }
 

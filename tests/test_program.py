@@ -250,8 +250,8 @@ def test_setting_one_argument_keeps_the_others():
 def test_space_where_nobody_wrote_one_varies_what_is_known_and_no_seed():
     text = """
         from typing import Literal
-        def train(lr=0.5, share=0.5, hidden=3, on=False, kind: Literal["a", "b"] = "b",
-                  name="x", zero=0, steps=10, seed=1): ...
+        def train(lr=0.5, share=0.5, hidden=3, on=False, kind: Literal["a", "b"] = "b", name="x",
+                  zero=0, steps=10, seed=1): ...
     """
     run = own(text)
     found = {entry.path: entry for entry in read_space(space_around(run.own), run)}

@@ -56,7 +56,12 @@ class Program:
     has_rate: bool = True
     called_raw: Callable[[Layers, Array, Array], Layers] | None = None
     changed: Callable[[], list[str]] = list
-    is_float32: bool = False
+
+    def drawn(self, n: int, random: np.random.RandomState) -> tuple[Layers, Layers, Array, Array]:
+        """Random weights, the gradient there on n random examples, and these."""
+        X, y = self.form.draw(n, random)
+        weights = None if self.has_own_weights else self.arrangement.draw(random)
+        return *self.gradient(weights, X, y), X, y
 
 
 @dataclass(frozen=True)
@@ -202,12 +207,7 @@ def _functions(
     def raw(layers: Layers, X: Array, y: Array) -> Layers:
         own, (X_own, y_own) = arrangement.own(layers), form.own(X, y)
         value = gradient(own, X_own, y_own)
-        after = arrangement.layers(own)
-        is_same = all(
-            np.array_equal(a, b)
-            for pair in zip(layers, after, strict=True)
-            for a, b in zip(*pair, strict=True)
-        )
+        is_same = np.array_equal(_vector(layers), _vector(arrangement.layers(own)))
         changed[:] = [] if is_same or not arrangement.is_double else ["params"]
         if not np.array_equal(as_numpy(X_own), as_numpy(form.own(X, y)[0])):
             changed.append("X")
@@ -473,9 +473,7 @@ class ComparedPart:
 def _compare(
     program: Program, random: np.random.RandomState, most: int | None
 ) -> list[ComparedPart]:
-    X, y = program.form.draw(_batch_size(program, 5), random)
-    drawn = None if program.has_own_weights else program.arrangement.draw(random)
-    at, gradient = program.gradient(drawn, X, y)
+    at, gradient, X, y = program.drawn(_batch_size(program, 5), random)
     flat = _vector(at)
 
     def loss(values: Array) -> float:
@@ -534,10 +532,7 @@ def recognised(program: Program) -> KnownNetwork | None:
 
 def _off_formula(program: Program, network: KnownNetwork) -> float:
     """Largest relative error of an array, by the formula of the loss."""
-    random = np.random.RandomState(5)
-    X, y = program.form.draw(_batch_size(program, 5), random)
-    drawn = None if program.has_own_weights else program.arrangement.draw(random)
-    at, gradient = program.gradient(drawn, X, y)
+    at, gradient, X, y = program.drawn(_batch_size(program, 5), np.random.RandomState(5))
     due = right_gradient(forward_pass(network, at, X, y))
     given = gradient
     if not program.has_rate:
@@ -561,10 +556,8 @@ def _from_formulas(
     random = np.random.RandomState(6)
     drawn = []
     for _ in range(_N_SINGLE):
-        X, y = program.form.draw(1, random)
-        weights = None if program.has_own_weights else program.arrangement.draw(random)
         try:
-            at, gradient = program.gradient(weights, X, y)
+            at, gradient, X, y = program.drawn(1, random)
         except (ValueError, IndexError, ShapeError):
             return []  # one example alone is nothing that it takes
         if not np.isfinite(_vector(gradient)).all():
@@ -681,9 +674,7 @@ def _batch_ratios(
     for _ in range(2):
         n = _batch_size(program, least)
         least = n + 2
-        X, y = program.form.draw(n, random)
-        weights = None if program.has_own_weights else program.arrangement.draw(random)
-        at, gradient = program.gradient(weights, X, y)
+        at, gradient, X, y = program.drawn(n, random)
         taken.append((forward_pass(network, at if is_biased else _unbiased(at), X, y), gradient))
     for kind, mixed in _MIXED.items():
         ratios = []

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlp.audit.known_networks import (
     ACTIVATIONS,
+    Activation,
     Array,
     ForwardPass,
     Layers,
@@ -201,8 +202,7 @@ class _Layer:
                     yield Formula(f"{kind}, no derivative", text, _times(back, factor.values))
 
     def _backed(self, delta: Values) -> Values:
-        weights = self.layer + 1
-        return lambda at: delta(at) @ at.layers[weights][0].T
+        return _back(delta, self.layer + 1)
 
     def _other_ways_back(self) -> Iterator[tuple[str, str, Values]]:
         above, layer = self.above, self.layer
@@ -215,9 +215,9 @@ class _Layer:
         for other in range(len(shapes)):
             kind, name = "weights of another layer", f"W{other + 1}"
             if other != W and shapes[other] == shapes[W]:
-                yield kind, f"{name}.T", lambda at, k=other: above(at) @ at.layers[k][0].T
+                yield kind, f"{name}.T", _back(above, other)
             if other != W and shapes[other] == shapes[W][::-1]:
-                yield kind, name, lambda at, k=other: above(at) @ at.layers[k][0]
+                yield kind, name, _back(above, other, is_turned=True)
         if self.upper is not None:
             upper, name = self.upper, f"delta{W + 1} without its derivative"
             yield (
@@ -269,7 +269,7 @@ class _Layer:
         for other, W in enumerate(shapes):
             if other and other != layer and W.shape[0] == n_in:
                 kind = "activations of another layer"
-                yield Formula(kind, f"a{other}", lambda at, k=other: at.inputs[k])
+                yield Formula(kind, f"a{other}", _inputs_of(other))
         if shapes[layer].shape == shapes[layer].shape[::-1] and layer < len(shapes) - 1:
             yield Formula(
                 "activations of another layer", f"a{layer + 1}", lambda at: at.inputs[layer + 1]
@@ -406,6 +406,39 @@ class _Layer:
         return _nice(factor)
 
 
+# Formulas that are made in loops, of what the loop has just then
+
+
+def _back(delta: Values, layer: int, *, is_turned: bool = False) -> Values:
+    if is_turned:
+        return lambda at: delta(at) @ at.layers[layer][0]
+    return lambda at: delta(at) @ at.layers[layer][0].T
+
+
+def _inputs_of(layer: int) -> Values:
+    return lambda at: at.inputs[layer]
+
+
+def _derivative_at(activation: Activation, layer: int) -> Values:
+    return lambda at: activation.derivative(at.z[layer], at.inputs[layer + 1])
+
+
+def _of_z(activation: Activation) -> _Unitwise:
+    return lambda z, _: activation.derivative(z, activation.apply(z))
+
+
+def _slopes(above: float, below: float) -> _Unitwise:
+    return lambda z, _: np.where(z > 0, above, below)
+
+
+def _difference_times(factor: _Unitwise) -> Values:
+    return lambda at: (at.p - at.y) * factor(at.z[-1], at.p)
+
+
+def _delta_of_loss(output: str, cost: str) -> Values:
+    return lambda at: output_delta(output, cost, at.z[-1], _outputs(output, at.z[-1]), at.y)
+
+
 def _scaled(step: Formula) -> Values:
     return lambda at: step.factor * step.values(at)
 
@@ -468,14 +501,14 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
         if other != name:
             text = own.text.format(z=z, a=f"{other}({z})")
             yield of(another, own.text, own.derivative)
-            yield of(another, text, lambda z, _, own=own: own.derivative(z, own.apply(z)))
+            yield of(another, text, _of_z(own))
     for slope in (0.02, 0.05, 0.25, 0.5):
         text = f"where({{z}} > 0, 1, {slope:g})"
-        yield of(another, text, lambda z, _, slope=slope: np.where(z > 0, 1.0, slope))
+        yield of(another, text, _slopes(1.0, slope))
     yield of("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))
     for slope in (0.01, 0.1, 0.2, 0.3):
         text = f"where({{z}} > 0, {slope:g}, 1)"
-        yield of("slopes swapped", text, lambda z, _, slope=slope: np.where(z > 0, slope, 1.0))
+        yield of("slopes swapped", text, _slopes(slope, 1.0))
     yield of("derivative twice", f"({due.text})**2", lambda z, a: due.derivative(z, a) ** 2)
     yield of(
         "divided by the derivative", f"1 / ({due.text})", lambda z, a: 1 / due.derivative(z, a)
@@ -499,7 +532,7 @@ def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
         yield Formula(
             "derivative at another layer",
             due.text.format(a=f"a{k + 1}", z=f"z{k + 1}"),
-            lambda at, k=k: due.derivative(at.z[k], at.inputs[k + 1]),
+            _derivative_at(due, k),
         )
 
 
@@ -544,7 +577,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         yield of(
             "derivative of the outputs once more" if size else "",
             f"({p_name} - y) * {text}",
-            lambda at, factor=values: (at.p - at.y) * factor(at.z[-1], at.p),
+            _difference_times(values),
         )
     if output != "linear":
         yield of("before the outputs", "z - y", lambda at: at.z[-1] - at.y)
@@ -585,9 +618,7 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
             yield of(
                 "gradient of another loss",
                 f"the delta of {ends} with {own}",
-                lambda at, ends=ends, own=own: output_delta(
-                    ends, own, at.z[-1], _outputs(ends, at.z[-1]), at.y
-                ),
+                _delta_of_loss(ends, own),
             )
     yield of("costs for their derivative", "the loss itself", lambda at: -at.y * np.log(at.p))
 

@@ -21,7 +21,6 @@ class ExampleForm:
         in_columns: whether an example is a column of X.
         labels: classes (0, 1, ...), one-hot, binary (0 or 1 an output), or real.
         y_ndim: 1, or 2 for a row (or column) an example.
-        y_width: of a row.
     """
 
     X: Any
@@ -31,7 +30,6 @@ class ExampleForm:
     in_columns: bool
     labels: str
     y_ndim: int
-    y_width: int
     is_double: bool = True
 
     def draw(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
@@ -93,12 +91,12 @@ def form_of(X: Any, y: Any, n_inputs: int, n_outputs: int) -> ExampleForm | None
         labels = "classes"
     else:
         return None
-    return ExampleForm(X, y, n_inputs, n_outputs, in_columns, labels, rows.ndim, width)
+    return ExampleForm(X, y, n_inputs, n_outputs, in_columns, labels, rows.ndim)
 
 
 def likely_forms(n_inputs: int, n_outputs: int) -> list[ExampleForm]:
     """What a program may take of which no examples are known, likeliest first."""
-    plain = ExampleForm(None, None, n_inputs, n_outputs, False, "", 2, n_outputs)
+    plain = ExampleForm(None, None, n_inputs, n_outputs, False, "", 2)
     kinds = [("binary", 2), ("binary", 1), ("real", 2), ("real", 1)]
     if n_outputs > 1:
         kinds = [("classes", 1), ("one-hot", 2), ("binary", 2), ("real", 2), ("classes", 2)]

@@ -117,7 +117,7 @@ def version_of(*modules: str) -> str:
     Numba looks for changes in the file of a compiled function alone, and would go on with old code
     of another file.
     """
-    files = (Path(__file__).with_name(f"{name}.py") for name in modules)
+    files = (Path(__file__).parent / f"{name}.py" for name in modules)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

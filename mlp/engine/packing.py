@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlp import guard
 from mlp.config import RunConfig
+from mlp.curve import CHANCE_LOSS
 from mlp.engine import kernels, steps, update
 from mlp.engine.course import Course, chunk_count
 from mlp.engine.handle import Handle
@@ -61,6 +63,7 @@ class PackedTrial:
         batch_loss: of each slice done, the mean loss of each step's batch.
         whole_loss: of each slice done, the mean loss over the whole training part where due.
         accuracy: of each slice done, on the held-out part; NaN where none was taken.
+        restored: of each slice done, the steps whose weights were gone back to; else -1.
         layers: of each slice done, what was measured of the layers.
         ending: of `mlp.engine.steps`.
         last_step: updates done.
@@ -74,6 +77,7 @@ class PackedTrial:
     batch_loss: list[Losses] = field(default_factory=list)
     whole_loss: list[Losses] = field(default_factory=list)
     accuracy: list[Losses] = field(default_factory=list)
+    restored: list[NDArray[np.int64]] = field(default_factory=list)
     layers: list[LayerPoints] = field(default_factory=list)
     ending: int = RUNNING
     last_step: int = 0
@@ -86,6 +90,8 @@ class Population:
 
     Attributes:
         trials: in the layout's order.
+        best: the weights that guards go back to; empty where no trial has one.
+        watched: the rows of `mlp.guard`, of all trials.
         gradient: of all trials, for each chunk.
         scratch: of each thread.
         totals: of each thread.
@@ -96,6 +102,8 @@ class Population:
     settings: steps.Trials
     weights: Packed
     velocity: Packed
+    best: Packed
+    watched: Losses
     gradient: Packed
     scratch: list[Array]
     totals: list[Losses]
@@ -130,6 +138,9 @@ def assemble(
     n_chunks = chunk_count(course.batch_size or n_examples, n_examples)
     layout = plan_layout(widths, _groups(widths, n_chunks, threads), n_pixels, dtype)
     weights, velocity = packed_zeros(layout, dtype), packed_zeros(layout, dtype)
+    is_guarded = any(trial.config.optimizer.guard != "none" for trial in trials)
+    best = packed_zeros(layout, dtype, int(is_guarded))
+    watched = np.array([_row(trial.config) for trial in trials])
     for place, trial in enumerate(trials):
         if old is None:
             pack(layout, weights, place, trial.first, course.examples.live)
@@ -137,6 +148,9 @@ def assemble(
             before = old.trials.index(trial)
             move((old.layout, old.weights, before), (layout, weights, place))
             move((old.layout, old.velocity, before), (layout, velocity, place))
+            if is_guarded:
+                move((old.layout, old.best, before), (layout, best, place))
+                watched[place] = old.watched[before]
     threads = min(threads, layout.n_groups * n_chunks)  # more would find nothing to do
     return Population(
         trials,
@@ -144,9 +158,19 @@ def assemble(
         _settings([trial.config for trial in trials], dtype),
         weights,
         velocity,
+        best,
+        watched,
         packed_zeros(layout, dtype, n_chunks),
         [aligned_zeros(scratch_size(layout), dtype) for _ in range(threads)],
         [aligned_zeros(2 * WIDE // np.dtype(dtype).itemsize, np.float64) for _ in range(threads)],
+    )
+
+
+def _row(config: RunConfig) -> list[float]:
+    """The row that a trial's guard begins with."""
+    batch_size = config.training.batch_size
+    return guard.row_of(
+        CHANCE_LOSS, batch_size=batch_size, noise=0.0 if batch_size is None else None
     )
 
 
@@ -180,6 +204,7 @@ def _settings(configs: Sequence[RunConfig], dtype: str) -> steps.Trials:
         clip_norm=np.array([c.gradient.clip_norm for c in configs]),
         steps=integers([c.training.steps for c in configs]),
         evaluate_every=integers([c.training.evaluate_every for c in configs]),
+        is_guarded=integers([c.optimizer.guard != "none" for c in configs]),
         ending=integers([RUNNING] * len(configs)),
         last_step=integers([0] * len(configs)),
         is_broken=integers([0] * len(configs)),
@@ -215,6 +240,7 @@ def run_slice(
         trial.batch_loss.append(record.batch_loss[place])
         trial.whole_loss.append(record.whole_loss[place])
         trial.accuracy.append(record.accuracy[place])
+        trial.restored.append(record.restored[place])
         trial.layers.append(_layer_points(record, place, trial.config.model.depth, first_step))
         trial.ending = int(population.settings.ending[place])
         trial.last_step = int(population.settings.last_step[place])
@@ -246,10 +272,13 @@ def _job(
     state = steps.State(
         *population.weights,
         *population.velocity,
+        *population.best,
         *population.gradient,
         losses=np.zeros((3, steps.CHUNKS, n)),
         hits=np.zeros((3, steps.CHUNKS, n)),
         idle=np.zeros((steps.CHUNKS, n, int(population.layout.width.sum(axis=1).max()))),
+        watched=population.watched,
+        action=np.zeros(n, np.int64),
         control=np.zeros(n_groups * steps.CONTROL, np.int64),
     )
     return Handle(
@@ -313,6 +342,7 @@ def _record(course: Course, population: Population, first_step: int, n_steps: in
         accuracy=np.full((n, n_steps), np.nan),
         threshold=threshold,
         rate=_rates([trial.config for trial in population.trials], step, course.dtype),
+        restored=np.full((n, n_steps), -1),
         layer_gradient=np.full(layers, np.nan),
         layer_update=np.full(layers, np.nan),
         layer_idle=np.full(layers, np.nan),

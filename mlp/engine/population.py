@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlp import guard
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
 from mlp.engine import steps
@@ -210,7 +211,7 @@ def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
 
 
 def _result(trial: PackedTrial, epoch: int) -> Result:
-    last = trial.last_step
+    config, last = trial.config, trial.last_step
     batch_loss = np.concatenate(trial.batch_loss)[: last + 1]
     accuracy = np.concatenate(trial.accuracy)[: last + 1]
     evaluated = np.flatnonzero(~np.isnan(accuracy))
@@ -219,6 +220,8 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
         whole_loss = np.concatenate(trial.whole_loss)[: last + 1]
         is_taken = loss_step % epoch == 0
         is_taken[-1] |= trial.ending == steps.COMPLETED
+        if config.optimizer.guard != "none":  # a loss that was lost was gone back from
+            is_taken &= np.isfinite(whole_loss) | (loss_step == last)
         loss, loss_step = whole_loss[is_taken], loss_step[is_taken]
         step_loss = batch_loss[:last]
         if trial.ending == steps.NON_FINITE and np.isfinite(loss[-1]):
@@ -233,8 +236,17 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
         weights=tuple((layer.W, layer.b) for layer in trial.weights),
         ending=_ENDINGS[trial.ending],
         last_step=last,
+        **_restores(trial, last),
         **_layers(trial),
     )
+
+
+def _restores(trial: PackedTrial, last: int) -> dict[str, Any]:
+    """When the guard went back, to which weights, and with which share of the rate it went on."""
+    restored = np.concatenate(trial.restored)[: last + 1]
+    at = np.flatnonzero(restored >= 0)
+    share = guard.FACTOR ** np.arange(1.0, at.size + 1)
+    return {"restored_step": at, "restored_to": restored[at], "restored_share": share}
 
 
 def _layers(trial: PackedTrial) -> dict[str, Any]:
@@ -267,9 +279,10 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int
     n_units = widths[0] + lanes + 2 * sum(widths) + len(widths) + 2
     n_steps, n_layers = config.training.steps + 1, len(sizes) - 1
     measured = 3 * n_layers * (n_steps // config.training.evaluate_every + 2 + _LONGEST_SLICE)
-    curves = 2 * 8 * (4 * n_steps + measured)
+    curves = 2 * 8 * (5 * n_steps + measured)
+    n_best = int(config.optimizer.guard != "none")
     return (
-        2 * (2 + n_chunks) * n_packed * item
+        2 * (2 + n_best + n_chunks) * n_packed * item
         + _COPIES_OF_FIRST * n_weights * 8
         + threads * (n_units + max(widths) // ROW + 1) * ROW * item
         + curves

@@ -70,6 +70,11 @@ class Result:
             `mlp.stability.curvature.Sharpness`.
         gradient_norm: `(point,)` float64, of the mean training loss.
         stability_ratio: `(point,)` float64, effective step against sharpness.
+        restored_step: `(r,)` int64, the number of updates done when `mlp.guard` went back to better
+            weights. Such a step makes no update; a loss that was no finite number is noted as that
+            of the better weights.
+        restored_to: `(r,)` int64, the step that these weights are of.
+        restored_share: `(r,)` float64, of the learning rate, with which it went on.
         layer_step: `(m,)` int64, the number of updates done at each look at the layers: none,
             every `training.evaluate_every`, and the last, as long as the loss is finite. Empty in
             records of before.
@@ -97,6 +102,9 @@ class Result:
     sharpness_residual: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     gradient_norm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     stability_ratio: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    restored_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    restored_to: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    restored_share: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     layer_step: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     layer_gradient: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     layer_update: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))

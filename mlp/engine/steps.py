@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from mlp import guard
 from mlp.engine.handle import (
     Handle,
     claim,
@@ -24,15 +26,38 @@ from mlp.engine.handle import (
 )
 from mlp.engine.layout import Array
 from mlp.engine.passes import RUNNING, is_measured, pass_chunk
-from mlp.engine.update import update_group
+from mlp.engine.update import copy_first, copy_upper, rest, update_group
 
 CHUNKS = 8  # enough for eight threads on a single network; each costs one more gradient to add
 COMPLETED, NON_FINITE, PRUNED = range(1, 4)  # besides RUNNING
 BATCH, HELD_OUT, WHOLE = range(3)
 
-_COMPILED = "handle", "kernels", "passes", "simd", "sparse", "steps", "update"
+_COMPILED = (
+    "handle",
+    "kernels",
+    "passes",
+    "simd",
+    "sparse",
+    "steps",
+    "update",
+    "../guard",
+    "../curve",
+)
 _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its caller
 CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
+
+for _function in (
+    guard.count_swings,
+    guard.take_swing,
+    guard.least_swing,
+    guard.noise_of,
+    guard.see,
+    guard.tells_swings,
+    guard.go_back,
+    guard.begin_again,
+):
+    register_jitable(_function)
+_watch = njit(nogil=True)(guard.watch)
 
 
 class Trials(NamedTuple):
@@ -46,6 +71,7 @@ class Trials(NamedTuple):
         clip_norm: float64.
         steps: int64.
         evaluate_every: int64.
+        is_guarded: int64; 1 where `mlp.guard` watches.
         ending: int64; RUNNING, or how the trial ended.
         last_step: int64; updates done.
         is_broken: int64; 1 where a first weight is no finite number any more.
@@ -58,6 +84,7 @@ class Trials(NamedTuple):
     clip_norm: NDArray[np.float64]
     steps: NDArray[np.int64]
     evaluate_every: NDArray[np.int64]
+    is_guarded: NDArray[np.int64]
     ending: NDArray[np.int64]
     last_step: NDArray[np.int64]
     is_broken: NDArray[np.int64]
@@ -72,6 +99,7 @@ class Record(NamedTuple):
         accuracy: on the held-out part; NaN where none was taken.
         threshold: accuracy below which a trial is pruned.
         rate: learning rate of each update, of the training's dtype.
+        restored: int64, the step whose weights were gone back to; -1 where none were.
         layer_gradient: `(trials, steps, layers)`, as `layer_gradient` of a `Result`; NaN where it
             was not due. The next two likewise.
         layer_update: see there.
@@ -84,6 +112,7 @@ class Record(NamedTuple):
     accuracy: NDArray[np.float64]
     threshold: NDArray[np.float64]
     rate: NDArray[np.floating]
+    restored: NDArray[np.int64]
     layer_gradient: NDArray[np.float64]
     layer_update: NDArray[np.float64]
     layer_idle: NDArray[np.float64]
@@ -98,11 +127,15 @@ class State(NamedTuple):
         weights_upper: of the layers above.
         velocity_first: in the same form.
         velocity_upper: in the same form.
+        best_first: in the same form, the weights that a guard goes back to; empty without one.
+        best_upper: in the same form.
         gradient_first: a copy for each chunk.
         gradient_upper: a copy for each chunk.
         losses: `(3, CHUNKS, trials)` float64, sums of each source and chunk.
         hits: the same for examples that were told right.
         idle: `(CHUNKS, trials, units)` float64, examples in which each hidden unit is idle.
+        watched: `(trials, guard.ROW_SIZE)` float64, the rows of `mlp.guard`.
+        action: `(trials,)` int64, what the guard said at this step.
         control: `(groups * CONTROL,)` int64, how far each group is.
     """
 
@@ -110,11 +143,15 @@ class State(NamedTuple):
     weights_upper: Array
     velocity_first: Array
     velocity_upper: Array
+    best_first: Array
+    best_upper: Array
     gradient_first: Array
     gradient_upper: Array
     losses: NDArray[np.float64]
     hits: NDArray[np.float64]
     idle: NDArray[np.float64]
+    watched: NDArray[np.float64]
+    action: NDArray[np.int64]
     control: NDArray[np.int64]
 
 
@@ -195,11 +232,56 @@ def finish_step(job, sources, group, step):
             if job.is_broken[t]:
                 job.batch_loss[t, step] = math.nan
                 job.whole_loss[t, step] = math.nan
+            if job.is_guarded[t]:
+                ask_guard(job, group, t, step, job.first_step + step)
             judge_step(job, t, step, job.first_step + step)
             goes_on |= job.ending[t] == RUNNING
             is_due |= is_measured(job, t, job.first_step + step)
     if goes_on or is_due:
         update_group(job, group, step, n_chunks, n_examples)
+    for t in range(job.group_trial[group], job.group_trial[group + 1]):
+        if job.is_guarded[t] and job.action[t] == guard.RESTORE:
+            restore_trial(job, group, t)
+
+
+@njit(nogil=True)
+def ask_guard(job, group, t, column, step):
+    """Shows the guard a trial's loss, keeps the weights that are best, and sets the step's rate.
+
+    The last loss is of weights that will not be updated, so only one that is lost matters. A
+    restored step makes no update; where its loss is no finite number, that of the best weights is
+    noted.
+    """
+    is_last = step == job.steps[t]
+    loss = job.batch_loss[t, column]
+    if job.epoch > 0 and (is_last or step % job.epoch == 0):
+        whole = job.whole_loss[t, column]
+        if is_last or not math.isfinite(whole):
+            loss = whole
+    job.action[t] = guard.KEEP
+    if is_last and math.isfinite(loss):
+        return
+    job.action[t] = _watch(job.watched[t], loss)
+    if job.action[t] == guard.BEST:
+        copy_first(job, group, t, job.weights_first, job.best_first)
+        copy_upper(job, t, job.weights_upper, job.best_upper)
+    job.rate[t, column] *= job.watched[t, guard.SHARE]
+    if job.action[t] == guard.RESTORE:
+        job.rate[t, column] = 0
+        job.restored[t, column] = int(job.watched[t, guard.BEST_STEP])
+        job.is_broken[t] = 0
+        if not math.isfinite(job.batch_loss[t, column]):
+            job.batch_loss[t, column] = job.watched[t, guard.BEST_LOSS]
+
+
+@njit(nogil=True)
+def restore_trial(job, group, t):
+    """Takes a trial back to its best weights, at rest."""
+    copy_first(job, group, t, job.best_first, job.weights_first)
+    copy_upper(job, t, job.best_upper, job.weights_upper)
+    rest(job, group, t, job.velocity_first, job.velocity_upper)
+    job.is_broken[t] = 0
+    job.action[t] = guard.KEEP
 
 
 @njit(nogil=True)
@@ -219,13 +301,15 @@ def judge_step(job, t, column, step):
     """
     is_last = step == job.steps[t]
     is_finite = job.is_broken[t] == 0
+    is_restored = job.is_guarded[t] and job.action[t] == guard.RESTORE
     if job.epoch == 0 or not is_last:
         is_finite &= math.isfinite(job.batch_loss[t, column])
     if job.epoch > 0 and (is_last or step % job.epoch == 0):
         is_finite &= math.isfinite(job.whole_loss[t, column])
     is_due = is_last or (step > 0 and step % job.evaluate_every[t] == 0)
-    if not (is_due and is_finite):
+    if not (is_due and is_finite) or is_restored:
         job.accuracy[t, column] = math.nan
+    is_finite |= is_restored
     if not is_finite:
         job.ending[t] = NON_FINITE
     elif is_last:

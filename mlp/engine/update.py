@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from mlp import guard
 from mlp.engine.kernels import RELU
 from mlp.engine.passes import RUNNING, is_measured
 from mlp.engine.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
@@ -80,6 +81,8 @@ def update_group(job, group, step, n_chunks, n_examples):
 @njit(nogil=True)
 def is_here(job, trial, step):
     """Whether a trial takes this step, or has ended at it with a finite loss."""
+    if job.is_guarded[trial] and job.action[trial] == guard.RESTORE:
+        return False
     is_finite = job.ending[trial] == RUNNING or math.isfinite(job.batch_loss[trial, step])
     return is_finite and job.last_step[trial] == job.first_step + step
 
@@ -307,3 +310,36 @@ def step_first(job, weights, velocity, gradient, group, settings):
                 doubt = doubt + (new - new)
             place += tile
         store(flat, column, doubt)
+
+
+@njit(nogil=True)
+def copy_first(job, group, trial, source, target):
+    """Copies a trial's numbers of the first layer."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    start = job.column[trial] - job.group_tile[group] * tile
+    for column in range(start, start + job.width[trial, 0]):
+        place = first_place(job, group, column)
+        for _ in range(n_pixels):
+            target[place] = source[place]
+            place += tile
+
+
+@njit(nogil=True)
+def copy_upper(job, trial, source, target):
+    """Copies a trial's numbers above the first layer."""
+    for i in range(job.upper[trial], job.upper[trial + 1]):
+        target[i] = source[i]
+
+
+@njit(nogil=True)
+def rest(job, group, trial, first, upper):
+    """Sets a trial's numbers to zero."""
+    n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    start = job.column[trial] - job.group_tile[group] * tile
+    for column in range(start, start + job.width[trial, 0]):
+        place = first_place(job, group, column)
+        for _ in range(n_pixels):
+            first[place] = 0
+            place += tile
+    for i in range(job.upper[trial], job.upper[trial + 1]):
+        upper[i] = 0

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlp.causes.answer import Answer
@@ -29,6 +30,8 @@ _EXPLAINED = "another setting explains it"  # a cause by itself that the answer 
 _DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _SIDES = (Side.STOPS, Side.STARTS)  # the cures first
 _MOST_TICKS = 6
+_LEAST_BESIDE = 2  # runs on each side of an edge
+_TOO_LARGE = (Verdict.OSCILLATING.value, Verdict.DIVERGED.value)  # what too large a step makes
 TEMPLATES = Environment(  # whatever comes from a store is escaped
     loader=PackageLoader("mlp", "report"),
     autoescape=True,
@@ -126,11 +129,16 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """The points of one row, what they have in common, and a few more words."""
+    """The points of one row, what they have in common, and a few more words.
+
+    Attributes:
+        edge: where on the axis their kind changes; None where it does not.
+    """
 
     label: str
     words: str
     dots: tuple[Dot, ...]
+    edge: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,9 +224,58 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Strips
     for name, dots in by_row.items():
         n = sum(dot.kind == "oscillating" for dot in dots)
         words = f"{n} of {len(dots)} {'oscillates' if n == 1 else 'oscillate'}"
-        rows.append(Row(name, words, tuple(dots)))
+        edge = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
+        if edge is not None:
+            words += f"; edge near {edge.place:.2g}: {edge.below} below it, {edge.above} above"
+        rows.append(Row(name, words, tuple(dots), edge and edge.place))
     rates = [rate for run in runs if (rate := _rate_of(run.config)) is not None]
     return Strips(_log_axis("learning rate", rates, margin=0.04), tuple(rows))
+
+
+class RateEdge(NamedTuple):
+    """From which learning rate on runs swing or are lost.
+
+    Attributes:
+        place: between the two rates on either side of it.
+        below: how many do so below it, as words.
+        above: and above it.
+    """
+
+    place: float
+    below: str
+    above: str
+
+
+def edge_of(runs: Sequence[tuple[float, bool]]) -> RateEdge | None:
+    """The learning rate that parts calm runs from those that swing or diverge.
+
+    It is the cut with the fewest runs on the wrong side.
+
+    Args:
+        runs: learning rate, and whether the run swung or diverged.
+
+    Returns:
+        None with fewer than two runs on a side, or where a quarter of them is on the wrong one:
+        then it is not the rate that parts them.
+
+    Example:
+        >>> edge_of([(0.1, False), (0.2, False), (0.8, True), (3.0, True), (9.0, True)])
+        RateEdge(place=0.4, below='0 of 2', above='3 of 3')
+    """
+    in_order = sorted(runs)
+    bad = np.array([is_bad for _, is_bad in in_order], dtype=int)
+    if bad.size < 2 * _LEAST_BESIDE or bad.sum() in (0, bad.size):
+        return None
+    cuts = np.arange(_LEAST_BESIDE, bad.size - _LEAST_BESIDE + 1)
+    wrong = [int(bad[:cut].sum() + (1 - bad[cut:]).sum()) for cut in cuts]
+    cut = int(cuts[int(np.argmin(wrong))])
+    low, high = in_order[cut - 1][0], in_order[cut][0]
+    is_parted = 4 * min(wrong) <= bad.size and 2 * bad[cut:].sum() > bad.size - cut
+    if not is_parted or low == high:
+        return None
+    sides = (bad[:cut], bad[cut:])
+    counts = [f"{int(side.sum())} of {side.size}" for side in sides]
+    return RateEdge(math.sqrt(low * high), *counts)
 
 
 def _rate_of(config: RunConfig) -> float | None:

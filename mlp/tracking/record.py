@@ -98,7 +98,9 @@ _SHARPNESS_ARRAYS = {
     "gradient_norm": "<f8",
     "stability_ratio": "<f8",
 }
+_GUARD_ARRAYS = {"restored_step": "<i8", "restored_to": "<i8", "restored_share": "<f8"}
 _LAYER_ARRAYS = "layer_step", "layer_gradient", "layer_update", "layer_idle"
+_MEASURED_ARRAYS = *_SHARPNESS_ARRAYS, *_GUARD_ARRAYS, *_LAYER_ARRAYS
 
 
 @dataclass(frozen=True)
@@ -664,7 +666,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
         texts = [_text_beside(folder / name) for name in OWN_ARTIFACTS]
         return recipe, _own_result(recipe, curve, weights, *texts)
     n_layers = recipe.config.model.depth + 1 if has_weights else 0
-    names = (*_SHARPNESS_ARRAYS, *_LAYER_ARRAYS)
+    names = _MEASURED_ARRAYS
     measured: dict[str, Any] = {name: curve[name] for name in names if name in curve}
     result = Result(
         loss=curve["loss"],
@@ -802,6 +804,9 @@ def expected_curve(recipe: Recipe) -> dict[str, Expected]:
     if points := len(sharpness_steps(run)):
         for name, dtype in _SHARPNESS_ARRAYS.items():
             arrays[name] = Expected(dtype, (points,), may_be_shorter=True)
+    if run.optimizer.guard != "none":
+        for name, dtype in _GUARD_ARRAYS.items():
+            arrays[name] = Expected(dtype, most, may_be_shorter=True, is_optional=True)
     looks, depth = run.training.steps // run.training.evaluate_every + 2, run.model.depth
     shapes = ("<i8", (looks,)), *[("<f8", (looks, n)) for n in (depth + 1, depth + 1, depth)]
     for name, (dtype, shape) in zip(_LAYER_ARRAYS, shapes, strict=True):
@@ -823,6 +828,8 @@ def _curve_arrays(result: Result) -> dict[str, Array]:
         "evaluated_step": result.evaluated_step,
         "step_loss": result.step_loss,
     }
+    if result.restored_step.size:
+        arrays |= {name: getattr(result, name) for name in _GUARD_ARRAYS}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -854,6 +861,8 @@ def _check_curve(curve: dict[str, Array], last_step: int) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
     pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
     pairs += [(name, "sharpness_step") for name in _SHARPNESS_ARRAYS if name in curve]
+    if any(name in curve for name in _GUARD_ARRAYS):
+        pairs += [(name, "restored_step") for name in _GUARD_ARRAYS]
     if any(name in curve for name in _LAYER_ARRAYS):
         pairs += [(name, "layer_step") for name in _LAYER_ARRAYS]
     for values, steps in pairs:

@@ -12,6 +12,7 @@ message: `ready` or `fault`, then `started` and `ended` of each run.
 import contextlib
 import fcntl
 import importlib.util
+import inspect
 import json
 import os
 import random
@@ -30,7 +31,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mlp.errors import MlpError, one_line
-from mlp.program import imports_of, read_program
+from mlp.guard import Guard
+from mlp.program import GUARD, imports_of, read_program
 
 _PACE_S = 0.2  # from one word about the progress to the next
 _LARGEST_BYTES = 1 << 30  # of all arrays that a run keeps
@@ -211,7 +213,8 @@ def run_function(
     fault = None
     try:
         _seed(int(request["seed"]))
-        taken.take(train(**request["arguments"]))
+        guard = {GUARD: Guard()} if GUARD in inspect.signature(train).parameters else {}
+        taken.take(train(**request["arguments"], **guard))
     except BaseException as error:  # noqa: BLE001  whatever a foreign function raises
         fault = sentence_of(error, path)
     try:

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlp.curve import CHANCE_LOSS
 from mlp.data.dataset import Dataset, Part, moved
 from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize, rate_share
+from mlp.guard import Guard
 from mlp.network import Layer, accuracy, forward, initialize, loss, loss_and_gradient
 from mlp.settings import read_run, with_settings
 
@@ -298,6 +300,108 @@ def test_the_rate_falls_along_a_cosine(batch_size):
     losses, _, params = plain_loop(run, DATA, batches)
     np.testing.assert_allclose(result.loss, [losses[i] for i in result.loss_step], rtol=1e-10)
     assert_close(result.weights, params)
+
+
+def guarded_loop(run, data, batches):
+    """As `plain_loop`, with the guard; losses of the batches, and when it went back where to."""
+    X = (data.train.pixels / data.scale).astype(run.training.dtype)
+    y, f, batch_size = data.train.labels, run.model.activation, run.training.batch_size
+    params = initialize(run.model, run.initialization, n_inputs=9, seed=0, dtype=X.dtype)
+    rest = velocity = tuple(Layer(0 * W, 0 * b) for W, b in params)
+    noise = 0 if batch_size is None else None
+    guard, share = Guard(reference=CHANCE_LOSS, batch_size=batch_size, noise=noise), 1.0
+    losses, restores, best = [], [], params
+    for step, rows in zip(range(run.training.steps), batches, strict=False):
+        each, grads = loss_and_gradient(params, X[rows], y[rows], f)
+        action = guard.observe(float(each.mean()))
+        losses.append(float(each.mean()))
+        best = params if action.is_best else best
+        if action.name == "restore":
+            if not math.isfinite(losses[-1]):
+                losses[-1] = losses[action.step]
+            params, velocity, share = best, rest, share * action.factor
+            restores.append((step, action.step, share))
+            continue
+        grads = normalize(grads, y[rows].size, run.gradient)
+        params, velocity = descend(params, velocity, grads, run.optimizer, share=share)
+    return losses, restores, params
+
+
+@pytest.mark.parametrize("batch_size", [None, 32])
+@pytest.mark.parametrize("normalization", ["sum", "mean", "unit", "clip"])
+def test_the_guard_does_what_it_does_in_a_plain_loop(batch_size, normalization):
+    rate = {"sum": 4.0, "mean": 120.0, "unit": 12.0, "clip": 80.0}[normalization]
+    run = config(
+        model={"depth": 1, "widths": 4},
+        gradient={"normalization": normalization},
+        optimizer={"learning_rate": rate, "momentum": 0.5, "guard": "rollback"},
+        training={"dtype": "float64", "batch_size": batch_size, "steps": 120},
+    )
+    (result,) = train([run], DATA)
+    batches = repeat(slice(None)) if batch_size is None else batches_of(batch_size, 0)
+    losses, restores, params = guarded_loop(run, DATA, batches)
+    own = result.loss[:-1] if batch_size is None else result.step_loss
+    np.testing.assert_allclose(own, losses, rtol=1e-6)
+    assert len(restores) >= 2
+    restored = result.restored_step, result.restored_to, result.restored_share
+    assert list(zip(*(part.tolist() for part in restored), strict=True)) == restores
+    for (W, b), layer in zip(result.weights, params, strict=True):
+        np.testing.assert_allclose(W, layer.W, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(b, layer.b, rtol=1e-5, atol=1e-8)
+
+
+def guarded_configs():
+    calm = [with_settings(run, {"optimizer.guard": "rollback"}) for run in mixed_configs()]
+    swinging = [
+        config(
+            model={"depth": depth, "widths": 4, "activation": activation},
+            optimizer={"learning_rate": rate, "guard": "rollback"},
+            training={"steps": 300, "batch_size": batch_size},
+        )
+        for depth, activation, rate, batch_size in (
+            (1, "sigmoid", 60.0, None),
+            (2, "tanh", 30.0, None),
+            (1, "relu", 30.0, None),
+            (1, "tanh", 30.0, 16),
+        )
+    ]
+    return [*calm, *swinging]
+
+
+def test_a_guarded_trial_never_notices_the_others():
+    configs = [*guarded_configs(), *mixed_configs()]
+    alone = [train([each], DATA)[0] for each in configs]
+    together = train(configs, DATA, threads=3)
+    turned = train(configs[::-1], DATA, threads=2)[::-1]
+    for one, two, three in zip(alone, together, turned, strict=True):
+        for other in (two, three):
+            assert_same(one, other)
+            for name in ("restored_step", "restored_to", "restored_share"):
+                assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    assert sum(result.restored_step.size > 0 for result in alone) >= 4
+    assert all(result.restored_step.size == 0 for result in alone[len(guarded_configs()) :])
+
+
+def test_a_divergence_is_gone_back_from():
+    run = with_settings(wild_config(), {"optimizer.guard": "rollback", "training.steps": 900})
+    (result,) = train([run], DATA)
+    assert (result.ending, result.last_step) == (Ending.COMPLETED, 900)
+    assert np.isfinite(result.loss).all()
+    assert result.loss.shape == (901,)
+    assert result.restored_step[0] == 3  # where it is no number any more without the guard
+    assert result.loss[3] == result.loss[result.restored_to[0]]
+    assert result.loss[-1] < result.loss[0]
+    (batches,) = train([with_settings(run, {"training.batch_size": 8})], DATA)
+    assert batches.ending is Ending.COMPLETED
+    assert np.isfinite(batches.loss).all()
+    assert np.isfinite(batches.step_loss).all()
+
+
+def test_a_guard_that_does_nothing_changes_no_bit():
+    for run in mixed_configs()[:-1]:
+        (with_guard,) = train([with_settings(run, {"optimizer.guard": "rollback"})], DATA)
+        assert with_guard.restored_step.size == 0
+        assert_same(train([run], DATA)[0], with_guard)
 
 
 def assert_close(weights, params):

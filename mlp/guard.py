@@ -1,0 +1,300 @@
+"""Watches a loss while it trains: when to go back to better weights, and with which rate.
+
+The judge of `mlp.curve` sees a whole curve; this one sees a value at a time, in constant time and
+memory, with the same words and thresholds. A swing is a peak and the fall to the trough behind it.
+Swings count as long as neither their peaks nor their heights shrink and no new best loss comes;
+three in a row are an oscillation. In its first `PATIENCE` steps a run is left alone: most that
+swing there settle by themselves (docs/guard.md has the numbers).
+
+Halving the rate where the weights stand does not help: by then the units are saturated. So the
+answer is to go back to the best weights first.
+
+The functions below compute on a row of plain numbers, so that the compiled engine runs them too.
+"""
+
+import math
+from collections.abc import MutableSequence
+from typing import Literal, NamedTuple
+
+from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISIBLE_SHARE, Verdict
+
+PATIENCE = 64  # steps: 19 of 20 runs that swing at their start and end well have settled by then
+LATER_PATIENCE = 16  # steps, once weights were restored
+SWINGS = 3  # in a row
+FACTOR = 0.5
+MOST_RESTORES = 40  # a rate 10**12 times smaller that still swings is not what makes it swing
+BETTER_SHARE = 0.99  # of the best loss: what is lower is a new best, worth a copy of the weights
+SUSTAINED_SHARE = 0.95  # of the last peak, or of the last height: less is dying out
+
+_SMOOTHING = 0.125  # of batches' losses: the mean of about eight
+_SMOOTHED = 0.25  # of a loss's error: what is left of it in such a mean
+_MEMORY = 1 / 32  # of what tells swings from noise
+_FEWEST = 24  # values before points can tell them, as of the judge
+# A sixth of the mean squared second difference is the variance of independent errors, and 2.7 times
+# that of a swing of period 2. A slow swing is many such errors high.
+_ALTERNATES, _SLOW = 2.2, 8.0
+
+KEEP, BEST, RESTORE, STOP = range(4)
+
+# Places in a row.
+(
+    REFERENCE,
+    IS_UNKNOWN,
+    NOISE_SQUARED,
+    NOISE_PER_LOSS,
+    PATIENCE_STEPS,
+    STEP,
+    BEST_LOSS,
+    BEST_STEP,
+    LEVEL,
+    DIRECTION,
+    EXTREME,
+    PEAK,
+    LAST_PEAK,
+    LAST_HEIGHT,
+    N_SWINGS,
+    N_FAR,
+    N_RESTORES,
+    N_SEEN,
+    LAST,
+    BEFORE_LAST,
+    CURVED,
+    MEAN,
+    VARIANCE,
+    REASON,
+    SHARE,
+) = range(25)
+ROW_SIZE = 25
+
+
+def row_of(
+    reference: float = 0.0,
+    *,
+    batch_size: int | None = None,
+    noise: float | None = None,
+    patience: int = PATIENCE,
+) -> list[float]:
+    """The row of a run that has not begun; arguments as of `Guard`, a reference of 0: unknown."""
+    row = [0.0] * ROW_SIZE
+    row[REFERENCE], row[PATIENCE_STEPS], row[SHARE] = reference, patience, 1.0
+    row[IS_UNKNOWN] = float(noise is None and batch_size is None)
+    row[NOISE_SQUARED] = (noise or 0.0) ** 2
+    if noise is None and batch_size is not None:
+        row[NOISE_PER_LOSS] = HARD_EXAMPLE / batch_size
+    return row
+
+
+def watch(row: MutableSequence[float], loss: float) -> int:
+    """Takes one loss, of the weights as they are before the next update.
+
+    Returns:
+        `KEEP` (go on), `BEST` (go on, and keep a copy of these weights), `RESTORE` (go back to that
+        copy; multiply the rate by `FACTOR`), or `STOP` (no smaller rate helps).
+    """
+    step = row[STEP]
+    row[STEP] = step + 1
+    if not math.isfinite(loss):
+        row[REASON] = 1
+        return go_back(row) if step > 0 else STOP
+    if step == 0:
+        if row[REFERENCE] == 0:
+            row[REFERENCE] = abs(loss)
+        row[BEST_LOSS], row[LEVEL] = loss, loss
+        begin_again(row, loss)
+        return BEST
+    see(row, loss)
+    is_exact = row[IS_UNKNOWN] == 0 and row[NOISE_SQUARED] == 0 and row[NOISE_PER_LOSS] == 0
+    row[LEVEL] = loss if is_exact else row[LEVEL] + (loss - row[LEVEL]) * _SMOOTHING
+    count_swings(row, loss)
+    if row[LEVEL] < row[BEST_LOSS] - (1 - BETTER_SHARE) * abs(row[BEST_LOSS]):
+        row[BEST_LOSS], row[BEST_STEP] = row[LEVEL], step
+        row[N_SWINGS], row[N_FAR] = 0, 0
+        return BEST
+    patience, level, best = row[PATIENCE_STEPS], loss, row[BEST_LOSS]
+    far = FAR_ABOVE * max(abs(best), row[REFERENCE])
+    if row[N_RESTORES] > 0:  # from the best weights, a step that is small enough goes down
+        patience, level = min(patience, LATER_PATIENCE), row[LEVEL]
+        far = best + (1 - BETTER_SHARE) * abs(best) + _SMOOTHED * noise_of(row, best)
+    row[N_FAR] = row[N_FAR] + 1 if level > far else 0
+    swings = row[N_SWINGS] >= SWINGS and (row[N_RESTORES] > 0 or step >= patience)
+    if swings and tells_swings(row):
+        row[REASON] = 0
+        return go_back(row)
+    if row[N_FAR] >= max(patience, 1):
+        row[REASON] = 2
+        return go_back(row)
+    return KEEP
+
+
+def count_swings(row: MutableSequence[float], loss: float) -> None:
+    """Follows the turning points; a turn is one when the loss has come back by a swing's height."""
+    extreme = row[EXTREME]
+    if (row[DIRECTION] > 0 and loss > extreme) or (row[DIRECTION] < 0 and loss < extreme):
+        row[EXTREME] = loss
+    elif abs(loss - extreme) > least_swing(row, abs(loss + extreme) / 2):
+        if loss < extreme:
+            row[PEAK] = extreme if row[DIRECTION] > 0 else math.inf
+            row[DIRECTION] = -1.0
+        else:
+            if math.isfinite(row[PEAK]):
+                take_swing(row, row[PEAK], extreme)
+            row[DIRECTION] = 1.0
+        row[EXTREME] = loss
+
+
+def take_swing(row: MutableSequence[float], peak: float, trough: float) -> None:
+    """Counts a swing from a peak to a trough, or begins to count anew where it is dying out."""
+    height = peak - trough
+    is_lower = peak < row[LAST_PEAK] - (1 - SUSTAINED_SHARE) * abs(row[LAST_PEAK])
+    if is_lower and height < SUSTAINED_SHARE * row[LAST_HEIGHT]:
+        row[N_SWINGS] = 0
+    else:
+        row[N_SWINGS] += 1
+    row[LAST_PEAK], row[LAST_HEIGHT] = peak, height
+
+
+def least_swing(row: MutableSequence[float], level: float) -> float:
+    """The smallest swing that counts about a level, in units of the loss."""
+    noise = noise_of(row, max(level, row[LEVEL]))
+    return max(VISIBLE_SHARE * level, NOTABLE_SHARE * row[REFERENCE], 2 * BEYOND_NOISE * noise)
+
+
+def noise_of(row: MutableSequence[float], level: float) -> float:
+    """Standard error of one loss about a level."""
+    return math.sqrt(row[NOISE_SQUARED] + row[NOISE_PER_LOSS] * row[REFERENCE] * abs(level))
+
+
+def see(row: MutableSequence[float], loss: float) -> None:
+    """Notes what tells swings from noise: variance, and squared second differences."""
+    if row[N_SEEN] >= 2:
+        bend = loss - 2 * row[LAST] + row[BEFORE_LAST]
+        row[CURVED] += (bend * bend / 6 - row[CURVED]) * _MEMORY
+    away = loss - row[MEAN]
+    row[MEAN] += away * _MEMORY
+    row[VARIANCE] += (away * (loss - row[MEAN]) - row[VARIANCE]) * _MEMORY
+    row[BEFORE_LAST], row[LAST] = row[LAST], loss
+    row[N_SEEN] += 1
+
+
+def tells_swings(row: MutableSequence[float]) -> bool:
+    """Whether swings are no noise: known, far above the start, or told by the points."""
+    if row[IS_UNKNOWN] == 0 or row[MEAN] > FAR_ABOVE * row[REFERENCE]:
+        return True
+    alternates = row[CURVED] > _ALTERNATES * row[VARIANCE]
+    is_slow = row[LAST_HEIGHT] > _SLOW * math.sqrt(row[CURVED])
+    return row[N_SEEN] >= _FEWEST and (alternates or is_slow)
+
+
+def go_back(row: MutableSequence[float]) -> int:
+    """Begins to count anew from the best weights."""
+    if row[N_RESTORES] >= MOST_RESTORES:
+        return STOP
+    row[N_RESTORES] += 1
+    row[SHARE] *= FACTOR
+    begin_again(row, row[BEST_LOSS])
+    return RESTORE
+
+
+def begin_again(row: MutableSequence[float], loss: float) -> None:
+    """Forgets all but the best."""
+    row[DIRECTION], row[EXTREME], row[LEVEL] = 0.0, loss, loss
+    row[PEAK], row[LAST_PEAK], row[LAST_HEIGHT] = math.inf, -math.inf, 0.0
+    row[N_SWINGS], row[N_FAR], row[N_SEEN] = 0.0, 0.0, 1.0
+    row[LAST], row[MEAN], row[VARIANCE], row[CURVED] = loss, loss, 0.0, 0.0
+
+
+_REASONS = (Verdict.OSCILLATING, Verdict.DIVERGED, Verdict.CLIMBING)
+
+
+class Action(NamedTuple):
+    """What to do before the next update.
+
+    Attributes:
+        name: `keep`: go on; `restore`: go back to the weights that were kept and multiply the
+            learning rate by `factor`; `stop`: no smaller rate helps.
+        is_best: whether the present weights are the best so far: copy them.
+        step: of the best weights, counted in calls of `observe` from 0.
+        factor: for the learning rate, 0 to 1.
+        verdict: what the loss did; None as long as it is fine.
+        why: in a sentence; empty as long as it is fine.
+    """
+
+    name: Literal["keep", "restore", "stop"]
+    is_best: bool
+    step: int
+    factor: float = 1.0
+    verdict: Verdict | None = None
+    why: str = ""
+
+
+class Guard:
+    """Watches the loss of any training loop: `restore` where it swings, climbs or diverges.
+
+    Args:
+        reference: loss of a network that knows nothing; None: the first loss.
+        batch_size: examples that each loss is a mean over, where these change from step to step.
+        noise: standard error of each loss; 0: it is over all examples. With neither, the points
+            tell, which takes 24 of them.
+        patience: steps from the start in which swings are left to settle by themselves.
+
+    Raises:
+        ValueError: for a batch size below 1, a negative noise or patience.
+
+    Example:
+        >>> guard = Guard(noise=0, patience=0)
+        >>> losses = [1.0, 0.9, 1.4, 0.8, 1.4, 0.9, 1.4, 0.9, 1.4]
+        >>> [action.name for action in map(guard.observe, losses)][-2:]
+        ['keep', 'restore']
+    """
+
+    def __init__(
+        self,
+        *,
+        reference: float | None = None,
+        batch_size: int | None = None,
+        noise: float | None = None,
+        patience: int = PATIENCE,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
+        for name, value in (("noise", noise), ("patience", patience)):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must be at least 0, but is {value}")
+        self._row = row_of(reference or 0.0, batch_size=batch_size, noise=noise, patience=patience)
+        self._keep = Action("keep", False, 0)
+
+    @property
+    def n_restores(self) -> int:
+        """How often weights were restored so far."""
+        return int(self._row[N_RESTORES])
+
+    def observe(self, loss: float) -> Action:
+        """Takes the loss of the present weights, once a step, and says what to do.
+
+        Args:
+            loss: in its own units; a non-finite one is a divergence.
+        """
+        loss, row = float(loss), self._row
+        what = watch(row, loss)
+        if what == KEEP:
+            return self._keep
+        step, best = int(row[STEP]) - 1, int(row[BEST_STEP])
+        if what == BEST:
+            self._keep = Action("keep", False, best)
+            return Action("keep", True, best)
+        reason = _REASONS[int(row[REASON])]
+        said = _SENTENCES[reason].format(loss=loss, best=row[BEST_LOSS])
+        if what == RESTORE:
+            why = f"At step {step} {said}: back to the weights of step {best}, with half the rate."
+            return Action("restore", False, best, FACTOR, reason, why)
+        if step == 0:
+            return Action("stop", False, 0, 1.0, reason, "The first loss is no finite number.")
+        why = f"At step {step} {said}, after {MOST_RESTORES} halvings of the rate: it is not that."
+        return Action("stop", False, best, 1.0, reason, why)
+
+
+_SENTENCES = {
+    Verdict.OSCILLATING: "the loss keeps swinging and does not fall below {best:.4g}",
+    Verdict.DIVERGED: "the loss is {loss} after {best:.4g}",
+    Verdict.CLIMBING: "the loss stays above {best:.4g}, its best",
+}

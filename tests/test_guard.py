@@ -1,0 +1,138 @@
+"""The guard: it sees what the judge sees, while the loss still comes."""
+
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from curves.collection import load
+from mlp.curve import Verdict, judge_curve
+from mlp.guard import PATIENCE, Guard
+
+
+def acts(losses, **known):
+    """`(step, action)` where it does not keep."""
+    guard = Guard(**known)
+    actions = enumerate(map(guard.observe, losses))
+    return [(step, action) for step, action in actions if action.name != "keep"]
+
+
+def falling(n=400):
+    return np.exp(-np.arange(n) / 100)
+
+
+def swinging(n=400, *, since=200, share=0.4, period=2):
+    swing = np.cos(2 * np.pi * np.arange(n) / period) * share
+    return 0.5 * np.where(np.arange(n) < since, falling(n) + 1, 1.2 * (1 + swing))
+
+
+@pytest.mark.parametrize("period", [2, 3, 7, 20])
+def test_swings_are_seen_within_three(period):
+    step, action = acts(swinging(period=period), noise=0)[0]
+    assert (action.name, action.verdict) == ("restore", Verdict.OSCILLATING)
+    assert 200 <= step <= 200 + 4 * period  # a swing is known when the next one begins
+    assert action.factor == 0.5
+    assert f"step {action.step}" in action.why
+
+
+def test_the_best_weights_are_those_of_the_lowest_loss():
+    losses = swinging(since=200)
+    guard, best = Guard(noise=0), 0
+    for step, loss in enumerate(losses):
+        action = guard.observe(loss)
+        best = step if action.is_best else best
+        if action.name == "restore":
+            break
+    assert action.step == best
+    assert losses[best] <= losses[:step].min() / 0.99
+
+
+@pytest.mark.parametrize("losses", [
+    falling(),
+    falling() * (1 + 0.01 * np.cos(np.pi * np.arange(400))),  # ripples: 2 % of the level
+    0.004 * (1 + 0.5 * np.cos(np.pi * np.arange(400))) + 0 * falling(),  # of chance, that is
+    falling() * (1 + 0.4 * np.cos(np.pi * np.arange(400)) * 0.97 ** np.arange(400)),  # dies out
+    np.where(np.arange(400) == 200, 5.0, falling()),  # one spike
+    np.full(400, 0.7),
+])  # fmt: skip
+def test_what_is_no_oscillation_is_left_alone(losses):
+    assert acts(losses, noise=0, reference=math.log(2)) == []
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize("known", [True, False])
+def test_noise_is_left_alone(batch_size, known):
+    rng = np.random.RandomState(batch_size)
+    for _ in range(40):
+        level = 0.6 * falling(300) + 0.1
+        losses = rng.gamma(batch_size * level, 1 / batch_size)
+        told = {"batch_size": batch_size} if known else {}
+        assert acts(losses, reference=math.log(2), **told) == []
+
+
+def test_swings_at_the_start_get_their_time():
+    losses = swinging(since=1)
+    [(step, _), (second, _)] = acts(losses, noise=0)[:2]
+    assert step == PATIENCE
+    assert second < step + 20
+    assert acts(losses, noise=0, patience=0)[0][0] < 10
+
+
+def test_a_divergence_is_gone_back_from_at_once():
+    [(step, action)] = acts([1.0, 0.9, math.nan, 0.9, 0.8], noise=0)
+    assert (step, action.step, action.verdict) == (2, 1, Verdict.DIVERGED)
+    [(step, action)] = acts([math.inf], noise=0)
+    assert (action.name, action.verdict) == ("stop", Verdict.DIVERGED)
+
+
+def test_it_stops_where_no_step_is_small_enough():
+    actions = acts(np.where(np.arange(2000) % 2 == 0, 1.0, 3.0), noise=0)
+    assert [action.name for _, action in actions[:41]] == ["restore"] * 40 + ["stop"]
+    assert "halvings" in actions[40][1].why
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("since", [1, 200])
+def test_units_of_the_loss_do_not_matter(scale, since):
+    losses = swinging(since=since)
+    plain = [(step, action.step) for step, action in acts(losses, noise=0)]
+    assert [(step, action.step) for step, action in acts(scale * losses, noise=0)] == plain
+
+
+def test_huge_losses_leave_the_best_what_it_was():
+    guard = Guard(noise=0)
+    for loss in [0.7, 4.0, 1e5, 1e26, 7e8, *[5.0, 2.0] * 40]:
+        action = guard.observe(loss)
+        if action.name == "restore":
+            break
+    assert (action.name, action.step) == ("restore", 0)
+
+
+def test_labelled_curves_are_seen_as_by_eye():
+    """Those that swing unseen reach a new best loss all along, and learn."""
+    exact = [c for c in load() if c.origin != "formula" and c.sampling_error == 0 and not c.known]
+    alarmed = {
+        label: np.mean([bool(acts(c.loss, noise=0)) for c in exact if c.label == label])
+        for label in ("oscillating", "learning", "converged")
+    }
+    assert alarmed["oscillating"] > 0.8, alarmed
+    assert max(alarmed["learning"], alarmed["converged"]) < 0.04, alarmed
+
+
+def test_it_is_fast_and_small():
+    guard, losses = Guard(), swinging(20_000, since=10_000)
+    started = time.process_time()
+    for loss in losses:
+        guard.observe(loss)
+    assert (time.process_time() - started) / losses.size < 20e-6
+    assert sys.getsizeof(guard._row) < 1000
+
+
+@pytest.mark.parametrize("known", [{"batch_size": 0}, {"noise": -1.0}, {"patience": -1}])
+def test_what_cannot_be_is_refused(known):
+    [name] = known
+    with pytest.raises(ValueError, match=f"^{name} must be at least"):
+        Guard(**known)
+    assert judge_curve([1.0]).n_rollbacks == 0
