@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ class Planted:
     cause: tuple[str, ...]
     decoys: tuple[str, ...]
     settings: frozenset[str]
-    space: Mapping[str, object] = None  # type: ignore[assignment]
+    space: Mapping[str, object] = field(default=None, hash=False)  # type: ignore[assignment]
     slope: float = 20.0
     noise: float = 0.05
     shift: float = 0.0
