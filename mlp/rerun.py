@@ -35,7 +35,7 @@ from mlp.terminal.compose import (
     typed_settings,
 )
 from mlp.terminal.console import run_command, usage
-from mlp.terminal.screen import Terminal, say, silent
+from mlp.terminal.screen import Terminal, say, silent, waiting
 from mlp.tracking.display import doctor_command, rerun_command, run_name
 from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
@@ -154,13 +154,12 @@ def rerun_network(
     if path is not None and not path.exists():
         raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
 
-    from mlp.tracking.read import fetch_run, fetch_source
-    from mlp.tracking.store import (  # MLflow takes seconds, so not before it is needed
-        how_to_look,
-        open_store,
-    )
+    with waiting(console, "reading the run"):
+        # MLflow takes seconds, so not before it is needed.
+        from mlp.tracking.read import fetch_run, fetch_source
+        from mlp.tracking.store import how_to_look, open_store
 
-    original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
+        original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
     recorded = original.recipe.config.own
     run_id = original.run_id  # whole
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
@@ -186,9 +185,10 @@ def rerun_network(
     if is_plain:
         tags["mlp.identical"] = str(found.difference is None).lower()
     label = Label(f"rerun {run_name(record.config)}", tags)
-    store, new_id = record_run(
-        lambda: open_store(local.tracking), record, label, remedy=doctor_command(local)
-    )
+    with waiting(console, "the run is being recorded"):
+        store, new_id = record_run(
+            lambda: open_store(local.tracking), record, label, remedy=doctor_command(local)
+        )
     say(console, f"run {new_id}, rerun of {run_id}")
     setting = learning_rate_of(config)
     rate = settings_of(config)[setting] if setting is not None else None

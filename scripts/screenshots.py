@@ -18,7 +18,7 @@ from PIL import Image
 from support.mlflow_pages import browser, open_fresh, served, wait_for_runs
 
 DOCS = Path(__file__).parents[1] / "docs"
-STUDY = ("data=mnist",)
+STUDY = ("data=digits",)
 
 # The trial with the largest swings.
 _SWINGING = """

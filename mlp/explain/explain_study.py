@@ -117,10 +117,11 @@ def explain_study(
     started = time.monotonic()
     if name is None:  # a study is this program's own
         check_given(config, is_brought=False)
-    store = patiently(lambda: open_store(config.local.tracking))
     meaning = Meaning(config.explain.metric, config.explain.map, config.given)
-    study = patiently(lambda: read_study(store, name, meaning))
-    store = dataclasses.replace(store, experiment_id=study.experiment_id)  # where its runs are
+    with waiting(console, "reading the runs"):
+        opened = patiently(lambda: open_store(config.local.tracking))
+        study = patiently(lambda: read_study(opened, name, meaning))
+    store = dataclasses.replace(opened, experiment_id=study.experiment_id)  # where its runs are
     check_given(config, is_brought=bool(study.brought))
     if study.brought:
         say_what_was_read(study, store, console)

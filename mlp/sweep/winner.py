@@ -37,7 +37,7 @@ FORECASTS = "forecasts.json"  # artifact of the study's run: trial -> ratio at i
 _SMALL = 0.001  # of a value: below it four places say little
 _MOST_NOTES = 256  # of trials for optuna-dashboard: each takes some milliseconds
 LOSSES = "losses.svg"  # artifact of the study's run
-_LOWEST = -10  # power of ten; what sinks below leaves the chart, where it would press the others
+_LOWEST = -7  # power of ten; what sinks below leaves the chart, where it would press the others
 WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 

@@ -141,7 +141,7 @@ def _charts(view: StudyView) -> dict[str, Any]:
                 "display": True,
                 "isGenerated": False,
                 "columns": 1,
-                "cardHeight": 560,
+                "cardHeight": 460,
             },
             {
                 **section,

@@ -76,6 +76,7 @@ def test_the_cause_is_named_on_the_screen_in_mlflow_and_on_the_page(inside):
     assert note.startswith(f"**{found.sentences[0]}**")
     assert "Best is [#" in note, "what the sweep noted is gone"
     assert [file.path for file in store.client.list_artifacts(found.study.run_id)] == [
+        "losses.svg",
         "report.html",
         "study.json",
     ]

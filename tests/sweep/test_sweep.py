@@ -85,7 +85,7 @@ print(json.dumps([json.loads(runs.to_json(orient="records")), files]))
     children = [run for run in runs if run is not top]
     assert {run["tags.mlflow.parentRunId"] for run in children} == {top["run_id"]}
     for run in children:
-        assert files[run["run_id"]] == ["config.json", "curve.npz", "weights.npz"]
+        assert files[run["run_id"]] == ["config.json", "curve.npz", "loss.svg", "weights.npz"]
         assert run["params.data.name"] == "digits"
         assert float(run["params.optimizer.learning_rate"]) > 0
         assert all(run[f"params.{name}"] for name in ("model.depth", "training.seed"))
