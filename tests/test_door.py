@@ -60,6 +60,7 @@ NAMES = {
     "gradient.normalization": "one of sum, mean, unit or clip",
     "gradient.derivative": "exact or question",
     "optimizer.decay": "none or cosine",
+    "optimizer.guard": "none or rollback",
     "training.dtype": "float32 or float64",
     "study.sampler": "one of tpe, random, qmc or grid",
     "study.pruner": "one of none, median or percentile",

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from curves.collection import load
+from mlp.config import Execution
 from mlp.curve import Verdict, judge_curve
+from mlp.data.dataset import load as load_data
 from mlp.guard import PATIENCE, Guard
+from mlp.settings import read_run
+from mlp.stability.ratio import stability_ratio
+from mlp.training.train_runs import train_runs
+
+DATA = load_data(read_run({"data": {"name": "digits"}}).data, notice=lambda _: None)
 
 
 def acts(losses, **known):
@@ -119,6 +126,25 @@ def test_labelled_curves_are_seen_as_by_eye():
     }
     assert alarmed["oscillating"] > 0.8, alarmed
     assert max(alarmed["learning"], alarmed["converged"]) < 0.04, alarmed
+
+
+def test_the_stability_ratio_goes_with_the_rate_that_is_left():
+    run = read_run(
+        {
+            "data": {"name": "digits"},
+            "model": {"widths": 8},
+            "optimizer": {"learning_rate": 30.0, "guard": "rollback"},
+            "training": {"steps": 300, "sharpness_points": 8},
+        }
+    )
+    [record] = train_runs([run], DATA, Execution(threads=1))
+    result, n = record.result, DATA.train.n_examples
+    at_full_rate = stability_ratio(run, result.sharpness, result.gradient_norm, n)
+    shares = result.stability_ratio / at_full_rate
+    assert shares[0] == 1
+    np.testing.assert_allclose(shares[-1], result.restored_share[-1])
+    assert record.judgement.verdict is Verdict.LEARNING
+    assert record.judgement.n_rollbacks == result.restored_step.size > 0
 
 
 def test_it_is_fast_and_small():

@@ -111,6 +111,11 @@ class Result:
     layer_idle: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     own: OwnTrace | None = None
 
+    def rate_share(self, step: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The share of the learning rate that a guard had left at these steps, 0 to 1."""
+        shares = np.append(1.0, self.restored_share)
+        return shares[np.searchsorted(self.restored_step, step)]
+
 
 @dataclass(frozen=True)
 class Snapshots:

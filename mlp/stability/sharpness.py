@@ -44,6 +44,7 @@ _ONE_STEP = {
     "optimizer.learning_rate": 1.0,
     "optimizer.momentum": 0.0,
     "optimizer.decay": "none",
+    "optimizer.guard": "none",
     "training.steps": 1,
     "training.batch_size": None,
     "training.shift": 0,

@@ -191,7 +191,7 @@ def _measured(
             sharpness=curve.sharpness,
             sharpness_residual=curve.residual,
             gradient_norm=curve.gradient_norm,
-            stability_ratio=curve.ratio,
+            stability_ratio=curve.ratio * result.rate_share(curve.step),
         )
         for result, curve in zip(results, curves, strict=True)
     ]
