@@ -44,6 +44,8 @@ YOUNGER_SETTINGS: dict[str, Value] = {
     "training.shift": 0,
 }
 
+_AFTER_SEEDS = ("optimizer.guard",)  # younger than the choice of further seeds
+
 _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 """What others call a setting -> what it is called here."""
 
@@ -119,6 +121,20 @@ def recorded_settings(config: RunConfig) -> dict[str, Value]:
         path: value
         for path, value in settings_of(config).items()
         if path not in YOUNGER_SETTINGS or value != YOUNGER_SETTINGS[path]
+    }
+
+
+def settings_for_seeds(config: RunConfig) -> dict[str, Value]:
+    """The settings by which the further seeds of a run's reruns are chosen: all but its own seeds.
+
+    One that came later counts only where it is not as always, so that reruns of before are found.
+    """
+    own = seeds_of(config)
+    return {
+        path: value
+        for path, value in settings_of(config).items()
+        if path not in (*own, "training.order_seed", SEED)
+        and (path not in _AFTER_SEEDS or value != YOUNGER_SETTINGS[path])
     }
 
 

@@ -30,7 +30,7 @@ from mlp.causes.counts import explained_shares
 from mlp.causes.observed import HEALTHY, StudyRun
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
-from mlp.settings import seeds_of, settings_of
+from mlp.settings import seeds_of, settings_for_seeds, settings_of
 from mlp.study.space import Range, Space, typed
 
 _MOST_SEEDS = 4  # times as many seeds as asked for, where fewer runs than asked for can be picked
@@ -221,8 +221,7 @@ def is_wanted(verdict: Verdict, side: Side) -> bool:
 
 def _block(config: RunConfig) -> int:
     """Where a run's further seeds begin: each run has its own, so that no two share their luck."""
-    own = {p: value for p, value in settings_of(config).items() if not is_seed(config, p)}
-    return int(digest(own)[:5], 16) * _SEEDS_OF_A_RUN
+    return int(digest(settings_for_seeds(config))[:5], 16) * _SEEDS_OF_A_RUN
 
 
 def _own_seed(config: RunConfig) -> int:

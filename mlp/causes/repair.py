@@ -17,7 +17,6 @@ from mlp.causes.changes import (
     chance_of,
     changes_of,
     domain_of,
-    is_seed,
     plain,
     position,
     rerun,
@@ -29,7 +28,7 @@ from mlp.causes.edge import Bisection, Edge
 from mlp.causes.observed import HEALTHY, is_repair
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
-from mlp.settings import learning_rate_of, seeds_of, settings_of
+from mlp.settings import learning_rate_of, seeds_of, settings_for_seeds, settings_of
 from mlp.stability.ratio import step_factor
 from mlp.study.space import Domain, Range, Space
 
@@ -286,7 +285,7 @@ def _is_alike(before: Judgement, after: Judgement) -> bool:
 
 def with_further_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
     """The run, and the same with `n` further seeds, which no run with other settings shares."""
-    settings = {p: value for p, value in settings_of(config).items() if not is_seed(config, p)}
+    settings = settings_for_seeds(config)
     own = settings_of(config)[seeds_of(config)[0]]
     first = 1 + (own if isinstance(own, int) else 0) + int(digest(settings)[:5], 16) * 256
     return with_seeds(config, first, n)
@@ -473,11 +472,13 @@ def _hold(
 
     The edge of five seeds is not that of the sixth. So twice the seeds are tried.
     """
-    best = min(curing, key=lambda own: _preference(_attempt(search, own)), default=None)
+    # By the seeds that all were tried with: what an earlier call knows besides turns nothing.
+    tried = {tuple(own): _attempt(search, own, search.seeds) for own in curing}
+    best = min(curing, key=lambda own: _preference(tried[tuple(own)]), default=None)
     if best is None or len(best) > 1 or (way := ways.get(best[0].factor)) is None:
         return
     place = way.good_place
-    if place is None or not _is_reliable(_attempt(search, best)):
+    if place is None or not _is_reliable(tried[tuple(best)]):
         return
     factor, n = best[0].factor, len(search.configs)
     backs = [_at(search, factor, way, place - back) for back in _NARROWER]
@@ -541,12 +542,15 @@ def _in_vain(search: _Search) -> tuple[str, ...]:
     )
 
 
-def _attempt(search: _Search, changes: Sequence[Change]) -> Attempt:
-    """A change that was trained with the run's own seed."""
+def _attempt(
+    search: _Search, changes: Sequence[Change], seeds: Iterable[int] | None = None
+) -> Attempt:
+    """A change that was trained with the run's own seed; counted over these further ones."""
     own, config = search.judged(changes, 0), rerun(search.configs[0], changes, 0)
     assert own is not None
     assert config is not None
-    further = [search.is_cured(changes, seed) for seed in range(1, len(search.configs))]
+    counted = range(1, len(search.configs)) if seeds is None else seeds
+    further = [search.is_cured(changes, seed) for seed in counted]
     known = [is_cured for is_cured in further if is_cured is not None]
     return Attempt(
         text=" ".join(change.text for change in changes),

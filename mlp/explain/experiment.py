@@ -28,7 +28,7 @@ from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Result
 from mlp.errors import SettingError, one_line
-from mlp.settings import settings_of, with_settings
+from mlp.settings import settings_for_seeds, settings_of, with_settings
 from mlp.study.space import Space, typed
 from mlp.terminal.screen import counting, render_verdicts, say
 from mlp.tracking.display import explain_command
@@ -342,8 +342,8 @@ def _config(run: BroughtRun) -> RunConfig:
 
 
 def _seeded(config: RunConfig, n: int) -> list[RunConfig]:
-    own = {path: value for path, value in settings_of(config).items() if path not in SEEDS}
-    first = _SEEDS_FROM + int(digest(canonical_json(own))[:5], 16) * _SEEDS_OF_A_GROUP
+    own = canonical_json(settings_for_seeds(config))
+    first = _SEEDS_FROM + int(digest(own)[:5], 16) * _SEEDS_OF_A_GROUP
     paths = SEEDS if config.training.batch_size is not None else SEEDS[:1]
     return [with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n)]
 
