@@ -14,7 +14,7 @@ VERDICT_SHADES: dict[Verdict, tuple[str, ...]] = {
     Verdict.STALLED: ("#8c8c8c", "#636363", "#b0b0b0"),
     Verdict.FLAT: ("#a6761d", "#7f5a12", "#c9a25a"),
     Verdict.CONVERGED: ("#1b9e77", "#00734f", "#66c2a5", "#5aae61"),
-    Verdict.FAILED: ("#333333", "#4d4d4d"),
+    Verdict.FAILED: ("#c2457c", "#9c2f60", "#dd7ba6"),
 }
 """Verdict -> shades of one hue, so that runs of one verdict can be told apart in a chart."""
 

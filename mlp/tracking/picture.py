@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.curve import CHANCE_LOSS, TAIL_SHARE, Judgement, Verdict
 from mlp.palette import VERDICT_COLOURS
-from mlp.settings import learning_rate_of
 
 if TYPE_CHECKING:  # a curve of a file is judged without them
     from mlp.config import RunConfig
@@ -220,6 +219,7 @@ def _band(
 def _facts(config: "RunConfig", result: "Result", judgement: Judgement) -> list[str]:
     """Up to four short lines that stand beside the curve."""
     from mlp.engine.result import Ending
+    from mlp.settings import learning_rate_of  # `judge` starts without the schema
 
     lines = [f"learning rate {config.optimizer.learning_rate:.4g}, {config.gradient.normalization}"]
     if config.own is not None:

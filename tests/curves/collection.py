@@ -111,7 +111,10 @@ def judged(curve: Labelled) -> Judgement:
     """What the judge says when it is told what is known of the curve."""
     if curve.epoch_loss is not None:
         losses = SimpleNamespace(
-            loss=curve.epoch_loss, loss_step=curve.epoch_step, step_loss=curve.loss
+            loss=curve.epoch_loss,
+            loss_step=curve.epoch_step,
+            step_loss=curve.loss,
+            restored_step=np.empty(0, np.int64),
         )
         return judge_run(losses, curve.known["batch_size"])
     if curve.split.startswith("other"):

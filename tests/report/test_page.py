@@ -131,7 +131,7 @@ def test_each_verdict_has_a_symbol_that_is_seen(page):
     """A cross has no area: without a stroke of its own it would be invisible."""
     forms = dict(re.findall(r'<\w+ id="form-(\w+)"([^>]*)>', page))
     assert {verdict.value for verdict in Verdict} <= forms.keys()
-    for name in ("diverged", "converged", "starts"):
+    for name in ("diverged", "failed", "converged", "starts"):
         assert 'fill="none" stroke="currentColor"' in forms[name]
 
 

@@ -15,6 +15,7 @@ import pytest
 from mlp.errors import AllDivergedError, SettingError, StoreError
 from mlp.study.storage import open_storage
 from mlp.sweep import generation
+from mlp.tracking.display import read_numbers
 from support.sweeping import (
     DIVERGING,
     SMOKE,
@@ -512,7 +513,7 @@ def test_the_forecast_is_stored_before_the_first_step(here, made_store, monkeypa
     sweep("training.sharpness_points=3", "study.generation=2")
     assert [len(known) for known in noted] == [2, 4]
     starts = {
-        run.tags["mlp.trial"]: run.metrics["stability_ratio_start"]
+        run.tags["mlp.trial"]: read_numbers(run.tags)["stability_ratio_start"]
         for run in tracked(here)
         if "mlp.trial" in run.tags
     }
