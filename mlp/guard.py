@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISIBLE_SHARE, Verdict
 
-PATIENCE = 64  # steps: 19 of 20 runs that swing at their start and end well have settled by then
+PATIENCE = 64  # steps: of 149 runs that end well, 19 of 20 had their last turn by step 74
 LATER_PATIENCE = 16  # steps, once weights were restored
 SWINGS = 3  # in a row
 FACTOR = 0.5
