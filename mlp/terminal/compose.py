@@ -519,7 +519,9 @@ def _check_acts(overrides: Sequence[Override], values: Mapping[str, Any]) -> Non
         path = override.key_or_group
         group, _, name = path.partition(".")
         if group in RESULT_GROUPS and path != SEED and path != "data.root":
-            meant = f"; own.{name} may be meant" if name else ""
+            own = read_named_file(values["own"])
+            is_known = own is not None and own.program.argument(name) is not None
+            meant = f"; own.{name} may be meant" if is_known else ""
             raise SettingError(
                 f"{path} is of the built-in network and would do nothing in "
                 f"{values['own']['file']}{meant}"
