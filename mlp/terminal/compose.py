@@ -435,7 +435,7 @@ def _fault(error: Exception) -> SettingError:
     if place.startswith("study.space."):
         if "Cannot merge" in message:
             message += f"; '~{place}' '+{place}=...' puts another domain in its place"
-        elif place.removeprefix("study.space.") in setting_paths():
+        elif is_argument(path := place.removeprefix("study.space.")) or path in setting_paths():
             message = (
                 f"study.space is typed setting by setting: '+{place}=...' adds this one, "
                 f"'~{place}' takes it out, both together replace it"

@@ -143,6 +143,9 @@ def audit(reader: Reader, text: str) -> Said:
 def short_study(reader: Reader, text: str) -> Said:
     further = list(SHORT_STUDY)
     name = next((w.partition("=")[2] for w in text.split() if w.startswith("sweeps=")), "")
+    beside = reader.folder / "sweeps" / f"{name}.yaml"
+    if "own.file=" in text or (beside.is_file() and "own:" in beside.read_text()):
+        further[-1] = "own.steps=100"
     file = (ROOT / "sweeps" / f"{name}.yaml").read_text() if name in study_files() else ""
     for setting, few in IF_ASKED_FOR.items():
         if setting.partition(".")[2] in file + text:

@@ -169,7 +169,7 @@ def test_tracking_folder_that_cannot_be_written_is_named(here):
 
 
 def test_folder_without_permission_is_refused_before_the_data_are_loaded(here, monkeypatch):
-    monkeypatch.setattr("mlp.sweep.run_study.load", None)
+    monkeypatch.setattr("mlp.sweep.run_study.examples_for", None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     before = left_in(here)
     with pytest.raises(StoreError, match="cannot be written; change its permissions"):

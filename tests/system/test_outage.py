@@ -142,8 +142,9 @@ def assert_whole(server: Server, experiment: str, digests: dict[str, str]) -> No
     assert [run.status for run in runs] == ["FINISHED"] * (len(digests) + 1)
     for run in runs:
         files = {path.name for path in server.folder.glob(f"files/*/{run.run_id}/artifacts/*")}
-        expected = {"config.json", "curve.npz", "weights.npz"}
-        assert files == (expected if "mlp.trial" in run.tags else {"study.json"})
+        expected = {"config.json", "curve.npz", "weights.npz", "loss.svg"}
+        of_study = {"study.json", "losses.svg"}
+        assert files == (expected if "mlp.trial" in run.tags else of_study)
 
 
 @pytest.mark.parametrize("mode", OUTAGES)

@@ -83,7 +83,7 @@ def test_own_studies_are_found_beside_the_shipped_ones(installed, tmp_path, made
     )
     (tmp_path / "sweeps" / "mine.yaml").write_text(study)
     options = run(installed, "-m", "mlp.sweep", "--help", cwd=tmp_path)
-    assert "  sweeps: accuracy, best, mine, oscillation, seed, smoke\n" in options
+    assert "  sweeps: accuracy, best, mine, oscillation, own, seed, smoke\n" in options
     said = run(installed, "-m", "mlp.sweep", "sweeps=mine", cwd=tmp_path)
     assert "study mine-" in said
     assert "(new): 2 trials of 20 steps" in said

@@ -114,7 +114,7 @@ REFUSED = {  # words -> exit code, and what is said
     ("train", "own.file=mine.py:fit"): (2, "has no function fit at its top level"),
     ("train", "own.file=mine.py", "own.rat=1"): (2, "did you mean 'own.rate'?"),
     ("train", "own.file=mine.py", "own.rate=x"): (2, "own.rate must be a number, but is 'x'"),
-    ("train", "own.file=mine.py", "model.depth=3"): (2, "own.depth may be meant"),
+    ("train", "own.file=mine.py", "model.depth=3"): (2, "model.depth is of the built-in network"),
     ("train", "own.rate=1"): (2, "own.rate needs own.file=FILE.py"),
     ("train", "own.file=broken.py"): (65, "broken.py is no Python: line 1"),
     ("train", "own.file=raises.py"): (65, "ZeroDivisionError: division by zero (raises.py, line"),
@@ -150,14 +150,14 @@ def test_signal_ends_the_command_and_all_that_it_started(here, number):
 
 def test_killed_driver_takes_all_processes_with_it(here):
     Path("mine.py").write_text(HANGING)
-    space = "study.space={own.rate: [0.1, 0.5]}"
+    space = "+study.space.own.rate=[0.1,0.5]"
     process = start(
         "sweep", "sweeps=own", "own.file=mine.py", space, "study.n_trials=2", "execution.threads=2",
         cwd=here,
     )  # fmt: skip
     pids = seen_in(here, 2)
     process.kill()
-    process.wait()
+    process.communicate()
     assert all_gone(pids)
 
 
@@ -167,7 +167,7 @@ def test_killed_driver_takes_an_import_that_hangs_with_it(here, text):
     process = start("train", "own.file=mine.py", cwd=here)
     pids = seen_in(here, 1)
     process.kill()
-    process.wait()
+    process.communicate()
     assert all_gone(pids)
 
 
@@ -179,7 +179,7 @@ def test_killed_driver_takes_a_run_without_a_fork_with_it(here):
     process = start("train", "own.file=mine.py", cwd=here)
     run, _, child = seen_in(here, 1)
     process.kill()
-    process.wait()
+    process.communicate()
     assert all_gone([run])
     os.kill(child, signal.SIGKILL)  # which only the driver would have ended
 
@@ -200,7 +200,7 @@ def test_sweep_that_is_killed_and_gone_on_with_gives_the_same(mine, tmp_path, ma
             time.sleep(0.02)
         assert process.poll() is None
         process.kill()
-        process.wait()
+        process.communicate()
     done = command(*words, cwd=mine)
     assert "(continued)" in done.stdout
     assert table(mine) == table(whole)
