@@ -132,7 +132,7 @@ def name_winner(
 
 def _draw(table: Sequence[TrialRow], keeper: Keeper) -> None:
     """The losses of all trials in one picture, and a chart in MLflow that has room for them."""
-    if not keeper.curves:  # nothing is new
+    if not keeper.curves and not keeper.drain.n_given:  # nothing is new
         return
 
     def picture(curve_of: Callable[[int], ThinCurve]) -> str:
