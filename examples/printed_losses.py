@@ -1,7 +1,7 @@
 """The network of the question that this project began with: does its loss swing as it did there?
 
-    python examples/printed_losses.py                            the question's own run, some minutes
-    python examples/printed_losses.py --data digits --steps 600  the same network on a small data set
+    python examples/printed_losses.py                      the question's own run, some minutes
+    python examples/printed_losses.py --data digits --steps 600  the same network, small data
 
 Somebody had written a network of 784-3-3-2 units by hand, to tell threes from sevens, and trained
 it for 10,000 steps on the whole training part. He expected the loss to go on falling after

@@ -22,6 +22,7 @@ def train(
     steps: int = 200,
     seed: int = 0,
 ):
+    """Yields loss and accuracy before each step; returns the parameters."""
     torch.manual_seed(seed)
     act = {"sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]
     model = torch.nn.Sequential(torch.nn.Linear(64, hidden), act(), torch.nn.Linear(hidden, 1))

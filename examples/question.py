@@ -4,9 +4,12 @@
     python -m mlp.train own.file=examples/question.py
     python -m mlp.explain RUN_ID own.file=examples/question.py
 
-It is plain NumPy. What its author might change has become an argument: the rate, the width, whether
-the gradient is averaged over the digits, and whether the derivative of the sigmoid is the right one.
+It is plain NumPy. What its author might change has become an argument: the rate, the width,
+whether the gradient is averaged over the digits, and whether the derivative of the sigmoid is the
+right one.
 """
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,15 +23,18 @@ n = len(X)
 
 
 def sigmoid(z):
+    """The activation of the hidden layers."""
     return 1 / (1 + np.exp(-z))
 
 
 def softmax(z):
+    """Probabilities of the two digits, `(example, 2)`."""
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
 def loss(model):
+    """Mean cross-entropy over all digits."""
     a1 = sigmoid(X @ model["W1"] + model["b1"])
     a2 = sigmoid(a1 @ model["W2"] + model["b2"])
     p = softmax(a2 @ model["W3"] + model["b3"])
@@ -36,12 +42,10 @@ def loss(model):
 
 
 def train(learning_rate=0.005, hidden=3, average=False, exact=False, steps=300, seed=0):
+    """Yields loss and accuracy before each step; returns the weights."""
     random = np.random.RandomState(seed)
     sizes = (X.shape[1], hidden, hidden, 2)
-    W1, W2, W3 = (
-        (random.randn(a, b) / np.sqrt(a)).astype(X.dtype)
-        for a, b in zip(sizes, sizes[1:], strict=False)
-    )
+    W1, W2, W3 = ((random.randn(a, b) / np.sqrt(a)).astype(X.dtype) for a, b in pairwise(sizes))
     b1, b2, b3 = (np.zeros(b, X.dtype) for b in sizes[1:])
     for _ in range(steps):
         a1 = sigmoid(X @ W1 + b1)
