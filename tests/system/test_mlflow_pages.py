@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from support.mlflow_pages import browser, chromium, open_fresh, served, wait_for_runs
 from support.sweeping import command
@@ -111,8 +112,10 @@ def test_filter_by_verdict(seen):
     search.fill("tags.verdict = 'oscillating'")
     search.press("Enter")
     wanted = seen.run_ids("oscillating")
-    seen.page.get_by_text(f"{len(wanted)} matching runs").wait_for()
+    # Exactly: "13 matching runs", of before, has "3 matching runs" in it. The rows follow the text.
+    seen.page.get_by_text(f"{len(wanted)} matching runs", exact=True).wait_for()
     rows = seen.page.locator(".ag-center-cols-container .ag-row")
+    expect(rows).to_have_count(len(wanted))
     assert set(rows.evaluate_all("rows => rows.map(r => r.getAttribute('row-id'))")) == {*wanted}
     assert len(wanted) >= 2
 
