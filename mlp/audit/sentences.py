@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +11,8 @@ from mlp.audit.backward_steps import UNKNOWN, Example, Formula, LayerSteps
 from mlp.audit.known_networks import ACTIVATIONS, Array, KnownNetwork
 from mlp.audit.parameters import Arrangement, ShapeError
 
-if TYPE_CHECKING:
-    from mlp.audit.audit_gradient import BatchRatios
+BatchRatios = tuple[str, dict[int, list[tuple[float, float]]]]
+"""What mixes a batch's examples; batch size -> what each array's gradient is of the due one."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def single_flaw(
 
 def step_flaws(
     steps: Sequence[LayerSteps],
-    batch: "BatchRatios | None",
+    batch: BatchRatios | None,
     examples: Sequence[Example],
     names: Names,
     own_forward: str,
@@ -440,7 +439,7 @@ def _zero(names: Names, *layers: int, is_bias: bool) -> Flaw:
 
 
 def _batch_flaws(
-    batch: "BatchRatios | None", network: KnownNetwork, names: Names, *, has_flaws: bool
+    batch: BatchRatios | None, network: KnownNetwork, names: Names, *, has_flaws: bool
 ) -> Iterator[Flaw]:
     if batch is None:
         if not has_flaws:
@@ -452,26 +451,26 @@ def _batch_flaws(
             )
             yield _built(names, "examples mixed", [], texts, 1.0, "delta")
         return
-    if batch.kind:
+    kind, ratios = batch
+    if kind:
         texts = (
-            f"the gradient of a batch takes {batch.kind}; each example has to count with its own"
-            if "example" not in batch.kind or "labels" in batch.kind
-            else f"the gradient of a batch counts {batch.kind}",
+            f"the gradient of a batch takes {kind}; each example has to count with its own"
+            if "example" not in kind or "labels" in kind
+            else f"the gradient of a batch counts {kind}",
             "What it learns from a batch is not what the batch says",
-            _MIXED_REMEDIES.get(batch.kind, "Sum over all examples, each with its own label"),
+            "Divide by np.sum(exp_scores, axis=1, keepdims=True)"
+            if "softmax" in kind
+            else "Sum over all examples, each with its own label",
         )
-        yield _built(names, batch.kind, [], texts, 1.0, "delta")
-    yield from _size_flaws(batch, network, names)
+        yield _built(names, kind, [], texts, 1.0, "delta")
+    yield from _size_flaws(ratios, network, names)
 
 
-_MIXED_REMEDIES = {
-    "softmax over everything": "Divide by np.sum(exp_scores, axis=1, keepdims=True)",
-    "softmax over the batch": "Divide by np.sum(exp_scores, axis=1, keepdims=True)",
-}
-
-
-def _size_flaws(batch: "BatchRatios", network: KnownNetwork, names: Names) -> Iterator[Flaw]:
-    (n, small), (m, large) = batch.ratios
+def _size_flaws(
+    ratios: dict[int, list[tuple[float, float]]], network: KnownNetwork, names: Names
+) -> Iterator[Flaw]:
+    """What grows or shrinks with the number of examples."""
+    (n, small), (m, large) = ratios.items()
     powers: dict[tuple[int, bool], float | None] = {}
     factors: dict[tuple[int, bool], float] = {}
     for layer, pairs in enumerate(zip(small, large, strict=True)):

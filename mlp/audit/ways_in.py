@@ -20,9 +20,16 @@ from mlp.audit.audit_gradient import (
     same_random_numbers,
 )
 from mlp.audit.known_networks import Array, Layers
-from mlp.audit.labels import ExampleForm, form_of
 from mlp.audit.own_file import OwnFile, SourceLines, is_main
-from mlp.audit.parameters import Arrangement, ShapeError, arrange, is_array, leaves
+from mlp.audit.parameters import (
+    Arrangement,
+    ExampleForm,
+    ShapeError,
+    arrange,
+    form_of,
+    is_array,
+    leaves,
+)
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError
 
