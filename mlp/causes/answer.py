@@ -27,6 +27,7 @@ from mlp.causes.changes import (
     NORMALIZATION,
     Factor,
     GradientNorm,
+    Train,
     shown_value,
     step_example,
     values_of,
@@ -51,9 +52,6 @@ from mlp.study.space import typed
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
-
-Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
-"""Trains each config and judges its loss curve."""
 
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
 _DID = {Side.STOPS: "stopped", Side.STARTS: "started"}

@@ -371,6 +371,6 @@ def _ends(arm: _Arm, pick: Pick, change: Change) -> bool:
 
 
 def _at_same_step(pick: Pick, change: Change) -> Change | None:
-    wanted = dict(change.values[0])[NORMALIZATION]
+    wanted = dict(change.values)[NORMALIZATION]
     steps = pick.of_factor(_SAME_STEP)
-    return next((s for s in steps if dict(s.values[0])[NORMALIZATION] == wanted), None)
+    return next((s for s in steps if dict(s.values)[NORMALIZATION] == wanted), None)

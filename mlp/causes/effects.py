@@ -270,7 +270,7 @@ def step_contrast(seen: Sightings) -> StepContrast:
 
 
 def _target(change: Change) -> str:
-    return str(dict(change.values[0])[NORMALIZATION])
+    return str(dict(change.values)[NORMALIZATION])
 
 
 def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effect:

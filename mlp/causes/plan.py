@@ -1,12 +1,12 @@
 """Which runs are rerun, and what is changed in each: the question, before anything is trained."""
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,7 @@ from mlp.causes.changes import (
     rerun,
     with_seeds,
 )
-from mlp.causes.counts import explained_shares
-from mlp.causes.observed import HEALTHY, StudyRun
+from mlp.causes.observed import HEALTHY, StudyRun, explained_shares
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import seeds_of, settings_for_seeds, settings_of
@@ -160,7 +159,7 @@ def plan_reruns(
             configs,
             space,
             n_examples=n_examples,
-            gradient_norms=_LazyNorms(configs, gradient_norm),
+            gradient_norm=_norm_of_seed(configs, gradient_norm),
             targets=_targets(runs, side),
             order=_order(runs, side),
         )
@@ -229,27 +228,11 @@ def _own_seed(config: RunConfig) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-@dataclass(frozen=True, eq=False)
-class _LazyNorms(Sequence[float]):
-    """Gradient norms at the first weights, each computed when it is first asked for."""
-
-    configs: Sequence[RunConfig]
-    gradient_norm: GradientNorm
-    known: dict[int, float] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.configs)
-
-    @overload
-    def __getitem__(self, seed: int) -> float: ...
-    @overload
-    def __getitem__(self, seed: slice) -> Sequence[float]: ...
-    def __getitem__(self, seed: int | slice) -> float | Sequence[float]:
-        if isinstance(seed, slice):
-            return [self[i] for i in range(*seed.indices(len(self)))]
-        if seed not in self.known:
-            self.known[seed] = float(self.gradient_norm([self.configs[seed]])[0])
-        return self.known[seed]
+def _norm_of_seed(
+    configs: Sequence[RunConfig], gradient_norm: GradientNorm
+) -> Callable[[int], float]:
+    """The gradient's norm at the first weights of a seed, computed when it is first asked for."""
+    return functools.cache(lambda seed: float(gradient_norm([configs[seed]])[0]))
 
 
 def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.causes.changes import SEEDS, plain, shown_value
-from mlp.causes.counts import count_values
-from mlp.causes.observed import complete_space, parameters_of
+from mlp.causes.observed import complete_space, count_values, parameters_of
 from mlp.causes.plan import Results
 from mlp.causes.reproduction import (
     JudgedCurve,

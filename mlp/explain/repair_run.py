@@ -204,7 +204,7 @@ def _seen(
     is_coarse = not result.layer_step.size or every > 1
     if is_coarse and base.training.steps <= _MOST_STEPS:
         [result] = trainer.results([with_settings(base, {"training.evaluate_every": 1})])
-    return tuple(finding.sentence for finding in symptoms_of(base, result, judged))
+    return symptoms_of(base, result, judged)
 
 
 def _norms(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Sequence[float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, WIDTHS
-from mlp.causes.counts import count_values
+from mlp.causes.observed import count_values
 from mlp.config import RunConfig, Value
 from mlp.curve import Verdict
 from mlp.report.figures import STYLE, TEMPLATES, figures_of

@@ -147,7 +147,7 @@ def find_cures(
             Cure(
                 pick.run,
                 change.text,
-                with_settings(pick.configs[0], dict(change.values[0])),
+                with_settings(pick.configs[0], dict(change.values)),
                 after.verdict,
             )
             for factor in dict.fromkeys(order)

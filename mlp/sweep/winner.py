@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from mlp.causes.counts import count_values
+from mlp.causes.observed import count_values
 from mlp.config import canonical_json
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset

@@ -18,7 +18,7 @@ from rich.text import Text
 from mlp.curve import Verdict
 
 if TYPE_CHECKING:  # pandas
-    from mlp.causes.counts import ValueCount
+    from mlp.causes.observed import ValueCount
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BROKEN, _UNKNOWN = "!", " "

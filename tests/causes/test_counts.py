@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mlp.causes.counts import count_values, explained_shares
-from mlp.causes.observed import StudyRun
+from mlp.causes.observed import StudyRun, count_values, explained_shares
 from mlp.config import RunConfig
 from mlp.curve import Verdict
 from support.planted import RATE, study
