@@ -445,7 +445,7 @@ class Explain:
 
     interventions: Annotated[
         _Int,
-        Field(ge=1, le=1000, description="runs that oscillate, and as many quiet ones, to change"),
+        Field(ge=1, le=1000, description="runs that end badly, and as many others, to change"),
     ] = 8
     seeds: Annotated[
         _Int, Field(ge=1, le=1000, description="further seeds that each change is repeated with")
@@ -454,6 +454,13 @@ class Explain:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="stop after so many seconds; null: the study's own, for a run no limit"),
     ] = None
+    verdict: Annotated[
+        Literal["worst", "oscillating", "diverged", "stalled", "climbing"],
+        Field(
+            description="of a study: which bad end; worst: diverged where most runs are, else "
+            "oscillating where any is, else the commonest"
+        ),
+    ] = "worst"
     apply: Annotated[
         Annotated[bool, Strict()],
         Field(description="of a single run: track the repaired run beside it"),

@@ -1,4 +1,4 @@
-"""Which settings make the loss oscillate: the answer, from reruns and from what was observed.
+"""Which settings make the loss oscillate, or end badly otherwise: the answer, from reruns.
 
 Training comes in as an argument: configs in, judgements out. Nothing here knows where or how.
 
@@ -42,10 +42,11 @@ from mlp.causes.effects import (
     step_contrast,
 )
 from mlp.causes.evidence import Conclusion
+from mlp.causes.observed import DEEDS
 from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
 from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
-from mlp.curve import Judgement
+from mlp.curve import Judgement, Verdict
 from mlp.errors import WithSentence
 from mlp.settings import settings_of
 from mlp.study.space import typed
@@ -59,9 +60,9 @@ _HOW_OFTEN = ("likewise", "in fewer runs")
 
 
 class Kind(WithSentence):
-    """In which way settings cause the oscillation; the members carry a sentence for a person."""
+    """In which way settings cause a verdict; the members carry a sentence for a person."""
 
-    ALONE = "alone", "Changing it alone decides whether the loss oscillates."
+    ALONE = "alone", "Changing it alone decides how the loss ends."
     EFFECTIVE_STEP = "effective step", "They act through the effective step, and only through it."
     TOGETHER = "only together", "Changing either stops it, and neither brings it back alone."
     BOTH = "both needed", "No single change stops it; changing both does."
@@ -69,7 +70,7 @@ class Kind(WithSentence):
 
 @dataclass(frozen=True)
 class Cause:
-    """Settings that were shown by reruns to make the loss oscillate.
+    """Settings that were shown by reruns to decide the verdict.
 
     Attributes:
         settings: as on the command line, sorted.
@@ -91,7 +92,7 @@ class Cause:
 
 
 def curing_factors(found: Sequence[Effect], *, is_step: bool) -> list[Factor]:
-    """One factor for each cause that seems to stop the oscillation, not only to start it."""
+    """One factor for each cause that seems to stop what is asked about, not only to start it."""
     stopping = {
         effect.factor
         for effect in found
@@ -209,26 +210,28 @@ def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which settings make the loss of a study's runs oscillate, and the evidence.
+    """Which settings make the loss of a study's runs oscillate, or end badly otherwise.
 
     Attributes:
-        n_picked: oscillating and healthy runs that were rerun.
+        asked: the verdict that is asked about, oscillating for one.
+        n_asked: runs with that verdict.
+        n_picked: runs with it, and healthy ones, that were rerun.
         n_trained: reruns that the answer rests on.
         n_left: reruns that the single settings still take, about.
         is_complete: whether everything is trained that is worth it.
         causes: the best supported first.
         without_effect: settings of which reruns show that changing them does nothing -> the values
             that they had in these.
-        only_failing: settings whose change ends the swings, but mostly in runs that learn nothing.
+        only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
             known is if it acts; None where nothing speaks for any.
-        guess: the undecided setting that goes along with oscillation most; None without any.
+        guess: the undecided setting that goes along with the verdict most; None without any.
         shared: settings, as typed, that all runs have in common and one of which may do it; empty
-            unless every run oscillates.
+            unless every run has the verdict.
         is_asked_together: whether it is known of causes that cure the same runs that each acts
             alone, or needs the other.
-        step_example: an oscillating run's first step in words, where the effective step is a cause.
+        step_example: the first step of such a run in words, where the effective step is a cause.
         effects: of every setting.
         contrast: of the normalization with the rate kept and with the step kept.
         dependences: of causes that cure the same runs.
@@ -236,8 +239,9 @@ class Answer:
         pace_s: seconds that a rerun takes; None where that is not known.
     """
 
+    asked: Verdict
     n_runs: int
-    n_oscillating: int
+    n_asked: int
     n_picked: tuple[int, int]
     n_trained: int
     n_left: int
@@ -328,8 +332,9 @@ def answer(
     batch, n_left = next_singles(plan, results, seen, found)
     is_complete = not (batch or next_pair_batch(plan, curing, results))
     return Answer(
+        asked=plan.asked,
         n_runs=len(runs),
-        n_oscillating=sum(run.is_oscillating for run in runs),
+        n_asked=sum(run.verdict is plan.asked for run in runs),
         n_picked=(len(plan.on(Side.STOPS)), len(plan.on(Side.STARTS))),
         n_trained=len(consulted.keys_read - {run.config for run in runs}),
         n_left=n_left,
@@ -376,7 +381,7 @@ def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]
 
 
 def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
-    """Settings that end the swings, but mostly in runs that learn nothing."""
+    """Settings that end it, but mostly in runs that end badly otherwise."""
     return tuple(
         e.factor.setting
         for e in found
@@ -409,8 +414,8 @@ def _guess(plan: Plan, undecided: Sequence[str]) -> str | None:
 
 
 def _shared(plan: Plan) -> tuple[str, ...]:
-    """What may be changed and is the same in all runs, where every run oscillates."""
-    if not plan.runs or not all(run.is_oscillating for run in plan.runs):
+    """What may be changed and is the same in all runs, where all have the verdict."""
+    if not plan.runs or not all(run.verdict is plan.asked for run in plan.runs):
         return ()
     settings = [settings_of(run.config) for run in plan.runs]
     tested = dict.fromkeys(factor.setting for factor in plan.factors)
@@ -429,12 +434,13 @@ def _step_example(plan: Plan, n_examples: int, gradient_norm: GradientNorm) -> s
 
 
 def sentences(answer: Answer) -> tuple[str, ...]:
-    """What makes the loss oscillate, what does not, and what is not known: at most three.
+    """What makes the loss end so, what does not, and what is not known: at most three.
 
     Settings are named as on the command line.
     """
-    if answer.n_oscillating == 0 and not answer.causes:
-        return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
+    if answer.n_asked == 0 and not answer.causes:
+        does = DEEDS[answer.asked].does
+        return (f"None of the {answer.n_runs} runs {does}, so there is nothing to stop.",)
     lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
     lead += _further_causes(answer.causes[1:])
     return (*(lead or [_undecided_sentence(answer)]), *_rest(answer))
@@ -445,12 +451,14 @@ def _undecided_sentence(answer: Answer) -> str:
     n_picked = sum(answer.n_picked)
     said = f"Not decided yet, by {answer.n_trained} reruns of {n_picked} runs"
     if answer.is_complete:
-        said = f"No setting was shown to make the loss oscillate, by {answer.n_trained} reruns"
+        do = DEEDS[answer.asked].do
+        said = f"No setting was shown to make the loss {do}, by {answer.n_trained} reruns"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
         listed = ", ".join(answer.shared)
-        said += f"; all {answer.n_runs} runs oscillate, so something that they share may do it, "
+        do = DEEDS[answer.asked].do
+        said += f"; all {answer.n_runs} runs {do}, so something that they share may do it, "
         said += f"of {listed}"
     best = answer.likeliest
     if best is not None:
@@ -482,11 +490,11 @@ def render_answer(answer: Answer) -> str:
     state = "all that was asked" if answer.is_complete else "stopped early, goes on when run again"
     parts = [
         "\n".join(sentences(answer)),
-        f"{answer.n_oscillating} of {answer.n_runs} runs oscillate. Reruns: {answer.n_trained}, "
-        f"from {n_stops} oscillating and {n_starts} healthy runs ({state}).",
-        _effect_lines(answer.effects),
-        "\n".join(_dependence_line(bond) for bond in answer.dependences),
-        "\n".join(_pair_line(cure) for cure in answer.pair_cures),
+        f"{answer.n_asked} of {answer.n_runs} runs {DEEDS[answer.asked].do}. Reruns: "
+        f"{answer.n_trained}, from {n_stops} of them and {n_starts} healthy runs ({state}).",
+        _effect_lines(answer),
+        "\n".join(_dependence_line(bond, answer.asked) for bond in answer.dependences),
+        "\n".join(_pair_line(cure, answer.asked) for cure in answer.pair_cures),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -510,7 +518,7 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
         turned = (_turned_words(own.on(side)) for side in (Side.STOPS, Side.STARTS))
-        rows.append((name, *turned, own.conclusion.value))
+        rows.append((name, *turned, own.conclusion.words(answer.asked)))
     if len(rows) == 1:
         return ()
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -525,13 +533,13 @@ def _turned_words(side: SideEffect | None) -> str:
 
 
 def _cause_sentence(answer: Answer, cause: Cause) -> str:
-    names = _listed(cause.settings)
+    names, deed = _listed(cause.settings), DEEDS[answer.asked]
     match cause.kind:
         case Kind.EFFECTIVE_STEP:
             example = answer.step_example
             said, contrast = f" ({example})" if example else "", answer.contrast
             return (
-                f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}; "
+                f"The effective step makes the loss {deed.do}{said}: {_shown_by(cause)}; "
                 f"{NORMALIZATION} changed to {' or '.join(contrast.to)} stopped "
                 f"{contrast.n_rate} of {contrast.n_pairs}, and at the same effective step "
                 f"{contrast.n_step} of {contrast.n_pairs}."
@@ -540,18 +548,18 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
             returned = sum(bond.n_returned for bond in cause.dependences)
             tried = sum(bond.n_pairs for bond in cause.dependences)
             return (
-                f"{names} make the loss oscillate only together: {_shown_by(cause)}, and with one "
+                f"{names} make the loss {deed.do} only together: {_shown_by(cause)}, and with one "
                 f"of them cured the other brought it back in {returned} of {tried} reruns."
             )
         case Kind.BOTH:
             cure = cause.pairs[0]
             return (
                 f"{names} both have to be changed: no single change stopped {cure.n_uncured} of "
-                f"the oscillating runs, both together did in {cure.n_cured} of {cure.n_pairs} "
-                f"reruns ({cure.changes[0]})."
+                f"the {answer.asked.value} runs, both together did in {cure.n_cured} of "
+                f"{cure.n_pairs} reruns ({cure.changes[0]})."
             )
         case Kind.ALONE:
-            return f"{names} makes the loss oscillate: {_shown_by(cause)}."
+            return f"{names} makes the loss {deed.do}: {_shown_by(cause)}."
 
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:
@@ -626,7 +634,9 @@ def _rest(answer: Answer) -> list[str]:
         parts.append(f"{_listed(names)} {'does' if len(names) == 1 else 'do'} nothing")
     if answer.only_failing:
         which = _listed(answer.only_failing)
-        parts.append(f"changing {which} ends the swings only in runs that learn nothing")
+        is_swing = answer.asked is Verdict.OSCILLATING
+        how = "learn nothing" if is_swing else "end badly otherwise"
+        parts.append(f"changing {which} ends {DEEDS[answer.asked].noun} only in runs that {how}")
     if answer.undecided and (answer.causes or answer.without_effect):
         parts.append(f"not known of {_listed(answer.undecided)}")
     if not answer.is_asked_together:
@@ -643,15 +653,14 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def _effect_lines(found: Sequence[Effect]) -> str:
+def _effect_lines(answer: Answer) -> str:
     lines = []
-    for effect in sorted(found, key=lambda own: own.p_value):
+    for effect in sorted(answer.effects, key=lambda own: own.p_value):
         needed = ""
         if effect.pairs_needed and effect.conclusion is Conclusion.TOO_LITTLE:
             needed = f" (about {effect.pairs_needed} differing pairs are needed)"
-        lines.append(
-            f"{effect.factor}: {effect.conclusion.value}, p = {effect.p_value:.2g}{needed}"
-        )
+        words = effect.conclusion.words(answer.asked)
+        lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
     return "\n".join(lines)
 
@@ -666,17 +675,17 @@ def _side_words(side: SideEffect) -> str:
     )
 
 
-def _dependence_line(bond: Dependence) -> str:
+def _dependence_line(bond: Dependence, asked: Verdict) -> str:
     word = {True: "needs", False: "does not need", None: "may or may not need"}[bond.is_needed]
     return (
-        f"{bond.factor} {word} {bond.without}: with that cured it brought the swings back in "
-        f"{bond.n_returned} of {bond.n_pairs} reruns"
+        f"{bond.factor} {word} {bond.without}: with that cured it brought {DEEDS[asked].noun} back "
+        f"in {bond.n_returned} of {bond.n_pairs} reruns"
     )
 
 
-def _pair_line(cure: PairCure) -> str:
+def _pair_line(cure: PairCure, asked: Verdict) -> str:
     return (
-        f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
+        f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.words(asked)}, p = "
         f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "
         f"{cure.n_runs} runs ({cure.n_uncured} runs had no single cure)"
     )

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
@@ -19,6 +19,41 @@ from mlp.shares import Share, wilson
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
+
+
+class Deed(NamedTuple):
+    """A bad verdict in words: the run does it, a setting makes it do so, something stops it."""
+
+    does: str
+    do: str
+    noun: str
+
+
+DEEDS = {
+    Verdict.OSCILLATING: Deed("oscillates", "oscillate", "the swings"),
+    Verdict.DIVERGED: Deed("diverges", "diverge", "the divergence"),
+    Verdict.STALLED: Deed("stalls", "stall", "the stall"),
+    Verdict.CLIMBING: Deed("climbs", "climb", "the climb"),
+}
+
+
+def verdict_to_explain(verdicts: Sequence[Verdict]) -> Verdict:
+    """Which verdict of a study is asked about where nobody says it.
+
+    Diverged where most runs are; else oscillating where any run is; else the commonest bad one.
+    Oscillating where none ended badly.
+
+    Example:
+        >>> verdict_to_explain([Verdict.STALLED, Verdict.OSCILLATING]).value
+        'oscillating'
+    """
+    counts = Counter(own for own in verdicts if own in DEEDS)
+    if 2 * counts[Verdict.DIVERGED] > len(verdicts):
+        return Verdict.DIVERGED
+    if counts[Verdict.OSCILLATING] or not counts:
+        return Verdict.OSCILLATING
+    return counts.most_common(1)[0][0]
+
 
 # The length and precision of a training are part of what is asked, and measuring changes nothing.
 _NO_CAUSE = (
@@ -45,11 +80,6 @@ class StudyRun:
     config: RunConfig
     params: Mapping[str, Value]
     verdict: Verdict
-
-    @property
-    def is_oscillating(self) -> bool:
-        """Whether it ended oscillating."""
-        return self.verdict is Verdict.OSCILLATING
 
 
 def is_repair(before: Judgement, after: Judgement, chance: float = CHANCE_LOSS) -> bool:
@@ -199,21 +229,24 @@ def count_values(runs: Sequence[Judged]) -> list[ValueCount]:
     return [count for name in names for count in _by_value(name, runs)]
 
 
-def explained_shares(runs: Sequence[Judged]) -> dict[str, float]:
-    """Parameter name -> how much of the difference between oscillating and other runs it explains.
+def explained_shares(
+    runs: Sequence[Judged], asked: Verdict = Verdict.OSCILLATING
+) -> dict[str, float]:
+    """Parameter name -> how much of the difference between runs with a verdict it explains.
 
     The variance between the groups of `count_values` as a share of the variance of all runs, where
-    y is 1 for an oscillating run and 0 for another: sum_k n_k (mean_k - mean)^2 / sum (y - mean)^2.
-    It is a guess about what to look at first, not evidence. Runs without a parameter are left out
+    y is 1 for a run with the verdict, else 0: sum_k n_k (mean_k - mean)^2 / sum (y - mean)^2. It is
+    a guess about what to look at first, not evidence. Runs without a parameter are left out
     of the upper sum.
     """
-    n_oscillating = sum(run.verdict is Verdict.OSCILLATING for run in runs)
-    whole = n_oscillating * (1 - n_oscillating / len(runs)) if runs else 0.0
+    n_asked = sum(run.verdict is asked for run in runs)
+    whole = n_asked * (1 - n_asked / len(runs)) if runs else 0.0
     shares = {}
     for name, own in groupby(count_values(runs), key=lambda count: count.parameter):
         groups = list(own)
-        mean = sum(g.n_oscillating for g in groups) / sum(g.n_runs for g in groups)
-        between = sum(g.n_runs * (g.n_oscillating / g.n_runs - mean) ** 2 for g in groups)
+        sizes = [(g.n_runs, g.counts.get(asked, 0)) for g in groups]
+        mean = sum(n for _, n in sizes) / sum(n_runs for n_runs, _ in sizes)
+        between = sum(n_runs * (n / n_runs - mean) ** 2 for n_runs, n in sizes)
         shares[name] = between / whole if whole else 0.0
     return shares
 

@@ -43,7 +43,7 @@ Results = Mapping[RunConfig, Judgement]
 class Side(StrEnum):
     """From which runs a change starts."""
 
-    STOPS = "stops"  # from oscillating ones: does it stop?
+    STOPS = "stops"  # from those with the verdict that is asked about: does it stop?
     STARTS = "starts"  # from healthy ones: does it start?
 
 
@@ -53,6 +53,7 @@ class Pick:
 
     Attributes:
         run: its place in the study.
+        asked: the verdict that is asked about.
         configs: unchanged, with its own seed first and then with more further ones than wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
@@ -60,6 +61,7 @@ class Pick:
 
     run: int
     side: Side
+    asked: Verdict
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
@@ -73,6 +75,14 @@ class Pick:
         if own not in self._made:
             self._made[own] = rerun(self.configs[seed], changes, seed)
         return self._made[own]
+
+    def is_picked(self, verdict: Verdict) -> bool:
+        """Whether a verdict is the one that runs on this side were picked for."""
+        return _is_picked(verdict, self.side, self.asked)
+
+    def is_wanted(self, verdict: Verdict) -> bool:
+        """Whether a verdict is the one that a change on this side is to lead to."""
+        return _is_wanted(verdict, self.side, self.asked)
 
     def of_factor(self, factor: Factor) -> list[Change]:
         """The changes of one factor."""
@@ -96,23 +106,25 @@ class Plan:
     """What is asked of a study: the picked runs and everything that may be changed in them.
 
     Attributes:
-        picks: oscillating and healthy in turn.
-        factors: everything that is changed, what goes along with oscillation most first.
+        asked: the verdict that is asked about, oscillating for one.
+        picks: those with that verdict and healthy ones in turn.
+        factors: everything that is changed, what goes along with the verdict most first.
     """
 
+    asked: Verdict
     runs: tuple[StudyRun, ...]
     picks: tuple[Pick, ...]
     factors: tuple[Factor, ...]
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Setting -> how much of the difference between oscillating and other runs it explains.
+        """Setting -> how much of the difference between these runs and the others it explains.
 
         A setting that is drawn by another one, or in each layer, explains what the best of its
         parts does.
         """
         found: dict[str, float] = {}
-        for name, share in explained_shares(self.runs).items():
+        for name, share in explained_shares(self.runs, self.asked).items():
             setting = name.partition("[")[0]
             found[setting] = max(found.get(setting, 0.0), share)
         return found
@@ -126,6 +138,7 @@ def plan_reruns(
     runs: Sequence[StudyRun],
     space: Space,
     *,
+    asked: Verdict = Verdict.OSCILLATING,
     interventions: int = 8,
     seeds: int = 4,
     n_examples: int,
@@ -135,6 +148,7 @@ def plan_reruns(
 
     Args:
         space: the settings that may be changed, and their bounds.
+        asked: the verdict that is to be explained, a bad one.
         interventions: runs picked on each side, at most. More keep what fewer had.
         seeds: further seeds of each; likewise.
         n_examples: in the training part.
@@ -144,7 +158,7 @@ def plan_reruns(
     first_seed = 1 + max((_own_seed(run.config) for run in runs), default=0)
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
     for side in Side:
-        among = [i for i, run in enumerate(runs) if is_picked(run.verdict, side)]
+        among = [i for i, run in enumerate(runs) if _is_picked(run.verdict, side, asked)]
         picked = spread([runs[i] for i in among], space, interventions)
         n_most = _MOST_SEEDS * seeds
         n_seeds = min(n_most, math.ceil(interventions * seeds / max(1, len(picked))))
@@ -160,18 +174,18 @@ def plan_reruns(
             space,
             n_examples=n_examples,
             gradient_norm=_norm_of_seed(configs, gradient_norm),
-            targets=_targets(runs, side),
-            order=_order(runs, side),
+            targets=_targets(runs, side, asked),
+            order=_order(runs, side, asked),
         )
-        picks[side].append(Pick(run, side, configs, n_seeds, changes))
+        picks[side].append(Pick(run, side, asked, configs, n_seeds, changes))
     in_turn = tuple(_in_turn(*picks.values()))
-    return Plan(tuple(runs), in_turn, _by_counts(runs, in_turn))
+    return Plan(asked, tuple(runs), in_turn, _by_counts(runs, in_turn, asked))
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
     """The change of a factor that did most with the run's own seed; None before any is trained.
 
-    From an oscillating run: one that cures it, else the smallest swings, else a quiet failure.
+    Of what is to be stopped: one that cures it, else the smallest swings, else another failure.
     """
     ranked = by_strength(pick, factor, results)
     return ranked[0] if ranked else None
@@ -205,17 +219,15 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
 def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
     """Whether these changes are trained with the run's own seed, and it ended as is asked."""
     judged = judged_after(pick, changes, 0, results)
-    return judged is not None and is_wanted(judged.verdict, pick.side)
+    return judged is not None and pick.is_wanted(judged.verdict)
 
 
-def is_picked(verdict: Verdict, side: Side) -> bool:
-    """Whether a verdict is the one that runs on this side were picked for."""
-    return verdict is Verdict.OSCILLATING if side is Side.STOPS else verdict in HEALTHY
+def _is_picked(verdict: Verdict, side: Side, asked: Verdict) -> bool:
+    return verdict is asked if side is Side.STOPS else verdict in HEALTHY
 
 
-def is_wanted(verdict: Verdict, side: Side) -> bool:
-    """Whether a verdict is the one that a change on this side is to lead to."""
-    return verdict in HEALTHY if side is Side.STOPS else verdict is Verdict.OSCILLATING
+def _is_wanted(verdict: Verdict, side: Side, asked: Verdict) -> bool:
+    return verdict in HEALTHY if side is Side.STOPS else verdict is asked
 
 
 def _block(config: RunConfig) -> int:
@@ -235,9 +247,9 @@ def _norm_of_seed(
     return functools.cache(lambda seed: float(gradient_norm([configs[seed]])[0]))
 
 
-def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
+def _targets(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> dict[str, float]:
     """Medians of each number over the runs that are as the change is to make them."""
-    there = [run for run in runs if is_wanted(run.verdict, side)]
+    there = [run for run in runs if _is_wanted(run.verdict, side, asked)]
     numbers: dict[str, list[float]] = {}
     for run in there:
         for name, value in run.params.items():
@@ -247,13 +259,14 @@ def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
     return {name: sorted(values)[(len(values) - 1) // 2] for name, values in numbers.items()}
 
 
-def _order(runs: Sequence[StudyRun], side: Side) -> Order:
+def _order(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> Order:
     """What the study saw turn out well comes first; a guess about the order, no evidence."""
     seen: dict[tuple[str, str], list[bool]] = {}
     for run in runs:
+        is_wanted = _is_wanted(run.verdict, side, asked)
         for name, value in run.params.items():
-            seen.setdefault((name, typed(value)), []).append(is_wanted(run.verdict, side))
-    targets = _targets(runs, side)
+            seen.setdefault((name, typed(value)), []).append(is_wanted)
+    targets = _targets(runs, side, asked)
 
     def order(name: str, value: Value) -> float:
         if name in targets and isinstance(value, int | float):
@@ -264,14 +277,16 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
     return order
 
 
-def _by_counts(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
+def _by_counts(
+    runs: Sequence[StudyRun], picks: Sequence[Pick], asked: Verdict
+) -> tuple[Factor, ...]:
     """A guess about where to look first, no evidence; branches of a setting are added up.
 
     Normalization comes as early as the learning rate: only both tell whether the effective step
     acts.
     """
     shares: Counter[str] = Counter()
-    for name, share in explained_shares(runs).items():
+    for name, share in explained_shares(runs, asked).items():
         shares[name.partition("[")[0]] += share  # type: ignore[assignment]
     shares[NORMALIZATION] = max(shares[NORMALIZATION], shares[LEARNING_RATE])
     factors = sorted({factor for pick in picks for factor in pick.factors})
@@ -285,12 +300,12 @@ def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
 
 
 def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
-    oscillates = judged.verdict is Verdict.OSCILLATING
-    if is_wanted(judged.verdict, pick.side):
+    amplitude = judged.amplitude if math.isfinite(judged.amplitude) else 0.0
+    if pick.is_wanted(judged.verdict):
         return (0, 0.0)
     if pick.side is Side.STOPS:
-        return (1, judged.amplitude) if oscillates else (2, 0.0)
-    return (1, -judged.amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
+        return (1, amplitude) if judged.verdict is pick.asked else (2, 0.0)
+    return (1, -amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
 
 
 def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:

@@ -25,7 +25,7 @@ from mlp.causes.changes import (
     step_example,
     with_seeds,
 )
-from mlp.causes.observed import HEALTHY, is_repair
+from mlp.causes.observed import DEEDS, HEALTHY, Deed, is_repair
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import learning_rate_of, seeds_of, settings_for_seeds, settings_of
@@ -44,13 +44,7 @@ _NO_CAUSE = {"data.root", "data.name", "data.validation_fraction", *SEEDS} | {
     f"training.{name}" for name in ("steps", "dtype", "evaluate_every", "sharpness_points")
 }
 
-_DOES = {  # a verdict as what the run does, what makes it do so, and what is to be stopped
-    Verdict.OSCILLATING: ("oscillates", "oscillate", "the oscillation"),
-    Verdict.STALLED: ("stalls", "stall", "the stall"),
-    Verdict.DIVERGED: ("diverges", "diverge", "the divergence"),
-    Verdict.CLIMBING: ("climbs", "climb", "the climb"),
-}
-_SWINGS = "swings on its way", "swing on its way", "the swings"  # and settles
+_SWINGS = Deed("swings on its way", "swing on its way", "the swings")  # and settles
 
 
 @dataclass(frozen=True)
@@ -732,8 +726,8 @@ def _edge_lead(found: Repair, edge: Edge) -> Iterator[str]:
     )
 
 
-def _words(before: Judgement) -> tuple[str, str, str]:
-    return _DOES.get(before.verdict, _SWINGS)
+def _words(before: Judgement) -> Deed:
+    return DEEDS.get(before.verdict, _SWINGS)
 
 
 def _unchanged_sentence(found: Repair) -> Iterator[str]:
