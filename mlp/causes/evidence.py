@@ -7,10 +7,10 @@ somebody looks at the answer while it grows. Intervals hold 95 %.
 import functools
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 
 from scipy import special
 
-from mlp.errors import WithSentence
 from mlp.shares import Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
@@ -27,16 +27,13 @@ _LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are against
 
 
-class Conclusion(WithSentence):
-    """What the reruns say about a setting, in the words of screen and page, with a sentence."""
+class Conclusion(StrEnum):
+    """What the reruns say about a setting, in the words of screen and page."""
 
-    CAUSE = "makes the loss oscillate", "Changing it alone decides whether the loss oscillates."
-    NO_EFFECT = "makes no difference", "Changing it makes no difference to the oscillation."
-    ONLY_FAILS = (
-        "ends swings and learning",  # as short as a table of 80 columns needs it
-        "Changing it ends the swings, but in a run that learns nothing.",
-    )
-    TOO_LITTLE = "too little evidence", "The reruns do not settle whether it matters."
+    CAUSE = "makes the loss oscillate"
+    NO_EFFECT = "makes no difference"
+    ONLY_FAILS = "ends swings and learning"  # as short as a table of 80 columns needs it
+    TOO_LITTLE = "too little evidence"
 
 
 def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
