@@ -1,5 +1,6 @@
 """`mlp.audit_gradient`: is a gradient that of its loss, and if not, what stands there?"""
 
+import contextlib
 import dataclasses
 import itertools
 import random as python_random
@@ -88,7 +89,6 @@ class Audit:
         flaws: the worst first; none: the gradient is right.
         error: largest relative error of an array's gradient.
         n_checked: entries that were compared with differences.
-        n_entries: all there are.
         network: the loss's formula in words; empty: none of those known.
         notes: what else is worth knowing, such as random parts.
         angle: between gradient and descent, degrees.
@@ -160,7 +160,7 @@ def program_of_functions(
     Raises:
         SettingError: for params, examples or results that are none.
     """
-    arrangement, forms = _forms(params, X, y)
+    arrangement, forms = arranged(params, X, y)
     is_double = True
     errors: list[Exception] = []
     first = None
@@ -189,22 +189,24 @@ def program_of_functions(
     raise SettingError("loss must be a finite number, but is not at random weights")
 
 
-def _forms(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm]]:
-    sides = tuple(X.shape) if X is not None else (None,)
-    for n_inputs in reversed(sides):
-        try:
-            arrangement = arrange(params, n_inputs)
-        except SettingError:
-            if n_inputs is sides[0]:
-                raise
-            continue
+def arranged(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm]]:
+    """How the weights are kept, and the examples; several ways where there are no examples.
+
+    Raises:
+        SettingError: for params that are no layers, or examples that do not fit them.
+    """
+    if X is None or y is None:
+        arrangement = arrange(params)
         shapes = arrangement.shapes
-        if X is None or y is None:
-            return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
-        form = form_of(X, y, shapes[0][0], shapes[-1][1])
-        if form is not None:
-            return arrangement, [form]
-    text = f"X has the shape {tuple(X.shape)}, y {tuple(y.shape)}, the weights {shapes}"
+        return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
+    for n_inputs in reversed(X.shape):
+        with contextlib.suppress(SettingError):
+            arrangement = arrange(params, int(n_inputs))
+            shapes = arrangement.shapes
+            if form := form_of(X, y, shapes[0][0], shapes[-1][1]):
+                return arrangement, [form]
+    shapes = arrange(params).shapes
+    text = f"X has the shape {tuple(X.shape)}, y {tuple(np.shape(y))}, the weights {shapes}"
     raise SettingError(f"examples, labels and weights must fit each other, but {text}")
 
 

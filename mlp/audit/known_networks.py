@@ -147,7 +147,6 @@ class ForwardPass:
 
     Attributes:
         inputs: of each layer, (example, unit): the examples, then the activations `a`.
-        z: of each layer.
         p: the outputs.
         y: the targets, (example, output).
     """
@@ -227,7 +226,7 @@ def recognise(
                 part = X[:-1], y[:-1]
                 fewer = _sums(output, cost, [_hidden(names, points[0], part[0])], part[1])[0]
                 less = loss(points[0], *part) - fitted[1] * squares[0]
-                is_mean = abs(less / fewer - fitted[0]) > 1e-3 * abs(fitted[0])
+                is_mean = bool(abs(less / fewer - fitted[0]) > 1e-3 * abs(fitted[0]))
                 factor = fitted[0] * len(X) if is_mean else fitted[0]
                 return KnownNetwork(names, output, cost, _rounded(factor), is_mean, fitted[1])
     return None

@@ -329,7 +329,6 @@ class SourceLines:
     Attributes:
         function: that computes the gradient.
         weights: names of the weights, first layer first.
-        biases: likewise.
     """
 
     function: Function

@@ -352,8 +352,6 @@ class ExampleForm:
     Attributes:
         X: a program's own examples, for their kind and shape; None: rows of NumPy's doubles.
         y: its labels; None: NumPy's.
-        n_inputs: of an example.
-        n_outputs: of the network.
         in_columns: whether an example is a column of X.
         labels: classes (0, 1, ...), one-hot, binary (0 or 1 an output), or real.
         y_ndim: 1, or 2 for a row (or column) an example.

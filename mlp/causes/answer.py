@@ -20,6 +20,7 @@ later. Every answer on the way is valid, and what was named or cleared once stay
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from mlp.causes.asking import guesses_of, next_singles
 from mlp.causes.changes import (
@@ -47,7 +48,6 @@ from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch,
 from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.errors import WithSentence
 from mlp.settings import settings_of
 from mlp.study.space import typed
 
@@ -55,17 +55,16 @@ _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
-_DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _HOW_OFTEN = ("likewise", "in fewer runs")
 
 
-class Kind(WithSentence):
-    """In which way settings cause a verdict; the members carry a sentence for a person."""
+class Kind(StrEnum):
+    """In which way settings cause a verdict."""
 
-    ALONE = "alone", "Changing it alone decides how the loss ends."
-    EFFECTIVE_STEP = "effective step", "They act through the effective step, and only through it."
-    TOGETHER = "only together", "Changing either stops it, and neither brings it back alone."
-    BOTH = "both needed", "No single change stops it; changing both does."
+    ALONE = "alone"  # changing it alone decides
+    EFFECTIVE_STEP = "effective step"  # they act through it, and only through it
+    TOGETHER = "only together"  # changing either stops it, and neither brings it back alone
+    BOTH = "both needed"  # no single change stops it; changing both does
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,6 @@ def find_causes(
     Normalization and learning rate are one cause, the effective step, where changing the
     normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
     each other are one, and so are two settings that cure only if both are changed.
-
-    Args:
-        is_step: whether that was shown.
     """
     groups = _own_causes(found, is_step=is_step)
     causes: list[Cause] = []
@@ -152,13 +148,9 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
     return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, pairs=(cure,))]
 
 
-def _named_factors(found: Sequence[Effect]) -> set[Factor]:
-    return {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
-
-
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
-    named = _named_factors(found)
+    named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
@@ -232,7 +224,6 @@ class Answer:
         is_asked_together: whether it is known of causes that cure the same runs that each acts
             alone, or needs the other.
         step_example: the first step of such a run in words, where the effective step is a cause.
-        effects: of every setting.
         contrast: of the normalization with the rate kept and with the step kept.
         dependences: of causes that cure the same runs.
         pair_cures: of runs that no single change cures.
@@ -310,7 +301,6 @@ def answer(
 
     Args:
         results: as `investigate` gives them, or fewer.
-        n_examples: in the training part.
         gradient_norm: asked for one run at most, beyond those that the plan asks for.
         pace_s: seconds that a rerun takes, for the sentence that says what is missing.
     """
@@ -464,7 +454,7 @@ def _undecided_sentence(answer: Answer) -> str:
     if best is not None:
         side = max(best.sides, key=lambda own: own.n_with - own.n_against)
         said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
-        said += f"{_DID[side.side]} {side.n_with} of {side.n_expected} so far"
+        said += f"{side.side.did} {side.n_with} of {side.n_expected} so far"
         if best.pairs_needed is not None and not answer.is_complete:
             n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
             said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
@@ -517,7 +507,8 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     ]
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
-        turned = (_turned_words(own.on(side)) for side in (Side.STOPS, Side.STARTS))
+        sides = (own.on(side) for side in (Side.STOPS, Side.STARTS))
+        turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
         rows.append((name, *turned, own.conclusion.words(answer.asked)))
     if len(rows) == 1:
         return ()
@@ -526,10 +517,6 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
         for row in rows
     )
-
-
-def _turned_words(side: SideEffect | None) -> str:
-    return f"{side.n_with} of {side.n_expected}" if side and side.n_pairs else "·"
 
 
 def _cause_sentence(answer: Answer, cause: Cause) -> str:
@@ -589,17 +576,28 @@ def _in_short(cause: Cause) -> str:
         return f"{what} (both changed together)"
     if cause.kind is not Kind.ALONE:
         what += f" ({cause.kind.value})"
-    return f"{what} ({', '.join(_brief(_acting_side(effect)) for effect in _acting(cause))})"
-
-
-def _brief(side: SideEffect) -> str:
-    such = f"such as {next(iter(side.changes))}, " if side.changes else ""
-    return f"{such}{_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns"
+    did = []
+    for such, done in map(_what_it_did, _acting(cause)):
+        did.append(f"{such}, {done}" if such else done)
+    return f"{what} ({', '.join(did)})"
 
 
 def _shown_by(cause: Cause) -> str:
     """What the changes of a cause did, in numbers."""
-    return ", ".join(_effect_words(effect, cause) for effect in _acting(cause))
+    parts = []
+    for effect in _acting(cause):
+        such, done = _what_it_did(effect)
+        what = "it" if len(cause.settings) == 1 else str(effect.factor)
+        example = f" ({such})" if such else ""
+        parts.append(f"changing {what} alone{example} {done} with new seeds")
+    return ", ".join(parts)
+
+
+def _what_it_did(effect: Effect) -> tuple[str, str]:
+    """An example of the change, empty without one, and what came of it."""
+    side = _acting_side(effect)
+    such = f"such as {next(iter(side.changes))}" if side.changes else ""
+    return such, f"{side.side.did} it in {side.n_with} of {side.n_expected} reruns"
 
 
 def _acting(cause: Cause) -> list[Effect]:
@@ -614,16 +612,6 @@ def _acting(cause: Cause) -> list[Effect]:
 def _acting_side(effect: Effect) -> SideEffect:
     side = effect.on(Side.STOPS) if effect.stops else None
     return side or max(effect.sides, key=lambda own: own.n_with - own.n_against)
-
-
-def _effect_words(effect: Effect, cause: Cause) -> str:
-    side = _acting_side(effect)
-    such = f" (such as {next(iter(side.changes))})" if side.changes else ""
-    what = "changing it alone" if len(cause.settings) == 1 else f"changing {effect.factor} alone"
-    return (
-        f"{what}{such} {_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns with new "
-        "seeds"
-    )
 
 
 def _rest(answer: Answer) -> list[str]:

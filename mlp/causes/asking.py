@@ -71,8 +71,6 @@ def next_singles(
 
     Args:
         results: in the order in which they were trained.
-        seen: made of the results.
-        found: likewise.
 
     Returns:
         The most decisive reruns first, none if all is settled; and how many it will still take.

@@ -180,11 +180,9 @@ def changes_of(
     Args:
         configs: the run with each seed, its own first.
         space: the settings that may be changed, and their bounds.
-        n_examples: in the training part.
         gradient_norm: of the mean gradient at the start, of each seed; asked for when a rerun needs
             it.
         targets: parameter name -> the number to try first, such as the quiet runs' median.
-        order: of the choices.
 
     Returns:
         Changes by factor, those of a factor in the order in which they are tried.

@@ -90,12 +90,10 @@ class Effect:
     @property
     def stops(self) -> bool:
         """Whether it is a cause whose change stops what is asked about."""
-        return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STOPS))
-
-    @property
-    def starts(self) -> bool:
-        """Whether it is a cause whose change starts it."""
-        return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STARTS))
+        side = self.on(Side.STOPS)
+        # The side agrees with what was shown, by itself at the 5 % level.
+        is_shown = side is not None and capital(side.n_with, side.n_against) >= 20
+        return is_shown and self.conclusion is Conclusion.CAUSE
 
 
 @dataclass(frozen=True)
@@ -341,8 +339,3 @@ def _needed(sides: Sequence[SideEffect], level: float) -> int | None:
     own = level if len(sides) == 1 else level * 2 / 3
     needed = [pairs_needed(side.n_with, side.n_against, own) for side in sides]
     return min((n for n in needed if n is not None), default=None)
-
-
-def _leans(side: SideEffect | None) -> bool:
-    """Whether a side agrees with an effect that was shown, by itself at the 5 % level."""
-    return side is not None and capital(side.n_with, side.n_against) >= 20

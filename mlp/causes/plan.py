@@ -46,6 +46,11 @@ class Side(StrEnum):
     STOPS = "stops"  # from those with the verdict that is asked about: does it stop?
     STARTS = "starts"  # from healthy ones: does it start?
 
+    @property
+    def did(self) -> str:
+        """What a change did that turned the run."""
+        return "stopped" if self is Side.STOPS else "started"
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -151,7 +156,6 @@ def plan_reruns(
         asked: the verdict that is to be explained, a bad one.
         interventions: runs picked on each side, at most. More keep what fewer had.
         seeds: further seeds of each; likewise.
-        n_examples: in the training part.
         gradient_norm: asked when a change at the same effective step needs it: the step of `unit`
             and `clip` depends on it.
     """
@@ -314,10 +318,6 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
     The first is the one with the smallest mean distance to all others, each next one the farthest
     from those picked so far (ties: the earlier run). So a larger n adds to the picks of a smaller
     one. Runs that differ in their seeds alone, or in what does nothing in them, count once.
-
-    Args:
-        space: the settings by which distance is measured.
-        n: how many at most.
 
     Returns:
         Positions in `runs`, in the order of picking.

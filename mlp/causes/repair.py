@@ -75,7 +75,6 @@ class Attempt:
         verdict: how the run ended with its own seed.
         n_cured: further seeds with which it ended well, and no higher than the unchanged run where
             that ends badly.
-        n_seeds: further seeds that were tried.
         config: the changed run, with its own seed.
     """
 
@@ -101,15 +100,12 @@ class Repair:
         ratio: its stability ratio at its first weights; None where that is not known.
         n_alike: further seeds with which it ends as it does with its own, unchanged.
         n_bad: further seeds with which it ends badly in any way, unchanged.
-        n_seeds: further seeds that were tried.
         cures: changes that repair it with its own seed, those that do so most often with further
             ones first and of these the smallest; the first is the repair. Empty: none was found.
         edges: of numbers, how far each can go before the run ends badly.
         quiet_failures: changes with which it ends otherwise, but not well, or at a higher loss.
         without_effect: settings of no cure; with its own seed and every value that was tried, the
             run still ends as it did.
-        n_trained: reruns.
-        is_complete: whether everything was tried.
     """
 
     config: RunConfig
@@ -161,11 +157,7 @@ def repair(
     Args:
         config: of a run that `needs_repair`.
         space: what may be changed; of its study, or the `standard_space`.
-        before: how this run ended.
-        n_examples: in the training part.
         ratio: its stability ratio at its first weights, if that is known.
-        seeds: further seeds.
-        known: results of an earlier call.
         population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
     """

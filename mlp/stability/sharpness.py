@@ -71,7 +71,6 @@ def measure_sharpness(
     """Measures the sharpness of each network over the whole training part.
 
     Args:
-        networks: of any shapes.
         threads: they change nothing but the time.
     """
     if not networks:
@@ -83,17 +82,12 @@ def measure_sharpness(
         for number, network in enumerate(networks):
             if network.input_scale == factor:
                 queue.put((number, network))
-        found |= _measured(queue, pixels, threads)
+        # A product that is shared out over threads adds up in another order.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            tasks = [pool.submit(_measure_all, queue, pixels) for _ in range(threads)]
+            for task in tasks:
+                found |= task.result()
     return [found[number] for number in range(len(networks))]
-
-
-def _measured(
-    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels, threads: int
-) -> dict[int, Sharpness]:
-    # A product that is shared out over threads adds up in another order.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(lambda _: _measure_all(queue, pixels), range(threads)))
-    return dict(itertools.chain.from_iterable(shares))
 
 
 def measure_sharpness_curves(
@@ -243,9 +237,9 @@ class _Ongoing:
 @np.errstate(all="ignore")  # weights may be beyond all numbers
 def _measure_all(
     queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels
-) -> list[tuple[int, Sharpness]]:
+) -> dict[int, Sharpness]:
     """Measures networks until none is left, some side by side."""
-    done: list[tuple[int, Sharpness]] = []
+    done: dict[int, Sharpness] = {}
     running: list[_Ongoing] = []
     while True:
         running += _begin(queue, running, pixels)
@@ -281,7 +275,7 @@ def _advance(
     running: Sequence[_Ongoing],
     product: Callable[[Pixels, Matrix], Matrix],
     pixels: Pixels,
-    done: list[tuple[int, Sharpness]],
+    done: dict[int, Sharpness],
 ) -> list[_Ongoing]:
     """Answers all measurements at once; those that end go to `done`."""
     answers = product(pixels, np.vstack([one.ask for one in running]))
@@ -291,7 +285,7 @@ def _advance(
         try:
             one.ask = one.measurement.send(answer)
         except StopIteration as end:
-            done.append((one.number, end.value))
+            done[one.number] = end.value
         else:
             going_on.append(one)
     return going_on

@@ -650,10 +650,10 @@ def study_config(study: str = "accuracy", settings: Settings | None = None) -> S
         >>> config.study.n_trials, config.base.data.name
         (8, 'digits')
     """
-    return read_study(_with_settings("sweep", [f"sweeps={study}"], settings or {}))
+    return sweep_config(_with_settings("sweep", [f"sweeps={study}"], settings or {}))
 
 
-def read_study(values: Mapping[str, Any]) -> SweepConfig:
+def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
     """The config of a study from its composed values, with every law that can be checked so early.
 
     Raises:

@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask
 from mlp.config import Own, RunConfig, Study, Tracking, canonical_json
+from mlp.curve import VERDICT_SHADES
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
-from mlp.palette import VERDICT_SHADES
 from mlp.program import FUNCTION
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import record

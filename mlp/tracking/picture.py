@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.curve import CHANCE_LOSS, TAIL_SHARE, Judgement, Verdict
-from mlp.palette import VERDICT_COLOURS
+from mlp.curve import CHANCE_LOSS, TAIL_SHARE, VERDICT_COLOURS, Judgement, Verdict
 
 if TYPE_CHECKING:  # a curve of a file is judged without them
     from mlp.config import RunConfig
