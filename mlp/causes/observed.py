@@ -201,10 +201,9 @@ class ValueCount:
         """Those that oscillate."""
         return self.counts.get(Verdict.OSCILLATING, 0)
 
-    @property
-    def oscillating(self) -> Share:
-        """The share that oscillates, with Wilson's 95 % interval."""
-        return wilson(self.n_oscillating, self.n_runs)
+    def share_of(self, verdict: Verdict) -> Share:
+        """The share that ended so, with Wilson's 95 % interval."""
+        return wilson(self.counts.get(verdict, 0), self.n_runs)
 
 
 def count_values(runs: Sequence[Judged]) -> list[ValueCount]:

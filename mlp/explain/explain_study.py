@@ -1,4 +1,4 @@
-"""Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
+"""Explains a study: which settings make its runs oscillate, or end badly otherwise, by reruns."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ from mlp.causes.answer import (
 from mlp.causes.changes import plain, standard_space
 from mlp.causes.effects import effects
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import StudyRun, complete_space, observe
+from mlp.causes.observed import DEEDS, StudyRun, complete_space, observe, verdict_to_explain
 from mlp.causes.plan import Results, plan_reruns
 from mlp.config import Data, ExplainConfig, RunConfig, Training
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
-from mlp.errors import DataError, RecordError, patiently
+from mlp.errors import DataError, RecordError, SettingError, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
@@ -94,6 +94,9 @@ def explain_study(
     is_after_sweep: bool = False,
 ) -> "Explanation":
     """Finds out which settings make the loss of a study's runs oscillate, by reruns.
+
+    Where none oscillates, or most diverge, it asks about the worst end that they have
+    (`explain.verdict`).
 
     Args:
         name: of a study, the id of its parent run, or of an experiment; None: the last study.
@@ -192,7 +195,7 @@ class Explanation:
     """What was found of a study.
 
     Attributes:
-        answer: which settings cause the oscillation, with the evidence; None where the runs, of
+        answer: which settings cause the bad end, with the evidence; None where the runs, of
             another program, were only judged. Then there are no run, content and page either.
         sentences: the answer for a person.
         run_id: of the explain run in MLflow.
@@ -224,10 +227,12 @@ class Compared:
     """The runs of a study that can be compared with each other.
 
     Attributes:
+        asked: the verdict that is explained.
         observed: the same as attribution sees them.
         space: of the study, with every further setting in which they differ.
     """
 
+    asked: Verdict
     runs: tuple[PastRun, ...]
     observed: tuple[StudyRun, ...]
     space: Space
@@ -253,12 +258,24 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
     # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
     space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
-    if all(run.judgement.verdict is Verdict.OSCILLATING for run in runs):
+    verdicts = [run.judgement.verdict for run in runs]
+    asked = _asked(verdicts, study, config)
+    if all(verdict is asked for verdict in verdicts):
         # Whatever is varied: then something that all runs share may do it.
         known = {entry.path for entry in space}
         space += tuple(e for e in standard_space(configs[0]) if e.path not in known)
-    observed = observe(configs, [run.judgement.verdict for run in runs], space)
-    return Compared(runs, observed, space, data)
+    return Compared(asked, runs, observe(configs, verdicts, space), space, data)
+
+
+def _asked(verdicts: Sequence[Verdict], study: PastStudy, config: ExplainConfig) -> Verdict:
+    typed = config.explain.verdict
+    if study.brought:  # whose code is compared by its swings
+        if typed not in ("worst", Verdict.OSCILLATING):
+            raise SettingError(
+                f"explain.verdict must be oscillating for runs of another program, but is {typed}"
+            )
+        return Verdict.OSCILLATING
+    return verdict_to_explain(verdicts) if typed == "worst" else Verdict(typed)
 
 
 def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
@@ -347,6 +364,7 @@ class _Inquiry:
         self.plan = plan_reruns(
             compared.observed,
             compared.space,
+            asked=compared.asked,
             interventions=config.explain.interventions,
             seeds=config.explain.seeds,
             n_examples=compared.data.train.n_examples,
@@ -438,7 +456,7 @@ class _Inquiry:
                 self._said.add(setting)
                 if self._n_trained:
                     at = f"after {self._passed_s():.0f} s and {self._n_trained} reruns"
-                    say(self._console, f"{at}: {setting} {conclusion.value}")
+                    say(self._console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")
 
     def _progress(self) -> AbstractContextManager[Callable[[int, float], None]]:
         found = self.answer()
@@ -484,11 +502,17 @@ def _commands(
     commands = [more]
     brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     for run in compared.runs:
-        if run.judgement.verdict is Verdict.OSCILLATING and run.run_id not in brought:
+        if run.judgement.verdict is compared.asked and run.run_id not in brought:
             local = dataclasses.replace(config.local, own=run.config.own)
             commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
             commands.append(rerun_command(run.run_id, local))
             break
+    counts = Counter(run.judgement.verdict for run in compared.runs)
+    for verdict, deed in DEEDS.items():
+        if verdict is not compared.asked and counts[verdict] and not study.brought:
+            n_do = f"{counts[verdict]} {deed.do if counts[verdict] > 1 else deed.does}"
+            again = explain_command(study.name, config.local)
+            commands.append(f"{again} explain.verdict={verdict.value}   # why {n_do}")
     return commands
 
 
@@ -542,8 +566,8 @@ def gather(
         of_what = f"{own.program.function} in {own.program.file}"
     facts = (
         f"{len(runs)} runs of {of_what}",
-        f"{found.n_oscillating} oscillate; {found.n_trained} reruns from "
-        f"{found.n_picked[0]} oscillating and {found.n_picked[1]} quiet runs"
+        f"{found.n_asked} {DEEDS[found.asked].do}; {found.n_trained} reruns from "
+        f"{found.n_picked[0]} {found.asked.value} and {found.n_picked[1]} healthy runs"
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
         "a cause is named at a chance of 1 % of naming any false one, over all settings together",
     )

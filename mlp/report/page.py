@@ -18,7 +18,7 @@ from mlp.causes.answer import Answer
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, WIDTHS
 from mlp.causes.effects import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import count_values
+from mlp.causes.observed import DEEDS, count_values
 from mlp.causes.plan import Side
 from mlp.config import RunConfig, Value
 from mlp.curve import VERDICT_COLOURS, Verdict
@@ -187,9 +187,9 @@ def figures_of(content: PageContent) -> dict[str, Figure]:
     """The figures of a page by name; one that would show nothing is not there."""
     drawn: dict[str, Figure] = {}
     if any(_rate_of(run.config) is not None for run in content.runs):
-        drawn["map"] = map_figure(content.runs, content.addresses)
+        drawn["map"] = map_figure(content.runs, content.addresses, content.answer.asked)
     for i, pair in enumerate(content.pairs):
-        drawn[f"curves-{i}"] = curves_figure(pair)
+        drawn[f"curves-{i}"] = curves_figure(pair, content.answer.asked)
     if any(side.n_pairs for effect in content.answer.effects for side in effect.sides):
         drawn["causes"] = causes_figure(content.answer)
     if content.ratios:
@@ -197,10 +197,15 @@ def figures_of(content: PageContent) -> dict[str, Figure]:
     return drawn
 
 
-def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Figure:
+def map_figure(
+    runs: Sequence[PastRun],
+    addresses: Sequence[str] = (),
+    asked: Verdict = Verdict.OSCILLATING,
+) -> Figure:
     """Learning rate by normalization, each run in the colour of its verdict.
 
     Args:
+        asked: the verdict that is counted in each row.
         addresses: of the runs in MLflow; none: the points are no links.
     """
     by_row: dict[str, list[Dot]] = {}
@@ -220,8 +225,8 @@ def map_figure(runs: Sequence[PastRun], addresses: Sequence[str] = ()) -> Figure
         by_row.setdefault(_row_of(run.config), []).append(dot)
     rows = []
     for name, dots in by_row.items():
-        n = sum(dot.kind == "oscillating" for dot in dots)
-        words = f"{n} of {len(dots)} {'oscillates' if n == 1 else 'oscillate'}"
+        n = sum(dot.kind == asked.value for dot in dots)
+        words = f"{n} of {len(dots)} {DEEDS[asked].does if n == 1 else DEEDS[asked].do}"
         edge = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
         if edge is not None:
             words += f"; edge near {edge.place:.2g}: {edge.below} below it, {edge.above} above"
@@ -292,10 +297,10 @@ def _row_of(config: RunConfig) -> str:
     return config.own.program.function
 
 
-def curves_figure(pair: CurvePair) -> Figure:
-    """The loss of an oscillating run with that of its repaired run."""
+def curves_figure(pair: CurvePair, asked: Verdict = Verdict.OSCILLATING) -> Figure:
+    """The loss of a run that ended badly with that of its repaired run."""
     both = (
-        (pair.before, "oscillating", f"{pair.name}: oscillating"),
+        (pair.before, asked.value, f"{pair.name}: {asked.value}"),
         (pair.after, pair.verdict.value, f"with {pair.change}: {pair.verdict.value}"),
     )
     return _lines("step", "loss", both)
@@ -310,7 +315,7 @@ def causes_figure(answer: Answer) -> Figure:
 
     rows = []
     for effect in sorted(filter(_tried_sides, answer.effects), key=turned):
-        words, sides = effect.conclusion.value, _tried_sides(effect)
+        words, sides = effect.conclusion.words(answer.asked), _tried_sides(effect)
         if effect.conclusion is Conclusion.CAUSE and not _is_named(answer, effect):
             words = _EXPLAINED
         did = ", ".join(f"{own.side.did} it in {own.n_with} of {own.n_expected}" for own in sides)
@@ -449,6 +454,8 @@ def render_page(content: PageContent) -> str:
     varied = _varied(content)
     return TEMPLATES.get_template("page.html").render(
         content=content,
+        asked=content.answer.asked,
+        deed=DEEDS[content.answer.asked],
         figures=figures_of(content),
         counts=count_values(content.observed),
         verdicts=[verdict.value for verdict in Verdict if verdict in seen],
