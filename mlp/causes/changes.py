@@ -168,6 +168,7 @@ def changes_of(
     gradient_norm: Callable[[int], float],
     targets: Mapping[str, float],
     order: Order,
+    to_bounds: bool = False,
 ) -> tuple[Change, ...]:
     """Every change of one setting that is tried on a run.
 
@@ -183,6 +184,7 @@ def changes_of(
         gradient_norm: of the mean gradient at the start, of each seed; asked for when a rerun needs
             it.
         targets: parameter name -> the number to try first, such as the quiet runs' median.
+        to_bounds: whether numbers go to both their bounds first, since no run shows where to go.
 
     Returns:
         Changes by factor, those of a factor in the order in which they are tried.
@@ -194,7 +196,9 @@ def changes_of(
         if drawn is None or is_seed(config, entry.path) or not is_active(config, entry.path):
             continue
         branch, domain = drawn
-        for values, one, other in _settings_and_ends(config, entry, branch, domain, targets, order):
+        for values, one, other in _settings_and_ends(
+            config, entry, branch, domain, targets, order, to_bounds
+        ):
             changes.append(
                 Change(
                     Factor(entry.path),
@@ -242,13 +246,18 @@ def _settings_and_ends(
     domain: Domain,
     targets: Mapping[str, float],
     order: Order,
+    to_bounds: bool,
 ) -> Iterator[tuple[Values, Value, Value]]:
     """What a change sets, and between which two values it goes."""
 
     def others(value: Value, layer: int | None = None) -> list[Value]:
         name = DEPTH if entry.path == DEPTH else entry.parameter(branch, layer)
         target = None if entry.path == DEPTH else targets.get(name)
-        return _alternatives(domain, value, name, target, order)
+        found = _alternatives(domain, value, name, target, order)
+        if to_bounds and isinstance(domain, Range) and not domain.integer:
+            ends = [end for end in (domain.low, domain.high) if not _is_near(end, value)]
+            found = [*ends, *(own for own in found if not any(_is_near(own, e) for e in ends))]
+        return found
 
     widths = config.model.layer_widths
     if entry.path == DEPTH:

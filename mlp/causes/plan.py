@@ -179,6 +179,7 @@ def plan_reruns(
             n_examples=n_examples,
             gradient_norm=_norm_of_seed(configs, gradient_norm),
             targets=_targets(runs, side, asked),
+            to_bounds=not any(_is_wanted(run.verdict, side, asked) for run in runs),
             order=_order(runs, side, asked),
         )
         picks[side].append(Pick(run, side, asked, configs, n_seeds, changes))
