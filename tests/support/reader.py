@@ -131,6 +131,8 @@ def module(reader: Reader, text: str, *further: str) -> Said:
     words = shlex.split(text, comments=True)[2:]
     if not HAS_MNIST:
         words = ["data=digits" if word == "data=mnist" else word for word in words]
+    if "examples/" in text:
+        shutil.copytree(ROOT / "examples", reader.folder / "examples", dirs_exist_ok=True)
     return run_module([*words, *further], reader.folder, reader.environment)
 
 
@@ -159,6 +161,10 @@ def short_study(reader: Reader, text: str) -> Said:
 
 def short_run(reader: Reader, text: str) -> Said:
     return module(reader, text, "training.steps=1000")
+
+
+def short_function(reader: Reader, text: str) -> Said:
+    return module(reader, text, "own.steps=60")
 
 
 def short_explanation(reader: Reader, text: str) -> Said:
@@ -296,6 +302,7 @@ RULES = (
     Rule("command", r"python -m mlp\.sweep .*study\.dry_run=true", module),
     Rule("command", r"python -m mlp\.sweep", short_study, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
+    Rule("command", r"python -m mlp\.train own.file=examples", short_function, "It takes as long."),
     Rule(
         "command",
         r"python -m mlp\.explain EXPERIMENT",
