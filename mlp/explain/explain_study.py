@@ -64,7 +64,7 @@ from mlp.tracking.read import (
 )
 from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
-from mlp.training.executor import n_threads, open_executor
+from mlp.training.train_runs import n_threads, open_executor
 
 PAGE_FILE = "report.html"
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything

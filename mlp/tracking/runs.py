@@ -37,15 +37,16 @@ from mlp.tracking import display, record
 from mlp.tracking.listing import (
     EXPLAINS,
     KEY,
+    NOTE_TAG,
     STUDY,
     Listing,
     StudyPage,
     checked_key,
     explanation_key,
+    page_query,
     study_key,
     trial_key,
 )
-from mlp.tracking.view import NOTE_TAG, page_query
 
 STUDY_FILE = "study.json"
 
@@ -67,9 +68,6 @@ def start_study(store: Store, page: StudyPage) -> str:
 
     The study's settings become params, which MLflow never changes: of a study that is continued
     only new ones are added. The current ones are in `study.json`.
-
-    Returns:
-        The id of the parent run.
     """
     own_key = study_key(page.key)
     tags = {
@@ -97,9 +95,6 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
     """Uploads a record's folder as it lies; a run that is already recorded stays as it is.
 
     Args:
-        store: where.
-        folder: with the files of the record.
-        listing: what is shown of it.
         parent_id: id of the run that it is shown below; None: of none.
 
     Returns:
@@ -224,11 +219,7 @@ def find_trial(store: Store, key: str, number: int) -> str | None:
 
 
 def get_run(store: Store, run_id: str) -> Run:
-    """MLflow's own view of a run.
-
-    Raises:
-        MissingInputError: for a run that the store does not have.
-    """
+    """MLflow's own view of a run."""
     try:
         return store.client.get_run(run_id)
     except MlflowException as error:
@@ -241,7 +232,6 @@ def find_run(store: Store, key: str) -> Run | None:
     """The run of a key; of several, which an answer that was lost may have made, one stays.
 
     Args:
-        store: where.
         key: made of letters, digits, `_`, `.`, `-` and `/`.
     """
     found = store.client.search_runs(
@@ -272,11 +262,7 @@ def all_runs(
     """The runs that meet a condition, page by page.
 
     Args:
-        store: where.
-        condition: as MLflow's search takes it.
         experiments: their ids; None: the store's own.
-        view: one of MLflow's `ViewType`.
-        order_by: likewise.
         most: no further page is asked for after so many runs.
     """
     token, n = None, 0
@@ -339,11 +325,8 @@ def study_note(
     """What came of a study: verdicts, the best trial, its settings, what to type next.
 
     Args:
-        verdicts: of all trials.
         winner: Markdown about the best trial; None where no run stayed finite.
         picture: Markdown that shows its losses; empty: none.
-        settings: its searched settings.
-        commands: to type.
 
     Example:
         >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
@@ -389,13 +372,8 @@ def start_explanation(store: Store, *, key: str, name: str, parent: str | None) 
     """The run whose children are reruns: the one that is there, or a new one.
 
     Args:
-        store: where.
         key: of the study or run that is explained.
-        name: of the new run, for a person.
         parent: id of the run that is explained, or of the study's, if it has one.
-
-    Returns:
-        Its id; it is RUNNING.
     """
     own_key = explanation_key(key)
     tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}
