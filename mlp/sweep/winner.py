@@ -21,10 +21,9 @@ from mlp.sweep.generation import Keeper, train_again
 from mlp.terminal.screen import render_verdicts, say, waiting
 from mlp.tracking.display import ThinCurve, doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain
-from mlp.tracking.listing import NOTE_TAG, picture_link
+from mlp.tracking.listing import NOTE_TAG, picture_link, run_link, study_note
 from mlp.tracking.picture import study_picture
 from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import run_link, study_note
 from mlp.training.work import Executor
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 A listing (name, tags, params, points) is made when the run is kept, and lies beside its record, so
 that whoever uploads the folder neither reads the arrays back nor computes anything. All of it is
-made without MLflow, whose import takes seconds.
+made without MLflow, whose import takes seconds. Descriptions are short Markdown notes: MLflow's
+pages show some six lines of one and hide the rest, so what matters comes first.
 
 MLflow keeps the views that people save as tags of the experiment, and opens one by its address. So
 a study brings its own: the verdict first, then numbers and the settings that it searches; and the
@@ -13,7 +14,8 @@ their default view.
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -290,9 +292,10 @@ def _note_of(run: RunRecord) -> str:
         offers.insert(0, "what stops it")
     said = "; ".join(offers)
     offer = f"{said[0].upper()}{said[1:]}:"
-    block = "\n".join(["```console", *commands, "```"])
     picture = picture_link(PICTURE_FILE, _RUN_ID, "the loss")
-    return "\n\n".join([picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, block])
+    return "\n\n".join(
+        [picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, _block(commands)]
+    )
 
 
 def _numbers_of(run: RunRecord) -> str:
@@ -309,6 +312,60 @@ def _numbers_of(run: RunRecord) -> str:
         pace = "" if period is None else f" every {period:.3g} steps"
         parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
     return ", ".join(parts) + "."
+
+
+def study_note(
+    verdicts: Sequence[Verdict],
+    *,
+    winner: str | None = None,
+    picture: str = "",
+    settings: Mapping[str, object] | None = None,
+    commands: Sequence[str] = (),
+) -> str:
+    """What came of a study: verdicts, the best trial, its settings, what to type next.
+
+    Args:
+        winner: Markdown about the best trial; None where no run stayed finite.
+        picture: Markdown that shows its losses; empty: none.
+
+    Example:
+        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
+        **1 of 3 runs is oscillating**, 2 are stalled.
+        <BLANKLINE>
+        None of them came to its end with a finite loss.
+    """
+    counts = Counter(verdicts)
+    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
+    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
+    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
+    if winner is None:
+        return f"{line}.\n\nNone of them came to its end with a finite loss."
+    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
+    if settings:
+        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
+    return "\n\n".join(parts)
+
+
+def run_link(experiment_id: str, run_id: str, name: str) -> str:
+    """A link from one page of MLflow to that of a run.
+
+    Example:
+        >>> run_link("1", "0f", "#3 lr 0.5")
+        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
+    """
+    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _block(commands: Sequence[str]) -> str:
+    return "\n".join(["```console", *commands, "```"])
 
 
 def view_tag(page: StudyPage, created_ms: int, lowest: int = -4) -> tuple[str, str]:

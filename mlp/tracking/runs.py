@@ -6,9 +6,6 @@ that one background thread can record while another trains.
 
 Recording is safe to repeat: a run is found again by its key, and its points carry the time of the
 training, so that MLflow knows the same points when they come twice.
-
-The descriptions of studies and runs are short Markdown notes. MLflow's pages show some six lines of
-a description and hide the rest, so what matters comes first.
 """
 
 import math
@@ -25,13 +22,10 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-from collections import Counter
-
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlp.config import canonical_json
-from mlp.curve import Verdict
 from mlp.errors import MissingInputError
 from mlp.tracking import display, record
 from mlp.tracking.listing import (
@@ -43,7 +37,6 @@ from mlp.tracking.listing import (
     StudyPage,
     checked_key,
     explanation_key,
-    page_query,
     study_key,
     trial_key,
 )
@@ -312,60 +305,6 @@ def _dataset(listing: Listing) -> DatasetInput:
 def _cut(value: Any, most: int) -> str:
     text = str(value)
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def study_note(
-    verdicts: Sequence[Verdict],
-    *,
-    winner: str | None = None,
-    picture: str = "",
-    settings: Mapping[str, object] | None = None,
-    commands: Sequence[str] = (),
-) -> str:
-    """What came of a study: verdicts, the best trial, its settings, what to type next.
-
-    Args:
-        winner: Markdown about the best trial; None where no run stayed finite.
-        picture: Markdown that shows its losses; empty: none.
-
-    Example:
-        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
-        **1 of 3 runs is oscillating**, 2 are stalled.
-        <BLANKLINE>
-        None of them came to its end with a finite loss.
-    """
-    counts = Counter(verdicts)
-    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
-    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
-    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
-    if winner is None:
-        return f"{line}.\n\nNone of them came to its end with a finite loss."
-    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
-    if settings:
-        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
-    return "\n\n".join(parts)
-
-
-def run_link(experiment_id: str, run_id: str, name: str) -> str:
-    """A link from one page of MLflow to that of a run.
-
-    Example:
-        >>> run_link("1", "0f", "#3 lr 0.5")
-        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
-    """
-    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
-
-
-def _are(n: int) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _block(commands: Sequence[str]) -> str:
-    return "\n".join(["```console", *commands, "```"])
 
 
 def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
