@@ -84,14 +84,14 @@ def _compiled(request, tmp_path_factory) -> None:
     if worker is None or len(request.session.items) < 100:
         return
     from mlp.config import Data, RunConfig
-    from mlp.data.dataset import load
+    from mlp.data.dataset import load_data
     from mlp.engine.population import train
     from mlp.settings import with_settings
     from support.world import once, root_of
 
     def compile_for(dtype: str) -> None:
         config = with_settings(RunConfig(), {"training.steps": 1, "training.dtype": dtype})
-        train([config], load(Data(name="digits"), notice=print))
+        train([config], load_data(Data(name="digits"), notice=print))
 
     # Every other worker begins with the other type, so that two of them share the work.
     for dtype in ("float32", "float64")[:: 1 if int(worker[2:]) % 2 else -1]:

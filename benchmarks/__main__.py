@@ -20,14 +20,14 @@ from benchmarks.growth import STUDY_STEPS, measure_growth
 from benchmarks.machine import machine, product_gflops
 from benchmarks.peers import PEERS, NotApplicableError, Problem, Steps
 from mlp.config import Data, Execution, RunConfig
-from mlp.data.dataset import Dataset, Part, features, load
+from mlp.data.dataset import Dataset, Part, features, load_data
 from mlp.data.mnist import MNIST
 from mlp.engine.population import train
 from mlp.errors import MlpError
 from mlp.network import initialize
 from mlp.settings import read_run
 from mlp.terminal.console import run_command
-from mlp.training.executor import n_threads
+from mlp.training.train_runs import n_threads
 
 _ROUNDS = 7
 _TURN_S = 0.6  # what a contender may take of a round
@@ -82,7 +82,7 @@ def works() -> list[Work]:
 def find_data() -> Dataset:
     """MNIST where it lies on this machine, else made-up images of its shape and sparsity."""
     try:
-        return load(
+        return load_data(
             Data(name="mnist", validation_fraction=0.0),
             notice=print,
             source=replace(MNIST, mirrors=()),

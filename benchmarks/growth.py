@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlp.config import Data, RunConfig
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.settings import read_run, read_sweep
 from mlp.study import search
@@ -48,7 +48,7 @@ class Growth:
 
 def measure_growth(threads: int) -> list[Growth]:
     """Trains 8, 64 and 512 trials on the digits, 16 at a time; asks for as many, untrained."""
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
     rng = np.random.RandomState(0)
     configs = [
         _config([rng.randint(2, 33) for _ in range(rng.randint(1, 4))], seed)
@@ -80,7 +80,7 @@ def _ask_ms(n_trials: int) -> float:
         if trials[0].number >= n_trials:
             return seconds / len(trials) * 1e3
         for trial in trials:
-            search.tell(asked, trial, search.Outcome(float(rng.random_sample()), {}))
+            search.tell(asked, trial, value=float(rng.random_sample()), facts={})
 
 
 def _config(widths: Sequence[int], seed: int) -> RunConfig:

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from mlp.config import Data
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 
-digits = load(Data(validation_fraction=0.0), notice=print)
+digits = load_data(Data(validation_fraction=0.0), notice=print)
 X = (digits.train.pixels / digits.scale).astype(np.float32)
 y = digits.train.labels.astype(int)
 n = len(X)

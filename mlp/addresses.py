@@ -132,12 +132,7 @@ def check_sqlite(
 
 
 def tables(path: Path) -> set[str]:
-    """The names of the tables of the tracking store's SQLite file; none where there is no file.
-
-    Raises:
-        StoreError: if SQLite cannot read it.
-        BusyError: if another program holds it.
-    """
+    """The names of the tables of the tracking store's SQLite file; none where there is no file."""
     if not path.exists():
         return set()
     try:
@@ -167,9 +162,6 @@ def only_one(folder: Path) -> Iterator[None]:
     """Lets one process at a time in, among those that ask for the same folder.
 
     The folder itself is locked: no lock file stays behind, and a process that dies lets go.
-
-    Raises:
-        BusyError: if another one stays too long.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -32,7 +32,7 @@ from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking import spool
 from mlp.tracking.listing import study_key
-from mlp.training.executor import n_threads
+from mlp.training.train_runs import n_threads
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store
@@ -153,7 +153,7 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
         if holder := holder_of(top, folder.name):
             yield Finding(f"{folder.name} is being worked on by {holder}")
             continue
-        n_waiting += (n := len(list(spool.waiting(folder))))
+        n_waiting += (n := len(spool.waiting_in(folder)))
         if n:
             yield Finding(
                 f"{n} runs of {folder.name} wait for MLflow",
@@ -363,10 +363,10 @@ def _exists(url: str) -> bool:
 
 def _studies(storage: str) -> dict[str, int]:
     """The studies of a store and how many trials each has."""
-    from mlp.study.storage import open_storage, storage_faults, stored_studies  # imports Optuna
+    from mlp.study.storage import opened_storage, stored_studies  # imports Optuna
 
-    with storage_faults(storage):
-        return stored_studies(open_storage(storage))
+    with opened_storage(storage) as opened:
+        return stored_studies(opened)
 
 
 def _runs_left(config: SweepConfig) -> dict[str, str | None]:
@@ -396,7 +396,7 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
     with only_driver(folder.parent, folder.name):
         page = spool.page_of(folder)
         is_stored = _stored(config, page.name)
-        places = [each.place for each in spool.waiting(folder) if is_stored(each)]
+        places = [place for which, place in spool.waiting_in(folder).items() if is_stored(*which)]
         n_published, damaged = 0, list[str]()
         if places:
             store = _opened_tracking(config)
@@ -404,7 +404,7 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
                 # Until the sweep says how it ends.
                 runs.finish(store, runs.start_study(store, page), "KILLED")
             n_published, damaged = drain(store, places)
-        n_left = len(list(spool.waiting(folder))) - len(damaged)
+        n_left = len(spool.waiting_in(folder)) - len(damaged)
         spool.clear(folder)
     said = f"{n_published} runs published"
     if n_left:
@@ -419,7 +419,7 @@ def _publish_singles(config: SweepConfig) -> str:
     from mlp.tracking.drain import drain
 
     store = _opened_tracking(config)
-    n_published, damaged = drain(store, [each.place for each in spool.left_behind()])
+    n_published, damaged = drain(store, spool.left_behind())
     spool.leave(spool.folder_of_runs())
     if damaged:
         raise RecordError(f"{n_published} runs published; these cannot be: {', '.join(damaged)}")
@@ -433,16 +433,16 @@ def _clear_spool(top: Path, folder: Path) -> str:
     return f"{folder} removed"
 
 
-def _stored(config: SweepConfig, study: str) -> Callable[[spool.Waiting], bool]:
+def _stored(config: SweepConfig, study: str) -> Callable[[int, int], bool]:
     """Whether the study has a trial, or has noted the test of a network of a further seed."""
     n_trials = _studies(config.study.storage).get(study, 0)
 
-    from mlp.study.storage import open_storage, storage_faults, stored_looks
+    from mlp.study.storage import opened_storage, stored_looks
 
-    with storage_faults(config.study.storage):
-        looks = stored_looks(open_storage(config.study.storage), study)
+    with opened_storage(config.study.storage) as opened:
+        looks = stored_looks(opened, study)
     seeds = {(look["trial"], look["seed"]) for look in looks if "seed" in look}
-    return lambda each: each[:2] in seeds if each.seed else each.number < n_trials
+    return lambda number, seed: (number, seed) in seeds if seed else number < n_trials
 
 
 def _opened_tracking(config: SweepConfig) -> "Store":

@@ -90,7 +90,7 @@ class AllDivergedError(MlpError):
 
 
 @contextlib.contextmanager
-def one_sentence(
+def translated(
     table: Mapping[type[Exception], Callable[[Any], MlpError | None]],
 ) -> Iterator[None]:
     """Turns what a library raises in the block into this program's errors.
@@ -100,7 +100,7 @@ def one_sentence(
             None instead of a sentence: the exception is a bug and stays what it is.
 
     Example:
-        >>> with one_sentence({OSError: lambda error: StoreError(f"cannot write: {error}")}):
+        >>> with translated({OSError: lambda error: StoreError(f"cannot write: {error}")}):
         ...     raise OSError("disk full")
         Traceback (most recent call last):
         mlp.errors.StoreError: cannot write: disk full
@@ -130,9 +130,6 @@ def patiently(
         job: safe to be done twice, also where the store did all of it and had no time to say so.
         may_pass: whether to try again may help; else the fault is raised at once.
         patience_s: for how long to try; None: `PATIENCE_S`.
-
-    Raises:
-        Exception: the last one of the job.
     """
     end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
     while True:

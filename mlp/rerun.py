@@ -1,6 +1,7 @@
 """`python -m mlp.rerun RUN_ID`: trains a tracked run again; does it come out the same?"""
 
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Mapping
@@ -9,14 +10,12 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
 from mlp.engine.result import Ending, Result
-from mlp.errors import MissingInputError, SettingError, one_line, patiently
-from mlp.run import Run
+from mlp.errors import SettingError, one_line, patiently
+from mlp.run import Run, existing_store
 from mlp.settings import (
     learning_rate_of,
     located,
@@ -62,11 +61,6 @@ _JOINT = (
     "gradient.derivative",
     "training.shift",
 )
-
-
-def main() -> None:
-    """The command."""
-    run_command(_rerun)
 
 
 def _rerun() -> None:
@@ -150,16 +144,13 @@ def rerun_network(
     """
     local, changed = local or run_config(), typed_changes(changes)
     console = console or silent()
-    path = sqlite_path(resolve(local.tracking))
-    if path is not None and not path.exists():
-        raise MissingInputError(f"there is no run {run_id}, because there is no store {path}")
-
     with waiting(console, "reading the run"):
+        store = patiently(lambda: existing_store(local.tracking, f"run {run_id}"))
         # MLflow takes seconds, so not before it is needed.
         from mlp.tracking.read import fetch_run, fetch_source
         from mlp.tracking.store import how_to_look, open_store
 
-        original = patiently(lambda: fetch_run(open_store(local.tracking), run_id))
+        original = patiently(lambda: fetch_run(store, run_id))
     recorded = original.recipe.config.own
     run_id = original.run_id  # whole
     data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
@@ -168,8 +159,7 @@ def rerun_network(
         data=data_config,
         tracking=local.tracking,
         execution=local.execution,
-        own=recorded
-        and located(recorded, local.own, lambda: fetch_source(open_store(local.tracking), run_id)),
+        own=recorded and located(recorded, local.own, lambda: fetch_source(store, run_id)),
     )
     config = with_settings(config, changed)
     is_same_code = recorded is None or recorded.program == (config.own and config.own.program)
@@ -179,11 +169,11 @@ def rerun_network(
     was_pruned = is_plain and original.recipe.ending is Ending.PRUNED
     pruned_at = original.recipe.last_step if was_pruned else None
     record = train_record(config, console, expected_digest=digest, pruned_at=pruned_at)
-    found = compare(original.result, record.result)
-    say(console, *_answer(original, record, found, is_plain=is_plain))
+    difference = compare(original.result, record.result)
+    say(console, *_answer(original, record, difference, is_plain=is_plain))
     tags = {"mlp.rerun_of": run_id}
     if is_plain:
-        tags["mlp.identical"] = str(found.difference is None).lower()
+        tags["mlp.identical"] = str(difference is None).lower()
     label = Label(f"rerun {run_name(record.config)}", tags)
     with waiting(console, "the run is being recorded"):
         store, new_id = record_run(
@@ -198,48 +188,21 @@ def rerun_network(
         commands = [rerun_command(new_id, config), *how_to_look(store, run_id=new_id)]
     commands += register_model(store, new_id, record)
     say(console, "next:", *(f"  {line}" for line in commands))
-    return Rerun(Run(new_id, record.config, record.result), found.difference, is_plain)
+    return Rerun(Run(new_id, record.config, record.result), difference, is_plain)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How a rerun differs from its original.
+def compare(old: Result, new: Result) -> str | None:
+    """The first loss, validation accuracy or weight that differs, as a sentence; None: none does.
 
-    Attributes:
-        difference: the first loss or weight that differs, as a sentence; None: identical.
-        n_losses: losses that were compared.
-        n_weights: weights and biases that were compared.
+    All are compared bit for bit.
     """
-
-    difference: str | None
-    n_losses: int
-    n_weights: int
-
-
-def compare(old: Result, new: Result) -> Comparison:
-    """Compares two results bit for bit: losses first, then validation accuracies, then weights."""
-    n_weights = sum(W.size + b.size for W, b in old.weights)
-    if old.own is not None:
-        n_weights = sum(array.size for array in old.own.kept.values())
-    difference = next(
-        filter(
-            None,
-            (
-                _first_step("loss", old.loss_step, old.loss, new.loss_step, new.loss),
-                _first_step(
-                    "validation accuracy",
-                    old.evaluated_step,
-                    old.validation_accuracy,
-                    new.evaluated_step,
-                    new.validation_accuracy,
-                ),
-                _first_weight(old, new),
-                _first_of_function(old, new),
-            ),
-        ),
-        None,
+    evaluated = "evaluated_step", "validation_accuracy"
+    return (
+        _first_step("loss", old, new, ("loss_step", "loss"))
+        or _first_step("validation accuracy", old, new, evaluated)
+        or _first_weight(old, new)
+        or _first_of_function(old, new)
     )
-    return Comparison(difference, old.loss.size, n_weights)
 
 
 def _first_of_function(old: Result, new: Result) -> str | None:
@@ -267,14 +230,18 @@ def _first_of_function(old: Result, new: Result) -> str | None:
 
 
 def _answer(
-    original: "TrackedRun", record: RunRecord, found: Comparison, *, is_plain: bool
+    original: "TrackedRun", record: RunRecord, difference: str | None, *, is_plain: bool
 ) -> list[str]:
     """What came out, for a person."""
     if is_plain:
-        if found.difference is None:
-            return [f"identical: {found.n_losses} losses, {found.n_weights} weights, bit for bit"]
+        if difference is None:
+            old = original.result
+            n_weights = sum(W.size + b.size for W, b in old.weights)
+            if old.own is not None:
+                n_weights = sum(array.size for array in old.own.kept.values())
+            return [f"identical: {old.loss.size} losses, {n_weights} weights, bit for bit"]
         why = [] if record.config.own is None else [_not_deterministic(record.config)]
-        return [f"different: {found.difference}", *why, *_environment(original.tags)]
+        return [f"different: {difference}", *why, *_environment(original.tags)]
     before, after = settings_of(original.recipe.config), settings_of(record.config)
     lines = [
         f"{path} {typed(before[path])} -> {typed(after[path])}"
@@ -291,7 +258,7 @@ def _answer(
     if old.validation_accuracy.size and new.validation_accuracy.size:
         accuracies = old.validation_accuracy[-1], new.validation_accuracy[-1]
         lines.append(f"validation accuracy {accuracies[0]:.4f} -> {accuracies[1]:.4f}")
-    return [*lines, found.difference or "curve and weights are identical all the same"]
+    return [*lines, difference or "curve and weights are identical all the same"]
 
 
 def _not_deterministic(config: RunConfig) -> str:
@@ -318,17 +285,13 @@ def _environment(tags: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _first_step(
-    what: str,
-    old_steps: NDArray[np.int64],
-    old: NDArray[np.float64],
-    new_steps: NDArray[np.int64],
-    new: NDArray[np.float64],
-) -> str | None:
-    for step, a, other_step, b in zip_longest(old_steps, old, new_steps, new):
-        if step is None or other_step is None:
-            if step is None:
-                return f"the original has no {what} from step {other_step} on"
+def _first_step(what: str, old: Result, new: Result, names: tuple[str, str]) -> str | None:
+    """Where a curve differs, by the names of its steps and its values."""
+    pairs = (zip(*(getattr(each, name) for name in names), strict=True) for each in (old, new))
+    for (step, a), (other_step, b) in zip_longest(*pairs, fillvalue=(None, None)):
+        if step is None:
+            return f"the original has no {what} from step {other_step} on"
+        if other_step is None:
             return f"the rerun has no {what} from step {step} on"
         if step != other_step or a.tobytes() != b.tobytes():
             return f"{what} at step {step} was {float(a)!r} and is {float(b)!r}"
@@ -347,6 +310,8 @@ def _first_weight(old: Result, new: Result) -> str | None:
                 return f"{name}{layer}[{place}] was {float(a[at])!r} and is {float(b[at])!r}"
     return None
 
+
+main = functools.partial(run_command, _rerun)
 
 if __name__ == "__main__":
     main()

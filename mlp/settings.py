@@ -186,9 +186,6 @@ def read_named_file(values: Mapping[str, Any]) -> Own | None:
 
     Returns:
         The function without values; None where no file was named.
-
-    Raises:
-        SettingError: as `read_run`.
     """
     names = [field.name for field in dataclasses.fields(OwnSettings)]
     typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
@@ -260,9 +257,6 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     """Checks a composed sweep: the groups of a run beside a group `study`.
 
     The search space's own laws are checked by `mlp.study.space.read_space`.
-
-    Raises:
-        SettingError: as `read_run`.
     """
     base = read_run({group: value for group, value in values.items() if group != "study"})
     config = SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
@@ -286,9 +280,6 @@ def read_explain(
 
     Args:
         given: setting -> value, of those that hold where another program's runs do not say it.
-
-    Raises:
-        SettingError: as `read_run`.
     """
     own = values.get("own")
     named = read_named_file(own) if isinstance(own, Mapping) else None
@@ -315,9 +306,6 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     Args:
         config: the config to start from; it stays as it is.
         changes: dotted path -> value, such as `{"optimizer.learning_rate": 0.1}`.
-
-    Raises:
-        SettingError: as `read_run`.
 
     Example:
         >>> with_settings(RunConfig(), {"model.depth": 3}).model.depth
@@ -395,6 +383,20 @@ def grouped(settings: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
         group, _, name = path.partition(".")
         groups.setdefault(group, {})[name] = value
     return groups
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Mappings within mappings, of any depth, as dotted paths.
+
+    Example:
+        >>> leaves({"study": {"space": {"a": 1}, "seed": 0}})
+        {'study.space.a': 1, 'study.seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= leaves(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat
 
 
 def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`python -m mlp.train`: trains and tracks one run."""
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from mlp.addresses import resolve
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.data.dataset import examples_for, load
+from mlp.data.dataset import example_images, examples_for, load_data
 from mlp.errors import DataError
 from mlp.run import Run
 from mlp.settings import read_run
@@ -21,7 +22,6 @@ from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
 from mlp.tracking.picture import plot_curve
 from mlp.tracking.record import RunRecord
-from mlp.training.outcome import example_images
 from mlp.training.train_runs import train_runs
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
@@ -34,11 +34,6 @@ _EXAMPLES = {
     "data=digits gradient=unit training.steps=200": "groups of settings by their files in conf/",
     "--multirun optimizer.learning_rate=0.1,1,10": "one run for each value",
 }
-
-
-def main() -> None:
-    """The command."""
-    run_command(_train)
 
 
 def _train() -> None:
@@ -108,7 +103,7 @@ def register_model(store: "Store", run_id: str, record: RunRecord) -> list[str]:
         return []
     from mlp.tracking.model import log_model, serve_command
 
-    example = example_images(load(record.config.data, notice=lambda _: None))
+    example = example_images(load_data(record.config.data, notice=lambda _: None))
     made = log_model(
         store, run_id, name=tracking.register, example=example, register=tracking.register
     )
@@ -178,6 +173,8 @@ def say_result(record: RunRecord, console: Console) -> None:
         last += f", {name} {values[-1]:.6g}"
     say(console, line, last, *plot_curve(result.loss, result.loss_step, judgement.verdict))
 
+
+main = functools.partial(run_command, _train)
 
 if __name__ == "__main__":
     main()

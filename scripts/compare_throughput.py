@@ -11,14 +11,13 @@ import statistics
 import time
 
 from mlp.config import Execution
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.settings import read_sweep
 from mlp.study import search
 from mlp.study.identity import identity
 from mlp.study.storage import storage_in_memory
 from mlp.terminal.compose import compose
-from mlp.training.executor import open_executor
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import open_executor, train_runs
 from support.clusters import two_nodes
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     words = ["data=mnist", f"training.steps={asked.steps}", f"study.generation={asked.trials}"]
     config = read_sweep(compose("sweep", [*words, f"study.n_trials={asked.trials}"]))
-    data = load(config.base.data, notice=print)
+    data = load_data(config.base.data, notice=print)
     opened = search.open_search(
         storage_in_memory(), config, identity(config, data.name, data.digest)
     )

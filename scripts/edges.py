@@ -19,7 +19,7 @@ from mlp.causes.observed import HEALTHY
 from mlp.causes.repair import Repair, repair, with_further_seeds
 from mlp.config import Data, RunConfig
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_run
-from mlp.data.dataset import Dataset, load
+from mlp.data.dataset import Dataset, load_data
 from mlp.engine.population import train
 from mlp.settings import read_run, with_settings
 from mlp.stability.sharpness import forecast, gradient_norms
@@ -30,7 +30,7 @@ _NEAR = 1.25
 
 def main(n: str) -> None:
     """Prints a line a run, and how many edges lie within a quarter."""
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
 
     def judged(configs: Sequence[RunConfig]) -> list[Judgement]:
         made = zip(configs, train(configs, data), strict=True)

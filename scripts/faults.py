@@ -205,6 +205,8 @@ FAULTS = (
         "search sweep",
         'sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1',
         'sign = -1 if DIRECTIONS[search.config.objective] == "minimize" else 1',
+        'sign = 1 if direction_of(search.objective) == "minimize" else -1',
+        'sign = -1 if direction_of(search.objective) == "minimize" else 1',
     ),
     fault(
         "pruned at the last step, too",
@@ -235,6 +237,8 @@ FAULTS = (
         "runs::test_a_run_that_was_changed_is_refused",
         "if run.data.tags.get(name) != digest:",
         "if name not in run.data.tags:",
+        'if run.data.tags.get(f"mlp.{name}") != digest:',
+        'if f"mlp.{name}" not in run.data.tags:',
     ),
     # The rerun
     fault(
@@ -248,6 +252,8 @@ FAULTS = (
         "rerun::test_weights_are_compared_layer_by_layer",
         "                _first_weight(old, new),\n",
         "                None,\n",
+        "        or _first_weight(old, new)\n",
+        "",
     ),
     # Causes and mechanism
     fault(

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlp.config import RunConfig
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import Dataset, load
+from mlp.data.dataset import Dataset, load_data
 from mlp.engine.population import train
 from mlp.engine.result import Result
 from mlp.settings import read_run, with_settings
@@ -70,7 +70,7 @@ def trained(configs: list[RunConfig], data: Dataset, path: str, value: object) -
 def main(name: str, n: int, steps: int) -> None:
     """Trains and prints."""
     rng = np.random.RandomState(0)
-    data = load(read_run({"data": {"name": name}}).data, notice=print)
+    data = load_data(read_run({"data": {"name": name}}).data, notice=print)
     configs = [drawn(rng, name, steps, data.train.n_examples) for _ in range(n)]
     alone = ends(configs, train(configs, data))
     guarded = trained(configs, data, "optimizer.guard", "rollback")

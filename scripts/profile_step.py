@@ -14,7 +14,7 @@ from numba import njit
 
 from benchmarks.__main__ import find_data
 from mlp.config import Data, RunConfig
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine import kernels
 from mlp.engine.handle import Handle
 from mlp.engine.population import train
@@ -66,7 +66,7 @@ def best(run: Callable[[], object]) -> float:
 
 def price_of_accuracies(every: int) -> None:
     """Training with an accuracy every so many steps against training with one at the end."""
-    data = load(Data(name="mnist"), notice=print)
+    data = load_data(Data(name="mnist"), notice=print)
     few, many = (
         [
             with_settings(SMALL, {"training.seed": seed, "training.evaluate_every": period})

@@ -11,7 +11,7 @@ import pytest
 
 import mlp
 from mlp.config import Data
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.errors import MissingInputError, RecordError, SettingError
 from mlp.network import accuracy, forward
 from support.sweeping import (
@@ -29,7 +29,7 @@ FEW = {"data": "digits", "training.steps": 40, "gradient": "unit"}
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(Data(name="digits"), notice=print)
+    return load_data(Data(name="digits"), notice=print)
 
 
 def test_everything_promised_is_there_and_hides_no_command():

@@ -201,7 +201,7 @@ def test_store_that_is_still_down_is_said(here, monkeypatch):
 
 def test_single_run_is_published_with_its_name_and_tags(here):
     label = Label("rerun of it", {"mlp.rerun_of": "0" * 32})
-    spool.put({spool.new_place(): spool.Kept(make_record(), label)})
+    spool.put({spool.new_place(): (make_record(), label)})
     is_well, said = doctor()
     assert (is_well, wrong(said)) == (False, ["spool"])
     assert doctor(fix=True)[0]
@@ -236,7 +236,7 @@ def test_what_somebody_holds_is_left_alone(here):
     store = open_store(Tracking())
     with only_driver(folder, "smoke-1"):
         spool.put_page(folder / "smoke-1", page)
-        kept = spool.Kept(make_record(), label_of_trial(page, 0, "#0"))
+        kept = (make_record(), label_of_trial(page, 0, "#0"))
         spool.put({spool.place_of(folder / "smoke-1", 0): kept})
         run = store.client.create_run(
             store.experiment_id, tags={"mlp.study": "smoke-1", "mlp.key": "smoke-1/study"}

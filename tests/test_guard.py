@@ -10,7 +10,7 @@ import pytest
 from curves.collection import load
 from mlp.config import Execution
 from mlp.curve import Verdict, judge_curve
-from mlp.data.dataset import load as load_data
+from mlp.data.dataset import load_data
 from mlp.guard import PATIENCE, Guard
 from mlp.settings import read_run
 from mlp.stability.ratio import stability_ratio

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.errors import DataError, SettingError, StoreError, UnavailableError
 from mlp.train import say_result, train_network, train_record
 from support.sweeping import command, left_in, plain, run_config, tracked
@@ -127,6 +127,6 @@ def test_a_network_of_scaled_inputs_takes_raw_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"data": "digits", "data.scale": 16.0, "training.steps": 200}
     run = train_network({**settings, "optimizer.learning_rate": 0.2})
-    part = load(run.config.data, notice=print).validation
+    part = load_data(run.config.data, notice=print).validation
     is_right = run.predict(part.pixels)["digit"].to_numpy() == np.where(part.labels, 7, 3)
     assert is_right.mean() == run.result.validation_accuracy[-1] > 0.9

@@ -72,9 +72,7 @@ class Dataset:
 
     Attributes:
         scale: the largest possible pixel; a feature is pixel / scale, times `data.scale`.
-        shape: rows and columns of an image.
         validation: what the search looks at; empty where nothing is held out.
-        test: what is looked at last.
         digest: SHA-256 of name, scale and all examples before training and validation part were
             separated; 64 hex digits. It does not depend on the split's settings. Of an own
             function, which has examples of its own: of the program.
@@ -98,15 +96,15 @@ def examples_for(
 
     Args:
         config: its data may be `auto`; or of an own function, which has examples of its own.
-        notice: as of `load`.
+        notice: as of `load_data`.
 
     Raises:
         SettingError: for an own function whose file nobody named.
-        MlpError: as `load`.
+        MlpError: as `load_data`.
     """
     if config.own is not None:
         return config, _of_program(config.own)
-    data = load(config.data, notice=notice)
+    data = load_data(config.data, notice=notice)
     return with_settings(config, {"data.name": data.name}), data
 
 
@@ -121,6 +119,20 @@ def _of_program(own: schema.Own) -> Dataset:
         )
     none = Part(np.empty((0, 0), np.uint8), np.empty(0, np.uint8))
     return Dataset("own", 1, (0, 0), none, none, none, own.program.digest, Path(own.path))
+
+
+def example_images(data: Dataset) -> NDArray[np.uint8]:
+    """A three and a seven, `(2, pixel)`, that a model keeps as an input to try."""
+    part = data.validation if len(data.validation) else data.train
+    return part.pixels[[int(np.argmax(part.labels == label)) for label in (0, 1)]]
+
+
+def parts_of(data: Dataset) -> str:
+    """The sizes of a data set's parts, for a person."""
+    return (
+        f"data {data.name}: {data.train.n_examples} to train on, {data.validation.n_examples} to "
+        f"validate, {data.test.n_examples} to test"
+    )
 
 
 def features(
@@ -146,7 +158,6 @@ def moved(
 
     Args:
         pixels: `(n, rows * columns)`.
-        shape: rows and columns of an image.
         down: `(n,)`, rows that each goes down; up where negative.
         right: `(n,)`, columns that each goes right; left where negative.
 
@@ -163,7 +174,7 @@ def moved(
     return np.where(is_inside, found, 0).astype(np.uint8).reshape(pixels.shape)
 
 
-def load(
+def load_data(
     config: schema.Data,
     *,
     notice: Callable[[str], None],

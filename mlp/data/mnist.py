@@ -29,7 +29,6 @@ class IdxFile:
 
     Attributes:
         name: of the unpacked file; packed it is called `name.gz`.
-        n_bytes: of the unpacked file.
         sha256: of the unpacked bytes, 64 hex digits.
         packed_sha256: of `name.gz` as the mirrors have it.
     """
@@ -169,10 +168,6 @@ def read_either(folder: Path, file: IdxFile) -> bytes | None:
 
     Returns:
         None where neither is there.
-
-    Raises:
-        DataError: where none is whole: what is wrong with the first.
-        StoreError: for a file that cannot be read.
     """
     damage: list[DataError] = []
     for path in (folder / file.name, folder / file.packed):
@@ -187,12 +182,7 @@ def read_either(folder: Path, file: IdxFile) -> bytes | None:
 
 
 def read_file(path: Path, file: IdxFile) -> bytes:
-    """The unpacked bytes of a file, packed or not; never more than were published.
-
-    Raises:
-        DataError: for other bytes than the published ones; says both digests.
-        StoreError: for a file that cannot be read.
-    """
+    """The unpacked bytes of a file, packed or not; never more than were published."""
     try:
         if not path.is_file():
             raise DataError(f"{path} is not a file")

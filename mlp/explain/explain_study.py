@@ -72,7 +72,7 @@ from mlp.tracking.read import (
 )
 from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
-from mlp.training.executor import open_executor
+from mlp.training.train_runs import open_executor
 from mlp.training.work import Executor
 
 PAGE_FILE = "report.html"

@@ -36,8 +36,7 @@ from mlp.tracking.read import TrackedRun, fetch_run, fetch_source, read_reruns
 from mlp.tracking.record import judge_result
 from mlp.tracking.runs import describe_answer
 from mlp.tracking.store import Store, how_to_look, open_store
-from mlp.training.executor import n_threads, open_executor
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import n_threads, open_executor, train_runs
 
 REPAIR_OF = "mlp.repair_of"
 _RERUNS = 100  # that a search most often takes, about

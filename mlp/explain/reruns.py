@@ -20,7 +20,7 @@ from mlp.terminal.screen import say
 from mlp.tracking import spool
 from mlp.tracking.batch import BATCH_FILE, batch_of, read_batch
 from mlp.tracking.display import ThinCurve, thin
-from mlp.tracking.drain import Below, Drain, drain
+from mlp.tracking.drain import Drain, drain
 from mlp.tracking.listing import EXPLAINS, read_listing
 from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.runs import start_explanation
@@ -54,7 +54,7 @@ def recorded_explanation(
         say(console, f"a rerun that was kept cannot be read, and is trained again: {place}")
     run_id = start_explanation(store, key=key, name=f"explain {name}", parent=parent)
     try:
-        with Drain(key, lambda: Below(store, run_id)) as reruns:
+        with Drain(key, lambda: (store, run_id)) as reruns:
             yield from _ended(reruns, run_id, console, command)
     finally:
         spool.leave(spool.folder_of_runs())
@@ -90,7 +90,7 @@ def _say_kept(reruns: Drain, console: Console, command: str) -> None:
 def _kept_of(key: str) -> list[Path]:
     """Folders of the reruns that explain this study or run, and are not uploaded yet."""
     places = []
-    for _, _, place in spool.left_behind():
+    for place in spool.left_behind():
         with suppress(RecordError):  # whose it is cannot be read; the doctor names it
             if (place / BATCH_FILE).exists():
                 own = read_batch(read_text(place / BATCH_FILE)).key

@@ -1,6 +1,5 @@
 """What a study is before any store is opened: its laws, its identity, its name."""
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 from mlp.config import SweepConfig, Value, canonical_json, digest
 from mlp.curve import Verdict
 from mlp.errors import SettingError
-from mlp.settings import YOUNGER_SETTINGS, recorded_settings
+from mlp.settings import YOUNGER_SETTINGS, leaves, recorded_settings
 from mlp.study.points import check_enqueued, check_grid
 from mlp.study.space import flat, read_space
 
@@ -126,16 +125,9 @@ def tracking_key(config: SweepConfig, what: Mapping[str, Any]) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where two identities differ, a short text each, such as `training.steps 300 -> 200`."""
     unsaid = {f"settings.{path}": value for path, value in YOUNGER_SETTINGS.items()}
-    flat_old, flat_new = ({**unsaid, **_leaves(each, "")} for each in (old, new))
+    flat_old, flat_new = ({**unsaid, **leaves(each)} for each in (old, new))
     return [
         f"{path.removeprefix('settings.')} {flat_old.get(path)} -> {flat_new.get(path)}"
         for path in sorted({*flat_old, *flat_new})
         if flat_old.get(path) != flat_new.get(path)
     ]
-
-
-def _leaves(value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    inner = (_leaves(v, f"{path}.{key}" if path else str(key)) for key, v in value.items())
-    return dict(itertools.chain.from_iterable(part.items() for part in inner))

@@ -68,11 +68,7 @@ def enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[st
 
 
 def enqueued_base(point: Mapping[str, Any], space: Space, base: RunConfig) -> RunConfig:
-    """The settings of an enqueued trial before anything is drawn.
-
-    Raises:
-        SettingError: as `enqueued`.
-    """
+    """The settings of an enqueued trial before anything is drawn."""
     varied = {entry.path for entry in space}
     for entry in space:
         missing = entry.needs & varied - set(point)
@@ -89,11 +85,7 @@ def enqueued_base(point: Mapping[str, Any], space: Space, base: RunConfig) -> Ru
 
 
 def check_enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> None:
-    """Checks an enqueued point, with whatever may be drawn beside it.
-
-    Raises:
-        SettingError: as `enqueued`.
-    """
+    """Checks an enqueued point, with whatever may be drawn beside it."""
     fixed, config = enqueued(point, space, base), enqueued_base(point, space, base)
 
     def values(name: str, domain: Domain) -> list[Value]:

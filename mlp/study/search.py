@@ -17,7 +17,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -138,25 +138,6 @@ class Trial:
     params: Mapping[str, Value]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came out of a trial.
-
-    Attributes:
-        value: of the objective; None for a run that diverged or was pruned.
-        attributes: further facts for the store, plain JSON values.
-        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
-        started_ms: when the training began, milliseconds since 1970 in UTC; None: not known.
-        ended_ms: when it ended.
-    """
-
-    value: float | None
-    attributes: Mapping[str, Any]
-    accuracy_at: Mapping[int, float] = field(default_factory=dict)
-    started_ms: int | None = None
-    ended_ms: int | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Search:
     """An open study.
@@ -168,6 +149,7 @@ class Search:
 
     name: str
     config: Study
+    objective: str
     base: RunConfig
     space: Space
     study: optuna.Study
@@ -196,9 +178,9 @@ def direction_of(objective: str) -> Literal["maximize", "minimize"]:
     return "minimize" if is_less else "maximize"
 
 
-def objective_of(search: "Search") -> str:
-    """What a study looks for."""
-    return SweepConfig(base=search.base, study=search.config).objective
+def superlative(objective: str) -> str:
+    """What the trial with the highest value is called; with `oscillation` that is no praise."""
+    return "most unstable" if objective == "oscillation" else "best"
 
 
 def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) -> Search:
@@ -230,6 +212,7 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     return Search(
         name=name,
         config=config.study,
+        objective=config.objective,
         base=config.base,
         space=space,
         study=study,
@@ -307,7 +290,7 @@ def ask(search: Search) -> list[Trial]:
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
     """Asks Optuna's sampler, in a copy of the study that holds earlier generations alone."""
-    copy = optuna.create_study(direction=direction_of(objective_of(search)))
+    copy = optuna.create_study(direction=direction_of(search.objective))
     copy.add_trials(earlier)
     trials = []
     for number in numbers:
@@ -348,25 +331,40 @@ def _sampler(study: Study, number: int) -> BaseSampler:
     return RandomSampler(seed=seed) if study.sampler == "random" else TPESampler(seed=seed)
 
 
-def tell(search: Search, trial: Trial, outcome: Outcome) -> None:
+def tell(
+    search: Search,
+    trial: Trial,
+    *,
+    value: float | None,
+    facts: Mapping[str, Any],
+    accuracy_at: Mapping[int, float] | None = None,
+    times_ms: tuple[int, int] | None = None,
+) -> None:
     """Stores a trained trial, whole, in one transaction; trials are told in the order of number.
+
+    Args:
+        value: of the objective; None for a run that diverged or was pruned.
+        facts: for the store, plain JSON values; its `verdict` and numbers make the `TrialRow`.
+        accuracy_at: step -> validation accuracy, stored for a pruner's sake.
+        times_ms: begin and end of its training, milliseconds since 1970 in UTC; None: it took none.
 
     Raises:
         BusyError: where another sweep, on another machine perhaps, has stored the trial already.
     """
     of_name, study = domains(search), search.config
     told = create_trial(
-        state=TrialState.PRUNED if outcome.value is None else TrialState.COMPLETE,
-        value=outcome.value,
+        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        value=value,
         params={name: _encoded(value) for name, value in trial.params.items()},
         distributions={name: _distribution(of_name[name]) for name in trial.params},
-        user_attrs=dict(outcome.attributes),
+        user_attrs=dict(facts),
         # They cost a row each, and only a pruner reads them.
-        intermediate_values=dict(outcome.accuracy_at) if study.pruner != "none" else None,
+        intermediate_values=dict(accuracy_at or {}) if study.pruner != "none" else None,
     )
-    if outcome.started_ms is not None and outcome.ended_ms is not None:  # else it took no time
-        told.datetime_start = datetime.fromtimestamp(outcome.started_ms / 1000)
-        told.datetime_complete = datetime.fromtimestamp(outcome.ended_ms / 1000)
+    if times_ms is not None:
+        told.datetime_start, told.datetime_complete = (
+            datetime.fromtimestamp(moment / 1000) for moment in times_ms
+        )
     is_first_try = True
 
     def add() -> None:
@@ -410,7 +408,7 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
 
 def best_row(search: Search) -> TrialRow | None:
     """The trial with the best value, the earliest of equals; None where all diverged."""
-    sign = 1 if direction_of(objective_of(search)) == "minimize" else -1
+    sign = 1 if direction_of(search.objective) == "minimize" else -1
     finished = [(row, row.value) for row in rows(search) if row.value is not None]
     best = min(finished, key=lambda pair: (sign * pair[1], pair[0].number), default=None)
     return best[0] if best else None
@@ -420,7 +418,7 @@ def test_looks(search: Search) -> list[dict[str, Any]]:
     """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`.
 
     Where another network of the trial's settings was looked at, also its `seed` and what it got
-    `wrong`, as `mlp.training.outcome.wrong_on` gives it.
+    `wrong`, as `mlp.sweep.confirm.wrong_on` gives it.
     """
     looks: list[dict[str, Any]] = _patiently(
         search, lambda: search.study.user_attrs.get(TEST_LOOKS, [])

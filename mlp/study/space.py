@@ -225,6 +225,21 @@ def describe(domain: Domain) -> str:
     return f"{domain.low:g} to {domain.high:g}{how}"
 
 
+def describe_entry(entry: "Entry") -> str:
+    """What a setting is drawn from, for a person.
+
+    Example:
+        >>> space = {"training.seed": {"by": "model.depth", "1": {"low": 0, "high": 9}, "2": [0]}}
+        >>> describe_entry(read_space(space, RunConfig())[0])
+        'by model.depth: 1 0 to 9; 2 0'
+    """
+    each = " in each layer" if entry.each_layer else ""
+    drawn = {branch: f"{describe(domain)}{each}" for branch, domain in entry.domains.items()}
+    if entry.by is None:
+        return drawn[""]
+    return f"by {entry.by}: " + "; ".join(f"{branch} {text}" for branch, text in drawn.items())
+
+
 def typed(value: Any) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, str):
@@ -268,36 +283,27 @@ def every_point(
         >>> list(every_point(draw, lambda name, _: depths[name]))
         [{'depth': 1}, {'depth': 2, 'width': 3}, {'depth': 2, 'width': 5}]
     """
-    indices: list[int] | None = []  # of the value that each parameter takes; 0 beyond the end
-    while indices is not None:
-        taken: dict[str, Value] = {}
-        sizes: list[int] = []
-        draw(functools.partial(_take, values, indices, taken, sizes))
+    indices: list[int] = []  # of the value that each parameter takes; 0 beyond the end
+    taken: dict[str, Value] = {}
+    sizes: list[int] = []  # how many values each parameter goes through
+
+    def take(name: str, domain: Domain) -> Value:
+        listed = values(name, domain)
+        taken[name] = listed[indices[len(sizes)] if len(sizes) < len(indices) else 0]
+        sizes.append(len(listed))
+        return taken[name]
+
+    while True:
+        taken, sizes = {}, []
+        draw(take)
         yield taken
-        indices = _next_indices(indices, sizes)
-
-
-def _take(
-    values: Callable[[str, Domain], Sequence[Value]],
-    indices: list[int],
-    taken: dict[str, Value],
-    sizes: list[int],
-    name: str,
-    domain: Domain,
-) -> Value:
-    """Takes the value that the next index says and notes how many there were."""
-    listed = values(name, domain)
-    taken[name] = listed[indices[len(sizes)] if len(sizes) < len(indices) else 0]
-    sizes.append(len(listed))
-    return taken[name]
-
-
-def _next_indices(indices: list[int], sizes: list[int]) -> list[int] | None:
-    """Counts on like an odometer whose number of wheels changes; None after the last."""
-    wheels = indices + [0] * (len(sizes) - len(indices))
-    while wheels and wheels[-1] + 1 == sizes[len(wheels) - 1]:
-        wheels.pop()
-    return [*wheels[:-1], wheels[-1] + 1] if wheels else None
+        # Counts on like an odometer whose number of wheels changes.
+        indices += [0] * (len(sizes) - len(indices))
+        while indices and indices[-1] + 1 == sizes[len(indices) - 1]:
+            indices.pop()
+        if not indices:
+            return
+        indices[-1] += 1
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A store is an SQLite file, or a database server, which may be out of reach for a
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,8 @@ from mlp.errors import (
     SettingError,
     StoreError,
     one_line,
-    one_sentence,
     patiently,
+    translated,
 )
 
 Storage = optuna.storages.BaseStorage
@@ -40,7 +40,7 @@ T = TypeVar("T")
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the sweep says itself
 
 
-def open_storage(url: str) -> Storage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Opens Optuna's store; an SQLite file is made where it is missing.
 
     Raises:
@@ -66,16 +66,21 @@ def open_storage(url: str) -> Storage:
     said_wrong = (ArgumentError, NoSuchModuleError, ImportError)
     bad_address = dict.fromkeys(said_wrong, lambda _: _bad_address(url))
     with (
-        storage_faults(url),
-        one_sentence({**bad_address, RuntimeError: other_version}),
+        _faults(url),
+        translated({**bad_address, RuntimeError: other_version}),
         only_one(path.parent) if path is not None else nullcontext(),
     ):
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
-def close_storage(storage: Storage) -> None:
-    """Ends the connections to a server; a file has none that matter."""
-    if isinstance(storage, optuna.storages.RDBStorage):
+@contextmanager
+def opened_storage(url: str) -> Iterator[Storage]:
+    """Optuna's store while the block runs; its faults there are this program's errors."""
+    storage = open_storage(url)
+    try:
+        with _faults(url):
+            yield storage
+    finally:
         storage.remove_session()
         storage.engine.dispose()
 
@@ -98,9 +103,9 @@ def stored_looks(storage: Storage, study: str) -> list[dict[str, Any]]:
     return list(next(found, {}).get(TEST_LOOKS, []))
 
 
-def storage_faults(url: str) -> AbstractContextManager[None]:
+def _faults(url: str) -> AbstractContextManager[None]:
     """Turns what Optuna's store at an address raises in the block into this program's errors."""
-    return one_sentence(dict.fromkeys(_FAULTS, lambda error: _fault(error, url)))
+    return translated(dict.fromkeys(_FAULTS, lambda error: _fault(error, url)))
 
 
 def outlast(url: str, call: Callable[[], T]) -> T:

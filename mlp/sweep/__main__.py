@@ -1,5 +1,6 @@
 """`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
 
+import functools
 from importlib import import_module
 
 from mlp.terminal.compose import sweep_config, typed_configs
@@ -13,11 +14,6 @@ _EXAMPLES = {
     "data=mnist study.n_trials=64 training.steps=1000": "longer, on MNIST",
     "study.space.optimizer.learning_rate.mean.high=100": "one end of the search space",
 }
-
-
-def main() -> None:
-    """The command."""
-    run_command(_sweep)
 
 
 def _sweep() -> None:
@@ -40,6 +36,8 @@ def _usage() -> str:
         _EXAMPLES,
     )
 
+
+main = functools.partial(run_command, _sweep)
 
 if __name__ == "__main__":
     main()

@@ -2,28 +2,28 @@
 
 import dataclasses
 import itertools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlp.config import Execution, RunConfig, canonical_json
+from mlp.config import OBJECTIVES, Execution, RunConfig, canonical_json
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending
-from mlp.errors import RecordError
+from mlp.errors import RecordError, SettingError, shown
+from mlp.settings import settings_of
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import TrialRow
-from mlp.study.search import Outcome, Search, Trial
+from mlp.study.search import Search, Trial
 from mlp.tracking import spool
 from mlp.tracking.display import ThinCurve, numbers, run_name, thin
 from mlp.tracking.drain import Drain
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.picture import SMALL_POINTS
 from mlp.tracking.record import RunRecord, read_record
-from mlp.training.executor import n_threads
-from mlp.training.outcome import check_objective, is_record_of, make_record, objective_value
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import make_record, n_threads, train_runs
 from mlp.training.work import Executor, WorkDone
 
 SAME_AS = "mlp.same_as"  # tag: number of the trial of the same settings whose result this is
@@ -37,10 +37,9 @@ class Keeper:
     A run is named by its trial and the number of its further seed, 0 for the trial itself.
 
     Attributes:
-        page: of the study in MLflow.
         folder: of the study in the spool.
-        drain: to MLflow.
         notice: told in one line what a person should know.
+        still_held: raises BusyError where another sweep has taken the study meanwhile.
         curves: number of each trial that this process has trained or found kept -> its loss, thin.
     """
 
@@ -48,13 +47,12 @@ class Keeper:
     folder: Path
     drain: Drain
     notice: Callable[[str], None]
+    still_held: Callable[[], None]
     curves: dict[int, ThinCurve] = field(default_factory=dict)
 
     def keep(self, runs: Mapping[tuple[int, int], tuple[RunRecord, Label]]) -> None:
         """Makes finished runs safe: after a kill they are not trained again."""
-        spool.put(
-            {spool.place_of(self.folder, *which): spool.Kept(*run) for which, run in runs.items()}
-        )
+        spool.put({spool.place_of(self.folder, *which): run for which, run in runs.items()})
 
     def keep_trials(
         self, records: Mapping[int, RunRecord], same_as: Mapping[int, int] | None = None
@@ -80,7 +78,7 @@ class Keeper:
 
     def waiting(self) -> dict[tuple[int, int], Path]:
         """What is kept."""
-        return {(number, seed): place for number, seed, place in spool.waiting(self.folder)}
+        return spool.waiting_in(self.folder)
 
     def read(self, place: Path, name: str, config: RunConfig, digest: str) -> RunRecord | None:
         """What is kept of a run; None, and a word about it, where it is to be trained again.
@@ -118,6 +116,12 @@ class Keeper:
         self.drain.add(spool.place_of(self.folder, number, seed))
 
 
+def is_record_of(record: RunRecord, config: RunConfig, data_digest: str) -> bool:
+    """Whether a record is of these settings on these data."""
+    same_settings = settings_of(record.config) == settings_of(config)
+    return same_settings and record.data_digest == data_digest
+
+
 def upload_leftovers(opened: Search, data: Dataset, where: Executor, keeper: Keeper) -> None:
     """Hands over what an earlier sweep had stored in the study but not yet in MLflow."""
     table = search.rows(opened)
@@ -138,22 +142,8 @@ def train_generation(
     *,
     keeper: Keeper,
     progress: WorkDone,
-    still_held: Callable[[], None],
 ) -> dict[int, RunRecord]:
-    """Trains what is not in the spool, then stores all of it in the order of the numbers.
-
-    Args:
-        opened: the study.
-        trials: of the generation.
-        data: the examples.
-        where: who trains.
-        keeper: of the finished trials.
-        progress: as of `train_runs`.
-        still_held: raises BusyError where another sweep has taken the study meanwhile.
-
-    Returns:
-        Number of the trial -> its record.
-    """
+    """Trains what is not in the spool, then stores all of it in the order of the numbers."""
     records = _kept(trials, keeper, data.digest)
     same_as = _repeats(opened, [trial for trial in trials if trial.number not in records])
     known = _known(trials, same_as, records, data, keeper)
@@ -192,11 +182,11 @@ def train_generation(
         fault = record.result.own.fault if record.result.own is not None else None
         which = "failed" if len(failed) == 1 else f"is the first of {len(failed)} that failed"
         keeper.notice(f"trial {number} {which}: {fault}")
-    check_objective(records.values(), search.objective_of(opened))
-    still_held()
+    check_objective(records.values(), opened.objective)
+    keeper.still_held()
     keeper.remember(records)
     for trial in trials:
-        search.tell(opened, trial, _outcome(records[trial.number], search.objective_of(opened)))
+        _tell(opened, trial, records[trial.number])
         keeper.upload(trial.number)
     return records
 
@@ -277,11 +267,7 @@ def restore_missing(
     is gone; its trials have the same bits when they are trained again.
 
     Args:
-        opened: the study.
         n_earlier: trials that were stored before this sweep.
-        data: the examples.
-        where: who trains.
-        keeper: of the finished trials.
     """
     missing = keeper.drain.missing(range(n_earlier)) if n_earlier else []
     if keeper.drain.deleted:
@@ -305,7 +291,7 @@ def restore_missing(
         keeper.keep_trials(own)
         keeper.remember(own)
         for row, record in zip(rows, records, strict=True):
-            n_different += objective_value(record, search.objective_of(opened)) != row.value
+            n_different += objective_value(record, opened.objective) != row.value
             keeper.upload(row.number)
     if n_different:
         keeper.notice(
@@ -347,14 +333,50 @@ def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
         search.add_forecasts(opened, ratios)
 
 
-def _outcome(record: RunRecord, objective: str) -> Outcome:
-    """What the search is told of a trial."""
+def _tell(opened: Search, trial: Trial, record: RunRecord) -> None:
+    """Stores what came of a trial."""
     result = record.result
     steps, accuracies = result.evaluated_step.tolist(), result.validation_accuracy.tolist()
-    return Outcome(
-        value=objective_value(record, objective),
-        attributes={"verdict": record.judgement.verdict.value, **numbers(record)},
+    search.tell(
+        opened,
+        trial,
+        value=objective_value(record, opened.objective),
+        facts={"verdict": record.judgement.verdict.value, **numbers(record)},
         accuracy_at=dict(zip(steps, accuracies, strict=True)),
-        started_ms=record.started_ms,
-        ended_ms=record.ended_ms,
+        times_ms=(record.started_ms, record.ended_ms),
     )
+
+
+def check_objective(records: Iterable[RunRecord], objective: str) -> None:
+    """Refuses an objective that an own function does not give, once runs of it have ended."""
+    own = [record.result for record in records if record.result.ending is Ending.COMPLETED]
+    traces = [result.own for result in own if result.own is not None]
+    names = ["loss", *dict.fromkeys(name for trace in traces for name in trace.series)]
+    if traces and objective not in (*names, *OBJECTIVES[1:]):
+        raise SettingError(
+            f"study.objective must be what the function gives ({', '.join(names)}), "
+            f"but is {shown(objective)}"
+        )
+
+
+def objective_value(record: RunRecord, objective: str) -> float | None:
+    """The value that a search looks for; None for a run that diverged or was pruned.
+
+    Args:
+        objective: `validation_accuracy` and `training_loss` of the final weights, or `oscillation`,
+            the amplitude of the loss curve's tail; of an own function the last value of what it
+            yields under that name, None where it yields none.
+    """
+    if record.result.ending is not Ending.COMPLETED:
+        return None
+    trace = record.result.own
+    if trace is not None and objective in trace.series:
+        value = float(trace.series[objective][-1])
+        return value if math.isfinite(value) else None
+    if trace is not None and objective not in ("loss", "training_loss", "oscillation"):
+        return None
+    if objective == "validation_accuracy":
+        return float(record.result.validation_accuracy[-1])
+    if objective in ("training_loss", "loss"):
+        return float(record.result.loss[-1])
+    return record.judgement.amplitude

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp.config import RunConfig, SweepConfig, Value
-from mlp.data.dataset import Dataset
+from mlp.data.dataset import Dataset, parts_of
 from mlp.settings import with_settings
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
@@ -19,9 +19,7 @@ from mlp.study.search import Search, Trial
 from mlp.study.space import Choice, Domain, describe, draw, typed
 from mlp.study.storage import storage_in_memory
 from mlp.tracking.display import own_file
-from mlp.training.executor import n_threads
-from mlp.training.outcome import parts_of
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import n_threads, train_runs
 
 N_SHOWN = 5  # trials that are listed
 _CALIBRATION_S = 2.0
@@ -34,7 +32,6 @@ class Rehearsal:
     """What a study would be.
 
     Attributes:
-        name: of the study.
         n_trials: in all; of a grid at most its points.
         n_together: trials that are trained at once.
         domains: parameter name -> the values it is drawn from.
@@ -64,15 +61,7 @@ class _EnoughError(Exception):
 
 
 def rehearse(config: SweepConfig, data: Dataset) -> Rehearsal:
-    """Asks the first trials of a study and trains them for two seconds.
-
-    Args:
-        config: checked, its data resolved.
-        data: the examples.
-
-    Raises:
-        SystemLimitError: for a network that does not fit into memory.
-    """
+    """Asks the first trials of a study and trains them for two seconds."""
     from mlp.engine.population import available_bytes  # it imports compiled code
 
     opened = _open(config, data)

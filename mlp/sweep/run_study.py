@@ -4,28 +4,23 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
 from mlp.addresses import mask, resolve
 from mlp.config import RUN_GROUPS, Explain, ExplainConfig, SweepConfig
-from mlp.data.dataset import Dataset, examples_for
+from mlp.data.dataset import Dataset, examples_for, parts_of
 from mlp.errors import AllDivergedError
 from mlp.settings import with_settings
 from mlp.study import search
 from mlp.study.identity import check_study, identity, study_name, tracking_key
 from mlp.study.lock import only_driver
 from mlp.study.search import Search
-from mlp.study.space import flat
-from mlp.study.storage import (
-    Storage,
-    close_storage,
-    open_storage,
-    storage_faults,
-    storage_in_memory,
-)
+from mlp.study.space import describe_entry
+from mlp.study.storage import Storage, opened_storage, storage_in_memory
 from mlp.sweep.generation import Keeper, restore_missing, train_generation, upload_leftovers
 from mlp.sweep.rehearsal import Rehearsal, rehearse, render_rehearsal
 from mlp.sweep.winner import StudyEnd, how_to_go_on, name_winner, not_uploaded
@@ -36,9 +31,7 @@ from mlp.tracking.display import own_file
 from mlp.tracking.drain import Drain, study_below
 from mlp.tracking.listing import StudyPage
 from mlp.tracking.record import RunRecord, program_values
-from mlp.tracking.view import StudyView
-from mlp.training.executor import open_executor
-from mlp.training.outcome import parts_of, superlative
+from mlp.training.train_runs import open_executor
 from mlp.training.work import Executor
 
 
@@ -78,12 +71,12 @@ def run_study(
     config, console = _config(study, settings, train), console or silent()
     check_study(config)
     resolve(config.base.tracking)  # an address that cannot work is refused before anything is made
-    storage = open_storage(config.study.storage)
-    try:
-        with storage_faults(config.study.storage):
-            end = _run(config, storage, console)
-    finally:
-        close_storage(storage)
+    with _opened_study(config, console) as (opened, data, where, keeper):
+        n_earlier = len(search.rows(opened))
+        upload_leftovers(opened, data, where, keeper)
+        best = _train_all(opened, data, where, keeper, console=console)
+        restore_missing(opened, n_earlier, data, where, keeper=keeper)
+        end = name_winner(opened, data, where, keeper, best=best, console=console)
     if end.n_finite == 0:
         raise AllDivergedError(
             "all runs went non-finite; lower the learning rates of the space"
@@ -147,60 +140,50 @@ def _config(
     return study_config(study or ("own" if own else "accuracy"), {**named, **(settings or {})})
 
 
-def _run(config: SweepConfig, storage: Storage, console: Console) -> StudyEnd:
-    """The sweep with its store open."""
+@contextmanager
+def _opened_study(
+    config: SweepConfig, console: Console
+) -> Iterator[tuple[Search, Dataset, Executor, Keeper]]:
+    """All that a sweep works with; closed at the end, the status of its run in MLflow true.
+
+    Raises:
+        MlpError: at the end, if the tracking store did not take all runs; they are kept.
+    """
 
     def notice(line: str) -> None:
         say(console, line)
 
-    config, data = _load(config, storage, console)
-    what = identity(config, data.name, data.digest)
-    folder = spool.folder_of(config.study.storage)
-    with (
-        only_driver(folder, study_name(config, what), config.study.storage) as still_held,
-        open_executor(config.base.execution, notice=notice) as where,
-    ):
-        related = search.related_study(storage, config, what)
-        opened = search.open_search(storage, config, what)
-        _announce(console, config, opened, data, related)
-        page = _page(config, opened, tracking_key(config, what))
-        place = folder / opened.name
-        spool.put_page(place, page)
-        spool.adopt_older(place)
-        try:
-            with Drain(page.key, lambda: study_below(config.base.tracking, page)) as drain:
-                keeper = Keeper(page, place, drain, notice)
-                end = _conduct(opened, data, where, keeper, console=console, still_held=still_held)
-        finally:
-            spool.clear(place)
-    if drain.problem is not None:
-        raise drain.problem  # all is trained and kept, but a script must know
-    return end
-
-
-def _conduct(
-    opened: Search,
-    data: Dataset,
-    where: Executor,
-    keeper: Keeper,
-    *,
-    console: Console,
-    still_held: Callable[[], None],
-) -> StudyEnd:
-    """Trains what is missing and names the winner; the parent run's status is true afterwards."""
-    try:
-        n_earlier = len(search.rows(opened))
-        upload_leftovers(opened, data, where, keeper)
-        best = _train_all(opened, data, where, keeper, console=console, still_held=still_held)
-        restore_missing(opened, n_earlier, data, where, keeper=keeper)
-        return name_winner(opened, data, where, keeper, best=best, console=console)
-    except (KeyboardInterrupt, BrokenPipeError):
-        keeper.drain.give_up("KILLED")
-        say(console, how_to_go_on(opened, keeper), *not_uploaded(opened, keeper))
-        raise
-    except BaseException:
-        keeper.drain.finish("FAILED")
-        raise
+    url = config.study.storage
+    with opened_storage(url) as storage:
+        config, data = _load(config, storage, console)
+        what, folder = identity(config, data.name, data.digest), spool.folder_of(url)
+        with (
+            only_driver(folder, study_name(config, what), url) as still_held,
+            open_executor(config.base.execution, notice=notice) as where,
+        ):
+            related = search.related_study(storage, config, what)
+            opened = search.open_search(storage, config, what)
+            _announce(console, config, opened, data, related)
+            page = _page(config, opened, tracking_key(config, what))
+            place = folder / opened.name
+            spool.put_page(place, page)
+            spool.adopt_older(place)
+            try:
+                with Drain(page.key, lambda: study_below(config.base.tracking, page)) as drain:
+                    keeper = Keeper(page, place, drain, notice, still_held)
+                    try:
+                        yield opened, data, where, keeper
+                    except (KeyboardInterrupt, BrokenPipeError):
+                        drain.give_up("KILLED")
+                        say(console, how_to_go_on(opened, keeper), *not_uploaded(opened, keeper))
+                        raise
+                    except BaseException:
+                        drain.finish("FAILED")
+                        raise
+            finally:
+                spool.clear(place)
+        if drain.problem is not None:
+            raise drain.problem  # all is trained and kept, but a script must know
 
 
 def _train_all(
@@ -210,7 +193,6 @@ def _train_all(
     keeper: Keeper,
     *,
     console: Console,
-    still_held: Callable[[], None],
 ) -> RunRecord | None:
     """Trains generation after generation; gives the record of the best trial, if it is of these."""
     started, timeout_s = time.monotonic(), opened.config.timeout_s
@@ -231,7 +213,6 @@ def _train_all(
                 where,
                 keeper=keeper,
                 progress=functools.partial(shown.training, standing),
-                still_held=still_held,
             )
             _note_idle_share(where, keeper.drain, trials[0].number // opened.config.generation)
             best = search.best_row(opened)
@@ -246,7 +227,7 @@ def _train_all(
 def standing_of(opened: Search) -> Standing:
     """How far the study is, by what is stored."""
     rows, best = search.rows(opened), search.best_row(opened)
-    name = superlative(search.objective_of(opened))
+    name = search.superlative(opened.objective)
     return Standing(
         n_done=len(rows),
         n_planned=search.n_planned(opened),
@@ -269,7 +250,7 @@ def _note_idle_share(where: Executor, drain: Drain, generation: int) -> None:
     """On a cluster: a metric of the parent run at the generation's number."""
     idle = where.idle_share()
     if idle is not None:
-        drain.describe(metrics={"idle_share": idle}, tags={}, step=generation)
+        drain.describe(metrics={"idle_share": idle}, step=generation)
 
 
 def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[SweepConfig, Dataset]:
@@ -319,21 +300,11 @@ def _announce(
 
 def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
     """What MLflow is told of the study before its first run."""
-    study, base = config.study, config.base
-    searched = {entry.path: flat(study.space)[entry.path] for entry in opened.space}
-    view = StudyView(
-        name=opened.name,
-        study=opened.name,
-        objective=config.objective,
-        searched=tuple(searched),
-        is_validated=base.own is None and base.data.validation_fraction > 0,
-    )
     return StudyPage(
         name=opened.name,
         key=key,
         config=_plain(config),
-        searched=searched,
-        view=view,
+        searched={entry.path: describe_entry(entry) for entry in opened.space},
         description=f"The study {opened.name} goes on, or was stopped; no winner yet.",
     )
 

@@ -2,32 +2,28 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import floor, log10
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from mlp.causes.observed import DEEDS, count_values
 from mlp.config import canonical_json
 from mlp.curve import Verdict
-from mlp.data.dataset import Dataset
-from mlp.report.mistakes import render_mistakes
+from mlp.data.dataset import Dataset, example_images
 from mlp.settings import settings_of
 from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Search
-from mlp.sweep.confirm import Confirmation, confirm
+from mlp.sweep.confirm import Tested, accuracy_on, confirm
 from mlp.sweep.generation import Keeper, train_again
 from mlp.terminal.screen import render_verdicts, say, waiting
 from mlp.tracking.display import ThinCurve, doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain
-from mlp.tracking.listing import picture_link
+from mlp.tracking.listing import NOTE_TAG, picture_link, run_link, study_note
 from mlp.tracking.picture import study_picture
 from mlp.tracking.record import RunRecord
-from mlp.tracking.runs import run_link, study_note
-from mlp.tracking.view import NOTE_TAG
-from mlp.training.outcome import accuracy_on, example_images, superlative
 from mlp.training.work import Executor
 
 if TYPE_CHECKING:
@@ -38,7 +34,6 @@ _SMALL = 0.001  # of a value: below it four places say little
 _MOST_NOTES = 256  # of trials for optuna-dashboard: each takes some milliseconds
 LOSSES = "losses.svg"  # artifact of the study's run
 _LOWEST = -7  # power of ten; what sinks below leaves the chart, where it would press the others
-WRONG_DIGITS = "wrong_digits.svg"  # artifact of the study's run
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,6 @@ class StudyEnd:
     """How a study ended, or where it was left.
 
     Attributes:
-        name: of the study.
-        n_trials: trials that it has.
         n_finite: those whose loss stayed finite.
         n_oscillating: those whose loss oscillates.
         n_bad: those whose loss ended badly in any way.
@@ -86,15 +79,8 @@ def name_winner(
     """Names the winner of a study that is trained, and looks at the test part for it.
 
     Args:
-        opened: the study.
-        data: the examples.
         where: who trains what is needed for the test.
-        keeper: of the study's runs.
         best: record of the best trial, where it was trained just now.
-        console: for the user.
-
-    Returns:
-        How the study stands.
     """
     table, row, drain = search.rows(opened), search.best_row(opened), keeper.drain
     n_oscillating = sum(each.verdict is Verdict.OSCILLATING for each in table)
@@ -102,7 +88,7 @@ def name_winner(
     console.print(render_verdicts(count_values(table)))
     if foretold := search.forecasts(opened):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
-        drain.describe(metrics={}, tags={}, files={FORECASTS: text})
+        drain.describe(files={FORECASTS: text})
     _draw(table, keeper)
     tested = None
     if row is None:
@@ -129,7 +115,7 @@ def name_winner(
         best_value=row.value if row else None,
         best_run_id=drain.run_ids.get(row.number) if row else None,
         test_accuracy=tested.metrics["test_accuracy"] if tested else None,
-        commands=_what_next(opened, drain, row.number) if row else (),
+        commands=_what_next(opened, keeper, row.number) if row else (),
     )
 
 
@@ -147,19 +133,9 @@ def _draw(table: Sequence[TrialRow], keeper: Keeper) -> None:
         )
 
     keeper.drain.draw(LOSSES, picture)
-    if keeper.page.view is not None:
-        losses = [row.numbers["final_loss"] for row in table if row.numbers.get("final_loss")]
-        lowest = min(losses, default=1.0)
-        view = replace(keeper.page.view, lowest=max(_LOWEST, min(-1, floor(log10(lowest)))))
-        keeper.drain.show(view)
-
-
-class _Tested(NamedTuple):
-    """What a person, the parent run's metrics and its files say of the test part."""
-
-    said: str
-    metrics: dict[str, float]
-    files: dict[str, str]
+    losses = [row.numbers["final_loss"] for row in table if row.numbers.get("final_loss")]
+    lowest = min(losses, default=1.0)
+    keeper.drain.show(keeper.page, max(_LOWEST, min(-1, floor(log10(lowest)))))
 
 
 def _test(
@@ -171,11 +147,11 @@ def _test(
     keeper: Keeper,
     best: RunRecord | None,
     console: Console,
-) -> _Tested:
+) -> Tested:
     """Looks at the test part for the best trial, and makes a model of it."""
     if opened.config.confirm_seeds:
         with waiting(console, "the winner's settings are trained with further seeds"):
-            tested = _of_seeds(confirm(opened, row, where, keeper), data)
+            tested = confirm(opened, row, where, keeper)
         of_run = {"confirmed_test_accuracy": tested.metrics["test_accuracy"]}  # of other networks
     else:
         accuracy = _looked_up(opened, row)
@@ -185,8 +161,8 @@ def _test(
             accuracy = accuracy_on(data.test, best, data)
             search.add_test_look(opened, row.number, accuracy)
         of_run = {"test_accuracy": accuracy}
-        tested = _Tested(f"test accuracy {accuracy:.4f}", dict(of_run), {})
-    keeper.drain.describe(metrics=of_run, tags={}, of_trial=row.number)
+        tested = Tested(f"test accuracy {accuracy:.4f}", dict(of_run), {})
+    keeper.drain.describe(metrics=of_run, of_trial=row.number)
     register = opened.base.tracking.register
     if opened.config.objective != "oscillation" or register:  # nobody serves the most unstable one
         keeper.drain.log_model(
@@ -198,7 +174,7 @@ def _test(
     # A winner that was looked at with further seeds was chosen once all the same.
     n_looks = len({look["trial"] for look in search.test_looks(opened)})
     seen = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-    return _Tested(tested.said + seen, {**tested.metrics, "test_looks": n_looks}, tested.files)
+    return Tested(tested.said + seen, {**tested.metrics, "test_looks": n_looks}, tested.files)
 
 
 def _looked_up(opened: Search, row: TrialRow) -> float | None:
@@ -209,31 +185,11 @@ def _looked_up(opened: Search, row: TrialRow) -> float | None:
     return None
 
 
-def _of_seeds(found: Confirmation, data: Dataset) -> _Tested:
-    """Test accuracy of the winner's settings with further seeds, and a picture of what is wrong."""
-    n = len(found.accuracies)
-    n_always = sum(mistake.n_wrong == n for mistake in found.mistakes)
-    low, high = min(found.accuracies), max(found.accuracies)
-    said = (
-        f"test accuracy {found.mean:.4f} as the mean of {n} further seeds on all {found.n_train} "
-        f"training examples\n  (lowest {low:.4f}, highest {high:.4f}, deviation "
-        f"{found.deviation:.4f}); all get {n_always} digits wrong, some {len(found.mistakes)}: "
-        f"{WRONG_DIGITS} of the study's run shows them"
-    )
-    metrics = {
-        "test_accuracy": found.mean,
-        "test_accuracy_deviation": found.deviation,
-        "test_accuracy_lowest": low,
-        "test_accuracy_highest": high,
-    }
-    return _Tested(said, metrics, {WRONG_DIGITS: render_mistakes(found.mistakes, n, data)})
-
-
 def _describe_winner(
     opened: Search,
     row: TrialRow,
     totals: Mapping[str, float],
-    tested: _Tested | None,
+    tested: Tested | None,
     drain: Drain,
 ) -> list[str]:
     """Puts the best trial into the parent run; gives the same for the screen."""
@@ -242,10 +198,8 @@ def _describe_winner(
     said = f", {said}" if opened.base.own is None else ""
     assert row.value is not None
     value = f"{row.value:.4f}" if abs(row.value) >= _SMALL else f"{row.value:.3g}"
-    came_out = f"{search.objective_of(opened)} {value}{said}"
-    metrics = {**totals, "best_trial": float(row.number)}
-    if row.value is not None:
-        metrics[f"best_{search.objective_of(opened)}"] = row.value
+    came_out = f"{opened.objective} {value}{said}"
+    metrics = {**totals, "best_trial": float(row.number), f"best_{opened.objective}": row.value}
     if "final_validation_accuracy" in row.numbers:
         metrics["best_validation_accuracy"] = row.numbers["final_validation_accuracy"]
     drain.describe(
@@ -254,9 +208,8 @@ def _describe_winner(
         tags={"mlp.best_trial": str(row.number)},
     )
     drain.annotate(_note(opened, row, came_out, drain), row.number)
-    return [
-        f"{superlative(search.objective_of(opened))} is trial {row.number}: {came_out}\n  {named}"
-    ]
+    first = search.superlative(opened.objective)
+    return [f"{first} is trial {row.number}: {came_out}\n  {named}"]
 
 
 def _note(opened: Search, row: TrialRow, came_out: str, drain: Drain) -> Callable[[str, str], str]:
@@ -264,7 +217,7 @@ def _note(opened: Search, row: TrialRow, came_out: str, drain: Drain) -> Callabl
     verdicts = [each.verdict for each in search.rows(opened)]
     config = search.trial_of(opened, row).config
     values = settings_of(config)
-    first = superlative(search.objective_of(opened)).capitalize()
+    first = search.superlative(opened.objective).capitalize()
 
     def note(experiment_id: str, run_id: str) -> str:
         link = run_link(experiment_id, run_id, run_name(config, row.number))
@@ -287,13 +240,14 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _what_next(opened: Search, drain: Drain, best: int) -> tuple[str, ...]:
+def _what_next(opened: Search, keeper: Keeper, best: int) -> tuple[str, ...]:
     """What to type next."""
+    drain = keeper.drain
     run_id = drain.run_ids.get(best)
     commands = [rerun_command(run_id, opened.base)] if run_id else []
     if drain.parent_id is not None:
         commands.append(explain_command(opened.name, opened.base))
-    commands += drain.how_to_look
+    commands += drain.how_to_look(keeper.page.name)
     if drain.how_to_serve is not None:
         commands.append(drain.how_to_serve)
     return tuple(commands)

@@ -47,7 +47,7 @@ from mlp.config import (
     SweepConfig,
     text_keys,
 )
-from mlp.errors import SettingError, one_line, one_sentence, shown
+from mlp.errors import SettingError, one_line, shown, translated
 from mlp.settings import (
     SEED,
     read_explain,
@@ -200,7 +200,7 @@ def _config_text(config: DictConfig, args: argparse.Namespace) -> str:
     """What `--cfg` shows, as YAML."""
     config = config if args.cfg == "all" else _part(config, of_hydra=args.cfg == "hydra")
     part: Any = config
-    with one_sentence(_FAULTS):
+    with translated(_FAULTS):
         if args.package not in (None, "_global_"):
             part = OmegaConf.select(config, args.package)
         if part is None:
@@ -341,7 +341,7 @@ def _composed(
 ) -> tuple[DictConfig, Any]:
     """A config with Hydra's own part in it, and its plain values without that."""
     _register(command)
-    with _hydra_of(config_dir), one_sentence(_FAULTS):
+    with _hydra_of(config_dir), translated(_FAULTS):
         groups = _groups()
         parsed = [_as_text(override, command, groups) for override in parse_overrides(overrides)]
         typed = {override.key_or_group for override in parsed}

@@ -6,10 +6,8 @@ trains its settings again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
@@ -17,7 +15,7 @@ from mlp.config import RunConfig, digest
 from mlp.curve import Judgement
 from mlp.errors import RecordError, SettingError, one_line
 from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
-from mlp.tracking.display import ThinCurve, thin
+from mlp.tracking.display import thin
 from mlp.tracking.record import (
     RunRecord,
     parse_json,
@@ -32,27 +30,17 @@ _POINTS = 64  # of a curve: what a small picture of it shows
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
-@dataclass(frozen=True)
-class BatchedRerun:
-    """What is kept of a rerun.
+@checked_dataclass(frozen=True, config=_STRICT)
+class Entry:
+    """What is kept of one rerun.
 
     Attributes:
-        curve: its loss, thinned.
+        settings: those that are not the same in all.
+        step: of its loss, thinned.
         started_ms: milliseconds since 1970 in UTC; the same for all that were trained together.
-        ended_ms: likewise.
     """
 
-    config: RunConfig
-    judgement: Judgement
-    curve: ThinCurve
-    data_digest: str
-    started_ms: int
-    ended_ms: int
-
-
-@checked_dataclass(frozen=True, config=_STRICT)
-class _Entry:
-    settings: dict[str, Any]  # those that are not the same in all
+    settings: dict[str, Any]
     judgement: Judgement
     step: list[int]
     loss: list[float]
@@ -75,7 +63,7 @@ class Batch:
     key: str
     data_digest: str
     settings: dict[str, Any]
-    reruns: list[_Entry]
+    reruns: list[Entry]
     program: dict[str, Any] | None = None
 
     @property
@@ -98,7 +86,7 @@ def batch_of(key: str, records: Sequence[RunRecord]) -> Batch:
     for record, own in zip(records, settings, strict=True):
         curve = thin(record.result.loss, record.result.loss_step, _POINTS)
         entries.append(
-            _Entry(
+            Entry(
                 settings={path: v for path, v in own.items() if path not in shared},
                 judgement=record.judgement,
                 step=curve.step.tolist(),
@@ -118,34 +106,20 @@ def write_batch(batch: Batch) -> str:
 
 
 def read_batch(text: str) -> Batch:
-    """Reads the text of a batch from anywhere.
-
-    Raises:
-        RecordError: for a text that is none.
-    """
+    """Reads the text of a batch from anywhere."""
     try:
         return _batches.validate_python(parse_json(text, source=BATCH_FILE))
     except ValidationError as error:
         raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
 
 
-def reruns_of(batch: Batch) -> list[BatchedRerun]:
-    """The reruns of a batch, their settings through the schema's own door.
-
-    Raises:
-        RecordError: for settings that the schema refuses.
-    """
-    found = []
-    program = read_program_values(batch.program) if batch.program is not None else None
-    for own in batch.reruns:
-        if program is not None:
-            config = read_own_settings(program, {**batch.settings, **own.settings})
-        else:
-            config = _config_of({**YOUNGER_SETTINGS, **batch.settings, **own.settings})
-        curve = ThinCurve(np.array(own.loss, np.float64), np.array(own.step, np.int64))
-        times = own.started_ms, own.ended_ms
-        found.append(BatchedRerun(config, own.judgement, curve, batch.data_digest, *times))
-    return found
+def configs_in(batch: Batch) -> list[RunConfig]:
+    """The settings of the reruns of a batch, through the schema's own door."""
+    if batch.program is None:
+        every = ({**YOUNGER_SETTINGS, **batch.settings, **own.settings} for own in batch.reruns)
+        return list(map(_config_of, every))
+    program = read_program_values(batch.program)
+    return [read_own_settings(program, {**batch.settings, **own.settings}) for own in batch.reruns]
 
 
 def _config_of(settings: Mapping[str, Any]) -> RunConfig:

@@ -25,7 +25,7 @@ from mlp.curve import VERDICT_SHADES
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
 from mlp.program import FUNCTION
-from mlp.settings import learning_rate_of, settings_of
+from mlp.settings import learning_rate_of, leaves, settings_of
 from mlp.tracking import record
 from mlp.tracking.picture import diverged_at, short_number
 from mlp.tracking.record import RunRecord, parse_json
@@ -123,48 +123,26 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w./:@-]+", text) else '"' + text.replace('"', '\\"') + '"'
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where this process runs.
-
-    Attributes:
-        python: version of Python.
-        packages: version of each main package that is installed.
-        code: version of this program.
-        git_commit: of the checkout whose code is running; None for an installed one.
-        is_dirty: whether code or configs of that checkout differ from the commit.
-        cpu: model of the processor.
-        system: operating system and architecture.
-        user: who started it.
-    """
-
-    python: str
-    packages: dict[str, str]
-    code: str
-    git_commit: str | None
-    is_dirty: bool
-    cpu: str
-    system: str
-    user: str
-
-
 @functools.cache
-def current_environment() -> Environment:
-    """The environment of this process, looked up once."""
+def environment_tags() -> dict[str, str]:
+    """What this process trains with, looked up once; in MLflow's own words where it has them."""
     checkout = Path(__file__).resolve().parents[2]
-    commit = _commit(checkout)
-    return Environment(
-        python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := _version(name))},
-        code=_version("mlp-sweep") or "unknown",
-        git_commit=commit,
-        is_dirty=bool(
-            commit and _output("git", *_in(checkout), "status", "--porcelain", "--", *_CODE)
-        ),
-        cpu=cpu(),
-        system=f"{platform.system()} {platform.machine()}",
-        user=_user(),
-    )
+    packages = [f"{name} {version}" for name in _PACKAGES if (version := _version(name))]
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "mlp",
+        "mlflow.source.type": "LOCAL",
+        "mlp.version": _version("mlp-sweep") or "unknown",
+        "mlp.python": platform.python_version(),
+        "mlp.packages": ", ".join(packages),
+        "mlp.cpu": cpu(),
+        "mlp.system": f"{platform.system()} {platform.machine()}",
+    }
+    if commit := _commit(checkout):  # none of an installed package
+        changed = _output("git", *_in(checkout), "status", "--porcelain", "--", *_CODE)
+        tags["mlflow.source.git.commit"] = commit
+        tags["mlflow.source.git.dirty"] = str(bool(changed)).lower()
+    return tags
 
 
 def _commit(checkout: Path) -> str | None:
@@ -269,9 +247,7 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
 def _own_words(own: Own) -> list[str]:
     """The function, and its arguments that differ from its defaults, else the first ones."""
     program = own.program
-    pairs = [
-        (argument, value) for argument, value in zip(program.arguments, own.values, strict=True)
-    ]
+    pairs = list(zip(program.arguments, own.values, strict=True))
     differing = [(each, value) for each, value in pairs if value != each.default]
     shown = [f"{each.name}={_as_word(value)}" for each, value in (differing or pairs)]
     return [f"{Path(program.file).stem}.{program.function}", *shown[:_MOST_ARGUMENTS]]
@@ -408,48 +384,24 @@ def study_params(settings: Mapping[str, Any], searched: Mapping[str, Any]) -> di
     A setting that varies is listed by what it is drawn from, not by a value that no trial has.
 
     Args:
-        settings: plain nested values.
-        searched: path of each setting that varies -> what it is drawn from.
+        searched: path of each setting that varies -> what it is drawn from, in words.
 
     Example:
         >>> study_params(
         ...     {"model": {"depth": 2, "widths": 3}, "study": {"seed": 0, "space": {}}},
-        ...     {"model.depth": {"low": 1, "high": 3}},
+        ...     {"model.depth": "1 to 3"},
         ... )
         {'model.widths': 3, 'study.seed': 0, 'study.space.model.depth': '1 to 3'}
     """
     flat = {
         path: value
-        for path, value in _flat(settings).items()
+        for path, value in leaves(settings).items()
         if path not in searched
         and path.split(".")[0] not in _OF_THE_PLACE
         and not path.startswith("own.program")
         and not (searched and path.startswith("study.space"))
     }
-    drawn = {f"study.space.{path}": drawn_from(entry) for path, entry in searched.items()}
-    return {**flat, **drawn}
-
-
-def drawn_from(entry: Any) -> str:
-    """What a setting is drawn from, in words; for an entry of a study's space.
-
-    Example:
-        >>> drawn_from({"by": "gradient.normalization", "sum": [0.1, 0.2], "mean": {"low": 1, \
-"high": 30, "log": True}})
-        'by gradient.normalization: sum 0.1, 0.2; mean 1 to 30 log'
-    """
-    if isinstance(entry, list | tuple):
-        return ", ".join(str(value) for value in entry)
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    if "by" in entry:
-        branches = [f"{name} {drawn_from(of)}" for name, of in entry.items() if name != "by"]
-        return f"by {entry['by']}: {'; '.join(branches)}"
-    words = [f"{entry['low']} to {entry['high']}"] if {"low", "high"} <= entry.keys() else []
-    for name, value in entry.items():
-        if name not in ("low", "high") and value not in (None, False):
-            words.append(name if value is True else f"{name} {drawn_from(value)}")
-    return " ".join(words)
+    return {**flat, **{f"study.space.{path}": drawn for path, drawn in searched.items()}}
 
 
 def tags(run: RunRecord) -> dict[str, str]:
@@ -468,9 +420,7 @@ def tags(run: RunRecord) -> dict[str, str]:
         "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
-        "mlp.curve_digest": record.curve_digest(run.result),
-        "mlp.sharpness_digest": record.sharpness_digest(run.result),
-        "mlp.weights_digest": record.weights_digest(run.result),
+        **{f"mlp.{name}": digest for name, digest in record.digests(run.result).items()},
         "mlp.n_train": str(run.n_train),
         "mlp.n_validation": str(run.n_validation),
         "mlp.n_test": str(run.n_test),
@@ -494,40 +444,10 @@ def _own_tags(run: RunRecord) -> dict[str, str]:
     }
 
 
-def environment_tags() -> dict[str, str]:
-    """What it was trained with, in MLflow's own words where it has them."""
-    here = current_environment()
-    tags = {
-        "mlflow.user": here.user,
-        "mlflow.source.name": "mlp",
-        "mlflow.source.type": "LOCAL",
-        "mlp.version": here.code,
-        "mlp.python": here.python,
-        "mlp.packages": ", ".join(f"{name} {version}" for name, version in here.packages.items()),
-        "mlp.cpu": here.cpu,
-        "mlp.system": here.system,
-    }
-    if here.git_commit is not None:
-        tags["mlflow.source.git.commit"] = here.git_commit
-        tags["mlflow.source.git.dirty"] = str(here.is_dirty).lower()
-    return tags
-
-
 def _color(run: RunRecord) -> str:
     """Of a run in MLflow's charts; the same run has the same one."""
     shades = VERDICT_SHADES[run.judgement.verdict]
     return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _listed(widths: tuple[int, ...]) -> str:

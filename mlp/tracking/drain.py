@@ -6,7 +6,7 @@ In the background while a sweep or an explanation trains; at once for a single r
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.listing import (
     EXPLAINS,
+    NOTE_TAG,
     TRIAL,
     Label,
     StudyPage,
@@ -39,7 +40,6 @@ from mlp.tracking.listing import (
     read_listing,
 )
 from mlp.tracking.record import RunRecord, read_record, read_text
-from mlp.tracking.view import NOTE_TAG, StudyView
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.read import TrackedRun
@@ -218,21 +218,6 @@ class JobQueue:
                 job.is_done.set()
 
 
-@dataclass(frozen=True)
-class Below:
-    """The run in MLflow that others are uploaded below.
-
-    Attributes:
-        store: where.
-        run_id: its id; RUNNING until the drain says how it ended.
-        how_to_look: commands and addresses that show the runs.
-    """
-
-    store: "Store"
-    run_id: str
-    how_to_look: Sequence[str] = ()
-
-
 class Drain:
     """One background thread that uploads what lies in the spool, while others train.
 
@@ -243,31 +228,33 @@ class Drain:
     Attributes:
         run_ids: trial number -> MLflow run id, of those uploaded or described by this object.
         parent_id: id of the run above them; None until the store is open.
-        how_to_look: commands and addresses that show the runs; empty until the store is open.
         how_to_serve: command that serves the model that was logged; None: none was.
         deleted: trial number -> id of its run, which a person deleted; known after `missing`.
         n_given: runs that were handed over, each rerun of a batch counted.
         n_uploaded: runs and batches that the store has taken.
     """
 
-    def __init__(self, key: str, begin: Callable[[], Below]) -> None:
+    def __init__(self, key: str, begin: Callable[[], tuple["Store", str]]) -> None:
         """Starts opening the store.
 
         Args:
             key: of the study or run that is trained or explained.
-            begin: opens the store and finds or makes the parent run; safe to be done twice.
+            begin: opens the store and finds or makes the parent run, whose id it gives; safe to be
+                done twice.
         """
         self.run_ids: dict[int, str] = {}
         self.parent_id: str | None = None
-        self.how_to_look: Sequence[str] = ()
         self.how_to_serve: str | None = None
         self.deleted: dict[int, str] = {}
-        self.n_uploaded = 0
+        self.n_given = self.n_uploaded = 0
         self._key = key
         self._store: Store | None = None
-        self.n_given = 0
+
+        def opened() -> None:
+            self._store, self.parent_id = begin()
+
         self._queue = JobQueue(lambda: self._store is not None)
-        self._queue.add(lambda: self._begin(begin), is_vital=True)
+        self._queue.add(opened, is_vital=True)
 
     @property
     def problem(self) -> MlpError | None:
@@ -291,19 +278,34 @@ class Drain:
     def add(self, place: Path, n: int = 1) -> None:
         """Hands over a run, or a batch of `n`, that lies in the spool; returns at once."""
         self.n_given += n
-        self._queue.add(lambda: self._upload(place))
+
+        def upload(store: "Store") -> None:
+            run_id, tags = _upload(store, place, self.parent_id)
+            if TRIAL in tags:
+                self.run_ids[int(tags[TRIAL])] = run_id
+            self.n_uploaded += 1
+
+        self._add(upload)
 
     def describe(
         self,
         *,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
         files: Mapping[str, str] | None = None,
         of_trial: int | None = None,
         step: int = 0,
     ) -> None:
         """Adds metrics, at a step, tags and files to the parent run or an uploaded trial's run."""
-        self._queue.add(lambda: self._describe(of_trial, metrics, tags, files, step))
+
+        def describe(store: "Store") -> None:
+            from mlp.tracking.runs import update_run
+
+            run_id = self.parent_id if of_trial is None else self._run_id(store, of_trial)
+            if run_id is not None:
+                update_run(store, run_id, metrics=metrics, tags=tags, files=files, step=step)
+
+        self._add(describe)
 
     def addresses(self) -> dict[int, str]:
         """Trial number -> address of its run's page, of those that this object has uploaded."""
@@ -313,6 +315,14 @@ class Drain:
 
         return {n: run_address(self._store, run_id) for n, run_id in self.run_ids.items()}
 
+    def how_to_look(self, study: str) -> list[str]:
+        """Commands and addresses that show the runs; none where the store was not opened."""
+        if self._store is None:
+            return []
+        from mlp.tracking.store import how_to_look
+
+        return how_to_look(self._store, study, run_id=self.parent_id)
+
     def missing(self, numbers: Collection[int]) -> list[int]:
         """Which of these trials the store has no finished run of; waits for what came before.
 
@@ -320,20 +330,46 @@ class Drain:
             Their numbers in order; none where the store fails.
         """
         found: list[int] = []
-        self._queue.wait(self._queue.add(lambda: found.extend(self._missing(numbers))))
+
+        def look(store: "Store") -> None:
+            from mlp.tracking.runs import recorded_trials
+
+            recorded = recorded_trials(store, self._key)
+            self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
+            found.extend(sorted(set(numbers) - recorded.keys()))
+
+        self._queue.wait(self._add(look))
         return found
 
     def fetch(self, number: int) -> "TrackedRun | None":
         """The recorded run of a trial; None where there is none that can be used."""
         found: list[TrackedRun] = []
-        self._queue.wait(self._queue.add(lambda: self._fetch(number, found)))
+
+        def fetch(store: "Store") -> None:
+            from mlp.tracking.read import fetch_run
+
+            run_id = self._run_id(store, number)
+            if run_id is not None:
+                with suppress(RecordError, MissingInputError):
+                    found.append(fetch_run(store, run_id))
+
+        self._queue.wait(self._add(fetch))
         return found[0] if found else None
 
     def log_model(
         self, number: int, *, name: str, example: NDArray[np.uint8], register: str | None
     ) -> None:
         """Makes a model of an uploaded trial's network, and registers it where a name is given."""
-        self._queue.add(lambda: self._log_model(number, name, example, register))
+
+        def log(store: "Store") -> None:
+            from mlp.tracking.model import log_model, serve_command
+
+            run_id = self.run_ids.get(number)
+            if run_id is not None:
+                uri = log_model(store, run_id, name=name, example=example, register=register)
+                self.how_to_serve = serve_command(store, uri)
+
+        self._add(log)
 
     def draw(self, file: str, picture: Callable[[Callable[[int], ThinCurve]], str]) -> None:
         """Adds a picture to the parent run, once the trials are uploaded.
@@ -342,146 +378,97 @@ class Drain:
             picture: given what reads the loss of a trial from its run, its text; a trial without a
                 run has no points.
         """
-        self._queue.add(lambda: self._draw(file, picture))
 
-    def show(self, view: StudyView) -> None:
-        """Replaces the study's view."""
-        self._queue.add(lambda: self._show(view))
+        def draw(store: "Store") -> None:
+            from mlp.tracking.read import read_points
+            from mlp.tracking.runs import update_run
+
+            def curve_of(number: int) -> ThinCurve:
+                run_id = self._run_id(store, number)
+                return read_points(store, run_id, "loss") if run_id else thin([], [])
+
+            update_run(store, str(self.parent_id), files={file: picture(curve_of)})
+
+        self._add(draw)
+
+    def show(self, page: StudyPage, lowest: int) -> None:
+        """Replaces the study's view; the power of ten at which the axis of the loss begins."""
+
+        def show(store: "Store") -> None:
+            from mlp.tracking.store import show_view
+
+            show_view(store, page, lowest)
+
+        self._add(show)
 
     def annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
         """Describes the parent run, once its best trial is uploaded.
 
         Args:
             note: from the experiment's and the trial's run id to Markdown.
-            of_trial: the trial.
         """
-        self._queue.add(lambda: self._annotate(note, of_trial))
+
+        def annotate(store: "Store") -> None:
+            from mlp.tracking.runs import below_answer, update_run
+
+            run_id = self._run_id(store, of_trial)
+            if run_id is not None:
+                said, parent = note(store.experiment_id, run_id), str(self.parent_id)
+                update_run(store, parent, tags={NOTE_TAG: below_answer(store, parent, said)})
+
+        self._add(annotate)
 
     def finish(self, status: "Status") -> None:
         """Uploads what is left and sets the parent run's status; waits until both are done.
 
         A store that fails is tried for a few seconds more.
         """
-        self._queue.wait(self._queue.add(lambda: self._finish(status), is_vital=True))
+        self._queue.wait(self._add(self._ending(status), is_vital=True))
         self._queue.raise_bug()
 
     def give_up(self, status: "Status") -> None:
         """Sets the parent run's status, without the runs that are left, within a few seconds."""
-        self._queue.give_up(lambda: self._finish(status))
+        self._queue.give_up(self._with_store(self._ending(status)))
 
-    # What follows runs in the thread of the queue.
+    def _ending(self, status: "Status") -> "Callable[[Store], None]":
+        def end(store: "Store") -> None:
+            from mlp.tracking.runs import finish
 
-    def _begin(self, begin: Callable[[], Below]) -> None:
-        below = begin()
-        self._store, self.parent_id = below.store, below.run_id
-        self.how_to_look = below.how_to_look
+            finish(store, str(self.parent_id), status)
 
-    def _upload(self, place: Path) -> None:
-        assert self._store is not None
-        run_id, tags = _upload(self._store, place, self.parent_id)
-        if TRIAL in tags:
-            self.run_ids[int(tags[TRIAL])] = run_id
-        self.n_uploaded += 1
+        return end
 
-    def _describe(
-        self,
-        of_trial: int | None,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        files: Mapping[str, str] | None,
-        step: int,
-    ) -> None:
-        from mlp.tracking.runs import update_run
+    def _add(self, do: "Callable[[Store], None]", *, is_vital: bool = False) -> Job:
+        return self._queue.add(self._with_store(do), is_vital=is_vital)
 
-        assert self._store is not None
-        run_id = self.parent_id if of_trial is None else self._run_id(of_trial)
-        if run_id is not None:
-            update_run(self._store, run_id, metrics=metrics, tags=tags, files=files, step=step)
+    def _with_store(self, do: "Callable[[Store], None]") -> Callable[[], None]:
+        """Does something with the store, which the queue's first job has opened by then."""
 
-    def _missing(self, numbers: Collection[int]) -> list[int]:
-        from mlp.tracking.runs import recorded_trials
+        def job() -> None:
+            assert self._store is not None
+            do(self._store)
 
-        assert self._store is not None
-        recorded = recorded_trials(self._store, self._key)
-        self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
-        return sorted(set(numbers) - recorded.keys())
+        return job
 
-    def _fetch(self, number: int, found: "list[TrackedRun]") -> None:
-        from mlp.tracking.read import fetch_run
-
-        assert self._store is not None
-        run_id = self._run_id(number)
-        if run_id is not None:
-            with suppress(RecordError, MissingInputError):
-                found.append(fetch_run(self._store, run_id))
-
-    def _log_model(
-        self, number: int, name: str, example: NDArray[np.uint8], register: str | None
-    ) -> None:
-        from mlp.tracking.model import log_model, serve_command
-
-        assert self._store is not None
-        run_id = self.run_ids.get(number)
-        if run_id is not None:
-            made = log_model(self._store, run_id, name=name, example=example, register=register)
-            self.how_to_serve = serve_command(self._store, made)
-
-    def _draw(self, file: str, picture: Callable[[Callable[[int], ThinCurve]], str]) -> None:
-        from mlp.tracking.read import read_points
-
-        assert self._store is not None
-        store = self._store
-
-        def curve_of(number: int) -> ThinCurve:
-            run_id = self._run_id(number)
-            return read_points(store, run_id, "loss") if run_id else thin([], [])
-
-        self._describe(None, {}, {}, {file: picture(curve_of)}, 0)
-
-    def _show(self, view: StudyView) -> None:
-        from mlp.tracking.store import show_view
-
-        assert self._store is not None
-        show_view(self._store, view)
-
-    def _annotate(self, note: Callable[[str, str], str], of_trial: int) -> None:
-        from mlp.tracking.runs import below_answer
-
-        assert self._store is not None
-        run_id = self._run_id(of_trial)
-        if run_id is not None:
-            said = note(self._store.experiment_id, run_id)
-            text = below_answer(self._store, str(self.parent_id), said)
-            self._describe(None, {}, {NOTE_TAG: text}, None, 0)
-
-    def _run_id(self, of_trial: int) -> str | None:
+    def _run_id(self, store: "Store", of_trial: int) -> str | None:
         """Of an uploaded trial, by this process or an earlier one."""
         from mlp.tracking.runs import find_trial
 
-        assert self._store is not None
-        run_id = self.run_ids.get(of_trial) or find_trial(self._store, self._key, of_trial)
+        run_id = self.run_ids.get(of_trial) or find_trial(store, self._key, of_trial)
         if run_id is not None:
             self.run_ids[of_trial] = run_id
         return run_id
 
-    def _finish(self, status: "Status") -> None:
-        from mlp.tracking.runs import finish
 
-        assert self._store is not None
-        assert self.parent_id is not None
-        finish(self._store, self.parent_id, status)
-
-
-def study_below(tracking: Tracking, page: StudyPage) -> Below:
-    """Opens the store, and finds or makes the parent run of a study in it."""
+def study_below(tracking: Tracking, page: StudyPage) -> tuple["Store", str]:
+    """Opens the store, and finds or makes the parent run of a study in it; gives its id."""
     from mlp.tracking.runs import start_study
-    from mlp.tracking.store import how_to_look, open_store, show_view
+    from mlp.tracking.store import open_store, show_view
 
     store = open_store(tracking)
     parent = start_study(store, page)
-    if page.view is not None:
-        show_view(store, page.view)
-    return Below(store, parent, how_to_look(store, page.view, run_id=parent))
+    show_view(store, page)
+    return store, parent
 
 
 def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
@@ -489,9 +476,6 @@ def drain(store: "Store", places: Iterable[Path]) -> tuple[int, list[str]]:
 
     Returns:
         How many runs were uploaded, and a sentence for each folder that cannot be read.
-
-    Raises:
-        MlpError: for a store that cannot be used.
     """
     n_uploaded, damaged = 0, []
     for place in places:
@@ -512,17 +496,12 @@ def record_run(
 
     Args:
         opened: opens the store; safe to be done twice.
-        record: of the run.
-        label: how it is to be shown.
         remedy: the command that uploads it later.
-
-    Returns:
-        The store and the run's id.
 
     Raises:
         MlpError: what is wrong with the store, and how the run gets there later.
     """
-    [place] = spool.put_runs([spool.Kept(record, label)])
+    [place] = spool.put_runs([(record, label)])
     kept = f"the run is kept in {place.parent}, and this publishes it: {remedy}"
 
     def upload() -> tuple["Store", str]:

@@ -1,11 +1,21 @@
-"""What MLflow shows of a run: its name, tags, params and points, made when the run is kept.
+"""What MLflow's pages show: of a run its listing, of a study its page and its view.
 
-A listing lies beside the record of its run, so that whoever uploads the folder neither reads the
-arrays back nor computes anything. It is made without MLflow, whose import takes seconds.
+A listing (name, tags, params, points) is made when the run is kept, and lies beside its record, so
+that whoever uploads the folder neither reads the arrays back nor computes anything. All of it is
+made without MLflow, whose import takes seconds. Descriptions are short Markdown notes: MLflow's
+pages show some six lines of one and hide the rest, so what matters comes first.
+
+MLflow keeps the views that people save as tags of the experiment, and opens one by its address. So
+a study brings its own: the verdict first, then numbers and the settings that it searches; and the
+loss curves of all of its runs over each other, those that swing among them. Without it, the list
+shows none of them. The format is that of MLflow 3.17's pages; versions that do not know it show
+their default view.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +29,23 @@ from mlp.engine.result import Ending
 from mlp.errors import RecordError, one_line
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import display, record
-from mlp.tracking.display import explain_command, rerun_command
+from mlp.tracking.display import LOSS_AT_END, explain_command, rerun_command
 from mlp.tracking.record import PICTURE_FILE, RunRecord, parse_json
-from mlp.tracking.view import StudyView
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
 CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
 EXPLAINS = "mlp.explains"  # of a rerun that explains that study or run
 
+NOTE_TAG = "mlflow.note.content"  # what MLflow's pages show as description
+VIEW_TAG = "mlflow.sharedViewState."  # and the view's name
+PAGE_QUERY = "workflowType=machine_learning"  # else MLflow's pages are those for language models
+
+_RATE = "optimizer.learning_rate"  # as it was drawn, with all of its digits
+_ORDER = {
+    "validation_accuracy": ("final_validation_accuracy", False),
+    "training_loss": ("final_loss", True),
+    "oscillation": ("amplitude", False),
+}
 _LARGEST_FILE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
 _PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
 _RUN_ID = "RUN_ID"  # in a note, where MLflow's id of the run goes once it is known
@@ -58,13 +77,11 @@ class Listing:
         key: what the run is found again by.
         parent: key of the run that it is shown below; None: of none.
         name: what a person sees in lists.
-        tags: all of them but for the note.
         params: the settings, by their paths.
         points: name, value, milliseconds since 1970 and step of each point of a metric.
         note: Markdown; `RUN_ID` in it stands for MLflow's id.
         data: name, digest, source and profile of the data set, as MLflow takes them.
         started_ms: milliseconds since 1970 in UTC.
-        ended_ms: likewise.
     """
 
     key: str
@@ -88,12 +105,12 @@ class StudyPage:
     """What the parent run of a study says from the start.
 
     Attributes:
-        name: of the study.
         key: what the study's runs are found again by.
         config: its composed settings, plain values.
         description: Markdown for its page.
-        searched: path of each setting that varies -> what it is drawn from.
-        view: columns and charts that show the study's runs; None: MLflow's own.
+        searched: path of each setting that varies -> what it is drawn from, in words; on pages that
+            earlier versions have written, as the study file has it.
+        view: of pages that earlier versions have written.
     """
 
     name: str
@@ -101,7 +118,7 @@ class StudyPage:
     config: dict[str, Any]
     description: str
     searched: dict[str, Any] = field(default_factory=dict)
-    view: StudyView | None = None
+    view: Any = None
 
 
 def label_of_trial(page: StudyPage, number: int, name: str) -> Label:
@@ -187,11 +204,7 @@ def write_listing(folder: Path, listing: Listing) -> None:
 
 
 def read_listing(folder: Path) -> Listing:
-    """Reads it back; of a folder that an older version has kept, it is made of the record.
-
-    Raises:
-        RecordError: for a folder that does not hold what was written.
-    """
+    """Reads it back; of a folder that an older version has kept, it is made of the record."""
     if not (folder / _LISTING_FILE).exists() and (folder / _OLDER_FILE).exists():
         label = _read(folder / _OLDER_FILE, _labels)
         own_key = label.tags.get(KEY, "")
@@ -206,11 +219,7 @@ def write_page(file: Path, page: StudyPage) -> None:
 
 
 def read_page(file: Path) -> StudyPage:
-    """Reads the page of a study back.
-
-    Raises:
-        RecordError: for a file that is missing or is no page.
-    """
+    """Reads the page of a study back."""
     return _read(file, _pages)
 
 
@@ -283,9 +292,10 @@ def _note_of(run: RunRecord) -> str:
         offers.insert(0, "what stops it")
     said = "; ".join(offers)
     offer = f"{said[0].upper()}{said[1:]}:"
-    block = "\n".join(["```console", *commands, "```"])
     picture = picture_link(PICTURE_FILE, _RUN_ID, "the loss")
-    return "\n\n".join([picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, block])
+    return "\n\n".join(
+        [picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, _block(commands)]
+    )
 
 
 def _numbers_of(run: RunRecord) -> str:
@@ -302,3 +312,167 @@ def _numbers_of(run: RunRecord) -> str:
         pace = "" if period is None else f" every {period:.3g} steps"
         parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
     return ", ".join(parts) + "."
+
+
+def study_note(
+    verdicts: Sequence[Verdict],
+    *,
+    winner: str | None = None,
+    picture: str = "",
+    settings: Mapping[str, object] | None = None,
+    commands: Sequence[str] = (),
+) -> str:
+    """What came of a study: verdicts, the best trial, its settings, what to type next.
+
+    Args:
+        winner: Markdown about the best trial; None where no run stayed finite.
+        picture: Markdown that shows its losses; empty: none.
+
+    Example:
+        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
+        **1 of 3 runs is oscillating**, 2 are stalled.
+        <BLANKLINE>
+        None of them came to its end with a finite loss.
+    """
+    counts = Counter(verdicts)
+    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
+    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
+    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
+    if winner is None:
+        return f"{line}.\n\nNone of them came to its end with a finite loss."
+    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
+    if settings:
+        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
+    return "\n\n".join(parts)
+
+
+def run_link(experiment_id: str, run_id: str, name: str) -> str:
+    """A link from one page of MLflow to that of a run.
+
+    Example:
+        >>> run_link("1", "0f", "#3 lr 0.5")
+        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
+    """
+    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _block(commands: Sequence[str]) -> str:
+    return "\n".join(["```console", *commands, "```"])
+
+
+def view_tag(page: StudyPage, created_ms: int, lowest: int = -4) -> tuple[str, str]:
+    """The experiment's tag that holds the view of a study: its name and text.
+
+    Args:
+        created_ms: shown as the view's age, milliseconds since 1970 in UTC.
+        lowest: power of ten at which the axis of the loss begins.
+    """
+    state = json.dumps({**_search(page), **_columns(page), **_charts(page, lowest)})
+    saved = {"createdAt": created_ms, "updatedAt": created_ms, "state": state}
+    text = json.dumps({"name": f"{page.name}: verdicts and loss", **saved})
+    return VIEW_TAG + page.name, text
+
+
+def page_query(study: str | None) -> str:
+    """What comes after the `?` in the address of the list of runs; of a study with its view.
+
+    Example:
+        >>> page_query("smoke")
+        'workflowType=machine_learning&viewStateShareKey=smoke'
+    """
+    return PAGE_QUERY if study is None else f"{PAGE_QUERY}&viewStateShareKey={study}"
+
+
+def _search(page: StudyPage) -> dict[str, Any]:
+    objective = page.config["study"]["objective"]
+    metric, is_ascending = _ORDER.get(objective, (f"final_{objective}", False))
+    return {
+        "searchFilter": f"tags.`mlp.study` = '{page.name}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": is_ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+    }
+
+
+def _columns(page: StudyPage) -> dict[str, Any]:
+    is_validated = page.config.get("data", {}).get("validation_fraction", 0) > 0
+    numbers = ["final_validation_accuracy"] if is_validated else []
+    numbers.append("amplitude")
+    widths = {
+        "attributes.`Run Name`": 230,
+        "tags.`verdict`": 95,
+        f"tags.`{LOSS_AT_END}`": 100,
+        **{f"metrics.`{name}`": _width(name) for name in numbers},
+        **{f"params.`{path}`": _width(path) for path in page.searched},
+        "runDateAndNestInfo": 145,
+        "duration": 80,
+    }
+    shown = [column for column in widths if "`" in column and "Run Name" not in column]
+    return {"selectedColumns": shown, "columnOrder": list(widths), "columnWidths": widths}
+
+
+def _width(name: str) -> int:
+    """Of a column, in pixels: its heading is to be read as far as there is room for it."""
+    return 165 if name == _RATE else min(135, 40 + 7 * len(name))
+
+
+def _charts(page: StudyPage, lowest: int) -> dict[str, Any]:
+    """Loss curves large on top, MLflow's own charts folded below."""
+    ours, others = f"{page.name}-charts", f"{page.name}-others"
+    chart = {"metricSectionId": ours, "deleted": False, "isGenerated": False}
+    section = {"isReordered": False, "deleted": False}
+    loss = {
+        **chart,
+        "uuid": f"{page.name}-loss",
+        "type": "LINE",
+        "metricKey": "loss",
+        "selectedMetricKeys": ["loss"],
+        "displayName": "loss",
+        # Linear, a converged loss is a line at zero beside one that swings; and free, it may sink
+        # to 1e-38 and press all others together. The bounds are powers of ten.
+        "scaleType": "log",
+        "range": {"yMin": lowest, "yMax": 3},
+        "xAxisScaleType": "linear",
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "lineSmoothness": 0,
+        "ignoreOutliers": False,
+        "runsCountToCompare": 100,
+    }
+    return {
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunSections": [
+            {
+                **section,
+                "uuid": ours,
+                "name": "Loss",
+                "display": True,
+                "isGenerated": False,
+                "columns": 1,
+                "cardHeight": 460,
+            },
+            {
+                **section,
+                "uuid": others,
+                "name": "Model metrics",
+                "display": False,
+                "isGenerated": True,
+            },
+        ],
+        "compareRunCharts": [loss],
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+    }

@@ -10,7 +10,6 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,34 +37,21 @@ _NO_NAME = re.compile(r"[^\w-]+")  # MLflow refuses dots and slashes in a model'
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it tells of each step of a save
 
 
-@dataclass(frozen=True)
-class LoggedNetwork:
-    """Where a network is found as a model.
-
-    Attributes:
-        model_id: MLflow's id of it.
-        uri: what `mlflow models serve` and `mlflow.pyfunc.load_model` take: the registered version
-            where there is one.
-    """
-
-    model_id: str
-    uri: str
-
-
 def log_model(
     store: Store, run_id: str, *, name: str, example: NDArray[np.uint8], register: str | None
-) -> LoggedNetwork:
+) -> str:
     """Makes a model of a tracked run; one that is there already stays as it is.
 
     The model has the run's settings as its params and the points of the run's curves, each logged a
     second time for the model's sake.
 
     Args:
-        store: where the run is.
-        run_id: of the run.
-        name: of the model, for a person.
         example: `(image, pixel)`, raw pixels, kept with the model as an input to try.
         register: a name in MLflow's registry that gets a new version; None: none.
+
+    Returns:
+        What `mlflow models serve` and `mlflow.pyfunc.load_model` take: the registered version
+        where there is one.
 
     Raises:
         RecordError: for a run whose record cannot be used.
@@ -75,16 +61,15 @@ def log_model(
     with one_sentence(store.uri):
         run = store.client.get_run(run_id)
         model = _find(store, run_id) or _make(store, run, _NO_NAME.sub("-", name), example)
-        uri = f"models:/{model.model_id}"
-        if register is not None:
-            uri = f"models:/{register}/{_version(store, register, model)}"
-    return LoggedNetwork(str(model.model_id), uri)
+        if register is None:
+            return f"models:/{model.model_id}"
+        return f"models:/{register}/{_version(store, register, model)}"
 
 
-def serve_command(store: Store, made: LoggedNetwork) -> str:
+def serve_command(store: Store, uri: str) -> str:
     """What to type to serve a model over HTTP, in this environment."""
     place = "" if store.is_default else f"MLFLOW_TRACKING_URI={shlex.quote(store.uri)} "
-    return f"{place}mlflow models serve -m {made.uri} --env-manager local --port 5001"
+    return f"{place}mlflow models serve -m {uri} --env-manager local --port 5001"
 
 
 def _find(store: Store, run_id: str) -> LoggedModel | None:

@@ -14,7 +14,14 @@ from typing import Any
 
 from mlp.config import RESULT_GROUPS, RunConfig, Value
 from mlp.errors import SettingError, one_line
-from mlp.settings import default_settings, read_run, setting_choices, setting_paths, settings_of
+from mlp.settings import (
+    default_settings,
+    grouped,
+    read_run,
+    setting_choices,
+    setting_paths,
+    settings_of,
+)
 from mlp.study.space import typed
 
 DATA_NAME = "data.name"
@@ -165,16 +172,15 @@ def value_of(path: str, text: str) -> Any:
     return value
 
 
-def _parse_json(text: str) -> Any:
-    return json.loads(text, parse_constant=str)
-
-
 def parsed(text: str) -> Any:
     """A param as a plain value: MLflow keeps the text that Python shows."""
     known: dict[str, bool | None] = {"none": None, "null": None, "true": True, "false": False}
     if text.lower() in known:
         return known[text.lower()]
-    parsers: tuple[Callable[[str], Any], ...] = (_parse_json, ast.literal_eval)
+    parsers: tuple[Callable[[str], Any], ...] = (
+        lambda text: json.loads(text, parse_constant=str),
+        ast.literal_eval,
+    )
     for parse in parsers:
         try:
             value = parse(text)
@@ -218,12 +224,8 @@ def _config_of(values: Mapping[str, Any], *, is_named: bool) -> tuple[RunConfig 
     """The config, through the door, or what is wrong."""
     if not is_named:
         return None, "none of its params is a setting"
-    groups: dict[str, dict[str, Any]] = {}
-    for path, value in values.items():
-        group, _, name = path.partition(".")
-        groups.setdefault(group, {})[name] = value
     try:
-        config = read_run(groups)
+        config = read_run(grouped(values))
     except SettingError as error:
         return None, str(error)
     if config.data.name == "auto":

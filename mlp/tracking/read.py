@@ -28,7 +28,6 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-import json
 import resource
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
@@ -41,25 +40,26 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
-from mlp.config import RESULT_GROUPS, Own, RunConfig, SweepConfig, Value
+from mlp.config import Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
 from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
 from mlp.program import Argument
 from mlp.settings import (
     SEED,
+    grouped,
     read_run,
     read_sweep,
-    setting_paths,
+    setting_choices,
     settings_of,
     with_arguments,
     with_settings,
 )
 from mlp.tracking import record, runs
-from mlp.tracking.batch import BatchedRerun, read_batch, reruns_of
+from mlp.tracking.batch import Batch, configs_in, read_batch
 from mlp.tracking.display import PROGRAM, ThinCurve, read_numbers
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
-from mlp.tracking.params import ReadParams, parsed, read_params
+from mlp.tracking.params import ReadParams, parsed, read_params, settings_paths
 from mlp.tracking.record import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -95,12 +95,8 @@ class TrackedRun:
     """A run that was read back, checked against the digests it was recorded with.
 
     Attributes:
-        run_id: MLflow's id of it.
         experiment_id: likewise, of where it is.
         recipe: its config, data digest and ending.
-        result: its curves and weights.
-        curve_digest: SHA-256 of the curves.
-        weights_digest: SHA-256 of the weights.
         tags: what else was noted, each value one printable line.
     """
 
@@ -108,8 +104,6 @@ class TrackedRun:
     experiment_id: str
     recipe: Recipe
     result: Result
-    curve_digest: str
-    weights_digest: str
     tags: dict[str, str]
 
 
@@ -132,16 +126,9 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
             raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
         download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
         recipe, result = record.read_artifacts(Path(folder))
-    curve_digest, weights_digest = record.curve_digest(result), record.weights_digest(result)
-    digests = {
-        "mlp.data_digest": recipe.data_digest,
-        "mlp.curve_digest": curve_digest,
-        "mlp.sharpness_digest": record.sharpness_digest(result),
-        "mlp.weights_digest": weights_digest,
-    }
-    for name, digest in digests.items():
-        if run.data.tags.get(name) != digest:
-            raise RecordError(f"run {run_id} was changed: its files do not have its {name}")
+    for name, digest in {"data_digest": recipe.data_digest, **record.digests(result)}.items():
+        if run.data.tags.get(f"mlp.{name}") != digest:
+            raise RecordError(f"run {run_id} was changed: its files do not have its mlp.{name}")
     for param in runs.as_params(settings_of(recipe.config)):
         if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
             raise RecordError(
@@ -154,8 +141,6 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
         experiment_id=str(run.info.experiment_id),
         recipe=recipe,
         result=result,
-        curve_digest=curve_digest,
-        weights_digest=weights_digest,
         tags=tags,
     )
 
@@ -176,7 +161,6 @@ def download(uri: str, address: str, folder: Path) -> None:
     """Downloads the three files of a run, none larger than its config allows.
 
     Args:
-        uri: of the tracking store.
         address: of the run's files, as the store says.
         folder: to be filled; nothing is written anywhere else.
 
@@ -200,10 +184,7 @@ def download_text(uri: str, address: str, name: str, folder: Path) -> None:
     """Downloads one text of a run, as `download` does.
 
     Args:
-        uri: of the tracking store.
         address: of the run's files, as the store says.
-        name: of the text.
-        folder: to be filled.
     """
     repository = _repository(uri, address)
     _get_file(repository, name, folder, _sizes(repository).get(name), LARGEST_TEXT)
@@ -260,15 +241,10 @@ class PastRun:
     """A tracked run as attribution and the report see it.
 
     Attributes:
-        run_id: MLflow's id.
-        name: for a person.
         trial: its number in its study; None outside of one.
-        config: its settings, checked.
-        judgement: what its loss did.
         data_digest: SHA-256 of its data, 64 hex digits; None where nobody noted it.
         metrics: the last value of each, finite.
         started_ms: milliseconds since 1970 in UTC.
-        ended_ms: likewise.
         mechanism: what was noted of the stability; None where nobody measured it.
         curve: its loss, thinned, where that is read with it.
         metric: that its loss is read from.
@@ -293,16 +269,12 @@ class BroughtRun:
     """A run of another program.
 
     Attributes:
-        run_id: MLflow's id.
-        name: for a person.
         status: as MLflow has it; a run that was stopped has a curve as well.
         params: as they were logged, numbers as numbers.
-        judgement: what its loss did.
         loss: `(entry,)`, in order.
         step: `(entry,)`, as they were logged.
         read: what the params say about the training.
         started_ms: milliseconds since 1970 in UTC.
-        ended_ms: likewise.
     """
 
     run_id: str
@@ -327,7 +299,6 @@ class Meaning:
     """What somebody says about the runs of another program.
 
     Attributes:
-        metric: that has the loss.
         names: param -> path of the setting that it stands for.
         given: path -> value of settings that hold where the params say nothing.
     """
@@ -339,10 +310,6 @@ class Meaning:
 
 def read_past_run(store: "Store", run: "Run") -> PastRun:
     """Reads a run from what MLflow lists of it; from its loss curve too, where it has no verdict.
-
-    Args:
-        store: where it is.
-        run: as MLflow gives it.
 
     Raises:
         RecordError: for one that was cut short, or that lacks settings or a loss.
@@ -383,14 +350,15 @@ def _config(params: Mapping[str, str], program: str | None) -> RunConfig:
         return read_own_settings(
             own, {path: _plain_python(params[path], arguments.get(path)) for path in names}
         )
-    values: dict[str, dict[str, Any]] = {}
-    for path in setting_paths():
-        group, _, name = path.partition(".")
-        if path in params and group in RESULT_GROUPS and path != "data.root":
-            values.setdefault(group, {})[name] = _plain(params[path])
+    words = setting_choices()  # "none" is one of them, and no None
+    values = {
+        path: params[path] if path in words else parsed(params[path])
+        for path in settings_paths()
+        if path in params and path != "data.root"
+    }
     if not values:
         raise RecordError("it has no param that is a setting")
-    return read_run(values)
+    return read_run(grouped(values))
 
 
 def _plain_python(text: str, argument: Argument | None) -> Any:
@@ -400,17 +368,6 @@ def _plain_python(text: str, argument: Argument | None) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-
-
-def _plain(text: str) -> Any:
-    """What a param was before MLflow made a text of it."""
-    known: dict[str, bool | None] = {"None": None, "True": True, "False": False}
-    if text in known:
-        return known[text]
-    try:
-        return json.loads(text, parse_constant=lambda _: text)
-    except (ValueError, RecursionError):
         return text
 
 
@@ -449,10 +406,8 @@ class PastStudy:
         name: of the study or experiment.
         key: what explanations of it are found again by.
         run_id: the parent run; None for an experiment that no study made.
-        experiment_id: MLflow's.
         sweep: the settings of the study; None where nobody recorded them.
         runs: by trial, then by time; finished ones only.
-        n_left_out: runs that could not be read.
         why_left_out: of the first of them.
         duration_s: seconds in which any of the runs was trained.
         is_at_end: whether its run is finished, or has as many trials as were asked for.
@@ -515,11 +470,7 @@ def meant_run(store: Store, which: str) -> str:
 
 
 def is_tracked_run(store: Store, run_id: str) -> bool:
-    """Whether a run was trained by this program, and is not the parent of a study.
-
-    Raises:
-        MissingInputError: for a run that the store does not have.
-    """
+    """Whether a run was trained by this program, and is not the parent of a study."""
     run = _get(store, run_id)
     return _study_key(run) is None and not is_brought(run)
 
@@ -528,7 +479,6 @@ def read_study(store: Store, which: str | None, meaning: Meaning | None = None) 
     """Reads the runs of a study.
 
     Args:
-        store: where.
         which: a study's name, the id of its parent run, the name of an experiment, or the id of a
             run of another program; None: the study that was started last.
         meaning: of what other programs have logged.
@@ -576,7 +526,7 @@ def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
 
 def _read_batches(store: Store, run: Run) -> list[PastRun]:
     """The reruns in the files of an explanation's run."""
-    reruns: list[BatchedRerun] = []
+    reruns: list[PastRun] = []
     address, run_id = str(run.info.artifact_uri), str(run.info.run_id)
     with TemporaryDirectory() as folder:
         repository = _repository(str(store.client.tracking_uri), address)
@@ -585,21 +535,26 @@ def _read_batches(store: Store, run: Run) -> list[PastRun]:
                 continue
             with suppress(RecordError):
                 _get_file(repository, name, Path(folder), size, LARGEST_TEXT)
-                reruns += reruns_of(read_batch(read_text(Path(folder) / name)))
+                reruns += reruns_of(read_batch(read_text(Path(folder) / name)), run_id)
+    return reruns
+
+
+def reruns_of(batch: Batch, run_id: str = "") -> list[PastRun]:
+    """The reruns of a batch, by the id of the explanation's run."""
     return [
         PastRun(
             run_id=run_id,
             name="",
             trial=None,
-            config=own.config,
+            config=config,
             judgement=own.judgement,
-            data_digest=own.data_digest,
+            data_digest=batch.data_digest,
             metrics={},
             started_ms=own.started_ms,
             ended_ms=own.ended_ms,
-            curve=own.curve,
+            curve=ThinCurve(np.array(own.loss, np.float64), np.array(own.step, np.int64)),
         )
-        for own in reruns
+        for own, config in zip(batch.reruns, configs_in(batch), strict=True)
     ]
 
 
@@ -717,11 +672,7 @@ def _no_curve(name: str, metric: str, metrics: set[str]) -> str:
 
 
 def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
-    """A run of another program.
-
-    Raises:
-        RecordError: for one without a curve.
-    """
+    """A run of another program."""
     loss, step = _curve(store, run, meaning.metric)
     read = read_params(run.data.params, names=meaning.names, given=meaning.given)
     read = _with_steps(read, int(step[-1]), is_whole=run.info.status == "FINISHED")

@@ -91,16 +91,15 @@ FACTS_FILE = "record.json"
 PICTURE_FILE = "loss.svg"  # beside them in MLflow; made of them, and never read back
 
 _N_CLASSES = 2
-_SHARPNESS_ARRAYS = {
-    "sharpness_step": "<i8",
-    "sharpness": "<f8",
-    "sharpness_residual": "<f8",
-    "gradient_norm": "<f8",
-    "stability_ratio": "<f8",
+# Curves of a `Result` in `curve.npz`: the array of their steps -> the values at these steps.
+_VALUES_AT = {
+    "loss_step": ("loss",),
+    "evaluated_step": ("validation_accuracy",),
+    "sharpness_step": ("sharpness", "sharpness_residual", "gradient_norm", "stability_ratio"),
+    "restored_step": ("restored_to", "restored_share"),
+    "layer_step": ("layer_gradient", "layer_update", "layer_idle"),
 }
-_GUARD_ARRAYS = {"restored_step": "<i8", "restored_to": "<i8", "restored_share": "<f8"}
-_LAYER_ARRAYS = "layer_step", "layer_gradient", "layer_update", "layer_idle"
-_MEASURED_ARRAYS = *_SHARPNESS_ARRAYS, *_GUARD_ARRAYS, *_LAYER_ARRAYS
+_INTEGERS = (*_VALUES_AT, "restored_to")
 
 
 @dataclass(frozen=True)
@@ -207,11 +206,7 @@ def arrays_digest(arrays: Iterable[Array]) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The bytes of a plain file that may not be larger than `most`.
-
-    Raises:
-        RecordError: for anything else.
-    """
+    """The bytes of a plain file that may not be larger than `most`."""
     if path.is_symlink() or not path.is_file():
         raise RecordError(f"{path.name} is missing or not a plain file")
     with path.open("rb") as file:
@@ -272,7 +267,6 @@ class Recipe:
         config: the settings; `data.name` is the data set itself, never `auto`. Where the data lies,
             where to track and with how many threads is not part of it.
         data_digest: SHA-256 of the data it was trained on, 64 hex digits.
-        ending: how the training ended.
         last_step: the update it ended after.
         arrays: of an own function: `series.NAME` of `curve.npz` and `kept.NAME` of `weights.npz`.
         fault: of an own function that failed: what went wrong.
@@ -320,11 +314,7 @@ def program_values(program: Program) -> dict[str, Any]:
 
 
 def read_program_values(values: Any) -> Program:
-    """The program of plain values from anywhere; nothing of it is executed.
-
-    Raises:
-        RecordError: for values that are none.
-    """
+    """The program of plain values from anywhere; nothing of it is executed."""
     try:
         found = _programs.validate_python(values)
     except ValidationError as error:
@@ -368,11 +358,7 @@ _programs = TypeAdapter(_Program)
 
 
 def read_own_settings(program: Program, settings: Mapping[str, Any]) -> RunConfig:
-    """The config of a run of an own function, from its settings by their paths.
-
-    Raises:
-        RecordError: for settings that are not those of the program.
-    """
+    """The config of a run of an own function, from its settings by their paths."""
     names = {f"own.{own.name}" for own in program.arguments}
     expected = names if program.role("seed") else names | {SEED}
     if settings.keys() != expected:
@@ -560,14 +546,8 @@ class RunRecord:
     Attributes:
         config: its settings; `data.name` is the data set itself, never `auto`.
         data_digest: SHA-256 of the data, 64 hex digits.
-        n_train: examples it was trained on.
         n_validation: examples held out; 0 or more.
-        n_test: examples of the test part.
-        result: curves and weights.
-        judgement: the verdict on its loss curve.
         started_ms: when its training began, milliseconds since 1970 in UTC.
-        ended_ms: when it ended.
-        threads: threads that trained it.
         test_accuracy: share of the test part that is right; None where nobody looked.
     """
 
@@ -593,11 +573,7 @@ class RunRecord:
 
 
 def config_json(record: RunRecord) -> str:
-    """The text of `config.json`; equal runs have equal texts.
-
-    Raises:
-        ValueError: if the data set is still `auto`.
-    """
+    """The text of `config.json`; equal runs have equal texts."""
     result = record.result
     arrays, fault = dict[str, Expected](), None
     if result.own is not None:
@@ -615,18 +591,21 @@ def curve_digest(result: Result) -> str:
 
 def sharpness_digest(result: Result) -> str:
     """SHA-256 over what `curve.npz` holds of the sharpness; equal for equal measurements."""
-    return arrays_digest(_sharpness_arrays(result).values())
-
-
-def layers_digest(result: Result) -> str | None:
-    """SHA-256 over what `curve.npz` holds of the layers; None where nobody measured."""
-    arrays = _layer_arrays(result)
-    return arrays_digest(arrays.values()) if arrays else None
+    return arrays_digest(_at("sharpness_step", result).values())
 
 
 def weights_digest(result: Result) -> str:
     """SHA-256 over the arrays of `weights.npz`; equal for equal weights."""
     return arrays_digest(_weight_arrays(result).values())
+
+
+def digests(result: Result) -> dict[str, str]:
+    """What tells whether a run that is read back is the one that was recorded."""
+    return {
+        "curve_digest": curve_digest(result),
+        "sharpness_digest": sharpness_digest(result),
+        "weights_digest": weights_digest(result),
+    }
 
 
 def write_artifacts(folder: Path, record: RunRecord) -> None:
@@ -662,22 +641,20 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
     expected = expected_weights(recipe) if has_weights else {}  # an own function may keep nothing
     weights = read_arrays(folder / WEIGHTS_FILE, expected) if expected else {}
     _check_curve(curve, _last_step(recipe))
+    own = None
     if recipe.config.own is not None:
-        texts = [_text_beside(folder / name) for name in OWN_ARTIFACTS]
-        return recipe, _own_result(recipe, curve, weights, *texts)
-    n_layers = recipe.config.model.depth + 1 if has_weights else 0
-    names = _MEASURED_ARRAYS
-    measured: dict[str, Any] = {name: curve[name] for name in names if name in curve}
+        source, printed = (_text_beside(folder / name) for name in OWN_ARTIFACTS)
+        series = {name[7:]: curve.pop(name) for name in [*curve] if name.startswith("series.")}
+        kept = {name[5:]: array for name, array in weights.items()}
+        own = OwnTrace(series, kept, recipe.fault, printed=printed, source=source)
+    n_layers = recipe.config.model.depth + 1 if has_weights and own is None else 0
+    curves: dict[str, Any] = {"step_loss": None, **curve}
     result = Result(
-        loss=curve["loss"],
-        loss_step=curve["loss_step"],
-        step_loss=curve.get("step_loss"),
-        validation_accuracy=curve["validation_accuracy"],
-        evaluated_step=curve["evaluated_step"],
+        **curves,
         weights=tuple((weights[f"W{i}"], weights[f"b{i}"]) for i in range(1, n_layers + 1)),
         ending=recipe.ending,
         last_step=recipe.last_step,
-        **measured,
+        own=own,
     )
     return recipe, result
 
@@ -690,24 +667,6 @@ def _text_beside(path: Path) -> str:
         return ""
 
 
-def _own_result(
-    recipe: Recipe, curve: dict[str, Array], weights: dict[str, Array], source: str, printed: str
-) -> Result:
-    series = {name[7:]: array for name, array in curve.items() if name.startswith("series.")}
-    kept = {name[5:]: array for name, array in weights.items()}
-    return Result(
-        loss=curve["loss"],
-        loss_step=curve["loss_step"],
-        step_loss=None,
-        validation_accuracy=np.empty(0),
-        evaluated_step=np.empty(0, np.int64),
-        weights=(),
-        ending=recipe.ending,
-        last_step=recipe.last_step,
-        own=OwnTrace(series, kept, recipe.fault, printed=printed, source=source),
-    )
-
-
 def _last_step(recipe: Recipe) -> int:
     """The last step that a curve can have."""
     return recipe.config.training.steps if recipe.config.own is None else recipe.last_step
@@ -716,31 +675,22 @@ def _last_step(recipe: Recipe) -> int:
 def write_record(folder: Path, record: RunRecord) -> None:
     """Writes the whole record into an existing folder."""
     write_artifacts(folder, record)
-    facts = _Facts(
-        **{name: getattr(record, name) for name in _FACT_NAMES},
-        curve_digest=curve_digest(record.result),
-        sharpness_digest=sharpness_digest(record.result),
-        weights_digest=weights_digest(record.result),
-        layers_digest=layers_digest(record.result),
-    )
+    values: dict[str, Any] = {name: getattr(record, name) for name in _FACT_NAMES}
+    values |= digests(record.result)
+    facts = _Facts(**values, layers_digest=_layers_digest(record.result))
     (folder / FACTS_FILE).write_bytes(_facts.dump_json(facts))
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Reads a whole record; the inverse of `write_record`, but for the settings that say where.
-
-    Raises:
-        RecordError: as `read_artifacts`, and for arrays that are not those that were written.
-    """
+    """Reads a whole record; the inverse of `write_record`, but for the settings that say where."""
     recipe, result = read_artifacts(folder)
     values = parse_json(read_text(folder / FACTS_FILE), source=FACTS_FILE)
     try:
         facts = _facts.validate_python(values)
     except ValidationError as error:
         raise RecordError(f"{FACTS_FILE} cannot be used: {one_line(error)}") from None
-    found = (curve_digest(result), sharpness_digest(result), weights_digest(result))
-    written = (facts.curve_digest, facts.sharpness_digest, facts.weights_digest)
-    if (*found, layers_digest(result)) != (*written, facts.layers_digest):
+    found = {**digests(result), "layers_digest": _layers_digest(result)}
+    if any(getattr(facts, name) != digest for name, digest in found.items()):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
     kept = {name: getattr(facts, name) for name in _FACT_NAMES if name != "judgement"}
     return RunRecord(
@@ -753,11 +703,7 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_text(path: Path) -> str:
-    """The text of one of a record's JSON files.
-
-    Raises:
-        RecordError: for a file that is missing, too large or no text.
-    """
+    """The text of one of a record's JSON files."""
     try:
         return read_bytes(path, LARGEST_TEXT).decode()
     except UnicodeDecodeError:
@@ -793,25 +739,33 @@ def expected_curve(recipe: Recipe) -> dict[str, Expected]:
             "evaluated_step": Expected("<i8", (0,)),
             **series,
         }
+    looks, depth = run.training.steps // run.training.evaluate_every + 2, run.model.depth
+    n_columns = {"layer_gradient": depth + 1, "layer_update": depth + 1, "layer_idle": depth}
+    present = {
+        "loss_step": most,
+        "evaluated_step": most,
+        **({"sharpness_step": (points,)} if (points := len(sharpness_steps(run))) else {}),
+        **({"restored_step": most} if run.optimizer.guard != "none" else {}),
+        "layer_step": (looks,),
+    }
     arrays = {
-        "loss": Expected("<f8", most, may_be_shorter=True),
-        "loss_step": Expected("<i8", most, may_be_shorter=True),
-        "validation_accuracy": Expected("<f8", most, may_be_shorter=True),
-        "evaluated_step": Expected("<i8", most, may_be_shorter=True),
+        name: Expected(
+            "<i8" if name in _INTEGERS else "<f8",
+            (*shape, n_columns[name]) if name in n_columns else shape,
+            may_be_shorter=True,
+            is_optional=steps in ("restored_step", "layer_step"),
+        )
+        for steps, shape in present.items()
+        for name in (steps, *_VALUES_AT[steps])
     }
     if run.training.batch_size is not None:
         arrays["step_loss"] = Expected("<f8", most, may_be_shorter=True)
-    if points := len(sharpness_steps(run)):
-        for name, dtype in _SHARPNESS_ARRAYS.items():
-            arrays[name] = Expected(dtype, (points,), may_be_shorter=True)
-    if run.optimizer.guard != "none":
-        for name, dtype in _GUARD_ARRAYS.items():
-            arrays[name] = Expected(dtype, most, may_be_shorter=True, is_optional=True)
-    looks, depth = run.training.steps // run.training.evaluate_every + 2, run.model.depth
-    shapes = ("<i8", (looks,)), *[("<f8", (looks, n)) for n in (depth + 1, depth + 1, depth)]
-    for name, (dtype, shape) in zip(_LAYER_ARRAYS, shapes, strict=True):
-        arrays[name] = Expected(dtype, shape, may_be_shorter=True, is_optional=True)
     return arrays
+
+
+def _at(steps: str, result: Result) -> dict[str, Array]:
+    """The array of some steps and those of the values there."""
+    return {name: getattr(result, name) for name in (steps, *_VALUES_AT[steps])}
 
 
 def _series_arrays(result: Result) -> dict[str, Array]:
@@ -820,32 +774,29 @@ def _series_arrays(result: Result) -> dict[str, Array]:
 
 
 def _curve_arrays(result: Result) -> dict[str, Array]:
-    arrays: dict[str, Array | None] = {
+    names = "loss", "loss_step", "validation_accuracy", "evaluated_step"  # the order of digests
+    return {
         **_series_arrays(result),
-        "loss": result.loss,
-        "loss_step": result.loss_step,
-        "validation_accuracy": result.validation_accuracy,
-        "evaluated_step": result.evaluated_step,
-        "step_loss": result.step_loss,
+        **{name: getattr(result, name) for name in names},
+        **({} if result.step_loss is None else {"step_loss": result.step_loss}),
+        **(_at("restored_step", result) if result.restored_step.size else {}),
     }
-    if result.restored_step.size:
-        arrays |= {name: getattr(result, name) for name in _GUARD_ARRAYS}
-    return {name: array for name, array in arrays.items() if array is not None}
-
-
-def _sharpness_arrays(result: Result) -> dict[str, Array]:
-    return {name: getattr(result, name) for name in _SHARPNESS_ARRAYS}
 
 
 def _layer_arrays(result: Result) -> dict[str, Array]:
-    names = _LAYER_ARRAYS if result.layer_step.size else ()
-    return {name: getattr(result, name) for name in names}
+    return _at("layer_step", result) if result.layer_step.size else {}
+
+
+def _layers_digest(result: Result) -> str | None:
+    """Likewise of the layers; None where nobody measured."""
+    arrays = _layer_arrays(result)
+    return arrays_digest(arrays.values()) if arrays else None
 
 
 def _all_arrays(record: RunRecord) -> dict[str, Array]:
     result = record.result
     is_measured = record.config.own is None and sharpness_steps(record.config)
-    measured = _sharpness_arrays(result) if is_measured else {}
+    measured = _at("sharpness_step", result) if is_measured else {}
     return _curve_arrays(result) | measured | _layer_arrays(result)
 
 
@@ -859,18 +810,15 @@ def _weight_arrays(result: Result) -> dict[str, Array]:
 
 def _check_curve(curve: dict[str, Array], last_step: int) -> None:
     """That each value has its step, and that the steps are those of the training, in order."""
-    pairs = [("loss", "loss_step"), ("validation_accuracy", "evaluated_step")]
-    pairs += [(name, "sharpness_step") for name in _SHARPNESS_ARRAYS if name in curve]
-    if any(name in curve for name in _GUARD_ARRAYS):
-        pairs += [(name, "restored_step") for name in _GUARD_ARRAYS]
-    if any(name in curve for name in _LAYER_ARRAYS):
-        pairs += [(name, "layer_step") for name in _LAYER_ARRAYS]
-    for values, steps in pairs:
-        if not {values, steps} <= curve.keys():
-            raise RecordError(f"{CURVE_FILE} must hold {values} and {steps}")
+    for steps, values in _VALUES_AT.items():
+        if not {steps, *values} & curve.keys():
+            continue
+        if not {steps, *values} <= curve.keys():
+            raise RecordError(f"{CURVE_FILE} must hold {', '.join((steps, *values))}")
         at = curve[steps]
-        if curve[values].shape[:1] != at.shape:
-            raise RecordError(f"{CURVE_FILE} must have as many entries of {values} as of {steps}")
+        for name in values:
+            if curve[name].shape[:1] != at.shape:
+                raise RecordError(f"{CURVE_FILE} must have as many entries of {name} as of {steps}")
         if at.size and (at[0] < 0 or at[-1] > last_step or (np.diff(at) <= 0).any()):
             raise RecordError(f"{CURVE_FILE} must have increasing steps of the training in {steps}")
 

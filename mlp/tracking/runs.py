@@ -6,9 +6,6 @@ that one background thread can record while another trains.
 
 Recording is safe to repeat: a run is found again by its key, and its points carry the time of the
 training, so that MLflow knows the same points when they come twice.
-
-The descriptions of studies and runs are short Markdown notes. MLflow's pages show some six lines of
-a description and hide the rest, so what matters comes first.
 """
 
 import math
@@ -25,18 +22,16 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
-from collections import Counter
-
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlp.config import canonical_json
-from mlp.curve import Verdict
 from mlp.errors import MissingInputError
 from mlp.tracking import display, record
 from mlp.tracking.listing import (
     EXPLAINS,
     KEY,
+    NOTE_TAG,
     STUDY,
     Listing,
     StudyPage,
@@ -45,7 +40,6 @@ from mlp.tracking.listing import (
     study_key,
     trial_key,
 )
-from mlp.tracking.view import NOTE_TAG, page_query
 
 STUDY_FILE = "study.json"
 
@@ -67,9 +61,6 @@ def start_study(store: Store, page: StudyPage) -> str:
 
     The study's settings become params, which MLflow never changes: of a study that is continued
     only new ones are added. The current ones are in `study.json`.
-
-    Returns:
-        The id of the parent run.
     """
     own_key = study_key(page.key)
     tags = {
@@ -97,9 +88,6 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
     """Uploads a record's folder as it lies; a run that is already recorded stays as it is.
 
     Args:
-        store: where.
-        folder: with the files of the record.
-        listing: what is shown of it.
         parent_id: id of the run that it is shown below; None: of none.
 
     Returns:
@@ -224,11 +212,7 @@ def find_trial(store: Store, key: str, number: int) -> str | None:
 
 
 def get_run(store: Store, run_id: str) -> Run:
-    """MLflow's own view of a run.
-
-    Raises:
-        MissingInputError: for a run that the store does not have.
-    """
+    """MLflow's own view of a run."""
     try:
         return store.client.get_run(run_id)
     except MlflowException as error:
@@ -241,7 +225,6 @@ def find_run(store: Store, key: str) -> Run | None:
     """The run of a key; of several, which an answer that was lost may have made, one stays.
 
     Args:
-        store: where.
         key: made of letters, digits, `_`, `.`, `-` and `/`.
     """
     found = store.client.search_runs(
@@ -272,11 +255,7 @@ def all_runs(
     """The runs that meet a condition, page by page.
 
     Args:
-        store: where.
-        condition: as MLflow's search takes it.
         experiments: their ids; None: the store's own.
-        view: one of MLflow's `ViewType`.
-        order_by: likewise.
         most: no further page is asked for after so many runs.
     """
     token, n = None, 0
@@ -328,74 +307,12 @@ def _cut(value: Any, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def study_note(
-    verdicts: Sequence[Verdict],
-    *,
-    winner: str | None = None,
-    picture: str = "",
-    settings: Mapping[str, object] | None = None,
-    commands: Sequence[str] = (),
-) -> str:
-    """What came of a study: verdicts, the best trial, its settings, what to type next.
-
-    Args:
-        verdicts: of all trials.
-        winner: Markdown about the best trial; None where no run stayed finite.
-        picture: Markdown that shows its losses; empty: none.
-        settings: its searched settings.
-        commands: to type.
-
-    Example:
-        >>> print(study_note([Verdict.OSCILLATING, Verdict.STALLED, Verdict.STALLED]))
-        **1 of 3 runs is oscillating**, 2 are stalled.
-        <BLANKLINE>
-        None of them came to its end with a finite loss.
-    """
-    counts = Counter(verdicts)
-    n_oscillating = counts.pop(Verdict.OSCILLATING, 0)
-    line = f"**{n_oscillating} of {len(verdicts)} runs {_are(n_oscillating)} oscillating**"
-    line += "".join(f", {n} {_are(n)} {verdict.value}" for verdict, n in counts.most_common())
-    if winner is None:
-        return f"{line}.\n\nNone of them came to its end with a finite loss."
-    parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
-    if settings:
-        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
-    return "\n\n".join(parts)
-
-
-def run_link(experiment_id: str, run_id: str, name: str) -> str:
-    """A link from one page of MLflow to that of a run.
-
-    Example:
-        >>> run_link("1", "0f", "#3 lr 0.5")
-        '[#3 lr 0.5](#/experiments/1/runs/0f?workflowType=machine_learning)'
-    """
-    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id}?{page_query(None)})"
-
-
-def _are(n: int) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _block(commands: Sequence[str]) -> str:
-    return "\n".join(["```console", *commands, "```"])
-
-
 def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
     """The run whose children are reruns: the one that is there, or a new one.
 
     Args:
-        store: where.
         key: of the study or run that is explained.
-        name: of the new run, for a person.
         parent: id of the run that is explained, or of the study's, if it has one.
-
-    Returns:
-        Its id; it is RUNNING.
     """
     own_key = explanation_key(key)
     tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}

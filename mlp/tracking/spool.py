@@ -14,9 +14,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from mlp.addresses import sqlite_path
 from mlp.errors import StoreError
@@ -43,29 +43,11 @@ _serial = itertools.count()
 _owned: dict[Path, tuple[int, TextIO]] = {}  # folder -> this process's number there, and its lock
 
 
+Kept = tuple[RunRecord, Label]
+"""A run, and how it is to be shown."""
+
 _Writer = Callable[[Path], None]
 """Writes a run's files into a folder."""
-
-
-class Waiting(NamedTuple):
-    """A run that waits to be uploaded.
-
-    Attributes:
-        number: of its trial; of a run that belongs to no study, when it was kept.
-        seed: which further seed of that trial; 0: the trial itself.
-        place: its folder.
-    """
-
-    number: int
-    seed: int
-    place: Path
-
-
-class Kept(NamedTuple):
-    """A run and how it is to be shown."""
-
-    record: RunRecord
-    label: Label
 
 
 def folder_of(storage: str) -> Path:
@@ -85,26 +67,19 @@ def place_of(folder: Path, number: int, seed: int = 0) -> Path:
 
 
 def new_place() -> Path:
-    """A new folder for a run that belongs to no study; others see that this process has it.
-
-    Raises:
-        StoreError: where it cannot be made.
-    """
+    """A new folder for a run that belongs to no study; others see that this process has it."""
     return place_of(folder_of_runs(), _owner() * _RUNS_OF_ONE + next(_serial))
 
 
-def left_behind() -> list[Waiting]:
+def left_behind() -> list[Path]:
     """Runs that belong to no study, but for those that another process is still uploading."""
     folder = folder_of_runs()
-    return [each for each in waiting(folder) if not _is_held(folder, each.number // _RUNS_OF_ONE)]
+    waiting = waiting_in(folder).items()
+    return [place for (n, _), place in waiting if not _is_held(folder, n // _RUNS_OF_ONE)]
 
 
 def put_runs(runs: Sequence[Kept]) -> list[Path]:
-    """As `put`, for runs that belong to no study; where nothing can be written here, elsewhere.
-
-    Returns:
-        The folder of each.
-    """
+    """As `put`, for runs that belong to no study; where nothing can be written here, elsewhere."""
     return _put_somewhere([functools.partial(_write_run, run) for run in runs])
 
 
@@ -127,18 +102,16 @@ def put(runs: Mapping[Path, Kept]) -> None:
 
     Args:
         runs: place -> what to keep there; all in one folder, which is made if it does not exist.
-
-    Raises:
-        StoreError: where they cannot be written.
     """
     _put({place: functools.partial(_write_run, run) for place, run in runs.items()})
 
 
 def _write_run(run: Kept, folder: Path) -> None:
-    write_record(folder, run.record)
-    drawn = run_picture(run.record.config, run.record.result, run.record.judgement)
+    record, label = run
+    write_record(folder, record)
+    drawn = run_picture(record.config, record.result, record.judgement)
     (folder / PICTURE_FILE).write_text(drawn, encoding="utf-8")
-    write_listing(folder, listing_of(run.record, run.label))
+    write_listing(folder, listing_of(record, label))
 
 
 def _put_somewhere(writers: Sequence[_Writer]) -> list[Path]:
@@ -173,11 +146,7 @@ def _put(writers: Mapping[Path, _Writer]) -> None:
 
 
 def put_page(folder: Path, page: StudyPage) -> None:
-    """Writes whose runs wait in a folder, for who uploads them without the sweep.
-
-    Raises:
-        StoreError: where it cannot be written.
-    """
+    """Writes whose runs wait in a folder, for who uploads them without the sweep."""
     part = folder / (_PAGE_FILE + UNFINISHED)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,11 +157,7 @@ def put_page(folder: Path, page: StudyPage) -> None:
 
 
 def page_of(folder: Path) -> StudyPage:
-    """Whose runs wait in a folder.
-
-    Raises:
-        RecordError: if it does not say.
-    """
+    """Whose runs wait in a folder."""
     return read_page(folder / _PAGE_FILE)
 
 
@@ -201,13 +166,19 @@ def has_page(folder: Path) -> bool:
     return (folder / _PAGE_FILE).is_file()
 
 
-def waiting(folder: Path) -> Iterator[Waiting]:
-    """What waits in a folder, in the order of the numbers."""
-    yield from sorted(
-        Waiting(int(name[1]), int(name[2] or 0), place)
+def waiting_in(folder: Path) -> dict[tuple[int, int], Path]:
+    """What waits in a folder to be uploaded, in the order of the numbers.
+
+    Returns:
+        Number of the trial (of a run that belongs to no study, when it was kept) and which further
+        seed of it, 0 for the trial itself -> folder of the run.
+    """
+    found = {
+        (int(name[1]), int(name[2] or 0)): place
         for place in folder.glob("[0-9]*")
         if (name := _PLACE.fullmatch(place.name)) and place.is_dir()
-    )
+    }
+    return dict(sorted(found.items()))
 
 
 def drop(place: Path) -> None:
@@ -231,7 +202,7 @@ def clear(folder: Path) -> None:
 
     Only who holds the study may do so.
     """
-    if next(waiting(folder), None) is not None:
+    if waiting_in(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent.suffix == ".spool":
@@ -307,7 +278,7 @@ def adopt_older(folder: Path) -> None:
     Only who holds the study may do so.
     """
     older = folder.with_name(folder.name + _OLDER_SEEDS)
-    for number, _, place in list(waiting(older)):
+    for (number, _), place in waiting_in(older).items():
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # what is there already is newer
             place.rename(place_of(folder, *divmod(number, _OLDER_FACTOR)))

@@ -34,7 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlp import addresses, errors
 from mlp.config import Tracking
 from mlp.errors import BusyError, MlpError, StoreError, UnavailableError, one_line
-from mlp.tracking.view import NOTE_TAG, StudyView, page_query
+from mlp.tracking.listing import NOTE_TAG, StudyPage, page_query, view_tag
 
 _AT_HOME = "http://127.0.0.1:5000"  # where `mlflow ui` is, typed without a port
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI guesses, often GenAI
@@ -53,7 +53,6 @@ class Store:
     """An open tracking store.
 
     Attributes:
-        client: the connection.
         experiment_id: the experiment that all runs belong to.
         uri: the address, fit to be printed: without its password.
     """
@@ -109,34 +108,34 @@ def find_store(tracking: Tracking) -> Store | None:
     return Store(client, str(found.experiment_id), shown) if found else None
 
 
-def show_view(store: Store, view: StudyView) -> None:
+def show_view(store: Store, page: StudyPage, lowest: int = -4) -> None:
     """Gives the experiment the view of a study, and a description that leads there.
 
     A description that somebody else has written stays.
+
+    Args:
+        lowest: as of `view_tag`.
     """
     with one_sentence(store.uri):
         experiment = store.client.get_experiment(store.experiment_id)
-        tags = {view.tag: view.value(experiment.creation_time or 0)}
+        tags = dict([view_tag(page, experiment.creation_time or 0, lowest)])
         if experiment.tags.get(NOTE_TAG, _ABOUT).startswith(_ABOUT):
-            link = f"[runs of the study {view.study}]({_page(store, view)})"
+            link = f"[runs of the study {page.name}]({_page(store, page.name)})"
             tags[NOTE_TAG] = f"{_ABOUT} Latest: {link}"
         for name, value in tags.items():
             if experiment.tags.get(name) != value:
                 store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
-def how_to_look(
-    store: Store, view: StudyView | None = None, *, run_id: str | None = None
-) -> list[str]:
+def how_to_look(store: Store, study: str | None = None, *, run_id: str | None = None) -> list[str]:
     """The command and the address that show the runs, or one run.
 
     Args:
-        store: where they are.
-        view: of a study's runs; None: MLflow's own.
+        study: whose view is shown; None: MLflow's own.
         run_id: whose page is shown; of a study's own run, which has the answer, before the view.
     """
     own = [] if run_id is None else [_run_page(store, run_id)]
-    pages = own if own and view is None else [*own, _page(store, view)]
+    pages = own if own and study is None else [*own, _page(store, study)]
     if _is_server(store.uri):
         return [f"{store.uri.rstrip('/')}/{page}" for page in pages]
     where = "" if store.is_default else f" --backend-store-uri {shlex.quote(store.uri)}"
@@ -156,8 +155,8 @@ def _run_page(store: Store, run_id: str, artifact: str = "") -> str:
     return f"#/experiments/{store.experiment_id}/runs/{run_id}{where}?{page_query(None)}"
 
 
-def _page(store: Store, view: StudyView | None) -> str:
-    return f"#/experiments/{store.experiment_id}/runs?{page_query(view.name if view else None)}"
+def _page(store: Store, study: str | None) -> str:
+    return f"#/experiments/{store.experiment_id}/runs?{page_query(study)}"
 
 
 def one_sentence(shown: str) -> AbstractContextManager[None]:
@@ -166,7 +165,7 @@ def one_sentence(shown: str) -> AbstractContextManager[None]:
     Args:
         shown: the store's address without its password.
     """
-    return errors.one_sentence(dict.fromkeys(_FAULTS, lambda error: _fault(error, shown)))
+    return errors.translated(dict.fromkeys(_FAULTS, lambda error: _fault(error, shown)))
 
 
 def _fault(error: Exception, shown: str) -> MlpError:

@@ -29,7 +29,7 @@ from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending, OwnTrace, Result, Thresholds
 from mlp.errors import DataError, SettingError, SystemLimitError, one_line
 from mlp.program import read_source
-from mlp.training.work import Done, Task, WorkDone
+from mlp.training.work import Answer, Task, WorkDone
 
 _PACE_S = 0.1
 _IS_WORKER = "MLP_OWN_WORKER"  # environment variable of the processes that import users' files
@@ -62,6 +62,7 @@ def train_functions(
         results: dict[int, Result] = {}
         while len(results) < len(configs):
             for done in functions.wait(progress or (lambda _share, _losses: None)):
+                assert done.results is not None
                 results[done.task.numbers[0]] = done.results[0]
     return [results[number] for number in range(len(configs))]
 
@@ -96,12 +97,7 @@ class _Run:
 
 @dataclass(eq=False)
 class _Host:
-    """A process that has imported a file, and forks for runs.
-
-    Attributes:
-        of: which function of which file.
-        source: the text of the file.
-    """
+    """A process that has imported a file, and forks for runs."""
 
     of: tuple[str, str, str]
     source: str
@@ -144,7 +140,7 @@ class Functions:
         """Whether any run is waiting or being trained."""
         return bool(self._waiting or self._running)
 
-    def wait(self, progress: WorkDone) -> list[Done]:
+    def wait(self, progress: WorkDone) -> list[Answer]:
         """The runs that have ended; waits for a moment, so that there may be none.
 
         Raises:
@@ -161,7 +157,7 @@ class Functions:
         for host in self._hosts:
             self._check(host)
         ended = [run for run in self._running.values() if run.code is not None]
-        done = [Done(run.task, (self._finish(run),)) for run in ended]
+        done = [Answer(run.task, (self._finish(run),)) for run in ended]
         working = self._running.values()
         losses = np.array([run.loss for run in working])
         progress(len(done) + sum(run.done_share for run in working), losses)

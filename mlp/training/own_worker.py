@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mlp.errors import MlpError, one_line
+from mlp.errors import DataError, MlpError, one_line
 from mlp.guard import Guard
 from mlp.program import GUARD, imports_of, read_program
 
@@ -53,7 +53,7 @@ def main() -> None:
     sys.argv[:] = [str(path)]
     try:
         if read_program(f"{path}:{function}")[0].digest != digest:
-            raise UnusableError(f"{path.name} was changed meanwhile; type the command again")
+            raise DataError(f"{path.name} was changed meanwhile; type the command again")
         train = _imported(path, function)
     except BaseException as error:  # noqa: BLE001  whatever a foreign file raises
         _say(server, {"fault": sentence_of(error, path)})
@@ -250,7 +250,7 @@ def sentence_of(error: BaseException, path: Path) -> str:
         return f"{Path(error.filename).name}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).parent == path.parent]
-    if isinstance(error, UnusableError | MlpError):
+    if isinstance(error, MlpError):
         return one_line(error)
     kind = type(error).__name__
     said = f"{kind}: {one_line(error)}" if str(error) else kind
@@ -260,10 +260,6 @@ def sentence_of(error: BaseException, path: Path) -> str:
     return (
         f"{said} ({Path(frame.filename).name}, line {frame.lineno}: {one_line(frame.line or '')})"
     )
-
-
-class UnusableError(Exception):
-    """What a function gave is no loss."""
 
 
 class _Taken:
@@ -292,7 +288,7 @@ class _Taken:
             names = [name for name in losses if name != "loss"]
             columns = [np.asarray(losses[name], np.float64).ravel() for name in ("loss", *names)]
             if len({column.size for column in columns}) > 1:
-                raise UnusableError("returned curves of different lengths")
+                raise DataError("returned curves of different lengths")
             rows: Sequence[Any] = [
                 dict(zip(("loss", *names), row, strict=True)) for row in zip(*columns, strict=True)
             ]
@@ -318,7 +314,7 @@ class _Taken:
         entry = len(self._loss)
         values = given if isinstance(given, Mapping) else {"loss": given}
         if "loss" not in values:
-            raise UnusableError(f"yielded {one_line(list(values))} at step {entry}, without a loss")
+            raise DataError(f"yielded {one_line(list(values))} at step {entry}, without a loss")
         loss = number_of(values["loss"], f"the loss at step {entry}")
         self._loss.append(loss)
         os.write(self._losses, struct.pack("<d", loss))  # what is known when the process dies
@@ -386,7 +382,7 @@ def _losses_and_arrays(given: Any) -> tuple[Any, Any]:
                 return one, other
         if _is_losses(given[1]):  # (weights, losses), both rows of numbers
             return given[1], given[0]
-    raise UnusableError(
+    raise DataError(
         f"returned {type(given).__name__}; it must yield its losses, or return them as a sequence"
         " of numbers, alone or beside the weights"
     )
@@ -405,23 +401,19 @@ def _is_losses(given: Any) -> bool:
 def _is_number(value: Any) -> bool:
     try:
         number_of(value, "")
-    except UnusableError:
+    except DataError:
         return False
     return True
 
 
 def number_of(value: Any, what: str) -> float:
-    """A number, a 0-d array or tensor, or one of a single entry, as a float.
-
-    Raises:
-        UnusableError: for anything else.
-    """
+    """A number, a 0-d array or tensor, or one of a single entry, as a float."""
     if isinstance(value, bool | int | float):
         return float(value)
     array = _array(value)
     if array is None or array.size != 1:
         kind = f"an array of shape {list(array.shape)}" if array is not None else repr(value)
-        raise UnusableError(f"{what} must be a number, but is {one_line(kind, most=80)}")
+        raise DataError(f"{what} must be a number, but is {one_line(kind, most=80)}")
     return float(array.reshape(()))
 
 

@@ -46,11 +46,11 @@ from mlp.errors import (
     SystemLimitError,
     UnavailableError,
     one_line,
-    one_sentence,
     patiently,
+    translated,
 )
 from mlp.tracking.display import cpu
-from mlp.training.work import Done, Lost, Task, Trainer, WorkDone
+from mlp.training.work import Answer, Task, Trainer, WorkDone
 
 _LEAVING = "leaving Ray"  # name of a thread
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
@@ -140,9 +140,9 @@ class RayCluster:
         with _one_sentence():
             self._submit(task, n_deaths=0)
 
-    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+    def wait(self, progress: WorkDone) -> list[Answer]:
         """What the workers have brought, and whom they have lost."""
-        answers: list[Done | Lost] = []
+        answers: list[Answer] = []
         with _one_sentence():
             ready, waiting = ray.wait(list(self._running), timeout=_TICK_S)
             if ready and waiting:
@@ -187,7 +187,7 @@ class RayCluster:
         )
         self._running[ref] = _Running(task, self._n_submitted, n_deaths)
 
-    def _answer(self, ref: Any) -> Done | Lost:
+    def _answer(self, ref: Any) -> Answer:
         """What came of a population; Ray has made all its attempts by now."""
         running = self._running.pop(ref)
         who = running.who or "a worker"
@@ -207,9 +207,9 @@ class RayCluster:
                     "install this program on every machine, in the same version"
                 ) from None
             raised = f"{type(cause).__name__}: {one_line(cause)}"
-            return Lost(running.task, f"its training raised {raised}")
+            return Answer(running.task, None, f"its training raised {raised}")
         except _DEATHS as error:
-            return Lost(running.task, f"{who} was lost: {one_line(error, most=120)}")
+            return Answer(running.task, None, f"{who} was lost: {one_line(error, most=120)}")
         self._heard_of(running, its_worker)  # it may have been too quick for the board
         self._busy_s += busy_s
         if its_cpu != cpu() and its_cpu not in self._other_cpus:
@@ -218,7 +218,7 @@ class RayCluster:
                 f"{its_worker} has another processor ({its_cpu}) than this machine ({cpu()}): "
                 "results may differ in their last bits"
             )
-        return Done(running.task, results)
+        return Answer(running.task, results)
 
     def _read_board(self) -> None:
         """Takes what was read, and asks anew; an answer may come many calls later, or never."""
@@ -240,9 +240,9 @@ class RayCluster:
             self._say_again(running, f"{running.who} died")
         running.who = who
 
-    def _overdue(self) -> list[Done | Lost]:
+    def _overdue(self) -> list[Answer]:
         """Cancels what has made no progress for too long; its worker counts as dead."""
-        lost: list[Done | Lost] = []
+        lost: list[Answer] = []
         for ref, running in list(self._running.items()):
             if running.silent_s <= self._silence_s:
                 continue
@@ -254,7 +254,7 @@ class RayCluster:
                 self._say_again(running, reason)
                 self._submit(running.task, running.n_deaths)
             else:
-                lost.append(Lost(running.task, reason))
+                lost.append(Answer(running.task, None, reason))
         return lost
 
     def _say_again(self, running: _Running, reason: str) -> None:
@@ -383,12 +383,7 @@ def versions() -> dict[str, str]:
 
 
 def _connect(execution: Execution, n_threads: int) -> None:
-    """Joins the cluster at the address; `local` starts one that goes with this process.
-
-    Raises:
-        UnavailableError: where none answers.
-        SystemLimitError: where Python or Ray has another version.
-    """
+    """Joins the cluster at the address; `local` starts one that goes with this process."""
     for thread in threading.enumerate():
         if thread.name == _LEAVING:  # a process can be in one cluster only
             thread.join(3 * _LEAVE_S)
@@ -461,7 +456,7 @@ def _one_sentence(address: str = "") -> contextlib.AbstractContextManager[None]:
         return UnavailableError(f"the Ray cluster{where} failed: {one_line(error)}")
 
     own = (faults.AuthenticationError, faults.RpcError, faults.RaySystemError)
-    return one_sentence(
+    return translated(
         {
             ConnectionError: unreachable,
             RuntimeError: other_version,

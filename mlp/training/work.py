@@ -2,7 +2,7 @@
 
 Two seams meet here. A *trainer* turns settings and examples into results: `train_population` is the
 one that is built in. An *executor* decides where a trainer runs: in this process
-(`mlp.training.executor`) or on the workers of a Ray cluster (`mlp.training.ray_cluster`).
+(`mlp.training.train_runs`) or on the workers of a Ray cluster (`mlp.training.ray_cluster`).
 """
 
 import dataclasses
@@ -101,27 +101,18 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Done:
-    """A population that came back.
+class Answer:
+    """What came of a population.
 
     Attributes:
-        results: one a trial, in the task's order.
-    """
-
-    task: Task
-    results: tuple[Result, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Lost:
-    """A population whose workers died, or overran their deadline, in each of its attempts.
-
-    Attributes:
+        results: one a trial, in the task's order; None: its workers died, or overran their
+            deadline, in each of its attempts.
         reason: of the last attempt; a part of a sentence, such as `worker 12 on host a died`.
     """
 
     task: Task
-    reason: str
+    results: tuple[Result, ...] | None
+    reason: str = ""
 
 
 class Executor(Protocol):
@@ -143,7 +134,7 @@ class Executor(Protocol):
     def submit(self, task: Task) -> None:
         """Takes a population; returns at once."""
 
-    def wait(self, progress: WorkDone) -> list[Done | Lost]:
+    def wait(self, progress: WorkDone) -> list[Answer]:
         """What has come back; waits for a moment, so that it may be nothing.
 
         Args:

@@ -8,7 +8,7 @@ from mlp.causes.changes import LEARNING_RATE, standard_space
 from mlp.causes.repair import named_causes, needs_repair, repair
 from mlp.config import Data
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.settings import read_run, with_settings
 from mlp.stability.sharpness import forecast, gradient_norms
@@ -16,7 +16,7 @@ from mlp.stability.sharpness import forecast, gradient_norms
 
 @cache
 def digits():
-    return load(Data(name="digits"), notice=lambda line: None)
+    return load_data(Data(name="digits"), notice=lambda line: None)
 
 
 def judged(configs):

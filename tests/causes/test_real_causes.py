@@ -10,7 +10,7 @@ from mlp.causes.plan import plan_reruns
 from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import features, load
+from mlp.data.dataset import features, load_data
 from mlp.engine.population import train
 from mlp.gradient import global_norm, normalize
 from mlp.network import gradient, initialize
@@ -27,7 +27,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def data():
-    return load(Data(name="digits"), notice=print)
+    return load_data(Data(name="digits"), notice=print)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Data
 from mlp.curve import judge_run
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.settings import with_settings
 from support.sample_records import make_record
@@ -80,7 +80,7 @@ def test_a_loss_that_explodes_is_told_with_its_steps():
 
 @cache
 def digits():
-    return load(Data(name="digits"), notice=lambda line: None)
+    return load_data(Data(name="digits"), notice=lambda line: None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 from curves.ten import TenDigits, train_ten
 from mlp.config import RunConfig
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.engine.result import Result
 from mlp.network import Layer, example_losses, forward
@@ -55,7 +55,7 @@ def _curve(row: dict[str, str]) -> dict[str, Any]:
     ):  # with a validation part; the curve alone
         config = with_settings(RunConfig(), _settings(row["settings"]))
         where = dataclasses.replace(config.data, name=row["origin"], root=sys.argv[1])
-        (result,) = train([config], load(where, notice=print))
+        (result,) = train([config], load_data(where, notice=print))
         if row["curve"] != "both":
             return {row["name"]: result.loss.astype(np.float32)}
         assert result.step_loss is not None

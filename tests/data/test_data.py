@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Data
-from mlp.data.dataset import AUTO_SILENCE_S, ROOT_VARIABLE, Dataset, Part, features, load
+from mlp.data.dataset import AUTO_SILENCE_S, ROOT_VARIABLE, Dataset, Part, features, load_data
 from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
 from support.mirror import (
     black_hole,
@@ -59,7 +59,9 @@ def counts(part: Part) -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole() -> Dataset:
-    return load(Data(name="mnist", root=MNIST_ROOT, validation_fraction=0.0), notice=pytest.fail)
+    return load_data(
+        Data(name="mnist", root=MNIST_ROOT, validation_fraction=0.0), notice=pytest.fail
+    )
 
 
 class TestFeatures:
@@ -103,7 +105,7 @@ class TestMnist:
 
     @needs_mnist
     def test_a_fifth_is_held_out_and_the_digest_stays(self, whole: Dataset) -> None:
-        parted = load(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
+        parted = load_data(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
         assert counts(parted.validation) == [1_226, 1_253]
         assert counts(parted.train) == [4_905, 5_012]
         assert parted.digest == whole.digest
@@ -114,7 +116,7 @@ class TestMnist:
         durations_s = []
         for _ in range(3):  # the machine may be busy with other things
             start = time.perf_counter()
-            load(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
+            load_data(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
             durations_s.append(time.perf_counter() - start)
         assert min(durations_s) < 1
 
@@ -122,7 +124,7 @@ class TestMnist:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(ROOT_VARIABLE, str(put(tmp_path, CONTENTS)))
-        data = load(Data(name="mnist"), notice=pytest.fail, source=quick(CONTENTS))
+        data = load_data(Data(name="mnist"), notice=pytest.fail, source=quick(CONTENTS))
         assert counts(data.train) == [5, 5]
         assert counts(data.validation) == [1, 1]
         assert counts(data.test) == [2, 2]
@@ -130,7 +132,7 @@ class TestMnist:
     @pytest.mark.parametrize("name", ["mnist", "auto"])
     def test_a_folder_that_was_named_is_only_read(self, tmp_path: Path, name: str) -> None:
         with mirror(CONTENTS) as server, pytest.raises(MissingInputError) as error:
-            load(
+            load_data(
                 Data(name=name, root=str(tmp_path)),
                 notice=pytest.fail,
                 source=quick(CONTENTS, server.url),
@@ -147,12 +149,12 @@ class TestMnist:
         path = tmp_path / FILES[0].name
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         with pytest.raises(DataError, match="has other bytes") as error:
-            load(Data(name=name, root=str(tmp_path)), notice=ignore, source=quick(CONTENTS))
+            load_data(Data(name=name, root=str(tmp_path)), notice=ignore, source=quick(CONTENTS))
         assert error.value.exit_code == 65
 
     def test_without_network_it_is_unavailable(self, tmp_path: Path) -> None:
         with pytest.raises(UnavailableError):
-            load(
+            load_data(
                 Data(name="mnist"),
                 notice=ignore,
                 source=quick(CONTENTS, dead_url()),
@@ -173,13 +175,13 @@ class TestMnist:
         contents = {**CONTENTS, FILES[place].name: idx_bytes(array)}
         put(tmp_path, contents)
         with pytest.raises(DataError) as error:
-            load(Data(name="mnist", root=str(tmp_path)), notice=ignore, source=quick(contents))
+            load_data(Data(name="mnist", root=str(tmp_path)), notice=ignore, source=quick(contents))
         assert str(error.value) == f"{FILES[place].name} {law}"
 
 
 class TestDigits:
     def test_numbers(self) -> None:
-        data = load(Data(name="digits", validation_fraction=0.0), notice=pytest.fail)
+        data = load_data(Data(name="digits", validation_fraction=0.0), notice=pytest.fail)
         assert (data.name, data.scale, data.shape) == ("digits", 16, (8, 8))
         assert data.train.pixels.shape == (289, 64)
         assert counts(data.train) == [146, 143]
@@ -196,7 +198,7 @@ class TestDigits:
             pixels.astype(np.uint8).tobytes(): int(target == 7)
             for pixels, target in zip(bunch.data, bunch.target, strict=True)
         }
-        data = load(Data(name="digits"), notice=pytest.fail)
+        data = load_data(Data(name="digits"), notice=pytest.fail)
         for part in (data.train, data.validation, data.test):
             expected = [label_of[pixels.tobytes()] for pixels in part.pixels]
             assert part.labels.tolist() == expected
@@ -206,10 +208,10 @@ class TestDigits:
     def test_the_parts_are_stratified_disjoint_complete_and_fixed(
         self, fraction: float, seed: int
     ) -> None:
-        whole = load(Data(name="digits", validation_fraction=0.0), notice=pytest.fail)
+        whole = load_data(Data(name="digits", validation_fraction=0.0), notice=pytest.fail)
         config = Data(name="digits", validation_fraction=fraction, split_seed=seed)
-        data = load(config, notice=pytest.fail)
-        again = load(config, notice=pytest.fail)
+        data = load_data(config, notice=pytest.fail)
+        again = load_data(config, notice=pytest.fail)
         place = {row: i for i, row in enumerate(rows(whole.train))}
         assert len(place) == len(whole.train)  # no two images are equal
         kept = [place[row] for row in rows(data.train)]
@@ -226,7 +228,7 @@ class TestDigits:
 
     def test_another_seed_parts_otherwise(self) -> None:
         one, other = (
-            load(Data(name="digits", split_seed=seed), notice=pytest.fail) for seed in (0, 1)
+            load_data(Data(name="digits", split_seed=seed), notice=pytest.fail) for seed in (0, 1)
         )
         assert rows(one.validation) != rows(other.validation)
 
@@ -234,7 +236,7 @@ class TestDigits:
 class TestAuto:
     def test_it_is_mnist_where_the_files_are(self, tmp_path: Path) -> None:
         lines: list[str] = []
-        data = load(
+        data = load_data(
             Data(), notice=lines.append, source=quick(CONTENTS), cache=put(tmp_path, CONTENTS)
         )
         assert data.name == "mnist"
@@ -243,7 +245,7 @@ class TestAuto:
     def test_it_is_mnist_where_that_can_be_fetched(self, tmp_path: Path) -> None:
         with mirror(CONTENTS) as server:
             source = quick(CONTENTS, dead_url(), server.url)
-            data = load(Data(), notice=ignore, source=source, cache=tmp_path)
+            data = load_data(Data(), notice=ignore, source=source, cache=tmp_path)
         assert data.name == "mnist"
 
     def test_a_silent_network_is_given_five_seconds(self, tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ class TestAuto:
         with black_hole() as first, black_hole() as second:
             start = time.monotonic()
             source = quick(CONTENTS, first, second)
-            data = load(Data(), notice=lines.append, source=source, cache=tmp_path)
+            data = load_data(Data(), notice=lines.append, source=source, cache=tmp_path)
         assert AUTO_SILENCE_S - 0.5 < time.monotonic() - start < AUTO_SILENCE_S + 2
         assert data.name == "digits"
         assert len(lines) == 1
@@ -264,7 +266,7 @@ class TestAuto:
         with mirror(CONTENTS, fault, for_ever=True) as server:
             start = time.monotonic()
             source = quick(CONTENTS, server.url, dead_url())
-            data = load(Data(), notice=lines.append, source=source, cache=tmp_path)
+            data = load_data(Data(), notice=lines.append, source=source, cache=tmp_path)
         assert time.monotonic() - start < 3
         assert data.name == "digits"
         assert lines[-1].startswith("data=auto is digits: MNIST could not be downloaded: ")
@@ -275,9 +277,9 @@ class TestAuto:
         lines: list[str] = []
         with mirror(CONTENTS) as server:
             source = quick(CONTENTS, server.url)
-            data = load(Data(), notice=lines.append, source=source, cache=tmp_path / "file")
+            data = load_data(Data(), notice=lines.append, source=source, cache=tmp_path / "file")
             with pytest.raises(StoreError):
-                load(Data(name="mnist"), notice=ignore, source=source, cache=tmp_path / "file")
+                load_data(Data(name="mnist"), notice=ignore, source=source, cache=tmp_path / "file")
         assert data.name == "digits"
         assert "cannot be written" in lines[-1]
 
@@ -286,16 +288,16 @@ class TestAuto:
     ) -> None:
         monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "none"))
         lines: list[str] = []
-        assert load(Data(), notice=lines.append).name == "digits"
+        assert load_data(Data(), notice=lines.append).name == "digits"
         assert len(lines) == 1
         assert str(tmp_path / "none") in lines[0]
 
     def test_wrong_bytes_are_no_reason_for_digits(self, tmp_path: Path) -> None:
         with mirror(CONTENTS, "wrong", for_ever=True) as server, pytest.raises(DataError):
-            load(Data(), notice=ignore, source=quick(CONTENTS, server.url), cache=tmp_path)
+            load_data(Data(), notice=ignore, source=quick(CONTENTS, server.url), cache=tmp_path)
 
     def test_a_damaged_cache_is_no_reason_for_digits(self, tmp_path: Path) -> None:
         put(tmp_path, CONTENTS)
         (tmp_path / f"{FILES[0].name}.gz").write_bytes(b"")
         with pytest.raises(DataError, match="has other bytes"):
-            load(Data(), notice=ignore, source=quick(CONTENTS, dead_url()), cache=tmp_path)
+            load_data(Data(), notice=ignore, source=quick(CONTENTS, dead_url()), cache=tmp_path)

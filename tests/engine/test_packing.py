@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Data
-from mlp.data.dataset import Dataset, load
+from mlp.data.dataset import Dataset, load_data
 from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.gradient import descend, normalize, rate_share
@@ -25,13 +25,13 @@ RATES = {"sum": [0.005, 0.05], "mean": [1.0, 30.0], "unit": [0.5, 5.0], "clip": 
 
 @cache
 def digits():
-    return load(Data(name="digits"), notice=lambda line: None)
+    return load_data(Data(name="digits"), notice=lambda line: None)
 
 
 def mnist():
     if "MLP_DATA_ROOT" not in os.environ:
         pytest.skip("MLP_DATA_ROOT names no folder with the MNIST files")
-    return load(Data(name="mnist"), notice=lambda line: None)
+    return load_data(Data(name="mnist"), notice=lambda line: None)
 
 
 @st.composite

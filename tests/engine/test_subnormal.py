@@ -7,7 +7,7 @@ import pytest
 from numba import njit
 
 from mlp.config import RunConfig
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.handle import flush_subnormals, restore
 from mlp.engine.population import train
 from mlp.settings import with_settings
@@ -49,7 +49,7 @@ def test_training_flushes_them_and_leaves_the_thread_as_it_was():
         "training.steps": 3,
     }
     config = with_settings(RunConfig(), tiny)
-    [result] = train([config], load(config.data, notice=print))
+    [result] = train([config], load_data(config.data, notice=print))
     assert np.all(result.weights[0][1] == 0)
     assert np.any(result.weights[-1][1] != 0)  # those of the last layer are not
     smallest = np.finfo(np.float32).smallest_normal

@@ -311,7 +311,7 @@ def _n_safe(store, key) -> int:
 
 def _n_waiting() -> int:
     """Reruns that wait for MLflow."""
-    files = (each.place / BATCH_FILE for each in spool.waiting(spool.folder_of_runs()))
+    files = (place / BATCH_FILE for place in spool.waiting_in(spool.folder_of_runs()).values())
     return sum(len(read_batch(file.read_text()).reruns) for file in files if file.exists())
 
 
@@ -475,7 +475,7 @@ def test_a_store_that_goes_away_gets_the_reruns_of_a_study_later(inside, hasty, 
     assert len(read_reruns(store, found.study.key)) == before
     n_kept = _n_waiting()
     assert n_kept == sum(sizes) > 0
-    [(_, _, foreign), *_] = spool.waiting(spool.folder_of_runs())
+    [foreign, *_] = spool.waiting_in(spool.folder_of_runs()).values()
     foreign = shutil.copytree(foreign, spool.new_place())
     (foreign / BATCH_FILE).write_bytes(b"damaged, and nobody knows whose it is")
     sizes.clear()
@@ -540,7 +540,7 @@ def test_a_repaired_run_that_the_store_does_not_take_is_kept(repaired, hasty, mo
         ),
     ):
         repair_run(run_id, config)
-    assert len(list(spool.waiting(spool.folder_of_runs()))) == 1
+    assert len(spool.waiting_in(spool.folder_of_runs())) == 1
     assert run_doctor(read_sweep({"data": {"name": "digits"}}), plain(io.StringIO()), fix=True)
     assert not spool.folder_of_runs().exists()
     [new] = (run for run in tracked(Path()) if run.tags.get("mlp.repair_of") == run_id)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlp.config import Data
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.report.mistakes import Mistake, render_mistakes, summarise_mistakes
 
 LABELS = np.array([0, 1, 1, 0, 0], np.uint8)
@@ -36,7 +36,7 @@ def decoded(digit, shape):
 
 
 def test_a_picture_has_each_digit_its_label_and_how_sure_they_were():
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
     mistakes = [Mistake(7, int(data.test.labels[7]), 2, 0.98), Mistake(3, 1, 1, 0.5)]
     picture = ET.fromstring(render_mistakes(mistakes, 3, data))
     texts = [text.text for text in picture.findall("{*}text")]
@@ -49,7 +49,7 @@ def test_a_picture_has_each_digit_its_label_and_how_sure_they_were():
 
 
 def test_a_picture_of_nothing_and_one_of_too_much():
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
     assert "0 of 73 test digits are wrong" in render_mistakes([], 3, data)
     many = [Mistake(i, 0, 1, 0.5) for i in range(73)]
     picture = ET.fromstring(render_mistakes(many, 3, data))

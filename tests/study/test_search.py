@@ -19,7 +19,6 @@ from mlp.errors import BusyError, SettingError, StoreError
 from mlp.settings import read_sweep, with_settings
 from mlp.study import search
 from mlp.study.identity import identity
-from mlp.study.search import Outcome
 from mlp.study.space import Range, parameters
 from mlp.study.storage import open_storage
 from mlp.terminal.compose import compose
@@ -87,9 +86,9 @@ def outcome_of(trial):
     run = trial.config
     rate = run.optimizer.learning_rate * (1000 if run.gradient.normalization == "sum" else 1)
     if rate > 6:
-        return Outcome(None, {"verdict": "diverged", "diverged_at": 3.0})
+        return {"value": None, "facts": {"verdict": "diverged", "diverged_at": 3.0}}
     value = round(1 - abs(math.log10(rate)) / 5 - 0.01 * sum(run.model.layer_widths), 2)
-    return Outcome(value, {"verdict": "learning", "final_loss": value})
+    return {"value": value, "facts": {"verdict": "learning", "final_loss": value}}
 
 
 def told(study, count=None, outcome_of=outcome_of):
@@ -98,7 +97,7 @@ def told(study, count=None, outcome_of=outcome_of):
         for trial in trials:
             if count is not None and len(study.study.trials) >= count:
                 return study
-            search.tell(study, trial, outcome_of(trial))
+            search.tell(study, trial, **outcome_of(trial))
     return study
 
 
@@ -145,7 +144,7 @@ def test_a_trial_that_another_sweep_has_stored_is_not_stored_again(folder):
     [trial, *_] = search.ask(second)
     told(first)
     with pytest.raises(BusyError, match="another sweep is at work"):
-        search.tell(second, trial, outcome_of(trial))
+        search.tell(second, trial, **outcome_of(trial))
     assert len(second.study.trials) == 4
 
 
@@ -243,7 +242,7 @@ def test_every_stored_trial_can_be_made_again(sampler, uninterrupted):
     for number, *_ in trials:
         trial = search.trial_of(study, search.rows(study)[number])
         assert trial.number == number
-        assert outcome_of(trial).value == search.rows(study)[number].value
+        assert outcome_of(trial)["value"] == search.rows(study)[number].value
         assert isinstance(trial.config.model.depth, int)
 
 
@@ -285,8 +284,8 @@ def test_tpe_avoids_what_diverged(folder):
     def outcome(trial):
         rate = trial.config.optimizer.learning_rate
         if rate > 1:
-            return Outcome(None, {"verdict": "diverged"})
-        return Outcome(-abs(math.log10(rate) + 2), {"verdict": "learning"})
+            return {"value": None, "facts": {"verdict": "diverged"}}
+        return {"value": -abs(math.log10(rate) + 2), "facts": {"verdict": "learning"}}
 
     space = {RATE: {"low": 1e-4, "high": 1e4, "log": True}}
     found = {}
@@ -306,7 +305,7 @@ def test_the_best_is_the_earliest_of_equals(objective, folder):
     while trials := search.ask(study):
         for trial in trials:
             attributes = {"verdict": verdicts[trial.number]}
-            search.tell(study, trial, Outcome(values[trial.number], attributes))
+            search.tell(study, trial, value=values[trial.number], facts=attributes)
     best = search.best_row(study)
     assert best is not None
     assert best.number == (3 if objective == "training_loss" else 2)
@@ -317,7 +316,7 @@ def test_there_is_no_best_where_all_diverged(folder):
     study = opened(folder, sweep(n_trials=12))
     while trials := search.ask(study):
         for trial in trials:
-            search.tell(study, trial, Outcome(None, {"verdict": "diverged"}))
+            search.tell(study, trial, value=None, facts={"verdict": "diverged"})
     assert search.best_row(study) is None
     assert len(search.rows(study)) == 12
 
@@ -326,7 +325,7 @@ def test_a_constant_objective_ends(folder):
     study = opened(folder, sweep(n_trials=14))
     while trials := search.ask(study):
         for trial in trials:
-            search.tell(study, trial, Outcome(0.5, {"verdict": "stalled"}))
+            search.tell(study, trial, value=0.5, facts={"verdict": "stalled"})
     best = search.best_row(study)
     assert best is not None
     assert best.number == 0
@@ -614,7 +613,7 @@ def test_trial_has_the_times_of_its_training_and_a_note(folder):
     study = opened(folder, sweep(n_trials=2))
 
     def timed(trial):
-        return dataclasses.replace(outcome_of(trial), started_ms=1_000_000, ended_ms=1_004_500)
+        return {**outcome_of(trial), "times_ms": (1_000_000, 1_004_500)}
 
     told(study, outcome_of=timed)
     assert [trial.duration.total_seconds() for trial in study.study.trials] == [4.5, 4.5]

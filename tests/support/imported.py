@@ -11,11 +11,14 @@ import mlp.rerun
 import mlp.sweep.run_study
 import mlp.tracking.runs
 from mlp.config import Data, RunConfig
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.settings import with_settings
 from mlp.terminal.compose import compose
 
 # Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.
 compose("train", [])
-train([with_settings(RunConfig(), {"training.steps": 1})], load(Data(name="digits"), notice=print))
+train(
+    [with_settings(RunConfig(), {"training.steps": 1})],
+    load_data(Data(name="digits"), notice=print),
+)

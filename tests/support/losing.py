@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from mlp.training.work import Done, Lost
+from mlp.training.work import Answer
 
 
 class Losing:
@@ -26,11 +26,11 @@ class Losing:
         task = self.waiting.popleft()
         reason = self.fate(task)
         if reason:
-            return [Lost(task, reason)]
+            return [Answer(task, None, reason)]
         found = task.trainer(
             task.configs, task.data, threads=1, thresholds=task.thresholds, progress=progress
         )
-        return [Done(task, tuple(found))]
+        return [Answer(task, tuple(found))]
 
     def idle_share(self):
         return None

@@ -51,7 +51,7 @@ def uploaded(store: "Store", record: RunRecord, label: Label, parent_id: str | N
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "000000"
-        spool.put({place: spool.Kept(record, label)})
+        spool.put({place: (record, label)})
         return upload_run(store, place, read_listing(place), parent_id)
 
 

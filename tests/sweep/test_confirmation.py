@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from mlp.config import Execution, Tracking
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.doctor import run_doctor
 from mlp.errors import SystemLimitError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.sweep import confirm
+from mlp.sweep.confirm import accuracy_on
 from mlp.tracking import spool
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
-from mlp.training.outcome import accuracy_on, make_record
+from mlp.training.train_runs import make_record
 from support.losing import Losing, deadly
 from support.sample_records import as_before
 from support.sweeping import (
@@ -110,7 +111,7 @@ def test_winner_is_tested_with_further_seeds_on_all_training_examples(here, trai
         expected["data"] = {**settings["data"], "validation_fraction": 0.0}
         assert json.loads(text)["settings"] == expected
         config = read_recipe(text).config
-        data = load(config.data, notice=print)
+        data = load_data(config.data, notice=print)
         [result] = results_of([config], data, Execution(threads=1))
         assert weights_digest(result) == run.tags["mlp.weights_digest"]
         record = make_record(config, data, result, started_ms=0, ended_ms=1, threads=1)
@@ -221,7 +222,7 @@ def test_what_an_earlier_version_has_kept_is_taken_over(here, undisturbed, train
     [study] = here.glob("optuna.db.spool/smoke-????????")
     older = study.with_name(f"{study.name}+seeds")
     older.mkdir()
-    for number, seed, place in list(spool.waiting(study)):
+    for (number, seed), place in spool.waiting_in(study).items():
         if seed:
             as_before(place.rename(older / f"{1000 * number + seed:06d}"))
     shutil.copy(study / "study.json", older)

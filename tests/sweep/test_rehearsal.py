@@ -7,7 +7,7 @@ import pytest
 
 import mlp
 from mlp.config import Data
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.errors import SettingError
 from mlp.sweep import rehearsal
 from mlp.sweep.rehearsal import rehearse, render_rehearsal
@@ -27,7 +27,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(Data(name="digits"), notice=print)
+    return load_data(Data(name="digits"), notice=print)
 
 
 @pytest.fixture(scope="module")

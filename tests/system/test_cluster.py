@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mlp.config import Execution
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError, UnavailableError
 from mlp.settings import read_run, read_sweep, with_settings
@@ -30,8 +30,7 @@ from mlp.tracking.read import fetch_run
 from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 from mlp.tracking.store import open_store
 from mlp.training import ray_cluster
-from mlp.training.executor import open_executor
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import open_executor, train_runs
 from support.clusters import (
     add_node,
     head_with_door,
@@ -57,7 +56,7 @@ BASE = read_run({"data": {"name": "digits"}, "training": {"steps": 3000, "sharpn
 
 @pytest.fixture(scope="module")
 def data():
-    return load(BASE.data, notice=print)
+    return load_data(BASE.data, notice=print)
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +345,7 @@ def on(cluster):
 
 def search_first(config, number):
     """The learning rate of a trial of the first generation."""
-    data = load(config.base.data, notice=print)
+    data = load_data(config.base.data, notice=print)
     what = identity(config, data.name, data.digest)
     opened = search.open_search(storage_in_memory(), config, what)
     return search.ask(opened)[number].config.optimizer.learning_rate
@@ -445,13 +444,13 @@ from support.clusters import two_nodes
 from support.training import results_of
 from test_cluster import BASE, kill, meanwhile, over
 
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.settings import with_settings
 from mlp.errors import UnavailableError
 from mlp.training import ray_cluster as module
 
 module._HEAD_PATIENCE_S, module._LOOK_S = 3.0, 0.5
-data = load(BASE.data, notice=print)
+data = load_data(BASE.data, notice=print)
 endless = [with_settings(BASE, {"training.steps": 10**8, "training.sharpness_points": 0})]
 short = [with_settings(BASE, {"training.steps": 20, "training.sharpness_points": 0})]
 with two_nodes() as cluster:

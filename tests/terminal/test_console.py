@@ -146,7 +146,7 @@ def test_faults_of_a_library_become_sentences_by_their_kind():
         (IndexError("a bug"), IndexError, "a bug"),
         (ValueError("c"), ValueError, "c"),
     ):
-        with pytest.raises(kind, match=sentence), errors.one_sentence(table):
+        with pytest.raises(kind, match=sentence), errors.translated(table):
             raise raised
 
 

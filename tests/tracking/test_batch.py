@@ -8,7 +8,8 @@ import pytest
 
 from mlp.errors import RecordError
 from mlp.settings import settings_of
-from mlp.tracking.batch import batch_of, read_batch, reruns_of, write_batch
+from mlp.tracking.batch import batch_of, read_batch, write_batch
+from mlp.tracking.read import reruns_of
 from support.sample_records import make_record
 
 LOSS = 0.5 + 0.4 * (-1.0) ** np.arange(501)

@@ -156,11 +156,11 @@ def test_params_of_a_study_say_what_varies_instead_of_a_value_that_no_trial_has(
         "execution": {"threads": 2},
         "study": {"seed": 0, "space": {"optimizer": {"learning_rate": {"low": 1, "high": 2}}}},
     }
-    drawn = {"optimizer.learning_rate": {"low": 1, "high": 2, "log": True, "step": None}}
+    drawn = {"optimizer.learning_rate": "1 to 2 (log)"}
     assert study_params(settings, drawn) == {
         "optimizer.momentum": 0.9,
         "study.seed": 0,
-        "study.space.optimizer.learning_rate": "1 to 2 log",
+        "study.space.optimizer.learning_rate": "1 to 2 (log)",
     }
 
 

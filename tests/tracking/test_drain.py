@@ -16,7 +16,10 @@ from support.sample_records import as_before, make_record
 from support.sweeping import parent, tracked
 
 PAGE = StudyPage(
-    name="a-study", key="a-study", config={"study": {"seed": 3}}, description="**note**"
+    name="a-study",
+    key="a-study",
+    config={"study": {"seed": 3, "objective": "oscillation"}},
+    description="**note**",
 )
 
 
@@ -26,7 +29,7 @@ def draining() -> Drain:
 
 def put(here, number):
     place = spool.place_of(here / "spool" / "a-study", number)
-    spool.put({place: spool.Kept(make_record(), label_of_trial(PAGE, number, f"#{number}"))})
+    spool.put({place: (make_record(), label_of_trial(PAGE, number, f"#{number}"))})
     return place
 
 
@@ -89,7 +92,7 @@ def test_store_that_comes_back_gets_what_has_waited(here, monkeypatch):
         uploads.finish("FINISHED")
         assert uploads.problem is None
     assert sorted(uploads.run_ids) == [0, 1, 2]
-    assert list(spool.waiting(here / "spool" / "a-study")) == []
+    assert spool.waiting_in(here / "spool" / "a-study") == {}
 
 
 def test_folder_is_uploaded_byte_for_byte(here):
@@ -111,7 +114,7 @@ def test_folder_of_an_earlier_version_is_uploaded_as_one_of_this(here):
         for place in places:
             uploads.add(place)
         uploads.finish("FINISHED")
-    assert list(spool.waiting(here / "spool" / "a-study")) == []
+    assert spool.waiting_in(here / "spool" / "a-study") == {}
     new, old = (next(run for run in tracked(here) if run.name == name) for name in ("#0", "#1"))
     assert (old.status, old.metrics) == (new.status, new.metrics)
     assert old.tags["mlp.key"] == "a-study/1"
@@ -144,7 +147,7 @@ def test_damaged_one_of_those_that_lay_there_is_named_and_the_others_go(here, fi
     assert n_uploaded == 2
     assert said.startswith(f"000001 ({file}")
     assert sorted(run.name for run in tracked(here)) == ["#0", "#2"]
-    assert [number for number, _, _ in spool.waiting(here / "spool" / "a-study")] == [1]
+    assert [*spool.waiting_in(here / "spool" / "a-study")] == [(1, 0)]
 
 
 def test_damaged_trial_stays_and_holds_up_no_other(here):
@@ -203,7 +206,7 @@ def test_single_run_that_the_store_does_not_take_is_kept(here, monkeypatch):
     made = make_record()
     with pytest.raises(Exception, match=r"does not answer.*is kept in .*runs\.spool.*mlp\.doctor"):
         drain.record_run(lambda: open_store(tracking), made, label, remedy="mlp.doctor")
-    [(_, _, place)] = spool.waiting(spool.folder_of_runs())
+    [place] = spool.waiting_in(spool.folder_of_runs()).values()
     assert read_listing(place).tags.items() >= label.tags.items()
     assert read_listing(place).name == label.name
     assert record.read_record(place).started_ms == made.started_ms
@@ -216,7 +219,7 @@ def test_single_run_whose_recording_is_stopped_is_kept_and_says_so(here):
     with pytest.raises(KeyboardInterrupt) as end:
         drain.record_run(stopped, make_record(), Label("a run", {}), remedy="mlp.doctor")
     assert "the run is kept in" in end.value.__notes__[0]
-    assert len(list(spool.waiting(spool.folder_of_runs()))) == 1
+    assert len(spool.waiting_in(spool.folder_of_runs())) == 1
 
 
 def test_bug_is_raised_where_somebody_sees_it(here, monkeypatch):

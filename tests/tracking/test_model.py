@@ -19,7 +19,7 @@ import pytest
 
 import mlp
 from mlp.config import Data
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.errors import AllDivergedError, StoreError
 from support.sweeping import (
     DIVERGING,
@@ -34,7 +34,7 @@ from support.sweeping import (
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(Data(name="digits"), notice=print)
+    return load_data(Data(name="digits"), notice=print)
 
 
 @pytest.fixture

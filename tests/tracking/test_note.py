@@ -3,8 +3,7 @@
 import math
 
 from mlp.curve import Verdict
-from mlp.tracking.listing import Label, listing_of
-from mlp.tracking.runs import study_note
+from mlp.tracking.listing import Label, listing_of, study_note
 from support.sample_records import make_record
 
 

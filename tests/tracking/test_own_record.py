@@ -17,9 +17,9 @@ from mlp.engine.result import Ending, OwnTrace, Result
 from mlp.errors import DataError, RecordError, SettingError
 from mlp.settings import located, read_named_file, read_run
 from mlp.tracking import display, record
-from mlp.tracking.batch import batch_of, read_batch, reruns_of, write_batch
+from mlp.tracking.batch import batch_of, read_batch, write_batch
 from mlp.tracking.listing import Label
-from mlp.tracking.read import fetch_run, fetch_source, read_past_run
+from mlp.tracking.read import fetch_run, fetch_source, read_past_run, reruns_of
 from mlp.tracking.store import open_store
 from support import hostile
 from support.sample_records import STARTED_MS, make_record, uploaded

@@ -20,7 +20,7 @@ LABEL = Label("#0", {"mlp.study": "s"})
 
 def put(folder, number, made, seed=0):
     place = spool.place_of(folder, number, seed)
-    spool.put({place: spool.Kept(made, LABEL)})
+    spool.put({place: (made, LABEL)})
     return place
 
 
@@ -28,7 +28,7 @@ def test_trial_comes_back_and_goes(tmp_path):
     study = tmp_path / "optuna.db.spool" / "study"
     made = make_record({"model.widths": [5, 4]})
     place = put(study, 12, made)
-    assert list(spool.waiting(study)) == [(12, 0, place)]
+    assert spool.waiting_in(study) == {(12, 0): place}
     assert record.config_json(record.read_record(place)) == record.config_json(made)
     assert read_listing(place).name == "#0"
     spool.drop(place)
@@ -39,11 +39,11 @@ def test_trial_comes_back_and_goes(tmp_path):
 def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
     for number in (1_000_000, 3, 20, 100):
         put(tmp_path, number, make_record())
-    assert [number for number, _, _ in spool.waiting(tmp_path)] == [3, 20, 100, 1_000_000]
+    assert [number for number, _ in spool.waiting_in(tmp_path)] == [3, 20, 100, 1_000_000]
 
 
 def test_spool_that_is_not_there_is_empty(tmp_path):
-    assert list(spool.waiting(tmp_path / "nowhere")) == []
+    assert spool.waiting_in(tmp_path / "nowhere") == {}
     spool.drop(tmp_path / "nowhere" / "000001")
 
 
@@ -72,7 +72,7 @@ def test_page_of_a_study_comes_back(tmp_path):
     page = StudyPage("s", "s-1", {"study": {"seed": 3, "space": {"a": [0.5, None]}}}, "**note**")
     spool.put_page(tmp_path / "s", page)
     assert spool.page_of(tmp_path / "s") == page
-    assert list(spool.waiting(tmp_path / "s")) == []
+    assert spool.waiting_in(tmp_path / "s") == {}
     with pytest.raises(RecordError, match=r"study\.json is missing"):
         spool.page_of(tmp_path)
 
@@ -90,7 +90,7 @@ def test_damaged_listing_is_a_record_error(tmp_path, name, text):
 def test_networks_of_further_seeds_wait_behind_their_trial(tmp_path):
     for number, seed in ((4, 2), (4, 0), (3, 1), (4, 1)):
         put(tmp_path, number, make_record(), seed)
-    assert [each[:2] for each in spool.waiting(tmp_path)] == [(3, 1), (4, 0), (4, 1), (4, 2)]
+    assert [*spool.waiting_in(tmp_path)] == [(3, 1), (4, 0), (4, 1), (4, 2)]
 
 
 def test_second_folder_of_earlier_versions_is_taken_over(tmp_path):
@@ -103,7 +103,7 @@ def test_second_folder_of_earlier_versions_is_taken_over(tmp_path):
     for _ in range(2):
         spool.adopt_older(study)
         assert not older.exists()
-        assert [each[:2] for each in spool.waiting(study)] == [(12, 0), (12, 1), (12, 100)]
+        assert [*spool.waiting_in(study)] == [(12, 0), (12, 1), (12, 100)]
     assert record.read_record(spool.place_of(study, 12, 100)).config.training.seed == 12100
 
 
@@ -116,7 +116,7 @@ def test_putting_again_replaces(tmp_path):
 def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
     (tmp_path / "000000.part").mkdir()
     (tmp_path / "000000.part" / "weights.npz").write_bytes(b"half")
-    assert list(spool.waiting(tmp_path)) == []
+    assert spool.waiting_in(tmp_path) == {}
     place = put(tmp_path, 0, make_record())
     assert [file.name for file in tmp_path.iterdir()] == ["000000"]
     record.read_record(place)
@@ -142,12 +142,12 @@ def die_at(event, args):
             os._exit(9)
 sys.addaudithook(die_at)
 places = [spool.place_of(Path({str(tmp_path)!r}), number) for number in (0, 1)]
-spool.put(dict.fromkeys(places, spool.Kept(made, Label("#0", {{}}))))
+spool.put(dict.fromkeys(places, (made, Label("#0", {{}}))))
 """
     done = run_script(script)
     assert done.returncode == 9, done.stderr
-    waiting = list(spool.waiting(tmp_path))
-    assert [number for number, _, place in waiting if record.read_record(place)] == whole
+    waiting = spool.waiting_in(tmp_path).items()
+    assert [number for (number, _), place in waiting if record.read_record(place)] == whole
     record.read_record(put(tmp_path, 0, make_record()))
 
 
@@ -191,7 +191,7 @@ import sys
 from mlp.tracking import spool
 from mlp.tracking.listing import Label
 from support.sample_records import make_record
-spool.put_runs([spool.Kept(make_record(), Label("a run", {}))])
+spool.put_runs([(make_record(), Label("a run", {}))])
 print("kept", flush=True)
 sys.stdin.read()
 """
@@ -206,12 +206,12 @@ sys.stdin.read()
         text=True,
     ) as process:
         assert process.stdout.readline() == "kept\n"
-        [mine] = spool.put_runs([spool.Kept(make_record(), LABEL)])
-        assert [each.place for each in spool.left_behind()] == [mine]
+        [mine] = spool.put_runs([(make_record(), LABEL)])
+        assert spool.left_behind() == [mine]
         process.kill()
     assert len(spool.left_behind()) == 2
     for each in spool.left_behind():
-        spool.drop(each.place)
+        spool.drop(each)
     spool.leave(spool.folder_of_runs())
     # The lock of a process that was killed goes when it is old enough to be sure.
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] in ([], [".lock"])
@@ -220,7 +220,7 @@ sys.stdin.read()
 def test_a_run_is_kept_elsewhere_where_nothing_can_be_written_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs.spool").write_text("in the way")
-    [place] = spool.put_runs([spool.Kept(make_record(), LABEL)])
+    [place] = spool.put_runs([(make_record(), LABEL)])
     assert tmp_path not in place.parents
     assert record.read_record(place).started_ms == make_record().started_ms
     shutil.rmtree(place.parent)

@@ -1,23 +1,22 @@
 """The view of a study in MLflow's pages: what it sorts by, lists and draws."""
 
-import dataclasses
 import json
 
 import pytest
 
-from mlp.tracking.view import StudyView
-
-VIEW = StudyView(
-    name="mine",
-    study="mine-0f",
-    objective="oscillation",
-    searched=("model.widths", "optimizer.learning_rate", "gradient.normalization"),
-    is_validated=True,
-)
+from mlp.tracking.listing import StudyPage, view_tag
 
 
-def state(view):
-    return json.loads(json.loads(view.value(0))["state"])
+def page(*searched, objective="oscillation"):
+    config = {"study": {"objective": objective}, "data": {"validation_fraction": 0.2}}
+    return StudyPage("mine-0f", "mine-0f", config, "", {path: [1, 2] for path in searched})
+
+
+VIEW = page("model.widths", "optimizer.learning_rate", "gradient.normalization")
+
+
+def state(view, **options):
+    return json.loads(json.loads(view_tag(view, 0, **options)[1])["state"])
 
 
 def test_columns_are_verdict_numbers_and_what_the_study_searches():
@@ -41,13 +40,13 @@ def test_columns_are_verdict_numbers_and_what_the_study_searches():
     ],
 )
 def test_best_runs_come_first(objective, metric, is_ascending):
-    found = state(dataclasses.replace(VIEW, objective=objective))
+    found = state(page(objective=objective))
     assert (found["orderByKey"], found["orderByAsc"]) == (metric, is_ascending)
     assert found["searchFilter"] == "tags.`mlp.study` = 'mine-0f'"
 
 
 def test_chart_has_all_runs_and_reaches_down_to_the_lowest_loss():
-    found = state(dataclasses.replace(VIEW, lowest=-7))
+    found = state(VIEW, lowest=-7)
     assert found["runsHiddenMode"] == "SHOW_ALL"
     [loss] = found["compareRunCharts"]
     assert loss["selectedMetricKeys"] == ["loss"]
@@ -56,6 +55,4 @@ def test_chart_has_all_runs_and_reaches_down_to_the_lowest_loss():
 
 def test_a_view_of_many_settings_fits_into_a_tag():
     searched = tuple(f"group.setting_number_{i}" for i in range(40))
-    assert (
-        len(dataclasses.replace(VIEW, searched=searched).value(10**13)) < 20_000
-    )  # MLflow's limit
+    assert len(view_tag(page(*searched), 10**13)[1]) < 20_000  # MLflow's limit

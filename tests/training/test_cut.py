@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlp.config import RunConfig
 from mlp.engine.layout import tile_columns
 from mlp.settings import with_settings
-from mlp.training.executor import cost, cut
+from mlp.training.train_runs import cost, cut
 
 COSTS = st.lists(st.floats(0, 1e6), max_size=80)
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlp.config import Execution
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.engine.result import Ending, Snapshots
 from mlp.errors import SettingError, SystemLimitError
@@ -37,7 +37,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def data():
-    return load(BASE.data, notice=print)
+    return load_data(BASE.data, notice=print)
 
 
 def configs(points):

@@ -5,7 +5,7 @@ import pytest
 
 from mlp.config import RunConfig
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import Dataset, features, load
+from mlp.data.dataset import Dataset, features, load_data
 from mlp.engine.population import train
 from mlp.gradient import descend, normalize
 from mlp.network import Layer, gradient, loss
@@ -28,7 +28,7 @@ SWINGING = [
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load(with_settings(RunConfig(), {"data.name": "digits"}).data, notice=print)
+    return load_data(with_settings(RunConfig(), {"data.name": "digits"}).data, notice=print)
 
 
 def judged(settings: dict[str, object], data: Dataset, seed: int):

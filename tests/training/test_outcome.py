@@ -7,10 +7,12 @@ import pytest
 
 from mlp.config import Data
 from mlp.curve import Verdict
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.settings import with_settings
-from mlp.training.outcome import accuracy_on, is_record_of, objective_value, superlative
-from mlp.training.outcome import make_record as judged_record
+from mlp.study.search import superlative
+from mlp.sweep.confirm import accuracy_on
+from mlp.sweep.generation import is_record_of, objective_value
+from mlp.training.train_runs import make_record as judged_record
 from support.sample_records import make_record
 
 
@@ -50,7 +52,7 @@ def test_values_are_finite_plain_numbers(objective):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_accuracy_of_a_network_that_looks_at_one_pixel(dtype):
     """Its answer can be worked out by hand: seven where the pixel is brighter than a half."""
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
     made = make_record({"model.depth": 1, "model.widths": 1, "training.dtype": dtype})
     (W1, b1), (W2, b2) = made.result.weights
     W1[:], b1[:] = 0, -50
@@ -63,7 +65,7 @@ def test_accuracy_of_a_network_that_looks_at_one_pixel(dtype):
 
 
 def test_record_is_judged_and_knows_its_data():
-    data = load(Data(name="digits"), notice=print)
+    data = load_data(Data(name="digits"), notice=print)
     config = with_settings(make_record().config, {"data.name": "digits"})
     result = make_record().result
     made = judged_record(config, data, result, started_ms=1, ended_ms=2, threads=3)

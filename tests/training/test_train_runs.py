@@ -7,12 +7,11 @@ import pytest
 
 from mlp.config import Execution
 from mlp.curve import Verdict, judge_run
-from mlp.data.dataset import load
+from mlp.data.dataset import load_data
 from mlp.engine.result import Ending
 from mlp.settings import read_run, with_settings
 from mlp.tracking.record import curve_digest, weights_digest
-from mlp.training.outcome import make_record
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import make_record, train_runs
 from mlp.training.work import train_population
 from support.losing import Losing, deadly
 
@@ -25,7 +24,7 @@ CONFIGS = [
 
 @pytest.fixture(scope="module")
 def data():
-    return load(BASE.data, notice=print)
+    return load_data(BASE.data, notice=print)
 
 
 def seen(record):
