@@ -256,7 +256,7 @@ def _settings_and_ends(
         found = _alternatives(domain, value, name, target, order)
         if to_bounds and isinstance(domain, Range) and not domain.integer:
             ends = [end for end in (domain.low, domain.high) if not _is_near(end, value)]
-            found = [*ends, *(own for own in found if not any(_is_near(own, e) for e in ends))]
+            found = [*ends, *(own for own in found if not any(_is_near(e, own) for e in ends))]
         return found
 
     widths = config.model.layer_widths

@@ -25,8 +25,7 @@ from mlp.tracking.listing import EXPLAINS, read_listing
 from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.runs import start_explanation
 from mlp.tracking.store import Store
-from mlp.training.executor import n_threads
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import n_threads, train_runs
 from mlp.training.work import Executor
 
 
