@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 from mlp.settings import seeds_of, settings_of
 from mlp.shares import Share, wilson
-from mlp.study.identity import TrialRow
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
@@ -173,8 +172,16 @@ def _seen_range(numbers: Sequence[float]) -> Range:
 # Counts
 
 
-Judged = StudyRun | TrialRow
-"""A run with its parameters and its verdict: a tracked one, or a trial of a search."""
+class Judged(Protocol):
+    """A run with its parameters and its verdict: a trial, a tracked run, another program's."""
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """Parameter name -> value, of those that exist in this run."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """How its loss ended."""
 
 
 @dataclass(frozen=True)
