@@ -335,11 +335,12 @@ def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
     wanted = [trial for trial in measured if trial.number not in noted]
     if not wanted:
         return
-    from mlp.stability.sharpness import forecast  # imports compiled code
+    from mlp.stability.sharpness import forecast, with_first_rates  # imports compiled code
 
     # On a cluster, too, the driver measures them, with the cores that it has.
     threads = n_threads(Execution(threads=None))
-    found = forecast([trial.config for trial in wanted], data, threads=threads)
+    configs = with_first_rates([trial.config for trial in wanted], data, threads=threads)
+    found = forecast(configs, data, threads=threads)
     ratios = {
         trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
     }

@@ -46,9 +46,11 @@ def make_record(
 
 
 def is_record_of(record: RunRecord, config: RunConfig, data_digest: str) -> bool:
-    """Whether a record is of these settings on these data."""
-    same_settings = settings_of(record.config) == settings_of(config)
-    return same_settings and record.data_digest == data_digest
+    """Whether a record is of these settings on these data; it has the rate that `auto` became."""
+    recorded, wanted = settings_of(record.config), settings_of(config)
+    if wanted.get("optimizer.learning_rate") == "auto":
+        recorded["optimizer.learning_rate"] = "auto"
+    return recorded == wanted and record.data_digest == data_digest
 
 
 def check_objective(records: Iterable[RunRecord], objective: str) -> None:
