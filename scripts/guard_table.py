@@ -1,6 +1,6 @@
 """How runs end left alone, and in three ways of mending them: docs/guard.md.
 
-    python scripts/guard_table.py digits 800 600   data set, runs that are drawn, steps
+    python scripts/guard_table.py digits 700 600   data set, runs that are drawn, steps
 
 Networks of five shapes, all activations, normalizations and both derivatives, on the full batch
 and on minibatches, with rates drawn over three decades, are trained as they are, with the rate
@@ -32,7 +32,7 @@ SHAPES = [3], [16], [3, 3], [20, 8], [8, 8, 8]
 RATES = {"sum": (0.03, 100), "mean": (0.03, 100), "unit": (0.01, 8), "clip": (0.05, 100)}
 WELL = Verdict.LEARNING, Verdict.CONVERGED
 SEARCHED = [4.0**-power for power in range(8)]  # of the rate
-SEED = 18  # the rules were chosen on draws with other seeds
+SEED = 1  # false alarms were tuned on draws with other seeds
 ROLLBACK = {"optimizer.guard": "rollback"}
 
 
