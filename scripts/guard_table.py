@@ -134,10 +134,10 @@ def main(name: str, n: int, n_steps: int) -> None:
     show("oscillate alone, full batch", sorted(set(swing) - set(of_batches)), verdicts)
     show("oscillate alone, minibatches", of_batches, verdicts)
     back = [guarded[i] for i in swing if guarded[i].restored_step.size]
-    lost = [int((each.restored_step - each.restored_to).sum()) for each in back]
+    lost = [int(each.restored_step[-1] - each.restored_to[-1]) for each in back]
     times = [result.restored_step.size for result in back]
     print(f"gone back in {len(back)} of {len(swing)}, so many times: {quartiles(times)}")
-    print(f"steps that this threw away: {quartiles(lost)}")
+    print(f"steps lost, from the last step gone back from to that gone back to: {quartiles(lost)}")
     against_search([configs[i] for i in swing], [guarded[i] for i in swing], data)
 
 
