@@ -152,6 +152,12 @@ class Judgement:
     n_rollbacks: int = 0
 
     @property
+    def words(self) -> str:
+        """The verdict, and what it took: `learning, after 3 rollbacks`."""
+        times = "1 rollback" if self.n_rollbacks == 1 else f"{self.n_rollbacks} rollbacks"
+        return f"{self.verdict}, after {times}" if self.n_rollbacks else str(self.verdict)
+
+    @property
     def sentence(self) -> str:
         """The verdict's sentence, and a word about what else a person would say."""
         said = [self.verdict.sentence]
@@ -163,9 +169,6 @@ class Judgement:
             said.append(f"It ripples by {share}, which is too little to matter.")
         if self.swung is not None:
             said.append(str(self.swung))
-        if self.n_rollbacks:
-            times = "once" if self.n_rollbacks == 1 else f"{self.n_rollbacks} times"
-            said.append(f"The guard went back to better weights {times}.")
         if n_entries is not None and n_entries < FEW_ENTRIES and self.verdict != Verdict.DIVERGED:
             values = "one value" if n_entries == 1 else f"only {n_entries} values"
             said.append(f"The verdict rests on {values} of the loss; more make it surer.")

@@ -40,7 +40,7 @@ def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm
         n_examples: in the training part.
         gradient_norm: asked only if the normalization is `unit` or `clip`.
     """
-    normalization, rate = config.gradient.normalization, config.optimizer.learning_rate
+    normalization, rate = config.gradient.normalization, config.optimizer.rate
     if normalization == "mean" or config.own is not None:
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
@@ -299,7 +299,7 @@ def _at_same_step(
             return ()
         target = with_settings(config, {NORMALIZATION: other})
         before, after = (float(step_factor(c, norm, n_examples)) for c in (config, target))
-        rate = config.optimizer.learning_rate * before / after
+        rate = config.optimizer.rate * before / after
         return ((NORMALIZATION, other), (LEARNING_RATE, rate))
 
     for other in map(str, _alternatives(domain, present, NORMALIZATION, None, order)):

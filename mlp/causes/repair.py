@@ -301,7 +301,7 @@ def _further_changes(
     own, defaults = settings_of(configs[0]), _defaults_of(configs[0])
     typical = dict(defaults)
     if configs[0].own is None:
-        usual_rate = RunConfig().optimizer.learning_rate
+        usual_rate = RunConfig().optimizer.rate
         typical[LEARNING_RATE] = float(f"{usual_rate / worth:.3g}")
     known = {
         (change.factor.setting, dict(change.values)[change.factor.setting]) for change in changes

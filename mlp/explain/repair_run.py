@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from mlp.causes.changes import plain, standard_space
+from mlp.causes.observed import is_repair
 from mlp.causes.repair import (
     Repair,
     describe_repair,
@@ -17,6 +18,7 @@ from mlp.causes.repair import (
     named_causes,
     needs_repair,
     repair,
+    with_further_seeds,
 )
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
@@ -173,7 +175,33 @@ def _searched(
             population=size,
             goes_on=goes_on,
         )
+        if _may_guard(base, judged) and goes_on():
+            guarded = with_settings(plain(base), {"optimizer.guard": "rollback"})
+            configs = with_further_seeds(guarded, config.explain.seeds)
+            new = [each for each in configs if each not in known]
+            known |= dict(zip(new, trainer(new) if new else (), strict=True))
+            seen += _offer(judged, [known[each] for each in configs], named_causes(found))
     return found, seen
+
+
+def _may_guard(base: RunConfig, judged: Judgement) -> bool:
+    """Whether the guard may help: it watches for what ended the run."""
+    is_wild = judged.verdict in (Verdict.OSCILLATING, Verdict.CLIMBING, Verdict.DIVERGED)
+    return is_wild and base.own is None and base.optimizer.guard == "none"
+
+
+def _offer(
+    judged: Judgement, guarded: Sequence[Judgement], causes: Sequence[str]
+) -> tuple[str, ...]:
+    """What the guard makes of the run and its further seeds, if it helps: a repair, no cause."""
+    own, *further = (is_repair(judged, each) for each in guarded)
+    if not own or 2 * sum(further) < len(further):
+        return ()
+    cause = f"; the cause stays {causes[0]}" if causes else ""
+    return (
+        f"With optimizer.guard=rollback it learns, and with {sum(further)} of {len(further)} "
+        f"further seeds, without a search{cause}.",
+    )
 
 
 def _seen(

@@ -338,7 +338,7 @@ def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -
         (
             ThinCurve(curve.value, curve.step + 1),  # so that step 0 has a place on the axis
             runs[i].judgement.verdict.value,
-            f"{runs[i].name}: {runs[i].judgement.verdict.value}",
+            f"{runs[i].name}: {runs[i].judgement.words}",
         )
         for i, curve in ratios.items()
     ]

@@ -139,7 +139,7 @@ def effective_step(config: RunConfig, gradient_norm: ArrayLike, n_examples: int)
     """
     times, over = _times_and_over(config, gradient_norm, n_examples)
     inverse = np.divide(1.0, over, out=np.zeros_like(over), where=over > 0)
-    return config.optimizer.learning_rate * times * inverse
+    return config.optimizer.rate * times * inverse
 
 
 def _times_and_over(

@@ -230,11 +230,12 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
     if run.own is not None:
         return " ".join([*number, *_own_words(run.own)])
     batch_size, momentum = run.training.batch_size, run.optimizer.momentum
+    rate = run.optimizer.learning_rate  # of a study's settings it may be a word
     widths = run.model.layer_widths
     shape = f"{len(widths)}x{widths[0]}" if len(set(widths)) == 1 else _listed(widths)
     parts = [
         *number,
-        f"lr {run.optimizer.learning_rate:.3g}",
+        f"lr {rate}" if isinstance(rate, str) else f"lr {rate:.3g}",
         run.gradient.normalization,
         run.initialization.scheme.removesuffix("_normal"),
         shape,
