@@ -492,9 +492,14 @@ def test_optunas_tools_read_the_stored_study(uninterrupted):
 
 
 @pytest.mark.parametrize(
-    "plot", ["plot_optimization_history", "plot_parallel_coordinate", "plot_slice", "plot_contour"]
+    ("plot", "sampler"),
+    [
+        ("plot_optimization_history", "tpe"),
+        ("plot_parallel_coordinate", "tpe"),
+        ("plot_slice", "grid"),
+        ("plot_contour", "tpe"),
+    ],
 )
-@pytest.mark.parametrize("sampler", ["tpe", "grid"])
 def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
     pytest.importorskip("plotly")
     folder, _ = uninterrupted(sampler)
@@ -521,15 +526,10 @@ def refusal(url, error=StoreError):
     return message
 
 
-def test_a_new_store_is_made_with_its_folder_there(tmp_path):
-    open_storage(url_of(tmp_path, "a b [c].db"))
-    assert [file.name for file in tmp_path.iterdir()] == ["a b [c].db"]
-
-
-def test_a_relative_store_lies_in_the_working_directory(tmp_path, monkeypatch):
+def test_a_new_store_is_made_with_its_folder_below_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    open_storage("sqlite:///optuna.db")
-    assert (tmp_path / "optuna.db").is_file()
+    open_storage("sqlite:///not/yet/a b [c].db")
+    assert [file.name for file in (tmp_path / "not/yet").iterdir()] == ["a b [c].db"]
 
 
 @pytest.mark.parametrize(
@@ -563,11 +563,6 @@ def test_a_store_that_was_cut_off_is_refused(folder):
 def test_a_folder_is_refused(tmp_path):
     (tmp_path / "optuna.db").mkdir()
     assert "is a folder" in refusal(url_of(tmp_path))
-
-
-def test_the_folder_of_a_new_store_is_made(tmp_path):
-    open_storage(f"sqlite:///{tmp_path}/not/yet/optuna.db")
-    assert (tmp_path / "not/yet/optuna.db").is_file()
 
 
 def test_a_store_below_a_file_is_refused(tmp_path):

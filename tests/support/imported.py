@@ -1,6 +1,9 @@
 """What commands import, imported once in the process that they are forked from."""
 # ruff: noqa: F401
 
+import gc
+import os
+
 import mlflow.pyfunc
 import sklearn.datasets
 
@@ -19,3 +22,11 @@ from mlp.terminal.compose import compose
 # Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.
 compose("train", [])
 train([with_settings(RunConfig(), {"training.steps": 1})], load(Data(name="digits"), notice=print))
+
+# As conftest.py says: a command that a test starts trains with one thread, if not told otherwise.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_getaffinity"):
+    os.sched_getaffinity = lambda _: {0}
+
+# No fork looks through all that for garbage, nor copies the pages on which it lies.
+gc.collect()
+gc.freeze()
