@@ -128,13 +128,13 @@ def uninterrupted(tmp_path_factory, empty_store):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(sampler, folder, uninterrupted):
-    """Stopped after trial 1, 2, 3, ...: the later trials come out the same every time.
+    """The later trials come out the same every time.
 
-    Only tpe looks at earlier trials: for the others a few stops are enough.
+    Only tpe looks at earlier trials, after the tenth: for the others a few stops are enough.
     """
     _, expected = uninterrupted(sampler)
     assert len(expected) == N_TRIALS
-    for count in range(1, N_TRIALS + 1) if sampler == "tpe" else (1, 4, 6, N_TRIALS):
+    for count in (1, 4, 6, *range(10, N_TRIALS + 1)) if sampler == "tpe" else (1, 6, N_TRIALS):
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)), count)
         assert stored(study) == expected[:count]
     assert search.ask(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))) == []
@@ -159,7 +159,7 @@ def test_asking_changes_nothing(sampler, folder, uninterrupted):
     assert stored(study) == before == uninterrupted(sampler)[1][:6]
 
 
-@pytest.mark.parametrize(("sampler", "shorter"), [("tpe", 4), *((s, 6) for s in SAMPLERS)])
+@pytest.mark.parametrize(("sampler", "shorter"), [("tpe", 4), ("tpe", 6), ("qmc", 6), ("grid", 6)])
 def test_a_longer_study_begins_with_the_shorter_one(sampler, shorter, folder, uninterrupted):
     study = told(opened(folder, sweep(sampler=sampler, n_trials=shorter)))
     assert search.ask(study) == []
@@ -202,7 +202,7 @@ def test_a_grid_ends_with_its_last_point(folder):
     assert len({json.dumps(dict(row.params)) for row in search.rows(study)}) == 25
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "grid"])
 def test_seeds_differ(sampler, folder):
     asked = []
     for seed in (0, 1):
