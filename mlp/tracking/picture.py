@@ -110,8 +110,8 @@ def plot_curve(
     shown = [f"{text:>{width}} {line}".rstrip() for text, line in zip(axis, lines, strict=True)]
     marked = np.searchsorted(at, np.asarray(marks, dtype=np.int64)) * n_columns // values.size
     if marked.size:
-        row = "".join("^" if column in marked else " " for column in range(n_columns))
-        shown.append(f"{'':{width}} {row.rstrip()} back")
+        carets = "".join("^" if column in marked else " " for column in range(n_columns))
+        shown.append(f"{'':{width}} {carets.rstrip()} back")
     if steps is not None:
         begin, end = f"step {at[0]}", str(at[-1])
         shown.append(f"{'':{width}} {begin}{end:>{max(n_columns - len(begin), len(end) + 1)}}")
