@@ -235,6 +235,10 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, r
     assert original["mlflow.note.content"].startswith(f"**{first}**\n\n")
     assert "bit for bit" in original["mlflow.note.content"], "the run's own note is gone"
     assert original["mlp.causes"] == "optimizer.learning_rate"
+    offer = (
+        "With optimizer.guard=rollback it learns, and with 2 of 2 further seeds, without a search"
+    )
+    assert f"{offer}; the cause stays optimizer.learning_rate." in done.stdout
     again = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
     assert dataclasses.replace(again, step=mended.step) == mended
     before = open_store(Tracking(uri=f"sqlite:///{world.explained()}/mlflow.db"))
