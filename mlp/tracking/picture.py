@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.curve import CHANCE_LOSS, TAIL_SHARE, Judgement, Verdict
-from mlp.palette import VERDICT_COLOURS
+from mlp.curve import CHANCE_LOSS, TAIL_SHARE, VERDICT_COLOURS, Judgement, Verdict
 
 if TYPE_CHECKING:  # a curve of a file is judged without them
     from mlp.config import RunConfig
@@ -110,8 +109,8 @@ def plot_curve(
     shown = [f"{text:>{width}} {line}".rstrip() for text, line in zip(axis, lines, strict=True)]
     marked = np.searchsorted(at, np.asarray(marks, dtype=np.int64)) * n_columns // values.size
     if marked.size:
-        carets = "".join("^" if column in marked else " " for column in range(n_columns))
-        shown.append(f"{'':{width}} {carets.rstrip()} back")
+        arrows = "".join("^" if column in marked else " " for column in range(n_columns))
+        shown.append(f"{'':{width}} {arrows.rstrip()} back")
     if steps is not None:
         begin, end = f"step {at[0]}", str(at[-1])
         shown.append(f"{'':{width}} {begin}{end:>{max(n_columns - len(begin), len(end) + 1)}}")
