@@ -342,7 +342,7 @@ def test_damaged_trial_that_the_study_has_is_trained_again(here, finished, train
     assert_same_end(here, finished)
 
 
-def stop(*_):
+def stop(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -401,7 +401,7 @@ def test_interrupted_sweep_says_what_is_unpublished(here, monkeypatch):
 
 
 def test_interrupted_sweep_counts_what_is_trained_but_not_stored(here, monkeypatch):
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     said = []
