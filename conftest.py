@@ -1,5 +1,6 @@
 """Folders to run commands in, each with an MLflow store that is already made; and who runs what."""
 
+import gc
 import os
 import re
 import shutil
@@ -34,15 +35,36 @@ _APART = ("test_crash", "test_faults", "test_other_programs")
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-# Under nohup the commands that the tests start would ignore it, too.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Under nohup, or behind an &, the commands that the tests start would ignore them, too.
+for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
+
+
+def pytest_configure() -> None:
+    """What a worker's tests train takes one thread, if they do not say how many.
+
+    There is a worker for each core, and threads that wait for each other keep cores busy.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_getaffinity"):
+        os.sched_getaffinity = lambda _: {0}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The first tier does not even import the second, which takes seconds for Ray alone."""
-    is_system = collection_path == Path(__file__).parent / "tests" / "system"
-    return True if is_system and config.option.markexpr == "not system" else None
+    """Each tier imports only files that have tests of it: all of them take a process a minute."""
+    tests = Path(__file__).parent / "tests"
+    is_system = collection_path.is_relative_to(tests / "system")
+    if config.option.markexpr == "not system":
+        return True if is_system else None
+    if config.option.markexpr != "system" or is_system or collection_path.is_dir():
+        return None
+    return None if b"mark.system" in collection_path.read_bytes() else True
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; looking through it for garbage again and again takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

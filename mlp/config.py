@@ -6,6 +6,7 @@ Values become these dataclasses through `mlp.settings` alone.
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, Strict
@@ -174,11 +175,28 @@ class Gradient:
     ] = "exact"
 
 
+def _check_rate(value: object) -> float | Literal["auto"]:
+    """A number above 0, or a word."""
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number, but is {shown(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"must be a finite number, but is {shown(value)}")
+    if value <= 0:
+        raise ValueError(f"must be greater than 0, but is {shown(value)}")
+    return float(value)
+
+
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Optimizer:
     """Gradient descent: v = momentum v + g, w = w - learning_rate v."""
 
-    learning_rate: Annotated[_Float, Field(gt=0, description="step size")] = 0.5
+    learning_rate: Annotated[
+        float | Literal["auto"],
+        PlainValidator(_check_rate),
+        Field(description="step size; auto: 1 / sharpness of the first weights"),
+    ] = 0.5
     momentum: Annotated[_Float, Field(ge=0, lt=1, description="share of the last step kept")] = 0.0
     decay: Annotated[
         Literal["none", "cosine"],
@@ -190,6 +208,12 @@ class Optimizer:
             description="rollback: where the loss swings, to the best weights with half the rate"
         ),
     ] = "none"
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of a run that is trained: `auto` has become a number by then."""
+        assert self.learning_rate != "auto"
+        return self.learning_rate
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
@@ -341,6 +365,11 @@ class RunConfig:
                 "gradient.derivative=question needs model.activation=sigmoid, "
                 f"but that is {self.model.activation!r}"
             )
+        if self.optimizer.learning_rate == "auto" and self.own is not None:
+            raise ValueError(
+                "optimizer.learning_rate=auto needs the built-in network: the curvature of an own "
+                "function is not known"
+            )
 
     def __hash__(self) -> int:
         """Computed once: thousands of reruns are looked up by their configs."""
@@ -445,7 +474,7 @@ class Explain:
 
     interventions: Annotated[
         _Int,
-        Field(ge=1, le=1000, description="runs that oscillate, and as many quiet ones, to change"),
+        Field(ge=1, le=1000, description="runs that end badly, and as many others, to change"),
     ] = 8
     seeds: Annotated[
         _Int, Field(ge=1, le=1000, description="further seeds that each change is repeated with")
@@ -454,6 +483,13 @@ class Explain:
         Annotated[_Float, Field(gt=0)] | None,
         Field(description="stop after so many seconds; null: the study's own, for a run no limit"),
     ] = None
+    verdict: Annotated[
+        Literal["worst", "oscillating", "diverged", "stalled", "climbing"],
+        Field(
+            description="of a study: which bad end; worst: diverged where most runs are, else "
+            "oscillating where any is, else the commonest"
+        ),
+    ] = "worst"
     apply: Annotated[
         Annotated[bool, Strict()],
         Field(description="of a single run: track the repaired run beside it"),

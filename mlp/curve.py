@@ -9,12 +9,15 @@ How well it agrees with labels by eye, and with which it does not: tests/curves/
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.errors import WithSentence
+
+if TYPE_CHECKING:  # this module judges before an engine is there
+    from mlp.engine.result import Result
 
 CHANCE_LOSS = math.log(2)  # mean loss of a network that always answers 1/2; two classes
 
@@ -76,6 +79,24 @@ class Verdict(WithSentence):
     FAILED = "failed", "The function did not come to its end, so there is nothing to judge."
 
 
+# The same in MLflow's charts and on the page of a study. They stand out from white and from near
+# black; where a colour alone would say it, a symbol goes with it.
+VERDICT_SHADES: dict[Verdict, tuple[str, ...]] = {
+    Verdict.DIVERGED: ("#8e44ad", "#6c3483", "#a569bd"),
+    Verdict.OSCILLATING: ("#d7301f", "#a50f15", "#ef6548", "#fc8d59"),
+    Verdict.CLIMBING: ("#cf7a00", "#b36b00", "#f2a33a"),
+    Verdict.LEARNING: ("#2c7fb8", "#08519c", "#6baed6", "#17becf"),
+    Verdict.STALLED: ("#8c8c8c", "#636363", "#b0b0b0"),
+    Verdict.FLAT: ("#a6761d", "#7f5a12", "#c9a25a"),
+    Verdict.CONVERGED: ("#1b9e77", "#00734f", "#66c2a5", "#5aae61"),
+    Verdict.FAILED: ("#c2457c", "#9c2f60", "#dd7ba6"),
+}
+"""Verdict -> shades of one hue, so that runs of one verdict can be told apart in a chart."""
+
+VERDICT_COLOURS = {verdict: shades[0] for verdict, shades in VERDICT_SHADES.items()}
+"""Verdict -> its colour, where one is enough."""
+
+
 class Swung(NamedTuple):
     """Swings that came to an end: the steps of the first and the last, and between which losses."""
 
@@ -94,7 +115,6 @@ class Judgement:
     """A verdict and the numbers behind it; all finite, those of a diverged run from before.
 
     Attributes:
-        verdict: how the curve ended.
         amplitude: peak to peak over the middle between them, 0 to 2, that the tail's swings reach
             again and again: the height of its third highest turning point; 0 with fewer. Only
             swings of more than 2 % of the reference count.
@@ -132,6 +152,12 @@ class Judgement:
     n_rollbacks: int = 0
 
     @property
+    def words(self) -> str:
+        """The verdict, and what it took: `learning, after 3 rollbacks`."""
+        times = "1 rollback" if self.n_rollbacks == 1 else f"{self.n_rollbacks} rollbacks"
+        return f"{self.verdict}, after {times}" if self.n_rollbacks else str(self.verdict)
+
+    @property
     def sentence(self) -> str:
         """The verdict's sentence, and a word about what else a person would say."""
         said = [self.verdict.sentence]
@@ -143,9 +169,6 @@ class Judgement:
             said.append(f"It ripples by {share}, which is too little to matter.")
         if self.swung is not None:
             said.append(str(self.swung))
-        if self.n_rollbacks:
-            times = "once" if self.n_rollbacks == 1 else f"{self.n_rollbacks} times"
-            said.append(f"The guard went back to better weights {times}.")
         if n_entries is not None and n_entries < FEW_ENTRIES and self.verdict != Verdict.DIVERGED:
             values = "one value" if n_entries == 1 else f"only {n_entries} values"
             said.append(f"The verdict rests on {values} of the loss; more make it surer.")
@@ -176,27 +199,7 @@ class _Turns(NamedTuple):
     is_cut: NDArray[np.bool_]  # whether the start or end of the tail cuts its height
 
 
-class LossCurves(Protocol):
-    """The losses of a run of this package; `mlp.engine.result.Result` has them."""
-
-    @property
-    def loss(self) -> Curve:
-        """`(entry,)`, over the training part."""
-
-    @property
-    def loss_step(self) -> NDArray[np.int64]:
-        """`(entry,)`, updates done."""
-
-    @property
-    def step_loss(self) -> Curve | None:
-        """`(update,)`, of each batch before its update; None: all examples were one batch."""
-
-    @property
-    def restored_step(self) -> NDArray[np.int64]:
-        """`(r,)`, updates done when a guard went back to better weights."""
-
-
-def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:
+def judge_run(result: "Result", batch_size: int | None) -> Judgement:
     """Judges a run of this package: exact mean cross-entropies of two classes.
 
     On minibatches they are taken once an epoch, where a swing of period 2 shows at one phase only,
@@ -213,7 +216,7 @@ def judge_run(result: LossCurves, batch_size: int | None) -> Judgement:
     return replace(judged, n_rollbacks=int(result.restored_step.size))
 
 
-def _judge_losses(result: LossCurves, batch_size: int | None) -> Judgement:
+def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     curve, at = _in_order(np.asarray(result.loss, dtype=np.float64), result.loss_step, None)
     judged, batches = _judge(curve, at, CHANCE_LOSS, 0.0), result.step_loss
     if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:

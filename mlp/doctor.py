@@ -1,7 +1,7 @@
 """`python -m mlp.doctor`: looks for what is wrong around the sweeps of a folder, and mends it.
 
-Everything is looked at and nothing is changed, until somebody calls a finding's `repair`. MLflow,
-whose import takes seconds, is imported where there is a tracking store.
+Nothing is changed, until somebody calls a finding's `repair`. MLflow, whose import takes seconds,
+is imported where there is a tracking store.
 """
 
 import importlib.metadata
@@ -64,29 +64,17 @@ _PATIENCE_S = 3.0  # for a store that somebody holds, and for a server
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """How one thing is that was looked at.
 
     Attributes:
-        what: was looked at.
-        said: how it is, one line.
+        said: one line.
         remedy: what to do about it, one line; empty where all is well.
         repair: mends it without harm and says what was done; None where a person has to.
     """
 
-    what: str
     said: str
     remedy: str = ""
     repair: Callable[[], str] | None = None
-
-
-def fine(said: str) -> Finding:
-    """All is well. `check_up` adds what was looked at."""
-    return Finding("", said)
-
-
-def wrong(said: str, remedy: str, repair: Callable[[], str] | None = None) -> Finding:
-    """Something is wrong. `check_up` adds what was looked at."""
-    return Finding("", said, remedy, repair)
 
 
 def main() -> None:
@@ -109,49 +97,15 @@ def _doctor() -> None:
 
 
 def run_doctor(config: SweepConfig, console: Console, *, fix: bool) -> bool:
-    """Shows every finding, and mends what can be mended without harm.
-
-    Args:
-        config: where the stores and the data are.
-        console: where the findings are shown.
-        fix: whether to mend.
+    """Looks at everything, one thing after the other, and mends what can be mended without harm.
 
     Returns:
         Whether all is well in the end.
     """
-    is_well = True
-    for finding in check_up(config):
-        say(console, f"{'wrong' if finding.remedy else 'ok':<6}{finding.what}: {finding.said}")
-        if not finding.remedy:
-            continue
-        if fix and finding.repair is not None:
-            is_well &= _mended(finding, console)
-        else:
-            is_well = False
-            say(console, f"      {finding.remedy}")
-    return is_well
-
-
-def _mended(finding: Finding, console: Console) -> bool:
-    assert finding.repair is not None
-    try:
-        say(console, f"fixed {finding.what}: {finding.repair()}")
-    except MlpError as error:
-        say(console, f"      not fixed: {one_line(mask(str(error)))}")
-        return False
-    return True
-
-
-def check_up(config: SweepConfig) -> Iterator[Finding]:
-    """Looks at everything, one thing after the other.
-
-    Args:
-        config: where the stores and the data are.
-    """
     checks: dict[str, Callable[[SweepConfig], Iterator[Finding]]] = {
-        "study store": check_study_store,
-        "tracking store": check_tracking_store,
-        "runs in progress": check_running,
+        "study store": _check_study_store,
+        "tracking store": _check_tracking_store,
+        "runs in progress": _check_running,
         "spool": _check_spool,
         "locks": _check_locks,
         "data": _check_data,
@@ -159,12 +113,35 @@ def check_up(config: SweepConfig) -> Iterator[Finding]:
         "versions": _check_versions,
         "threads": _check_threads,
     }
+    is_well = True
     for what, check in checks.items():
-        try:
-            for finding in check(config):
-                yield Finding(what, finding.said, finding.remedy, finding.repair)
-        except MlpError as error:
-            yield Finding(what, one_line(mask(str(error))), "see above")
+        for finding in _found(check, config):
+            say(console, f"{'wrong' if finding.remedy else 'ok':<6}{what}: {finding.said}")
+            if finding.remedy and fix and finding.repair is not None:
+                is_well &= _mended(what, finding.repair, console)
+            elif finding.remedy:
+                is_well = False
+                say(console, f"      {finding.remedy}")
+    return is_well
+
+
+def _found(
+    check: Callable[[SweepConfig], Iterator[Finding]], config: SweepConfig
+) -> Iterator[Finding]:
+    """What a check finds, a fault of its own included."""
+    try:
+        yield from check(config)
+    except MlpError as error:
+        yield Finding(one_line(mask(str(error))), "see above")
+
+
+def _mended(what: str, repair: Callable[[], str], console: Console) -> bool:
+    try:
+        say(console, f"fixed {what}: {repair()}")
+    except MlpError as error:
+        say(console, f"      not fixed: {one_line(mask(str(error)))}")
+        return False
+    return True
 
 
 def _check_spool(config: SweepConfig) -> Iterator[Finding]:
@@ -174,17 +151,17 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
     n_waiting = 0
     for folder in folders:
         if holder := holder_of(top, folder.name):
-            yield fine(f"{folder.name} is being worked on by {holder}")
+            yield Finding(f"{folder.name} is being worked on by {holder}")
             continue
         n_waiting += (n := len(spool.waiting_in(folder)))
         if n:
-            yield wrong(
+            yield Finding(
                 f"{n} runs of {folder.name} wait for MLflow",
                 f"the same sweep command publishes them, or {FIX}",
                 lambda folder=folder: _publish_study(config, folder),  # type: ignore[misc]
             )
         elif (left := spool.unfinished(folder)) or spool.has_page(folder):
-            yield wrong(
+            yield Finding(
                 f"{folder} was left by a sweep that was killed"
                 + (f", with {len(left)} unfinished trials" if left else ""),
                 f"{FIX} removes it; the sweep trains unfinished trials again",
@@ -192,13 +169,13 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
             )
     n = len(spool.left_behind())
     if n:
-        yield wrong(
+        yield Finding(
             f"{n} single runs wait for MLflow in {spool.folder_of_runs()}",
             f"{FIX} publishes them",
             lambda: _publish_singles(config),
         )
     if n_waiting + n == 0:
-        yield fine("no run waits for MLflow")
+        yield Finding("no run waits for MLflow")
 
 
 def _check_locks(config: SweepConfig) -> Iterator[Finding]:
@@ -206,15 +183,15 @@ def _check_locks(config: SweepConfig) -> Iterator[Finding]:
     names = sorted(path.stem for path in folder.glob("*.lock"))
     held = [(name, holder) for name in names if (holder := holder_of(folder, name))]
     for name, holder in held:
-        yield fine(f"study {name} is held by {holder}")
+        yield Finding(f"study {name} is held by {holder}")
     if not held:
-        yield fine("nobody holds a study")
+        yield Finding("nobody holds a study")
 
 
 def _check_data(config: SweepConfig) -> Iterator[Finding]:
     data: Data = config.base.data
     if data.name == "digits":
-        yield fine("digits need no files")
+        yield Finding("digits need no files")
         return
     named = data.root or os.environ.get(ROOT_VARIABLE)
     folder = Path(named).expanduser() if named else cache_folder()
@@ -226,14 +203,14 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
         except DataError as error:
             is_whole = False
             way = "put the published file there" if named else "the next sweep replaces it"
-            yield wrong(str(error), way)
+            yield Finding(str(error), way)
     if missing and (named or len(missing) < len(MNIST.files)):
         way = "name a folder that has them" if named else "the next sweep downloads them"
-        yield wrong(f"{folder} must hold {', '.join(missing)} (or .gz), but does not", way)
+        yield Finding(f"{folder} must hold {', '.join(missing)} (or .gz), but does not", way)
     elif missing:
-        yield fine(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
+        yield Finding(f"no MNIST in {folder} yet; the first run downloads it, or takes the digits")
     elif is_whole:
-        yield fine(f"MNIST in {folder} is whole")
+        yield Finding(f"MNIST in {folder} is whole")
 
 
 def _check_space(config: SweepConfig) -> Iterator[Finding]:
@@ -243,7 +220,9 @@ def _check_space(config: SweepConfig) -> Iterator[Finding]:
         free = shutil.disk_usage(folder).free
         said = f"{free / 1024**3:.1f} GiB in {folder}"
         enough = free >= _LEAST_FREE
-        yield fine(said) if enough else wrong(f"only {said}", "free some before the next sweep")
+        yield (
+            Finding(said) if enough else Finding(f"only {said}", "free some before the next sweep")
+        )
 
 
 def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
@@ -251,7 +230,7 @@ def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
     try:
         wanted = [Requirement(text) for text in importlib.metadata.requires("mlp-sweep") or []]
     except importlib.metadata.PackageNotFoundError:
-        yield fine("this package is used without being installed")
+        yield Finding("this package is used without being installed")
         return
     here = {}
     for requirement in wanted:
@@ -260,16 +239,16 @@ def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
         try:
             here[requirement.name] = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield wrong(f"{requirement} is not installed", f"pip install '{requirement}'")
+            yield Finding(f"{requirement} is not installed", f"pip install '{requirement}'")
             continue
         if not requirement.specifier.contains(here[requirement.name], prereleases=True):
-            yield wrong(
+            yield Finding(
                 f"{requirement.name} is {here[requirement.name]}, but must be "
                 f"{requirement.specifier}",
                 f"pip install '{requirement}'",
             )
     shown = (f"{name} {here[name]}" for name in ("mlflow", "numpy", "optuna") if name in here)
-    yield fine(", ".join(shown))
+    yield Finding(", ".join(shown))
 
 
 def _check_threads(config: SweepConfig) -> Iterator[Finding]:
@@ -283,9 +262,9 @@ def _check_threads(config: SweepConfig) -> Iterator[Finding]:
     }
     said = f"{wanted} train, on {cores} cores; NumPy's own: {', '.join(sorted(blas)) or 'unknown'}"
     if wanted > cores:
-        yield wrong(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
+        yield Finding(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
     else:
-        yield fine(said)
+        yield Finding(said)
 
 
 def _existing(folder: Path) -> Path:
@@ -294,7 +273,7 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def check_study_store(config: SweepConfig) -> Iterator[Finding]:
+def _check_study_store(config: SweepConfig) -> Iterator[Finding]:
     """Whether the store of the searches can be read, and what it holds."""
     url = config.study.storage
     path = sqlite_path(url)
@@ -307,25 +286,25 @@ def check_study_store(config: SweepConfig) -> Iterator[Finding]:
             patience_s=_PATIENCE_S,
         )
         if not path.exists():
-            yield fine(f"{mask(url)} is not there yet; a sweep makes it")
+            yield Finding(f"{mask(url)} is not there yet; a sweep makes it")
             return
     studies = _studies(url)
-    yield fine(f"{mask(url)} holds {len(studies)} studies, {sum(studies.values())} trials")
+    yield Finding(f"{mask(url)} holds {len(studies)} studies, {sum(studies.values())} trials")
 
 
-def check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
+def _check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
     """Whether the store of the runs can be read, and is one of the MLflow that is installed."""
     uri = resolve(config.base.tracking)
     path = sqlite_path(uri)
     if path is None:
-        yield _check_server(uri) if uri.startswith("http") else fine(f"{mask(uri)} is a server")
+        yield _check_server(uri) if uri.startswith("http") else Finding(f"{mask(uri)} is a server")
         return
     if not path.exists():
-        yield fine(f"{mask(uri)} is not there yet; the first run makes it")
+        yield Finding(f"{mask(uri)} is not there yet; the first run makes it")
         return
     check_sqlite(path, is_thorough=True, patience_s=_PATIENCE_S)
     _runs_left(config)  # raises for another version's file, or another program's
-    yield fine(f"{mask(uri)} can be used")
+    yield Finding(f"{mask(uri)} can be used")
 
 
 def _check_server(uri: str) -> Finding:
@@ -334,19 +313,19 @@ def _check_server(uri: str) -> Finding:
         # An http(s) address, by `resolve`; a password in it is not sent, and not needed for this.
         address = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")
         with urllib.request.urlopen(f"{address}/health", timeout=_PATIENCE_S):
-            return fine(f"{shown} answers")
+            return Finding(f"{shown} answers")
     except urllib.error.HTTPError as error:
         if error.code < 500:
-            return fine(f"{shown} answers")
-        return wrong(f"{shown} answers with error {error.code}", "look at the server's own log")
+            return Finding(f"{shown} answers")
+        return Finding(f"{shown} answers with error {error.code}", "look at the server's own log")
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", None) or error)
-        return wrong(
+        return Finding(
             f"{shown} does not answer: {reason}", "start it, or name another by tracking.uri"
         )
 
 
-def check_running(config: SweepConfig) -> Iterator[Finding]:
+def _check_running(config: SweepConfig) -> Iterator[Finding]:
     """Runs that say RUNNING though no process is at work on their study."""
     uri = resolve(config.base.tracking)
     path = sqlite_path(uri)
@@ -366,15 +345,15 @@ def check_running(config: SweepConfig) -> Iterator[Finding]:
         own = _studies(config.study.storage) if _exists(config.study.storage) else {}
         stale = [run for run in stale if running[run] in own]
     if stale:
-        yield wrong(
+        yield Finding(
             f"{len(stale)} runs say RUNNING, but no sweep works on them",
             f"{FIX} sets them to KILLED; an explain in progress sets its own right at its end",
             lambda: _end_runs(config, stale),
         )
     elif running:
-        yield fine(f"{len(running)} runs are being worked on")
+        yield Finding(f"{len(running)} runs are being worked on")
     else:
-        yield fine("none is left over")
+        yield Finding("none is left over")
 
 
 def _exists(url: str) -> bool:
@@ -383,11 +362,7 @@ def _exists(url: str) -> bool:
 
 
 def _studies(storage: str) -> dict[str, int]:
-    """The studies of a store and how many trials each has.
-
-    Raises:
-        MlpError: for a store that cannot be used.
-    """
+    """The studies of a store and how many trials each has."""
     from mlp.study.storage import opened_storage, stored_studies  # imports Optuna
 
     with opened_storage(storage) as opened:
@@ -395,11 +370,7 @@ def _studies(storage: str) -> dict[str, int]:
 
 
 def _runs_left(config: SweepConfig) -> dict[str, str | None]:
-    """Id of each run that says RUNNING -> its study; nothing is made.
-
-    Raises:
-        MlpError: for a store that cannot be used.
-    """
+    """Id of each run that says RUNNING -> its study; nothing is made."""
     from mlp.tracking import runs
     from mlp.tracking.store import find_store
 
@@ -408,11 +379,7 @@ def _runs_left(config: SweepConfig) -> dict[str, str | None]:
 
 
 def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
-    """Ends runs that nobody works on; a second run of the same trial goes.
-
-    Raises:
-        MlpError: for a store that cannot be used.
-    """
+    """Ends runs that nobody works on; a second run of the same trial goes."""
     from mlp.tracking import runs
 
     store = _opened_tracking(config)
@@ -422,13 +389,7 @@ def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
 
 
 def _publish_study(config: SweepConfig, folder: Path) -> str:
-    """Publishes the trials and networks of further seeds that wait in a folder of a study.
-
-    Those that the study itself does not have yet stay for the sweep to go on with.
-
-    Raises:
-        MlpError: for a store that cannot be used, or a study that somebody holds.
-    """
+    """Publishes what waits in a folder of a study; what that has not yet stays for the sweep."""
     from mlp.tracking import runs
     from mlp.tracking.drain import drain
 
@@ -454,11 +415,7 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
 
 
 def _publish_singles(config: SweepConfig) -> str:
-    """Publishes the runs that belong to no study.
-
-    Raises:
-        MlpError: for a store that cannot be used, or a run that cannot be read.
-    """
+    """Publishes the runs that belong to no study."""
     from mlp.tracking.drain import drain
 
     store = _opened_tracking(config)
@@ -470,11 +427,7 @@ def _publish_singles(config: SweepConfig) -> str:
 
 
 def _clear_spool(top: Path, folder: Path) -> str:
-    """Removes what a sweep that was killed has left, unless somebody works on it by now.
-
-    Raises:
-        BusyError: for a study that somebody holds.
-    """
+    """Removes what a sweep that was killed has left, unless somebody works on it by now."""
     with only_driver(top, folder.name):
         spool.clear(folder)
     return f"{folder} removed"

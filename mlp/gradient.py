@@ -111,7 +111,7 @@ def descend(
     References:
         Polyak 1964, "Some methods of speeding up the convergence of iteration methods".
     """
-    momentum, learning_rate = optimizer.momentum, share * optimizer.learning_rate
+    momentum, learning_rate = optimizer.momentum, share * optimizer.rate
     velocity = tuple(
         Layer(momentum * v.W + g.W, momentum * v.b + g.b)
         for v, g in zip(velocity, grads, strict=True)

@@ -2,12 +2,14 @@
 
 The judge of `mlp.curve` sees a whole curve; this one sees a value at a time, in constant time and
 memory, with the same words and thresholds. A swing is a peak and the fall to the trough behind it.
-Swings count as long as neither their peaks nor their heights shrink and no new best loss comes;
-three in a row are an oscillation. In its first `PATIENCE` steps a run is left alone: most that
-swing there settle by themselves (docs/guard.md has the numbers).
+Swings count as long as they are not dying out and no new best loss comes; three in a row are an
+oscillation. That is said at once. But most runs that swing in the beginning settle by themselves,
+so the first `PATIENCE` steps are theirs (docs/guard.md has the numbers).
 
 Halving the rate where the weights stand does not help: by then the units are saturated. So the
-answer is to go back to the best weights first.
+answer is to go back to the best weights first. Near the loss of knowing nothing, lower is not
+better: a saturated network lies there as well. So until something is learned, the best weights are
+the first ones. Having gone back once, the guard waits no more: a rise is enough.
 
 The functions below compute on a row of plain numbers, so that the compiled engine runs them too.
 """
@@ -18,13 +20,18 @@ from typing import Literal, NamedTuple
 
 from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISIBLE_SHARE, Verdict
 
-PATIENCE = 64  # steps: of 149 runs that end well, 19 of 20 had their last turn by step 74
+PATIENCE = 300  # steps; of the runs that end well, 1 in 200 still swings then (docs/guard.md)
+BEST_PATIENCE = 64  # steps since the last new best, which a run that goes down while it swings has
+FAR_PATIENCE = 1.5  # times the other: steps after a blow-up, without anything learned
 LATER_PATIENCE = 16  # steps, once weights were restored
 SWINGS = 3  # in a row
 FACTOR = 0.5
 MOST_RESTORES = 40  # a rate 10**12 times smaller that still swings is not what makes it swing
 BETTER_SHARE = 0.99  # of the best loss: what is lower is a new best, worth a copy of the weights
-SUSTAINED_SHARE = 0.95  # of the last peak, or of the last height: less is dying out
+BETTER_LEAST = 0.001  # of the reference, likewise: what is lower by less is not seen
+RISE = 1.25  # times the best and the reference: too high for weights that were just gone back to
+SUSTAINED_SHARE = 0.95  # of the peaks, or of the heights, before: less is dying out
+LONG_PAUSE, SHORT_PAUSE = 4.0, 16  # a swing that comes later than so many pauses and steps is none
 
 _SMOOTHING = 0.125  # of batches' losses: the mean of about eight
 _SMOOTHED = 0.25  # of a loss's error: what is left of it in such a mean
@@ -52,6 +59,12 @@ KEEP, BEST, RESTORE, STOP = range(4)
     PEAK,
     LAST_PEAK,
     LAST_HEIGHT,
+    SECOND_PEAK,
+    SECOND_HEIGHT,
+    THIRD_PEAK,
+    THIRD_HEIGHT,
+    SWUNG,
+    PAUSE,
     N_SWINGS,
     N_FAR,
     N_RESTORES,
@@ -63,8 +76,8 @@ KEEP, BEST, RESTORE, STOP = range(4)
     VARIANCE,
     REASON,
     SHARE,
-) = range(25)
-ROW_SIZE = 25
+) = range(31)
+ROW_SIZE = 31
 
 
 def row_of(
@@ -106,24 +119,44 @@ def watch(row: MutableSequence[float], loss: float) -> int:
     is_exact = row[IS_UNKNOWN] == 0 and row[NOISE_SQUARED] == 0 and row[NOISE_PER_LOSS] == 0
     row[LEVEL] = loss if is_exact else row[LEVEL] + (loss - row[LEVEL]) * _SMOOTHING
     count_swings(row, loss)
-    if row[LEVEL] < row[BEST_LOSS] - (1 - BETTER_SHARE) * abs(row[BEST_LOSS]):
+    better = max((1 - BETTER_SHARE) * abs(row[BEST_LOSS]), BETTER_LEAST * row[REFERENCE])
+    is_learned = row[LEVEL] < (1 - VISIBLE_SHARE) * row[REFERENCE]
+    if is_learned and row[LEVEL] < row[BEST_LOSS] - better:
         row[BEST_LOSS], row[BEST_STEP] = row[LEVEL], step
         row[N_SWINGS], row[N_FAR] = 0, 0
         return BEST
-    patience, level, best = row[PATIENCE_STEPS], loss, row[BEST_LOSS]
-    far = FAR_ABOVE * max(abs(best), row[REFERENCE])
-    if row[N_RESTORES] > 0:  # from the best weights, a step that is small enough goes down
-        patience, level = min(patience, LATER_PATIENCE), row[LEVEL]
-        far = best + (1 - BETTER_SHARE) * abs(best) + _SMOOTHED * noise_of(row, best)
-    row[N_FAR] = row[N_FAR] + 1 if level > far else 0
-    swings = row[N_SWINGS] >= SWINGS and (row[N_RESTORES] > 0 or step >= patience)
-    if swings and tells_swings(row):
+    if row[N_RESTORES] == 0:
+        highest = FAR_ABOVE * max(abs(row[BEST_LOSS]), row[REFERENCE])
+        is_far = (row[N_FAR] > 0 and not is_learned) or loss > highest
+        row[N_FAR] = row[N_FAR] + 1 if is_far else 0
+        patience = row[PATIENCE_STEPS]
+        is_due = step >= patience and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
+        is_climbing = row[N_FAR] >= max(FAR_PATIENCE * patience, 1)
+    else:
+        is_due, is_climbing = True, rises(row, loss)
+    if is_due and swings(row):
         row[REASON] = 0
         return go_back(row)
-    if row[N_FAR] >= max(patience, 1):
+    if is_climbing:
         row[REASON] = 2
         return go_back(row)
     return KEEP
+
+
+def swings(row: MutableSequence[float]) -> bool:
+    """Whether the last loss has ended one swing of an oscillation."""
+    return row[SWUNG] == row[STEP] and row[N_SWINGS] >= SWINGS and tells_swings(row)
+
+
+def rises(row: MutableSequence[float], loss: float) -> bool:
+    """Whether the loss rises from weights that were gone back to: a small enough step goes down."""
+    best = row[BEST_LOSS]
+    far = best + (1 - BETTER_SHARE) * abs(best) + _SMOOTHED * noise_of(row, best)
+    row[N_FAR] = row[N_FAR] + 1 if row[LEVEL] > far else 0
+    high = RISE * max(abs(best), row[REFERENCE])
+    if loss > high + 2 * BEYOND_NOISE * noise_of(row, high):
+        return True
+    return row[N_FAR] >= max(min(row[PATIENCE_STEPS], LATER_PATIENCE), 1)
 
 
 def count_swings(row: MutableSequence[float], loss: float) -> None:
@@ -143,13 +176,27 @@ def count_swings(row: MutableSequence[float], loss: float) -> None:
 
 
 def take_swing(row: MutableSequence[float], peak: float, trough: float) -> None:
-    """Counts a swing from a peak to a trough, or begins to count anew where it is dying out."""
-    height = peak - trough
-    is_lower = peak < row[LAST_PEAK] - (1 - SUSTAINED_SHARE) * abs(row[LAST_PEAK])
-    if is_lower and height < SUSTAINED_SHARE * row[LAST_HEIGHT]:
+    """Counts a swing from a peak to a trough, or begins to count anew where they are dying out.
+
+    That is where the higher of the last two is lower than the higher of the two before: swings that
+    are high and low by turns go on.
+    """
+    height, high, before = peak - trough, peak, row[LAST_PEAK]
+    recent, earlier = height, row[LAST_HEIGHT]
+    if row[SECOND_HEIGHT] > 0:
+        high, recent = max(peak, before), max(height, earlier)
+        before = max(row[SECOND_PEAK], row[THIRD_PEAK])
+        earlier = max(row[SECOND_HEIGHT], row[THIRD_HEIGHT])
+    is_lower = high < before - (1 - SUSTAINED_SHARE) * abs(before)
+    pause = row[STEP] - row[SWUNG]
+    is_late = row[PAUSE] > 0 and pause > LONG_PAUSE * row[PAUSE] + SHORT_PAUSE
+    if is_late or (is_lower and recent < SUSTAINED_SHARE * earlier):
         row[N_SWINGS] = 0
     else:
         row[N_SWINGS] += 1
+    row[PAUSE], row[SWUNG] = (0.0 if is_late else pause), row[STEP]
+    row[THIRD_PEAK], row[THIRD_HEIGHT] = row[SECOND_PEAK], row[SECOND_HEIGHT]
+    row[SECOND_PEAK], row[SECOND_HEIGHT] = row[LAST_PEAK], row[LAST_HEIGHT]
     row[LAST_PEAK], row[LAST_HEIGHT] = peak, height
 
 
@@ -199,7 +246,9 @@ def begin_again(row: MutableSequence[float], loss: float) -> None:
     """Forgets all but the best."""
     row[DIRECTION], row[EXTREME], row[LEVEL] = 0.0, loss, loss
     row[PEAK], row[LAST_PEAK], row[LAST_HEIGHT] = math.inf, -math.inf, 0.0
-    row[N_SWINGS], row[N_FAR], row[N_SEEN] = 0.0, 0.0, 1.0
+    row[SECOND_PEAK], row[SECOND_HEIGHT] = -math.inf, 0.0
+    row[THIRD_PEAK], row[THIRD_HEIGHT] = -math.inf, 0.0
+    row[N_SWINGS], row[N_FAR], row[N_SEEN], row[PAUSE] = 0.0, 0.0, 1.0, 0.0
     row[LAST], row[MEAN], row[VARIANCE], row[CURVED] = loss, loss, 0.0, 0.0
 
 
@@ -210,8 +259,9 @@ class Action(NamedTuple):
     """What to do before the next update.
 
     Attributes:
-        name: `keep`: go on; `restore`: go back to the weights that were kept and multiply the
-            learning rate by `factor`; `stop`: no smaller rate helps.
+        name: `keep`: go on, also where it swings but may settle by itself; `restore`: go back to
+            the weights that were kept and multiply the learning rate by `factor`; `stop`: no
+            smaller rate helps.
         is_best: whether the present weights are the best so far: copy them.
         step: of the best weights, counted in calls of `observe` from 0.
         factor: for the learning rate, 0 to 1.
@@ -276,9 +326,13 @@ class Guard:
         """
         loss, row = float(loss), self._row
         what = watch(row, loss)
-        if what == KEEP:
-            return self._keep
         step, best = int(row[STEP]) - 1, int(row[BEST_STEP])
+        if what == KEEP:
+            if not swings(row):
+                return self._keep
+            said = _SENTENCES[Verdict.OSCILLATING].format(best=row[BEST_LOSS])
+            why = f"At step {step} {said}, but it may settle by itself."
+            return Action("keep", False, best, 1.0, Verdict.OSCILLATING, why)
         if what == BEST:
             self._keep = Action("keep", False, best)
             return Action("keep", True, best)

@@ -68,7 +68,6 @@ class LossSeries:
     """A loss curve as it was found.
 
     Attributes:
-        name: of the curve, for a person.
         steps: `(entry,)`, and `times`; None where they are not known.
         judgement: where it is known already, as of a run of this package.
     """

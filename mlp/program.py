@@ -44,7 +44,6 @@ class Argument:
     Attributes:
         kind: `bool`, `int`, `float`, `str`, `list`, or `any`.
         default: as the signature has it; None: it has none, or one that is computed.
-        is_required: whether it must be given.
         choices: the texts that it can be; empty: any.
         may_be_none: whether None is a value, too.
     """
@@ -122,7 +121,6 @@ class Program:
 
     Attributes:
         file: the file's name, without its folder.
-        function: the function's name.
         digest: SHA-256 of the function's name and of the texts of the file and of those beside it
             that it imports; 64 hex digits.
         roles: pairs of a role and the argument that has it, in the order of `ROLES`.

@@ -147,6 +147,11 @@ def train_record(
             thresholds=thresholds,
             progress=lambda share, _losses: told(0, share * n_steps),
         )
+    if config.optimizer.learning_rate == "auto":
+        rate = record.config.optimizer.rate
+        say(
+            console, f"optimizer.learning_rate=auto: {rate:.6g}, 1 / sharpness of the first weights"
+        )
     return record
 
 
@@ -161,7 +166,7 @@ def _n_steps(config: RunConfig) -> int:
 def say_result(record: RunRecord, console: Console) -> None:
     """Shows the verdict, the last numbers and the loss curve of a run."""
     result, judgement = record.result, record.judgement
-    line = f"{judgement.verdict.value}: {judgement.sentence}"
+    line = f"{judgement.words}: {judgement.sentence}"
     if result.own is not None and result.own.fault is not None:
         line = f"{judgement.verdict.value}: {result.own.fault}"
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
@@ -171,7 +176,9 @@ def say_result(record: RunRecord, console: Console) -> None:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
     for name, values in (result.own.series if result.own is not None else {}).items():
         last += f", {name} {values[-1]:.6g}"
-    say(console, line, last, *plot_curve(result.loss, result.loss_step, judgement.verdict))
+    marks = result.restored_step
+    plot = plot_curve(result.loss, result.loss_step, judgement.verdict, marks=marks)
+    say(console, line, last, *plot)
 
 
 main = functools.partial(run_command, _train)

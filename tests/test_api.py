@@ -189,11 +189,13 @@ print(3 + 4 * (z[:, 1] > z[:, 0]))
 # Studies
 
 
-def test_study_as_one_frame(here, tmp_path):
-    name = mlp.run_study(
+def test_study_as_one_frame(here, tmp_path, capfd):
+    end = mlp.run_study(
         "smoke", {"training.steps": 30, "study.n_trials": 5, "model.widths": [3, 4]}
-    ).name
-    frame = mlp.load_study(name)
+    )
+    assert capfd.readouterr() == ("", "")  # nothing is shown unasked
+    frame = mlp.load_study(end.name)
+    end_names_the_best(end, frame)
     rows = table(here)
     assert frame["trial"].tolist() == [row.number for row in rows]
     assert frame["verdict"].tolist() == [row.verdict for row in rows]
@@ -217,6 +219,22 @@ def test_study_as_one_frame(here, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "study.parquet"), frame)
 
 
+def end_names_the_best(end, frame):
+    best = frame.loc[frame["trial"] == end.best_trial].iloc[0]
+    assert best["run_id"] == end.best_run_id
+    assert best["final_validation_accuracy"] == end.best_value
+    assert best["test_accuracy"] == end.test_accuracy
+    # What a notebook shows of both.
+    assert len(re.findall(r">#\d</text>", mlp.draw_study(end.name)._repr_html_())) == 5
+    run = mlp.load_run(end.best_run_id[:10])
+    assert repr(run).startswith(f"run {end.best_run_id}: {run.verdict}, loss ")
+    shown = run._repr_html_()
+    assert f">{run.verdict}</text>" in shown
+    assert "data.name=digits" in shown
+    assert "training.dtype" not in shown  # it is as usual
+    assert (end.n_trials, end.n_finite) == (5, 5)
+
+
 def test_last_study_is_read_where_none_is_named(swept):
     first = mlp.load_study()
     second = mlp.run_study("smoke", {"training.steps": 31, "training.sharpness_points": 4}).name
@@ -226,25 +244,6 @@ def test_last_study_is_read_where_none_is_named(swept):
     assert set(frame["training.steps"]) == {31}
     assert frame["mechanism"].notna().all()
     assert {"stability_ratio_max", "stability_ratio_tail"} <= set(frame)
-
-
-def test_end_of_a_study_names_the_best_and_nothing_is_shown_unasked(here, capfd):
-    end = mlp.run_study("smoke", {"training.steps": 30})
-    assert capfd.readouterr() == ("", "")
-    frame = mlp.load_study(end.name)
-    best = frame.loc[frame["trial"] == end.best_trial].iloc[0]
-    assert best["run_id"] == end.best_run_id
-    assert best["final_validation_accuracy"] == end.best_value
-    assert best["test_accuracy"] == end.test_accuracy
-    # What a notebook shows of both.
-    assert len(re.findall(r">#\d</text>", mlp.draw_study(end.name)._repr_html_())) == 4
-    run = mlp.load_run(end.best_run_id[:10])
-    assert repr(run).startswith(f"run {end.best_run_id}: {run.verdict}, loss ")
-    shown = run._repr_html_()
-    assert f">{run.verdict}</text>" in shown
-    assert "data.name=digits" in shown
-    assert "training.dtype" not in shown  # it is as usual
-    assert (end.n_trials, end.n_finite) == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["nope", "smoke", "a' OR '1' = '1", "0"])

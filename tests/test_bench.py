@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.__main__ import works
 from benchmarks.peers import PEERS
+from support.servers import long
 from support.sweeping import environment_of_commands
 
 
@@ -29,6 +30,7 @@ def benched(tmp_path_factory):
 
 
 @pytest.mark.system
+@long
 def test_the_last_line_is_one_json_object(benched):
     summary = json.loads(benched[-1])
     assert set(summary) == {"rows", "machine"}
@@ -41,6 +43,7 @@ def test_the_last_line_is_one_json_object(benched):
 
 
 @pytest.mark.system
+@long
 def test_the_line_before_says_what_to_type_next(benched):
     command = benched[-2].removeprefix("next: python -m benchmarks ").partition("   ")[0].split()
     assert command[0] == "--works"
@@ -50,6 +53,7 @@ def test_the_line_before_says_what_to_type_next(benched):
 
 
 @pytest.mark.system
+@long
 def test_what_is_absent_is_named_as_absent(benched):
     [row] = json.loads(benched[-1])["rows"]
     is_absent = row["ms_per_model_step"]["jax_jit"] is None
@@ -58,6 +62,7 @@ def test_what_is_absent_is_named_as_absent(benched):
 
 
 @pytest.mark.system
+@long
 def test_it_says_what_it_ran_on_and_how_a_study_grows(benched):
     assert "no MNIST here: made-up images of the same shape and sparsity" in benched
     assert sum("trials/s, peak memory" in line for line in benched) == 3

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp.config import RESULT_GROUPS, RunConfig, canonical_json, digest
+from mlp.config import RESULT_GROUPS, Own, RunConfig, canonical_json, digest
+from mlp.errors import SettingError
+from mlp.program import Program
 from mlp.settings import read_run, settings_of
 
 JSON = st.recursive(
@@ -21,6 +23,14 @@ JSON = st.recursive(
 @pytest.mark.parametrize(("widths", "expected"), [(5, (5, 5, 5)), ([2, 3, 4], (2, 3, 4))])
 def test_every_hidden_layer_has_its_width(widths, expected):
     assert read_run({"model": {"depth": 3, "widths": widths}}).model.layer_widths == expected
+
+
+def test_auto_needs_a_network_whose_curvature_is_known():
+    auto = {"optimizer": {"learning_rate": "auto"}}
+    own = Own(Program("mine.py", "train", "", ()), ())
+    with pytest.raises(SettingError, match=r"^optimizer\.learning_rate=auto needs the built-in"):
+        read_run({**auto, "own": own})
+    assert settings_of(read_run(auto))["optimizer.learning_rate"] == "auto"
 
 
 def test_configs_cannot_be_changed():

@@ -37,9 +37,15 @@ def swinging(n=400, *, since=200, share=0.4, period=2):
 
 @pytest.mark.parametrize("period", [2, 3, 7, 20])
 def test_swings_are_seen_within_three(period):
-    step, action = acts(swinging(period=period), noise=0)[0]
-    assert (action.name, action.verdict) == ("restore", Verdict.OSCILLATING)
+    losses = swinging(period=period)
+    actions = list(enumerate(map(Guard(noise=0).observe, losses)))
+    step, seen = next(each for each in actions if each[1].verdict is not None)
+    assert (seen.name, seen.verdict) == ("keep", Verdict.OSCILLATING)
     assert 200 <= step <= 200 + 4 * period  # a swing is known when the next one begins
+    assert "settle by itself" in seen.why
+    step, action = acts(losses, noise=0)[0]
+    assert (action.name, action.verdict) == ("restore", Verdict.OSCILLATING)
+    assert PATIENCE <= step <= PATIENCE + period
     assert action.factor == 0.5
     assert f"step {action.step}" in action.why
 
@@ -79,6 +85,37 @@ def test_noise_is_left_alone(batch_size, known):
         assert acts(losses, reference=math.log(2), **told) == []
 
 
+def test_a_network_at_chance_is_no_better_than_the_first():
+    """It is saturated, and what goes on from there stalls."""
+    losses = [0.8, 3.0, *([0.69, 3.0] * 200)]
+    assert acts(losses, noise=0, reference=math.log(2))[0][1].step == 0
+    assert acts([*losses[:50], 0.6, *losses[50:]], noise=0, reference=math.log(2))[0][1].step == 50
+
+
+@pytest.mark.parametrize("losses", [
+    [*falling(320), *[3.0, 0.4, 0.2] * 2, *falling(320)[100:], 3.0, *falling(320)[100:]],
+    [0.7, *[3.0, 1.0] * 6, *falling(400) * 1e-3],  # settled long ago
+])  # fmt: skip
+def test_what_was_long_ago_does_not_count(losses):
+    assert acts(losses, noise=0, reference=math.log(2)) == []
+
+
+def test_high_and_low_swings_by_turns_go_on():
+    losses = [0.7, *[9.0, 1.0, 3.0, 1.0] * 100]
+    assert acts(losses, noise=0)[0][0] <= PATIENCE + 4
+
+
+def test_no_further_catapult_once_it_went_back():
+    losses = [0.7, *[3.0, 1.0] * 150, 3.0, 0.7, 2.0]
+    assert [step for step, _ in acts(losses, noise=0)] == [301, 303]
+
+
+def test_a_blow_up_that_nothing_comes_of_is_gone_back_from():
+    losses = [0.7, 50.0, *[0.6931] * 500]
+    [(step, action)] = acts(losses, noise=0)
+    assert (step, action.verdict) == (450, Verdict.CLIMBING)
+
+
 def test_swings_at_the_start_get_their_time():
     losses = swinging(since=1)
     [(step, _), (second, _)] = acts(losses, noise=0)[:2]
@@ -109,7 +146,7 @@ def test_units_of_the_loss_do_not_matter(scale, since):
 
 
 def test_huge_losses_leave_the_best_what_it_was():
-    guard = Guard(noise=0)
+    guard = Guard(noise=0, patience=64)
     for loss in [0.7, 4.0, 1e5, 1e26, 7e8, *[5.0, 2.0] * 40]:
         action = guard.observe(loss)
         if action.name == "restore":
@@ -121,7 +158,13 @@ def test_labelled_curves_are_seen_as_by_eye():
     """Those that swing unseen reach a new best loss all along, and learn."""
     exact = [c for c in load() if c.origin != "formula" and c.sampling_error == 0 and not c.known]
     alarmed = {
-        label: np.mean([bool(acts(c.loss, noise=0)) for c in exact if c.label == label])
+        label: np.mean(
+            [
+                bool(acts(c.loss, noise=0, patience=len(c.loss) // 2))
+                for c in exact
+                if c.label == label
+            ]
+        )
         for label in ("oscillating", "learning", "converged")
     }
     assert alarmed["oscillating"] > 0.8, alarmed

@@ -181,12 +181,11 @@ def test_it_starts_without_what_is_slow(tmp_path):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, here):
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = f"sqlite:///{here}/mlflow.db"
     run = mlp.train_network({"data": "digits", "training.steps": 60})
     client = MlflowClient(uri)
     experiment = client.create_experiment("mine")

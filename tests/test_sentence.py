@@ -5,8 +5,6 @@ import pickle
 
 import pytest
 
-from mlp.causes.answer import Kind
-from mlp.causes.evidence import Conclusion
 from mlp.curve import Verdict
 from mlp.engine.result import Ending
 from mlp.stability.ratio import Mechanism
@@ -14,7 +12,7 @@ from mlp.stability.ratio import Mechanism
 
 @pytest.mark.parametrize(
     "member",
-    [member for words in (Verdict, Kind, Conclusion, Ending, Mechanism) for member in words],
+    [member for words in (Verdict, Ending, Mechanism) for member in words],
     ids=repr,
 )
 def test_a_result_travels_as_its_word_and_keeps_its_sentence(member):

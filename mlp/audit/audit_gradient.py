@@ -1,5 +1,6 @@
 """`mlp.audit_gradient`: is a gradient that of its loss, and if not, what stands there?"""
 
+import contextlib
 import dataclasses
 import itertools
 import random as python_random
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mlp.audit.backward_steps import UNKNOWN, Example, LayerSteps, explain_steps
-from mlp.audit.differences import Slopes, slopes
 from mlp.audit.known_networks import (
     ACTIVATIONS,
     Array,
@@ -21,10 +21,26 @@ from mlp.audit.known_networks import (
     forward_pass,
     recognise,
     right_gradient,
+    softmax,
 )
-from mlp.audit.labels import ExampleForm, form_of, likely_forms
-from mlp.audit.parameters import Arrangement, ShapeError, arrange, as_numpy
-from mlp.audit.sentences import Flaw, Names, habit_flaw, shape_flaw, single_flaw, step_flaws
+from mlp.audit.parameters import (
+    Arrangement,
+    ExampleForm,
+    ShapeError,
+    arrange,
+    as_numpy,
+    form_of,
+    likely_forms,
+)
+from mlp.audit.sentences import (
+    BatchRatios,
+    Flaw,
+    Names,
+    habit_flaw,
+    shape_flaw,
+    single_flaw,
+    step_flaws,
+)
 from mlp.errors import SettingError
 
 # Entries of an array that are drawn for differences; a known formula is compared in all entries.
@@ -32,6 +48,7 @@ _MOST, _MOST_UNKNOWN = 6, 100
 _N_SINGLE = 8  # examples looked at one by one: enough that no two formulas agree on all
 _WRONG, _WRONG_FLOAT32 = 1e-4, 2e-2  # relative error from which a gradient is wrong
 _FITS, _FITS_FLOAT32 = 1e-5, 2e-3  # relative error up to which a formula is that of the code
+_STEPS = 1e-3, 1e-4, 1e-5, 1e-6  # of differences
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +89,6 @@ class Audit:
         flaws: the worst first; none: the gradient is right.
         error: largest relative error of an array's gradient.
         n_checked: entries that were compared with differences.
-        n_entries: all there are.
         network: the loss's formula in words; empty: none of those known.
         notes: what else is worth knowing, such as random parts.
         angle: between gradient and descent, degrees.
@@ -144,7 +160,7 @@ def program_of_functions(
     Raises:
         SettingError: for params, examples or results that are none.
     """
-    arrangement, forms = _forms(params, X, y)
+    arrangement, forms = arranged(params, X, y)
     is_double = True
     errors: list[Exception] = []
     first = None
@@ -173,22 +189,24 @@ def program_of_functions(
     raise SettingError("loss must be a finite number, but is not at random weights")
 
 
-def _forms(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm]]:
-    sides = tuple(X.shape) if X is not None else (None,)
-    for n_inputs in reversed(sides):
-        try:
-            arrangement = arrange(params, n_inputs)
-        except SettingError:
-            if n_inputs is sides[0]:
-                raise
-            continue
+def arranged(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm]]:
+    """How the weights are kept, and the examples; several ways where there are no examples.
+
+    Raises:
+        SettingError: for params that are no layers, or examples that do not fit them.
+    """
+    if X is None or y is None:
+        arrangement = arrange(params)
         shapes = arrangement.shapes
-        if X is None or y is None:
-            return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
-        form = form_of(X, y, shapes[0][0], shapes[-1][1])
-        if form is not None:
-            return arrangement, [form]
-    text = f"X has the shape {tuple(X.shape)}, y {tuple(y.shape)}, the weights {shapes}"
+        return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
+    for n_inputs in reversed(X.shape):
+        with contextlib.suppress(SettingError):
+            arrangement = arrange(params, int(n_inputs))
+            shapes = arrangement.shapes
+            if form := form_of(X, y, shapes[0][0], shapes[-1][1]):
+                return arrangement, [form]
+    shapes = arrange(params).shapes
+    text = f"X has the shape {tuple(X.shape)}, y {tuple(np.shape(y))}, the weights {shapes}"
     raise SettingError(f"examples, labels and weights must fit each other, but {text}")
 
 
@@ -479,17 +497,21 @@ def _compare(
     def loss(values: Array) -> float:
         return program.loss(_as_layers(values, at), X, y)
 
+    middle = loss(flat)
     parts: list[ComparedPart] = []
     start = 0
     for layer, (pair, given) in enumerate(zip(at, gradient, strict=True)):
         for array, values in zip(pair, given, strict=True):
             if values.size:
                 chosen = np.sort(random.permutation(array.size)[:most])
-                found = slopes(loss, flat, (start + chosen).tolist())
                 own = values.ravel()[chosen]
-                parts.append(
-                    ComparedPart(layer, array.ndim == 1, own, *_past_kinks(found, own), array.size)
+                due, off = np.transpose(
+                    [
+                        _difference(loss, flat, entry, given_there, middle)
+                        for entry, given_there in zip(start + chosen, own, strict=True)
+                    ]
                 )
+                parts.append(ComparedPart(layer, array.ndim == 1, own, due, off, array.size))
             start += array.size
     size = 1.0
     if not program.has_rate:
@@ -502,12 +524,32 @@ def _norm(arrays: Sequence[Array]) -> float:
     return float(np.linalg.norm(np.concatenate(arrays)))
 
 
-def _past_kinks(found: Slopes, own: Array) -> tuple[Array, Array]:
-    """At a kink any slope between the two sides is right."""
-    low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
-    slack = 1e-3 * (high - low)
-    is_within = found.is_kink & (own >= low - slack) & (own <= high + slack)
-    return np.where(is_within, own, found.values), np.where(is_within, 0.0, found.errors)
+def _difference(
+    loss: Callable[[Array], float], at: Array, entry: int, own: float, middle: float
+) -> tuple[float, float]:
+    """The loss's slope by one entry, and about what it is off.
+
+    Of four steps the one is taken whose central difference agrees best with that of the next
+    smaller step: a large step errs by the curve, a small one by rounding. At a kink, where the
+    slopes left and right differ however small the step, any slope between the two is right.
+    """
+    size = max(1.0, abs(float(at[entry])))
+    sides = []
+    for step in _STEPS:
+        for sign in (1, -1):
+            moved = at.copy()
+            moved[entry] += sign * step * size
+            sides.append((loss(moved) - middle) / (moved[entry] - at[entry]))
+    right, left = np.reshape(sides, (-1, 2)).T
+    central, gap = (right + left) / 2, np.abs(right - left)
+    if gap[1] > 1e-6 + 0.02 * abs(central[1]) and gap[2] > 0.5 * gap[1]:
+        low, high = sorted((float(left[2]), float(right[2])))
+        slack = 1e-3 * (high - low)
+        if low - slack <= own <= high + slack:
+            return float(own), 0.0
+    off = np.abs(np.diff(central))
+    best = int(np.argmin(off + 1e-16))
+    return float(central[best + 1]), float(off[best])
 
 
 def _angle(parts: Sequence[ComparedPart]) -> float:
@@ -618,27 +660,10 @@ def _without_size(steps: list[LayerSteps]) -> list[LayerSteps]:
     return [*steps[:-1], dataclasses.replace(last, delta=delta)]
 
 
-@dataclass(frozen=True)
-class BatchRatios:
-    """How a batch's gradient comes from those of its examples.
-
-    Attributes:
-        kind: of what mixes the examples; empty: nothing does.
-        ratios: (batch size, what each array is of the due one: weights and bias a layer).
-    """
-
-    kind: str
-    ratios: tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
-
-
 _MIXED: dict[str, Callable[[ForwardPass], ForwardPass]] = {
-    "": lambda at: at,
-    "softmax over everything": lambda at: dataclasses.replace(
-        at, p=np.exp(at.z[-1]) / np.exp(at.z[-1]).sum()
-    ),
-    "softmax over the batch": lambda at: dataclasses.replace(
-        at, p=np.exp(at.z[-1]) / np.exp(at.z[-1]).sum(axis=0)
-    ),
+    "": lambda at: at,  # nothing mixes the examples
+    "softmax over everything": lambda at: dataclasses.replace(at, p=softmax(at.z[-1], None)),
+    "softmax over the batch": lambda at: dataclasses.replace(at, p=softmax(at.z[-1], 0)),
     "labels in reverse order": lambda at: dataclasses.replace(at, y=at.y[::-1]),
     "labels of the next example": lambda at: dataclasses.replace(at, y=np.roll(at.y, -1, axis=0)),
     "labels of the example before": lambda at: dataclasses.replace(at, y=np.roll(at.y, 1, axis=0)),
@@ -667,7 +692,12 @@ def _batch_ratios(
     *,
     is_biased: bool,
 ) -> BatchRatios | None:
-    """Compares batches of two sizes with the sum of their examples; None: nothing fits."""
+    """Compares batches of two sizes with the sum of their examples; None: nothing fits.
+
+    Returns:
+        What mixes the examples, if anything does; and batch size -> what each array's gradient is
+        of the due one, weights and bias a layer.
+    """
     random = np.random.RandomState(7)
     least = 5
     taken = []
@@ -677,14 +707,13 @@ def _batch_ratios(
         at, gradient, X, y = program.drawn(n, random)
         taken.append((forward_pass(network, at if is_biased else _unbiased(at), X, y), gradient))
     for kind, mixed in _MIXED.items():
-        ratios = []
-        for whole, given in taken:
-            found = _ratios(mixed(whole), whole, given, steps, tolerance * 10)
-            if found is None:
-                break
-            ratios.append((len(whole.y), found))
-        else:
-            return BatchRatios(kind, tuple(ratios))
+        ratios = {
+            len(whole.y): found
+            for whole, given in taken
+            if (found := _ratios(mixed(whole), whole, given, steps, tolerance * 10)) is not None
+        }
+        if len(ratios) == len(taken):
+            return kind, ratios
     return None
 
 
@@ -694,9 +723,8 @@ def _ratios(
     gradient: Layers,
     steps: list[LayerSteps],
     tolerance: float,
-) -> tuple[tuple[float, float], ...] | None:
-    n = len(whole.y)
-    due = 1.0 / n if at.network.is_mean else 1.0
+) -> list[tuple[float, float]] | None:
+    due = 1.0 / len(whole.y) if at.network.is_mean else 1.0
     found = []
     is_single = at.network.decay or any("decay" in step.weights.kind for step in steps)
     for layer, (step, (dW, db)) in enumerate(zip(steps, gradient, strict=True)):
@@ -722,7 +750,7 @@ def _ratios(
                 return None
             pair.append(float(fitted[0]) / due if wanted.any() else np.nan)
         found.append((pair[0], pair[1]))
-    return tuple(found)
+    return found
 
 
 def _from_parts(wrong: Sequence[ComparedPart], names: Names) -> list[Flaw]:

@@ -13,16 +13,20 @@ import numpy as np
 
 from mlp.audit.known_networks import (
     ACTIVATIONS,
+    COSTS,
+    OUTPUTS,
     Activation,
     Array,
     ForwardPass,
     Layers,
     logistic,
     output_delta,
+    softmax,
 )
 
 Values = Callable[[ForwardPass], Array]  # (example, unit)
 _Unitwise = Callable[[Array, Array], Array]  # of z and a
+_Outputwise = Callable[[Array, Array, Array], Array]  # of the outputs' z, p and y
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class _Layer:
 
     def _delta_step(self, delta: list[Array]) -> Formula:
         due = self._due()
-        if self._fits(delta, due, 1.0):
+        if self._fits(delta, due):
             return Formula("", "", due)
         found = []
         for formula in self._output_formulas() if self.above is None else self._hidden_formulas():
@@ -183,19 +187,17 @@ class _Layer:
 
     def _hidden_formulas(self) -> Iterator[Formula]:
         assert self.above is not None
-        layer = self.layer
+        layer, back_here = self.layer, self._backed(self.above)
         yield Formula("", "", self._due())
-        sources = [("", "", self._backed(self.above)), *self._other_ways_back()]
+        sources = [("", "", back_here), *self._other_ways_back()]
         name = self.examples[0].at.network.activations[layer]
         for kind, text, back in sources:
             for factor in _factors(name, layer, self._same_size(layer)):
                 if kind and factor.kind:
                     continue  # two mistakes in one step: rather unknown than guessed
                 yield Formula(kind or factor.kind, text or factor.text, _times(back, factor.values))
-        mask = self._backed(self.above)
-        yield Formula(
-            "mask of the delta", f"(delta{layer + 1} > 0)", lambda at: mask(at) * (mask(at) > 0)
-        )
+        text = f"(delta{layer + 1} > 0)"
+        yield Formula("mask of the delta", text, lambda at: np.maximum(back_here(at), 0))
         for kind, text, back in sources[1:]:
             for factor in _factors(name, layer, []):
                 if factor.kind == "no derivative":
@@ -271,9 +273,7 @@ class _Layer:
                 kind = "activations of another layer"
                 yield Formula(kind, f"a{other}", _inputs_of(other))
         if shapes[layer].shape == shapes[layer].shape[::-1] and layer < len(shapes) - 1:
-            yield Formula(
-                "activations of another layer", f"a{layer + 1}", lambda at: at.inputs[layer + 1]
-            )
+            yield Formula("activations of another layer", f"a{layer + 1}", _inputs_of(layer + 1))
         yield Formula("inputs left out", "ones", lambda at: np.ones_like(at.inputs[layer]))
 
     def _weight_step(self, delta: Values) -> Formula:
@@ -286,7 +286,7 @@ class _Layer:
             return a.values(at).T @ delta(at)
 
         without = [dW - 2 * decay * w for dW, w in zip(self.dW, W, strict=True)]
-        if self._fits(without, due, 1.0):
+        if self._fits(without, due):
             return Formula("", "", due)
         if not any(dW.any() for dW in self.dW):
             return Formula("zero", "0", lambda at: 0 * due(at), 0.0)
@@ -322,21 +322,15 @@ class _Layer:
         yield Formula("absolute values", "abs", lambda at: np.abs(a(at)).T @ np.abs(delta(at)))
 
     def _bias_step(self, delta: Values) -> Formula:
-        def due(at: ForwardPass) -> Array:
-            return delta(at)
-
-        if self.db[0].size == 0 or self._fits(self.db, due, 1.0):
-            return Formula("", "", due)
+        if self.db[0].size == 0 or self._fits(self.db, delta):
+            return Formula("", "", delta)
         if not any(db.any() for db in self.db):
-            return Formula("zero", "0", lambda at: 0 * due(at), 0.0)
-        factor = self._factor(self.db, due)
-        if factor is not None:
-            return Formula("", "", due, factor)
-        for formula in self._bias_formulas(delta):
+            return Formula("zero", "0", lambda at: 0 * delta(at), 0.0)
+        for formula in (Formula("", "", delta), *self._bias_formulas(delta)):
             factor = self._factor(self.db, formula.values)
             if factor is not None:
                 return dataclasses.replace(formula, factor=factor)
-        return Formula(UNKNOWN, "", due)
+        return Formula(UNKNOWN, "", delta)
 
     def _bias_formulas(self, delta: Values) -> Iterator[Formula]:
         layer = self.layer
@@ -389,9 +383,9 @@ class _Layer:
 
     # Fits
 
-    def _fits(self, values: list[Array], formula: Values, factor: float) -> bool:
-        given = [_flatly(formula(e.at), v) for e, v in zip(self.examples, values, strict=True)]
-        return _misfit(values, [factor * g for g in given]) < self.tolerance
+    def _fits(self, values: list[Array], formula: Values) -> bool:
+        given = [formula(e.at) for e in self.examples]
+        return _misfit(values, given) < self.tolerance
 
     def _factor(self, values: list[Array], formula: Values) -> float | None:
         """What a formula must be multiplied with to give the values; None: it does not."""
@@ -419,8 +413,12 @@ def _inputs_of(layer: int) -> Values:
     return lambda at: at.inputs[layer]
 
 
-def _derivative_at(activation: Activation, layer: int) -> Values:
-    return lambda at: activation.derivative(at.z[layer], at.inputs[layer + 1])
+def _of_units(values: _Unitwise, layer: int) -> Values:
+    return lambda at: values(at.z[layer], at.inputs[layer + 1])
+
+
+def _of_outputs(values: _Outputwise) -> Values:
+    return lambda at: values(at.z[-1], at.p, at.y)
 
 
 def _of_z(activation: Activation) -> _Unitwise:
@@ -431,12 +429,8 @@ def _slopes(above: float, below: float) -> _Unitwise:
     return lambda z, _: np.where(z > 0, above, below)
 
 
-def _difference_times(factor: _Unitwise) -> Values:
-    return lambda at: (at.p - at.y) * factor(at.z[-1], at.p)
-
-
-def _delta_of_loss(output: str, cost: str) -> Values:
-    return lambda at: output_delta(output, cost, at.z[-1], _outputs(output, at.z[-1]), at.y)
+def _delta_of_loss(output: str, cost: str) -> _Outputwise:
+    return lambda z, _, y: output_delta(output, cost, z, OUTPUTS[output](z), y)
 
 
 def _scaled(step: Formula) -> Values:
@@ -445,10 +439,6 @@ def _scaled(step: Formula) -> Values:
 
 def _times(back: Values, factor: Values) -> Values:
     return lambda at: back(at) * factor(at)
-
-
-def _flatly(values: Array, like: Array) -> Array:
-    return np.asarray(values).reshape(like.shape)
 
 
 def _flat(values: Sequence[Array]) -> Array:
@@ -474,87 +464,88 @@ def _nice(factor: float) -> float:
 
 def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
     """What may stand where the derivative of the activation of a layer is due."""
-    a, z = f"a{layer + 1}", f"z{layer + 1}"
-    due = ACTIVATIONS[name]
-
-    def of(kind: str, text: str, values: _Unitwise) -> Formula:
-        return Formula(
-            kind, text.format(a=a, z=z), lambda at: values(at.z[layer], at.inputs[layer + 1])
-        )
-
-    yield of("", due.text, due.derivative)
-    yield of("no derivative", "1", lambda z, _: np.ones_like(z))
-    yield of("factor lost", "1 - {a}", lambda _, a: 1 - a)
-    yield of("factor lost", "{a}", lambda _, a: a)
-    yield of("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - logistic(a))
-    own_value, text = "derivative of the activation's own value", f"{name.replace(' ', '_')}({a})"
-    yield of(own_value, due.text.format(z=a, a=text), lambda _, a: due.derivative(a, due.apply(a)))
-    slope_of_sigmoid = "sigmoid({a}) * (1 - sigmoid({a}))"
-    yield of(own_value, slope_of_sigmoid, lambda _, a: logistic(a) * (1 - logistic(a)))
-    yield of(own_value, "1 - tanh({a})**2", lambda _, a: 1 - np.tanh(a) ** 2)
-    yield of("input for activation", "{z} * (1 - {z})", lambda z, _: z * (1 - z))
-    yield of("input for activation", "1 - {z}**2", lambda z, _: 1 - z**2)
-    yield of("input for activation", "1 - {z}", lambda z, _: 1 - z)
-    yield of("input for activation", "{z}", lambda z, _: z)
+    due, called = ACTIVATIONS[name], name.replace(" ", "_")
+    own_value, z_for_a = "derivative of the activation's own value", "input for activation"
     another = "derivative of another activation"
+    rows: list[tuple[str, str, _Unitwise]] = [
+        ("", due.text, due.derivative),
+        ("no derivative", "1", lambda z, _: np.ones_like(z)),
+        ("factor lost", "1 - {a}", lambda _, a: 1 - a),
+        ("factor lost", "{a}", lambda _, a: a),
+        ("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - logistic(a)),
+        (
+            own_value,
+            due.text.format(z="{a}", a=f"{called}({{a}})"),
+            lambda _, a: due.derivative(a, due.apply(a)),
+        ),
+        (
+            own_value,
+            "sigmoid({a}) * (1 - sigmoid({a}))",
+            lambda _, a: logistic(a) * (1 - logistic(a)),
+        ),
+        (own_value, "1 - tanh({a})**2", lambda _, a: 1 - np.tanh(a) ** 2),
+        (z_for_a, "{z} * (1 - {z})", lambda z, _: z * (1 - z)),
+        (z_for_a, "1 - {z}**2", lambda z, _: 1 - z**2),
+        (z_for_a, "1 - {z}", lambda z, _: 1 - z),
+        (z_for_a, "{z}", lambda z, _: z),
+    ]
     for other, own in ACTIVATIONS.items():
         if other != name:
-            text = own.text.format(z=z, a=f"{other}({z})")
-            yield of(another, own.text, own.derivative)
-            yield of(another, text, _of_z(own))
+            text = own.text.format(z="{z}", a=f"{other}({{z}})")
+            rows += [(another, own.text, own.derivative), (another, text, _of_z(own))]
     for slope in (0.02, 0.05, 0.25, 0.5):
-        text = f"where({{z}} > 0, 1, {slope:g})"
-        yield of(another, text, _slopes(1.0, slope))
-    yield of("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))
+        rows += [(another, f"where({{z}} > 0, 1, {slope:g})", _slopes(1.0, slope))]
+    rows += [("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))]
     for slope in (0.01, 0.1, 0.2, 0.3):
-        text = f"where({{z}} > 0, {slope:g}, 1)"
-        yield of("slopes swapped", text, _slopes(slope, 1.0))
-    yield of("derivative twice", f"({due.text})**2", lambda z, a: due.derivative(z, a) ** 2)
-    yield of(
-        "divided by the derivative", f"1 / ({due.text})", lambda z, a: 1 / due.derivative(z, a)
-    )
-    yield of("square wrong", "(1 - {a})**2", lambda _, a: (1 - a) ** 2)
-    yield of("square wrong", "1 - {a}", lambda _, a: 1 - a)
-    yield of("square wrong", "{a}**2", lambda _, a: a**2)
-    yield of("sign inside", "{a} * (1 + {a})", lambda _, a: a * (1 + a))
-    yield of("sign inside", "1 + {a}**2", lambda _, a: 1 + a**2)
-    yield of("sign inside", "1 + {a}", lambda _, a: 1 + a)
-    yield of(
-        "second derivative",
-        "{a} * (1 - {a}) * (1 - 2 * {a})",
-        lambda _, a: a * (1 - a) * (1 - 2 * a),
-    )
-    yield of("second derivative", "{a} * (1 - {a}**2)", lambda _, a: a * (1 - a**2))
-    yield of("activation once more", f"{{a}} * ({due.text})", lambda z, a: a * due.derivative(z, a))
-    yield of("input once more", f"{{z}} * ({due.text})", lambda z, a: z * due.derivative(z, a))
-    yield of("sign of the input", "sign({z})", lambda z, _: np.sign(z))
+        rows += [("slopes swapped", f"where({{z}} > 0, {slope:g}, 1)", _slopes(slope, 1.0))]
+    d = due.derivative
+    rows += [
+        ("derivative twice", f"({due.text})**2", lambda z, a: d(z, a) ** 2),
+        ("divided by the derivative", f"1 / ({due.text})", lambda z, a: 1 / d(z, a)),
+        ("square wrong", "(1 - {a})**2", lambda _, a: (1 - a) ** 2),
+        ("square wrong", "1 - {a}", lambda _, a: 1 - a),
+        ("square wrong", "{a}**2", lambda _, a: a**2),
+        ("sign inside", "{a} * (1 + {a})", lambda _, a: a * (1 + a)),
+        ("sign inside", "1 + {a}**2", lambda _, a: 1 + a**2),
+        ("sign inside", "1 + {a}", lambda _, a: 1 + a),
+        (
+            "second derivative",
+            "{a} * (1 - {a}) * (1 - 2 * {a})",
+            lambda _, a: a * (1 - a) * (1 - 2 * a),
+        ),
+        ("second derivative", "{a} * (1 - {a}**2)", lambda _, a: a * (1 - a**2)),
+        ("activation once more", f"{{a}} * ({due.text})", lambda z, a: a * d(z, a)),
+        ("input once more", f"{{z}} * ({due.text})", lambda z, a: z * d(z, a)),
+        ("sign of the input", "sign({z})", lambda z, _: np.sign(z)),
+    ]
+    for kind, text, values in rows:
+        said = text.format(a=f"a{layer + 1}", z=f"z{layer + 1}")
+        yield Formula(kind, said, _of_units(values, layer))
     for k in others:
-        yield Formula(
-            "derivative at another layer",
-            due.text.format(a=f"a{k + 1}", z=f"z{k + 1}"),
-            _derivative_at(due, k),
-        )
+        said = due.text.format(a=f"a{k + 1}", z=f"z{k + 1}")
+        yield Formula("derivative at another layer", said, _of_units(due.derivative, k))
 
 
 def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
     """What may stand where the delta of the outputs is due."""
-    p_name = {"linear": "z"}.get(output, "p")
-    of = Formula
-    known = [
-        ("softmax", "cross-entropy"),
-        ("sigmoid", "binary cross-entropy"),
-        ("linear", "squared error"),
-        (output, "cross-entropy"),
-        (output, "binary cross-entropy"),
-        (output, "squared error"),
-        (output, "absolute error"),
+    q = "z" if output == "linear" else "p"
+    once_more, swapped = "derivative of the outputs once more", "labels swapped"
+    another = "outputs of another kind"
+    rows: list[tuple[str, str, _Outputwise]] = [
+        (
+            "derivative of the outputs left out",
+            f"the derivative of {cost} by {q}",
+            lambda z, p, y: size * output_delta("linear", cost, z, p, y),
+        ),
+        ("outputs minus labels alone", f"{q} - y", lambda _, p, y: p - y),
+        ("labels left out", q, lambda _, p, _y: p),
+        ("outputs left out", "-y", lambda _, _p, y: -y),
+        (swapped, f"{q} - (1 - y)", lambda _, p, y: p - (1 - y)),
+        (swapped, f"{q} - y[:, ::-1]", lambda _, p, y: p - y[:, ::-1]),
+        (swapped, f"{q} - y shifted", lambda _, p, y: p - np.roll(y, 1, axis=1)),
+        (swapped, f"{q} - y shifted", lambda _, p, y: p - np.roll(y, -1, axis=1)),
+        ("labels added", f"{q} + y", lambda _, p, y: p + y),
     ]
-    yield of(
-        "derivative of the outputs left out",
-        f"the derivative of {cost} by {p_name}",
-        lambda at: size * output_delta("linear", cost, at.z[-1], at.p, at.y),
-    )
-    yield of("outputs minus labels alone", f"{p_name} - y", lambda at: at.p - at.y)
     factors: list[tuple[str, _Unitwise]] = [
         ("p * (1 - p)", lambda _, p: p * (1 - p)),
         ("1 - p**2", lambda _, p: 1 - p**2),
@@ -566,79 +557,66 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
         ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: logistic(z) * (1 - logistic(z))),
         ("(1 - tanh(z)**2)", lambda z, _: 1 - np.tanh(z) ** 2),
     ]
-    yield of("labels left out", p_name, lambda at: at.p)
-    yield of("outputs left out", "-y", lambda at: -at.y)
-    yield of("labels swapped", f"{p_name} - (1 - y)", lambda at: at.p - (1 - at.y))
-    yield of("labels swapped", f"{p_name} - y[:, ::-1]", lambda at: at.p - at.y[:, ::-1])
-    yield of("labels swapped", f"{p_name} - y shifted", lambda at: at.p - np.roll(at.y, 1, axis=1))
-    yield of("labels swapped", f"{p_name} - y shifted", lambda at: at.p - np.roll(at.y, -1, axis=1))
-    yield of("labels added", f"{p_name} + y", lambda at: at.p + at.y)
-    for text, values in factors:
-        yield of(
-            "derivative of the outputs once more" if size else "",
-            f"({p_name} - y) * {text}",
-            _difference_times(values),
-        )
+    for text, factor in factors:
+        rows += [(once_more, f"({q} - y) * {text}", _difference_times(factor))]
     if output != "linear":
-        yield of("before the outputs", "z - y", lambda at: at.z[-1] - at.y)
-    yield of(
-        "derivative of the outputs once more",
-        "the delta times the derivative of the outputs",
-        lambda at: at.output_delta() * (1 - at.p**2 if output == "tanh" else at.p * (1 - at.p)),
-    )
+        rows += [("before the outputs", "z - y", lambda z, _, y: z - y)]
+    due = _delta_of_loss(output, cost)
+    rows += [
+        (
+            once_more,
+            "the delta times the derivative of the outputs",
+            lambda z, p, y: due(z, p, y) * (1 - p**2 if output == "tanh" else p * (1 - p)),
+        )
+    ]
     if output == "softmax":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.z[-1]) - at.y)
-        yield of("softmax twice", "softmax(p) - y", lambda at: _softmax_rows(at.p) - at.y)
-        yield of(
-            "softmax over the batch",
-            "softmax over axis 0",
-            lambda at: _softmax_columns(at.z[-1]) - at.y,
-        )
-        yield of("only the labelled output", "(p - y) * y", lambda at: (at.p - at.y) * at.y)
-        yield of(
-            "only the other outputs", "(p - y) * (1 - y)", lambda at: (at.p - at.y) * (1 - at.y)
-        )
-        yield of("exponentials not divided", "exp(z) - y", lambda at: np.exp(at.z[-1]) - at.y)
+        over_batch = OUTPUTS["softmax over the batch"]
+        rows += [
+            (another, "sigmoid(z) - y", lambda z, _, y: logistic(z) - y),
+            ("softmax twice", "softmax(p) - y", lambda _, p, y: softmax(p) - y),
+            ("softmax over the batch", "softmax over axis 0", lambda z, _, y: over_batch(z) - y),
+            ("only the labelled output", "(p - y) * y", lambda _, p, y: (p - y) * y),
+            ("only the other outputs", "(p - y) * (1 - y)", lambda _, p, y: (p - y) * (1 - y)),
+            ("exponentials not divided", "exp(z) - y", lambda z, _, y: np.exp(z) - y),
+        ]
     if output == "sigmoid":
-        yield of(
-            "outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.z[-1]) - at.y
-        )
-        yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.z[-1]) - at.y)
-        yield of("activation applied twice", "sigmoid(p) - y", lambda at: logistic(at.p) - at.y)
+        rows += [
+            (another, "softmax(z) - y", lambda z, _, y: softmax(z) - y),
+            (another, "tanh(z) - y", lambda z, _, y: np.tanh(z) - y),
+            ("activation applied twice", "sigmoid(p) - y", lambda _, p, y: logistic(p) - y),
+        ]
     if output == "linear":
-        yield of("outputs of another kind", "sigmoid(z) - y", lambda at: logistic(at.p) - at.y)
-        yield of("outputs of another kind", "tanh(z) - y", lambda at: np.tanh(at.p) - at.y)
-        yield of("outputs of another kind", "softmax(z) - y", lambda at: _softmax_rows(at.p) - at.y)
-    yield of("decisions for outputs", "decisions - y", lambda at: _decided(at, output) - at.y)
-    yield of("squared difference", f"({p_name} - y)**2", lambda at: (at.p - at.y) ** 2)
-    yield of("absolute difference", f"abs({p_name} - y)", lambda at: np.abs(at.p - at.y))
-    yield of("sign of the difference", f"sign({p_name} - y)", lambda at: np.sign(at.p - at.y))
+        rows += [
+            (another, "sigmoid(z) - y", lambda z, _, y: logistic(z) - y),
+            (another, "tanh(z) - y", lambda z, _, y: np.tanh(z) - y),
+            (another, "softmax(z) - y", lambda z, _, y: softmax(z) - y),
+        ]
+    rows += [
+        ("decisions for outputs", "decisions - y", lambda _, p, y: _decided(p, output) - y),
+        ("squared difference", f"({q} - y)**2", lambda _, p, y: (p - y) ** 2),
+        ("absolute difference", f"abs({q} - y)", lambda _, p, y: np.abs(p - y)),
+        ("sign of the difference", f"sign({q} - y)", lambda _, p, y: np.sign(p - y)),
+    ]
+    known = [
+        ("softmax", "cross-entropy"),
+        ("sigmoid", "binary cross-entropy"),
+        ("linear", "squared error"),
+        *((output, each) for each in COSTS),
+    ]
     for ends, own in known:
         if (ends, own) != (output, cost):
-            yield of(
-                "gradient of another loss",
-                f"the delta of {ends} with {own}",
-                _delta_of_loss(ends, own),
-            )
-    yield of("costs for their derivative", "the loss itself", lambda at: -at.y * np.log(at.p))
+            said = f"the delta of {ends} with {own}"
+            rows += [("gradient of another loss", said, _delta_of_loss(ends, own))]
+    rows += [("costs for their derivative", "the loss itself", lambda _, p, y: -y * np.log(p))]
+    for kind, text, values in rows:
+        yield Formula(kind, text, _of_outputs(values))
 
 
-def _outputs(name: str, z: Array) -> Array:
-    if name == "softmax":
-        return _softmax_rows(z)
-    return logistic(z) if name == "sigmoid" else np.asarray(np.tanh(z)) if name == "tanh" else z
+def _difference_times(factor: _Unitwise) -> _Outputwise:
+    return lambda z, p, y: (p - y) * factor(z, p)
 
 
-def _softmax_rows(z: Array) -> Array:
-    powers = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _softmax_columns(z: Array) -> Array:
-    return _softmax_rows(z.T).T
-
-
-def _decided(at: ForwardPass, output: str) -> Array:
+def _decided(p: Array, output: str) -> Array:
     if output == "softmax":
-        return np.asarray(np.eye(at.p.shape[1])[at.p.argmax(axis=1)])
-    return (at.p > 0.5).astype(np.float64)
+        return np.asarray(np.eye(p.shape[1])[p.argmax(axis=1)])
+    return (p > 0.5).astype(np.float64)

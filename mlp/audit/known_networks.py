@@ -65,23 +65,24 @@ ACTIVATIONS = {
 _OFTEN = ("sigmoid", "tanh", "relu", "leaky relu", "linear")  # mixed freely within a network
 
 
-def _softmax(z: Array, axis: int | None) -> Array:
+def softmax(z: Array, axis: int | None = 1) -> Array:
+    """Exponentials over their sum: of each example, of each output (axis 0), or of all (None)."""
     powers = np.exp(z - z.max())
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 
 # Name -> outputs p of z.
-_OUTPUTS: dict[str, Callable[[Array], Array]] = {
-    "softmax": lambda z: _softmax(z, 1),
+OUTPUTS: dict[str, Callable[[Array], Array]] = {
+    "softmax": softmax,
     "sigmoid": logistic,
     "linear": lambda z: z,
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),
-    "softmax over the batch": lambda z: _softmax(z, 0),
-    "softmax over everything": lambda z: _softmax(z, None),
+    "softmax over the batch": lambda z: softmax(z, 0),
+    "softmax over everything": lambda z: softmax(z, None),
 }
 # Name -> costs of p and y, an entry an output; and their derivatives by p.
-_COSTS: dict[str, tuple[Callable[[Array, Array], Array], Callable[[Array, Array], Array]]] = {
+COSTS: dict[str, tuple[Callable[[Array, Array], Array], Callable[[Array, Array], Array]]] = {
     "cross-entropy": (lambda p, y: -y * np.log(p), lambda p, y: -y / p),
     "binary cross-entropy": (
         lambda p, y: -y * np.log(p) - (1 - y) * np.log(1 - p),
@@ -100,7 +101,7 @@ def output_delta(output: str, cost: str, z: Array, p: Array, y: Array) -> Array:
         >>> output_delta("softmax", "cross-entropy", z, np.array([[0.5, 0.5]]), y)
         array([[-0.5,  0.5]])
     """
-    by_p = _COSTS[cost][1](p, y)
+    by_p = COSTS[cost][1](p, y)
     if output.startswith("softmax"):
         axis = {"softmax": 1, "softmax over the batch": 0}.get(output)
         return np.asarray(p * (by_p - (by_p * p).sum(axis=axis, keepdims=True)))
@@ -146,7 +147,6 @@ class ForwardPass:
 
     Attributes:
         inputs: of each layer, (example, unit): the examples, then the activations `a`.
-        z: of each layer.
         p: the outputs.
         y: the targets, (example, output).
     """
@@ -178,7 +178,7 @@ def forward_pass(network: KnownNetwork, layers: Layers, X: Array, y: Array) -> F
         z.append(inputs[-1] @ W + b)
         if name:
             inputs.append(ACTIVATIONS[name].apply(z[-1]))
-    return ForwardPass(network, layers, inputs, z, _OUTPUTS[network.output](z[-1]), y)
+    return ForwardPass(network, layers, inputs, z, OUTPUTS[network.output](z[-1]), y)
 
 
 def right_gradient(at: ForwardPass) -> Layers:
@@ -218,7 +218,7 @@ def recognise(
     with np.errstate(all="ignore"):
         for names in _activation_names(n_hidden):
             ends = [_hidden(names, layers, X) for layers in points]
-            for output, cost in itertools.product(_OUTPUTS, _COSTS):
+            for output, cost in itertools.product(OUTPUTS, COSTS):
                 costs = _sums(output, cost, ends, y)
                 fitted = _fit(values, costs, squares, tolerance)
                 if fitted is None:
@@ -226,7 +226,7 @@ def recognise(
                 part = X[:-1], y[:-1]
                 fewer = _sums(output, cost, [_hidden(names, points[0], part[0])], part[1])[0]
                 less = loss(points[0], *part) - fitted[1] * squares[0]
-                is_mean = abs(less / fewer - fitted[0]) > 1e-3 * abs(fitted[0])
+                is_mean = bool(abs(less / fewer - fitted[0]) > 1e-3 * abs(fitted[0]))
                 factor = fitted[0] * len(X) if is_mean else fitted[0]
                 return KnownNetwork(names, output, cost, _rounded(factor), is_mean, fitted[1])
     return None
@@ -253,7 +253,7 @@ def _hidden(names: tuple[str, ...], layers: Layers, X: Array) -> Array:
 
 
 def _sums(output: str, cost: str, ends: Sequence[Array], y: Array) -> Array:
-    return np.array([_COSTS[cost][0](_OUTPUTS[output](z), y).sum() for z in ends])
+    return np.array([COSTS[cost][0](OUTPUTS[output](z), y).sum() for z in ends])
 
 
 def _fit(

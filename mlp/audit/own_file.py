@@ -5,6 +5,7 @@ which the audited functions need. A statement that calls an audited function is 
 """
 
 import ast
+import contextlib
 import os
 import re
 import sys
@@ -18,31 +19,14 @@ from typing import Any
 from mlp.audit.parameters import bare, is_array
 from mlp.errors import DataError, one_line
 
-_EXAMPLES = ("X_train", "x_train", "X_tr", "train_X", "X", "x", "inputs", "data", "images", "xs")
-_LABELS = (
-    "y_train",
-    "Y_train",
-    "y_tr",
-    "train_y",
-    "train_Y",
-    "y",
-    "Y",
-    "labels",
-    "targets",
-    "t",
-    "ys",
-)
-_ARRAYS = ("w", "ws", "weight", "weights"), ("b", "bs", "bias", "biases")
-_SETS_UP = {
-    "seed",
-    "manual_seed",
-    "seterr",
-    "filterwarnings",
-    "simplefilter",
-    "use",
-    "set_default_dtype",
+_WORDS = {
+    "examples": "X_train x_train X_tr train_X X x inputs data images xs",
+    "labels": "y_train Y_train y_tr train_y train_Y y Y labels targets t ys",
+    "sets up": "seed manual_seed seterr filterwarnings simplefilter use set_default_dtype",
+    "fills": "append extend insert update add setdefault",
 }
-_FILLS = {"append", "extend", "insert", "update", "add", "setdefault"}
+_EXAMPLES, _LABELS, _SETS_UP, _FILLS = (words.split() for words in _WORDS.values())
+_ARRAYS = ("w", "ws", "weight", "weights"), ("b", "bs", "bias", "biases")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -138,34 +122,27 @@ class OwnFile:
         for statement, code in self._again:
             self._run(statement, code)
 
-    def calls(self, name: str) -> Iterator[ast.Call]:
-        """Calls of a function anywhere in the file."""
+    def arguments(self, name: str) -> tuple[list[Any], dict[str, Any]] | None:
+        """What the file calls a function with, where that can be computed from globals."""
         for node in ast.walk(self.tree):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
                 and node.func.id == name
             ):
-                yield node
-
-    def arguments(self, name: str) -> tuple[list[Any], dict[str, Any]] | None:
-        """What the file calls a function with, where that can be computed from globals."""
-        for call in self.calls(name):
-            try:
-                return (
-                    [
-                        eval(compile(ast.Expression(a), "", "eval"), self.namespace)
-                        for a in call.args
-                    ],
-                    {
-                        k.arg: eval(compile(ast.Expression(k.value), "", "eval"), self.namespace)
-                        for k in call.keywords
-                        if k.arg
-                    },
-                )
-            except Exception:  # noqa: BLE001  names of another place
-                continue
+                with contextlib.suppress(Exception):  # names of another place
+                    return self.given_in(node)
         return None
+
+    def given_in(self, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+        """The values of a call's arguments: by place, and by name."""
+
+        def value(node: ast.expr) -> Any:
+            return eval(compile(ast.Expression(node), "", "eval"), self.namespace)
+
+        return [value(a) for a in call.args], {
+            k.arg: value(k.value) for k in call.keywords if k.arg
+        }
 
     def _compiled(self, statement: ast.stmt) -> types.CodeType:
         return compile(ast.Module([statement], []), str(self.path), "exec")
@@ -352,7 +329,6 @@ class SourceLines:
     Attributes:
         function: that computes the gradient.
         weights: names of the weights, first layer first.
-        biases: likewise.
     """
 
     function: Function

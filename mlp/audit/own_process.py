@@ -24,7 +24,6 @@ def audit_file(path: Path, typed: Mapping[str, str], *, timeout_s: float) -> dic
 
     Args:
         typed: what of the file is what, such as gradient=backprop.
-        timeout_s: deadline of it all.
 
     Raises:
         MissingInputError: for no such file.
@@ -132,9 +131,8 @@ def _audited(path: Path, typed: dict[str, str]) -> dict[str, Any]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from None
-    way = find_way_in(parse_own_file(path, text), typed)
-    audit = audit_program(way.program, way.names)
-    return {"said": way.said, **dataclasses.asdict(audit)}
+    program, names = find_way_in(parse_own_file(path, text), typed)
+    return {"said": names.said, **dataclasses.asdict(audit_program(program, names))}
 
 
 def _sentence(path: Path, error: BaseException, timeout_s: float) -> str:

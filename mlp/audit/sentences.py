@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +11,8 @@ from mlp.audit.backward_steps import UNKNOWN, Example, Formula, LayerSteps
 from mlp.audit.known_networks import ACTIVATIONS, Array, KnownNetwork
 from mlp.audit.parameters import Arrangement, ShapeError
 
-if TYPE_CHECKING:
-    from mlp.audit.audit_gradient import BatchRatios
+BatchRatios = tuple[str, dict[int, list[tuple[float, float]]]]
+"""What mixes a batch's examples; batch size -> what each array's gradient is of the due one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Names:
         find: (what, layer) -> line and its text, or None; what is delta, weights, bias or update.
         n_examples: of the program's own data, if known.
         rate: its learning rate, if known.
+        said: by which functions the gradient is had, one line.
     """
 
     weights: tuple[str, ...]
@@ -61,6 +61,7 @@ class Names:
     find: Callable[[str, int], tuple[int, str] | None] = field(default=lambda _what, _layer: None)
     n_examples: int | None = None
     rate: float | None = None
+    said: str = ""
 
     @classmethod
     def of(cls, arrangement: Arrangement) -> "Names":
@@ -158,7 +159,7 @@ def single_flaw(
 
 def step_flaws(
     steps: Sequence[LayerSteps],
-    batch: "BatchRatios | None",
+    batch: BatchRatios | None,
     examples: Sequence[Example],
     names: Names,
     own_forward: str,
@@ -246,7 +247,6 @@ def _off(
 def _output_flaw(
     step: Formula, network: KnownNetwork, names: Names, last: int, off: tuple[float, float]
 ) -> Flaw:
-    due = f"the delta of {network.output} with {network.cost}"
     simple = {
         ("softmax", "cross-entropy"): "p - y",
         ("sigmoid", "binary cross-entropy"): "p - y",
@@ -254,40 +254,27 @@ def _output_flaw(
         ("sigmoid", "squared error"): "2 * (p - y) * p * (1 - p)",
         ("tanh", "squared error"): "2 * (p - y) * (1 - p**2)",
     }.get((network.output, network.cost))
-    if simple:
-        simple = simple.replace("2 * ", "") if network.factor == 0.5 else simple
-        simple = f"{network.factor:g} * ({simple})" if network.factor not in (1.0, 0.5) else simple
-        due = simple
+    due = simple or f"the delta of {network.output} with {network.cost}"
+    if simple and network.factor == 0.5:
+        due = simple.replace("2 * ", "")
+    elif simple and network.factor != 1.0:
+        due = f"{network.factor:g} * ({simple})"
     size, angle = off
-    if step.kind == UNKNOWN:
-        texts = (
-            f"the delta of the outputs is off by {_share(size)}, by a formula that is none of those"
-            f" known; {due} is due",
-            f"Every layer learns from a delta that points {angle:.0f} degrees away from the right"
-            " one",
-            f"Write {due}",
-        )
-        return _built(names, step.kind, [last], texts, size, "delta")
     if not step.kind:
-        kind = _factor_kind(step.factor)
-        sentence = (
-            "all of the gradient has the wrong sign"
-            if kind == "sign"
-            else f"all of the gradient is {_number(step.factor)} times that of the loss"
-        )
-        remedy = (
-            f"Write {due} for the delta of the outputs"
-            if kind == "sign"
-            else (
-                f"Take the factor {_number(step.factor)} out of {names.function}, or put it into"
-                " the loss"
-            )
-        )
+        kind, number = _factor_kind(step.factor), _number(step.factor)
+        sentence = f"all of the gradient is {number} times that of the loss"
+        remedy = f"Take the factor {number} out of {names.function}, or put it into the loss"
+        if kind == "sign":
+            sentence = "all of the gradient has the wrong sign"
+            remedy = f"Write {due} for the delta of the outputs"
         texts = (sentence, _meaning_of_factor(step.factor), remedy)
         return _built(names, kind, [], texts, size, "delta")
     factor = "" if step.factor == 1.0 else f"{_number(step.factor)} times "
+    said = f"{factor}{step.text}"
+    if step.kind == UNKNOWN:
+        said = f"off by {_share(size)}, by a formula that is none of those known"
     texts = (
-        f"the delta of the outputs is {factor}{step.text}; {due} is due",
+        f"the delta of the outputs is {said}; {due} is due",
         f"Every layer learns from a delta that points {angle:.0f} degrees away from the right one",
         f"Write {due}",
     )
@@ -385,8 +372,7 @@ def _array_flaw(
     names: Names,
     is_bias: bool,
 ) -> Flaw:
-    of = names.biases if is_bias else names.weights
-    own = _listed([of[layer] for layer in layers])
+    own = _arrays(names, layers, is_bias=is_bias)
     what = "bias" if is_bias else "weights"
     times = "" if factor == 1.0 else f", times {_number(factor)}"
     if kind == "zero":
@@ -427,7 +413,7 @@ def _due_array(layer: int, *, is_bias: bool) -> str:
 
 
 def _zero(names: Names, *layers: int, is_bias: bool) -> Flaw:
-    own = _listed([(names.biases if is_bias else names.weights)[layer] for layer in layers])
+    own = _arrays(names, layers, is_bias=is_bias)
     texts = (
         f"the gradient of {own} is zero",
         f"{own} {_verb(layers, 'stays', 'stay')} as drawn: it is never trained",
@@ -440,7 +426,7 @@ def _zero(names: Names, *layers: int, is_bias: bool) -> Flaw:
 
 
 def _batch_flaws(
-    batch: "BatchRatios | None", network: KnownNetwork, names: Names, *, has_flaws: bool
+    batch: BatchRatios | None, network: KnownNetwork, names: Names, *, has_flaws: bool
 ) -> Iterator[Flaw]:
     if batch is None:
         if not has_flaws:
@@ -452,26 +438,26 @@ def _batch_flaws(
             )
             yield _built(names, "examples mixed", [], texts, 1.0, "delta")
         return
-    if batch.kind:
+    kind, ratios = batch
+    if kind:
         texts = (
-            f"the gradient of a batch takes {batch.kind}; each example has to count with its own"
-            if "example" not in batch.kind or "labels" in batch.kind
-            else f"the gradient of a batch counts {batch.kind}",
+            f"the gradient of a batch takes {kind}; each example has to count with its own"
+            if "example" not in kind or "labels" in kind
+            else f"the gradient of a batch counts {kind}",
             "What it learns from a batch is not what the batch says",
-            _MIXED_REMEDIES.get(batch.kind, "Sum over all examples, each with its own label"),
+            "Divide by np.sum(exp_scores, axis=1, keepdims=True)"
+            if "softmax" in kind
+            else "Sum over all examples, each with its own label",
         )
-        yield _built(names, batch.kind, [], texts, 1.0, "delta")
-    yield from _size_flaws(batch, network, names)
+        yield _built(names, kind, [], texts, 1.0, "delta")
+    yield from _size_flaws(ratios, network, names)
 
 
-_MIXED_REMEDIES = {
-    "softmax over everything": "Divide by np.sum(exp_scores, axis=1, keepdims=True)",
-    "softmax over the batch": "Divide by np.sum(exp_scores, axis=1, keepdims=True)",
-}
-
-
-def _size_flaws(batch: "BatchRatios", network: KnownNetwork, names: Names) -> Iterator[Flaw]:
-    (n, small), (m, large) = batch.ratios
+def _size_flaws(
+    ratios: dict[int, list[tuple[float, float]]], network: KnownNetwork, names: Names
+) -> Iterator[Flaw]:
+    """What grows or shrinks with the number of examples."""
+    (n, small), (m, large) = ratios.items()
     powers: dict[tuple[int, bool], float | None] = {}
     factors: dict[tuple[int, bool], float] = {}
     for layer, pairs in enumerate(zip(small, large, strict=True)):
@@ -483,7 +469,8 @@ def _size_flaws(batch: "BatchRatios", network: KnownNetwork, names: Names) -> It
     if not wrong:
         return
     if len(wrong) == len(powers) and len(set(wrong.values())) == 1:
-        yield _all_of_it(next(iter(wrong.values())), factors, network, names)
+        power, factor = next(iter(wrong.values())), next(iter(factors.values()))
+        yield _all_of_it(power, factor, network, names)
         return
     by_layer = [powers.get((layer, False)) for layer in range(len(small))]
     if _is_division_in_each(by_layer):
@@ -499,7 +486,8 @@ def _size_flaws(batch: "BatchRatios", network: KnownNetwork, names: Names) -> It
     for is_bias in (False, True):
         for power in sorted({p for (_, b), p in wrong.items() if b == is_bias}, key=str):
             own = [k for (k, b), p in wrong.items() if b == is_bias and p == power]
-            yield _part_of_it(power, own, factors, network, names, is_bias=is_bias)
+            factor = factors[own[0], is_bias]
+            yield _part_of_it(power, own, factor, network, names, is_bias=is_bias)
 
 
 def _power(a: float, n: int, b: float, m: int) -> float | None:
@@ -517,90 +505,71 @@ def _is_division_in_each(powers: Sequence[float | None]) -> bool:
     return len(known) == len(powers) > 1 and known[-1] <= 0 and bool((steps == 1).all())
 
 
-def _step_text(names: Names) -> str:
-    if names.rate and names.n_examples:
-        return (
-            f"a rate of {names.rate:g} is a step of {names.rate * names.n_examples:.3g} on the mean"
-        )
-    if names.n_examples:
-        return f"a rate of r is a step of {names.n_examples:,} r on the mean"
-    return "a rate of r is a step of r times the number of examples on the mean"
-
-
-def _all_of_it(
-    power: float | None, factors: dict[tuple[int, bool], float], network: KnownNetwork, names: Names
-) -> Flaw:
-    count = f"{names.n_examples:,} examples" if names.n_examples else "the examples"
+def _all_of_it(power: float | None, factor: float, network: KnownNetwork, names: Names) -> Flaw:
+    texts = (
+        f"all of the gradient of a batch of N examples is {_times_of_size(power, factor)} what is"
+        " due",
+        "The step hangs on the size of the batch",
+        "Divide by the number of examples once",
+    )
+    kind, size = "batch factor", 1.0
     if power == 1.0 and network.is_mean:
+        kind, size = "summed", float(names.n_examples or 100)
+        count = f"{names.n_examples:,} examples" if names.n_examples else "the examples"
+        step = f"{names.n_examples:,} r" if names.n_examples else "r times the number of examples"
+        rate = "r"
+        if names.rate and names.n_examples:
+            rate, step = f"{names.rate:g}", f"{names.rate * names.n_examples:.3g}"
         texts = (
             f"all of the gradient is summed over {count}, and the loss is their mean",
-            _step_text(names),
+            f"a rate of {rate} is a step of {step} on the mean",
             "Divide the delta of the outputs by the number of examples, or the rate",
         )
-        return _built(names, "summed", [], texts, float(names.n_examples or 100), "update")
-    if power == -1.0:
-        reduced = (
-            "twice by the number of examples"
-            if network.is_mean
-            else ("by the number of examples, and the loss is their sum")
-        )
+    elif power == -1.0:
+        kind = "divided twice" if network.is_mean else "averaged"
+        reduced = "twice by the number of examples"
+        if not network.is_mean:
+            reduced = "by the number of examples, and the loss is their sum"
         texts = (
             f"all of the gradient is divided {reduced}",
             "The step shrinks as the examples grow in number: it learns as good as nothing",
             "Divide once" if network.is_mean else "Divide the loss as well, or neither",
         )
-        kind = "divided twice" if network.is_mean else "averaged"
-        return _built(names, kind, [], texts, 1.0, "update")
-    said = (
-        f"N**{power:g} times"
-        if power is not None
-        else (f"{_number(next(iter(factors.values())))} times")
-    )
-    texts = (
-        f"all of the gradient of a batch of N examples is {said} what is due",
-        "The step hangs on the size of the batch",
-        "Divide by the number of examples once",
-    )
-    return _built(names, "batch factor", [], texts, 1.0, "update")
+    return _built(names, kind, [], texts, size, "update")
 
 
 def _part_of_it(
     power: float | None,
     layers: list[int],
-    factors: dict[tuple[int, bool], float],
+    factor: float,
     network: KnownNetwork,
     names: Names,
     *,
     is_bias: bool,
 ) -> Flaw:
-    own = _listed([(names.biases if is_bias else names.weights)[k] for k in layers])
-    what = "bias" if is_bias else "weights"
-    said = {
-        1.0: "summed over the examples",
-        -1.0: "divided by the number of examples once more",
-    }.get(
-        power or 0.0,
-        f"N**{power:g} times what is due"
-        if power
-        else f"{_number(factors[layers[0], is_bias])} times what is due in a batch",
-    )
-    if power == 1.0 and network.is_mean:
-        said += ", and the loss is their mean"
-    kind = {1.0: "summed in part", -1.0: "divided twice in part"}.get(
-        power or 0.0, "batch factor in part"
-    )
-    factor = f"{names.n_examples:,}" if names.n_examples else "N"
-    meaning = {
-        1.0: f"{own} {_verb(layers, 'takes', 'take')} steps {factor} times as large as the rest",
-        -1.0: f"{own} hardly {_verb(layers, 'learns', 'learn')}",
-    }.get(power or 0.0, f"{own} {_verb(layers, 'has', 'have')} another rate than the rest")
-    size = float(names.n_examples or 100) if power == 1.0 else 1.0
+    own = _arrays(names, layers, is_bias=is_bias)
+    kind, size = "batch factor in part", 1.0
+    said = f"{_times_of_size(power, factor)} what is due" + " in a batch" * (power is None)
+    meaning = f"{own} {_verb(layers, 'has', 'have')} another rate than the rest"
+    if power == 1.0:
+        kind, size = "summed in part", float(names.n_examples or 100)
+        reduced = ", and the loss is their mean" if network.is_mean else ""
+        said = f"summed over the examples{reduced}"
+        times = f"{names.n_examples:,}" if names.n_examples else "N"
+        meaning = f"{own} {_verb(layers, 'takes', 'take')} steps {times} times as large as the rest"
+    elif power == -1.0:
+        kind, said = "divided twice in part", "divided by the number of examples once more"
+        meaning = f"{own} hardly {_verb(layers, 'learns', 'learn')}"
     texts = (
         f"the gradient of {own} alone is {said}",
         meaning,
         f"Divide the gradient of {own} as often as the others",
     )
-    return _built(names, kind, layers, texts, size, what)
+    return _built(names, kind, layers, texts, size, "bias" if is_bias else "weights")
+
+
+def _times_of_size(power: float | None, factor: float) -> str:
+    return f"N**{power:g} times" if power is not None else f"{_number(factor)} times"
 
 
 # Words
@@ -632,6 +601,10 @@ def _share(error: float) -> str:
 def _listed(texts: Sequence[str]) -> str:
     unique = list(dict.fromkeys(texts))
     return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} and {unique[-1]}"
+
+
+def _arrays(names: Names, layers: Sequence[int], *, is_bias: bool) -> str:
+    return _listed([(names.biases if is_bias else names.weights)[layer] for layer in layers])
 
 
 def _named(layers: Sequence[int]) -> str:

@@ -8,21 +8,26 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlp.audit.audit_gradient import (
     Program,
+    arranged,
     number,
     program_of_functions,
     same_random_numbers,
 )
 from mlp.audit.known_networks import Array, Layers
-from mlp.audit.labels import ExampleForm, form_of
-from mlp.audit.own_file import OwnFile, SourceLines, is_main
-from mlp.audit.parameters import Arrangement, ShapeError, arrange, is_array, leaves
+from mlp.audit.own_file import Function, OwnFile, SourceLines, is_main
+from mlp.audit.parameters import (
+    Arrangement,
+    ShapeError,
+    arrange,
+    is_array,
+    leaves,
+)
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError
 
@@ -66,27 +71,15 @@ def _usual(what: str) -> list[str]:
     return _USUAL[what].split()
 
 
-@dataclass(frozen=True, eq=False)
-class WayIn:
-    """A program of a user's file.
-
-    Attributes:
-        program: its loss and gradient.
-        names: how the code calls things.
-        said: by which functions, one line.
-    """
-
-    program: Program
-    names: Names
-    said: str
-
-
-def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> WayIn:
+def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> tuple[Program, Names]:
     """The gradient of a file: by functions, by a class, else by two short runs of its training.
 
     Args:
         typed: names of functions, or expressions, by what they are: loss, gradient, params, train,
             model, forward, X, y.
+
+    Returns:
+        Its loss and gradient; and how the code calls things.
 
     Raises:
         SettingError: where there is none, with what to type.
@@ -198,7 +191,7 @@ def _part_of(result: Any, role: str) -> Any:
 # Functions
 
 
-def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> WayIn:
+def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> tuple[Program, Names]:
     loss = _named(file, typed, "loss", _usual("loss"))
     forward = _named(file, typed, "forward", _usual("forward"))
     targets = [name for name in (gradient, loss, forward) if name in file.functions]
@@ -226,7 +219,7 @@ def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> Way
         lambda params, X, y: run(own_loss, params, X, y), picked, params, X, y
     )
     said = f"{gradient}, compared with {loss or typed.get('loss')}"
-    return WayIn(program, _names(file, program.arrangement, file.functions[gradient]), said)
+    return program, _names(file, program.arrangement, file.functions[gradient], said)
 
 
 def _picked(value: Any, params: Any) -> Any:
@@ -237,7 +230,10 @@ def _picked(value: Any, params: Any) -> Any:
     return next((each for each in value if len(list(leaves(each))) == wanted), value)
 
 
-def _loss(file: OwnFile, typed: Mapping[str, str], name: str) -> Callable[..., Any]:
+def _loss(
+    file: OwnFile, typed: Mapping[str, str], name: str, model: Any = None
+) -> Callable[..., Any]:
+    """The loss as a call of what is given: a function, a method of the model, or an expression."""
     text = typed.get("loss", "")
     if text and not text.isidentifier():
         code = compile(text, "loss", "eval")
@@ -247,12 +243,14 @@ def _loss(file: OwnFile, typed: Mapping[str, str], name: str) -> Callable[..., A
             return eval(code, file.namespace, dict(given))
 
         return evaluated
-    if not name:
-        raise SettingError(
-            f"{file.path.name} has no loss that is called as usual; type loss=NAME, or loss='...'"
-            " with an expression of params, X and y"
-        )
-    return _Call(file, file.namespace[name], name)
+    if name:
+        method = getattr(model, name, None)
+        return _Call(file, method if callable(method) else file.namespace[name], name)
+    whose, of = (file.path.name, "params") if model is None else (type(model).__name__, "model")
+    raise SettingError(
+        f"{whose} has no loss that is called as usual; type loss=NAME, or loss='...'"
+        f" with an expression of {of}, X and y"
+    )
 
 
 def _maker(file: OwnFile, typed: Mapping[str, str]) -> str:
@@ -331,15 +329,12 @@ def _candidates(value: Any) -> Iterator[Any]:
         yield _state(value)
 
 
-def _names(
-    file: OwnFile, arrangement: Arrangement, function: ast.FunctionDef | ast.AsyncFunctionDef | None
-) -> Names:
-    names = Names.of(arrangement)
-    find = names.find
-    if function is not None:
-        find = SourceLines(function, file.lines, names.weights, names.biases).find
-    name = names.function if function is None else function.name
-    return dataclasses.replace(names, function=name, find=find, n_examples=file.n_examples)
+def _names(file: OwnFile, arrangement: Arrangement, function: Function | None, said: str) -> Names:
+    names = dataclasses.replace(Names.of(arrangement), n_examples=file.n_examples, said=said)
+    if function is None:
+        return names
+    find = SourceLines(function, file.lines, names.weights, names.biases).find
+    return dataclasses.replace(names, function=function.name, find=find)
 
 
 # A class
@@ -368,7 +363,9 @@ def _state(model: Any) -> dict[str, Any]:
     return kept
 
 
-def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str) -> WayIn:
+def _by_class(
+    file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
+) -> tuple[Program, Names]:
     name = maker.partition("(")[0].strip()
     instance = (
         next((n for s in file.tree.body for n in _bound_to(s, name)), "") if maker == name else ""
@@ -393,15 +390,8 @@ def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
     template = _state(model)
     arrangement = arrange(template)
     X, y = (file.namespace.get(n or "") for n in file.data_names)
-    node = next(
-        (
-            n
-            for c in file.classes.values()
-            for n in c.body
-            if isinstance(n, ast.FunctionDef) and n.name == backward
-        ),
-        None,
-    )
+    parts = [n for c in file.classes.values() for n in c.body if isinstance(n, ast.FunctionDef)]
+    node = next((n for n in parts if n.name == backward), None)
     run = _ModelRun(file, model, backward, typed)
     program = program_of_functions(run.loss, run.gradient, template, X, y)
     random = np.random.RandomState(1)
@@ -412,7 +402,7 @@ def _by_class(file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
     said = f"{type(model).__name__}.{backward}, compared with {run.loss_name}"
     if run.is_update:
         said += "; it changes the weights itself, and the change is taken for the gradient"
-    return WayIn(program, _names(file, arrangement, node), said)
+    return program, _names(file, arrangement, node, said)
 
 
 def _bound_to(statement: ast.stmt, name: str) -> Iterator[str]:
@@ -429,26 +419,15 @@ class _ModelRun:
     def __init__(self, file: OwnFile, model: Any, backward: str, typed: Mapping[str, str]) -> None:
         self.file, self.model, self.backward = file, model, backward
         self.is_update, self.has_rate = False, True
-        forward = next(
-            (n for n in (typed.get("forward", ""), *_usual("forward")) if hasattr(model, n or "?")),
-            "",
-        )
+        usual = (typed.get("forward", ""), *_usual("forward"))
+        forward = next((n for n in usual if n and hasattr(model, n)), "")
         self.forward = _Call(file, getattr(model, forward), forward) if forward else None
-        self.text = typed.get("loss", "")
-        wanted = [n for n in (self.text, *_usual("loss")) if n.isidentifier()]
-        own = next((n for n in wanted if callable(getattr(model, n, None))), "")
-        free = next((n for n in wanted if n in file.functions), "")
-        if not own and not free and (not self.text or self.text.isidentifier()):
-            raise SettingError(
-                f"{type(model).__name__} has no loss that is called as usual; type loss=NAME, or"
-                " loss='...' with an expression of model, X and y"
-            )
-        self.loss_name = own or free or self.text
-        self.own_loss = (
-            _Call(file, getattr(model, own) if own else file.namespace[free], own or free)
-            if own or free
-            else None
-        )
+        text = typed.get("loss", "")
+        wanted = [n for n in (text, *_usual("loss")) if n.isidentifier()]
+        methods = [n for n in wanted if callable(getattr(model, n, None))]
+        own = next(iter([*methods, *(n for n in wanted if n in file.functions)]), "")
+        self.loss_name = text if text and not text.isidentifier() else own
+        self.own_loss = _loss(file, typed, own, model)
 
     def _with(self, params: Mapping[str, Any], X: Any, y: Any) -> dict[str, Any]:
         self.file.set_data(X, y)
@@ -458,9 +437,6 @@ class _ModelRun:
 
     def loss(self, params: Mapping[str, Any], X: Any, y: Any) -> Any:
         given = self._with(copy.deepcopy(params), X, y)
-        if self.own_loss is None:
-            self.file.namespace.setdefault("np", np)
-            return eval(self.text, self.file.namespace, given)
         value = self.own_loss(given, self._forward(given))
         if isinstance(value, tuple):
             value = next(v for v in value if np.ndim(v) == 0)
@@ -527,7 +503,7 @@ def _training(file: OwnFile) -> str:
     return ""
 
 
-def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
+def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[Program, Names]:
     name, _, rest = train.partition("(")
     if name not in file.functions:
         near = _nearest(name, [*file.functions])
@@ -550,7 +526,7 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
     own_loss = _loss(file, typed, loss)
     some = _some(X, y)
     params = _params_in(run.weights(1, *some))
-    arrangement, form = _arranged(params, X, y)
+    arrangement, [form] = arranged(params, X, y)
 
     def loss_of(layers: Layers, X: Array, y: Array) -> float:
         same_random_numbers()
@@ -577,12 +553,12 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> WayIn:
         arrangement, form, loss_of, gradient_of, has_own_weights=True, has_rate=run.rate is not None
     )
     _check_training(program, name)
-    names = _names(file, arrangement, file.functions[name])
     said = f"{name}, by the weights after one and two passes"
     if re.search("momentum|velocity|adam|beta1|rmsprop", ast.unparse(file.functions[name]).lower()):
         said += " (its momentum counts as gradient: gradient=NAME may say more)"
     said += f"; compared with {loss or typed.get('loss')}"
-    return WayIn(program, dataclasses.replace(names, rate=run.rate), said)
+    names = _names(file, arrangement, file.functions[name], said)
+    return program, dataclasses.replace(names, rate=run.rate)
 
 
 def _check_training(program: Program, name: str) -> None:
@@ -621,23 +597,6 @@ def _some(X: Any, y: Any) -> tuple[Any, Any]:
         rows = np.unique([*range(min(5, len(X))), *firsts])
         return X[rows], y[rows]
     return (X[:5], y[:5]) if len(y) == len(X) else (X[:, :5], y[..., :5])
-
-
-def _arranged(params: Any, X: Any, y: Any) -> tuple[Arrangement, ExampleForm]:
-    for n_inputs in reversed(X.shape):
-        try:
-            arrangement = arrange(params, int(n_inputs))
-        except SettingError:
-            continue
-        shapes = arrangement.shapes
-        form = form_of(X, y, shapes[0][0], shapes[-1][1])
-        if form:
-            return arrangement, form
-    arrange(params)
-    raise SettingError(
-        f"examples {tuple(X.shape)}, labels {tuple(np.shape(y))} and the weights that the training"
-        " returned must fit each other; type X=NAME and y=NAME"
-    )
 
 
 class _TrainingRun:

@@ -1,4 +1,4 @@
-"""Which settings make the loss oscillate: the answer, from reruns and from what was observed.
+"""Which settings make the loss oscillate, or end badly otherwise: the answer, from reruns.
 
 Training comes in as an argument: configs in, judgements out. Nothing here knows where or how.
 
@@ -20,6 +20,7 @@ later. Every answer on the way is valid, and what was named or cleared once stay
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from mlp.causes.asking import guesses_of, next_singles
 from mlp.causes.changes import (
@@ -27,6 +28,7 @@ from mlp.causes.changes import (
     NORMALIZATION,
     Factor,
     GradientNorm,
+    Train,
     shown_value,
     step_example,
     values_of,
@@ -41,37 +43,33 @@ from mlp.causes.effects import (
     step_contrast,
 )
 from mlp.causes.evidence import Conclusion
+from mlp.causes.observed import DEEDS
 from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
 from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
-from mlp.curve import Judgement
-from mlp.errors import WithSentence
+from mlp.curve import Judgement, Verdict
 from mlp.settings import settings_of
 from mlp.study.space import typed
 
 _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
-Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
-"""Trains each config and judges its loss curve."""
-
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
-_DID = {Side.STOPS: "stopped", Side.STARTS: "started"}
 _HOW_OFTEN = ("likewise", "in fewer runs")
 
 
-class Kind(WithSentence):
-    """In which way settings cause the oscillation; the members carry a sentence for a person."""
+class Kind(StrEnum):
+    """In which way settings cause a verdict."""
 
-    ALONE = "alone", "Changing it alone decides whether the loss oscillates."
-    EFFECTIVE_STEP = "effective step", "They act through the effective step, and only through it."
-    TOGETHER = "only together", "Changing either stops it, and neither brings it back alone."
-    BOTH = "both needed", "No single change stops it; changing both does."
+    ALONE = "alone"  # changing it alone decides
+    EFFECTIVE_STEP = "effective step"  # they act through it, and only through it
+    TOGETHER = "only together"  # changing either stops it, and neither brings it back alone
+    BOTH = "both needed"  # no single change stops it; changing both does
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Settings that were shown by reruns to make the loss oscillate.
+    """Settings that were shown by reruns to decide the verdict.
 
     Attributes:
         settings: as on the command line, sorted.
@@ -93,7 +91,7 @@ class Cause:
 
 
 def curing_factors(found: Sequence[Effect], *, is_step: bool) -> list[Factor]:
-    """One factor for each cause that seems to stop the oscillation, not only to start it."""
+    """One factor for each cause that seems to stop what is asked about, not only to start it."""
     stopping = {
         effect.factor
         for effect in found
@@ -116,9 +114,6 @@ def find_causes(
     Normalization and learning rate are one cause, the effective step, where changing the
     normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
     each other are one, and so are two settings that cure only if both are changed.
-
-    Args:
-        is_step: whether that was shown.
     """
     groups = _own_causes(found, is_step=is_step)
     causes: list[Cause] = []
@@ -153,13 +148,9 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
     return [*others, Cause(tuple(sorted(settings)), Kind.BOTH, effects=own, pairs=(cure,))]
 
 
-def _named_factors(found: Sequence[Effect]) -> set[Factor]:
-    return {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
-
-
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
-    named = _named_factors(found)
+    named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
@@ -211,35 +202,37 @@ def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which settings make the loss of a study's runs oscillate, and the evidence.
+    """Which settings make the loss of a study's runs oscillate, or end badly otherwise.
 
     Attributes:
-        n_picked: oscillating and healthy runs that were rerun.
+        asked: the verdict that is asked about, oscillating for one.
+        n_asked: runs with that verdict.
+        n_picked: runs with it, and healthy ones, that were rerun.
         n_trained: reruns that the answer rests on.
         n_left: reruns that the single settings still take, about.
         is_complete: whether everything is trained that is worth it.
         causes: the best supported first.
         without_effect: settings of which reruns show that changing them does nothing -> the values
             that they had in these.
-        only_failing: settings whose change ends the swings, but mostly in runs that learn nothing.
+        only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
             known is if it acts; None where nothing speaks for any.
-        guess: the undecided setting that goes along with oscillation most; None without any.
+        guess: the undecided setting that goes along with the verdict most; None without any.
         shared: settings, as typed, that all runs have in common and one of which may do it; empty
-            unless every run oscillates.
+            unless every run has the verdict.
         is_asked_together: whether it is known of causes that cure the same runs that each acts
             alone, or needs the other.
-        step_example: an oscillating run's first step in words, where the effective step is a cause.
-        effects: of every setting.
+        step_example: the first step of such a run in words, where the effective step is a cause.
         contrast: of the normalization with the rate kept and with the step kept.
         dependences: of causes that cure the same runs.
         pair_cures: of runs that no single change cures.
         pace_s: seconds that a rerun takes; None where that is not known.
     """
 
+    asked: Verdict
     n_runs: int
-    n_oscillating: int
+    n_asked: int
     n_picked: tuple[int, int]
     n_trained: int
     n_left: int
@@ -308,7 +301,6 @@ def answer(
 
     Args:
         results: as `investigate` gives them, or fewer.
-        n_examples: in the training part.
         gradient_norm: asked for one run at most, beyond those that the plan asks for.
         pace_s: seconds that a rerun takes, for the sentence that says what is missing.
     """
@@ -330,8 +322,9 @@ def answer(
     batch, n_left = next_singles(plan, results, seen, found)
     is_complete = not (batch or next_pair_batch(plan, curing, results))
     return Answer(
+        asked=plan.asked,
         n_runs=len(runs),
-        n_oscillating=sum(run.is_oscillating for run in runs),
+        n_asked=sum(run.verdict is plan.asked for run in runs),
         n_picked=(len(plan.on(Side.STOPS)), len(plan.on(Side.STARTS))),
         n_trained=len(consulted.keys_read - {run.config for run in runs}),
         n_left=n_left,
@@ -378,7 +371,7 @@ def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]
 
 
 def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
-    """Settings that end the swings, but mostly in runs that learn nothing."""
+    """Settings that end it, but mostly in runs that end badly otherwise."""
     return tuple(
         e.factor.setting
         for e in found
@@ -411,8 +404,8 @@ def _guess(plan: Plan, undecided: Sequence[str]) -> str | None:
 
 
 def _shared(plan: Plan) -> tuple[str, ...]:
-    """What may be changed and is the same in all runs, where every run oscillates."""
-    if not plan.runs or not all(run.is_oscillating for run in plan.runs):
+    """What may be changed and is the same in all runs, where all have the verdict."""
+    if not plan.runs or not all(run.verdict is plan.asked for run in plan.runs):
         return ()
     settings = [settings_of(run.config) for run in plan.runs]
     tested = dict.fromkeys(factor.setting for factor in plan.factors)
@@ -431,12 +424,13 @@ def _step_example(plan: Plan, n_examples: int, gradient_norm: GradientNorm) -> s
 
 
 def sentences(answer: Answer) -> tuple[str, ...]:
-    """What makes the loss oscillate, what does not, and what is not known: at most three.
+    """What makes the loss end so, what does not, and what is not known: at most three.
 
     Settings are named as on the command line.
     """
-    if answer.n_oscillating == 0 and not answer.causes:
-        return (f"None of the {answer.n_runs} runs oscillates, so there is nothing to stop.",)
+    if answer.n_asked == 0 and not answer.causes:
+        does = DEEDS[answer.asked].does
+        return (f"None of the {answer.n_runs} runs {does}, so there is nothing to stop.",)
     lead = [_cause_sentence(answer, cause) for cause in answer.causes[:1]]
     lead += _further_causes(answer.causes[1:])
     return (*(lead or [_undecided_sentence(answer)]), *_rest(answer))
@@ -447,18 +441,20 @@ def _undecided_sentence(answer: Answer) -> str:
     n_picked = sum(answer.n_picked)
     said = f"Not decided yet, by {answer.n_trained} reruns of {n_picked} runs"
     if answer.is_complete:
-        said = f"No setting was shown to make the loss oscillate, by {answer.n_trained} reruns"
+        do = DEEDS[answer.asked].do
+        said = f"No setting was shown to make the loss {do}, by {answer.n_trained} reruns"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
         listed = ", ".join(answer.shared)
-        said += f"; all {answer.n_runs} runs oscillate, so something that they share may do it, "
+        do = DEEDS[answer.asked].do
+        said += f"; all {answer.n_runs} runs {do}, so something that they share may do it, "
         said += f"of {listed}"
     best = answer.likeliest
     if best is not None:
         side = max(best.sides, key=lambda own: own.n_with - own.n_against)
         said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
-        said += f"{_DID[side.side]} {side.n_with} of {side.n_expected} so far"
+        said += f"{side.side.did} {side.n_with} of {side.n_expected} so far"
         if best.pairs_needed is not None and not answer.is_complete:
             n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
             said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
@@ -484,11 +480,11 @@ def render_answer(answer: Answer) -> str:
     state = "all that was asked" if answer.is_complete else "stopped early, goes on when run again"
     parts = [
         "\n".join(sentences(answer)),
-        f"{answer.n_oscillating} of {answer.n_runs} runs oscillate. Reruns: {answer.n_trained}, "
-        f"from {n_stops} oscillating and {n_starts} healthy runs ({state}).",
-        _effect_lines(answer.effects),
-        "\n".join(_dependence_line(bond) for bond in answer.dependences),
-        "\n".join(_pair_line(cure) for cure in answer.pair_cures),
+        f"{answer.n_asked} of {answer.n_runs} runs {DEEDS[answer.asked].do}. Reruns: "
+        f"{answer.n_trained}, from {n_stops} of them and {n_starts} healthy runs ({state}).",
+        _effect_lines(answer),
+        "\n".join(_dependence_line(bond, answer.asked) for bond in answer.dependences),
+        "\n".join(_pair_line(cure, answer.asked) for cure in answer.pair_cures),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -511,8 +507,9 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     ]
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
-        turned = (_turned_words(own.on(side)) for side in (Side.STOPS, Side.STARTS))
-        rows.append((name, *turned, own.conclusion.value))
+        sides = (own.on(side) for side in (Side.STOPS, Side.STARTS))
+        turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
+        rows.append((name, *turned, own.conclusion.words(answer.asked)))
     if len(rows) == 1:
         return ()
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -522,18 +519,14 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     )
 
 
-def _turned_words(side: SideEffect | None) -> str:
-    return f"{side.n_with} of {side.n_expected}" if side and side.n_pairs else "·"
-
-
 def _cause_sentence(answer: Answer, cause: Cause) -> str:
-    names = _listed(cause.settings)
+    names, deed = _listed(cause.settings), DEEDS[answer.asked]
     match cause.kind:
         case Kind.EFFECTIVE_STEP:
             example = answer.step_example
             said, contrast = f" ({example})" if example else "", answer.contrast
             return (
-                f"The effective step makes the loss oscillate{said}: {_shown_by(cause)}; "
+                f"The effective step makes the loss {deed.do}{said}: {_shown_by(cause)}; "
                 f"{NORMALIZATION} changed to {' or '.join(contrast.to)} stopped "
                 f"{contrast.n_rate} of {contrast.n_pairs}, and at the same effective step "
                 f"{contrast.n_step} of {contrast.n_pairs}."
@@ -542,18 +535,18 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
             returned = sum(bond.n_returned for bond in cause.dependences)
             tried = sum(bond.n_pairs for bond in cause.dependences)
             return (
-                f"{names} make the loss oscillate only together: {_shown_by(cause)}, and with one "
+                f"{names} make the loss {deed.do} only together: {_shown_by(cause)}, and with one "
                 f"of them cured the other brought it back in {returned} of {tried} reruns."
             )
         case Kind.BOTH:
             cure = cause.pairs[0]
             return (
                 f"{names} both have to be changed: no single change stopped {cure.n_uncured} of "
-                f"the oscillating runs, both together did in {cure.n_cured} of {cure.n_pairs} "
-                f"reruns ({cure.changes[0]})."
+                f"the {answer.asked.value} runs, both together did in {cure.n_cured} of "
+                f"{cure.n_pairs} reruns ({cure.changes[0]})."
             )
         case Kind.ALONE:
-            return f"{names} makes the loss oscillate: {_shown_by(cause)}."
+            return f"{names} makes the loss {deed.do}: {_shown_by(cause)}."
 
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:
@@ -583,17 +576,28 @@ def _in_short(cause: Cause) -> str:
         return f"{what} (both changed together)"
     if cause.kind is not Kind.ALONE:
         what += f" ({cause.kind.value})"
-    return f"{what} ({', '.join(_brief(_acting_side(effect)) for effect in _acting(cause))})"
-
-
-def _brief(side: SideEffect) -> str:
-    such = f"such as {next(iter(side.changes))}, " if side.changes else ""
-    return f"{such}{_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns"
+    did = []
+    for such, done in map(_what_it_did, _acting(cause)):
+        did.append(f"{such}, {done}" if such else done)
+    return f"{what} ({', '.join(did)})"
 
 
 def _shown_by(cause: Cause) -> str:
     """What the changes of a cause did, in numbers."""
-    return ", ".join(_effect_words(effect, cause) for effect in _acting(cause))
+    parts = []
+    for effect in _acting(cause):
+        such, done = _what_it_did(effect)
+        what = "it" if len(cause.settings) == 1 else str(effect.factor)
+        example = f" ({such})" if such else ""
+        parts.append(f"changing {what} alone{example} {done} with new seeds")
+    return ", ".join(parts)
+
+
+def _what_it_did(effect: Effect) -> tuple[str, str]:
+    """An example of the change, empty without one, and what came of it."""
+    side = _acting_side(effect)
+    such = f"such as {next(iter(side.changes))}" if side.changes else ""
+    return such, f"{side.side.did} it in {side.n_with} of {side.n_expected} reruns"
 
 
 def _acting(cause: Cause) -> list[Effect]:
@@ -610,16 +614,6 @@ def _acting_side(effect: Effect) -> SideEffect:
     return side or max(effect.sides, key=lambda own: own.n_with - own.n_against)
 
 
-def _effect_words(effect: Effect, cause: Cause) -> str:
-    side = _acting_side(effect)
-    such = f" (such as {next(iter(side.changes))})" if side.changes else ""
-    what = "changing it alone" if len(cause.settings) == 1 else f"changing {effect.factor} alone"
-    return (
-        f"{what}{such} {_DID[side.side]} it in {side.n_with} of {side.n_expected} reruns with new "
-        "seeds"
-    )
-
-
 def _rest(answer: Answer) -> list[str]:
     """One sentence on settings without effect, those not settled, and what is not asked."""
     parts = []
@@ -628,7 +622,9 @@ def _rest(answer: Answer) -> list[str]:
         parts.append(f"{_listed(names)} {'does' if len(names) == 1 else 'do'} nothing")
     if answer.only_failing:
         which = _listed(answer.only_failing)
-        parts.append(f"changing {which} ends the swings only in runs that learn nothing")
+        is_swing = answer.asked is Verdict.OSCILLATING
+        how = "learn nothing" if is_swing else "end badly otherwise"
+        parts.append(f"changing {which} ends {DEEDS[answer.asked].noun} only in runs that {how}")
     if answer.undecided and (answer.causes or answer.without_effect):
         parts.append(f"not known of {_listed(answer.undecided)}")
     if not answer.is_asked_together:
@@ -645,15 +641,14 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def _effect_lines(found: Sequence[Effect]) -> str:
+def _effect_lines(answer: Answer) -> str:
     lines = []
-    for effect in sorted(found, key=lambda own: own.p_value):
+    for effect in sorted(answer.effects, key=lambda own: own.p_value):
         needed = ""
         if effect.pairs_needed and effect.conclusion is Conclusion.TOO_LITTLE:
             needed = f" (about {effect.pairs_needed} differing pairs are needed)"
-        lines.append(
-            f"{effect.factor}: {effect.conclusion.value}, p = {effect.p_value:.2g}{needed}"
-        )
+        words = effect.conclusion.words(answer.asked)
+        lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
     return "\n".join(lines)
 
@@ -668,17 +663,17 @@ def _side_words(side: SideEffect) -> str:
     )
 
 
-def _dependence_line(bond: Dependence) -> str:
+def _dependence_line(bond: Dependence, asked: Verdict) -> str:
     word = {True: "needs", False: "does not need", None: "may or may not need"}[bond.is_needed]
     return (
-        f"{bond.factor} {word} {bond.without}: with that cured it brought the swings back in "
-        f"{bond.n_returned} of {bond.n_pairs} reruns"
+        f"{bond.factor} {word} {bond.without}: with that cured it brought {DEEDS[asked].noun} back "
+        f"in {bond.n_returned} of {bond.n_pairs} reruns"
     )
 
 
-def _pair_line(cure: PairCure) -> str:
+def _pair_line(cure: PairCure, asked: Verdict) -> str:
     return (
-        f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.value}, p = "
+        f"{cure.factors[0]} with {cure.factors[1]}: {cure.conclusion.words(asked)}, p = "
         f"{cure.p_value:.2g}; both changed cured {cure.n_cured} of {cure.n_pairs} reruns of "
         f"{cure.n_runs} runs ({cure.n_uncured} runs had no single cure)"
     )

@@ -27,14 +27,14 @@ from mlp.causes.effects import (
     step_contrast,
 )
 from mlp.causes.evidence import Conclusion, pairs_needed, stays_needed
-from mlp.causes.plan import Pick, Plan, Results, Side, is_picked, is_wanted
+from mlp.causes.plan import Pick, Plan, Results, Side
 from mlp.config import RunConfig
 
 _SETTLED = (Conclusion.CAUSE, Conclusion.NO_EFFECT)
 _RATE, _SAME_STEP = Factor(NORMALIZATION), Factor(NORMALIZATION, keeps_step=True)
 
 # Guesses before anything is trained. They decide what is asked first, and nothing that is said.
-_CHANCE_OF_FIRST = 0.7  # that the setting which goes along with oscillation most turns a run
+_CHANCE_OF_FIRST = 0.7  # that the setting which goes along with the verdict most turns a run
 _CHANCE_OF_OTHER = 0.3
 _STARTS_LESS = 0.5  # of these, from healthy runs: there one large step is far away
 _WEIGHT_OF_GUESS = 2.0  # reruns that a guess counts as
@@ -71,8 +71,6 @@ def next_singles(
 
     Args:
         results: in the order in which they were trained.
-        seen: made of the results.
-        found: likewise.
 
     Returns:
         The most decisive reruns first, none if all is settled; and how many it will still take.
@@ -130,7 +128,7 @@ def guesses_of(plan: Plan) -> dict[Factor, float]:
 
 
 def _clearly_first(guesses: Mapping[Factor, float]) -> Factor | None:
-    """The setting that alone goes along with oscillation; a rate goes with its normalization."""
+    """The setting that alone goes along with the verdict; a rate goes with its normalization."""
     rates = {_RATE, _SAME_STEP} if Factor(LEARNING_RATE) in guesses else {_SAME_STEP}
     order = sorted((f for f in guesses if f not in rates), key=lambda f: -guesses[f])
     others = [guesses[factor] for factor in order[1:2]]
@@ -191,7 +189,7 @@ class _Arm:
 
     def _has_turned(self, pick: Pick, change: Change) -> bool:
         own = self.own.get((id(pick), change.text))
-        return own is not None and is_wanted(own.after, self.side)
+        return own is not None and pick.is_wanted(own.after)
 
     @cached_property
     def chance_of_turning(self) -> float:
@@ -297,7 +295,7 @@ class _Arm:
         """Whether a change that turned the own seed turned none of three further ones."""
         mine = [s for s in self.pairs.values() if s.pick is pick]
         is_turned = self.turning(pick) is not None
-        return is_turned and len(mine) >= 3 and all(is_picked(s.after, self.side) for s in mine)
+        return is_turned and len(mine) >= 3 and all(pick.is_picked(s.after) for s in mine)
 
 
 def _n_seeds(pick: Pick) -> int:
@@ -367,10 +365,10 @@ def _ending(arm: _Arm, pick: Pick) -> Change | None:
 
 def _ends(arm: _Arm, pick: Pick, change: Change) -> bool:
     own = arm.own.get((id(pick), change.text))
-    return own is not None and not is_picked(own.after, Side.STOPS)
+    return own is not None and own.after is not pick.asked
 
 
 def _at_same_step(pick: Pick, change: Change) -> Change | None:
-    wanted = dict(change.values[0])[NORMALIZATION]
+    wanted = dict(change.values)[NORMALIZATION]
     steps = pick.of_factor(_SAME_STEP)
-    return next((s for s in steps if dict(s.values[0])[NORMALIZATION] == wanted), None)
+    return next((s for s in steps if dict(s.values)[NORMALIZATION] == wanted), None)

@@ -1,18 +1,17 @@
 """What can be changed in a run, one setting at a time, and what a change does to the step.
 
-A change has values for each seed: a change of the normalization that keeps the effective step needs
-a learning rate that depends on the length of the first gradient, and so on the seed.
+A change of the normalization that keeps the effective step needs a learning rate that depends on
+the length of the first gradient, and so on the seed.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import overload
 
 from mlp.config import Execution, Own, RunConfig, Tracking, Value
-from mlp.curve import CHANCE_LOSS
+from mlp.curve import CHANCE_LOSS, Judgement
 from mlp.errors import SettingError
 from mlp.program import Argument, Program
 from mlp.settings import seeds_of, settings_of, with_settings
@@ -21,6 +20,9 @@ from mlp.study.space import Choice, Domain, Entry, Range, Space, bounds_around, 
 
 GradientNorm = Callable[[Sequence[RunConfig]], Sequence[float]]
 """Configs -> L2 norm of the gradient of the mean loss at their first weights."""
+
+Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
+"""Trains each config and judges its loss curve."""
 
 NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rate"
 DEPTH, WIDTHS = "model.depth", "model.widths"
@@ -38,7 +40,7 @@ def step_example(config: RunConfig, n_examples: int, gradient_norm: GradientNorm
         n_examples: in the training part.
         gradient_norm: asked only if the normalization is `unit` or `clip`.
     """
-    normalization, rate = config.gradient.normalization, config.optimizer.learning_rate
+    normalization, rate = config.gradient.normalization, config.optimizer.rate
     if normalization == "mean" or config.own is not None:
         return None
     norm = gradient_norm([config])[0] if normalization in ("unit", "clip") else 1.0
@@ -74,14 +76,21 @@ class Change:
 
     Attributes:
         text: the change as it is typed, such as `model.depth=2`.
-        values: for each seed: setting -> value.
+        values: setting -> value, with the run's own seed.
         distance: how far it goes, as a share of the setting's domain; 1 for another choice.
+        by_seed: the values with the so many-th seed, where they depend on it; no values where it
+            cannot be changed.
     """
 
     factor: Factor
     text: str
-    values: Sequence[Values]
+    values: Values
     distance: float
+    by_seed: Callable[[int], Values] | None = field(default=None, compare=False)
+
+    def of_seed(self, seed: int) -> Values:
+        """The values with the so many-th seed, 0 for the run's own."""
+        return self.values if self.by_seed is None else self.by_seed(seed)
 
 
 Order = Callable[[str, Value], float]
@@ -135,12 +144,11 @@ def rerun(config: RunConfig, changes: Sequence[Change], seed: int) -> RunConfig 
         config: with the seed that `seed` counts.
         changes: of different factors.
     """
-    if not all(change.values[seed] for change in changes):
+    each = [change.of_seed(seed) for change in changes]
+    is_colliding = any(dict(a).keys() & dict(b).keys() for a, b in combinations(each, 2))
+    if is_colliding or not all(each):
         return None
-    for one, other in combinations(changes, 2):
-        if {path for path, _ in one.values[seed]} & {path for path, _ in other.values[seed]}:
-            return None
-    return _changed(config, tuple(pair for change in changes for pair in change.values[seed]))
+    return _changed(config, tuple(pair for values in each for pair in values))
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -157,9 +165,10 @@ def changes_of(
     space: Space,
     *,
     n_examples: int,
-    gradient_norms: Sequence[float],
+    gradient_norm: Callable[[int], float],
     targets: Mapping[str, float],
     order: Order,
+    to_bounds: bool = False,
 ) -> tuple[Change, ...]:
     """Every change of one setting that is tried on a run.
 
@@ -172,11 +181,10 @@ def changes_of(
     Args:
         configs: the run with each seed, its own first.
         space: the settings that may be changed, and their bounds.
-        n_examples: in the training part.
-        gradient_norms: of the mean gradient at the start, one a seed; each is looked up when a
-            rerun needs it, so that a sequence may compute them as they are asked for.
+        gradient_norm: of the mean gradient at the start, of each seed; asked for when a rerun needs
+            it.
         targets: parameter name -> the number to try first, such as the quiet runs' median.
-        order: of the choices.
+        to_bounds: whether numbers go to both their bounds first, since no run shows where to go.
 
     Returns:
         Changes by factor, those of a factor in the order in which they are tried.
@@ -188,24 +196,26 @@ def changes_of(
         if drawn is None or is_seed(config, entry.path) or not is_active(config, entry.path):
             continue
         branch, domain = drawn
-        for values, one, other in _settings_and_ends(config, entry, branch, domain, targets, order):
+        for values, one, other in _settings_and_ends(
+            config, entry, branch, domain, targets, order, to_bounds
+        ):
             changes.append(
                 Change(
                     Factor(entry.path),
                     f"{entry.path}={shown_value(dict(values)[entry.path])}",
-                    (values,) * len(configs),
+                    values,
                     abs(position(domain, one) - position(domain, other)) or 1.0,
                 )
             )
         if entry.path == NORMALIZATION:
-            changes += _at_same_step(configs, domain, n_examples, gradient_norms, order)
+            changes += _at_same_step(configs, domain, n_examples, gradient_norm, order)
     return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
 
 
 def values_of(config: RunConfig, change: Change) -> list[Value]:
     """The values that a setting has before and after a change; of widths, each layer's."""
     path = change.factor.setting
-    both = [settings_of(config)[path], dict(change.values[0])[path]]
+    both = [settings_of(config)[path], dict(change.values)[path]]
     if path == WIDTHS:
         both[0] = config.model.layer_widths
     return [v for value in both for v in (value if isinstance(value, list | tuple) else [value])]
@@ -236,13 +246,18 @@ def _settings_and_ends(
     domain: Domain,
     targets: Mapping[str, float],
     order: Order,
+    to_bounds: bool,
 ) -> Iterator[tuple[Values, Value, Value]]:
     """What a change sets, and between which two values it goes."""
 
     def others(value: Value, layer: int | None = None) -> list[Value]:
         name = DEPTH if entry.path == DEPTH else entry.parameter(branch, layer)
         target = None if entry.path == DEPTH else targets.get(name)
-        return _alternatives(domain, value, name, target, order)
+        found = _alternatives(domain, value, name, target, order)
+        if to_bounds and isinstance(domain, Range) and not domain.integer:
+            ends = [end for end in (domain.low, domain.high) if not _is_near(end, value)]
+            found = [*ends, *(own for own in found if not any(_is_near(e, own) for e in ends))]
+        return found
 
     widths = config.model.layer_widths
     if entry.path == DEPTH:
@@ -270,55 +285,32 @@ def _at_same_step(
     configs: Sequence[RunConfig],
     domain: Domain,
     n_examples: int,
-    gradient_norms: Sequence[float],
+    gradient_norm: Callable[[int], float],
     order: Order,
 ) -> Iterator[Change]:
     """The normalization and, for each seed, the learning rate that keeps the first step."""
     present = configs[0].gradient.normalization
-    for other in _alternatives(domain, present, NORMALIZATION, None, order):
-        if _changed(configs[0], ((NORMALIZATION, other),)) is None:
-            continue
-        norms = gradient_norms if {present, other} & {"unit", "clip"} else None
-        values = _SameStep(configs, str(other), n_examples, norms)
-        own = dict(values[0])
-        if LEARNING_RATE in own:
-            text = f"{NORMALIZATION}={other} {LEARNING_RATE}={shown_value(own[LEARNING_RATE])}"
-            yield Change(Factor(NORMALIZATION, keeps_step=True), text, values, 1.0)
 
-
-@dataclass(frozen=True, eq=False)
-class _SameStep(Sequence[Values]):
-    """For each seed the other normalization, with the learning rate that keeps the first step.
-
-    Attributes:
-        configs: one a seed.
-        norms: of the first gradient, one a seed; None where the step does not depend on it.
-    """
-
-    configs: Sequence[RunConfig]
-    other: str
-    n_examples: int
-    norms: Sequence[float] | None
-
-    def __len__(self) -> int:
-        return len(self.configs)
-
-    @overload
-    def __getitem__(self, seed: int) -> Values: ...
-    @overload
-    def __getitem__(self, seed: slice) -> Sequence[Values]: ...
-    def __getitem__(self, seed: int | slice) -> Values | Sequence[Values]:
-        """No values, which is no change, where the norm is not known, or 0."""
-        if isinstance(seed, slice):
-            return [self[i] for i in range(*seed.indices(len(self)))]
-        config = self.configs[seed]
-        norm = 1.0 if self.norms is None else self.norms[seed]
+    def keeping(other: str, seed: int) -> Values:
+        config, norm = configs[seed], 1.0
+        if {present, other} & {"unit", "clip"}:  # whose step depends on it
+            norm = gradient_norm(seed)
         if not (math.isfinite(norm) and norm > 0):
             return ()
-        target = with_settings(config, {NORMALIZATION: self.other})
-        before, after = (float(step_factor(c, norm, self.n_examples)) for c in (config, target))
-        rate = config.optimizer.learning_rate * before / after
-        return ((NORMALIZATION, self.other), (LEARNING_RATE, rate))
+        target = with_settings(config, {NORMALIZATION: other})
+        before, after = (float(step_factor(c, norm, n_examples)) for c in (config, target))
+        rate = config.optimizer.rate * before / after
+        return ((NORMALIZATION, other), (LEARNING_RATE, rate))
+
+    for other in map(str, _alternatives(domain, present, NORMALIZATION, None, order)):
+        if _changed(configs[0], ((NORMALIZATION, other),)) is None:
+            continue
+        values = keeping(other, 0)
+        if values:
+            rate = shown_value(dict(values)[LEARNING_RATE])
+            text = f"{NORMALIZATION}={other} {LEARNING_RATE}={rate}"
+            by_seed = functools.partial(keeping, other)
+            yield Change(Factor(NORMALIZATION, keeps_step=True), text, values, 1.0, by_seed)
 
 
 def position(domain: Domain, value: Value) -> float:

@@ -16,7 +16,7 @@ from mlp.causes.evidence import (
     paired_difference,
     pairs_needed,
 )
-from mlp.causes.plan import Pick, Plan, Results, Side, is_picked, is_wanted
+from mlp.causes.plan import Pick, Plan, Results, Side
 from mlp.curve import Verdict
 from mlp.shares import Share
 
@@ -33,7 +33,7 @@ class SideEffect:
     Attributes:
         n_runs: picked runs in which it was changed.
         n_expected: pairs whose unchanged run still did what it was picked for.
-        n_with: pairs turned the expected way: oscillating to healthy, or healthy to oscillating.
+        n_with: pairs turned the expected way: to healthy, or to the verdict that is asked about.
         n_against: pairs turned the other way.
         n_stayed: reruns, with the run's own seed and with further ones, that ended like the
             unchanged run, where that did what it was picked for.
@@ -59,7 +59,7 @@ class SideEffect:
 
     @property
     def only_fails(self) -> bool:
-        """Whether it ends the swings, but mostly in runs that learn nothing."""
+        """Whether it ends what is asked about, but mostly in runs that end badly otherwise."""
         stops = self.side is Side.STOPS and self.left.low > NEGLIGIBLE
         return stops and self.difference.value <= self.left.value / 2
 
@@ -69,7 +69,7 @@ class Effect:
     """What changing one setting does.
 
     Attributes:
-        sides: from oscillating runs, and from healthy ones; sides without picked runs are left out.
+        sides: from runs with the verdict, and from healthy ones; those without runs are left out.
         p_value: that it does nothing; corrected for all settings and looks.
         odds: how many times likelier the reruns are if it acts than if it does nothing.
         pairs_needed: differing pairs on the better side that would settle it; None where nothing
@@ -89,20 +89,18 @@ class Effect:
 
     @property
     def stops(self) -> bool:
-        """Whether it is a cause whose change stops the oscillation."""
-        return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STOPS))
-
-    @property
-    def starts(self) -> bool:
-        """Whether it is a cause whose change starts the oscillation."""
-        return self.conclusion is Conclusion.CAUSE and _leans(self.on(Side.STARTS))
+        """Whether it is a cause whose change stops what is asked about."""
+        side = self.on(Side.STOPS)
+        # The side agrees with what was shown, by itself at the 5 % level.
+        is_shown = side is not None and capital(side.n_with, side.n_against) >= 20
+        return is_shown and self.conclusion is Conclusion.CAUSE
 
 
 @dataclass(frozen=True)
 class StepContrast:
     """The normalization changed with the rate kept, beside the same with the first step kept.
 
-    Only further seeds in which the unchanged run oscillates are counted.
+    Only further seeds in which the unchanged run ends as is asked about are counted.
 
     Attributes:
         n_pairs: runs and seeds in which both were trained.
@@ -142,14 +140,12 @@ class Seen:
     @property
     def is_with(self) -> bool:
         """Whether the change turned it the expected way."""
-        side = self.pick.side
-        return is_picked(self.before, side) and is_wanted(self.after, side)
+        return self.pick.is_picked(self.before) and self.pick.is_wanted(self.after)
 
     @property
     def is_against(self) -> bool:
         """Whether it was turned the other way."""
-        side = self.pick.side
-        return is_wanted(self.before, side) and is_picked(self.after, side)
+        return self.pick.is_wanted(self.before) and self.pick.is_picked(self.after)
 
 
 class Sightings:
@@ -183,7 +179,7 @@ class Sightings:
 
     def _in_pick(self, pick: Pick, factor: Factor) -> Iterable[Seen]:
         changes = pick.of_factor(factor)
-        own = Verdict.OSCILLATING if pick.side is Side.STOPS else Verdict.LEARNING
+        own = pick.asked if pick.side is Side.STOPS else Verdict.LEARNING
         asked = changes[:1]  # of the others no seed is trained before the run's own
         for change in changes:
             if (at := self._at(pick, change, 0)) is not None:
@@ -218,7 +214,7 @@ class Sightings:
 def effects(plan: Plan, results: Results, seen: Sightings | None = None) -> tuple[Effect, ...]:
     """What is known of each setting, from whatever was trained.
 
-    A setting is called a cause by further seeds only. A run was picked because it oscillated with
+    A setting is called a cause by further seeds only. A run was picked because of its verdict with
     its own seed, so any change, also one without effect, makes it look better (regression to the
     mean); with further seeds the unchanged run is a fresh draw as well. Which pair is trained next
     may depend on everything that is known but on its own unchanged run. The bets on both sides are
@@ -253,13 +249,13 @@ def step_contrast(seen: Sightings) -> StepContrast:
     for rate in seen.of(Factor(NORMALIZATION), Side.STOPS):
         step = kept.get((id(rate.pick), rate.seed))
         is_same = step is not None and _target(rate.change) == _target(step.change)
-        if step is not None and is_same and rate.before is Verdict.OSCILLATING:
+        if step is not None and is_same and rate.before is rate.pick.asked:
             both.append((max(rate.at, step.at), rate, step))
     both.sort(key=lambda own: own[0])
     n_with = n_against = n_rate = n_step = 0
     highest = 0.0
     for _, rate, step in both:
-        stopped = [own.after is not Verdict.OSCILLATING for own in (rate, step)]
+        stopped = [own.after is not own.pick.asked for own in (rate, step)]
         n_rate, n_step = n_rate + stopped[0], n_step + stopped[1]
         n_with += stopped[0] and not stopped[1]
         n_against += stopped[1] and not stopped[0]
@@ -270,7 +266,7 @@ def step_contrast(seen: Sightings) -> StepContrast:
 
 
 def _target(change: Change) -> str:
-    return str(dict(change.values[0])[NORMALIZATION])
+    return str(dict(change.values)[NORMALIZATION])
 
 
 def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effect:
@@ -289,8 +285,8 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effe
             highest = max(highest, _combined([*bets.values()]))
             if named_at is None and highest * level >= 1:
                 named_at = own.at
-        if is_picked(own.before, side):
-            count["stayed" if is_picked(own.after, side) else "left"] += 1
+        if own.pick.is_picked(own.before):
+            count["stayed" if own.pick.is_picked(own.after) else "left"] += 1
             rests[side] = max(rests[side], idle_capital(count["left"], count["stayed"]))
             if cleared_at is None and min(rests.values()) * CLEARING_ERROR_RATE >= 1:
                 cleared_at = own.at
@@ -316,20 +312,19 @@ def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> 
     pairs = [own for own in seen if own.seed]
     n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
     n_turned.update(own.change.text for own in pairs if own.is_with)
-    n_left = sum(is_picked(p.before, side) and not is_picked(p.after, side) for p in pairs)
-    n_joined = sum(not is_picked(p.before, side) and is_picked(p.after, side) for p in pairs)
+    ends = [(own.pick.is_picked(own.before), own.pick.is_picked(own.after)) for own in pairs]
     n_with, n_against = count["with"], count["against"]
     return SideEffect(
         side=side,
         n_runs=len({id(own.pick) for own in seen}),
         n_pairs=len(pairs),
-        n_expected=sum(is_picked(own.before, side) for own in pairs),
+        n_expected=sum(before for before, _ in ends),
         n_with=n_with,
         n_against=n_against,
         n_stayed=count["stayed"],
         n_left=count["left"],
         difference=paired_difference(n_with, n_against, len(pairs)),
-        left=paired_difference(n_left, n_joined, len(pairs)),
+        left=paired_difference(ends.count((True, False)), ends.count((False, True)), len(pairs)),
         endings=dict(Counter(own.after for own in pairs)),
         changes={text: n for text, n in n_turned.most_common() if n},
     )
@@ -344,8 +339,3 @@ def _needed(sides: Sequence[SideEffect], level: float) -> int | None:
     own = level if len(sides) == 1 else level * 2 / 3
     needed = [pairs_needed(side.n_with, side.n_against, own) for side in sides]
     return min((n for n in needed if n is not None), default=None)
-
-
-def _leans(side: SideEffect | None) -> bool:
-    """Whether a side agrees with an effect that was shown, by itself at the 5 % level."""
-    return side is not None and capital(side.n_with, side.n_against) >= 20

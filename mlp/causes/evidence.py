@@ -7,10 +7,12 @@ somebody looks at the answer while it grows. Intervals hold 95 %.
 import functools
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 
 from scipy import special
 
-from mlp.errors import WithSentence
+from mlp.causes.observed import DEEDS
+from mlp.curve import Verdict
 from mlp.shares import Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
@@ -27,16 +29,27 @@ _LARGEST_LOG = 300.0  # so that the product of two capitals is finite
 _SMALLEST_SHARE = 1e-300  # of the upper half, where nearly all pairs are against
 
 
-class Conclusion(WithSentence):
-    """What the reruns say about a setting, in the words of screen and page, with a sentence."""
+class Conclusion(StrEnum):
+    """What the reruns say about a setting: changing it alone ..."""
 
-    CAUSE = "makes the loss oscillate", "Changing it alone decides whether the loss oscillates."
-    NO_EFFECT = "makes no difference", "Changing it makes no difference to the oscillation."
-    ONLY_FAILS = (
-        "ends swings and learning",  # as short as a table of 80 columns needs it
-        "Changing it ends the swings, but in a run that learns nothing.",
-    )
-    TOO_LITTLE = "too little evidence", "The reruns do not settle whether it matters."
+    CAUSE = "decides it"
+    NO_EFFECT = "makes no difference"
+    ONLY_FAILS = "ends it and learning"  # or in another bad way
+    TOO_LITTLE = "too little evidence"
+
+    def words(self, asked: Verdict) -> str:
+        """In the words of screen and page, as short as a table of 80 columns needs it.
+
+        Example:
+            >>> Conclusion.CAUSE.words(Verdict.OSCILLATING)
+            'makes the loss oscillate'
+        """
+        if self is Conclusion.CAUSE:
+            return f"makes the loss {DEEDS[asked].do}"
+        if self is Conclusion.ONLY_FAILS:
+            swings = asked is Verdict.OSCILLATING
+            return "ends swings and learning" if swings else "ends it badly otherwise"
+        return self.value
 
 
 def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:

@@ -1,15 +1,59 @@
-"""What was observed: how runs were set, how their loss ended, and whether one was repaired."""
+"""What was observed: how runs were set, how their loss ended, and how often by which value.
 
+Counts name no cause. A search draws settings that vary together, so a setting without any effect
+can look like the one that acts. They say where to look; only reruns (`mlp.causes.answer`) say what
+acts.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple, Protocol
 
 from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
 from mlp.config import RunConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 from mlp.settings import seeds_of, settings_of
+from mlp.shares import Share, wilson
 from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
+
+
+class Deed(NamedTuple):
+    """A bad verdict in words: the run does it, a setting makes it do so, something stops it."""
+
+    does: str
+    do: str
+    noun: str
+
+
+DEEDS = {
+    Verdict.OSCILLATING: Deed("oscillates", "oscillate", "the swings"),
+    Verdict.DIVERGED: Deed("diverges", "diverge", "the divergence"),
+    Verdict.STALLED: Deed("stalls", "stall", "the stall"),
+    Verdict.CLIMBING: Deed("climbs", "climb", "the climb"),
+}
+
+
+def verdict_to_explain(verdicts: Sequence[Verdict]) -> Verdict:
+    """Which verdict of a study is asked about where nobody says it.
+
+    Diverged where most runs are; else oscillating where any run is; else the commonest bad one.
+    Oscillating where none ended badly.
+
+    Example:
+        >>> verdict_to_explain([Verdict.STALLED, Verdict.OSCILLATING]).value
+        'oscillating'
+    """
+    counts = Counter(own for own in verdicts if own in DEEDS)
+    if 2 * counts[Verdict.DIVERGED] > len(verdicts):
+        return Verdict.DIVERGED
+    if counts[Verdict.OSCILLATING] or not counts:
+        return Verdict.OSCILLATING
+    return counts.most_common(1)[0][0]
+
 
 # The length and precision of a training are part of what is asked, and measuring changes nothing.
 _NO_CAUSE = (
@@ -18,6 +62,8 @@ _NO_CAUSE = (
     "training.evaluate_every",
     "training.sharpness_points",
 )
+_MAX_VALUES = 6  # more different numbers than this are put into ranges
+_RANGES = 3
 _LIKELY_LOG = 20.0  # numbers that span more than this were most likely drawn by their logarithm
 
 
@@ -34,11 +80,6 @@ class StudyRun:
     config: RunConfig
     params: Mapping[str, Value]
     verdict: Verdict
-
-    @property
-    def is_oscillating(self) -> bool:
-        """Whether it ended oscillating."""
-        return self.verdict is Verdict.OSCILLATING
 
 
 def is_repair(before: Judgement, after: Judgement, chance: float = CHANCE_LOSS) -> bool:
@@ -126,3 +167,152 @@ def _seen_range(numbers: Sequence[float]) -> Range:
     low, high = min(numbers), max(numbers)
     is_integer = all(isinstance(number, int) for number in numbers)
     return Range(low, high, low > 0 and high > _LIKELY_LOG * low, None, is_integer)
+
+
+# Counts
+
+
+class Judged(Protocol):
+    """A run with its parameters and its verdict: a trial, a tracked run, another program's."""
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """Parameter name -> value, of those that exist in this run."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """How its loss ended."""
+
+
+@dataclass(frozen=True)
+class ValueCount:
+    """How the runs with one value, or range, of one parameter ended.
+
+    Attributes:
+        parameter: its name, such as `model.widths[2]`.
+        value: as typed, or a range such as `0.01 to 0.3`.
+        counts: verdict -> runs.
+    """
+
+    parameter: str
+    value: str
+    counts: Mapping[Verdict, int]
+
+    @property
+    def n_runs(self) -> int:
+        """All runs with this value."""
+        return sum(self.counts.values())
+
+    @property
+    def n_oscillating(self) -> int:
+        """Those that oscillate."""
+        return self.counts.get(Verdict.OSCILLATING, 0)
+
+    def share_of(self, verdict: Verdict) -> Share:
+        """The share that ended so, with Wilson's 95 % interval."""
+        return wilson(self.counts.get(verdict, 0), self.n_runs)
+
+
+def count_values(runs: Sequence[Judged]) -> list[ValueCount]:
+    """Counts verdicts by the values of each parameter; many numbers are put into three ranges.
+
+    A run without a parameter is not counted for it. The parameters come by name, numbers by size.
+
+    Example:
+        >>> from mlp.study.identity import TrialRow
+        >>> rows = [TrialRow(i, {"a": 1}, Verdict.STALLED, 0.5, {}) for i in range(2)]
+        >>> [(own.parameter, own.value, own.n_runs) for own in count_values(rows)]
+        [('a', '1', 2)]
+    """
+    names = sorted({name for run in runs for name in run.params})
+    return [count for name in names for count in _by_value(name, runs)]
+
+
+def explained_shares(
+    runs: Sequence[Judged], asked: Verdict = Verdict.OSCILLATING
+) -> dict[str, float]:
+    """Parameter name -> how much of the difference between runs with a verdict it explains.
+
+    The variance between the groups of `count_values` as a share of the variance of all runs, where
+    y is 1 for a run with the verdict, else 0: sum_k n_k (mean_k - mean)^2 / sum (y - mean)^2. It is
+    a guess about what to look at first, not evidence. Runs without a parameter are left out
+    of the upper sum.
+    """
+    n_asked = sum(run.verdict is asked for run in runs)
+    whole = n_asked * (1 - n_asked / len(runs)) if runs else 0.0
+    shares = {}
+    for name, own in groupby(count_values(runs), key=lambda count: count.parameter):
+        groups = list(own)
+        sizes = [(g.n_runs, g.counts.get(asked, 0)) for g in groups]
+        mean = sum(n for _, n in sizes) / sum(n_runs for n_runs, _ in sizes)
+        between = sum(n_runs * (n / n_runs - mean) ** 2 for n_runs, n in sizes)
+        shares[name] = between / whole if whole else 0.0
+    return shares
+
+
+def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
+    having = [run for run in runs if name in run.params]
+    by_text: dict[str, list[Judged]] = {}
+    groups: Mapping[str, Sequence[Judged]]
+    for run in having:
+        by_text.setdefault(typed(run.params[name]), []).append(run)
+    if not all(_is_number(run.params[name]) for run in having):
+        groups = by_text
+    elif len(by_text) <= _MAX_VALUES:
+        ordered = sorted(by_text.values(), key=lambda group: _number(group[0], name))
+        groups = _by_range(ordered, name)
+    else:
+        groups = _by_range(_in_ranges(name, list(by_text.values())), name)
+    return [
+        ValueCount(name, value, Counter(run.verdict for run in group))
+        for value, group in groups.items()
+    ]
+
+
+def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judged]]:
+    """Runs in ranges of about equally many, by rising value; equal values stay together."""
+    n_runs = sum(len(group) for group in groups)
+    ranges: list[list[Judged]] = [[]]
+    n_before = 0
+    for group in sorted(groups, key=lambda group: _number(group[0], name)):
+        if n_before * _RANGES >= n_runs * len(ranges):
+            ranges.append([])
+        ranges[-1] += group
+        n_before += len(group)
+    return ranges
+
+
+def _by_range(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
+    """Groups by their value or range, in as few digits as tell them apart."""
+    ends = [(_number(group[0], name), _number(group[-1], name)) for group in groups]
+    n_digits = 3 if all(low == high for low, high in ends) else 2
+    texts = [_range_text(low, high, n_digits) for low, high in ends]
+    while len(set(texts)) < len(texts):
+        n_digits += 1
+        texts = [_range_text(low, high, n_digits) for low, high in ends]
+    return dict(zip(texts, groups, strict=True))
+
+
+def _range_text(low: float, high: float, n_digits: int) -> str:
+    texts = [_shown(end, n_digits) for end in (low, high)]
+    return texts[0] if low == high else " to ".join(texts)
+
+
+def _shown(number: float, n_digits: int) -> str:
+    """As short as it gets: 1e-5, where Python would say 1e-05."""
+    if isinstance(number, int):
+        return str(number)
+    if not 0 < abs(number) < 1e-3:
+        return f"{number:.{n_digits}g}"
+    mantissa, exponent = f"{number:.{n_digits - 1}e}".split("e")
+    return f"{float(mantissa):.{n_digits}g}e{int(exponent)}"
+
+
+def _number(run: Judged, name: str) -> float:
+    number = run.params[name]
+    assert isinstance(number, int | float)
+    return number
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

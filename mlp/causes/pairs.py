@@ -18,16 +18,14 @@ from mlp.causes.plan import (
     Plan,
     Results,
     Side,
-    is_picked,
     is_screened,
-    is_wanted,
     judged_after,
     missing,
     strongest,
     turns,
 )
 from mlp.config import RunConfig
-from mlp.curve import Judgement, Verdict
+from mlp.curve import Judgement
 
 PAIR_ERROR_RATE = ERROR_RATE / 4  # the rest is for single settings and for the effective step
 
@@ -183,7 +181,7 @@ def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results
     """The change that swings most beside the cure, with the own seed."""
 
     def swings(judged: Judgement) -> tuple[bool, float]:
-        return judged.verdict is Verdict.OSCILLATING, judged.amplitude
+        return judged.verdict is pick.asked, judged.amplitude
 
     seen = [
         (swings(judged), change)
@@ -206,11 +204,9 @@ def _dependence(
             both = judged_after(pick, [cure, change], seed, results) if cured else None
             if unchanged is None or cured is None or both is None:
                 continue
-            is_cure = (
-                is_wanted(cured.verdict, pick.side) and unchanged.verdict is Verdict.OSCILLATING
-            )
+            is_cure = pick.is_wanted(cured.verdict) and pick.is_picked(unchanged.verdict)
             n_pairs += is_cure
-            n_returned += is_cure and both.verdict is Verdict.OSCILLATING
+            n_returned += is_cure and pick.is_picked(both.verdict)
     is_needed = None
     if capital(n_pairs - n_returned, n_returned) >= _SURE:
         is_needed = True
@@ -320,9 +316,9 @@ def _pair_cure(
             n_cured += judged.verdict in HEALTHY
             for count, other in zip(counts, others, strict=True):
                 assert other is not None
-                ends = (other.verdict, judged.verdict)
-                count[True] += is_picked(ends[0], Side.STOPS) and is_wanted(ends[1], Side.STOPS)
-                count[False] += is_wanted(ends[0], Side.STOPS) and is_picked(ends[1], Side.STOPS)
+                before, after = other.verdict, judged.verdict
+                count[True] += pick.is_picked(before) and pick.is_wanted(after)
+                count[False] += pick.is_wanted(before) and pick.is_picked(after)
     largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
     p_value = min(1.0, max(1, n_hypotheses) * largest)
     conclusion = Conclusion.CAUSE if p_value <= PAIR_ERROR_RATE else Conclusion.TOO_LITTLE

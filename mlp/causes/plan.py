@@ -1,12 +1,12 @@
 """Which runs are rerun, and what is changed in each: the question, before anything is trained."""
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,7 @@ from mlp.causes.changes import (
     rerun,
     with_seeds,
 )
-from mlp.causes.counts import explained_shares
-from mlp.causes.observed import HEALTHY, StudyRun
+from mlp.causes.observed import HEALTHY, StudyRun, explained_shares
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import seeds_of, settings_for_seeds, settings_of
@@ -44,8 +43,13 @@ Results = Mapping[RunConfig, Judgement]
 class Side(StrEnum):
     """From which runs a change starts."""
 
-    STOPS = "stops"  # from oscillating ones: does it stop?
+    STOPS = "stops"  # from those with the verdict that is asked about: does it stop?
     STARTS = "starts"  # from healthy ones: does it start?
+
+    @property
+    def did(self) -> str:
+        """What a change did that turned the run."""
+        return "stopped" if self is Side.STOPS else "started"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Pick:
 
     Attributes:
         run: its place in the study.
+        asked: the verdict that is asked about.
         configs: unchanged, with its own seed first and then with more further ones than wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
@@ -61,6 +66,7 @@ class Pick:
 
     run: int
     side: Side
+    asked: Verdict
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
@@ -74,6 +80,14 @@ class Pick:
         if own not in self._made:
             self._made[own] = rerun(self.configs[seed], changes, seed)
         return self._made[own]
+
+    def is_picked(self, verdict: Verdict) -> bool:
+        """Whether a verdict is the one that runs on this side were picked for."""
+        return _is_picked(verdict, self.side, self.asked)
+
+    def is_wanted(self, verdict: Verdict) -> bool:
+        """Whether a verdict is the one that a change on this side is to lead to."""
+        return _is_wanted(verdict, self.side, self.asked)
 
     def of_factor(self, factor: Factor) -> list[Change]:
         """The changes of one factor."""
@@ -97,23 +111,25 @@ class Plan:
     """What is asked of a study: the picked runs and everything that may be changed in them.
 
     Attributes:
-        picks: oscillating and healthy in turn.
-        factors: everything that is changed, what goes along with oscillation most first.
+        asked: the verdict that is asked about, oscillating for one.
+        picks: those with that verdict and healthy ones in turn.
+        factors: everything that is changed, what goes along with the verdict most first.
     """
 
+    asked: Verdict
     runs: tuple[StudyRun, ...]
     picks: tuple[Pick, ...]
     factors: tuple[Factor, ...]
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Setting -> how much of the difference between oscillating and other runs it explains.
+        """Setting -> how much of the difference between these runs and the others it explains.
 
         A setting that is drawn by another one, or in each layer, explains what the best of its
         parts does.
         """
         found: dict[str, float] = {}
-        for name, share in explained_shares(self.runs).items():
+        for name, share in explained_shares(self.runs, self.asked).items():
             setting = name.partition("[")[0]
             found[setting] = max(found.get(setting, 0.0), share)
         return found
@@ -127,6 +143,7 @@ def plan_reruns(
     runs: Sequence[StudyRun],
     space: Space,
     *,
+    asked: Verdict = Verdict.OSCILLATING,
     interventions: int = 8,
     seeds: int = 4,
     n_examples: int,
@@ -136,16 +153,16 @@ def plan_reruns(
 
     Args:
         space: the settings that may be changed, and their bounds.
+        asked: the verdict that is to be explained, a bad one.
         interventions: runs picked on each side, at most. More keep what fewer had.
         seeds: further seeds of each; likewise.
-        n_examples: in the training part.
         gradient_norm: asked when a change at the same effective step needs it: the step of `unit`
             and `clip` depends on it.
     """
     first_seed = 1 + max((_own_seed(run.config) for run in runs), default=0)
     drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
     for side in Side:
-        among = [i for i, run in enumerate(runs) if is_picked(run.verdict, side)]
+        among = [i for i, run in enumerate(runs) if _is_picked(run.verdict, side, asked)]
         picked = spread([runs[i] for i in among], space, interventions)
         n_most = _MOST_SEEDS * seeds
         n_seeds = min(n_most, math.ceil(interventions * seeds / max(1, len(picked))))
@@ -160,19 +177,20 @@ def plan_reruns(
             configs,
             space,
             n_examples=n_examples,
-            gradient_norms=_LazyNorms(configs, gradient_norm),
-            targets=_targets(runs, side),
-            order=_order(runs, side),
+            gradient_norm=_norm_of_seed(configs, gradient_norm),
+            targets=_targets(runs, side, asked),
+            to_bounds=not any(_is_wanted(run.verdict, side, asked) for run in runs),
+            order=_order(runs, side, asked),
         )
-        picks[side].append(Pick(run, side, configs, n_seeds, changes))
+        picks[side].append(Pick(run, side, asked, configs, n_seeds, changes))
     in_turn = tuple(_in_turn(*picks.values()))
-    return Plan(tuple(runs), in_turn, _by_counts(runs, in_turn))
+    return Plan(asked, tuple(runs), in_turn, _by_counts(runs, in_turn, asked))
 
 
 def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
     """The change of a factor that did most with the run's own seed; None before any is trained.
 
-    From an oscillating run: one that cures it, else the smallest swings, else a quiet failure.
+    Of what is to be stopped: one that cures it, else the smallest swings, else another failure.
     """
     ranked = by_strength(pick, factor, results)
     return ranked[0] if ranked else None
@@ -206,17 +224,15 @@ def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunC
 def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
     """Whether these changes are trained with the run's own seed, and it ended as is asked."""
     judged = judged_after(pick, changes, 0, results)
-    return judged is not None and is_wanted(judged.verdict, pick.side)
+    return judged is not None and pick.is_wanted(judged.verdict)
 
 
-def is_picked(verdict: Verdict, side: Side) -> bool:
-    """Whether a verdict is the one that runs on this side were picked for."""
-    return verdict is Verdict.OSCILLATING if side is Side.STOPS else verdict in HEALTHY
+def _is_picked(verdict: Verdict, side: Side, asked: Verdict) -> bool:
+    return verdict is asked if side is Side.STOPS else verdict in HEALTHY
 
 
-def is_wanted(verdict: Verdict, side: Side) -> bool:
-    """Whether a verdict is the one that a change on this side is to lead to."""
-    return verdict in HEALTHY if side is Side.STOPS else verdict is Verdict.OSCILLATING
+def _is_wanted(verdict: Verdict, side: Side, asked: Verdict) -> bool:
+    return verdict in HEALTHY if side is Side.STOPS else verdict is asked
 
 
 def _block(config: RunConfig) -> int:
@@ -229,32 +245,16 @@ def _own_seed(config: RunConfig) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-@dataclass(frozen=True, eq=False)
-class _LazyNorms(Sequence[float]):
-    """Gradient norms at the first weights, each computed when it is first asked for."""
-
-    configs: Sequence[RunConfig]
-    gradient_norm: GradientNorm
-    known: dict[int, float] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.configs)
-
-    @overload
-    def __getitem__(self, seed: int) -> float: ...
-    @overload
-    def __getitem__(self, seed: slice) -> Sequence[float]: ...
-    def __getitem__(self, seed: int | slice) -> float | Sequence[float]:
-        if isinstance(seed, slice):
-            return [self[i] for i in range(*seed.indices(len(self)))]
-        if seed not in self.known:
-            self.known[seed] = float(self.gradient_norm([self.configs[seed]])[0])
-        return self.known[seed]
+def _norm_of_seed(
+    configs: Sequence[RunConfig], gradient_norm: GradientNorm
+) -> Callable[[int], float]:
+    """The gradient's norm at the first weights of a seed, computed when it is first asked for."""
+    return functools.cache(lambda seed: float(gradient_norm([configs[seed]])[0]))
 
 
-def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
+def _targets(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> dict[str, float]:
     """Medians of each number over the runs that are as the change is to make them."""
-    there = [run for run in runs if is_wanted(run.verdict, side)]
+    there = [run for run in runs if _is_wanted(run.verdict, side, asked)]
     numbers: dict[str, list[float]] = {}
     for run in there:
         for name, value in run.params.items():
@@ -264,13 +264,14 @@ def _targets(runs: Sequence[StudyRun], side: Side) -> dict[str, float]:
     return {name: sorted(values)[(len(values) - 1) // 2] for name, values in numbers.items()}
 
 
-def _order(runs: Sequence[StudyRun], side: Side) -> Order:
+def _order(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> Order:
     """What the study saw turn out well comes first; a guess about the order, no evidence."""
     seen: dict[tuple[str, str], list[bool]] = {}
     for run in runs:
+        is_wanted = _is_wanted(run.verdict, side, asked)
         for name, value in run.params.items():
-            seen.setdefault((name, typed(value)), []).append(is_wanted(run.verdict, side))
-    targets = _targets(runs, side)
+            seen.setdefault((name, typed(value)), []).append(is_wanted)
+    targets = _targets(runs, side, asked)
 
     def order(name: str, value: Value) -> float:
         if name in targets and isinstance(value, int | float):
@@ -281,14 +282,16 @@ def _order(runs: Sequence[StudyRun], side: Side) -> Order:
     return order
 
 
-def _by_counts(runs: Sequence[StudyRun], picks: Sequence[Pick]) -> tuple[Factor, ...]:
+def _by_counts(
+    runs: Sequence[StudyRun], picks: Sequence[Pick], asked: Verdict
+) -> tuple[Factor, ...]:
     """A guess about where to look first, no evidence; branches of a setting are added up.
 
     Normalization comes as early as the learning rate: only both tell whether the effective step
     acts.
     """
     shares: Counter[str] = Counter()
-    for name, share in explained_shares(runs).items():
+    for name, share in explained_shares(runs, asked).items():
         shares[name.partition("[")[0]] += share  # type: ignore[assignment]
     shares[NORMALIZATION] = max(shares[NORMALIZATION], shares[LEARNING_RATE])
     factors = sorted({factor for pick in picks for factor in pick.factors})
@@ -302,12 +305,12 @@ def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
 
 
 def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
-    oscillates = judged.verdict is Verdict.OSCILLATING
-    if is_wanted(judged.verdict, pick.side):
+    amplitude = judged.amplitude if math.isfinite(judged.amplitude) else 0.0
+    if pick.is_wanted(judged.verdict):
         return (0, 0.0)
     if pick.side is Side.STOPS:
-        return (1, judged.amplitude) if oscillates else (2, 0.0)
-    return (1, -judged.amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
+        return (1, amplitude) if judged.verdict is pick.asked else (2, 0.0)
+    return (1, -amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
 
 
 def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
@@ -316,10 +319,6 @@ def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:
     The first is the one with the smallest mean distance to all others, each next one the farthest
     from those picked so far (ties: the earlier run). So a larger n adds to the picks of a smaller
     one. Runs that differ in their seeds alone, or in what does nothing in them, count once.
-
-    Args:
-        space: the settings by which distance is measured.
-        n: how many at most.
 
     Returns:
         Positions in `runs`, in the order of picking.

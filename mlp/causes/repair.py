@@ -14,6 +14,7 @@ from mlp.causes.changes import (
     Change,
     Factor,
     GradientNorm,
+    Train,
     chance_of,
     changes_of,
     domain_of,
@@ -24,8 +25,7 @@ from mlp.causes.changes import (
     step_example,
     with_seeds,
 )
-from mlp.causes.edge import Bisection, Edge
-from mlp.causes.observed import HEALTHY, is_repair
+from mlp.causes.observed import DEEDS, HEALTHY, Deed, is_repair
 from mlp.config import RunConfig, Value, digest
 from mlp.curve import Judgement, Verdict
 from mlp.settings import learning_rate_of, seeds_of, settings_for_seeds, settings_of
@@ -35,28 +35,33 @@ from mlp.study.space import Domain, Range, Space
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 _TEN, _FAR = 10.0, 100.0
 _ROUNDS = 6  # of a bisection: three suffice where all seeds agree
-_NARROWER = (
-    0.0,
-    0.05,
-    0.12,
-    0.25,
-    0.5,
-)  # of the way back from the edge, until twice the seeds hold
+_NARROWER = 0.0, 0.05, 0.12, 0.25, 0.5  # of the way back from the edge, until twice the seeds hold
+_POINTS = 4  # between what is known; they train side by side
+_TOLERANCE = 0.1  # of the value (log), or of the whole way
+_FARTHEST_PLACE = -1.5  # beyond the value that was good with the own seed, in whole ways
 _MOST_PAIRS = 3  # that are tried with further seeds
 _NO_CAUSE = {"data.root", "data.name", "data.validation_fraction", *SEEDS} | {
     f"training.{name}" for name in ("steps", "dtype", "evaluate_every", "sharpness_points")
 }
 
-Train = Callable[[Sequence[RunConfig]], Sequence[Judgement]]
-"""Trains one network for each config, and judges its loss."""
+_SWINGS = Deed("swings on its way", "swing on its way", "the swings")  # and settles
 
-_DOES = {  # a verdict as what the run does, what makes it do so, and what is to be stopped
-    Verdict.OSCILLATING: ("oscillates", "oscillate", "the oscillation"),
-    Verdict.STALLED: ("stalls", "stall", "the stall"),
-    Verdict.DIVERGED: ("diverges", "diverge", "the divergence"),
-    Verdict.CLIMBING: ("climbs", "climb", "the climb"),
-}
-_SWINGS = "swings on its way", "swing on its way", "the swings"  # and settles
+
+@dataclass(frozen=True)
+class Edge:
+    """Between which values of a setting a run begins to end badly.
+
+    Attributes:
+        setting: its path.
+        good: up to here it ended well with each seed.
+        bad: from here on it ended badly with one of them, or more.
+        n_seeds: with which it was tried, the run's own among them.
+    """
+
+    setting: str
+    good: float
+    bad: float
+    n_seeds: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,6 @@ class Attempt:
         verdict: how the run ended with its own seed.
         n_cured: further seeds with which it ended well, and no higher than the unchanged run where
             that ends badly.
-        n_seeds: further seeds that were tried.
         config: the changed run, with its own seed.
     """
 
@@ -96,15 +100,12 @@ class Repair:
         ratio: its stability ratio at its first weights; None where that is not known.
         n_alike: further seeds with which it ends as it does with its own, unchanged.
         n_bad: further seeds with which it ends badly in any way, unchanged.
-        n_seeds: further seeds that were tried.
         cures: changes that repair it with its own seed, those that do so most often with further
             ones first and of these the smallest; the first is the repair. Empty: none was found.
         edges: of numbers, how far each can go before the run ends badly.
         quiet_failures: changes with which it ends otherwise, but not well, or at a higher loss.
         without_effect: settings of no cure; with its own seed and every value that was tried, the
             run still ends as it did.
-        n_trained: reruns.
-        is_complete: whether everything was tried.
     """
 
     config: RunConfig
@@ -156,11 +157,7 @@ def repair(
     Args:
         config: of a run that `needs_repair`.
         space: what may be changed; of its study, or the `standard_space`.
-        before: how this run ended.
-        n_examples: in the training part.
         ratio: its stability ratio at its first weights, if that is known.
-        seeds: further seeds.
-        known: results of an earlier call.
         population: configs that are trained in one call of `train`, at most.
         goes_on: asked before each population.
     """
@@ -171,7 +168,7 @@ def repair(
         configs,
         space,
         n_examples=n_examples,
-        gradient_norms=norms,
+        gradient_norm=norms.__getitem__,
         targets={},
         order=lambda _name, _value: 0.0,
     )
@@ -304,10 +301,10 @@ def _further_changes(
     own, defaults = settings_of(configs[0]), _defaults_of(configs[0])
     typical = dict(defaults)
     if configs[0].own is None:
-        usual_rate = RunConfig().optimizer.learning_rate
+        usual_rate = RunConfig().optimizer.rate
         typical[LEARNING_RATE] = float(f"{usual_rate / worth:.3g}")
     known = {
-        (change.factor.setting, dict(change.values[0])[change.factor.setting]) for change in changes
+        (change.factor.setting, dict(change.values)[change.factor.setting]) for change in changes
     }
     for factor in dict.fromkeys(change.factor for change in changes):
         path, value = factor.setting, own[factor.setting]
@@ -328,14 +325,14 @@ def _further_changes(
             for depth in range(1, len(widths) - 1):
                 values = ((DEPTH, depth), (WIDTHS, widths[:depth]))
                 distance = abs(position(drawn[1], len(widths)) - position(drawn[1], depth))
-                yield Change(factor, f"{DEPTH}={depth}", (values,) * len(configs), distance)
+                yield Change(factor, f"{DEPTH}={depth}", values, distance)
     varied = {entry.path for entry in space} | _NO_CAUSE | _left_alone(configs[0])
     for path, value in defaults.items():
         if path not in varied and value is not None and own[path] not in (None, value):
             change = Change(
                 Factor(path),
                 f"{path}={shown_value(value)}",
-                (((path, value),),) * len(configs),
+                ((path, value),),
                 1.0,
             )
             if rerun(configs[0], [change], 0) is not None:
@@ -362,9 +359,98 @@ def _to_value(configs: Sequence[RunConfig], factor: Factor, value: float, domain
     return Change(
         factor,
         f"{setting}={shown_value(value)}",
-        (((setting, value),),) * len(configs),
+        ((setting, value),),
         abs(position(domain, value) - position(domain, start)),
     )
+
+
+@dataclass
+class Bisection:
+    """The search of one edge, on the way from a value that is good to the run's own, which is not.
+
+    A place on the way is 0 at the good value, 1 at the run's own, and below 0 beyond the good one.
+    Values are evenly spaced by their logarithm where both ends are above 0. Of each seed, what lies
+    before a good place counts as good; of all of them, what lies after a bad one as bad.
+
+    Attributes:
+        good: ends well with the run's own seed.
+        start: of the run itself.
+        ends: for each seed, place -> whether the run ended well there.
+    """
+
+    good: float
+    start: float
+    ends: list[dict[float, bool]] = field(default_factory=list)
+
+    @property
+    def is_log(self) -> bool:
+        """Whether values are spaced by their logarithm."""
+        return min(self.good, self.start) > 0
+
+    def value(self, place: float) -> float:
+        """The value at a place, to three digits, so that it can be typed.
+
+        Example:
+            >>> Bisection(0.1, 10.0).value(0.5)
+            1.0
+        """
+        if place in (0, 1):
+            return self.start if place else self.good
+        if self.is_log:
+            value = self.good ** (1 - place) * self.start**place
+        else:
+            value = self.good + (self.start - self.good) * place
+        return float(f"{value:.3g}")
+
+    @property
+    def bad_place(self) -> float:
+        """The first place where any seed ends badly."""
+        return min((self._first_bad(seed) for seed in range(len(self.ends))), default=math.inf)
+
+    @property
+    def good_place(self) -> float | None:
+        """The last place up to which each seed ends well; None where one has no such place."""
+        lasts = [self._last_good(seed) for seed in range(len(self.ends))]
+        known = [last for last in lasts if last is not None]
+        return min(known) if len(known) == len(lasts) else None
+
+    def wanted(self) -> list[tuple[int, float]]:
+        """Seeds and places to train next; none where the edge is known, or beyond reach."""
+        bad, good = self.bad_place, self.good_place
+        if good is not None and (bad - good) * self._length <= _TOLERANCE:
+            # What lies before a good place is good as a rule, not always.
+            return [(seed, good) for seed, own in enumerate(self.ends) if good not in own]
+        low = good
+        if low is None:
+            back = min(0.5, math.log(10) / self._length) if self.is_log else 0.5
+            low = 0.0 if bad > 0 else bad - back
+            if low < (_FARTHEST_PLACE if self.is_log else 0.0):
+                return []
+        places = [low + (bad - low) * i / (_POINTS + 1) for i in range(_POINTS + 1)]
+        asked = []
+        for seed, own in enumerate(self.ends):
+            last = self._last_good(seed)
+            asked += [(seed, p) for p in places if p not in own and (last is None or p > last)]
+        return asked
+
+    def edge(self, setting: str) -> Edge | None:
+        """What is known of the edge; None where no value is known that is good with each seed."""
+        good, bad = self.good_place, self.bad_place
+        if good is None or not good < bad < math.inf:
+            return None
+        return Edge(setting, self.value(good), self.value(bad), len(self.ends))
+
+    @property
+    def _length(self) -> float:
+        return abs(math.log(self.start / self.good)) if self.is_log else 1.0
+
+    def _first_bad(self, seed: int) -> float:
+        return min((p for p, is_good in self.ends[seed].items() if not is_good), default=math.inf)
+
+    def _last_good(self, seed: int) -> float | None:
+        first_bad = self._first_bad(seed)
+        good = [p for p, is_good in self.ends[seed].items() if is_good and p < first_bad]
+        return max(good, default=None)
 
 
 def _find_edges(search: _Search) -> dict[Factor, Bisection]:
@@ -378,7 +464,7 @@ def _find_edges(search: _Search) -> dict[Factor, Bisection]:
         targets = [
             number
             for own in changes
-            if isinstance(number := dict(own.values[0])[factor.setting], float)
+            if isinstance(number := dict(own.values)[factor.setting], float)
             and search.ends_well([own], 0)
         ]
         if factor.setting == learning_rate_of(
@@ -457,7 +543,7 @@ def _sides(search: _Search, changes: Sequence[Change]) -> list[Change]:
         return math.inf if judged is None else judged.amplitude or judged.tail_loss
 
     def is_above(change: Change) -> bool:
-        return dict(change.values[0])[path] > own  # type: ignore[operator]
+        return dict(change.values)[path] > own  # type: ignore[operator]
 
     if not isinstance(own, int | float):
         return sorted(changes, key=size)[:2]
@@ -632,8 +718,8 @@ def _edge_lead(found: Repair, edge: Edge) -> Iterator[str]:
     )
 
 
-def _words(before: Judgement) -> tuple[str, str, str]:
-    return _DOES.get(before.verdict, _SWINGS)
+def _words(before: Judgement) -> Deed:
+    return DEEDS.get(before.verdict, _SWINGS)
 
 
 def _unchanged_sentence(found: Repair) -> Iterator[str]:

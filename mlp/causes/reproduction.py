@@ -134,7 +134,6 @@ def compare_curves(
     of all of them, at the step and somewhat before and after it.
 
     Args:
-        settings: in words.
         runs: of the other program, one or more.
         reruns: with further seeds, of this program, taken at the steps of the runs; three or more.
 

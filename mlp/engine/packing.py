@@ -167,10 +167,13 @@ def assemble(
 
 
 def _row(config: RunConfig) -> list[float]:
-    """The row that a trial's guard begins with."""
+    """The row that a trial's guard begins with; in a short run there is less to wait for."""
     batch_size = config.training.batch_size
     return guard.row_of(
-        CHANCE_LOSS, batch_size=batch_size, noise=0.0 if batch_size is None else None
+        CHANCE_LOSS,
+        batch_size=batch_size,
+        noise=0.0 if batch_size is None else None,
+        patience=min(guard.PATIENCE, config.training.steps // 2),
     )
 
 
@@ -313,9 +316,7 @@ def _take_part(
 @np.errstate(over="ignore")  # a rate may be beyond the dtype
 def _rates(configs: Sequence[RunConfig], step: NDArray[np.int64], dtype: str) -> Array:
     """The learning rate of each update, `(trials, steps)`."""
-    rates = [
-        c.optimizer.learning_rate * rate_share(c.optimizer, step, c.training.steps) for c in configs
-    ]
+    rates = [c.optimizer.rate * rate_share(c.optimizer, step, c.training.steps) for c in configs]
     return np.array(rates).astype(dtype)
 
 

@@ -62,7 +62,6 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
     Args:
         which: a study's name, the id of a run or of a study's parent run, or an experiment's name;
             None: the last study.
-        config: how much may be trained, and where.
     """
     path = sqlite_path(resolve(config.local.tracking))
     if path is not None and not path.exists():

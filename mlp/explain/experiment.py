@@ -5,15 +5,13 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from mlp.causes.changes import SEEDS, plain, shown_value
-from mlp.causes.counts import count_values
-from mlp.causes.observed import complete_space, parameters_of
+from mlp.causes.observed import complete_space, count_values, parameters_of
 from mlp.causes.plan import Results
 from mlp.causes.reproduction import (
     JudgedCurve,
@@ -180,31 +178,18 @@ def _typed_before(config: ExplainConfig) -> list[str]:
     return own + [f"{path}={typed(value)}" for path, value in config.given.items()]
 
 
-@dataclass(frozen=True)
-class CodeCheck:
-    """Whether runs are another program's in more than name.
-
-    Attributes:
-        finding: in sentences; empty where the runs came out alike, and reruns say something about
-            them.
-        pace_s: seconds that a rerun took.
-    """
-
-    finding: tuple[str, ...]
-    pace_s: float
-
-
 def check_code(
     study: PastStudy, data: Dataset, where: Executor, *, end: float, console: Console
-) -> CodeCheck:
+) -> tuple[tuple[str, ...], float]:
     """Trains settings of other programs' runs again, unchanged, and compares.
 
     Args:
         study: of which only the runs of other programs are looked at.
-        data: that they were trained on.
-        where: who trains.
         end: by the monotonic clock; no population is begun after it.
-        console: told how far it is.
+
+    Returns:
+        What was found, in sentences: none where the runs came out alike, so that reruns say
+        something about them. And the seconds that a rerun took.
     """
     groups = _groups(study.brought, data)
     n_each = min(_MOST, max(_FEWEST, _RERUNS // max(1, len(groups))))
@@ -219,12 +204,12 @@ def check_code(
             f"{n_each * len(groups)} reruns; before they come out alike, no cause is looked for. "
             f"That takes more than {passed_s:.0f} s: a larger explain.timeout_s, or none."
         )
-        return CodeCheck((late,), pace_s)
+        return (late,), pace_s
     if not found.is_alike:
-        return CodeCheck(_finding(found, study), pace_s)
+        return _finding(found, study), pace_s
     n = f"{found.n_alike} of {found.n_own} runs go as the {found.n_reruns} reruns"
     say(console, f"trained again as they are: {n}")
-    return CodeCheck((), pace_s)
+    return (), pace_s
 
 
 def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
@@ -269,16 +254,7 @@ def _without_seeds(config: RunConfig) -> str:
     return canonical_json(settings_of(with_settings(plain(config), dict.fromkeys(SEEDS, 0))))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Runs of other programs that differ in their seeds alone, at the same steps."""
-
-    config: RunConfig
-    runs: tuple[BroughtRun, ...]
-
-    @property
-    def n_swinging(self) -> int:
-        return sum(run.verdict is Verdict.OSCILLATING for run in self.runs)
+_Group = list[BroughtRun]  # that differ in their seeds alone, at the same steps
 
 
 def _reproduce(
@@ -291,7 +267,7 @@ def _reproduce(
     end: float,
 ) -> Reproduction | None:
     """Trains each with further seeds and compares; None where the time was up before."""
-    configs = [config for group in groups for config in _seeded(group.config, n_each)]
+    configs = [config for group in groups for config in _seeded(_config(group[0]), n_each)]
     results: list[Result] = []
 
     def progress(done: float, _losses: object) -> None:
@@ -302,20 +278,14 @@ def _reproduce(
             return None
         records = train_runs(configs[first : first + _POPULATION], data, where, progress=progress)
         results += [record.result for record in records]
-    space = complete_space([group.config for group in groups])
+    space = complete_space([_config(group[0]) for group in groups])
     comparisons = []
     for place, group in enumerate(groups):
-        steps = _steps_here(group)
-        comparisons.append(
-            compare_curves(
-                _in_words(group.config, space),
-                [JudgedCurve(run.verdict, run.loss, steps) for run in group.runs],
-                [
-                    _sampled(own, group.config, steps)
-                    for own in results[place * n_each : (place + 1) * n_each]
-                ],
-            )
-        )
+        config, steps = _config(group[0]), _steps_here(group)
+        own = [JudgedCurve(run.verdict, run.loss, steps) for run in group]
+        again = results[place * n_each : (place + 1) * n_each]
+        reruns = [_sampled(result, config, steps) for result in again]
+        comparisons.append(compare_curves(_in_words(config, space), own, reruns))
     return judge_reproduction(comparisons)
 
 
@@ -329,9 +299,11 @@ def _groups(runs: Sequence[BroughtRun], data: Dataset) -> list[_Group]:
                 [_without_seeds(config), run.step[[0, -1]].tolist(), run.loss.size]
             )
             members.setdefault(key, []).append(run)
-    groups = [_Group(_config(own[0]), tuple(own)) for own in members.values()]
-    swinging = sorted((own for own in groups if own.n_swinging), key=lambda own: -len(own.runs))
-    quiet = sorted((own for own in groups if not own.n_swinging), key=lambda own: -len(own.runs))
+    groups = sorted(members.values(), key=lambda own: -len(own))
+    parts: dict[bool, list[_Group]] = {True: [], False: []}
+    for own in groups:
+        parts[any(run.verdict is Verdict.OSCILLATING for run in own)].append(own)
+    swinging, quiet = parts[True], parts[False]
     first = swinging[: max(_MOST_GROUPS * 2 // 3, _MOST_GROUPS - len(quiet))]
     return [*first, *quiet[: _MOST_GROUPS - len(first)]]
 
@@ -350,7 +322,7 @@ def _seeded(config: RunConfig, n: int) -> list[RunConfig]:
 
 def _steps_here(group: _Group) -> NDArray[np.int64]:
     """The steps at which the runs logged their loss; of epochs, the steps that these stand for."""
-    step, wanted = group.runs[0].step, group.config.training.steps
+    step, wanted = group[0].step, _config(group[0]).training.steps
     last = int(step[-1])
     if last in (wanted, wanted - 1) or last < 1:
         return step

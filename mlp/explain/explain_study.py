@@ -1,4 +1,4 @@
-"""Explains a study: which settings make its runs oscillate, by reruns, on screen and as a page."""
+"""Explains a study: which settings make its runs oscillate, or end badly otherwise, by reruns."""
 
 import dataclasses
 import functools
@@ -19,17 +19,18 @@ from mlp.causes.answer import (
     evidence_table,
     investigate,
     order_in_population,
+    render_answer,
     sentences,
 )
-from mlp.causes.changes import GradientNorm, plain, standard_space
+from mlp.causes.changes import plain, standard_space
 from mlp.causes.effects import effects
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import complete_space, observe
+from mlp.causes.observed import DEEDS, StudyRun, complete_space, observe, verdict_to_explain
 from mlp.causes.plan import Results, plan_reruns
-from mlp.config import Data, Execution, ExplainConfig, RunConfig
+from mlp.config import Data, ExplainConfig, RunConfig, Training
 from mlp.curve import Judgement, Verdict
-from mlp.data.dataset import examples_for
-from mlp.errors import DataError, RecordError, patiently
+from mlp.data.dataset import Dataset
+from mlp.errors import DataError, RecordError, SettingError, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
@@ -40,37 +41,46 @@ from mlp.explain.experiment import (
     store_of_reruns,
     verdicts_in_words,
 )
-from mlp.explain.page_content import Compared, Curves, gather, sentences_of, unmeasured
-from mlp.explain.reruns import Retrainer, recorded_explanation
+from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
 from mlp.program import Program
-from mlp.report.figures import Figure, figures_of
-from mlp.report.page import render_page
-from mlp.report.summary import Cure, PageContent, find_cures
+from mlp.report.page import Figure, figures_of, render_page
+from mlp.report.summary import (
+    Cure,
+    CurvePair,
+    PageContent,
+    combinations_of,
+    find_cures,
+    quality_of,
+    spread_out,
+)
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import located, with_settings
-from mlp.stability.sharpness import gradient_norms
-from mlp.study.space import read_space
+from mlp.study.space import Space, read_space
 from mlp.terminal.compose import explain_config, named_by_study
 from mlp.terminal.screen import counting, say, silent, waiting
-from mlp.tracking.display import explain_command, rerun_command
+from mlp.tracking.display import ThinCurve, explain_command, rerun_command
+from mlp.tracking.drain import Drain
 from mlp.tracking.read import (
     Meaning,
     PastRun,
     PastStudy,
     busy_s,
     fetch_source,
+    read_points,
     read_reruns,
     read_study,
 )
 from mlp.tracking.runs import describe_answer, log_text
 from mlp.tracking.store import Store, how_to_look, open_store, run_address
-from mlp.training.train_runs import n_threads, open_executor
+from mlp.training.train_runs import open_executor
+from mlp.training.work import Executor
 
 PAGE_FILE = "report.html"
 _LEAST_LIMIT_S = 30.0  # a study of seconds leaves no time to show anything
 _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than that for a tiny one
 _POPULATION = 64  # reruns that are trained at once, at most
 _FEWEST = 8  # fill the vectors of the engine: fewer take as long
+_MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
@@ -85,6 +95,9 @@ def explain_study(
 ) -> "Explanation":
     """Finds out which settings make the loss of a study's runs oscillate, by reruns.
 
+    Where none oscillates, or most diverge, it asks about the worst end that they have
+    (`explain.verdict`).
+
     Args:
         name: of a study, the id of its parent run, or of an experiment; None: the last study.
         settings: of the group `explain`, such as `{"seeds": 8, "timeout_s": 600.0}`, with their
@@ -92,7 +105,6 @@ def explain_study(
             whole config.
         tracking_uri: of the store; None: MLFLOW_TRACKING_URI, else `mlflow.db` in the working
             directory.
-        experiment: name of the MLflow experiment.
         console: where progress and the answer are shown; None: nowhere.
         is_after_sweep: whether a sweep ends with it, which says itself what to type next.
 
@@ -149,43 +161,23 @@ def explain_study(
         }
         # A rerun that is a run of the study, to the last bit, is not trained once more.
         trained = {} if study.brought else compared.by_config()
-        inquiry = _Inquiry(compared, config, trained, earlier, console)
-        other: tuple[str, ...] = ()
-        with open_executor(config.local.execution, notice=inquiry.say) as where:
-            clock = _Clock(started, limit_s, inquiry.pace_s(study))
-            # Reruns say something about runs of another program only if these come out alike.
-            if study.brought:
-                end = started + limit_s if config.explain.timeout_s else math.inf
-                checked = check_code(study, compared.data, where, end=end, console=console)
-                other, clock.pace_s = checked.finding, checked.pace_s
-                if not config.explain.timeout_s:  # which counts from here then
-                    clock.started = time.monotonic()
-            if other:
-                inquiry.give_up()
-            with _progress(inquiry, clock) as told:
-                trainer = Retrainer(compared.data, where, reruns, study.key, told)
-                inquiry.ask(trainer, clock)
-            if study.brought and not other:
-                other = contradiction(study, inquiry.known)
-                if other:
-                    inquiry.give_up()
+        with open_executor(config.local.execution, notice=functools.partial(say, console)) as where:
+            inquiry = _Inquiry(study, compared, config, trained, earlier, console, started, limit_s)
+            inquiry.check(where)
+            trainer = inquiry.ask(where, reruns)
             found = inquiry.answer()
-            said = other or sentences_of(study, found)
+            said = inquiry.finding or sentences_of(study, found)
             _say_answer(said, found, again, console)  # as soon as it is known
             at = study.run_id or run_id  # the study's own run, where there is one
-            look = how_to_look(store, run_id=at)
+            commands = [] if inquiry.finding else _commands(study, compared, found, config)
+            commands += how_to_look(store, run_id=at)
             with waiting(console, "the page is being made"):
-                content = gather(
-                    study,
-                    compared,
-                    found,
-                    Curves(store, trained | earlier, trainer, clock.has_time),
-                    cures=inquiry.cures(found),
-                    commands=look if other else [*_commands(study, compared, found, config), *look],
-                )
-                if other:
-                    evidence = "\n".join(other)
-                    content = dataclasses.replace(content, sentences=other, evidence=evidence)
+                curves = Curves(store, trained | earlier, trainer)
+                cures = inquiry.cures(found)
+                content = gather(study, compared, found, curves, cures=cures, commands=commands)
+                if inquiry.finding:
+                    evidence = "\n".join(said)
+                    content = dataclasses.replace(content, sentences=said, evidence=evidence)
                 page = render_page(content)
         with waiting(console, "the page is being recorded"):
             log_text(own, at, page, PAGE_FILE)
@@ -203,13 +195,10 @@ class Explanation:
     """What was found of a study.
 
     Attributes:
-        study: its runs.
-        answer: which settings cause the oscillation, with the evidence; None where the runs, of
+        answer: which settings cause the bad end, with the evidence; None where the runs, of
             another program, were only judged. Then there are no run, content and page either.
         sentences: the answer for a person.
         run_id: of the explain run in MLflow.
-        content: what the page shows.
-        page: the report as HTML.
     """
 
     study: PastStudy
@@ -233,6 +222,27 @@ class Explanation:
         return figures_of(self.content) if self.content is not None else {}
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The runs of a study that can be compared with each other.
+
+    Attributes:
+        asked: the verdict that is explained.
+        observed: the same as attribution sees them.
+        space: of the study, with every further setting in which they differ.
+    """
+
+    asked: Verdict
+    runs: tuple[PastRun, ...]
+    observed: tuple[StudyRun, ...]
+    space: Space
+    data: Dataset
+
+    def by_config(self) -> dict[RunConfig, PastRun]:
+        """The runs by their plain configs."""
+        return {own.config: run for own, run in zip(self.observed, self.runs, strict=True)}
+
+
 def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
     """The runs that can be compared, their space, and their data."""
     data_config, runs = _comparable(study, console)
@@ -242,24 +252,30 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
     if study.n_left_out and not study.brought:
         say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
     one = dataclasses.replace(runs[0].config, data=data_config)
-    one = with_settings(one, {"data.root": config.local.data.root})
-    _, data = examples_for(one, notice=lambda line: say(console, line))
-    others = {run.data_digest for run in runs} - {None, data.digest}
-    if others:
-        raise DataError(
-            f"the study was trained on other data than {data.name} is here: digest "
-            f"{min(str(own) for own in others)}, here {data.digest}"
-        )
+    digests = {run.data_digest for run in runs}
+    data = examples_of(one, config.local.data.root, digests, "study", console)
     configs = [unmeasured(run.config) for run in runs]
     named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
     # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
     space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
-    if all(run.judgement.verdict is Verdict.OSCILLATING for run in runs):
+    verdicts = [run.judgement.verdict for run in runs]
+    asked = _asked(verdicts, study, config)
+    if all(verdict is asked for verdict in verdicts):
         # Whatever is varied: then something that all runs share may do it.
         known = {entry.path for entry in space}
         space += tuple(e for e in standard_space(configs[0]) if e.path not in known)
-    observed = observe(configs, [run.judgement.verdict for run in runs], space)
-    return Compared(runs, observed, space, data)
+    return Compared(asked, runs, observe(configs, verdicts, space), space, data)
+
+
+def _asked(verdicts: Sequence[Verdict], study: PastStudy, config: ExplainConfig) -> Verdict:
+    typed = config.explain.verdict
+    if study.brought:  # whose code is compared by its swings
+        if typed not in ("worst", Verdict.OSCILLATING):
+            raise SettingError(
+                f"explain.verdict must be oscillating for runs of another program, but is {typed}"
+            )
+        return Verdict.OSCILLATING
+    return verdict_to_explain(verdicts) if typed == "worst" else Verdict(typed)
 
 
 def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
@@ -314,97 +330,101 @@ def _with_file(
 
 
 class _Inquiry:
-    """What is asked of a study, and what is known of it.
+    """What is asked of a study in the time there is, and what is known of it.
 
     Attributes:
         plan: the runs that are changed, and how.
         known: results in the order of their training.
+        finding: why nothing is asked of runs of another program, in sentences; else empty.
     """
 
     def __init__(
         self,
+        study: PastStudy,
         compared: Compared,
         config: ExplainConfig,
         trained: Mapping[RunConfig, PastRun],
         earlier: Mapping[RunConfig, PastRun],
         console: Console,
+        started: float,
+        limit_s: float,
     ) -> None:
         """Trains nothing.
 
         Args:
             trained: runs of the study that count as reruns of their configs.
             earlier: reruns of earlier calls.
+            started: by the monotonic clock, in seconds.
+            limit_s: for the reruns; the page comes after it.
         """
-        data = compared.data
-        self._compared, self.console = compared, console
-        self._norms: GradientNorm = functools.partial(
-            gradient_norms, data=data, threads=n_threads(Execution())
-        )
-        if data.program is not None:  # what its gradient is, only the function knows
-            self._norms = lambda configs: [1.0] * len(configs)
+        self._study, self._compared, self._console = study, compared, console
+        self._started, self._limit_s = started, limit_s
+        self._is_limited = bool(config.explain.timeout_s)
+        self._norms = norms_of(compared.data)
         self.plan = plan_reruns(
             compared.observed,
             compared.space,
+            asked=compared.asked,
             interventions=config.explain.interventions,
             seeds=config.explain.seeds,
-            n_examples=data.train.n_examples,
+            n_examples=compared.data.train.n_examples,
             gradient_norm=self._norms,
         )
-        self.known = {own: run.judgement for own, run in trained.items()}
-        self.n_earlier = len(earlier)
         in_order = sorted(
             earlier.items(), key=lambda item: (item[1].started_ms, order_in_population(item[0]))
         )
-        self.known |= {config: run.judgement for config, run in in_order}
+        self.known = {own: run.judgement for own, run in [*trained.items(), *in_order]}
+        self.finding: tuple[str, ...] = ()
+        self._n_earlier, self._n_trained, self._n_begun = len(earlier), 0, 0
         self._busy_s = busy_s([run for _, run in in_order])
-        self._n_trained = 0
+        # Of one rerun; before any is known, as a run of the study.
+        self._pace_s = self._measured_pace_s() or study.duration_s / max(1, len(study.runs))
         self._said: set[str] = set()
 
-    def say(self, *lines: str) -> None:
-        """Shows lines."""
-        say(self.console, *lines)
+    def check(self, where: Executor) -> None:
+        """Trains another program's runs as they are: reruns say something only if they do alike."""
+        if not self._study.brought:
+            return
+        end = self._started + self._limit_s if self._is_limited else math.inf
+        data = self._compared.data
+        finding, self._pace_s = check_code(self._study, data, where, end=end, console=self._console)
+        if not self._is_limited:  # the time counts from here then
+            self._started = time.monotonic()
+        self._give_up(finding)
 
-    def give_up(self) -> None:
-        """Asks for nothing, since no rerun would say anything about these runs."""
-        self.plan = dataclasses.replace(self.plan, picks=(), factors=())
-        self.known = {}
-
-    def pace_s(self, study: PastStudy | None = None) -> float:
-        """Seconds that a rerun takes, by all that were trained; at first, as a run of the study."""
-        n = self.n_earlier + self._n_trained
-        if n or study is None:
-            return self._busy_s / max(1, n)
-        return study.duration_s / max(1, len(study.runs))
-
-    def ask(self, trainer: Retrainer, clock: "_Clock") -> None:
+    def ask(self, where: Executor, reruns: Drain) -> Retrainer:
         """Trains what decides most, population after population, while there is time."""
+        self._tell()
+        with self._progress() as told:
+            trainer = Retrainer(self._compared.data, where, reruns, self._study.key, told)
 
-        def train(configs: Sequence[RunConfig]) -> Sequence[Judgement]:
-            before = trainer.seconds
-            judged = trainer(configs)
-            self._busy_s += trainer.seconds - before
-            self._n_trained += len(configs)
-            clock.pace_s = self.pace_s()
-            return judged
+            def train(configs: Sequence[RunConfig]) -> Sequence[Judgement]:
+                before = trainer.seconds
+                judged = trainer(configs)
+                self._busy_s += trainer.seconds - before
+                self._n_trained += len(configs)
+                self._pace_s = self._measured_pace_s()
+                return judged
 
-        def heard(results: Results) -> None:
-            self.known = dict(results)
-            self._tell(clock)
+            def heard(results: Results) -> None:
+                self.known = dict(results)
+                self._tell()
 
-        self._tell(clock)
-        try:
-            investigate(
-                self.plan,
-                train,
-                known=self.known,
-                population=clock.population,
-                goes_on=clock.has_time,
-                heard=heard,
-            )
-        except KeyboardInterrupt:
-            found = self.answer()
-            self.say("", *sentences(found), "")
-            raise
+            try:
+                investigate(
+                    self.plan,
+                    train,
+                    known=self.known,
+                    population=self._population,
+                    goes_on=self._has_time,
+                    heard=heard,
+                )
+            except KeyboardInterrupt:
+                say(self._console, "", *sentences(self.answer()), "")
+                raise
+        if self._study.brought and not self.finding:
+            self._give_up(contradiction(self._study, self.known))
+        return trainer
 
     def answer(self) -> Answer:
         """What is known now."""
@@ -413,7 +433,7 @@ class _Inquiry:
             self.known,
             n_examples=self._compared.data.train.n_examples,
             gradient_norm=self._norms,
-            pace_s=self.pace_s() or None,
+            pace_s=self._measured_pace_s() or None,
         )
 
     def cures(self, found: Answer) -> list[Cure]:
@@ -421,7 +441,13 @@ class _Inquiry:
         judged = [run.judgement for run in self._compared.runs]
         return find_cures(self.plan, self.known, found, judged)
 
-    def _tell(self, clock: "_Clock") -> None:
+    def _give_up(self, finding: tuple[str, ...]) -> None:
+        """After a finding nothing is asked, since no rerun would say anything about these runs."""
+        if finding:
+            self.finding, self.known = finding, {}
+            self.plan = dataclasses.replace(self.plan, picks=(), factors=())
+
+    def _tell(self) -> None:
         """Says what was settled since, and when."""
         for effect in effects(self.plan, self.known):
             setting, conclusion = effect.factor.setting, effect.conclusion
@@ -429,60 +455,41 @@ class _Inquiry:
             if is_settled and not effect.factor.keeps_step and setting not in self._said:
                 self._said.add(setting)
                 if self._n_trained:
-                    at = f"after {clock.seconds:.0f} s and {self._n_trained} reruns"
-                    self.say(f"{at}: {setting} {conclusion.value}")
+                    at = f"after {self._passed_s():.0f} s and {self._n_trained} reruns"
+                    say(self._console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")
 
+    def _progress(self) -> AbstractContextManager[Callable[[int, float], None]]:
+        found = self.answer()
+        told = "reruns to train: none"
+        if not found.is_complete:
+            told = f"reruns to train: {_left(found.n_left, self._pace_s)}"
+            if found.n_left * self._pace_s > self._limit_s:
+                told += f", of which explain.timeout_s={self._limit_s:.0f} leaves a part for later"
+        again = f"; {self._n_earlier} of earlier explanations are used" if self._n_earlier else ""
+        say(self._console, told + again)
+        return counting(self._console, "reruns", found.n_left)
 
-def _progress(
-    inquiry: _Inquiry, clock: "_Clock"
-) -> AbstractContextManager[Callable[[int, float], None]]:
-    found = inquiry.answer()
-    told = "reruns to train: none"
-    if not found.is_complete:
-        told = f"reruns to train: {_left(found.n_left, clock.pace_s)}"
-        if found.n_left * clock.pace_s > clock.limit_s:
-            told += f", of which explain.timeout_s={clock.limit_s:.0f} leaves a part for later"
-    again = f"; {inquiry.n_earlier} of earlier explanations are used" if inquiry.n_earlier else ""
-    inquiry.say(told + again)
-    return counting(inquiry.console, "reruns", found.n_left)
+    def _measured_pace_s(self) -> float:
+        """Seconds that a rerun took; 0 before any."""
+        return self._busy_s / max(1, self._n_earlier + self._n_trained)
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def _population(self) -> int:
+        """Reruns to train at once: few enough to look often and to end in time."""
+        room_s = min(self._limit_s - self._passed_s(), self._limit_s / _LOOKS)
+        self._n_begun += 1
+        return max(_FEWEST, min(_POPULATION, int(room_s / max(self._pace_s, 1e-3))))
+
+    def _has_time(self) -> bool:
+        """Whether there is time for another rerun; for the first population there always is."""
+        half_s = self._pace_s * _FEWEST / 2  # half a population beyond the limit is as near to it
+        return self._n_begun == 0 or self._passed_s() + half_s < self._limit_s
 
 
 def _left(n: int, pace_s: float) -> str:
     return f"about {n}, {max(1.0, n * pace_s):.0f} s"
-
-
-@dataclass
-class _Clock:
-    """How much time is left.
-
-    Attributes:
-        started: by the monotonic clock, in seconds.
-        limit_s: for the reruns; the page comes after it.
-        pace_s: of one rerun, as far as is known.
-        n_begun: populations.
-    """
-
-    started: float
-    limit_s: float
-    pace_s: float
-    n_begun: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.started
-
-    def population(self) -> int:
-        """Reruns to train at once: few enough to look often and to end in time."""
-        left_s = self.limit_s - self.seconds
-        room_s = min(left_s, self.limit_s / _LOOKS)
-        self.n_begun += 1
-        return max(_FEWEST, min(_POPULATION, int(room_s / max(self.pace_s, 1e-3))))
-
-    def has_time(self) -> bool:
-        """Whether there is time for another rerun; for the first population there always is."""
-        half_s = self.pace_s * _FEWEST / 2  # half a population beyond the limit is as near to it
-        return self.n_begun == 0 or self.seconds + half_s < self.limit_s
 
 
 def _commands(
@@ -495,11 +502,17 @@ def _commands(
     commands = [more]
     brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     for run in compared.runs:
-        if run.judgement.verdict is Verdict.OSCILLATING and run.run_id not in brought:
+        if run.judgement.verdict is compared.asked and run.run_id not in brought:
             local = dataclasses.replace(config.local, own=run.config.own)
             commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
             commands.append(rerun_command(run.run_id, local))
             break
+    counts = Counter(run.judgement.verdict for run in compared.runs)
+    for verdict, deed in DEEDS.items():
+        if verdict is not compared.asked and counts[verdict] and not study.brought:
+            n_do = f"{counts[verdict]} {deed.do if counts[verdict] > 1 else deed.does}"
+            again = explain_command(study.name, config.local)
+            commands.append(f"{again} explain.verdict={verdict.value}   # why {n_do}")
     return commands
 
 
@@ -509,3 +522,102 @@ def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console
     if not found.is_complete:
         left = _left(found.n_left, found.pace_s or 0.0)
         say(console, f"the time was up; reruns left to settle the rest: {left}: {again}")
+
+
+# What the page shows
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Loss curves of reruns: of this explanation, of earlier ones, or trained once more."""
+
+    store: Store
+    earlier: Mapping[RunConfig, PastRun]
+    trainer: Retrainer
+
+    def of(self, config: RunConfig) -> ThinCurve:
+        """The loss of a rerun, thinned."""
+        own = plain(config)
+        if own not in self.trainer.curves and own in self.earlier:
+            run = self.earlier[own]
+            return run.curve or read_points(self.store, run.run_id, "loss")
+        if own not in self.trainer.curves:
+            self.trainer([own])
+        return self.trainer.curves[own]
+
+
+def gather(
+    study: PastStudy,
+    compared: Compared,
+    found: Answer,
+    curves: Curves,
+    *,
+    cures: Sequence[Cure],
+    commands: Sequence[str],
+) -> PageContent:
+    """Everything that the page shows."""
+    runs, n_examples = compared.runs, compared.data.train.n_examples
+    steps = sorted({run.config.training.steps for run in runs})
+    of_what = (
+        f"{' or '.join(str(n) for n in steps)} steps on {compared.data.name}: {n_examples} "
+        "examples to train on"
+    )
+    if (own := runs[0].config.own) is not None:
+        of_what = f"{own.program.function} in {own.program.file}"
+    facts = (
+        f"{len(runs)} runs of {of_what}",
+        f"{found.n_asked} {DEEDS[found.asked].do}; {found.n_trained} reruns from "
+        f"{found.n_picked[0]} {found.asked.value} and {found.n_picked[1]} healthy runs"
+        + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
+        "a cause is named at a chance of 1 % of naming any false one, over all settings together",
+    )
+    return PageContent(
+        title=study.name,
+        facts=facts,
+        sentences=sentences_of(study, found),
+        evidence=render_answer(found),
+        answer=found,
+        runs=runs,
+        observed=compared.observed,
+        pairs=_pairs(runs, spread_out(cures), curves),
+        ratios=_ratios(runs, curves.store),
+        quality=quality_of(runs),
+        combinations=combinations_of(runs, compared.observed),
+        addresses=tuple(run_address(curves.store, run.run_id) for run in runs),
+        commands=tuple(commands),
+    )
+
+
+def sentences_of(study: PastStudy, found: Answer) -> tuple[str, ...]:
+    """The answer, and what it is about where the study is not at its end."""
+    part = f"The study is not at its end: this is about the {found.n_runs} runs that it had."
+    return (*sentences(found), *([] if study.is_at_end else [part]))
+
+
+def _pairs(runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves) -> tuple[CurvePair, ...]:
+    return tuple(
+        CurvePair(
+            name=runs[cure.run].name,
+            change=cure.text,
+            before=read_points(curves.store, runs[cure.run].run_id, runs[cure.run].metric),
+            after=curves.of(cure.repaired),
+            verdict=cure.verdict,
+        )
+        for cure in cures
+    )
+
+
+def _ratios(runs: Sequence[PastRun], store: Store) -> dict[int, ThinCurve]:
+    """The stability ratio along runs spread over the study, as far as it was measured."""
+    measured = [i for i, run in enumerate(runs) if "stability_ratio_max" in run.metrics]
+    step = max(1, -(-len(measured) // _MOST_DRAWN))
+    found = {i: read_points(store, runs[i].run_id, "stability_ratio") for i in measured[::step]}
+    return {i: curve for i, curve in found.items() if curve.value.size}
+
+
+def unmeasured(config: RunConfig) -> RunConfig:
+    """The same training without what is measured on the way, which no bit depends on."""
+    return with_settings(
+        config,
+        {"training.sharpness_points": 0, "training.evaluate_every": Training().evaluate_every},
+    )

@@ -5,11 +5,12 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from mlp.causes.changes import plain, standard_space
+from mlp.causes.observed import is_repair
 from mlp.causes.repair import (
     Repair,
     describe_repair,
@@ -17,16 +18,17 @@ from mlp.causes.repair import (
     named_causes,
     needs_repair,
     repair,
+    with_further_seeds,
 )
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
-from mlp.data.dataset import Dataset, examples_for
+from mlp.data.dataset import Dataset
 from mlp.errors import DataError, patiently
-from mlp.explain.reruns import Retrainer, recorded_explanation
+from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import located, settings_of, with_settings
-from mlp.stability.sharpness import forecast, gradient_norms
+from mlp.stability.sharpness import forecast
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
@@ -38,11 +40,6 @@ from mlp.tracking.runs import describe_answer
 from mlp.tracking.store import Store, how_to_look, open_store
 from mlp.training.train_runs import n_threads, open_executor, train_runs
 
-if TYPE_CHECKING:  # importing these takes seconds
-    from mlp.causes.repair import Repair
-    from mlp.config import ExplainConfig
-
-
 REPAIR_OF = "mlp.repair_of"
 _RERUNS = 100  # that a search most often takes, about
 _MOST_STEPS = 2000  # of a run that is trained again to see at which step its units died
@@ -51,20 +48,17 @@ _POPULATION = 8  # fills the vectors; more would be little faster, and overrun a
 
 def repair_run(
     run_id: str,
-    settings: "dict[str, Any] | ExplainConfig | None" = None,
+    settings: dict[str, Any] | ExplainConfig | None = None,
     *,
     tracking_uri: str | None = None,
     experiment: str = DEFAULT_EXPERIMENT,
     console: Console | None = None,
-) -> "Repair | None":
+) -> Repair | None:
     """Finds out why one run ends badly, and the smallest change with which it ends well.
 
     Args:
         run_id: of a tracked run, or its first digits.
         settings: as of `explain_study`; `{"apply": True}` tracks the repaired run beside it.
-        tracking_uri: likewise.
-        experiment: likewise.
-        console: likewise.
 
     Returns:
         None for a run that learns or has converged without a swing on its way.
@@ -88,7 +82,9 @@ def repair_run(
         say(console, f"{(trace and trace.fault) or 'it gave no loss'}: no rerun would say more")
         return None
     original = _located(store, original, config)
-    data = _its_data(original, config, console)
+    recipe = original.recipe
+    root = config.local.data.root
+    data = examples_of(recipe.config, root, {recipe.data_digest}, "run", console)
     command = explain_command(run_id, config.local)
     with recorded_explanation(
         store,
@@ -136,17 +132,6 @@ def _located(store: Store, original: TrackedRun, config: ExplainConfig) -> Track
     return dataclasses.replace(original, recipe=recipe)
 
 
-def _its_data(original: TrackedRun, config: ExplainConfig, console: Console) -> Dataset:
-    recorded = with_settings(original.recipe.config, {"data.root": config.local.data.root})
-    _, data = examples_for(recorded, notice=lambda line: say(console, line))
-    if data.digest != original.recipe.data_digest:
-        raise DataError(
-            f"the run was trained on other data than {data.name} is here: "
-            f"digest {original.recipe.data_digest}, here {data.digest}"
-        )
-    return data
-
-
 def _searched(
     store: Store,
     original: TrackedRun,
@@ -183,14 +168,40 @@ def _searched(
             trainer,
             before=judged,
             n_examples=data.train.n_examples,
-            gradient_norm=lambda configs: _norms(configs, data, own),
+            gradient_norm=norms_of(data),
             ratio=forecast([base], data, threads=own)[0] if data.program is None else None,
             seeds=config.explain.seeds,
             known=known,
             population=size,
             goes_on=goes_on,
         )
+        if _may_guard(base, judged) and goes_on():
+            guarded = with_settings(plain(base), {"optimizer.guard": "rollback"})
+            configs = with_further_seeds(guarded, config.explain.seeds)
+            new = [each for each in configs if each not in known]
+            known |= dict(zip(new, trainer(new) if new else (), strict=True))
+            seen += _offer(judged, [known[each] for each in configs], named_causes(found))
     return found, seen
+
+
+def _may_guard(base: RunConfig, judged: Judgement) -> bool:
+    """Whether the guard may help: it watches for what ended the run."""
+    is_wild = judged.verdict in (Verdict.OSCILLATING, Verdict.CLIMBING, Verdict.DIVERGED)
+    return is_wild and base.own is None and base.optimizer.guard == "none"
+
+
+def _offer(
+    judged: Judgement, guarded: Sequence[Judgement], causes: Sequence[str]
+) -> tuple[str, ...]:
+    """What the guard makes of the run and its further seeds, if it helps: a repair, no cause."""
+    own, *further = (is_repair(judged, each) for each in guarded)
+    if not own or 2 * sum(further) < len(further):
+        return ()
+    cause = f"; the cause stays {causes[0]}" if causes else ""
+    return (
+        f"With optimizer.guard=rollback it learns, and with {sum(further)} of {len(further)} "
+        f"further seeds, without a search{cause}.",
+    )
 
 
 def _seen(
@@ -203,13 +214,7 @@ def _seen(
     is_coarse = not result.layer_step.size or every > 1
     if is_coarse and base.training.steps <= _MOST_STEPS:
         [result] = trainer.results([with_settings(base, {"training.evaluate_every": 1})])
-    return tuple(finding.sentence for finding in symptoms_of(base, result, judged))
-
-
-def _norms(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Sequence[float]:
-    if data.program is not None:
-        return [1.0] * len(configs)
-    return gradient_norms(configs, data, threads=threads)
+    return symptoms_of(base, result, judged)
 
 
 def _apply(

@@ -1,17 +1,21 @@
 """Reruns of an explanation: trained as populations, judged, kept, and uploaded meanwhile."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from mlp.config import RunConfig
+from mlp.causes.changes import GradientNorm
+from mlp.config import Execution, RunConfig
 from mlp.curve import Judgement
-from mlp.data.dataset import Dataset
+from mlp.data.dataset import Dataset, examples_for
 from mlp.engine.result import Result
-from mlp.errors import RecordError, patiently
+from mlp.errors import DataError, RecordError, patiently
+from mlp.settings import with_settings
+from mlp.stability.sharpness import gradient_norms
 from mlp.terminal.screen import say
 from mlp.tracking import spool
 from mlp.tracking.batch import BATCH_FILE, batch_of, read_batch
@@ -21,7 +25,7 @@ from mlp.tracking.listing import EXPLAINS, read_listing
 from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.runs import start_explanation
 from mlp.tracking.store import Store
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import n_threads, train_runs
 from mlp.training.work import Executor
 
 
@@ -34,12 +38,9 @@ def recorded_explanation(
     What an earlier call has kept because the store was away is uploaded first.
 
     Args:
-        store: where.
         key: of what is explained.
-        name: of it, for a person.
         parent: id of the run that is explained, or of its study's; None for an experiment.
         console: told what is kept when a person stops it.
-        command: that goes on from there.
 
     Yields:
         Where reruns are handed to, and the id of the explanation's run.
@@ -99,12 +100,41 @@ def _kept_of(key: str) -> list[Path]:
     return places
 
 
+def examples_of(
+    config: RunConfig, root: str | None, digests: Set[str | None], what: str, console: Console
+) -> Dataset:
+    """The data that runs were trained on.
+
+    Args:
+        root: the folder of the data on this machine, if one is named.
+        digests: that the runs have recorded; None: of a run that recorded none.
+        what: was trained, `run` or `study`.
+
+    Raises:
+        DataError: where the data here are other ones.
+    """
+    config = with_settings(config, {"data.root": root})
+    _, data = examples_for(config, notice=lambda line: say(console, line))
+    if others := digests - {None, data.digest}:
+        raise DataError(
+            f"the {what} was trained on other data than {data.name} is here: digest "
+            f"{min(map(str, others))}, here {data.digest}"
+        )
+    return data
+
+
+def norms_of(data: Dataset) -> GradientNorm:
+    """Gives gradients' norms at the first weights; 1 of an own function, which alone knows them."""
+    if data.program is not None:
+        return lambda configs: [1.0] * len(configs)
+    return functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
+
+
 class Retrainer:
     """Trains configs for an inquiry and keeps their loss curves, thinned.
 
     Attributes:
         curves: plain config -> its loss.
-        n_trained: so far.
         seconds: that the training of all of them took.
     """
 
@@ -119,10 +149,6 @@ class Retrainer:
         """Trains nothing yet.
 
         Args:
-            data: the examples.
-            executor: who trains.
-            reruns: that every rerun is handed to.
-            key: of what is explained.
             told: called often with the reruns done and in work; may raise to stop.
         """
         self.curves: dict[RunConfig, ThinCurve] = {}

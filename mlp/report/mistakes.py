@@ -40,7 +40,6 @@ def summarise_mistakes(
 
     Args:
         wrong: for each network, place and probability as `mlp.sweep.winner.wrong_on` gives them.
-        labels: of the test part.
 
     Returns:
         First what most networks get wrong, and of equal ones the most certain.

@@ -1,7 +1,6 @@
 """What is drawn of a study and its explanation, reduced to plain numbers."""
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ from mlp.causes.observed import StudyRun, is_repair
 from mlp.causes.plan import Plan, Results, Side, by_strength, judged_after
 from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
-from mlp.engine.result import Result
 from mlp.settings import with_settings
-from mlp.stability.forecast import Forecast, Quality, forecast_quality
-from mlp.stability.ratio import stability_ratio
+from mlp.stability.ratio import Forecast, Quality, forecast_quality
 from mlp.study.space import typed
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
@@ -49,7 +46,6 @@ class CurvePair:
 
     Attributes:
         change: as typed.
-        verdict: of the changed run.
     """
 
     name: str
@@ -79,40 +75,16 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class RepairedRatio:
-    """The stability ratio that a saturated run's step has along its repaired run.
-
-    Attributes:
-        own_tail: along the run itself, over the tail.
-        highest: along the repaired run.
-        tail: along the repaired run, over the tail.
-    """
-
-    name: str
-    change: str
-    own_tail: float
-    highest: float
-    tail: float
-
-
-@dataclass(frozen=True)
 class PageContent:
     """Everything that the page of a study shows.
 
     Attributes:
-        title: the study's name.
         facts: short lines: how many runs, of what, when.
-        sentences: the answer.
-        evidence: the answer's evidence as plain text.
-        runs: of the study, as tracked.
         observed: the same, as `causes` sees them.
         pairs: oscillating curves and repaired ones.
         ratios: place in `runs` -> stability ratio along the run.
         quality: normalization -> how good the forecast by the ratio at the start was.
-        repaired_ratios: of saturated runs.
         combinations: empty where there are too many.
-        addresses: of the runs in MLflow.
-        commands: what to type next.
     """
 
     title: str
@@ -125,7 +97,6 @@ class PageContent:
     pairs: tuple[CurvePair, ...]
     ratios: Mapping[int, ThinCurve]
     quality: Mapping[str, Quality]
-    repaired_ratios: tuple[RepairedRatio, ...]
     combinations: tuple[Combination, ...]
     addresses: tuple[str, ...]
     commands: tuple[str, ...]
@@ -147,7 +118,7 @@ def find_cures(
             Cure(
                 pick.run,
                 change.text,
-                with_settings(pick.configs[0], dict(change.values[0])),
+                with_settings(pick.configs[0], dict(change.values)),
                 after.verdict,
             )
             for factor in dict.fromkeys(order)
@@ -197,23 +168,6 @@ def quality_of(runs: Sequence[PastRun]) -> dict[str, Quality]:
         Forecast(run.config.gradient.normalization, run.metrics[_FIRST_STEP], run.judgement.verdict)
         for run in runs
         if _FIRST_STEP in run.metrics and run.config.training.batch_size is None
-    )
-
-
-def repaired_ratio(
-    run: PastRun, cure: Cure, result: Result, n_examples: int
-) -> RepairedRatio | None:
-    """The ratio of a run's own step along its repaired run; None where nothing was measured."""
-    if not result.sharpness.size:
-        return None
-    ratio = stability_ratio(run.config, result.sharpness, result.gradient_norm, n_examples)
-    is_tail = result.sharpness_step >= 0.75 * result.last_step
-    return RepairedRatio(
-        name=run.name,
-        change=cure.text,
-        own_tail=run.metrics.get("stability_ratio_tail", math.nan),
-        highest=float(ratio.max()),
-        tail=float(median(ratio[is_tail].tolist() or ratio[-1:].tolist())),
     )
 
 

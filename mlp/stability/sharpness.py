@@ -22,12 +22,12 @@ from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
 from mlp.engine.population import available_bytes, train
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
-from mlp.errors import SystemLimitError
+from mlp.errors import SettingError, SystemLimitError
 from mlp.gradient import rate_share
 from mlp.network import Array, Params, initialize
 from mlp.settings import with_settings
 from mlp.stability.curvature import MAX_PRODUCTS, MeasuredNetwork, Measurement, Sharpness, measure
-from mlp.stability.ratio import sharpness_steps, stability_ratio
+from mlp.stability.ratio import effective_step, sharpness_steps, stability_ratio
 
 Numbers = NDArray[np.float64]
 
@@ -71,7 +71,6 @@ def measure_sharpness(
     """Measures the sharpness of each network over the whole training part.
 
     Args:
-        networks: of any shapes.
         threads: they change nothing but the time.
     """
     if not networks:
@@ -83,17 +82,12 @@ def measure_sharpness(
         for number, network in enumerate(networks):
             if network.input_scale == factor:
                 queue.put((number, network))
-        found |= _measured(queue, pixels, threads)
+        # A product that is shared out over threads adds up in another order.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            tasks = [pool.submit(_measure_all, queue, pixels) for _ in range(threads)]
+            for task in tasks:
+                found |= task.result()
     return [found[number] for number in range(len(networks))]
-
-
-def _measured(
-    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels, threads: int
-) -> dict[int, Sharpness]:
-    # A product that is shared out over threads adds up in another order.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(lambda _: _measure_all(queue, pixels), range(threads)))
-    return dict(itertools.chain.from_iterable(shares))
 
 
 def measure_sharpness_curves(
@@ -113,9 +107,7 @@ def measure_sharpness_curves(
         One for each run. Points where weights or curvature are not finite are left out.
     """
     networks = [
-        MeasuredNetwork(
-            weights, config.model.activation, config.gradient.derivative, config.data.scale
-        )
+        _measured_network(config, weights)
         for config, taken in zip(configs, snapshots, strict=True)
         for weights in taken.values()
     ]
@@ -148,6 +140,41 @@ def forecast(
     return [None if config.training.batch_size is not None else next(ratios) for config in configs]
 
 
+def with_first_rates(
+    configs: Sequence[RunConfig], data: Dataset, *, threads: int = 1
+) -> list[RunConfig]:
+    """The configs, with a number wherever `optimizer.learning_rate` is `auto`.
+
+    It is that of an effective step of 1 / sharpness at the first weights, over the training part:
+    half the longest that gradient descent bears there (see `mlp.stability.ratio`). With momentum it
+    is the same, and so on the careful side.
+
+    Raises:
+        SettingError: where that is no number, as for first weights at which nothing bends the loss.
+        SystemLimitError: for a network that is too large to be measured.
+    """
+    at_one = {
+        place: with_settings(config, {"optimizer.learning_rate": 1.0})
+        for place, config in enumerate(configs)
+        if config.optimizer.learning_rate == "auto"
+    }
+    for config in at_one.values():
+        _check_memory(config, "optimizer.learning_rate must be a number", data, threads, None)
+    found = list(configs)
+    networks = [_measured_network(c, _first_weights(c, data)) for c in at_one.values()]
+    measured = measure_sharpness(networks, data, threads=threads)
+    for (place, config), point in zip(at_one.items(), measured, strict=True):
+        step = float(effective_step(config, point.gradient_norm, data.train.n_examples))
+        rate = 1 / (point.value * step) if point.value * step > 0 else math.inf
+        if not 0 < rate < math.inf:
+            raise SettingError(
+                "optimizer.learning_rate must be a number here: auto is 1 / sharpness of the first "
+                f"weights, which is {point.value:.3g}"
+            )
+        found[place] = with_settings(config, {"optimizer.learning_rate": rate})
+    return found
+
+
 def gradient_norms(configs: Sequence[RunConfig], data: Dataset, *, threads: int = 1) -> list[float]:
     """L2 norm of the gradient of the mean loss at the first weights, over the training part.
 
@@ -176,6 +203,12 @@ def _distance(before: Params, after: Sequence[tuple[Array, Array]]) -> float:
         for one, other in zip(layer, own, strict=True)
     )
     return math.sqrt(sum(squares))
+
+
+def _measured_network(config: RunConfig, weights: Params) -> MeasuredNetwork:
+    return MeasuredNetwork(
+        weights, config.model.activation, config.gradient.derivative, config.data.scale
+    )
 
 
 @np.errstate(all="ignore")  # first weights may be beyond the dtype
@@ -217,17 +250,24 @@ def check_measurable(
     Raises:
         SystemLimitError: for a network that is too large.
     """
-    limit = available_bytes() if memory_bytes is None else memory_bytes
-    n_examples, n_inputs = data.train.pixels.shape
     for config in configs:
         if sharpness_steps(config):
-            widths = config.model.layer_widths
-            needed = threads * _measuring_bytes(widths, n_inputs=n_inputs, n_examples=n_examples)
-            if needed > limit:
-                raise SystemLimitError(
-                    f"training.sharpness_points must be 0 for model.widths={list(widths)}: "
-                    f"measuring takes {needed / 1e9:.3g} GB of memory, of {limit / 1e9:.3g} GB"
-                )
+            law = "training.sharpness_points must be 0"
+            _check_memory(config, law, data, threads, memory_bytes)
+
+
+def _check_memory(
+    config: RunConfig, law: str, data: Dataset, threads: int, memory_bytes: int | None
+) -> None:
+    limit = available_bytes() if memory_bytes is None else memory_bytes
+    n_examples, n_inputs = data.train.pixels.shape
+    widths = config.model.layer_widths
+    needed = threads * _measuring_bytes(widths, n_inputs=n_inputs, n_examples=n_examples)
+    if needed > limit:
+        raise SystemLimitError(
+            f"{law} for model.widths={list(widths)}: "
+            f"measuring takes {needed / 1e9:.3g} GB of memory, of {limit / 1e9:.3g} GB"
+        )
 
 
 @dataclass(eq=False)
@@ -243,9 +283,9 @@ class _Ongoing:
 @np.errstate(all="ignore")  # weights may be beyond all numbers
 def _measure_all(
     queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels
-) -> list[tuple[int, Sharpness]]:
+) -> dict[int, Sharpness]:
     """Measures networks until none is left, some side by side."""
-    done: list[tuple[int, Sharpness]] = []
+    done: dict[int, Sharpness] = {}
     running: list[_Ongoing] = []
     while True:
         running += _begin(queue, running, pixels)
@@ -281,7 +321,7 @@ def _advance(
     running: Sequence[_Ongoing],
     product: Callable[[Pixels, Matrix], Matrix],
     pixels: Pixels,
-    done: list[tuple[int, Sharpness]],
+    done: dict[int, Sharpness],
 ) -> list[_Ongoing]:
     """Answers all measurements at once; those that end go to `done`."""
     answers = product(pixels, np.vstack([one.ask for one in running]))
@@ -291,7 +331,7 @@ def _advance(
         try:
             one.ask = one.measurement.send(answer)
         except StopIteration as end:
-            done.append((one.number, end.value))
+            done[one.number] = end.value
         else:
             going_on.append(one)
     return going_on

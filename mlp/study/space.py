@@ -159,6 +159,11 @@ def read_domain(path: str, value: Any, *, base: RunConfig | None = None) -> Doma
         value = {"choices": value}
     if not isinstance(value, Mapping):
         value = {"choices": [value]}
+    if setting == "optimizer.learning_rate" and "auto" in value.get("choices", ()):
+        raise SettingError(
+            f"{where} must be numbers; optimizer.learning_rate=auto is no value to search, but a "
+            "setting of all trials"
+        )
     unknown = set(map(str, value)) - DOMAIN_KEYS
     if unknown:
         raise SettingError(

@@ -3,7 +3,7 @@
 import functools
 from importlib import import_module
 
-from mlp.terminal.compose import read_study, typed_configs
+from mlp.terminal.compose import sweep_config, typed_configs
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, waiting
 
@@ -18,7 +18,7 @@ _EXAMPLES = {
 
 def _sweep() -> None:
     console = Terminal()
-    for config in typed_configs("sweep", read_study, _usage):
+    for config in typed_configs("sweep", sweep_config, _usage):
         with waiting(console, "loading Optuna"):  # takes a second or two
             import_module("mlp.study.search")
         from mlp.sweep.run_study import rehearse_study, run_study

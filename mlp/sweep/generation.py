@@ -117,9 +117,11 @@ class Keeper:
 
 
 def is_record_of(record: RunRecord, config: RunConfig, data_digest: str) -> bool:
-    """Whether a record is of these settings on these data."""
-    same_settings = settings_of(record.config) == settings_of(config)
-    return same_settings and record.data_digest == data_digest
+    """Whether a record is of these settings on these data; it has the rate that `auto` became."""
+    recorded, wanted = settings_of(record.config), settings_of(config)
+    if wanted.get("optimizer.learning_rate") == "auto":
+        recorded["optimizer.learning_rate"] = "auto"
+    return recorded == wanted and record.data_digest == data_digest
 
 
 def upload_leftovers(opened: Search, data: Dataset, where: Executor, keeper: Keeper) -> None:
@@ -321,11 +323,12 @@ def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
     wanted = [trial for trial in measured if trial.number not in noted]
     if not wanted:
         return
-    from mlp.stability.sharpness import forecast  # imports compiled code
+    from mlp.stability.sharpness import forecast, with_first_rates  # imports compiled code
 
     # On a cluster, too, the driver measures them, with the cores that it has.
     threads = n_threads(Execution(threads=None))
-    found = forecast([trial.config for trial in wanted], data, threads=threads)
+    configs = with_first_rates([trial.config for trial in wanted], data, threads=threads)
+    found = forecast(configs, data, threads=threads)
     ratios = {
         trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
     }

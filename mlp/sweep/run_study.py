@@ -44,8 +44,8 @@ def run_study(
 ) -> StudyEnd:
     """Runs a study to its end, or goes on with it, as `python -m mlp.sweep` does.
 
-    Where runs of a study that is complete oscillate, reruns say which settings make them, for at
-    most as long as the study was trained; `study.explain=false` leaves that out.
+    Where runs of a study that is complete oscillate, or most end badly, reruns say which settings
+    make them, for at most as long as the study was trained; `study.explain=false` leaves that out.
 
     Args:
         study: name of a study file, shipped or in `./sweeps`; or a config. None: `accuracy`, and
@@ -83,7 +83,8 @@ def run_study(
             if config.base.own is None
             else "no run came to its end with a finite loss; its page in MLflow says what it met"
         )
-    if config.study.explain and end.is_complete and end.n_oscillating:
+    is_bad = end.n_oscillating > 0 or 2 * end.n_bad > end.n_trials
+    if config.study.explain and end.is_complete and is_bad:
         from mlp.explain.explain_study import explain_study  # no other sweep needs what it imports
 
         local = ExplainConfig(local=config.base, explain=Explain())

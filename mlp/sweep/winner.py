@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from mlp.causes.counts import count_values
+from mlp.causes.observed import DEEDS, count_values
 from mlp.config import RunConfig, canonical_json
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, Part, example_images, features, load_data
@@ -57,6 +57,7 @@ class StudyEnd:
     Attributes:
         n_finite: those whose loss stayed finite.
         n_oscillating: those whose loss oscillates.
+        n_bad: those whose loss ended badly in any way.
         is_complete: whether it has all trials that were asked for.
         best_trial: number of the best one; None where there is none.
         best_value: what the objective was there.
@@ -70,6 +71,7 @@ class StudyEnd:
     n_trials: int
     n_finite: int
     n_oscillating: int
+    n_bad: int
     is_complete: bool
     best_trial: int | None = None
     best_value: float | None = None
@@ -121,6 +123,7 @@ def name_winner(
         n_trials=len(table),
         n_finite=sum(each.verdict not in (Verdict.DIVERGED, Verdict.FAILED) for each in table),
         n_oscillating=n_oscillating,
+        n_bad=sum(each.verdict in DEEDS for each in table),
         is_complete=len(table) >= search.n_planned(opened),
         best_trial=row.number if row else None,
         best_value=row.value if row else None,

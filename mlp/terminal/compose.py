@@ -344,6 +344,9 @@ def _composed(
     with _hydra_of(config_dir), translated(_FAULTS):
         groups = _groups()
         parsed = [_as_text(override, command, groups) for override in parse_overrides(overrides)]
+        typed = {override.key_or_group for override in parsed}
+        if command == "sweep" and "own.file" in typed and "sweeps" not in typed:
+            parsed = [*parse_overrides([f"sweeps={_OF_OWN}"]), *parsed]
         for override in parsed:
             _check_name(override, command, groups)
             _check_one_value(override)
@@ -518,10 +521,13 @@ def _check_acts(overrides: Sequence[Override], values: Mapping[str, Any]) -> Non
     for override in overrides:
         path = override.key_or_group
         group, _, name = path.partition(".")
-        if group in RESULT_GROUPS and path != SEED and path != "data.root":
+        if group in RESULT_GROUPS and path != "data.root":
             own = read_named_file(values["own"])
-            is_known = own is not None and own.program.argument(name) is not None
-            meant = f"; own.{name} may be meant" if is_known else ""
+            argument = own.program.role("seed") if own and path == SEED else name
+            if path == SEED and argument is None:
+                continue  # it seeds the global random streams
+            is_known = own is not None and own.program.argument(argument or "") is not None
+            meant = f"; own.{argument} may be meant" if is_known else ""
             raise SettingError(
                 f"{path} is of the built-in network and would do nothing in "
                 f"{values['own']['file']}{meant}"
@@ -644,10 +650,10 @@ def study_config(study: str = "accuracy", settings: Settings | None = None) -> S
         >>> config.study.n_trials, config.base.data.name
         (8, 'digits')
     """
-    return read_study(_with_settings("sweep", [f"sweeps={study}"], settings or {}))
+    return sweep_config(_with_settings("sweep", [f"sweeps={study}"], settings or {}))
 
 
-def read_study(values: Mapping[str, Any]) -> SweepConfig:
+def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
     """The config of a study from its composed values, with every law that can be checked so early.
 
     Raises:

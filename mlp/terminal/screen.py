@@ -18,7 +18,7 @@ from rich.text import Text
 from mlp.curve import Verdict
 
 if TYPE_CHECKING:  # pandas
-    from mlp.causes.counts import ValueCount
+    from mlp.causes.observed import ValueCount
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BROKEN, _UNKNOWN = "!", " "
@@ -86,8 +86,6 @@ class Standing:
     """How far a study is.
 
     Attributes:
-        n_done: trials that are stored.
-        n_planned: trials in the end.
         best: the best value and its trial, in words; empty before the first.
         verdicts: verdict -> stored trials with it.
     """
@@ -116,7 +114,6 @@ class Meter:
         bar: of one task; None outside of a terminal.
         first_done: what was done before; the estimate of the time left leaves it out.
         said: when the last line was said.
-        below: lines below the bar.
     """
 
     console: Console

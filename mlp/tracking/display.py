@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlp.addresses import mask
 from mlp.config import Own, RunConfig, Study, Tracking, canonical_json
+from mlp.curve import VERDICT_SHADES
 from mlp.engine.result import Ending, Result
 from mlp.errors import RecordError
-from mlp.palette import VERDICT_SHADES
 from mlp.program import FUNCTION
 from mlp.settings import learning_rate_of, leaves, settings_of
 from mlp.tracking import record
@@ -230,11 +230,12 @@ def run_name(run: RunConfig, trial: int | None = None) -> str:
     if run.own is not None:
         return " ".join([*number, *_own_words(run.own)])
     batch_size, momentum = run.training.batch_size, run.optimizer.momentum
+    rate = run.optimizer.learning_rate  # of a study's settings it may be a word
     widths = run.model.layer_widths
     shape = f"{len(widths)}x{widths[0]}" if len(set(widths)) == 1 else _listed(widths)
     parts = [
         *number,
-        f"lr {run.optimizer.learning_rate:.3g}",
+        f"lr {rate}" if isinstance(rate, str) else f"lr {rate:.3g}",
         run.gradient.normalization,
         run.initialization.scheme.removesuffix("_normal"),
         shape,

@@ -275,7 +275,7 @@ def _points_of(run: RunRecord) -> list[tuple[str, float, int, int]]:
 def _note_of(run: RunRecord) -> str:
     """What came of a run, and how to train it again."""
     verdict = run.judgement.verdict
-    came_of_it = f"**{verdict.value}**: {run.judgement.sentence}"
+    came_of_it = f"**{run.judgement.words}**: {run.judgement.sentence}"
     if run.result.ending is Ending.CRASHED:
         came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
     if run.result.own is not None and run.result.own.fault is not None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.curve import CHANCE_LOSS, TAIL_SHARE, Judgement, Verdict
-from mlp.palette import VERDICT_COLOURS
+from mlp.curve import CHANCE_LOSS, TAIL_SHARE, VERDICT_COLOURS, Judgement, Verdict
 
 if TYPE_CHECKING:  # a curve of a file is judged without them
     from mlp.config import RunConfig
@@ -68,7 +67,11 @@ class _Scale(NamedTuple):
 
 
 def plot_curve(
-    loss: ArrayLike, steps: ArrayLike | None = None, verdict: Verdict = Verdict.OSCILLATING
+    loss: ArrayLike,
+    steps: ArrayLike | None = None,
+    verdict: Verdict = Verdict.OSCILLATING,
+    *,
+    marks: ArrayLike = (),
 ) -> list[str]:
     """A curve in lines of text: each column spans what its part of the curve does.
 
@@ -78,6 +81,7 @@ def plot_curve(
     Args:
         steps: of the entries, for a line below the curve; None: it has none.
         verdict: on the curve; the axis of one that does not swing begins at 0.
+        marks: steps at which a guard went back.
 
     Example:
         >>> plot_curve([2, 1])[0], plot_curve([2, 1])[-1]
@@ -103,6 +107,10 @@ def plot_curve(
         axis[_TEXT_ROWS // 2] = "log"
     width = max(map(len, axis))
     shown = [f"{text:>{width}} {line}".rstrip() for text, line in zip(axis, lines, strict=True)]
+    marked = np.searchsorted(at, np.asarray(marks, dtype=np.int64)) * n_columns // values.size
+    if marked.size:
+        arrows = "".join("^" if column in marked else " " for column in range(n_columns))
+        shown.append(f"{'':{width}} {arrows.rstrip()} back")
     if steps is not None:
         begin, end = f"step {at[0]}", str(at[-1])
         shown.append(f"{'':{width}} {begin}{end:>{max(n_columns - len(begin), len(end) + 1)}}")
@@ -118,7 +126,7 @@ def run_picture(config: "RunConfig", result: "Result", judgement: Judgement) -> 
     values, at = _finite(result.loss, result.loss_step)
     drawn = _plot(values, at, result, judgement) if values.size else []
     colour = VERDICT_COLOURS[judgement.verdict]
-    texts = [_text(14, 24, judgement.verdict.value, colour, 'font-size="16" font-weight="600"')]
+    texts = [_text(14, 24, judgement.words, colour, 'font-size="16" font-weight="600"')]
     texts += [
         _text(14, 42 + 16 * i, line, _INK)
         for i, line in enumerate(_facts(config, result, judgement))
@@ -221,7 +229,7 @@ def _facts(config: "RunConfig", result: "Result", judgement: Judgement) -> list[
     from mlp.engine.result import Ending
     from mlp.settings import learning_rate_of  # `judge` starts without the schema
 
-    lines = [f"learning rate {config.optimizer.learning_rate:.4g}, {config.gradient.normalization}"]
+    lines = [f"learning rate {config.optimizer.rate:.4g}, {config.gradient.normalization}"]
     if config.own is not None:
         lines = [f"{config.own.program.function} in {config.own.program.file}"]
         if (path := learning_rate_of(config)) is not None:
@@ -288,6 +296,9 @@ def _plot(
         parts.append(
             f'<circle cx="{x_top:.1f}" cy="{y_top:.1f}" r="4" fill="none" stroke="{_INK}"/>'
         )
+    if result.restored_step.size:
+        back = "".join(f"M{_LEFT + s * wide / last:.1f} {_BOTTOM}v-7" for s in result.restored_step)
+        parts.append(f'<path d="{back}" stroke="{_INK}"/>')
     parts.append(_end(result.ending, float(y(values[-1])), colour))
     right = 'text-anchor="end"'
     parts += [

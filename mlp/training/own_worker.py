@@ -341,10 +341,9 @@ class _Taken:
         """Arrays by name; what is none is left out, with a word about it."""
         if given is None:
             return
-        named = given if isinstance(given, Mapping) else dict(enumerate(_listed(given)))
         size = 0
-        for given_name, value in named.items():
-            array, name = _array(value), _plain_name(str(given_name))
+        for given_name, value in _named(given):
+            array, name = _array(value), _plain_name(given_name)
             if array is None:
                 self._note(f"{name} is no array of numbers and is not kept")
                 continue
@@ -431,8 +430,21 @@ def _array(value: Any) -> np.ndarray[Any, Any] | None:
     return array
 
 
-def _listed(given: Any) -> Sequence[Any]:
-    return given if isinstance(given, list | tuple) and _array(given) is None else [given]
+def _named(given: Any, within: str = "", depth: int = 5) -> Iterator[tuple[str, Any]]:
+    """What stands in dicts, lists and tuples, by the names and places of all that it stands in.
+
+    Example:
+        >>> [name for name, _ in _named({"first": (np.ones((2, 2)), np.zeros(3))})]
+        ['first.0', 'first.1']
+    """
+    if hasattr(given, "state_dict"):  # a module of PyTorch
+        given = given.state_dict()
+    is_list = isinstance(given, list | tuple) and _array(given) is None
+    if not (isinstance(given, Mapping) or is_list) or not depth:
+        yield within or "0", given
+        return
+    for name, value in given.items() if isinstance(given, Mapping) else enumerate(given):
+        yield from _named(value, f"{within}.{name}" if within else str(name), depth - 1)
 
 
 def _plain_name(name: str) -> str:

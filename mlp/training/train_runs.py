@@ -61,7 +61,8 @@ def train_runs(
         finished: called in this thread, while others still train, so that records can be made safe.
 
     Returns:
-        One record for each config, in the same order. All that were trained by this call have the
+        One record for each config, in the same order; a learning rate that was `auto` is a number
+        in it. All that were trained by this call have the
         same start; each ends when it came back.
 
     Raises:
@@ -73,6 +74,10 @@ def train_runs(
     records: dict[int, RunRecord] = {}
     started_ms = _now_ms()
     with open_executor(where) as executor:
+        if any(config.optimizer.learning_rate == "auto" for config in configs):
+            from mlp.stability.sharpness import with_first_rates
+
+            configs = with_first_rates(configs, data, threads=executor.n_threads)
         if data.program is None and any(sharpness_steps(config) for config in configs):
             from mlp.stability.sharpness import check_measurable  # compiled code
 

@@ -38,7 +38,7 @@ def changes(config, targets=None, space=SPACE, norms=NORMS):
         [config, with_settings(config, {"training.seed": 7})],
         read_space(space, RunConfig()),
         n_examples=N_EXAMPLES,
-        gradient_norms=norms,
+        gradient_norm=norms.__getitem__,
         targets=targets or {},
         order=lambda name, value: 0.0,
     )

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mlp.causes.counts import count_values, explained_shares
-from mlp.causes.observed import StudyRun
+from mlp.causes.observed import StudyRun, count_values, explained_shares
 from mlp.config import RunConfig
 from mlp.curve import Verdict
 from support.planted import RATE, study
@@ -38,13 +37,14 @@ def test_verdicts_are_counted_by_value():
     x, y = count_values(runs)
     assert (x.parameter, x.value, x.n_runs, x.n_oscillating) == ("a", "x", 3, 2)
     assert x.counts == {Verdict.OSCILLATING: 2, Verdict.STALLED: 1}
-    assert x.oscillating.value == pytest.approx(2 / 3)
+    assert x.share_of(Verdict.OSCILLATING).value == pytest.approx(2 / 3)
     assert (y.value, y.n_runs, y.n_oscillating) == ("y", 1, 0)
 
 
 def test_a_share_has_wilsons_interval():
     [a] = count_values([either(i < 4, a=1) for i in range(10)])
-    assert (a.oscillating.low, a.oscillating.high) == pytest.approx((0.1682, 0.6873), abs=1e-4)
+    share = a.share_of(Verdict.OSCILLATING)
+    assert (share.low, share.high) == pytest.approx((0.1682, 0.6873), abs=1e-4)
 
 
 def test_parameters_come_in_order_and_only_where_a_run_has_them():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mlp.causes.edge import Bisection
+from mlp.causes.repair import Bisection
 
 
 def searched(edges, *, good, start, is_bad=None):

@@ -5,8 +5,7 @@ import pytest
 
 from mlp.causes.answer import Kind, answer, investigate, render_answer
 from mlp.causes.changes import standard_space
-from mlp.causes.counts import explained_shares
-from mlp.causes.observed import observe
+from mlp.causes.observed import explained_shares, observe
 from mlp.causes.plan import plan_reruns
 from mlp.causes.repair import repair
 from mlp.config import Data, RunConfig

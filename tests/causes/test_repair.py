@@ -329,7 +329,7 @@ def test_if_every_change_ends_higher_none_is_offered(too_fast):
     assert named_causes(found) == ()
     said = str(found)
     assert said.startswith(
-        "No change of one setting, or of two, stops the oscillation at as low a loss."
+        "No change of one setting, or of two, stops the swings at as low a loss."
     )
     assert "Swings end, but at a higher loss, with optimizer.learning_rate=" in said
     assert "it does not learn" not in said

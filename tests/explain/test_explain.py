@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import Metric
 
 import mlp
 from mlp.causes.repair import describe_repair
@@ -176,8 +177,9 @@ def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
         read_study(store, by_name.runs[0].run_id)
 
 
-def test_runs_that_another_program_recorded_are_judged_and_explained(inside, tmp_path):
+def test_runs_that_another_program_recorded_are_judged_and_explained(made_store, tmp_path):
     """Params that are settings and a metric `loss` are enough."""
+    shutil.copy(made_store, tmp_path / "foreign.db")
     uri = f"sqlite:///{tmp_path}/foreign.db"
     mlflow.set_tracking_uri(uri)
     try:
@@ -190,8 +192,8 @@ def test_runs_that_another_program_recorded_are_judged_and_explained(inside, tmp
             client.log_param(run, "optimizer.learning_rate", rate)
             client.log_param(run, "data.name", "digits")
             client.log_param(run, "colour", "blue")
-            for step in range(60):
-                client.log_metric(run, "loss", high if step % 2 else 1 / (step + 1), step=step)
+            losses = [high if step % 2 else 1 / (step + 1) for step in range(60)]
+            client.log_batch(run, [Metric("loss", v, 0, step) for step, v in enumerate(losses)])
             client.set_terminated(run)
         bare = client.create_run(experiment).info.run_id
         client.set_terminated(bare)

@@ -8,9 +8,8 @@ import pytest
 from mlp.causes.changes import LEARNING_RATE
 from mlp.causes.plan import Side
 from mlp.config import RunConfig
-from mlp.curve import Judgement, Verdict
-from mlp.palette import VERDICT_COLOURS
-from mlp.report.figures import (
+from mlp.curve import VERDICT_COLOURS, Judgement, Verdict
+from mlp.report.page import (
     Axis,
     causes_figure,
     curves_figure,

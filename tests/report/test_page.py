@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from mlp.curve import Judgement, Verdict
-from mlp.report.figures import figures_of
-from mlp.report.page import render_page
-from mlp.report.summary import CurvePair, PageContent, RepairedRatio
-from mlp.stability.forecast import Forecast, forecast_quality
+from mlp.report.page import figures_of, render_page
+from mlp.report.summary import CurvePair, PageContent
+from mlp.stability.ratio import Forecast, forecast_quality
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 from support.planted import RATE, explain, study
@@ -55,7 +54,6 @@ def content():
         ),
         ratios={i: curve(np.geomspace(0.1, 3.0, 16)) for i in range(N_RUNS)},
         quality=forecast_quality([Forecast("mean", 3.0, Verdict.OSCILLATING)]),
-        repaired_ratios=(RepairedRatio(RISKY, "a=1", 0.1, 3.0, 1.5),),
         combinations=(),
         addresses=tuple(f"http://127.0.0.1:5000/#/runs/{run.run_id}" for run in runs),
         commands=("python -m mlp.explain",),

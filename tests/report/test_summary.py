@@ -2,20 +2,16 @@
 
 import dataclasses
 
-import numpy as np
-
 from mlp.causes.answer import answer, investigate
 from mlp.causes.observed import StudyRun
 from mlp.causes.plan import Side, plan_reruns
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
-from mlp.engine.result import Ending, Result
 from mlp.report.summary import (
     Cure,
     combinations_of,
     find_cures,
     quality_of,
-    repaired_ratio,
     spread_out,
 )
 from mlp.settings import with_settings
@@ -106,34 +102,3 @@ def test_the_forecast_is_judged_where_it_was_made():
     found = quality_of(runs)
     assert set(found) == {"mean", "all"}
     assert (found["all"].n_runs, found["all"].hits.value) == (2, 1.0)
-
-
-def test_the_ratio_along_the_repaired_run_is_that_of_the_runs_own_step():
-    run = past(
-        metrics={"stability_ratio_tail": 0.1},
-        gradient__normalization="sum",
-        optimizer__learning_rate=0.01,
-    )
-    nothing = np.zeros(0)
-    result = Result(
-        loss=np.ones(5),
-        loss_step=np.arange(5),
-        step_loss=None,
-        validation_accuracy=nothing,
-        evaluated_step=nothing.astype(int),
-        weights=(),
-        ending=Ending.COMPLETED,
-        last_step=4,
-        sharpness_step=np.array([0, 2, 4]),
-        sharpness=np.array([1.0, 4.0, 2.0]),
-        sharpness_residual=np.zeros(3),
-        gradient_norm=np.ones(3),
-        stability_ratio=np.zeros(3),
-    )
-    cure = Cure(0, "optimizer.learning_rate=1e-4", RunConfig(), Verdict.LEARNING)
-    found = repaired_ratio(run, cure, result, n_examples=100)
-    assert (found.highest, found.tail, found.own_tail) == (2.0, 1.0, 0.1)  # 0.01 x 100 x 4 / 2
-    bare = dataclasses.replace(
-        result, sharpness_step=np.zeros(0, int), sharpness=nothing, gradient_norm=nothing
-    )
-    assert repaired_ratio(run, cure, bare, n_examples=100) is None

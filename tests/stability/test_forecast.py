@@ -8,7 +8,7 @@ import pytest
 
 from mlp.curve import Verdict
 from mlp.shares import wilson
-from mlp.stability.forecast import Forecast, forecast_quality
+from mlp.stability.ratio import Forecast, forecast_quality
 
 OSCILLATING, LEARNING, DIVERGED = Verdict.OSCILLATING, Verdict.LEARNING, Verdict.DIVERGED
 RUNS = [

@@ -43,6 +43,11 @@ def names(values, base=None):
     return list(parameters(read_space(values, base or RunConfig()), base or RunConfig()))
 
 
+def test_a_rate_that_finds_itself_is_not_searched():
+    message = refusal({"optimizer.learning_rate": [0.1, "auto"]})
+    assert message.startswith("study.space.optimizer.learning_rate must be numbers")
+
+
 # -- what is drawn
 
 

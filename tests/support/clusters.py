@@ -21,9 +21,6 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from support.servers import free_port  # noqa: E402
 
-long = pytest.mark.skipif(
-    "MLP_LONG_TESTS" not in os.environ, reason="a minute or so: set MLP_LONG_TESTS=1"
-)
 AT_WORK = "ray::_train"  # what Ray calls the process of a task
 
 

@@ -1,6 +1,9 @@
 """What commands import, imported once in the process that they are forked from."""
 # ruff: noqa: F401
 
+import gc
+import os
+
 import mlflow.pyfunc
 import sklearn.datasets
 
@@ -22,3 +25,11 @@ train(
     [with_settings(RunConfig(), {"training.steps": 1})],
     load_data(Data(name="digits"), notice=print),
 )
+
+# As conftest.py says: a command that a test starts trains with one thread, if not told otherwise.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_getaffinity"):
+    os.sched_getaffinity = lambda _: {0}
+
+# No fork looks through all that for garbage, nor copies the pages on which it lies.
+gc.collect()
+gc.freeze()

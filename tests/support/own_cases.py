@@ -31,7 +31,8 @@ def train(case="yields", rate=0.5, n=6):
 def yields(rate, n):
     for step in range(n):
         yield rate / (step + 1)
-    return {"W": np.full((2, 3), rate), "b 1": [1, 2], "odd": object()}
+    pairs = [(np.ones((2, 3)), np.zeros(3)), {"W": np.ones(3), "odd": object()}]
+    return {"W": np.full((2, 3), rate), "b 1": [1, 2], "pairs": pairs}
 
 
 def yields_names(rate, n):

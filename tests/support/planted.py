@@ -241,7 +241,7 @@ def _repeat(arguments) -> tuple[bool, bool, tuple[str, ...], int, int]:
     is_right = named(found) == planted.settings
     is_kind = is_right and kinds <= {KINDS.get(name, Kind.ALONE)}
     words = tuple(f"{','.join(c.settings)} ({c.kind.value})" for c in found.causes)
-    return is_right, is_kind, words, found.n_trained, found.n_oscillating
+    return is_right, is_kind, words, found.n_trained, found.n_asked
 
 
 def main(names: str, repetitions: str, n_runs: str, *changes: str) -> None:

@@ -50,6 +50,7 @@ class Reader:
     ) -> None:
         self.steps, self.folder, self.servers = steps, folder, servers
         self.names = dict(names or {})  # as the page has them -> as they are here
+        self.known: dict[str, Said] = {}  # long commands that a page before has typed as well
         self.said: list[Said] = []
         self.was_changed: list[bool] = []
         self.missing: list[list[str]] = []
@@ -68,11 +69,13 @@ class Reader:
 
     def keep(self, file: Path) -> None:
         """Writes down what was typed and said, for readers in other processes."""
-        file.write_bytes(pickle.dumps((self.names, self.said, self.was_changed, self.missing)))
+        typed = (self.names, self.known, self.said, self.was_changed, self.missing)
+        file.write_bytes(pickle.dumps(typed))
 
     def take(self, file: Path) -> None:
         """Reads what another one has typed of this page."""
-        self.names, self.said, self.was_changed, self.missing = pickle.loads(file.read_bytes())
+        typed = pickle.loads(file.read_bytes())
+        self.names, self.known, self.said, self.was_changed, self.missing = typed
 
     def follow(self, number: int) -> Said:
         """Types all steps up to one, as far as that is not yet done."""
@@ -80,10 +83,13 @@ class Reader:
             step = self.steps[len(self.said)]
             text = self.own(step.text)
             rule = next(r for r in RULES if r.kind == step.kind and re.match(r.pattern, text))
+            words = " ".join(shlex.split(text, comments=True)) if rule.is_known else ""
             try:
-                said = rule.run(self, text)
+                said = self.known.get(words) or rule.run(self, text)
             except (AssertionError, ValueError, OSError, subprocess.TimeoutExpired) as error:
                 said = Said(-1, f"{error}")  # this step's own failure; the next are typed as well
+            if words:
+                self.known[words] = said
             names, missing = pairs_of_names(step.shown, said.text)
             self.names = names | self.names  # a name stands for what it first was
             self.said.append(said)
@@ -131,6 +137,8 @@ def module(reader: Reader, text: str, *further: str) -> Said:
     words = shlex.split(text, comments=True)[2:]
     if not HAS_MNIST:
         words = ["data=digits" if word == "data=mnist" else word for word in words]
+    if "examples/" in text:
+        shutil.copytree(ROOT / "examples", reader.folder / "examples", dirs_exist_ok=True)
     return run_module([*words, *further], reader.folder, reader.environment)
 
 
@@ -158,7 +166,11 @@ def short_study(reader: Reader, text: str) -> Said:
 
 
 def short_run(reader: Reader, text: str) -> Said:
-    return module(reader, text, "training.steps=1000")
+    return module(reader, text, "training.steps=300")
+
+
+def short_function(reader: Reader, text: str) -> Said:
+    return module(reader, text, "own.steps=60")
 
 
 def short_explanation(reader: Reader, text: str) -> Said:
@@ -256,12 +268,16 @@ def page(url: str) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """How to run what begins like the pattern; `why` says why not as it stands."""
+    """How to run what begins like the pattern; `why` says why not as it stands.
+
+    What `is_known` to do the same again is typed once, though several pages have it.
+    """
 
     kind: str
     pattern: str
     run: Callable[[Reader, str], Said]
     why: str = ""
+    is_known: bool = False
 
 
 RULES = (
@@ -295,12 +311,26 @@ RULES = (
     ),
     Rule("command", r"python -m mlp\.sweep .*study\.dry_run=true", module),
     Rule("command", r"python -m mlp\.sweep", short_study, "It takes up to ten minutes."),
-    Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
+    Rule(
+        "command",
+        r"python -m mlp\.train .*steps=10000",
+        short_run,
+        "It takes half a minute.",
+        is_known=True,
+    ),
+    Rule("command", r"python -m mlp\.train own.file=examples", short_function, "It takes as long."),
     Rule(
         "command",
         r"python -m mlp\.explain EXPERIMENT",
         its_help,
         "It needs runs of another program; test_other_programs.py has some.",
+    ),
+    Rule(
+        "command",
+        r"python -m mlp\.explain [0-9a-f]{32}",
+        short_explanation,
+        "It takes up to ten minutes.",
+        is_known=True,
     ),
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),

@@ -14,7 +14,7 @@ from mlp.rerun import rerun_network
 from mlp.run import load_run, load_study
 from mlp.settings import read_named_file, read_run
 from mlp.sweep.run_study import run_study
-from mlp.terminal.compose import settings_for, study_config
+from mlp.terminal.compose import compose, settings_for, study_config
 from support import own_descent
 from support.sweeping import parent, plain, table, tracked
 from support.world import copy
@@ -243,6 +243,16 @@ def test_what_the_built_in_network_needs_is_refused(mine):
     ):
         with pytest.raises(SettingError, match=said):
             study_config("own", {**SETTINGS, name: value})
+
+
+def test_own_file_alone_is_a_study_of_it_and_its_seed_goes_by_its_own_name(mine):
+    assert compose("sweep", ["own.file=mine.py"])["study"]["file"] == "own"
+    assert compose("sweep", ["own.file=mine.py", "sweeps=smoke"])["study"]["file"] == "smoke"
+    said = "training.seed is of the built-in network .* in mine.py; own.seed may be meant"
+    with pytest.raises(SettingError, match=said):
+        compose("train", ["own.file=mine.py", "training.seed=3"])
+    Path("seedless.py").write_text("def train(rate=0.5):\n    yield 1.0\n")
+    compose("train", ["own.file=seedless.py", "training.seed=3"])
 
 
 def test_function_object_is_named_by_its_file():

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mlp.config import Execution
-from mlp.data.dataset import load_data
+from mlp.data.dataset import examples_for, load_data
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError, UnavailableError
 from mlp.settings import read_run, read_sweep, with_settings
@@ -31,14 +31,15 @@ from mlp.tracking.record import curve_digest, sharpness_digest, weights_digest
 from mlp.tracking.store import open_store
 from mlp.training import ray_cluster
 from mlp.training.train_runs import open_executor, train_runs
+from support import own_descent
 from support.clusters import (
     add_node,
     head_with_door,
-    long,
     raylet_of,
     two_nodes,
     workers,
 )
+from support.servers import long
 from support.sweeping import (
     SMOKE,
     command,
@@ -153,6 +154,20 @@ def test_thresholds_prune_there_as_here(executor, configs, data):
     assert Ending.PRUNED in {result.ending for result in here}
 
 
+def test_own_functions_give_the_same_bits_and_faults(cluster, here):
+    shutil.copy(own_descent.__file__, here / "mine.py")
+    (here / "raises.py").write_text("def train():\n    yield 1.0\n    {}['x']\n")
+    base, failing = (read_run({"own": {"file": name}}) for name in ("mine.py", "raises.py"))
+    configs = [with_settings(base, {"own.rate": rate}) for rate in (0.1, 0.5, 4.0, 8.0)]
+    _, data = examples_for(base, notice=print)
+    _, other = examples_for(failing, notice=print)
+    expected = results_of(configs, data, Execution(threads=2))
+    assert digests(results_of(configs, data, over(cluster))) == digests(expected)
+    [failed] = results_of([failing], other, over(cluster))
+    assert failed.ending is Ending.FAILED
+    assert failed.own.fault == "KeyError: 'x' (raises.py, line 3: {}['x'])"
+
+
 def test_killed_worker(cluster, executor, configs, data, expected, notices, tmp_path):
     """Killed while it is at work, and not before the driver has heard of it."""
     with meanwhile(cluster, lambda _: kill(known_worker(executor, (tmp_path / "victim")))):
@@ -217,34 +232,33 @@ def test_poisoned_trial_is_recorded_as_crashed_and_its_neighbours_kept(
 ):
     bad = poisoned(configs[5].optimizer.learning_rate, "os.kill(os.getpid(), 9)")
     results = results_of(configs, data, executor, trainer=bad)
-    check_only_trial_5_crashed(results, expected)
+    check_only_these_crashed(results, expected, 5)
     assert any("trials are trained one by one: " in line for line in notices)
     assert notices[-1].startswith("a trial is given up and recorded as crashed: ")
 
 
-def test_trial_that_takes_too_much_memory_takes_nobody_along(
-    executor, configs, data, expected, notices
-):
-    bad = poisoned(configs[5].optimizer.learning_rate, "raise MemoryError('too much')")
-    check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
-    assert "its training raised MemoryError: too much" in notices[-1]
-
-
-def test_trial_that_raises_costs_nobody_else_anything(executor, configs, data, expected, notices):
-    bad = poisoned(configs[5].optimizer.learning_rate, "raise KeyError('a mistake')")
-    check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
-    assert "its training raised KeyError: 'a mistake'" in notices[-1]
+def test_trials_that_raise_cost_nobody_else_anything(executor, configs, data, expected, notices):
+    too_much = configs[7].optimizer.learning_rate
+    bad = poisoned(
+        configs[5].optimizer.learning_rate,
+        "raise KeyError('a mistake')",
+        poisoned(too_much, "raise MemoryError('too much')"),
+    )
+    check_only_these_crashed(results_of(configs, data, executor, trainer=bad), expected, 5, 7)
+    said = "\n".join(notices)
+    assert "its training raised MemoryError: too much" in said
+    assert "its training raised KeyError: 'a mistake'" in said
 
 
 @long
 def test_trial_that_hangs_is_ended(cluster, configs, data, expected, notices):
     bad = poisoned(configs[5].optimizer.learning_rate, "time.sleep(1000)")
     with open_executor(over(cluster, silence_s=15.0), notice=notices.append) as executor:
-        check_only_trial_5_crashed(results_of(configs, data, executor, trainer=bad), expected)
+        check_only_these_crashed(results_of(configs, data, executor, trainer=bad), expected, 5)
     assert "said nothing for" in notices[-1]
 
 
-def poisoned(rate, deed):
+def poisoned(rate, deed, otherwise=None):
     """A trainer that does something bad to trials with this rate; it travels to workers as code."""
 
     def train(configs, data, **options):
@@ -255,15 +269,15 @@ def poisoned(rate, deed):
 
         if any(config.optimizer.learning_rate == rate for config in configs):
             exec(deed, {"os": os, "time": time})
-        return train_population(configs, data, **options)
+        return (otherwise or train_population)(configs, data, **options)
 
     return train
 
 
-def check_only_trial_5_crashed(results, expected):
-    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [5]
-    assert results[5].weights == ()
-    others = [i for i in range(len(expected)) if i != 5]
+def check_only_these_crashed(results, expected, *crashed):
+    assert [i for i, r in enumerate(results) if r.ending is Ending.CRASHED] == [*crashed]
+    assert {results[i].weights for i in crashed} == {()}
+    others = [i for i in range(len(expected)) if i not in crashed]
     found = digests(results)
     assert [found[i] for i in others] == [expected[i] for i in others]
 
@@ -363,6 +377,7 @@ def given(executor):
 # Machines
 
 
+@long
 def test_killed_machine(configs, data, expected, notices, capfd):
     with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
         [other] = cluster.worker_nodes

@@ -15,23 +15,19 @@ from support import crash
 from support.forks import forks
 from support.world import once, root_of
 
-# Each study at two moments or three, so that all phases are met: the opening of the stores, the
-# asking, the spool, the search's store, MLflow's runs, the winner and the end.
+# Each study at a moment or two, so that all phases are met: the opening of the stores, the asking,
+# the spool, the search's store, MLflow's runs, the winner and the end.
 POINTS = [
     ("random", 0.03),
     ("random", 0.5),
     ("tpe", 0.55),
     ("tpe", 0.9),
     ("qmc", 0.3),
-    ("qmc", 0.7),
-    ("grid", 0.4),
     ("grid", 0.8),
     ("pruned", 0.45),
     ("pruned", 0.75),
-    ("timed", 0.6),
     ("timed", 0.95),
     ("raised", 0.35),
-    ("raised", 0.85),
 ]
 
 

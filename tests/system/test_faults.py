@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -22,6 +21,7 @@ from support.sweeping import (
     environment_of_commands,
     left_in,
     parent,
+    run_script,
     start,
     stored,
     sweep,
@@ -45,8 +45,13 @@ def test_this_table_names_tests_that_exist():
 # The first second
 
 
-@pytest.mark.parametrize("name", ["sweep", "train", "rerun", "doctor"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *((name, signal.SIGINT) for name in ("sweep", "train", "rerun", "doctor")),
+        *(("sweep", number) for number in (signal.SIGTERM, signal.SIGHUP)),
+    ],
+)
 def test_signal_while_a_command_is_imported(here, name, number):
     """The signal comes from the first import that follows the package's own."""
     script = (
@@ -120,37 +125,51 @@ def doctor_is_well(here) -> bool:
 # Disks and folders
 
 
-def limited(*arguments: str, most: int) -> subprocess.CompletedProcess[str]:
-    """A command whose files cannot become larger than `most` bytes, as on a disk that is full."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=environment_of_commands(),
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
-    )
+LIMITED = """
+import contextlib, io, resource, runpy, sys
+sys.argv[1:] = {words}
+sys.modules.pop("mlp.sweep", None)
+said, (_, most) = io.StringIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
+try:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, most))
+        runpy.run_module("mlp.sweep", run_name="__main__", alter_sys=True)
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    print(said.getvalue(), end="", file=sys.stderr)
+"""
+WIDE = "model.widths=64"
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory, made_store):
+    """The trials of the study for which the disk has room."""
+    folder = tmp_path_factory.mktemp("wide")
+    shutil.copy(made_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        sweep(WIDE)
+    return table(folder)
 
 
 @pytest.mark.parametrize("kilobytes", [0, 20, 100, 130])
-def test_full_disk_is_one_sentence_and_the_sweep_goes_on_when_there_is_room(here, kilobytes):
-    """Full at the lock, the tables of the search, a trial in the spool, a trial in the search."""
-    wide = ("model.widths=64",)
-    whole = here.parent / "whole"
-    shutil.copytree(here, whole)
-    done = limited("mlp.sweep", *SMOKE, *wide, most=kilobytes * 1000)
+def test_full_disk_is_one_sentence_and_the_sweep_goes_on_when_there_is_room(here, wide, kilobytes):
+    """Full at the lock, the tables of the search, a trial in the spool, a trial in the search.
+
+    No file can become larger than so many bytes.
+    """
+    done = run_script(LIMITED.format(words=[*SMOKE, WIDE], most=kilobytes * 1000))
     assert done.returncode in (74, 75)
     errors = done.stderr.splitlines()
     assert errors[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     with sqlite3.connect("mlflow.db") as file:
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    sweep(*wide)
+    sweep(WIDE)
     ours = table(here)
     assert [row.status for row in ours] == ["FINISHED"] * 4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(whole)
-        sweep(*wide)
-    assert table(whole) == ours
+    assert ours == wide
 
 
 @pytest.mark.parametrize("argument", ["study.storage=sqlite:////proc/x/optuna.db"])

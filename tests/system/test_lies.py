@@ -220,9 +220,14 @@ def elsewhere():
         thread.join()
 
 
-@pytest.mark.parametrize("what", ["rerun", "explain"])
 @pytest.mark.parametrize(
-    "name", ["run: a page", "config: a target", "config: 10 GB of nothing", "weights: others"]
+    ("what", "name"),
+    [
+        ("explain", "run: a page"),
+        ("rerun", "config: a target"),
+        ("explain", "config: 10 GB of nothing"),
+        ("rerun", "weights: others"),
+    ],
 )
 def test_commands_end_in_one_sentence(true, here, what, name):
     url, run_id = true

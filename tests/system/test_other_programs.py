@@ -8,6 +8,7 @@ from mlp.config import Tracking
 from mlp.explain.explain_study import explain_study
 from mlp.tracking.store import open_store
 from support.own_programs import MISTAKES, grid, log_runs
+from support.servers import long
 from support.sweeping import plain
 
 RATES = {"sigmoid": (0.5, 3.0, 10.0, 40.0), "tanh": (0.05, 0.2, 1.0, 4.0), "relu": (0.02, 0.2, 1.0)}
@@ -36,7 +37,16 @@ def test_of_a_mistake_that_never_swings_no_setting_is_named(uri):
     assert not any("mlp.causes" in run.data.tags for run in runs)
 
 
-@pytest.mark.parametrize("mistake", sorted({*MISTAKES} - {"open"}))
+USUAL = ("late", "tanh", "twice", "velocity")  # wrong gradients, and wrong steps
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        *USUAL,
+        *(pytest.param(each, marks=long) for each in sorted({*MISTAKES} - {"open", *USUAL})),
+    ],
+)
 def test_of_a_program_with_a_mistake_no_setting_is_named(uri, mistake):
     activation = OF.get(mistake, "sigmoid")
     # This one still descends: with three seeds it could be one of the correct ones by chance.
@@ -55,18 +65,19 @@ def test_of_a_program_with_a_mistake_no_setting_is_named(uri, mistake):
 
 
 @pytest.mark.parametrize(
-    ("runs", "cause"),
+    ("grids", "cause"),
     [
-        (grid((0.5, 3.0, 40.0)), "optimizer.learning_rate"),
-        (grid((0.05, 0.5, 15.0), activation="tanh"), "optimizer.learning_rate"),
+        ([{"rates": (0.5, 3.0, 40.0)}], "optimizer.learning_rate"),
+        ([{"rates": (0.05, 0.5, 15.0), "activation": "tanh"}], "optimizer.learning_rate"),
         (
-            [*grid((0.5,), n_seeds=6), *grid((0.5,), n_seeds=6, normalization="sum")],
+            [{"rates": (0.5,), "n_seeds": 6, "normalization": how} for how in ("mean", "sum")],
             "gradient.normalization",
         ),
     ],
+    ids=["rate", "rate of tanh", "normalization"],
 )
-def test_of_a_correct_program_the_setting_is_named(uri, runs, cause):
-    log_runs("correct", runs, uri)
+def test_of_a_correct_program_the_setting_is_named(uri, grids, cause):
+    log_runs("correct", [run for each in grids for run in grid(**each)], uri)
     found, said = explained("correct")
     assert cause in {name for own in found.answer.causes for name in own.settings}, said
     assert "trained again as they are: " in said

@@ -1,4 +1,4 @@
-"""Commands with a user's own function, as they are typed, stopped and killed; and on a cluster."""
+"""Commands with a user's own function, as they are typed, stopped and killed."""
 
 import contextlib
 import os
@@ -11,14 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlp.config import Execution
-from mlp.data.dataset import examples_for
-from mlp.engine.result import Ending
-from mlp.settings import read_run, with_settings
-from mlp.tracking.record import curve_digest, weights_digest
 from support import own_descent
 from support.sweeping import cold_command, command, start, table, tracked
-from support.training import results_of
 
 GRID = "own: {file: mine.py}\nstudy:\n  n_trials: 8\n  sampler: grid\n  generation: 4\n"
 SPACE = "  space:\n    own.rate: [0.1, 0.5, 4.0, 8.0]\n    own.label: [a, b]\n"
@@ -69,8 +63,8 @@ def seen_in(folder, n_runs):
     raise AssertionError("no run began")
 
 
-def typed(*words):
-    done = cold_command(*words, MLFLOW_TRACKING_URI="")
+def typed(*words, by=command):
+    done = by(*words, MLFLOW_TRACKING_URI="")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -83,7 +77,7 @@ def run_of(said):
 
 
 def test_every_command_of_a_session(mine):
-    said = typed("train", "own.file=mine.py", "own.rate=4")
+    said = typed("train", "own.file=mine.py", "own.rate=4", by=cold_command)
     assert said.startswith("oscillating: ")
     swinging = run_of(said)
     assert f"python -m mlp.explain {swinging} own.file=mine.py" in said
@@ -227,23 +221,3 @@ def test_hanging_trials_cost_themselves(mine):
     }
     faults = {run.tags.get("mlp.own.fault") for run in tracked(mine) if "mlp.trial" in run.tags}
     assert faults == {None, "it was ended after own.timeout_s=2 seconds"}
-
-
-def test_cluster_gives_the_same_bits(mine):
-    clusters = pytest.importorskip("support.clusters")
-    base = read_run({"own": {"file": "mine.py"}})
-    configs = [with_settings(base, {"own.rate": rate}) for rate in (0.1, 0.5, 4.0, 8.0)]
-    Path("raises.py").write_text("def train():\n    yield 1.0\n    {}['x']\n")
-    failing = read_run({"own": {"file": "raises.py"}})
-    _, data = examples_for(base, notice=print)
-    _, other = examples_for(failing, notice=print)
-    here = results_of(configs, data, Execution(threads=2))
-    with clusters.two_nodes() as cluster:
-        where = Execution(engine="ray", address=cluster.address)
-        there = results_of(configs, data, where)
-        [failed] = results_of([failing], other, where)
-    for one, same in zip(here, there, strict=True):
-        assert curve_digest(one) == curve_digest(same)
-        assert weights_digest(one) == weights_digest(same)
-    assert failed.ending is Ending.FAILED
-    assert failed.own.fault == "KeyError: 'x' (raises.py, line 3: {}['x'])"

@@ -1,5 +1,6 @@
 """The wheel, installed: commands, configs and studies travel inside it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,18 @@ def installed(tmp_path_factory) -> Path:
         [*pip(sys.executable), "--python", python, "install", "--no-deps", "--quiet", wheel],
         check=True,
     )
+    lend_compiled_code(packages / "mlp" / "engine")
     return python
+
+
+def lend_compiled_code(installed: Path) -> None:
+    """What Numba has compiled of the same files; it knows them by their size and time."""
+    for file in (ROOT / "mlp" / "engine").glob("*.py"):
+        taken = file.stat()
+        os.utime(installed / file.name, ns=(taken.st_atime_ns, taken.st_mtime_ns))
+    (installed / "__pycache__").mkdir(exist_ok=True)
+    for file in (ROOT / "mlp" / "engine" / "__pycache__").glob("*.nb?"):
+        shutil.copy2(file, installed / "__pycache__")
 
 
 def pip(python: str) -> list[str]:

@@ -50,7 +50,9 @@ def reader_of(tmp_path_factory, made_store):
                 return first
             folder = tmp_path_factory.mktemp("reader") / "digits"
             folder.mkdir()
-            return Reader(STEPS[page], copy(typed, folder), servers, first.names)
+            other = Reader(STEPS[page], copy(typed, folder), servers, first.names)
+            other.known = dict(first.known)
+            return other
 
         yield reader
 

@@ -2,7 +2,7 @@
 
 import io
 
-from mlp.causes.counts import ValueCount, count_values
+from mlp.causes.observed import ValueCount, count_values
 from mlp.curve import Verdict
 from mlp.study.identity import TrialRow
 from mlp.terminal.screen import render_verdicts

@@ -53,6 +53,17 @@ def test_spike_of_one_step_stays_and_is_marked():
     assert re.search(r'<circle cx="(479|480)\.\d" cy="8\.0" r="4"', svg)
 
 
+def test_where_a_guard_went_back_is_marked():
+    loss = np.exp(-np.arange(1001) / 100)
+    parts = {"restored_to": np.array([3, 3]), "restored_share": np.array([0.5, 0.25])}
+    svg = drawn(loss, restored_step=np.array([0, 500]), **parts)
+    assert "learning, after 2 rollbacks" in svg
+    assert 'd="M270.0 76v-7M480.0 76v-7"' in svg
+    marked = plot_curve(loss, np.arange(1001), marks=[0, 500])[-2]
+    assert marked.strip() == f"^{'':30}^ back"
+    assert plot_curve(loss, np.arange(1001))[:8] == plot_curve(loss, np.arange(1001), marks=[5])[:8]
+
+
 def test_flat_curve_looks_flat():
     points = curve_of(drawn(0.69 - 0.005 * np.linspace(0, 1, 400)))
     assert np.ptp(points[:, 1]) < 2

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.entities import Metric
 
 from mlp.config import Tracking
 from mlp.errors import (
@@ -40,8 +41,15 @@ def no_address_of_the_user():
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory, no_address_of_the_user) -> Store:
-    """A store in a folder whose name every layer has to quote right."""
+    """A store in a folder whose name every layer has to quote right.
+
+    A process was killed there when it first opened the store.
+    """
     folder = tmp_path_factory.mktemp("a b#%")
+    left = folder / ".mlflow.db.x1.new"
+    left.mkdir()
+    (left / "mlflow.db").write_bytes(b"half a database")
+    (folder / "mlflow.db").touch()
     return open_store(Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
 
 
@@ -337,13 +345,8 @@ def test_two_first_openings_at_once_both_succeed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-def test_what_a_killed_first_opening_left_is_cleared(tmp_path):
-    left = tmp_path / ".mlflow.db.x1.new"
-    left.mkdir()
-    (left / "mlflow.db").write_bytes(b"half a database")
-    (tmp_path / "mlflow.db").touch()
-    open_store(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"))
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+def test_what_a_killed_first_opening_left_is_cleared(store):
+    assert {path.name for path in database(store).parent.iterdir()} <= {"mlflow.db", "mlruns"}
 
 
 def test_deleted_experiment_is_named(store):
@@ -407,9 +410,9 @@ def test_of_verdicts_of_before_only_oscillation_is_judged_anew(store, noted, rea
     run = client.create_run(store.experiment_id, tags={"verdict": noted}, run_name=f"old {noted}")
     client.log_param(run.info.run_id, "optimizer.learning_rate", 0.5)
     client.log_metric(run.info.run_id, "amplitude", 0.3)
-    for step in range(60):
-        rippled = 0.9**step * (1 + 0.2 * (-1) ** step)
-        client.log_metric(run.info.run_id, "loss", rippled, step=step)
+    rippled = [0.9**step * (1 + 0.2 * (-1) ** step) for step in range(60)]
+    points = [Metric("loss", value, STARTED_MS, step) for step, value in enumerate(rippled)]
+    client.log_batch(run.info.run_id, metrics=points)
     past = read_past_run(store, client.get_run(run.info.run_id))
     assert past.judgement.verdict.value == read
 

@@ -132,8 +132,11 @@ def test_arrays_are_kept_and_what_is_none_is_said(records):
     assert {name: array.tolist() for name, array in own.kept.items()} == {
         "W": [[0.5] * 3] * 2,
         "b_1": [1, 2],
+        "pairs.0.0": [[1] * 3] * 2,
+        "pairs.0.1": [0] * 3,
+        "pairs.1.W": [1] * 3,
     }
-    assert own.notes == ("odd is no array of numbers and is not kept",)
+    assert own.notes == ("pairs.1.odd is no array of numbers and is not kept",)
     for case in ("returns_weights_first", "returns_losses_first"):
         [kept] = records[case][0].result.own.kept.values()
         assert (kept == 1).all()

@@ -9,7 +9,9 @@ from mlp.config import Execution
 from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load_data
 from mlp.engine.result import Ending
+from mlp.errors import SettingError
 from mlp.settings import read_run, with_settings
+from mlp.sweep.generation import is_record_of
 from mlp.tracking.record import curve_digest, weights_digest
 from mlp.training.train_runs import make_record, train_runs
 from mlp.training.work import train_population
@@ -96,3 +98,32 @@ def test_run_that_kills_its_workers_has_a_record_too(data):
 
 def test_nothing_to_train_is_no_record(data):
     assert train_runs([], data, Execution(threads=1)) == []
+
+
+def test_auto_is_one_over_the_sharpness_by_normalization(data):
+    """The stability ratio is half the effective step x sharpness, so 1/2 at the first weights."""
+    auto = with_settings(BASE, {"optimizer.learning_rate": "auto", "training.sharpness_points": 2})
+    configs = [
+        with_settings(auto, {"gradient.normalization": normalization, "model.activation": f})
+        for normalization, f in zip(
+            ("sum", "mean", "unit", "clip"), ("sigmoid", "tanh", "relu", "sigmoid"), strict=True
+        )
+    ]
+    records = train_runs(configs, data, Execution(threads=1))
+    for config, record in zip(configs, records, strict=True):
+        assert record.result.stability_ratio[0] == pytest.approx(0.5, rel=1e-6)
+        assert record.config == with_settings(
+            config, {"optimizer.learning_rate": record.config.optimizer.rate}
+        )
+    again = train_runs([record.config for record in records], data, Execution(threads=1))
+    for one, other in zip(records, again, strict=True):
+        assert curve_digest(one.result) == curve_digest(other.result)
+        assert weights_digest(one.result) == weights_digest(other.result)
+    assert is_record_of(again[0], configs[0], data.digest)
+    assert not is_record_of(again[0], configs[1], data.digest)
+
+
+def test_auto_is_refused_where_nothing_bends_the_loss(data):
+    flat = {"optimizer.learning_rate": "auto", "initialization.scale": 1e30}
+    with pytest.raises(SettingError, match=r"^optimizer\.learning_rate must be a number here: "):
+        train_runs([with_settings(BASE, flat)], data, Execution(threads=1))
