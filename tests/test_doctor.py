@@ -163,7 +163,7 @@ def test_spool_is_published_once(here, monkeypatch):
 def test_trial_that_the_study_lacks_waits_for_the_sweep(here, monkeypatch):
     """Killed between the spool and the search."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -39,7 +39,7 @@ def summarise_mistakes(
     """Counts what several networks get wrong.
 
     Args:
-        wrong: for each network, place and probability as `mlp.sweep.confirm.wrong_on` gives them.
+        wrong: for each network, place and probability as `mlp.sweep.winner.wrong_on` gives them.
 
     Returns:
         First what most networks get wrong, and of equal ones the most certain.

@@ -418,7 +418,7 @@ def test_looks(search: Search) -> list[dict[str, Any]]:
     """Every look at the test part so far: `trial`, `n_trials` at that time, `test_accuracy`.
 
     Where another network of the trial's settings was looked at, also its `seed` and what it got
-    `wrong`, as `mlp.sweep.confirm.wrong_on` gives it.
+    `wrong`, as `mlp.sweep.winner.wrong_on` gives it.
     """
     looks: list[dict[str, Any]] = _patiently(
         search, lambda: search.study.user_attrs.get(TEST_LOOKS, [])

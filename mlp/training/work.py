@@ -26,23 +26,12 @@ Beyond this process only the former is known; there are no losses then.
 """
 
 
-class Trainer(Protocol):
-    """A function from settings and examples to results."""
+Trainer = Callable[..., list[Result]]
+"""Trains one network for each config; called as `train_population`, one result each, in order.
 
-    def __call__(
-        self,
-        configs: Sequence[RunConfig],
-        data: Dataset,
-        *,
-        threads: int,
-        thresholds: Thresholds | None,
-        progress: WorkDone | None,
-    ) -> list[Result]:
-        """Trains one network for each config; returns one result for each, in the same order.
-
-        A result depends on its own config and the data alone: not on the other configs, the number
-        of threads or the machine. So a population that was lost is simply trained again, anywhere.
-        """
+A result depends on its own config and the data alone: not on the other configs, the number of
+threads or the machine. So a population that was lost is simply trained again, anywhere.
+"""
 
 
 def train_population(

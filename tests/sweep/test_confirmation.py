@@ -15,8 +15,8 @@ from mlp.doctor import run_doctor
 from mlp.errors import SystemLimitError
 from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
-from mlp.sweep import confirm
-from mlp.sweep.confirm import accuracy_on
+from mlp.sweep import winner
+from mlp.sweep.winner import accuracy_on
 from mlp.tracking import spool
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
@@ -45,13 +45,13 @@ THREE = "study.confirm_seeds=3"
 def trained(monkeypatch) -> list[int]:
     """How many networks each call has trained with further seeds."""
     sizes = []
-    original = confirm.train_runs
+    original = winner.train_runs
 
     def counting(configs, *args, **kwargs):
         sizes.append(len(configs))
         return original(configs, *args, **kwargs)
 
-    monkeypatch.setattr(confirm, "train_runs", counting)
+    monkeypatch.setattr(winner, "train_runs", counting)
     return sizes
 
 
@@ -146,7 +146,7 @@ def stop_at(monkeypatch, name, n_calls):
 
     `add` is the drain's; it has been given four trials by then.
     """
-    owner = Drain if name == "add" else confirm
+    owner = Drain if name == "add" else winner
     original = getattr(owner, name)
     calls = []
 
@@ -186,10 +186,10 @@ def test_stopped_anywhere_it_ends_as_if_nothing_had_been(
 def test_network_that_kills_its_workers_is_one_sentence_and_the_others_are_kept(
     here, trained, monkeypatch
 ):
-    original = confirm.train_runs
+    original = winner.train_runs
     with monkeypatch.context() as patch:
         patch.setattr(
-            confirm,
+            winner,
             "train_runs",
             lambda configs, data, where, **told: original(configs, data, Losing(deadly(1)), **told),
         )

@@ -329,7 +329,7 @@ def test_damaged_trial_that_the_study_has_is_trained_again(here, finished, train
     assert_same_end(here, finished)
 
 
-def stop(*_):
+def stop(*_, **__):
     raise KeyboardInterrupt
 
 

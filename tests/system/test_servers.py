@@ -169,11 +169,11 @@ def test_server_that_crashes_and_comes_back_is_waited_for(
     original = getattr(generation.search, moment)
     calls = []
 
-    def crashing(*args):
+    def crashing(*args, **told):
         calls.append(args)
         if len(calls) == 2:
             crash()
-        return original(*args)
+        return original(*args, **told)
 
     with monkeypatch.context() as patch:
         patch.setattr(generation.search, moment, crashing)

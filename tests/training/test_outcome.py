@@ -10,8 +10,8 @@ from mlp.curve import Verdict
 from mlp.data.dataset import load_data
 from mlp.settings import with_settings
 from mlp.study.search import superlative
-from mlp.sweep.confirm import accuracy_on
 from mlp.sweep.generation import is_record_of, objective_value
+from mlp.sweep.winner import accuracy_on
 from mlp.training.train_runs import make_record as judged_record
 from support.sample_records import make_record
 
