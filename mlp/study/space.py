@@ -159,7 +159,9 @@ def read_domain(path: str, value: Any, *, base: RunConfig | None = None) -> Doma
         value = {"choices": value}
     if not isinstance(value, Mapping):
         value = {"choices": [value]}
-    if setting == "optimizer.learning_rate" and "auto" in value.get("choices", ()):
+    choices = value.get("choices")
+    listed = choices if isinstance(choices, list | tuple) else [choices]
+    if setting == "optimizer.learning_rate" and "auto" in listed:
         raise SettingError(
             f"{where} must be numbers; optimizer.learning_rate=auto is no value to search, but a "
             "setting of all trials"
