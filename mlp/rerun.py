@@ -27,6 +27,7 @@ from mlp.settings import (
 from mlp.study.space import typed
 from mlp.terminal.compose import (
     Settings,
+    completes_names,
     compose,
     run_config,
     typed_arguments,
@@ -69,6 +70,8 @@ def _rerun() -> None:
         what = "Trains a tracked run again from its own record; exits with 1 if it differs."
         print(usage("rerun", what, _EXAMPLES, first_word="RUN_ID"))
         return
+    if completes_names("train", arguments, _runs_that_begin):
+        return
     if not arguments:
         raise SettingError("the id of a run is missing: python -m mlp.rerun RUN_ID")
     run_id, *overrides = arguments
@@ -89,6 +92,14 @@ def _rerun() -> None:
     rerun = rerun_network(run_id, changed, local=read_run(local), console=Terminal())
     if not rerun.is_as_expected:
         sys.exit(DIFFERENT)
+
+
+def _runs_that_begin(typed: str) -> list[str]:
+    """The runs of the default store that a shell may complete."""
+    from mlp.tracking.read import default_store, short_ids  # imports MLflow
+
+    store = default_store()
+    return short_ids(store, typed) if store is not None else []
 
 
 @dataclass(frozen=True, eq=False)

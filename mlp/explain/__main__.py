@@ -6,21 +6,25 @@ from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, ExplainConfig
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.settings import read_explain
-from mlp.terminal.compose import compose, is_trained, typed_settings
+from mlp.terminal.compose import completes_names, compose, is_trained, typed_settings
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, waiting
 
 _EXAMPLES = {
     "": "the last study: which settings make its runs oscillate, and the report page",
     "seed-420718b3 explain.timeout_s=600": "a study by its name, for ten minutes at most",
-    "RUN_ID": "one run: why it oscillates, and the smallest change that stops it",
+    "seed-420718b3 explain.verdict=stalled": "which settings make its runs stall",
+    "RUN_ID": "one run: why it ends badly, and the smallest change that stops it",
     "RUN_ID explain.apply=true": "the same, and the repaired run is tracked beside it",
     "EXPERIMENT metric=train_loss map.lr=optimizer.learning_rate data.name=digits": (
         "runs of another program: which metric is the loss, what a param stands for, "
         "and what no param says"
     ),
 }
-_WHAT = "Says which settings make the loss of a study's runs oscillate, and proves it by reruns."
+_WHAT = (
+    "Says which settings make the loss of a study's runs oscillate, or end badly otherwise, and proves "
+    "it by reruns."
+)
 _TYPED = ("explain", "tracking", "execution", "data.root")
 _MAP = "map."  # before a param's name
 
@@ -36,10 +40,23 @@ def _explain() -> None:
         first = "[STUDY, RUN_ID or EXPERIMENT]"
         print(usage("explain", _WHAT, _EXAMPLES, first_word=first, only=_TYPED))
         return
+    if completes_names("explain", arguments, _names_that_begin):
+        return
     which = None
     if arguments and "=" not in arguments[0]:
         which, *arguments = arguments
     run_explain(which, _read(arguments))
+
+
+def _names_that_begin(typed: str) -> list[str]:
+    """Studies, experiments and runs of the default store that a shell may complete."""
+    from mlp.tracking.read import default_store, known_names, short_ids  # imports MLflow
+
+    store = default_store()
+    if store is None:
+        return []
+    names = [name for name in known_names(store) if name.startswith(typed)]
+    return [*names, *(short_ids(store, typed) if typed else [])]
 
 
 def _read(arguments: list[str]) -> ExplainConfig:

@@ -227,16 +227,21 @@ def _ask_hydra(command: str, words: Sequence[str]) -> None:
 
 _INSTALL = r"""_mlp_complete() {
     COMPREPLY=()
-    local words=($COMP_LINE) word=${COMP_WORDS[COMP_CWORD]}
+    local words=($COMP_LINE) word=${COMP_WORDS[COMP_CWORD]} call=
     if [[ ${words[1]} == -m && ${words[2]} == mlp.* && $COMP_CWORD -gt 2 ]]; then
-        local choices=$(COMP_LINE=$COMP_LINE ${words[0]} -m ${words[2]} -sc query=bash 2> /dev/null)
+        call="${words[0]} -m ${words[2]}"
+    elif [[ ${words[0]##*/} == mlp-sweep && $COMP_CWORD -gt 1 ]]; then
+        call="${words[0]} ${words[1]}"
+    fi
+    if [[ -n $call ]]; then
+        local choices=$(COMP_LINE=$COMP_LINE $call -sc query=bash 2> /dev/null)
         COMPREPLY=($(compgen -W "$choices" -- "$word"))
     fi
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-complete -o nospace -o default -F _mlp_complete python python3"""
+complete -o nospace -o default -F _mlp_complete python python3 mlp-sweep"""
 
-_UNINSTALL = """complete -r python python3
+_UNINSTALL = """complete -r python python3 mlp-sweep
 unset -f _mlp_complete
 COMP_WORDBREAKS=$COMP_WORDBREAKS="""
 
@@ -249,10 +254,7 @@ def _complete(command: str, what: Sequence[str]) -> None:
         print(scripts[wanted])
     elif wanted == "query=bash":
         # Hydra would take the `-m` of `python -m mlp.train` for --multirun.
-        line = os.environ.get("COMP_LINE", "")
-        words = line.split(maxsplit=2)
-        is_module = words[1:2] == ["-m"] and len(words) > 2
-        os.environ["COMP_LINE"] = words[2] if is_module else line
+        os.environ["COMP_LINE"] = _line_from_command()
         _register(command)
         _ask_hydra(command, ["--shell-completion", wanted])
     else:
@@ -260,6 +262,43 @@ def _complete(command: str, what: Sequence[str]) -> None:
             f"--shell-completion must be install=bash or uninstall=bash, but is {wanted!r}; "
             'type eval "$(python -m mlp.train --shell-completion install=bash)"'
         )
+
+
+def _line_from_command() -> str:
+    """What is typed so far, from the command on: `mlp.train data=d`."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split(maxsplit=2)
+    if words[1:2] == ["-m"] and len(words) > 2:
+        return words[2]
+    is_script = bool(words) and Path(words[0]).name == "mlp-sweep"
+    return line.split(maxsplit=1)[1] if is_script and len(words) > 1 else line
+
+
+def completes_names(
+    command: str, arguments: Sequence[str], names: Callable[[str], Sequence[str]]
+) -> bool:
+    """Answers a shell's query about a command whose first word is the name of a study or a run.
+
+    Args:
+        command: whose settings may follow.
+        arguments: of the command.
+        names: those that begin with what is typed.
+
+    Returns:
+        Whether it was a query.
+    """
+    if list(arguments[:1]) not in (["-sc"], ["--shell-completion"]):
+        return False
+    called, _, typed = _line_from_command().partition(" ")
+    name, space, rest = typed.lstrip().partition(" ")
+    is_query = arguments[1:] == ["query=bash"]
+    if is_query and not space and "=" not in name:
+        print(*names(name))
+    if space and "=" not in name:  # Hydra would take a name for a setting
+        os.environ["COMP_LINE"] = f"{called} {rest}"
+    if not is_query or space or "=" in name or "." in name:
+        _complete(command, arguments[1:])
+    return True
 
 
 # -- From overrides to plain values

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
+from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets MLflow up
 
 # isort: split
 
@@ -40,6 +40,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
+from mlp.addresses import resolve, sqlite_path
 from mlp.config import Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
@@ -613,11 +614,31 @@ def _whole_experiment(store: Store, which: str | None, meaning: Meaning) -> Past
     return _study(store, name, key, None, None, runs)
 
 
-def _nearest(store: Store, which: str) -> str:
-    """The study or experiment that was meant, in words; empty where none is near."""
+def default_store() -> Store | None:
+    """The store that a command uses if none is typed; None where that would have to be made."""
+    tracking = RunConfig().tracking
+    path = sqlite_path(resolve(tracking))
+    return open_store(tracking) if path is None or path.exists() else None
+
+
+def known_names(store: Store) -> list[str]:
+    """Names of the studies, the newest first, and of the experiments."""
     studies = _search(store, [store.experiment_id], _named(None))
     known = [one_line(run.data.tags.get(STUDY, "")) for run in studies]
-    known += [one_line(own.name) for own in store.client.search_experiments()]
+    return [*known, *(one_line(own.name) for own in store.client.search_experiments())]
+
+
+def short_ids(store: Store, begin: str) -> list[str]:
+    """First digits, eight or more, of the runs whose ids begin so; none for other letters."""
+    if not re.fullmatch("[0-9a-f]{0,32}", begin):
+        return []
+    found = _search(store, [store.experiment_id], f"attributes.run_id LIKE '{begin}%'")
+    return [str(run.info.run_id)[: max(8, len(begin))] for run in found]
+
+
+def _nearest(store: Store, which: str) -> str:
+    """The study or experiment that was meant, in words; empty where none is near."""
+    known = known_names(store)
     begun = [name for name in known if name.startswith(which)]
     near = begun or difflib.get_close_matches(which, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -160,6 +160,8 @@ COMPLETED = {
     "python -m mlp.sweep sweeps=smoke study.space.o": "study.space.optimizer.",
     "python other.py model=": "",
 }
+if Path(sys.executable).with_name("mlp-sweep").exists():  # where the package is installed
+    COMPLETED["mlp-sweep train model="] = "model=question model=relu"
 COMPLETE = """
 eval "$(python -m mlp.train --shell-completion install=bash)"
 for line in "$@"; do
@@ -192,6 +194,26 @@ def test_shell_completes_what_is_typed_until_that_is_undone(here):
     }
     assert last == "uninstalled"
     assert left_in(here) == {"mlflow.db"}
+
+
+def test_names_of_studies_and_runs_are_completed(swept):
+    def completed(line, **environment):
+        words = line.split()
+        name = words[2].removeprefix("mlp.") if words[1] == "-m" else words[1]
+        done = command(name, "-sc", "query=bash", COMP_LINE=line, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    ids = [run.run_id[:8] for run in tracked(swept)]
+    study = next(run.tags["mlp.study"] for run in tracked(swept) if "mlp.study" in run.tags)
+    assert {study, "three-vs-seven"} <= set(completed("python -m mlp.explain "))
+    assert completed("mlp-sweep explain smo") == [study]
+    assert completed(f"python -m mlp.explain {ids[0][:5]}") == [ids[0]]
+    assert sorted(completed("python -m mlp.rerun ")) == sorted(ids)
+    assert completed(f"python -m mlp.rerun {ids[0]} optimizer.le") == ["optimizer.learning_rate="]
+    assert completed("python -m mlp.explain explain.time") == ["explain.timeout_s="]
+    assert completed("python -m mlp.rerun ", MLFLOW_TRACKING_URI="sqlite:///none.db") == []
+    assert not Path("none.db").exists()
 
 
 def test_other_shells_are_told_which_one(here):
