@@ -22,8 +22,8 @@ _EXAMPLES = {
     ),
 }
 _WHAT = (
-    "Says which settings make the loss of a study's runs oscillate, or end badly otherwise, and proves "
-    "it by reruns."
+    "Says which settings make the loss of a study's runs oscillate, or end badly otherwise, and "
+    "proves it by reruns."
 )
 _TYPED = ("explain", "tracking", "execution", "data.root")
 _MAP = "map."  # before a param's name
