@@ -6,7 +6,7 @@ Values become these dataclasses through `mlp.settings` alone.
 import dataclasses
 import hashlib
 import json
-import math
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, SkipValidation, Strict
@@ -181,7 +181,7 @@ def _check_rate(value: object) -> float | Literal["auto"]:
         return "auto"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"must be a number, but is {shown(value)}")
-    if not math.isfinite(value):
+    if not -sys.float_info.max <= value <= sys.float_info.max:  # also an integer of 400 digits
         raise ValueError(f"must be a finite number, but is {shown(value)}")
     if value <= 0:
         raise ValueError(f"must be greater than 0, but is {shown(value)}")
@@ -438,7 +438,7 @@ class Study:
     ] = False
     explain: Annotated[
         Annotated[bool, Strict()],
-        Field(description="say at the end what makes runs oscillate, in at most as long again"),
+        Field(description="say at the end what makes runs end badly, in at most as long again"),
     ] = True
     dry_run: Annotated[
         Annotated[bool, Strict()],
@@ -470,7 +470,7 @@ class SweepConfig:
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)
 class Explain:
-    """How much is trained to find what makes the loss of tracked runs oscillate."""
+    """How much is trained to find what makes tracked runs end badly, oscillating above all."""
 
     interventions: Annotated[
         _Int,

@@ -96,9 +96,10 @@ def _rerun() -> None:
 
 def _runs_that_begin(typed: str) -> list[str]:
     """The runs of the default store that a shell may complete."""
-    from mlp.tracking.read import default_store, short_ids  # imports MLflow
+    from mlp.tracking.read import short_ids  # imports MLflow
+    from mlp.tracking.store import find_store
 
-    store = default_store()
+    store = find_store(RunConfig().tracking)
     return short_ids(store, typed) if store is not None else []
 
 

@@ -157,8 +157,8 @@ FAULTS = (
     fault(
         "a learning rate of zero passes the door",
         "door config",
-        'learning_rate: Annotated[_Float, Field(gt=0, description="step size")]',
-        'learning_rate: Annotated[_Float, Field(ge=0, description="step size")]',
+        '    if value <= 0:\n        raise ValueError(f"must be greater than 0',
+        '    if value < 0:\n        raise ValueError(f"must be greater than 0',
     ),
     fault(
         "an unknown setting is dropped in silence",

@@ -196,7 +196,7 @@ def arranged(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm
         SettingError: for params that are no layers, or examples that do not fit them.
     """
     if X is None or y is None:
-        arrangement = arrange(params)
+        arrangement = arrange(params, None if X is None else int(X.shape[-1]))
         shapes = arrangement.shapes
         return arrangement, likely_forms(shapes[0][0], shapes[-1][1])
     for n_inputs in reversed(X.shape):

@@ -67,7 +67,7 @@ _OFTEN = ("sigmoid", "tanh", "relu", "leaky relu", "linear")  # mixed freely wit
 
 def softmax(z: Array, axis: int | None = 1) -> Array:
     """Exponentials over their sum: of each example, of each output (axis 0), or of all (None)."""
-    powers = np.exp(z - z.max())
+    powers = np.exp(z - z.max(axis=axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 

@@ -43,7 +43,7 @@ from mlp.causes.effects import (
     step_contrast,
 )
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import DEEDS
+from mlp.causes.observed import DEEDS, deed
 from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch, pair_cures
 from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
@@ -480,7 +480,7 @@ def render_answer(answer: Answer) -> str:
     state = "all that was asked" if answer.is_complete else "stopped early, goes on when run again"
     parts = [
         "\n".join(sentences(answer)),
-        f"{answer.n_asked} of {answer.n_runs} runs {DEEDS[answer.asked].do}. Reruns: "
+        f"{deed(answer.asked, answer.n_asked, f'of {answer.n_runs} runs ')}. Reruns: "
         f"{answer.n_trained}, from {n_stops} of them and {n_starts} healthy runs ({state}).",
         _effect_lines(answer),
         "\n".join(_dependence_line(bond, answer.asked) for bond in answer.dependences),
@@ -520,13 +520,13 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
 
 
 def _cause_sentence(answer: Answer, cause: Cause) -> str:
-    names, deed = _listed(cause.settings), DEEDS[answer.asked]
+    names, do = _listed(cause.settings), DEEDS[answer.asked].do
     match cause.kind:
         case Kind.EFFECTIVE_STEP:
             example = answer.step_example
             said, contrast = f" ({example})" if example else "", answer.contrast
             return (
-                f"The effective step makes the loss {deed.do}{said}: {_shown_by(cause)}; "
+                f"The effective step makes the loss {do}{said}: {_shown_by(cause)}; "
                 f"{NORMALIZATION} changed to {' or '.join(contrast.to)} stopped "
                 f"{contrast.n_rate} of {contrast.n_pairs}, and at the same effective step "
                 f"{contrast.n_step} of {contrast.n_pairs}."
@@ -535,7 +535,7 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
             returned = sum(bond.n_returned for bond in cause.dependences)
             tried = sum(bond.n_pairs for bond in cause.dependences)
             return (
-                f"{names} make the loss {deed.do} only together: {_shown_by(cause)}, and with one "
+                f"{names} make the loss {do} only together: {_shown_by(cause)}, and with one "
                 f"of them cured the other brought it back in {returned} of {tried} reruns."
             )
         case Kind.BOTH:
@@ -546,7 +546,7 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
                 f"{cure.n_pairs} reruns ({cure.changes[0]})."
             )
         case Kind.ALONE:
-            return f"{names} makes the loss {deed.do}: {_shown_by(cause)}."
+            return f"{names} makes the loss {do}: {_shown_by(cause)}."
 
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:

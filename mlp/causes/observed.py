@@ -37,6 +37,16 @@ DEEDS = {
 }
 
 
+def deed(verdict: Verdict, n: int, of: str = "") -> str:
+    """How many runs did so.
+
+    Example:
+        >>> deed(Verdict.STALLED, 1), deed(Verdict.STALLED, 2, "of 9 runs ")
+        ('1 stalls', '2 of 9 runs stall')
+    """
+    return f"{n} {of}{DEEDS[verdict].does if n == 1 else DEEDS[verdict].do}"
+
+
 def verdict_to_explain(verdicts: Sequence[Verdict]) -> Verdict:
     """Which verdict of a study is asked about where nobody says it.
 

@@ -1,8 +1,9 @@
 """Two settings that act only together, in the two ways in which that happens.
 
-First way: each of two changes cures a run, since it takes both settings to make it swing. Once one
-of them is cured, no value of the other brings the swings back. Second way: no single change cures,
-since each setting makes it swing by itself. Then only both changes together cure.
+First way: each of two changes cures a run, since it takes both settings to make it swing (or end in
+another bad way that is asked about). Once one of them is cured, no value of the other brings the
+swings back. Second way: no single change cures, since each setting makes it swing by itself. Then
+only both changes together cure.
 """
 
 from collections import Counter

@@ -1,1 +1,1 @@
-"""The causes of oscillation: what `python -m mlp.explain` does, and the same from Python."""
+"""The causes of a bad end: what `python -m mlp.explain` does, and the same from Python."""

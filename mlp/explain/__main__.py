@@ -3,7 +3,7 @@
 import sys
 
 from mlp.addresses import resolve, sqlite_path
-from mlp.config import RESULT_GROUPS, ExplainConfig
+from mlp.config import RESULT_GROUPS, ExplainConfig, RunConfig
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.settings import read_explain
 from mlp.terminal.compose import completes_names, compose, is_trained, typed_settings
@@ -50,9 +50,10 @@ def _explain() -> None:
 
 def _names_that_begin(typed: str) -> list[str]:
     """Studies, experiments and runs of the default store that a shell may complete."""
-    from mlp.tracking.read import default_store, known_names, short_ids  # imports MLflow
+    from mlp.tracking.read import known_names, short_ids  # imports MLflow
+    from mlp.tracking.store import find_store
 
-    store = default_store()
+    store = find_store(RunConfig().tracking)
     if store is None:
         return []
     names = [name for name in known_names(store) if name.startswith(typed)]

@@ -124,6 +124,8 @@ def say_verdicts(
 def explain_again(study: PastStudy, config: ExplainConfig) -> str:
     """The command that was typed, with what it says about the runs."""
     words = _typed_before(config) if study.brought else []
+    if config.explain.verdict != "worst":
+        words.append(f"explain.verdict={config.explain.verdict}")
     return shlex.join([*shlex.split(explain_command(study.name, config.local)), *words])
 
 

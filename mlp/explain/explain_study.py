@@ -25,7 +25,7 @@ from mlp.causes.answer import (
 from mlp.causes.changes import plain, standard_space
 from mlp.causes.effects import effects
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import DEEDS, StudyRun, complete_space, observe, verdict_to_explain
+from mlp.causes.observed import DEEDS, StudyRun, complete_space, deed, observe, verdict_to_explain
 from mlp.causes.plan import Results, plan_reruns
 from mlp.config import Data, ExplainConfig, RunConfig, Training
 from mlp.curve import Judgement, Verdict
@@ -136,6 +136,11 @@ def explain_study(
     store = dataclasses.replace(opened, experiment_id=study.experiment_id)  # where its runs are
     check_given(config, is_brought=bool(study.brought))
     if study.brought:
+        if config.explain.verdict not in ("worst", Verdict.OSCILLATING):
+            raise SettingError(
+                "explain.verdict must be oscillating for runs of another program, whose code is "
+                f"compared by its swings, but is {config.explain.verdict}"
+            )
         say_what_was_read(study, store, console)
         if not any(run.judgement.verdict is Verdict.OSCILLATING for run in study.runs):
             sentences = say_verdicts(study, store, config, console)
@@ -269,11 +274,7 @@ def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Co
 
 def _asked(verdicts: Sequence[Verdict], study: PastStudy, config: ExplainConfig) -> Verdict:
     typed = config.explain.verdict
-    if study.brought:  # whose code is compared by its swings
-        if typed not in ("worst", Verdict.OSCILLATING):
-            raise SettingError(
-                f"explain.verdict must be oscillating for runs of another program, but is {typed}"
-            )
+    if study.brought:
         return Verdict.OSCILLATING
     return verdict_to_explain(verdicts) if typed == "worst" else Verdict(typed)
 
@@ -508,11 +509,11 @@ def _commands(
             commands.append(rerun_command(run.run_id, local))
             break
     counts = Counter(run.judgement.verdict for run in compared.runs)
-    for verdict, deed in DEEDS.items():
+    for verdict in DEEDS:
         if verdict is not compared.asked and counts[verdict] and not study.brought:
-            n_do = f"{counts[verdict]} {deed.do if counts[verdict] > 1 else deed.does}"
+            why = f"# why {deed(verdict, counts[verdict])}"
             again = explain_command(study.name, config.local)
-            commands.append(f"{again} explain.verdict={verdict.value}   # why {n_do}")
+            commands.append(f"{again} explain.verdict={verdict.value}   {why}")
     return commands
 
 
@@ -566,7 +567,7 @@ def gather(
         of_what = f"{own.program.function} in {own.program.file}"
     facts = (
         f"{len(runs)} runs of {of_what}",
-        f"{found.n_asked} {DEEDS[found.asked].do}; {found.n_trained} reruns from "
+        f"{deed(found.asked, found.n_asked)}; {found.n_trained} reruns from "
         f"{found.n_picked[0]} {found.asked.value} and {found.n_picked[1]} healthy runs"
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
         "a cause is named at a chance of 1 % of naming any false one, over all settings together",

@@ -24,7 +24,7 @@ from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
-from mlp.errors import DataError, patiently
+from mlp.errors import DataError, SettingError, patiently
 from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
 from mlp.settings import located, settings_of, with_settings
@@ -67,6 +67,10 @@ def repair_run(
         MlpError: as `explain_study`.
     """
     config = explain_config(settings, tracking_uri, experiment)
+    if config.explain.verdict != "worst":
+        raise SettingError(
+            "explain.verdict is asked of a study; of a run its own bad end is explained"
+        )
     console = console or silent()
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
@@ -195,11 +199,12 @@ def _offer(
 ) -> tuple[str, ...]:
     """What the guard makes of the run and its further seeds, if it helps: a repair, no cause."""
     own, *further = (is_repair(judged, each) for each in guarded)
+    ends = "has converged" if guarded[0].verdict is Verdict.CONVERGED else "learns"
     if not own or 2 * sum(further) < len(further):
         return ()
     cause = f"; the cause stays {causes[0]}" if causes else ""
     return (
-        f"With optimizer.guard=rollback it learns, and with {sum(further)} of {len(further)} "
+        f"With optimizer.guard=rollback it {ends}, and with {sum(further)} of {len(further)} "
         f"further seeds, without a search{cause}.",
     )
 

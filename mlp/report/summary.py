@@ -42,7 +42,7 @@ class Cure:
 
 @dataclass(frozen=True)
 class CurvePair:
-    """The loss of a run that oscillates, and of the same run with one setting changed.
+    """The loss of a run that ends badly, and of the same run with one setting changed.
 
     Attributes:
         change: as typed.
@@ -81,7 +81,7 @@ class PageContent:
     Attributes:
         facts: short lines: how many runs, of what, when.
         observed: the same, as `causes` sees them.
-        pairs: oscillating curves and repaired ones.
+        pairs: curves that end badly and repaired ones.
         ratios: place in `runs` -> stability ratio along the run.
         quality: normalization -> how good the forecast by the ratio at the start was.
         combinations: empty where there are too many.
@@ -105,7 +105,7 @@ class PageContent:
 def find_cures(
     plan: Plan, results: Results, found: Answer, judged: Sequence[Judgement]
 ) -> list[Cure]:
-    """For each picked oscillating run a change that repairs it, of the best supported setting.
+    """For each picked run that ends badly a change that repairs it, of the best supported setting.
 
     Args:
         judged: how each run of the study ended.

@@ -22,7 +22,7 @@ from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
 from mlp.engine.population import available_bytes, train
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
-from mlp.errors import SettingError, SystemLimitError
+from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
 from mlp.network import Array, Params, initialize
 from mlp.settings import with_settings
@@ -31,6 +31,7 @@ from mlp.stability.ratio import effective_step, sharpness_steps, stability_ratio
 
 Numbers = NDArray[np.float64]
 
+_LARGEST_RATE = 1000.0  # that `auto` becomes
 _NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
 _COLUMNS = 128  # first-layer units from which on a thread takes no further network beside them
 _WORKING_BYTES = 2**28  # likewise for the memory they take
@@ -149,8 +150,10 @@ def with_first_rates(
     half the longest that gradient descent bears there (see `mlp.stability.ratio`). With momentum it
     is the same, and so on the careful side.
 
+    It is 1000 at most, where nothing bends the loss, and 1 where the first loss is not finite: such
+    a run learns at no rate.
+
     Raises:
-        SettingError: where that is no number, as for first weights at which nothing bends the loss.
         SystemLimitError: for a network that is too large to be measured.
     """
     at_one = {
@@ -165,12 +168,10 @@ def with_first_rates(
     measured = measure_sharpness(networks, data, threads=threads)
     for (place, config), point in zip(at_one.items(), measured, strict=True):
         step = float(effective_step(config, point.gradient_norm, data.train.n_examples))
-        rate = 1 / (point.value * step) if point.value * step > 0 else math.inf
-        if not 0 < rate < math.inf:
-            raise SettingError(
-                "optimizer.learning_rate must be a number here: auto is 1 / sharpness of the first "
-                f"weights, which is {point.value:.3g}"
-            )
+        bend = point.value * step
+        rate = min(1 / bend, _LARGEST_RATE) if bend > 0 else _LARGEST_RATE
+        if not 0 < rate < math.inf:  # nobody knows the sharpness: its first loss is lost
+            rate = 1.0
         found[place] = with_settings(config, {"optimizer.learning_rate": rate})
     return found
 

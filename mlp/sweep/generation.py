@@ -108,8 +108,10 @@ class Keeper:
         if found is None or found.recipe.data_digest != data.digest:
             return None
         now = time.time_ns() // 1_000_000
-        record = make_record(config, data, found.result, started_ms=now, ended_ms=now, threads=1)
-        return record if is_record_of(record, found.recipe.config, data.digest) else None
+        record = make_record(
+            found.recipe.config, data, found.result, started_ms=now, ended_ms=now, threads=1
+        )
+        return record if is_record_of(record, config, data.digest) else None
 
     def upload(self, number: int, seed: int = 0) -> None:
         """Hands a kept run over to MLflow; returns at once."""
@@ -245,8 +247,10 @@ def _copy(
         of = same_as.get(trial.number)
         if trial.number in records or of is None or of not in records:
             continue
-        if records[of].config == trial.config and records[of].result.ending in _WHOLE:
-            made[trial.number] = records[of]
+        record = records[of]
+        is_same = is_record_of(record, trial.config, record.data_digest)
+        if is_same and record.result.ending in _WHOLE:
+            made[trial.number] = record
     keeper.keep_trials(made, same_as)
     records.update(made)
 

@@ -64,7 +64,7 @@ class StudyEnd:
         best_run_id: of its run in MLflow; None where MLflow did not take it.
         test_accuracy: of the best one, 0 to 1; None before the study is complete.
         commands: to type next.
-        explanation: which settings make runs oscillate; None where none does, or nobody asked.
+        explanation: which settings make runs end badly; None where few do, or nobody asked.
     """
 
     name: str

@@ -15,6 +15,7 @@ import io
 import itertools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -293,7 +294,8 @@ def completes_names(
     name, space, rest = typed.lstrip().partition(" ")
     is_query = arguments[1:] == ["query=bash"]
     if is_query and not space and "=" not in name:
-        print(*names(name))
+        # The shell expands what it completes from: a stored name must be no command of it.
+        print(*filter(re.compile(r"[\w./:@+-]+").fullmatch, names(name)))
     if space and "=" not in name:  # Hydra would take a name for a setting
         os.environ["COMP_LINE"] = f"{called} {rest}"
     if not is_query or space or "=" in name or "." in name:
@@ -383,8 +385,8 @@ def _composed(
     with _hydra_of(config_dir), translated(_FAULTS):
         groups = _groups()
         parsed = [_as_text(override, command, groups) for override in parse_overrides(overrides)]
-        typed = {override.key_or_group for override in parsed}
-        if command == "sweep" and "own.file" in typed and "sweeps" not in typed:
+        typed = {override.key_or_group: override.value() for override in parsed}
+        if command == "sweep" and typed.get("own.file") and "sweeps" not in typed:
             parsed = [*parse_overrides([f"sweeps={_OF_OWN}"]), *parsed]
         for override in parsed:
             _check_name(override, command, groups)

@@ -392,7 +392,7 @@ def page_query(study: str | None) -> str:
 
 
 def _search(page: StudyPage) -> dict[str, Any]:
-    objective = page.config["study"]["objective"]
+    objective = page.config.get("study", {}).get("objective")  # a page of before may lack it
     metric, is_ascending = _ORDER.get(objective, (f"final_{objective}", False))
     return {
         "searchFilter": f"tags.`mlp.study` = '{page.name}'",

@@ -230,6 +230,8 @@ def _config_of(values: Mapping[str, Any], *, is_named: bool) -> tuple[RunConfig 
         return None, str(error)
     if config.data.name == "auto":
         return None, f"no param says which data it was trained on, {DATA_NAME}"
+    if config.optimizer.learning_rate == "auto":
+        return None, "no param says which rate its optimizer.learning_rate, auto, has become"
     return config, ""
 
 

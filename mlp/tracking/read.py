@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlp.tracking.store import Store, one_sentence, open_store  # first: it sets MLflow up
+from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 # isort: split
 
@@ -40,7 +40,6 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from numpy.typing import NDArray
 
-from mlp.addresses import resolve, sqlite_path
 from mlp.config import Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
@@ -612,13 +611,6 @@ def _whole_experiment(store: Store, which: str | None, meaning: Meaning) -> Past
     if any(map(is_brought, runs)):
         return _brought_study(store, name, key, runs, meaning)
     return _study(store, name, key, None, None, runs)
-
-
-def default_store() -> Store | None:
-    """The store that a command uses if none is typed; None where that would have to be made."""
-    tracking = RunConfig().tracking
-    path = sqlite_path(resolve(tracking))
-    return open_store(tracking) if path is None or path.exists() else None
 
 
 def known_names(store: Store) -> list[str]:

@@ -438,7 +438,8 @@ def _named(given: Any, within: str = "", depth: int = 5) -> Iterator[tuple[str, 
         ['first.0', 'first.1']
     """
     if hasattr(given, "state_dict"):  # a module of PyTorch
-        given = given.state_dict()
+        with contextlib.suppress(Exception):  # then it is no array of numbers, which is said
+            given = given.state_dict()
     is_list = isinstance(given, list | tuple) and _array(given) is None
     if not (isinstance(given, Mapping) or is_list) or not depth:
         yield within or "0", given

@@ -559,3 +559,24 @@ def test_an_answer_counts_the_reruns_that_it_rests_on_and_no_others(inside):
     fewer = {**SMALL, "interventions": 1}
     less = explain_study(None, read_explain({"explain": fewer}), console=plain(io.StringIO()))
     assert 0 < less.answer.n_trained < found.answer.n_trained
+
+
+def test_a_study_whose_runs_stall_is_asked_what_stalls_them(here):
+    space = {"initialization.scheme": ["zeros", "lecun_normal"], "training.seed": [0, 1, 2, 3]}
+    settings = {"study.space": space, "study.sampler": "grid", "study.n_trials": 8}
+    settings |= {"model.depth": 3, "model.widths": 6, "training.steps": 150}
+    end = run_study("smoke", settings | {"optimizer.learning_rate": 2.0})
+    assert end.explanation is None  # none oscillates, and half of them learn
+    found = explain_study(end.name, {"timeout_s": 60.0, "verdict": "stalled"})
+    assert found.answer.asked is Verdict.STALLED
+    assert found.sentences[0].startswith("initialization.scheme makes the loss stall: ")
+    assert "<h1>Why does the loss stall?</h1>" in found.page
+    assert "stalled and repaired" in found.page.lower()
+    assert f"explain {end.name} explain.verdict=stalled explain.interventions=16" in found.page
+    assert explain_study(end.name, {"timeout_s": 1.0}).answer.asked is Verdict.STALLED
+    assert explain_study(end.name, {"verdict": "diverged"}).sentences == (
+        "None of the 8 runs diverges, so there is nothing to stop.",
+    )
+    [run] = [run for run in tracked(here) if run.tags.get("mlp.trial") == "0"]
+    with pytest.raises(SettingError, match="explain.verdict is asked of a study"):
+        repair_run(run.run_id, {"verdict": "stalled"})

@@ -9,7 +9,6 @@ from mlp.config import Execution
 from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load_data
 from mlp.engine.result import Ending
-from mlp.errors import SettingError
 from mlp.settings import read_run, with_settings
 from mlp.sweep.generation import is_record_of
 from mlp.tracking.record import curve_digest, weights_digest
@@ -123,7 +122,12 @@ def test_auto_is_one_over_the_sharpness_by_normalization(data):
     assert not is_record_of(again[0], configs[1], data.digest)
 
 
-def test_auto_is_refused_where_nothing_bends_the_loss(data):
+def test_auto_ends_no_study_where_nothing_bends_the_loss(data):
     flat = {"optimizer.learning_rate": "auto", "initialization.scale": 1e30}
-    with pytest.raises(SettingError, match=r"^optimizer\.learning_rate must be a number here: "):
-        train_runs([with_settings(BASE, flat)], data, Execution(threads=1))
+    [flat_record, other] = train_runs(
+        [with_settings(BASE, flat), with_settings(BASE, {"optimizer.learning_rate": "auto"})],
+        data,
+        Execution(threads=1),
+    )
+    assert flat_record.config.optimizer.rate in (1.0, 1000.0)
+    assert 0 < other.config.optimizer.rate < 1000
