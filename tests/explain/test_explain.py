@@ -578,5 +578,5 @@ def test_a_study_whose_runs_stall_is_asked_what_stalls_them(here):
         "None of the 8 runs diverges, so there is nothing to stop.",
     )
     [run] = [run for run in tracked(here) if run.tags.get("mlp.trial") == "0"]
-    with pytest.raises(SettingError, match="explain.verdict is asked of a study"):
+    with pytest.raises(SettingError, match=r"explain\.verdict is asked of a study"):
         repair_run(run.run_id, {"verdict": "stalled"})

@@ -16,6 +16,7 @@ from mlp.errors import SettingError, StoreError
 from mlp.study.storage import open_storage
 from mlp.sweep import generation
 from mlp.tracking.display import read_numbers
+from mlp.training.train_runs import train_runs
 from support.sweeping import (
     DIVERGING,
     SMOKE,
@@ -493,3 +494,41 @@ def test_the_forecast_is_stored_before_the_first_step(here, made_store, monkeypa
     }
     assert len(starts) == 4
     assert noted[-1] == starts  # of the weights that were trained, bit for bit
+
+
+@pytest.mark.parametrize("rate", ["0.5", "auto"])
+def test_same_settings_are_trained_once_also_over_a_continuation(here, monkeypatch, rate):
+    n_trained = []
+
+    def counted(configs, *arguments, **options):
+        n_trained.append(len(configs))
+        return train_runs(configs, *arguments, **options)
+
+    monkeypatch.setattr("mlp.sweep.generation.train_runs", counted)
+    words = (
+        "study.name=four",
+        "study.sampler=random",
+        f"optimizer.learning_rate={rate}",
+        "sweeps=four",
+        "data=digits",
+    )
+    Path("sweeps").mkdir()
+    Path("sweeps/four.yaml").write_text(
+        "study: {space: {model.depth: [1, 2], gradient.normalization: [mean, unit]}}"
+    )
+    sweep(*words, "study.n_trials=6", "study.generation=6")
+    sweep(*words, "study.n_trials=12", "study.generation=6")
+    assert sum(n_trained) <= 4  # there are four points
+    runs = {int(run.tags["mlp.trial"]): run for run in tracked(here) if "mlp.trial" in run.tags}
+    assert len(runs) == 12
+    copied = {
+        n: int(run.tags["mlp.same_as"]) for n, run in runs.items() if "mlp.same_as" in run.tags
+    }
+    assert len(copied) == 12 - sum(n_trained)
+    for number, of in copied.items():
+        assert of < number
+        assert runs[number].tags["mlp.curve_digest"] == runs[of].tags["mlp.curve_digest"]
+    sweep(*words[1:], "study.name=forced", "study.n_trials=6", "study.force=true")
+    assert not any(
+        "mlp.same_as" in r.tags for r in tracked(here) if r.tags["mlp.study"] == "forced"
+    )
