@@ -460,7 +460,7 @@ def test_command_line_errors_come_before_everything(here):
     assert left_in(here) == before
 
 
-def wait_for(condition, process=None, patience_s=60.0):
+def wait_for(condition, process=None, patience_s=300.0):
     end = time.monotonic() + patience_s
     while not condition():
         assert process is None or process.poll() is None, process.communicate()

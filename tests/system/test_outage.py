@@ -285,7 +285,7 @@ def test_run_of_train_is_kept_and_published_later(server, hasty):
     assert not spool.folder_of_runs().exists()
 
 
-def wait_for(condition, patience_s=60.0):
+def wait_for(condition, patience_s=300.0):
     end = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < end
