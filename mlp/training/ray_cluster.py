@@ -53,6 +53,7 @@ from mlp.tracking.display import cpu
 from mlp.training.work import Answer, Task, Trainer, WorkDone
 
 _LEAVING = "leaving Ray"  # name of a thread
+_CONNECT_S = 40.0  # within which another try begins; Ray itself gives up one after 30
 _TICK_S = 0.5  # how long the driver waits at most before it looks around
 _BEAT_S = 1.0  # how often a worker writes on the board
 _LOOK_S = 2.0  # how often the driver asks which machines are there
@@ -405,7 +406,9 @@ def _connect(execution: Execution, n_threads: int) -> None:
         ):
             _knock(execution.address)
             patiently(
-                lambda: ray.init(address=execution.address, **options), may_pass=_is_client_lost
+                lambda: ray.init(address=execution.address, **options),
+                may_pass=_is_client_slow,
+                patience_s=_CONNECT_S,
             )
     finally:  # Ray puts its own in their place
         if threading.current_thread() is threading.main_thread():
@@ -413,9 +416,10 @@ def _connect(execution: Execution, n_threads: int) -> None:
                 signal.signal(number, handler)
 
 
-def _is_client_lost(error: Exception) -> bool:
-    """Whether the process died that a head starts for a client, as it may on a busy machine."""
-    return "Starting Ray client server failed" in str(error)
+def _is_client_slow(error: Exception) -> bool:
+    """Whether the process died, or was late, that a head starts for a client on a busy machine."""
+    said = str(error)
+    return "Starting Ray client server failed" in said or "connection timeout" in said
 
 
 def _leave(refs: Sequence[Any]) -> None:
