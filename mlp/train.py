@@ -131,7 +131,8 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    config, data = examples_for(config, notice=lambda line: say(console, line))
+    with waiting(console, "loading the data"):  # scikit-learn's take seconds to import
+        config, data = examples_for(config, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(
             f"the run was trained on other data than {data.name} is here: "

@@ -1,7 +1,6 @@
 """`python -m mlp.sweep`: searches a space, tracks every run, says which settings oscillate."""
 
 import functools
-from importlib import import_module
 
 from mlp.terminal.compose import sweep_config, typed_configs
 from mlp.terminal.console import run_command, usage
@@ -19,9 +18,8 @@ _EXAMPLES = {
 def _sweep() -> None:
     console = Terminal()
     for config in typed_configs("sweep", sweep_config, _usage):
-        with waiting(console, "loading Optuna"):  # takes a second or two
-            import_module("mlp.study.search")
-        from mlp.sweep.run_study import rehearse_study, run_study
+        with waiting(console, "loading Optuna and Numba"):  # takes seconds
+            from mlp.sweep.run_study import rehearse_study, run_study
 
         if config.study.dry_run:
             rehearse_study(config, console=console)

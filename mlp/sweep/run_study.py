@@ -85,7 +85,8 @@ def run_study(
         )
     is_bad = end.n_oscillating > 0 or 2 * end.n_bad > end.n_trials
     if config.study.explain and end.is_complete and is_bad:
-        from mlp.explain.explain_study import explain_study  # no other sweep needs what it imports
+        with waiting(console, "loading what explains it"):  # which no other sweep needs
+            from mlp.explain.explain_study import explain_study
 
         local = ExplainConfig(local=config.base, explain=Explain())
         found = explain_study(end.name, local, console=console, is_after_sweep=True)
@@ -264,7 +265,8 @@ def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[Swee
             console,
             f"data=auto stays {name}, which this study began with; data={other} makes another one",
         )
-    base, data = examples_for(wanted, notice=lambda line: say(console, line))
+    with waiting(console, "loading the data"):
+        base, data = examples_for(wanted, notice=lambda line: say(console, line))
     return dataclasses.replace(config, base=base), data
 
 
