@@ -1,12 +1,15 @@
 """Sweeps for the tests of the commands, and what is left of them in Optuna's and MLflow's store."""
 
+import contextlib
 import copy
 import functools
 import io
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,16 @@ def sweep(*overrides: str) -> str:
     said = io.StringIO()
     run_study(read_sweep(composed("sweep", *SMOKE, *overrides)), console=plain(said))
     return said.getvalue()
+
+
+@contextlib.contextmanager
+def working_in(folder: Path, made_store: Path) -> Iterator[None]:
+    """The working directory of a fixture of many tests, with a store that is already made."""
+    shutil.copy(made_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
 
 
 def unpublished_sweep(*overrides: str, patience_s: float = 0.1) -> tuple[str, MlpError]:

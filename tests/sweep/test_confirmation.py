@@ -35,6 +35,7 @@ from support.sweeping import (
     table,
     tracked,
     unpublished_sweep,
+    working_in,
 )
 from support.training import results_of
 
@@ -78,10 +79,7 @@ def outcome(folder):
 def undisturbed(tmp_path_factory, made_store):
     """The outcome of the sweep that nothing stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with working_in(folder, made_store):
         sweep(THREE)
     return outcome(folder)
 

@@ -27,6 +27,7 @@ from support.sweeping import (
     sweep,
     table,
     tracked,
+    working_in,
 )
 
 LONG = ("training.steps=5000000", "study.n_trials=2")
@@ -145,10 +146,7 @@ WIDE = "model.widths=64"
 def wide(tmp_path_factory, made_store):
     """The trials of the study for which the disk has room."""
     folder = tmp_path_factory.mktemp("wide")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with working_in(folder, made_store):
         sweep(WIDE)
     return table(folder)
 

@@ -1,7 +1,6 @@
 """Studies in PostgreSQL, runs behind a tracking server: real servers, stopped in the middle."""
 
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -18,7 +17,15 @@ from mlp.errors import BusyError, StoreError
 from mlp.study.lock import only_driver
 from mlp.sweep import generation
 from support.servers import Postgres, long, mlflow_server, postgres
-from support.sweeping import SMOKE, command, environment_of_commands, start, sweep, table
+from support.sweeping import (
+    SMOKE,
+    command,
+    environment_of_commands,
+    start,
+    sweep,
+    table,
+    working_in,
+)
 
 HOLD = """
 import sys
@@ -46,10 +53,7 @@ def database(server: Postgres, request) -> str:
 def expected(tmp_path_factory, made_store):
     """The trials of the study as SQLite and this process have them."""
     folder = tmp_path_factory.mktemp("expected")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with working_in(folder, made_store):
         sweep()
     return [trial_key(row) for row in table(folder)], {row.weights_digest for row in table(folder)}
 
