@@ -599,13 +599,12 @@ def test_head_that_is_lost_from_outside_is_one_sentence(here, tmp_path, monkeypa
     ("fault", "is_tried_again"),
     [
         ("Starting Ray client server failed. See x.err", True),
-        ("ray client connection timeout", False),
+        ("ray client connection timeout", True),
+        ("no route to host", False),
     ],
 )
-def test_head_that_fails_to_start_a_process_for_a_client_is_asked_again(
-    monkeypatch, fault, is_tried_again
-):
-    monkeypatch.setattr("mlp.errors.PATIENCE_S", 0.1)
+def test_head_that_is_slow_with_a_client_is_asked_again(monkeypatch, fault, is_tried_again):
+    monkeypatch.setattr("mlp.training.ray_cluster._CONNECT_S", 0.1)
     tried = []
 
     def init(**options):
