@@ -1,7 +1,9 @@
 """A share of cases and how exactly it is known."""
 
-import functools
+import math
 from typing import NamedTuple
+
+Z = 1.959963984540054  # deviations that hold 95 % of a normal distribution
 
 
 class Share(NamedTuple):
@@ -12,7 +14,6 @@ class Share(NamedTuple):
     high: float
 
 
-@functools.cache  # it takes milliseconds, and the same counts come again and again
 def wilson(n_hits: int, n: int) -> Share:
     """A share of independent cases, with Wilson's score interval.
 
@@ -29,7 +30,9 @@ def wilson(n_hits: int, n: int) -> Share:
     """
     if n == 0:
         return Share(0.0, 0.0, 1.0)
-    from scipy.stats import binomtest  # takes a while, and few commands count shares
-
-    interval = binomtest(n_hits, n).proportion_ci(0.95, method="wilson")
-    return Share(n_hits / n, float(interval.low), float(interval.high))
+    share, weight = n_hits / n, Z**2 / n
+    middle = share + weight / 2
+    half = Z * math.sqrt((share * (1 - share) + weight / 4) / n)
+    low, high = ((middle + side) / (1 + weight) for side in (-half, half))
+    # Rounding must not keep the ends from being 0 and 1.
+    return Share(share, low if n_hits else 0.0, high if n_hits < n else 1.0)

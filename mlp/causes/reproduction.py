@@ -7,13 +7,14 @@ program does the same, its run is one more draw of what the reruns are drawn fro
 if it ends in another way than any of them, or if its loss leaves the range of theirs.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special  # its stats take a second and a half to import
 
 from mlp.causes.evidence import holm
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
@@ -83,7 +84,7 @@ class SeedComparison:
         """
         n_all = self.n_own + self.n_reruns
         ends = [
-            float(stats.hypergeom.sf(n - 1, n_all, n + self.reruns.get(verdict, 0), self.n_own))
+            _fisher(n, n_all, n + self.reruns.get(verdict, 0), self.n_own)
             for verdict, n in self.own.items()
         ]
         unlike = _tail(self.n_unlike, self.n_own, self.chance)
@@ -266,6 +267,15 @@ def _ranges(rerun: JudgedCurve, steps: NDArray[np.int64]) -> tuple[list[float], 
 def _last(course: JudgedCurve) -> float:
     finite = course.loss[np.isfinite(course.loss)]
     return float(finite[-1]) if finite.size else float("nan")
+
+
+def _fisher(n: int, n_all: int, n_ended: int, n_own: int) -> float:
+    """Chance that `n` or more of the own runs are among all that ended so, in a random order."""
+    ways = (
+        math.comb(n_ended, k) * math.comb(n_all - n_ended, n_own - k)
+        for k in range(n, min(n_ended, n_own) + 1)
+    )
+    return sum(ways) / math.comb(n_all, n_own)
 
 
 def _tail(n_unlike: int, n: int, chance: float) -> float:

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlp.config import RunConfig
 from mlp.curve import TAIL_SHARE, Verdict
 from mlp.errors import WithSentence
-from mlp.shares import Share, wilson
+from mlp.shares import Share, Z, wilson
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
@@ -41,7 +41,6 @@ GONE = 0.5
 _TAIL_POINTS = 4  # two for each phase of a swing of period 2
 _FEWEST_FOR_TAIL = 8  # points in all: with fewer, the way there counts more
 _THRESHOLD = 1.0  # a forecast: above it a run is to oscillate
-_Z = 1.959963984540054  # deviations that hold 95 % of a normal distribution
 _NEAR = 1e-9
 _ALL = "all"
 
@@ -312,7 +311,7 @@ def _quality(runs: Sequence[Forecast]) -> Quality:
 def _auc(positive: Numbers, negative: Numbers) -> Share | None:
     """The area under the ROC curve from ranks, as Mann and Whitney's U over the pairs.
 
-    The interval holds all areas `t` from which the one found is at most `_Z` deviations away. The
+    The interval holds all areas `t` from which the one found is at most `Z` deviations away. The
     variance is that at `t` itself, so that a perfect order of few runs does not look certain.
     """
     n, m = positive.size, negative.size
@@ -327,7 +326,7 @@ def _auc(positive: Numbers, negative: Numbers) -> Share | None:
 
     def excess(t: float) -> float:
         variance = t * (1 - t) * (1 + more * (1 - t) / (2 - t) + more * t / (1 + t)) / (n * m)
-        return float(abs(area - t) - _Z * math.sqrt(variance))
+        return float(abs(area - t) - Z * math.sqrt(variance))
 
     # The excess is positive at the far end of each side. Areas of 0 and 1 are roots of their own.
     low = brentq(excess, 0.0, min(area, 1 - _NEAR)) if area > 0 else 0.0

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from mlp.causes.reproduction import (
     JudgedCurve,
+    SeedComparison,
     compare_curves,
     compare_ends,
     judge_reproduction,
@@ -33,6 +37,26 @@ def lost(rng):
 def many(draw, n, seed, **settings):
     rng = np.random.RandomState(seed)
     return [draw(rng, **settings) for _ in range(n)]
+
+
+@given(*[st.integers(0, 40)] * 3, st.integers(1, 40))
+def test_counts_of_one_end_are_compared_by_fishers_exact_test(
+    n_other, n_rerun, n_rerun_other, n_swung
+):
+    comparison = SeedComparison(
+        "",
+        own={Verdict.OSCILLATING: n_swung, Verdict.LEARNING: n_other},
+        reruns={Verdict.OSCILLATING: n_rerun, Verdict.LEARNING: n_rerun_other},
+        n_unlike=0,
+        chance=0.1,
+        levels=(0.0, 0.0, 0.0, 0.0),
+    )
+    tables = (
+        [[n_swung, n_other], [n_rerun, n_rerun_other]],
+        [[n_other, n_swung], [n_rerun_other, n_rerun]],
+    )
+    each = [stats.fisher_exact(table, alternative="greater").pvalue for table in tables]
+    assert comparison.p_value == pytest.approx(min(1.0, 4 * min(each)))
 
 
 @pytest.mark.parametrize("draw", [falling, swinging, lost])

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Data
-from mlp.data.dataset import AUTO_SILENCE_S, ROOT_VARIABLE, Dataset, Part, features, load_data
+from mlp.data.dataset import (
+    AUTO_SILENCE_S,
+    ROOT_VARIABLE,
+    Dataset,
+    Part,
+    _read_digits,
+    features,
+    load_data,
+)
 from mlp.errors import DataError, MissingInputError, StoreError, UnavailableError
 from support.mirror import (
     black_hole,
@@ -202,6 +210,17 @@ class TestDigits:
         for part in (data.train, data.validation, data.test):
             expected = [label_of[pixels.tobytes()] for pixels in part.pixels]
             assert part.labels.tolist() == expected
+
+    def test_they_are_read_without_scikit_learn_and_with_it_where_its_file_is_elsewhere(
+        self, monkeypatch
+    ) -> None:
+        quick = _read_digits()
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.util.find_spec", lambda _: None)
+            public = _read_digits()
+        for one, other in zip(quick, public, strict=True):
+            assert one.dtype == other.dtype == np.uint8
+            assert np.array_equal(one, other)
 
     @settings(max_examples=40)
     @given(st.floats(0, 0.9), st.integers(0, 2**32 - 1))

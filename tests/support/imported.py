@@ -5,7 +5,7 @@ import gc
 import os
 
 import mlflow.pyfunc
-import sklearn.datasets
+import mlflow.utils.requirements_utils as requirements
 
 import mlp.doctor
 import mlp.explain.explain_study
@@ -18,6 +18,9 @@ from mlp.data.dataset import load_data
 from mlp.engine.population import train
 from mlp.settings import with_settings
 from mlp.terminal.compose import compose
+
+# MLflow looks through all that is installed before it saves a model: most of a second.
+requirements._init_packages_to_modules_map()
 
 # Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.
 compose("train", [])
