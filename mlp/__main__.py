@@ -1,9 +1,9 @@
 """`python -m mlp` and `mlp-sweep`: list the commands, or start one of them."""
 
-import difflib
 import sys
 from importlib import import_module
 
+from mlp.errors import did_you_mean
 from mlp.terminal.console import run_command
 
 _COMMANDS = {
@@ -37,8 +37,7 @@ def _list(name: str) -> None:
         print(f"  {command:<7} {what}")
     print("\nhelp of one: mlp-sweep COMMAND --help   first: mlp-sweep sweep sweeps=smoke")
     if name not in ("--help", "-h"):
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(name, _COMMANDS)
         print(f"error: there is no command {name!r}{hint}", file=sys.stderr)
         sys.exit(2)
 

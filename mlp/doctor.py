@@ -4,6 +4,7 @@ Nothing is changed, until somebody calls a finding's `repair`. MLflow, whose imp
 is imported where there is a tracking store.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -75,11 +76,6 @@ class Finding:
     said: str
     remedy: str = ""
     repair: Callable[[], str] | None = None
-
-
-def main() -> None:
-    """The command."""
-    run_command(_doctor)
 
 
 def _doctor() -> None:
@@ -450,6 +446,8 @@ def _opened_tracking(config: SweepConfig) -> "Store":
 
     return patiently(lambda: open_store(config.base.tracking))
 
+
+main = functools.partial(run_command, _doctor)
 
 if __name__ == "__main__":
     main()

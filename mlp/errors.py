@@ -5,8 +5,9 @@ a script that calls the commands can tell faults apart.
 """
 
 import contextlib
+import difflib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
@@ -139,6 +140,19 @@ def patiently(
             if not may_pass(error) or time.monotonic() > end:
                 raise
         time.sleep(PAUSE_S)
+
+
+def did_you_mean(typed: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a sentence about an unknown name: the nearest known one, else `otherwise`.
+
+    Example:
+        >>> did_you_mean("swep", ["sweep", "train"])
+        "; did you mean 'sweep'?"
+    """
+    near = difflib.get_close_matches(typed, known, n=1) if isinstance(typed, str) else []
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; {otherwise}" if otherwise else ""
 
 
 def shown(value: object, *, most: int = 80) -> str:

@@ -5,7 +5,6 @@ Starts in a fraction of a second: MLflow is imported only for a run or an experi
 
 import csv
 import dataclasses
-import difflib
 import io
 import json
 import re
@@ -20,7 +19,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlp.curve import Judgement, Verdict, judge_curve
-from mlp.errors import DataError, MissingInputError, MlpError, SettingError, one_line, shown
+from mlp.errors import (
+    DataError,
+    MissingInputError,
+    MlpError,
+    SettingError,
+    did_you_mean,
+    one_line,
+    shown,
+)
 from mlp.tracking.picture import plot_curve
 
 _USAGE = """\
@@ -127,9 +134,8 @@ def _read_asked(typed: Sequence[str]) -> _Asked:
         if not is_option or Path(word).exists():
             sources.append(word)
         elif name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "--help lists the options"
-            raise SettingError(f"unknown option {shown(name)}; {hint}")
+            hint = did_you_mean(name, _OPTIONS, "--help lists the options")
+            raise SettingError(f"unknown option {shown(name)}{hint}")
         else:
             options[name] = value
     if not sources:
@@ -385,8 +391,7 @@ def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
     if wanted is not None:
         if wanted in known:
             return [wanted]
-        near = difflib.get_close_matches(wanted, known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; it has {_listed(known)}"
+        hint = did_you_mean(wanted, known, f"it has {_listed(known)}")
         raise MissingInputError(f"{name} has no column {shown(wanted)}{hint}")
     for usual in ("loss", "train_loss", "training_loss", "train/loss", "Loss"):
         if usual in known:

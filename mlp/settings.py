@@ -30,7 +30,7 @@ from mlp.config import (
     SweepConfig,
     Value,
 )
-from mlp.errors import DataError, SettingError, one_line, shown
+from mlp.errors import DataError, SettingError, did_you_mean, one_line, shown
 from mlp.program import difference, read_program
 
 _LOCAL_SETTINGS = frozenset({"data.root"})
@@ -261,8 +261,7 @@ def read_sweep(values: Mapping[str, Any]) -> SweepConfig:
     base = read_run({group: value for group, value in values.items() if group != "study"})
     config = SweepConfig(base=base, study=_read(_STUDY, values.get("study", {}), "study"))
     if base.own is None and config.objective not in OBJECTIVES:
-        near = difflib.get_close_matches(config.objective, OBJECTIVES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(config.objective, OBJECTIVES)
         raise SettingError(
             f"study.objective must be one of {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}, "
             f"but is {shown(config.objective)}{hint}"
@@ -451,8 +450,7 @@ def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
     if kind == "literal_error":
         expected = str(context["expected"]).replace("'", "")
         names = expected.replace(" or ", ", ").split(", ")
-        near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, names)
         return f"{path} must be {_one_of(expected)}, but is {shown(value)}{hint}"
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f"{path} must be a text, but is {shown(value)}; in quotes it is one"

@@ -1,13 +1,13 @@
 """`python -m mlp.audit FILE.py`: is its backpropagation right, and if not, which line is wrong?"""
 
-import difflib
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlp.audit.own_process import audit_file
-from mlp.errors import MlpError, SettingError, one_line
+from mlp.errors import MlpError, SettingError, did_you_mean, one_line
 from mlp.terminal.console import run_command
 
 WRONG = 1  # exit code
@@ -50,11 +50,6 @@ what can be typed:
 )
 
 
-def main() -> None:
-    """The command."""
-    run_command(_audit)
-
-
 def _audit() -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
@@ -68,9 +63,9 @@ def _audit() -> None:
     timeout_s, as_json = _timeout(typed.pop("timeout_s", "")), _flag(typed.pop("json", "false"))
     for name in typed:
         if name not in _TYPED:
-            near = difflib.get_close_matches(name, [*_TYPED, "timeout_s", "json"], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_TYPED)}"
-            raise SettingError(f"unknown name {name!r}; {hint}")
+            known = [*_TYPED, "timeout_s", "json"]
+            hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+            raise SettingError(f"unknown name {name!r}{hint}")
     found = audit_file(Path(files[0]), typed, timeout_s=timeout_s)
     again = " ".join(["python -m mlp.audit", *map(_quoted, arguments)])
     if as_json:
@@ -145,6 +140,8 @@ def _training(file: str) -> list[str]:
         return []
     return [f"  python -m mlp.train own.file={file}   # does its loss swing?"]
 
+
+main = functools.partial(run_command, _audit)
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import copy
 import dataclasses
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from mlp.audit.parameters import (
     leaves,
 )
 from mlp.audit.sentences import Names
-from mlp.errors import SettingError
+from mlp.errors import SettingError, did_you_mean
 
 # Usual names of functions and globals, the likeliest first.
 _USUAL = {
@@ -109,15 +108,10 @@ def _named(file: OwnFile, typed: Mapping[str, str], what: str, usual: Sequence[s
         name = typed[what]
         known = [*file.functions, *(m for c in file.classes for m in _methods(file, c))]
         if name.isidentifier() and name not in known:
-            near = _nearest(name, known)
-            hint = f"; did you mean {near}?" if near else f"; it has {', '.join(known)}"
+            hint = did_you_mean(name, known, f"it has {', '.join(known)}")
             raise SettingError(f"{file.path.name} has no function {what}={name}{hint}")
         return name
     return next((name for name in usual if name in file.functions), "")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    return next(iter(difflib.get_close_matches(name, known, n=1)), "")
 
 
 def _methods(file: OwnFile, name: str) -> list[str]:
@@ -506,8 +500,7 @@ def _training(file: OwnFile) -> str:
 def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[Program, Names]:
     name, _, rest = train.partition("(")
     if name not in file.functions:
-        near = _nearest(name, [*file.functions])
-        hint = f"; did you mean {near}?" if near else ""
+        hint = did_you_mean(name, file.functions)
         raise SettingError(f"{file.path.name} has no function train={name}{hint}")
     loss = _named(file, typed, "loss", _usual("loss"))
     forward = _named(file, typed, "forward", _usual("forward"))

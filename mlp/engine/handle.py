@@ -13,6 +13,7 @@ this program is about would train four times as long as healthy ones (docs/speed
 neighbours in a population with them. Beside any weight they are nothing.
 """
 
+import functools
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, types
+from numba import from_dtype, njit, types
 from numba.core.cgutils import alloca_once
 from numba.core.datamodel.models import OpaqueModel
 from numba.core.typing.templates import AttributeTemplate
@@ -46,6 +47,10 @@ _FLUSH = 0x8040
 # Other processors are left as they are; what subnormal numbers cost there was not measured.
 _HAS_MXCSR = platform.machine().lower() in ("x86_64", "amd64", "x64")
 _WORD = ir.IntType(32)
+
+# A function that only compiled code calls. What Python and C would need to call it is not made: an
+# eighth of the first start's compilation.
+inner = functools.partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class _Field(NamedTuple):

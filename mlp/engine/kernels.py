@@ -13,8 +13,7 @@ differ from one C library to the next.
 
 from math import log
 
-from numba import njit
-
+from mlp.engine.handle import inner
 from mlp.engine.simd import (
     NARROW,
     WIDE,
@@ -55,7 +54,7 @@ EXACT, QUESTION = range(2)
 SATURATED = 0.01
 
 
-@njit(nogil=True)
+@inner()
 def scaled_expm1(x):
     """For x <= 0: (q, s) with exp(x) = s (1 + q).
 
@@ -70,14 +69,14 @@ def scaled_expm1(x):
     return fma(r * r, expm1_series(r), r), power_of_two(shifted)
 
 
-@njit(nogil=True)
+@inner()
 def exp(x):
     """The exponential for x <= 0."""
     q, s = scaled_expm1(x)
     return fma(q, s, s)
 
 
-@njit(nogil=True)
+@inner()
 def log1p(x):
     """The logarithm of 1 + x for 0 <= x <= 1, as 2 artanh(x / (2 + x))."""
     s = x / (like(x, 2.0) + x)
@@ -85,7 +84,7 @@ def log1p(x):
     return like(x, 2.0) * fma(s * square, atanh_series(square), s)
 
 
-@njit(nogil=True)
+@inner()
 def sigmoid(x):
     """1 / (1 + exp(-x)), without overflow."""
     one = like(x, 1.0)
@@ -94,7 +93,7 @@ def sigmoid(x):
     return where_less(x, like(x, 0.0), e * upper, upper)
 
 
-@njit(nogil=True)
+@inner()
 def tanh(x):
     """-(exp(-2|x|) - 1) / (exp(-2|x|) + 1) with the sign of x, exact also near zero."""
     zero, one = like(x, 0.0), like(x, 1.0)
@@ -107,7 +106,7 @@ def tanh(x):
 def _pixel_passes(span):
     """The two passes over the pixels for tiles of `span` bytes, which the compiler must know."""
 
-    @njit(nogil=True)
+    @inner()
     def forward(source, feature, weights, w0, first, n_rows, target):
         """target[row, :] = sum over the row's pixels of feature * weights[pixel, :]."""
         tile = lanes(weights, span)
@@ -128,7 +127,7 @@ def _pixel_passes(span):
                 even = fma(x, load(weights, w0 + at(pixel, entry) * tile, span), even)
             store(target, r * tile, even + odd)
 
-    @njit(nogil=True)
+    @inner()
     def backward(source, feature, block, n_pixels, delta, gradient, g0, is_first):
         """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
         tile = lanes(delta, span)
@@ -159,7 +158,7 @@ forward_wide, backward_wide = _pixel_passes(WIDE)
 forward_narrow, backward_narrow = _pixel_passes(NARROW)
 
 
-@njit(nogil=True)
+@inner()
 def columns_from_rows(source, tile, target, t0, n_rows):
     """Turns a tile of n_rows rows into units of rows: target[column, row]."""
     square = lanes(source, NARROW)
@@ -168,7 +167,7 @@ def columns_from_rows(source, tile, target, t0, n_rows):
             transpose(source, row * tile + column, tile, target, t0 + column * ROW + row, ROW)
 
 
-@njit(nogil=True)
+@inner()
 def rows_from_columns(source, s0, target, tile, n_rows):
     """The inverse of `columns_from_rows`."""
     square = lanes(source, NARROW)
@@ -177,13 +176,13 @@ def rows_from_columns(source, s0, target, tile, n_rows):
             transpose(source, s0 + column * ROW + row, ROW, target, row * tile + column, tile)
 
 
-@njit(nogil=True)
+@inner()
 def others(i, n):
     """The three indices after i, none above n - 1."""
     return min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
 
 
-@njit(nogil=True)
+@inner()
 def mix(weights, w0, by_output, by_input, n_inputs, source, s0, n_outputs, target, t0, n_rows):
     """target[o, row] = sum over i of weights[o * by_output + i * by_input] * source[i, row].
 
@@ -216,7 +215,7 @@ def mix(weights, w0, by_output, by_input, n_inputs, source, s0, n_outputs, targe
             store(target, t0 + o3 * ROW + row, a3)
 
 
-@njit(nogil=True)
+@inner()
 def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
     """gradient[i, j] += sum over the rows of a[i, row] * d[j, row], in squares of four by four.
 
@@ -256,7 +255,7 @@ def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
                     gradient[g0 + (i + u) * n_d + j + v] += a[4 * u + v]
 
 
-@njit(nogil=True)
+@inner()
 def activate(activation, n_units, n_rows, source, s0, target, t0):
     """Writes each unit's activation, and after the last a unit that is one in every row."""
     tile = lanes(source, WIDE)
@@ -275,7 +274,7 @@ def activate(activation, n_units, n_rows, source, s0, target, t0):
         store(target, t + row, like(zeros(source, WIDE), 1.0))
 
 
-@njit(nogil=True)
+@inner()
 def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0):
     """Multiplies delta by the activation's derivative, taken from its output."""
     tile = lanes(output, WIDE)
@@ -294,7 +293,7 @@ def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0
                 store(delta, d + row, x * where_less(zero, a, one, zero))
 
 
-@njit(nogil=True)
+@inner()
 def count_idle(activation, side, side0, n_rows, output, o0, totals):
     """In how many rows of a block a unit's derivative is gone: zero (relu) or saturated.
 
@@ -323,7 +322,7 @@ def count_idle(activation, side, side0, n_rows, output, o0, totals):
     return n_idle
 
 
-@njit(nogil=True)
+@inner()
 def judge_rows(side, side0, n_rows, logit, l0, totals):
     """Losses, hits and the loss's derivative from the difference of the two logits.
 

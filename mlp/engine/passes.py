@@ -1,8 +1,8 @@
 """One pass of a group's networks over a run of blocks: losses, hits and, to learn, gradients."""
 
 import numpy as np
-from numba import njit
 
+from mlp.engine.handle import inner
 from mlp.engine.kernels import (
     ROW,
     activate,
@@ -38,7 +38,7 @@ def scratch_size(layout: Layout) -> int:
     return BLOCK * lanes + (n_units + n_own) * ROW
 
 
-@njit(nogil=True)
+@inner()
 def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_chunks):
     """Passes a group's networks over one chunk of a batch.
 
@@ -85,7 +85,7 @@ def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_
                     )
 
 
-@njit(nogil=True)
+@inner()
 def start_chunk(job, group, role, chunk):
     """Sets the sums of a chunk to zero; returns whether any trial of the group is running."""
     is_running = False
@@ -101,7 +101,7 @@ def start_chunk(job, group, role, chunk):
     return is_running
 
 
-@njit(nogil=True)
+@inner()
 def add_totals(job, totals, role, chunk, trial):
     """Adds a block's losses and hits, one sum a lane, to the chunk's."""
     n_lanes = len(totals) // 2
@@ -113,13 +113,13 @@ def add_totals(job, totals, role, chunk, trial):
     job.hits[role, chunk, trial] += hits
 
 
-@njit(nogil=True)
+@inner()
 def is_measured(job, trial, step):
     """Whether norms and idle units are due after so many updates."""
     return step % job.evaluate_every[trial] == 0 or step == job.steps[trial]
 
 
-@njit(nogil=True)
+@inner()
 def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
     """Adds to each hidden unit's count the rows of a block in which it is idle."""
     unit, place = 0, arena
@@ -133,7 +133,7 @@ def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
         place += ROW  # the unit of ones
 
 
-@njit(nogil=True)
+@inner()
 def forward_tiles(job, source, scratch, first_tile, end_tile, block):
     """The first layers' sums over one block, units of rows; returns the rows, padded to vectors."""
     weights = job.weights_first
@@ -155,7 +155,7 @@ def forward_tiles(job, source, scratch, first_tile, end_tile, block):
     return n_padded
 
 
-@njit(nogil=True)
+@inner()
 def forward_upper(job, scratch, z0, arena, trial, n_rows):
     """One network from its first layer's sums to the difference of its two logits.
 
@@ -185,7 +185,7 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     return logit
 
 
-@njit(nogil=True)
+@inner()
 def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
     """From the loss's derivatives by the difference of the logits to those by the first sums.
 

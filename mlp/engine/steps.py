@@ -20,6 +20,7 @@ from mlp.engine.handle import (
     claim,
     count_up,
     flush_subnormals,
+    inner,
     peek,
     restore,
     version_of,
@@ -59,7 +60,7 @@ for _function in (
     guard.begin_again,
 ):
     register_jitable(_function)
-_watch = njit(nogil=True)(guard.watch)
+_watch = inner()(guard.watch)
 
 
 class Trials(NamedTuple):
@@ -171,7 +172,7 @@ class Sources(NamedTuple):
     whole: Handle
 
 
-@njit(nogil=True)
+@inner()
 def chunks_of(job, sources, group, step, role):
     """How many chunks of a source a group passes over in a step, and of which batch."""
     if job.due[group, step, role] == 0:
@@ -188,7 +189,7 @@ def chunks_of(job, sources, group, step, role):
     return min(CHUNKS, blocks[batch + 1] - blocks[batch]), batch
 
 
-@njit(nogil=True)
+@inner()
 def count_tasks(job, sources, group, step):
     """Tasks of a group in a step."""
     n_tasks = 0
@@ -197,7 +198,7 @@ def count_tasks(job, sources, group, step):
     return n_tasks
 
 
-@njit(nogil=True)
+@inner()
 def run_task(job, sources, scratch, totals, group, step, task):
     """Passes over one chunk of one of the three sources."""
     for role in range(3):
@@ -213,7 +214,7 @@ def run_task(job, sources, scratch, totals, group, step, task):
         task -= n_chunks
 
 
-@njit(nogil=True)
+@inner()
 def finish_step(job, sources, group, step):
     """Records a group's step, ends the trials that end there, and updates the others."""
     n_chunks, batch = chunks_of(job, sources, group, step, BATCH)
@@ -246,7 +247,7 @@ def finish_step(job, sources, group, step):
             restore_trial(job, group, t)
 
 
-@njit(nogil=True)
+@inner()
 def ask_guard(job, group, t, column, step):
     """Shows the guard a trial's loss, keeps the weights that are best, and sets the step's rate.
 
@@ -276,7 +277,7 @@ def ask_guard(job, group, t, column, step):
             job.batch_loss[t, column] = job.watched[t, guard.BEST_LOSS]
 
 
-@njit(nogil=True)
+@inner()
 def restore_trial(job, group, t):
     """Takes a trial back to its best weights, at rest."""
     copy_first(job, group, t, job.best_first, job.weights_first)
@@ -286,7 +287,7 @@ def restore_trial(job, group, t):
     job.action[t] = guard.KEEP
 
 
-@njit(nogil=True)
+@inner()
 def add(sums, role, n_chunks, trial):
     """The chunks' sums, added in their order."""
     total = 0.0
@@ -295,7 +296,7 @@ def add(sums, role, n_chunks, trial):
     return total
 
 
-@njit(nogil=True)
+@inner()
 def judge_step(job, t, column, step):
     """Decides whether a trial ends at this step, before its update.
 

@@ -9,9 +9,9 @@ of that, the step goes along `gradient / divisor * factor`.
 import math
 
 import numpy as np
-from numba import njit
 
 from mlp import guard
+from mlp.engine.handle import inner
 from mlp.engine.kernels import RELU
 from mlp.engine.passes import RUNNING, is_measured
 from mlp.engine.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
@@ -24,7 +24,7 @@ SUM, MEAN, UNIT, CLIP = range(4)
 _SATURATED_SHARE = 0.95
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def update_group(job, group, step, n_chunks, n_examples):
     """Takes the step of each running trial of a group; measures it first, where that is due.
 
@@ -78,7 +78,7 @@ def update_group(job, group, step, n_chunks, n_examples):
                 job.is_broken[t] = 1
 
 
-@njit(nogil=True)
+@inner()
 def is_here(job, trial, step):
     """Whether a trial takes this step, or has ended at it with a finite loss."""
     if job.is_guarded[trial] and job.action[trial] == guard.RESTORE:
@@ -87,7 +87,7 @@ def is_here(job, trial, step):
     return is_finite and job.last_step[trial] == job.first_step + step
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def measure_group(job, group, step, n_chunks, n_examples, settings):
     """Notes the norms in each layer and the share of idle units, where they are due.
 
@@ -129,7 +129,7 @@ def measure_group(job, group, step, n_chunks, n_examples, settings):
             note_idle(job, t, step, n_chunks, n_examples)
 
 
-@njit(nogil=True)
+@inner()
 def measure_first(job, weights, velocity, gradient, group, settings, squares):
     """Each column's sums of the squared gradient, next velocity and weights, in float64."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
@@ -147,7 +147,7 @@ def measure_first(job, weights, velocity, gradient, group, settings, squares):
             place += tile
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def measure_upper(weights, velocity, gradient, first, end, settings, sums):
     """The same sums over a part of the upper weights."""
     divisor, factor, momentum = settings[1], settings[2], settings[4]
@@ -159,7 +159,7 @@ def measure_upper(weights, velocity, gradient, first, end, settings, sums):
         sums[2] += w * w
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def note_norms(job, trial, step, layer, n_examples, sums):
     """The norms of one layer; a layer of zeros that stays so has moved by nothing."""
     job.layer_gradient[trial, step, layer] = math.sqrt(sums[0]) / n_examples
@@ -167,7 +167,7 @@ def note_norms(job, trial, step, layer, n_examples, sums):
     job.layer_update[trial, step, layer] = moved / math.sqrt(sums[2]) if moved != 0 else 0.0
 
 
-@njit(nogil=True)
+@inner()
 def note_idle(job, trial, step, n_chunks, n_examples):
     """The share of each hidden layer's units that are idle in all, or nearly all, examples."""
     is_relu = job.activation[trial] == RELU
@@ -184,7 +184,7 @@ def note_idle(job, trial, step, n_chunks, n_examples):
         job.layer_idle[trial, step, layer] = n_idle / job.width[trial, layer]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def scale_of(normalization, clip_norm, n_examples, largest, norm):
     """Divisor and factor of a trial's gradient; `norm` is in units of `largest`."""
     if normalization == SUM or (normalization == UNIT and norm == 0):
@@ -196,14 +196,14 @@ def scale_of(normalization, clip_norm, n_examples, largest, norm):
     return float(n_examples), 1.0
 
 
-@njit(nogil=True)
+@inner()
 def first_place(job, group, column):
     """Where a group's columns from `column` on begin in the first row of their tile."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     return (job.group_tile[group] + column // tile) * n_pixels * tile + column % tile
 
 
-@njit(nogil=True)
+@inner()
 def add_first(job, gradient, group, n_chunks, largest):
     """Adds the chunks' gradients of the first layers; finds each column's largest entry."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
@@ -222,7 +222,7 @@ def add_first(job, gradient, group, n_chunks, largest):
         store(largest, column, most)
 
 
-@njit(nogil=True)
+@inner()
 def add_upper(job, gradient, trial, n_chunks):
     """Adds the chunks' gradients of a trial's upper layers; output 0 mirrors output 1."""
     copy = job.upper[-1]
@@ -238,7 +238,7 @@ def add_upper(job, gradient, trial, n_chunks):
         gradient[mirror + i] = -gradient[mirror - n + i]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def largest_entry(job, gradient, trial, columns):
     """The largest absolute entry of a trial's gradient; 1 where all are zero."""
     most = columns[0]
@@ -250,7 +250,7 @@ def largest_entry(job, gradient, trial, columns):
     return most if most != 0 else most + 1
 
 
-@njit(nogil=True)
+@inner()
 def square_first(job, gradient, group, divisor, squares):
     """Each column's sum of the squared entries, in float64 and in units of the divisor."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
@@ -262,7 +262,7 @@ def square_first(job, gradient, group, divisor, squares):
             place += tile
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def relative_norm(job, gradient, trial, unit, squares):
     """A trial's L2 norm over all weights and biases, in the given unit."""
     total = 0.0
@@ -274,7 +274,7 @@ def relative_norm(job, gradient, trial, unit, squares):
     return math.sqrt(total)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def step_upper(job, weights, velocity, gradient, trial, settings):
     """The step v = momentum v + g, w = w - rate v, for the layers above the first."""
     divisor, factor, rate, momentum = settings[0], settings[1], settings[2], settings[3]
@@ -283,7 +283,7 @@ def step_upper(job, weights, velocity, gradient, trial, settings):
         weights[i] -= rate * velocity[i]
 
 
-@njit(nogil=True)
+@inner()
 def step_first(job, weights, velocity, gradient, group, settings):
     """The same for the first layers; columns without a rate stay as they are.
 
@@ -312,7 +312,7 @@ def step_first(job, weights, velocity, gradient, group, settings):
         store(flat, column, doubt)
 
 
-@njit(nogil=True)
+@inner()
 def copy_first(job, group, trial, source, target):
     """Copies a trial's numbers of the first layer."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
@@ -324,14 +324,14 @@ def copy_first(job, group, trial, source, target):
             place += tile
 
 
-@njit(nogil=True)
+@inner()
 def copy_upper(job, trial, source, target):
     """Copies a trial's numbers above the first layer."""
     for i in range(job.upper[trial], job.upper[trial + 1]):
         target[i] = source[i]
 
 
-@njit(nogil=True)
+@inner()
 def rest(job, group, trial, first, upper):
     """Sets a trial's numbers to zero."""
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]

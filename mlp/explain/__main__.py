@@ -1,5 +1,6 @@
 """`python -m mlp.explain [STUDY or RUN_ID]`: which settings make the loss oscillate, by reruns."""
 
+import functools
 import sys
 
 from mlp.addresses import resolve, sqlite_path
@@ -27,11 +28,6 @@ _WHAT = (
 )
 _TYPED = ("explain", "tracking", "execution", "data.root")
 _MAP = "map."  # before a param's name
-
-
-def main() -> None:
-    """The command."""
-    run_command(_explain)
 
 
 def _explain() -> None:
@@ -109,6 +105,8 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
 
         explain_study(which, config, console=console)
 
+
+main = functools.partial(run_command, _explain)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
 import inspect
 import io
@@ -48,7 +47,7 @@ from mlp.config import (
     SweepConfig,
     text_keys,
 )
-from mlp.errors import SettingError, one_line, shown, translated
+from mlp.errors import SettingError, did_you_mean, one_line, shown, translated
 from mlp.settings import (
     SEED,
     read_explain,
@@ -588,8 +587,7 @@ def _check_option(override: Override, options: Sequence[str]) -> None:
     if not is_fit:
         raise SettingError(f"{sentence}; its settings are written {group}.setting=value")
     if isinstance(option, str) and option not in options and not override.is_delete():
-        near = difflib.get_close_matches(option, options, n=1)
-        raise SettingError(sentence + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise SettingError(sentence + did_you_mean(option, options))
 
 
 def _check_one_value(override: Override) -> None:

@@ -13,7 +13,6 @@ itself, to a folder, or to an object store.
 """
 
 import ast
-import difflib
 import math
 import re
 import shlex
@@ -43,7 +42,14 @@ from numpy.typing import NDArray
 from mlp.config import Own, RunConfig, SweepConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_curve
 from mlp.engine.result import Ending, Result
-from mlp.errors import MissingInputError, RecordError, SettingError, one_line, shown
+from mlp.errors import (
+    MissingInputError,
+    RecordError,
+    SettingError,
+    did_you_mean,
+    one_line,
+    shown,
+)
 from mlp.program import Argument
 from mlp.settings import (
     SEED,
@@ -453,8 +459,7 @@ def whole_run_id(store: Store, typed: str) -> str:
         if ids:
             raise SettingError(f"{typed} begins the ids of {len(ids)} runs, such as {ids[0]}")
         known = [run.info.run_id[: len(typed)] for run in _search(store, [store.experiment_id], "")]
-    near = difflib.get_close_matches(typed, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(typed, known)
     raise MissingInputError(f"there is no run {typed} in {store.uri}{hint}")
 
 
@@ -632,8 +637,7 @@ def _nearest(store: Store, which: str) -> str:
     """The study or experiment that was meant, in words; empty where none is near."""
     known = known_names(store)
     begun = [name for name in known if name.startswith(which)]
-    near = begun or difflib.get_close_matches(which, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean '{begun[0]}'?" if begun else did_you_mean(which, known)
 
 
 def is_brought(run: Run) -> bool:

@@ -58,7 +58,7 @@ def test_names_that_are_not_usual_are_typed(audited):
     text = text.replace("params = {", "start = {")
     found = audited(text, loss="badness", gradient="slope", params="start")
     assert kinds(found) == ["factor lost"]
-    with pytest.raises(SettingError, match="gradient=slop; did you mean slope"):
+    with pytest.raises(SettingError, match="gradient=slop; did you mean 'slope'"):
         audited(text, loss="badness", gradient="slop", params="start")
     with pytest.raises(SettingError, match="no loss that is called as usual; type loss=NAME"):
         audited(text, gradient="slope", params="start")

@@ -171,7 +171,7 @@ def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
     everything = read_study(store, "three-vs-seven")
     assert everything.run_id is None
     assert {run.run_id for run in everything.runs} == {run.run_id for run in by_name.runs}
-    with pytest.raises(MissingInputError, match="did you mean small"):
+    with pytest.raises(MissingInputError, match="did you mean 'small'"):
         read_study(store, "smal")
     with pytest.raises(RecordError, match="is not the parent of a study"):
         read_study(store, by_name.runs[0].run_id)

@@ -3,18 +3,14 @@
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from support.servers import QUIET_MLFLOW, free_port, running
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: no browser looks at MLflow's pages"
@@ -49,26 +45,15 @@ def chromium() -> str | None:
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """`mlflow ui` as its user starts it in a folder; the address while it runs."""
-    port = _free_port()
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    # Ten more processes that evaluate language models; they keep two cores busy for a minute.
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    environment = {**os.environ, **QUIET_MLFLOW}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    with (folder / "mlflow-ui.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # its children end with it, by its own process group
-        )
-        try:
-            _wait_for(f"{address}/health", server, folder / "mlflow-ui.log")
-            yield address
-        finally:
-            _end(server)
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    with running(
+        command, folder, f"{address}/health", environment=environment, patience_s=PATIENCE_S
+    ):
+        yield address
 
 
 @contextmanager
@@ -100,33 +85,3 @@ def wait_for_runs(page, at_least: int = 1) -> int:
         arg=at_least,
     )
     return int(re.search(r"\d+", counted.inner_text())[0])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError(f"mlflow ui does not answer: {log.read_text()}")
-
-
-def _end(server: subprocess.Popen) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            server.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            continue

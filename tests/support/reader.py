@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from mlp.curve import Verdict
 from mlp.terminal.compose import study_files
 from support.reading import Said, Step, pairs_of_names, run_code, run_module
-from support.servers import free_port, running
+from support.servers import QUIET_MLFLOW, free_port, running
 from support.sweeping import environment_of_commands, tracked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,9 +61,7 @@ class Reader:
             "http_proxy": nowhere,
             "https_proxy": nowhere,
             "no_proxy": "127.0.0.1,localhost",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            # Ten more processes that evaluate language models
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **QUIET_MLFLOW,
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 

@@ -20,6 +20,14 @@ long = pytest.mark.skipif(
 )
 
 
+# No telemetry, and not ten more processes that evaluate language models: they keep two cores busy
+# for a minute.
+QUIET_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
@@ -112,7 +120,8 @@ def mlflow_server(folder: Path, store: str, *, patience_s: float = 120.0) -> Ite
     words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command = [sys.executable, "-m", "mlflow", "server", *words]
     url = f"http://127.0.0.1:{port}"
-    with running(command, folder, f"{url}/health", patience_s=patience_s):
+    quiet = {**os.environ, **QUIET_MLFLOW}
+    with running(command, folder, f"{url}/health", environment=quiet, patience_s=patience_s):
         yield url
 
 

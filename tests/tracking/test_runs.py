@@ -424,7 +424,7 @@ def test_first_digits_of_a_run_id_are_enough(store):
     assert meant_run(store, "short") == "short"
     typo = run_id[:11] + ("0" if run_id[11] != "0" else "1")
     with pytest.raises(
-        MissingInputError, match=rf"no run {typo} in .*; did you mean {run_id[:12]}"
+        MissingInputError, match=rf"no run {typo} in .*; did you mean '{run_id[:12]}'"
     ):
         fetch_run(store, typo)
     with pytest.raises(SettingError, match="or the first of them, but is 'ab'"):
