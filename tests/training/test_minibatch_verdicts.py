@@ -58,9 +58,12 @@ def judged(settings: list[dict[str, object]], data: Dataset, *, own_batches: boo
         yield judge_run(result, config.training.batch_size).verdict, np.array(after)
 
 
+@pytest.mark.parametrize("own_batches", [True, False])
 @pytest.mark.parametrize("settings", HEALTHY)
-def test_where_full_batch_descent_never_rises_batches_do_not_oscillate(settings, digits):
-    for verdict, after in judged([settings], digits, own_batches=True):
+def test_where_full_batch_descent_never_rises_batches_do_not_oscillate(
+    settings, digits, own_batches
+):
+    for verdict, after in judged([settings], digits, own_batches=own_batches):
         assert (np.diff(after) <= 1e-6).all()
         assert verdict is not Verdict.OSCILLATING
 
