@@ -87,7 +87,7 @@ def check_sqlite(
     store: str = "tracking store",
     setting: str = "tracking.uri",
     is_thorough: bool = False,
-    patience_s: float = 5.0,
+    patience_s: float = 0.0,
 ) -> None:
     """Refuses a path that cannot hold a store, before anything is written.
 
@@ -96,7 +96,8 @@ def check_sqlite(
         setting: what names the path, for the messages.
         is_thorough: whether every page of the file is looked at, which takes a second a gigabyte;
             else only whether it is a database at all, or empty, which becomes one.
-        patience_s: how long another program may hold the file, in seconds.
+        patience_s: how long another program may hold the file, in seconds. One that is held is a
+            database; only who looks at its pages must wait.
 
     Raises:
         StoreError: for a folder, a file that is no SQLite database, or one that is read-only;
