@@ -549,6 +549,7 @@ def door(tmp_path_factory):
         yield head
 
 
+@long
 def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_store, monkeypatch):
     """A worker is killed meanwhile."""
     for name, value in door.token.items():
@@ -567,6 +568,7 @@ def test_sweep_from_outside_the_cluster_has_the_same_table(door, here, made_stor
     assert table(here) == table(here / "alone")
 
 
+@long
 def test_cluster_that_asks_for_a_token_is_one_sentence(door, here):
     soon = {f"RAY_CLIENT_{which}_CONNECTION_TIMEOUT_S": "1" for which in ("INITIAL", "MAX")}
     done = command("sweep", *SMOKE, *on(door), RAY_AUTH_MODE="disabled", **soon)
