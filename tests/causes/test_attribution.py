@@ -127,6 +127,20 @@ def test_the_table_counts_what_the_sentence_counts():
     assert counts in sentences(found)[0]
 
 
+def test_the_table_has_what_cleared_a_setting():
+    """Not the two pairs of it that have new seeds."""
+    found = explain(dataclasses.replace(RATE, noise=0.0, slope=np.inf), 0, 48)
+    cleared = [own for own in found.effects if own.conclusion is Conclusion.NO_EFFECT]
+    assert cleared
+    for own in cleared:
+        [line] = (x for x in evidence_table(found) if x.startswith(f"{own.factor.setting} "))
+        assert line.endswith("  makes no difference (own seeds, too)")
+        for side in own.sides:
+            n_all = side.n_left + side.n_stayed
+            assert n_all >= 15
+            assert f"  {side.n_left} of {n_all}  " in line
+
+
 def test_two_that_act_only_together_are_shown_as_a_pair():
     found = explain(AND, 0, 64)
     assert len(found.causes) == 1
