@@ -12,6 +12,7 @@ message: `ready` or `fault`, then `started` and `ended` of each run.
 import contextlib
 import fcntl
 import functools
+import importlib
 import importlib.util
 import inspect
 import json
@@ -96,6 +97,10 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    if "torch" in sys.modules and "optim" in path.read_text(encoding="utf-8"):
+        with contextlib.suppress(Exception):  # a part of PyTorch that has no promised name
+            # The first step of any optimizer imports it, which takes two seconds: in each fork.
+            importlib.import_module("torch._dynamo")
     train: Callable[..., Any] = getattr(module, function)
     return train
 
