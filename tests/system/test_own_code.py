@@ -78,7 +78,7 @@ def run_of(said):
 
 def answer_of(said):
     """The sentences on the cause, between two empty lines."""
-    [answer] = re.findall(r"^(own\.rate .*)\n\n", said, re.MULTILINE)
+    _, answer, _ = said.split("\n\n")
     return answer
 
 
