@@ -1,8 +1,7 @@
 """The program of the question, written anew: does a 784-3-3-2 network tell threes from sevens?
 
     python -m mlp.audit examples/question.py
-    python -m mlp.train own.file=examples/question.py
-    python -m mlp.explain RUN_ID own.file=examples/question.py
+    python -m mlp.explain examples/question.py
 
 It is plain NumPy. What its author might change has become an argument: the rate, the width,
 whether the gradient is averaged over the digits, and whether the derivative of the sigmoid is the

@@ -8,12 +8,13 @@ import dataclasses
 import io
 import json
 import re
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,7 +66,7 @@ _KINDS = {
 }
 _OPTIONS = ("column", "x", "classes", "loss", "batch_size", "fail_on", "uri")
 _SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".txt", ".log")
-_STEPS = ("step", "_step", "global_step", "epoch", "iteration", "loss_step")
+_STEPS = ("step", "_step", "global_step", "trainer/global_step", "epoch", "iteration", "loss_step")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 
@@ -216,7 +217,7 @@ def _all_series(asked: _Asked) -> Iterator[LossSeries]:
         elif path.is_dir():
             yield from _from_folder(path, asked)
         elif path.exists():
-            yield from _from_file(path, asked)
+            yield from _from_files([path], asked)
         elif path.suffix.lower() in _SUFFIXES:
             raise MissingInputError(f"there is no file {source}")
         else:
@@ -226,9 +227,12 @@ def _all_series(asked: _Asked) -> Iterator[LossSeries]:
 def _from_folder(folder: Path, asked: _Asked) -> Iterator[LossSeries]:
     """Every curve in it; a file without one is passed over, and that is said."""
     n_found = 0
+    runs: dict[Path, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if _is_curve_file(path)):
+        runs.setdefault(path.parent if _is_of_events(path) else path, []).append(path)
+    for paths in runs.values():
         try:
-            found = list(_from_file(path, asked))
+            found = list(_from_files(paths, asked))
         except MlpError as error:
             print(f"passed over: {error}", file=sys.stderr)
             continue
@@ -239,14 +243,20 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[LossSeries]:
 
 
 def _is_curve_file(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() in _SUFFIXES or "tfevents" in path.name)
+    return path.is_file() and (path.suffix.lower() in _SUFFIXES or _is_of_events(path))
 
 
-def _from_file(path: Path, asked: _Asked) -> Iterator[LossSeries]:
+def _is_of_events(path: Path) -> bool:
+    return "tfevents" in path.name
+
+
+def _from_files(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
+    """The curves of one file, or of several event files of TensorBoard."""
+    path = paths[0]
     name, suffix = str(path), path.suffix.lower()
     try:
-        if "tfevents" in path.name:
-            yield from _from_events(path, asked)
+        if _is_of_events(path):
+            yield from _from_events(paths, asked)
         elif suffix in (".npy", ".npz"):
             yield from _from_arrays(path, asked)
         elif suffix in (".csv", ".tsv"):
@@ -321,30 +331,103 @@ def _from_text(name: str, text: str, asked: _Asked) -> Iterator[LossSeries]:
     yield LossSeries(name, [loss for loss, _ in kept], steps if is_order else None)
 
 
-def _from_events(path: Path, asked: _Asked) -> Iterator[LossSeries]:
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        raise MissingInputError(
-            f"{path} is TensorBoard's; python -m pip install tensorboard lets it be read"
-        ) from None
-    events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
-    tags = events.Tags()
-    columns = _column(str(path), [*tags["scalars"], *tags["tensors"]], asked.column)
-    for column in columns:
-        if column in tags["scalars"]:
-            points = [(e.value, e.step, e.wall_time) for e in events.Scalars(column)]
-        else:  # as TensorFlow 2 writes them
-            from tensorboard.util.tensor_util import make_ndarray
+def _from_events(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
+    """The curves of TensorBoard's event files of one folder, the older file first.
 
-            points = [
-                (float(make_ndarray(e.tensor_proto)), e.step, e.wall_time)
-                for e in events.Tensors(column)
-            ]
-        loss, steps, times = zip(*points, strict=True)
-        title = str(path) if len(columns) == 1 else f"{path} {column}"
-        yield LossSeries(title, loss, steps, times)
+    A file that goes on where one before it ended, or at a checkpoint of it, is of the same run.
+    """
+    curves: dict[str, list[tuple[str, list[_Point]]]] = {}
+    for path in paths:
+        for tag, points in _scalars(path.read_bytes()).items():
+            known = curves.setdefault(tag, [])
+            if known and points[0].step > known[-1][1][0].step:
+                name, earlier = known[-1]
+                kept = [point for point in earlier if point.step < points[0].step]
+                known[-1] = name, kept + points
+            else:
+                known.append((str(path), points))
+    columns = _column(str(paths[0]), list(curves), asked.column)
+    for column in columns:
+        for name, points in curves[column]:
+            title = name if len(columns) == 1 else f"{name} {column}"
+            losses, steps, times = zip(*points, strict=True)
+            yield LossSeries(title, losses, steps, times)
+
+
+class _Point(NamedTuple):
+    """An entry of a curve in an event file; `time` in seconds since 1970."""
+
+    value: float
+    step: int
+    time: float
+
+
+def _scalars(data: bytes) -> dict[str, list[_Point]]:
+    """The curves in an event file, by their tags.
+
+    A record is its length in 8 bytes, 4 bytes of a checksum, an `Event`, 4 of another checksum; the
+    last one may not be whole yet. The numbers of fields are those of TensorBoard's `event.proto`,
+    `summary.proto` and `tensor.proto`.
+    """
+    curves: dict[str, list[_Point]] = {}
+    at = 0
+    try:
+        while at + 12 <= len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = _fields(data[at + 12 : at + 12 + length])
+            at += length + 16
+            if at > len(data):
+                break
+            step = event.get(2, [0])[-1]
+            [time] = struct.unpack("<d", event.get(1, [bytes(8)])[-1])
+            for summary in event.get(5, []):
+                for value in map(_fields, _fields(summary).get(1, [])):
+                    number = _scalar(value)
+                    if number is not None:
+                        tag = bytes(value[1][-1]).decode(errors="replace")
+                        curves.setdefault(tag, []).append(_Point(number, step, time))
+    except (IndexError, KeyError, TypeError, struct.error):
+        raise ValueError("it is no event file") from None
+    return curves
+
+
+def _scalar(value: Mapping[int, list[Any]]) -> float | None:
+    """The number of a `Summary.Value`; None: it is a picture, a histogram, a text."""
+    if 2 in value:  # simple_value
+        return float(np.frombuffer(value[2][-1], "<f4")[0])
+    tensor = _fields(value[8][-1]) if 8 in value else {}
+    dtype, place = {1: ("<f4", 5), 2: ("<f8", 6)}.get(tensor.get(1, [0])[-1], ("", 0))
+    if not dtype:
+        return None
+    numbers = np.frombuffer(b"".join([*tensor.get(4, []), *tensor.get(place, [])]), dtype)
+    return float(numbers[0]) if numbers.size == 1 else None
+
+
+def _fields(message: bytes) -> dict[int, list[Any]]:
+    """The fields of a message of Protocol Buffers by their numbers: an int, or bytes, each."""
+    found: dict[int, list[Any]] = {}
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        value: int | bytes
+        if key & 7 == 0:
+            value, at = _varint(message, at)
+        else:
+            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
+            value, at = message[at : at + size], at + size
+        found.setdefault(key >> 3, []).append(value)
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """An integer, seven bits a byte, the lowest first; and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
 
 
 def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
@@ -389,19 +472,22 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
 def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
     """The columns to judge: the one that is named, else loss, else those whose name ends so."""
     if wanted is not None:
-        if wanted in known:
-            return [wanted]
+        ends = [each for each in known if each == wanted or each.endswith(f" - {wanted}")]
+        if ends:  # of several runs, in an export of Weights & Biases
+            return ends
         hint = did_you_mean(wanted, known, f"it has {_listed(known)}")
         raise MissingInputError(f"{name} has no column {shown(wanted)}{hint}")
     for usual in ("loss", "train_loss", "training_loss", "train/loss", "Loss"):
         if usual in known:
             return [usual]
-    runs = [each for each in known if each.endswith("loss") and " - " in each]  # W&B's export
+    like = [each for each in known if "loss" in each.lower() and not each.endswith(("MIN", "MAX"))]
+    runs = [each for each in like if each.lower().endswith("loss") and " - " in each]  # W&B's
     if runs:
         return runs
-    like = [each for each in known if "loss" in each.lower() and not each.endswith(("MIN", "MAX"))]
-    if len(like) == 1:
-        return like
+    of_training = [each for each in like if "train" in each.lower()]
+    for some in (like, of_training):
+        if len(some) == 1:
+            return some
     if not like and len(known) == 1:
         return [known[0]]
     raise MissingInputError(f"{name} has no column loss; column=NAME names one of {_listed(known)}")
@@ -416,7 +502,9 @@ def _x_column(name: str, known: Sequence[str], wanted: str | None) -> str | None
 
 def _listed(names: Iterable[str]) -> str:
     some = list(names)
-    return one_line(", ".join(some[:12]) + (", ..." if len(some) > 12 else "")) or "nothing"
+    return (
+        one_line(", ".join(some[:12]) + (", ..." if len(some) > 12 else "")) if some else "nothing"
+    )
 
 
 def _number(text: str) -> float | None:

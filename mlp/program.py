@@ -29,8 +29,8 @@ GUARD = "guard"  # an argument of this name gets an `mlp.Guard`, and is no setti
 
 _KINDS = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a text"}
 _SEQUENCES = ("list", "tuple", "List", "Tuple", "Sequence")
-_NAMED = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
-_LARGEST_BYTES = 10_000_000
+NAMED_FILE = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
+LARGEST_SOURCE = 10_000_000  # bytes
 _MOST_LINES = 4  # of a difference
 _LONGEST = 1_000  # characters of a value, as Python writes it: MLflow cuts longer texts
 _INTEGERS = 2**63  # where those of other programs end
@@ -165,7 +165,7 @@ def read_program(where: str, roles: Mapping[str, str] | None = None) -> tuple[Pr
         >>> [(own.name, own.kind, own.default) for own in program.arguments]
         [('rate', 'float', 1.0), ('hidden', 'int', 3)]
     """
-    named = _NAMED.fullmatch(where)
+    named = NAMED_FILE.fullmatch(where)
     if named is None:
         raise SettingError(f"own.file must be FILE.py or FILE.py:FUNCTION, but is {shown(where)}")
     path, function = Path(named["path"]).resolve(), named["function"] or FUNCTION
@@ -200,7 +200,7 @@ def read_source(path: Path) -> str:
     """
     if not path.is_file():
         raise MissingInputError(f"there is no file {path}")
-    if path.stat().st_size > _LARGEST_BYTES:
+    if path.stat().st_size > LARGEST_SOURCE:
         raise DataError(f"{path.name} is no source of a program: it is larger than 10 MB")
     try:
         return path.read_text(encoding="utf-8")

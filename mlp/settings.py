@@ -201,7 +201,7 @@ def located(recorded: Own, named: Own | None, source: Callable[[], str]) -> Own:
     Args:
         recorded: as the record tells of it.
         named: the file; None: nobody named one, and it cannot be trained.
-        source: gives the text that the file had.
+        source: gives the text that the file had; empty where it is not known.
 
     Raises:
         DataError: for a file that is not what it was, unless `own.changed` is true.
@@ -214,7 +214,8 @@ def located(recorded: Own, named: Own | None, source: Callable[[], str]) -> Own:
         return Own(program, recorded.values, named.path, named.timeout_s, named.changed)
     if not named.changed:
         assert named.path is not None
-        text = difference(source(), Path(named.path).read_text(encoding="utf-8"))
+        before = source()
+        text = before and difference(before, Path(named.path).read_text(encoding="utf-8"))
         where = f": {text}" if text else ", or what it imports beside it is not"
         raise DataError(
             f"{named.program.file} is not what the run was trained by{where}; own.changed=true "

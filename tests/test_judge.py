@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 
@@ -109,6 +110,114 @@ def test_an_export_of_weights_and_biases_has_a_curve_for_each_run(ask, tmp_path)
     _, found = ask(path)
     assert [each["curve"].split()[-3] for each in found] == ["a", "b"]
     assert [each["verdict"] for each in found] == ["learning", "oscillating"]
+
+
+def test_an_export_of_weights_and_biases_may_have_gaps_and_any_metric(ask, tmp_path):
+    rows = ['"trainer/global_step","a - val_Loss","a - val_Loss__MIN","b - val_Loss"']
+    rows += [
+        f"{5 * i},{SWINGING[i] if i % 2 < 1 or i > 40 else ''},,{FALLING[i]}" for i in range(80)
+    ]
+    path = tmp_path / "w.csv"
+    path.write_text("\n".join(rows))
+    for words in ([], ["column=val_Loss"]):
+        _, found = ask(path, *words)
+        assert [each["verdict"] for each in found] == ["oscillating", "learning"]
+        assert [each["n_entries"] for each in found] == [60, 80]
+        assert found[0]["period_steps"] == 10
+    with pytest.raises(MissingInputError, match="no column 'acc'"):
+        ask(path, "column=acc")
+
+
+def of_protobuf(number, kind, value):
+    """A field of a message; kind 0: an integer below 128, 1 and 5: fixed, 2: bytes."""
+    payload = bytes([value]) if kind == 0 else value
+    size = b""
+    if kind == 2:
+        size = bytes([len(value) & 127 | 128, len(value) >> 7])
+    return bytes([number << 3 | kind]) + size + payload
+
+
+def a_simple_value(value):
+    return of_protobuf(2, 5, struct.pack("<f", value))
+
+
+def a_tensor(dtype, *further):
+    return of_protobuf(8, 2, of_protobuf(1, 0, dtype) + b"".join(further))
+
+
+def a_tensor_of_floats(value):
+    return a_tensor(1, of_protobuf(5, 2, struct.pack("<f", value)))
+
+
+def a_tensor_of_bytes(value):
+    return a_tensor(2, of_protobuf(4, 2, struct.pack("<d", value)))
+
+
+A_TEXT = a_tensor(7, of_protobuf(8, 2, b"words"))
+A_HISTOGRAM = a_tensor(2, of_protobuf(4, 2, struct.pack("<3d", 1.0, 2.0, 3.0)))
+
+
+def write_events(path, rows):
+    """An event file: rows of step, tag and how the value is written."""
+    events = [of_protobuf(1, 1, struct.pack("<d", 1e9)) + of_protobuf(3, 2, b"brain.Event:2")]
+    for step, tag, value in rows:
+        summary = of_protobuf(1, 2, of_protobuf(1, 2, tag.encode()) + value)
+        time_and_step = of_protobuf(1, 1, struct.pack("<d", 1e9 + step))
+        time_and_step += bytes([2 << 3, step & 127 | 128, step >> 7]) if step else b""
+        events.append(time_and_step + of_protobuf(5, 2, summary))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = (struct.pack("<Q4x", len(event)) + event + bytes(4) for event in events)
+    path.write_bytes(b"".join(records))
+    return path
+
+
+@pytest.mark.parametrize("write", [a_simple_value, a_tensor_of_floats, a_tensor_of_bytes])
+def test_event_files_of_tensorboard_are_read_without_it(ask, tmp_path, write):
+    rows = [(5 * i, "train/loss", write(v)) for i, v in enumerate(SWINGING)]
+    others = [(0, "note", A_TEXT), (0, "weights", A_HISTOGRAM), (3, "lr", write(0.1))]
+    path = write_events(tmp_path / "events.out.tfevents.1.host", others + rows)
+    _, [found] = ask(path)
+    assert (found["verdict"], found["period_steps"]) == ("oscillating", 10)
+    assert (found["n_entries"], found["curve"]) == (80, str(path))
+    path.write_bytes(path.read_bytes()[:-3])  # as while it is written
+    assert ask(path)[1][0]["n_entries"] == 79
+    with pytest.raises(MissingInputError, match="it has lr, train/loss"):
+        ask(path, "column=weights")
+
+
+def test_event_files_of_one_folder_are_of_one_run_where_they_go_on(ask, tmp_path):
+    def write(name, steps):
+        rows = [(i, "Loss/train", a_simple_value(FALLING[i])) for i in steps]
+        rows += [(i, "Loss/test", a_simple_value(1.0)) for i in steps]
+        write_events(tmp_path / name, rows)
+
+    write("a/events.out.tfevents.1", range(60))
+    write("a/events.out.tfevents.2", range(40, 70))  # from a checkpoint
+    write("a/events.out.tfevents.3", range(80))  # another run
+    write("b/events.out.tfevents.1", range(0, 80, 3))
+    np.save(tmp_path / "a" / "c.npy", FALLING)
+    _, found = ask(tmp_path)
+    names = [each["curve"].removeprefix(f"{tmp_path}/") for each in found]
+    assert dict(zip(names, [each["n_entries"] for each in found], strict=True)) == {
+        "a/c.npy": 80,
+        "a/events.out.tfevents.1": 70,
+        "a/events.out.tfevents.3": 80,
+        "b/events.out.tfevents.1": 27,
+    }
+    assert {each["verdict"] for each in found} == {"learning"}
+
+
+def test_event_file_that_diverges_or_is_damaged(ask, tmp_path):
+    values = [3.0, 2.0, np.inf, np.nan]
+    path = tmp_path / "events.out.tfevents.1"
+    write_events(path, [(i, "loss", a_simple_value(v)) for i, v in enumerate(values)])
+    assert verdicts(ask(path)) == ["diverged"]
+    path.write_bytes(struct.pack("<Q4x", 4) + bytes([2 << 3 | 3, 1, 1, 1]) + bytes(4))
+    with pytest.raises(DataError, match="cannot be read: it is no event file"):
+        ask(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(MissingInputError, match="one of nothing"):
+        ask(path)
 
 
 def test_exit_code_is_one_where_a_verdict_fails(ask, tmp_path):

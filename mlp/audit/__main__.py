@@ -138,7 +138,7 @@ def _training(file: str) -> list[str]:
         return []
     if not any(line.lstrip().startswith("yield ") for line in path.read_text().splitlines()):
         return []
-    return [f"  python -m mlp.train own.file={file}   # does its loss swing?"]
+    return [f"  python -m mlp.explain {file}   # does its loss swing, and why?"]
 
 
 main = functools.partial(run_command, _audit)

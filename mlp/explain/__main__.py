@@ -1,4 +1,4 @@
-"""`python -m mlp.explain [STUDY or RUN_ID]`: which settings make the loss oscillate, by reruns."""
+"""`python -m mlp.explain [STUDY, RUN_ID or FILE.py]`: what makes the loss oscillate, by reruns."""
 
 import functools
 import sys
@@ -6,8 +6,15 @@ import sys
 from mlp.addresses import resolve, sqlite_path
 from mlp.config import RESULT_GROUPS, ExplainConfig, RunConfig
 from mlp.errors import MissingInputError, SettingError, one_line
+from mlp.program import NAMED_FILE
 from mlp.settings import read_explain
-from mlp.terminal.compose import completes_names, compose, is_trained, typed_settings
+from mlp.terminal.compose import (
+    completes_names,
+    compose,
+    is_trained,
+    typed_arguments,
+    typed_settings,
+)
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, waiting
 
@@ -17,6 +24,7 @@ _EXAMPLES = {
     "seed-420718b3 explain.verdict=stalled": "which settings make its runs stall",
     "RUN_ID": "one run: why it ends badly, and the smallest change that stops it",
     "RUN_ID explain.apply=true": "the same, and the repaired run is tracked beside it",
+    "FILE.py own.rate=0.5": "your own training function: trained, tracked, and why it ends badly",
     "EXPERIMENT metric=train_loss map.lr=optimizer.learning_rate data.name=digits": (
         "runs of another program: which metric is the loss, what a param stands for, "
         "and what no param says"
@@ -33,7 +41,7 @@ _MAP = "map."  # before a param's name
 def _explain() -> None:
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        first = "[STUDY, RUN_ID or EXPERIMENT]"
+        first = "[STUDY, RUN_ID, FILE.py or EXPERIMENT]"
         print(usage("explain", _WHAT, _EXAMPLES, first_word=first, only=_TYPED))
         return
     if completes_names("explain", arguments, _names_that_begin):
@@ -41,6 +49,15 @@ def _explain() -> None:
     which = None
     if arguments and "=" not in arguments[0]:
         which, *arguments = arguments
+    if which is not None and NAMED_FILE.fullmatch(which):
+        quoted = which.replace("'", "\\'")
+        config = _read([f"own.file='{quoted}'", *arguments])
+        console = Terminal()
+        with waiting(console, "loading MLflow"):
+            from mlp.explain.repair_run import explain_function
+
+        explain_function(config, console=console)
+        return
     run_explain(which, _read(arguments))
 
 
@@ -67,7 +84,8 @@ def _read(arguments: list[str]) -> ExplainConfig:
     values = compose("explain", overrides)
     values["explain"]["map"] |= dict(names)
     typed = typed_settings(overrides, RESULT_GROUPS, values)
-    return read_explain(values, {path: typed[path] for path in typed if is_trained(path)})
+    given = {path: typed[path] for path in typed if is_trained(path)}
+    return read_explain(values, given | typed_arguments(overrides, values))
 
 
 def run_explain(which: str | None, config: ExplainConfig) -> None:

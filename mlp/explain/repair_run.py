@@ -27,7 +27,7 @@ from mlp.data.dataset import Dataset
 from mlp.errors import DataError, SettingError, patiently
 from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
-from mlp.settings import located, settings_of, with_settings
+from mlp.settings import located, settings_of, with_arguments, with_settings
 from mlp.stability.sharpness import forecast
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
@@ -36,8 +36,9 @@ from mlp.tracking.drain import Drain, record_run
 from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import TrackedRun, fetch_run, fetch_source, read_reruns
 from mlp.tracking.record import judge_result
-from mlp.tracking.runs import describe_answer
-from mlp.tracking.store import Store, how_to_look, open_store
+from mlp.tracking.runs import describe_answer, find_run
+from mlp.tracking.store import Store, how_to_look, one_sentence, open_store
+from mlp.train import train_record
 from mlp.training.train_runs import n_threads, open_executor, train_runs
 
 REPAIR_OF = "mlp.repair_of"
@@ -111,6 +112,36 @@ def repair_run(
     commands = [*([offer] if is_verified(found) else []), *how_to_look(store, run_id=run_id)]
     say(console, "next:", *(f"  {line}" for line in commands))
     return found
+
+
+def explain_function(config: ExplainConfig, *, console: Console) -> Repair | None:
+    """Explains the run of an own function; it is trained and tracked where it is not yet.
+
+    Args:
+        config: names the file, and among what is given the arguments that differ from its defaults.
+
+    Raises:
+        SettingError: for arguments that the function does not take.
+        MlpError: as `repair_run`.
+    """
+    named = config.local.own
+    assert named is not None
+    given = config.given.items()
+    typed = {path.removeprefix("own."): v for path, v in given if path.startswith("own.")}
+    local = dataclasses.replace(config.local, own=with_arguments(named, typed))
+    key = f"own-{digest([settings_of(local), named.program.digest])[:32]}"
+    store = patiently(lambda: open_store(local.tracking))
+    with one_sentence(store.uri):
+        known = find_run(store, key)
+    if known is not None and known.info.status == "FINISHED":
+        run_id = str(known.info.run_id)
+        say(console, f"run {run_id} of before is explained: the same file with the same arguments")
+    else:
+        record = train_record(local, console)
+        label, remedy = Label(run_name(record.config), {KEY: key}), doctor_command(local)
+        _, run_id = record_run(lambda: store, record, label, remedy=remedy)
+        say(console, f"run {run_id} in {store.uri}")
+    return repair_run(run_id, config, console=console)
 
 
 def _describe(store: Store, found: Repair, said: Sequence[str], run_ids: Sequence[str]) -> None:

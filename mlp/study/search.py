@@ -49,12 +49,13 @@ from mlp.study.space import (
     parameters,
     read_space,
 )
-from mlp.study.storage import TEST_LOOKS, Storage, outlast
+from mlp.study.storage import TEST_LOOKS, Storage, count_trials, outlast
 
 STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
 WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance level
 
 _IDENTITY = "mlp.identity"  # user attribute of a stored study: what determines its results
+NUMBERS = "numbers"  # user attribute of a trial: those in one, since each attribute takes 2 ms
 _FORECASTS = "mlp.forecasts/"  # and the number of a generation's first trial
 _LESS_IS_BETTER = ("loss", "error", "cost")  # parts of the names of what is minimized
 
@@ -344,7 +345,8 @@ def tell(
 
     Args:
         value: of the objective; None for a run that diverged or was pruned.
-        facts: for the store, plain JSON values; its `verdict` and numbers make the `TrialRow`.
+        facts: for the store, plain JSON values; its `verdict` and numbers, those below `NUMBERS` as
+            well, make the `TrialRow`.
         accuracy_at: step -> validation accuracy, stored for a pruner's sake.
         times_ms: begin and end of its training, milliseconds since 1970 in UTC; None: it took none.
 
@@ -369,11 +371,13 @@ def tell(
 
     def add() -> None:
         nonlocal is_first_try
-        stored = search.study.get_trials(deepcopy=False)
+        n_stored = count_trials(search.study)
         # A server that went away may have stored it and had no time to say so.
-        if not is_first_try and len(stored) == trial.number + 1 and _is_same(stored[-1], told):
-            return
-        if len(stored) != trial.number:
+        if not is_first_try and n_stored == trial.number + 1:
+            [*_, last] = search.study.get_trials(deepcopy=False)
+            if _is_same(last, told):
+                return
+        if n_stored != trial.number:
             raise BusyError(
                 f"another sweep is at work on the study {search.name}; wait for its end"
             )
@@ -469,10 +473,16 @@ def rows(search: Search) -> list[TrialRow]:
             params={name: _plain(of_name[name], value) for name, value in trial.params.items()},
             verdict=Verdict(trial.user_attrs["verdict"]),
             value=None if trial.state is TrialState.PRUNED else trial.value,
-            numbers={k: v for k, v in trial.user_attrs.items() if isinstance(v, float)},
+            numbers=_numbers_of(trial),
         )
         for trial in _stored(search)
     ]
+
+
+def _numbers_of(trial: FrozenTrial) -> dict[str, float]:
+    """Those that are an attribute each, as all were in studies of before, and the further ones."""
+    stored: dict[str, Any] = {**trial.user_attrs.get(NUMBERS, {}), **trial.user_attrs}
+    return {name: value for name, value in stored.items() if isinstance(value, float)}
 
 
 def trial_of(search: Search, row: TrialRow) -> Trial:

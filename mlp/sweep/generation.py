@@ -18,7 +18,7 @@ from mlp.study import search
 from mlp.study.identity import TrialRow
 from mlp.study.search import Search, Trial
 from mlp.tracking import spool
-from mlp.tracking.display import ThinCurve, numbers, run_name, thin
+from mlp.tracking.display import ThinCurve, numbers, run_name, shown_numbers, thin
 from mlp.tracking.drain import Drain
 from mlp.tracking.listing import Label, StudyPage, label_of_trial
 from mlp.tracking.picture import SMALL_POINTS
@@ -342,13 +342,18 @@ def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
 
 def _tell(opened: Search, trial: Trial, record: RunRecord) -> None:
     """Stores what came of a trial."""
-    result = record.result
+    result, known = record.result, numbers(record)
+    shown = shown_numbers(known)
     steps, accuracies = result.evaluated_step.tolist(), result.validation_accuracy.tolist()
     search.tell(
         opened,
         trial,
         value=objective_value(record, opened.objective),
-        facts={"verdict": record.judgement.verdict.value, **numbers(record)},
+        facts={
+            "verdict": record.judgement.verdict.value,
+            **shown,
+            search.NUMBERS: {name: known[name] for name in known if name not in shown},
+        },
         accuracy_at=dict(zip(steps, accuracies, strict=True)),
         times_ms=(record.started_ms, record.ended_ms),
     )

@@ -3,6 +3,7 @@
 import functools
 import getpass
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
@@ -44,7 +45,8 @@ _NOTED = frozenset(  # metrics of every run, which no curve of an own function m
     log10_learning_rate diverged_at_step best_validation_accuracy final_validation_accuracy
     """.split()  # noqa: SIM905  a line each would be a page
 )
-PROGRAM = "mlp.own.program"  # tag: the signature of an own function
+PROGRAM = "mlp.own.program"  # tag: the signature of an own function; its end in PROGRAM.2, ...
+LONGEST_TAG = 8000  # characters; MLflow's own limit
 LOSS_AT_END = "loss_at_end"  # a tag: MLflow's lists cut 2.861048e-07 to 2.861048
 _FURTHER = "mlp.numbers"  # a tag: the numbers that are no metrics, as JSON
 _SHOWN = (
@@ -436,13 +438,28 @@ def _own_tags(run: RunRecord) -> dict[str, str]:
     if own is None or trace is None:
         return {}
     return {
-        PROGRAM: canonical_json(record.program_values(own.program)),
+        **_program_tags(canonical_json(record.program_values(own.program))),
         "mlp.own.file": own.program.file,
         "mlp.own.function": own.program.function,
         "mlp.own.packages": ", ".join(f"{name} {version}" for name, version in trace.versions),
         **({"mlp.own.fault": trace.fault} if trace.fault else {}),
         **({"mlp.own.notes": "; ".join(trace.notes)} if trace.notes else {}),
     }
+
+
+def _program_tags(text: str) -> dict[str, str]:
+    """A signature of many arguments is longer than a tag may be."""
+    starts = range(0, len(text), LONGEST_TAG)
+    names = [PROGRAM, *(f"{PROGRAM}.{number}" for number in range(2, len(starts) + 1))]
+    return {name: text[i : i + LONGEST_TAG] for name, i in zip(names, starts, strict=True)}
+
+
+def noted_program(tags: Mapping[str, str]) -> str | None:
+    """The signature of an own function, from the tags of its run; None: it has none."""
+    if PROGRAM not in tags:
+        return None
+    further = itertools.takewhile(tags.__contains__, (f"{PROGRAM}.{n}" for n in itertools.count(2)))
+    return "".join(tags[name] for name in (PROGRAM, *further))
 
 
 def _color(run: RunRecord) -> str:

@@ -50,7 +50,7 @@ from mlp.errors import (
     one_line,
     shown,
 )
-from mlp.program import Argument
+from mlp.program import LARGEST_SOURCE, Argument
 from mlp.settings import (
     SEED,
     grouped,
@@ -63,7 +63,7 @@ from mlp.settings import (
 )
 from mlp.tracking import record, runs
 from mlp.tracking.batch import Batch, configs_in, read_batch
-from mlp.tracking.display import PROGRAM, ThinCurve, read_numbers
+from mlp.tracking.display import PROGRAM, ThinCurve, noted_program, read_numbers
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params, settings_paths
 from mlp.tracking.record import (
@@ -157,8 +157,8 @@ def fetch_source(store: Store, run_id: str) -> str:
         address = str(get_run(store, run_id).info.artifact_uri)
         try:
             uri = str(store.client.tracking_uri)
-            download_text(uri, address, record.SOURCE_FILE, Path(folder))
-            return read_text(Path(folder) / record.SOURCE_FILE)
+            download_text(uri, address, record.SOURCE_FILE, Path(folder), LARGEST_SOURCE)
+            return read_text(Path(folder) / record.SOURCE_FILE, LARGEST_SOURCE)
         except RecordError:
             return ""
 
@@ -186,14 +186,17 @@ def download(uri: str, address: str, folder: Path) -> None:
         _get_file(repository, name, folder, sizes.get(name), record.largest_file(expected))
 
 
-def download_text(uri: str, address: str, name: str, folder: Path) -> None:
+def download_text(
+    uri: str, address: str, name: str, folder: Path, most: int = LARGEST_TEXT
+) -> None:
     """Downloads one text of a run, as `download` does.
 
     Args:
         address: of the run's files, as the store says.
+        most: bytes.
     """
     repository = _repository(uri, address)
-    _get_file(repository, name, folder, _sizes(repository).get(name), LARGEST_TEXT)
+    _get_file(repository, name, folder, _sizes(repository).get(name), most)
 
 
 def _repository(uri: str, address: str) -> ArtifactRepository:
@@ -331,7 +334,7 @@ def read_past_run(store: "Store", run: "Run") -> PastRun:
         run_id=str(run.info.run_id),
         name=one_line(run.info.run_name or run.info.run_id),
         trial=int(trial) if re.fullmatch(r"\d{1,9}", trial) else None,
-        config=_config(run.data.params, tags.get(PROGRAM)),
+        config=_config(run.data.params, noted_program(tags)),
         judgement=_judgement(store, run, metrics),
         data_digest=digest if _DIGEST.fullmatch(digest) else None,
         metrics=metrics,

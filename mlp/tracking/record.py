@@ -38,7 +38,7 @@ from mlp.config import MAX_STEPS, Own, RunConfig, canonical_json
 from mlp.curve import Judgement, Verdict, judge_curve, judge_run
 from mlp.engine.result import Ending, OwnTrace, Result
 from mlp.errors import RecordError, SettingError, one_line, shown
-from mlp.program import Argument, Program
+from mlp.program import LARGEST_SOURCE, Argument, Program
 from mlp.settings import (
     SEED,
     YOUNGER_SETTINGS,
@@ -662,7 +662,7 @@ def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
 def _text_beside(path: Path) -> str:
     """A text that is only shown, never executed; empty where it cannot be read."""
     try:
-        return read_text(path)
+        return read_text(path, LARGEST_SOURCE)
     except RecordError:
         return ""
 
@@ -702,10 +702,10 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
-def read_text(path: Path) -> str:
-    """The text of one of a record's JSON files."""
+def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
+    """The text of one of a record's files, of at most so many bytes."""
     try:
-        return read_bytes(path, LARGEST_TEXT).decode()
+        return read_bytes(path, most).decode()
     except UnicodeDecodeError:
         raise RecordError(f"{path.name} must be UTF-8 text") from None
 

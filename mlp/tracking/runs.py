@@ -24,6 +24,7 @@ from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlp.config import canonical_json
 from mlp.errors import MissingInputError
@@ -48,7 +49,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _MOST_TWINS = 10
 _PAGE = 1000  # runs of one answer
 
-_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME = 6000, 8000, 250  # MLflow's own limits
+_LONGEST_PARAM, _LONGEST_NAME = 6000, 250  # MLflow's own limits
 _DATASET_DIGEST = 36  # of the 64 hex digits; MLflow takes no more
 _UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
 
@@ -112,8 +113,10 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
             tags=_as_tags(tags),
         )
         store.client.log_inputs(run_id, datasets=[_dataset(listing)])
+        # As the client's own `log_artifact`, which would ask for the run first.
+        files = get_artifact_repository(made.info.artifact_uri, store.client.tracking_uri)
         for file in record.artifacts_in(folder):
-            store.client.log_artifact(run_id, str(file))
+            files.log_artifact(str(file))
         store.client.set_terminated(run_id, "FINISHED", end_time=listing.ended_ms)
     return run_id
 
@@ -286,7 +289,7 @@ def as_params(settings: Mapping[str, Any]) -> list[Param]:
 
 def _as_tags(texts: Mapping[str, str]) -> list[RunTag]:
     """Name -> text as tags, those that are too long cut."""
-    return [RunTag(name, _cut(text, _LONGEST_TAG)) for name, text in texts.items()]
+    return [RunTag(name, _cut(text, display.LONGEST_TAG)) for name, text in texts.items()]
 
 
 def _dataset(listing: Listing) -> DatasetInput:
@@ -352,7 +355,8 @@ def describe_answer(
             tags = {_CAUSES: named, _ANSWER: "\n\n".join(sentences)}
             tags[NOTE_TAG] = _below(tags, rest)
             store.client.log_batch(
-                run_id, tags=[RunTag(name, text[:_LONGEST_TAG]) for name, text in tags.items()]
+                run_id,
+                tags=[RunTag(name, text[: display.LONGEST_TAG]) for name, text in tags.items()],
             )
 
 

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +40,7 @@ _PLACE = re.compile(r"(\d+)(?:\.seed(\d+))?")
 _OLDER_SEEDS, _OLDER_FACTOR = "+seeds", 1000  # where earlier versions kept further seeds
 _RUNS_OF_ONE = 1_000_000  # runs of one process in the folder of runs that belong to no study
 _MS_TO_LOCK = 60_000  # from the making of a lock file to its being locked, at the very most
+_FLUSHES = 16  # at once
 _serial = itertools.count()
 _owned: dict[Path, tuple[int, TextIO]] = {}  # folder -> this process's number there, and its lock
 
@@ -97,9 +99,6 @@ def put_batch(batch: Batch) -> Path:
 def put(runs: Mapping[Path, Kept]) -> None:
     """Writes finished runs, so that each is there whole or not at all.
 
-    Several at once cost little more than one: the first flush waits for the disk, and by then the
-    others are mostly on it.
-
     Args:
         runs: place -> what to keep there; all in one folder, which is made if it does not exist.
     """
@@ -132,9 +131,7 @@ def _put(writers: Mapping[Path, _Writer]) -> None:
             shutil.rmtree(parts[place], ignore_errors=True)
             _make(parts[place])
             write(parts[place])
-        for part in parts.values():
-            for file in (*part.iterdir(), part):
-                _flush(file)
+        _flush_all([file for part in parts.values() for file in (*part.iterdir(), part)])
         for place, part in parts.items():
             shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
             part.rename(place)
@@ -292,6 +289,13 @@ def _make(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             return
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _flush_all(paths: Sequence[Path]) -> None:
+    """As `_flush`; side by side, since a disk writes many in the time of one."""
+    with ThreadPoolExecutor(_FLUSHES) as pool:
+        for _ in pool.map(_flush, paths):
+            pass
 
 
 def _flush(path: Path) -> None:

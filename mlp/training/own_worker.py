@@ -11,6 +11,8 @@ message: `ready` or `fault`, then `started` and `ended` of each run.
 
 import contextlib
 import fcntl
+import functools
+import importlib
 import importlib.util
 import inspect
 import json
@@ -24,6 +26,7 @@ import sys
 import threading
 import time
 import traceback
+import zipfile  # noqa: F401  of NumPy's savez, which each fork would import anew
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,6 +64,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()  # else each fork would print it again
     _end_with(server, is_on=False)
+    _names_imported(path)  # known to each fork
     can_fork = _n_threads() == 1
     _say(server, {"ready": True, "can_fork": can_fork})
     try:
@@ -93,6 +97,10 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    if "torch" in sys.modules and "optim" in path.read_text(encoding="utf-8"):
+        with contextlib.suppress(Exception):  # a part of PyTorch that has no promised name
+            # The first step of any optimizer imports it, which takes two seconds: in each fork.
+            importlib.import_module("torch._dynamo")
     train: Callable[..., Any] = getattr(module, function)
     return train
 
@@ -236,12 +244,17 @@ def _seed(seed: int) -> None:
 
 def _versions(path: Path) -> dict[str, str]:
     """The versions of what the file imports."""
-    try:
-        names = imports_of(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        names = ()
+    names = _names_imported(path)
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
     return {name: str(version) for name, version in found.items() if isinstance(version, str)}
+
+
+@functools.cache
+def _names_imported(path: Path) -> tuple[str, ...]:
+    try:
+        return imports_of(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ()
 
 
 def sentence_of(error: BaseException, path: Path) -> str:

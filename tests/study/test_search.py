@@ -321,6 +321,17 @@ def test_there_is_no_best_where_all_diverged(folder):
     assert len(search.rows(study)) == 12
 
 
+def test_numbers_of_a_trial_are_an_attribute_each_or_in_one(folder):
+    study = opened(folder, sweep(n_trials=2))
+    [one, other, *_] = search.ask(study)
+    earlier = {"verdict": "learning", "final_loss": 0.5, "tail_loss": 0.6}  # as before
+    search.tell(study, one, value=0.5, facts=earlier)
+    now = {"verdict": "learning", "final_loss": 0.5, search.NUMBERS: {"tail_loss": 0.6}}
+    search.tell(study, other, value=0.5, facts=now)
+    found = [row.numbers for row in search.rows(study)]
+    assert found == [{"final_loss": 0.5, "tail_loss": 0.6}] * 2
+
+
 def test_a_constant_objective_ends(folder):
     study = opened(folder, sweep(n_trials=14))
     while trials := search.ask(study):

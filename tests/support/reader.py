@@ -168,7 +168,7 @@ def short_run(reader: Reader, text: str) -> Said:
 
 
 def short_function(reader: Reader, text: str) -> Said:
-    return module(reader, text, "own.steps=60")
+    return module(reader, text, "own.steps=60", *SHORT_REASONS)
 
 
 def short_explanation(reader: Reader, text: str) -> Said:
@@ -316,7 +316,7 @@ RULES = (
         "It takes half a minute.",
         is_known=True,
     ),
-    Rule("command", r"python -m mlp\.train own.file=examples", short_function, "It takes as long."),
+    Rule("command", r"python -m mlp\.explain examples", short_function, "It takes minutes."),
     Rule(
         "command",
         r"python -m mlp\.explain EXPERIMENT",

@@ -76,6 +76,12 @@ def run_of(said):
     return found[1]
 
 
+def answer_of(said):
+    """The sentences on the cause, between two empty lines."""
+    _, answer, _ = said.split("\n\n")
+    return answer
+
+
 def test_every_command_of_a_session(mine):
     said = typed("train", "own.file=mine.py", "own.rate=4", by=cold_command)
     assert said.startswith("oscillating: ")
@@ -89,6 +95,13 @@ def test_every_command_of_a_session(mine):
     assert "verdict oscillating -> converged" in lower
     repaired = typed("explain", swinging, "own.file=mine.py", "explain.seeds=2")
     assert "own.rate" in repaired
+    at_once = typed("explain", "mine.py", "own.rate=4", "explain.seeds=2")
+    assert answer_of(at_once) == answer_of(repaired)
+    further = typed("explain", "mine.py", "own.rate=4", "explain.seeds=2")
+    assert f"run {run_of(at_once)} of before is explained" in further
+    assert answer_of(further) == answer_of(repaired)
+    refused = command("explain", swinging, "own.file=mine.py", "own.rate=4")
+    assert "own.rate is read from the runs that are explained" in refused.stderr
     dry = typed("sweep", "sweeps=ours", "study.dry_run=true")
     assert "a dry run: nothing was stored" in dry
     assert "own.rate" in dry
@@ -113,6 +126,11 @@ REFUSED = {  # words -> exit code, and what is said
     ("train", "own.file=broken.py"): (65, "broken.py is no Python: line 1"),
     ("train", "own.file=raises.py"): (65, "ZeroDivisionError: division by zero (raises.py, line"),
     ("train", "own.file=mine.py", "own.timeout_s=0"): (2, "own.timeout_s must be greater than 0"),
+    ("explain", "nowhere.py"): (66, "there is no file"),
+    ("explain", "mine.py:fit"): (2, "has no function fit at its top level"),
+    ("explain", "mine.py", "own.rat=1"): (2, "did you mean 'own.rate'?"),
+    ("explain", "mine.py", "model.depth=3"): (2, "model.depth is of the built-in network"),
+    ("explain", "raises.py"): (65, "ZeroDivisionError: division by zero (raises.py, line"),
     ("sweep", "sweeps=accuracy", "own.file=mine.py"): (2, "varies the arguments of your function"),
     ("sweep", "sweeps=ours", "study.pruner=median"): (2, "study.pruner must be none with own.file"),
     ("sweep", "sweeps=ours", "study.objective=scor"): (2, "(loss, score), but is 'scor'"),

@@ -292,6 +292,15 @@ def test_file_that_is_another_by_now_says_how_and_is_trained_when_asked(mine):
         located(recorded, read_named_file({"file": str(mine), "changed": True}), lambda: TEXT)
 
 
+def test_text_that_is_not_known_is_compared_with_nothing(mine):
+    recorded = own_record(mine).config.own
+    mine.write_text(TEXT + "# changed\n")
+    with pytest.raises(
+        DataError, match=r"was trained by, or what it imports beside it is not; own"
+    ):
+        located(recorded, read_named_file({"file": str(mine)}), lambda: "")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, made_store):
     folder = tmp_path_factory.mktemp("foreign")
@@ -313,6 +322,31 @@ def test_tracked_run_comes_back_from_its_files_and_from_its_params(mine, store):
     assert past.judgement.amplitude == made.judgement.amplitude  # not the curve of that name
     assert past.metrics["own.amplitude"] == 5.0
     assert past.metrics["final_accuracy"] == 1.0
+
+
+def test_long_file_is_recorded_whole_and_its_difference_said(mine, store):
+    arguments = ", ".join(f"argument_number_{i}={i}.5" for i in range(150))
+    lines = [f"number_{i} = {i} # one of many" for i in range(10_000)]
+    long = TEXT.replace("width=3 * 3", f"width=3 * 3, {arguments}") + "\n".join(lines)
+    mine.write_text(long)
+    made = own_record(mine)
+    run_id = uploaded(store, made, Label("x", {}))
+    run = store.client.get_run(run_id)
+    assert len(long) > record.LARGEST_TEXT
+    assert fetch_source(store, run_id) == long
+    assert len(run.data.tags[display.PROGRAM]) == display.LONGEST_TAG
+    assert read_past_run(store, run).config == made.config
+    mine.write_text(long.replace("number_7000 = 7000", "number_7000 = -1"))
+    with pytest.raises(DataError) as caught:
+        located(
+            made.config.own,
+            read_named_file({"file": str(mine)}),
+            lambda: fetch_source(store, run_id),
+        )
+    assert str(caught.value) == (
+        "mine.py is not what the run was trained by: - number_7000 = 7000 # one of many "
+        "+ number_7000 = -1 # one of many; own.changed=true trains it all the same"
+    )
 
 
 def test_file_that_the_params_of_a_run_name_is_not_taken(mine, store):

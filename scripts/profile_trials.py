@@ -1,0 +1,117 @@
+"""Where the time of a trial of an own function goes, beside the function: behind docs/own.md.
+
+    python scripts/profile_trials.py [TRIALS]
+
+A function of about a millisecond that yields 20 losses, searched by TPE with one worker. Twice:
+without and with MLflow, which takes the runs in a thread of its own meanwhile.
+"""
+
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlp.sweep.run_study as sweep
+from mlp.sweep import generation
+from mlp.terminal.compose import study_config
+from mlp.terminal.screen import silent
+from mlp.tracking.drain import Drain, JobQueue
+from mlp.training import own_function, train_runs
+
+FILE = """
+import time
+
+def train(learning_rate=0.5, hidden=3, seed=0):
+    began = time.process_time()
+    for step in range(20):
+        yield (1 - learning_rate / 100) ** step
+    while time.process_time() - began < 0.001:
+        pass
+"""
+PARTS = (  # of the sweep's own thread
+    ("asked, by Optuna's sampler", generation.search, "ask"),
+    ("waited for, with all that a process tells", own_function.Functions, "wait"),
+    ("judged", train_runs, "make_record"),
+    ("written into the spool, on the disk", generation.Keeper, "keep"),
+    ("stored in the study, on the disk", generation, "_tell"),
+)
+
+
+def main() -> None:
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    os.environ["MLFLOW_TRACKING_URI"] = ""
+    for is_tracked in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            Path("mine.py").write_text(FILE)
+            measure(n, is_tracked=is_tracked)
+            os.chdir("/")
+
+
+def measure(n: int, *, is_tracked: bool) -> None:
+    wall: dict[str, float] = defaultdict(float)
+    cpu: dict[str, float] = defaultdict(float)
+    undo = [wrap(place, name, label, wall, cpu) for label, place, name in PARTS]
+    undo.append(wrap(sweep, "_train_all", "all", wall, cpu))
+    undo.append(wrap(JobQueue, "_attempt", "MLflow", wall, cpu))
+    if not is_tracked:
+        undo.append(put(Drain, "add", lambda *_: None))
+    before = children_s()
+    config = study_config(
+        "own",
+        {
+            "own.file": "mine.py",
+            "study.n_trials": n,
+            "study.explain": False,
+            "execution.threads": 1,
+        },
+    )
+    sweep.run_study(config, console=silent())
+    for step in undo:
+        step()
+    print(f"{n} trials, {'with' if is_tracked else 'without'} MLflow; milliseconds a trial:")
+    print(f"{'':46}{'elapsed':>10}{'processor':>10}")
+    shown = ["all", *(label for label, _, _ in PARTS), *(["MLflow"] if is_tracked else [])]
+    for label in shown:
+        print(f"  {label:44}{1000 * wall[label] / n:10.1f}{1000 * cpu[label] / n:10.1f}")
+    print(f"  {'processes that trained':44}{'':10}{1000 * (children_s() - before) / n:10.1f}")
+
+
+def wrap(
+    place: Any, name: str, label: str, wall: dict[str, float], cpu: dict[str, float]
+) -> Callable[[], None]:
+    """Counts the time in a function; what it gives undoes that."""
+    inner = getattr(place, name)
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        began = time.monotonic(), time.thread_time()
+        try:
+            return inner(*arguments, **options)
+        finally:
+            wall[label] += time.monotonic() - began[0]
+            cpu[label] += time.thread_time() - began[1]
+
+    return put(place, name, timed)
+
+
+def put(place: Any, name: str, new: Any) -> Callable[[], None]:
+    before = getattr(place, name)
+    setattr(place, name, new)
+    return lambda: setattr(place, name, before)
+
+
+def children_s() -> float:
+    """Processor time of processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    assert threading.active_count() == 1
+    main()
