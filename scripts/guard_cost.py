@@ -1,11 +1,13 @@
-"""What the guard costs, in processor time, as ratios of paired turns.
+"""What the guard costs, as ratios of processor time.
 
     python scripts/guard_cost.py digits 200 15           data set, steps, turns
     python scripts/guard_cost.py mnist 10 15 ../before   and where it is off, against a checkout
 
-Each checkout trains in a process of its own, on one thread; in a turn they follow each other. The
-networks learn, so that the guard copies weights as often as it ever does. The checkout may be one
-from before there was a guard. In the end, what an observation takes in a loop of one's own.
+Each checkout trains in a process of its own, on one thread; in a turn they follow each other, and
+the fastest of all turns counts. Since two processes of the same code differ by some per cent, all
+are started anew, and the median of the starts is taken. The networks learn, so that the guard
+copies weights as often as it ever does. The checkout may be one from before there was a guard. In
+the end, what an observation takes in a loop of one's own.
 """
 
 import itertools
@@ -19,6 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 
 N_NETWORKS = 16
+N_STARTS = 7
 CHILD = "child"
 
 
@@ -87,24 +90,24 @@ def observation() -> float:
 
 def main(name: str, n_steps: int, n_turns: int, before: Sequence[str]) -> None:
     """Prints the ratios."""
-    here = start(Path(__file__).parents[1], name, n_steps)
-    there = [start(Path(checkout), name, n_steps) for checkout in before]
     watching, off = [], []
-    for _ in range(n_turns):
-        first, watched, last = (timed(here, word) for word in ("none", "rollback", "none"))
-        watching.append(2 * watched / (first + last))
-        for process in there:
-            one, own, two = timed(process, "none"), timed(here, "none"), timed(process, "none")
-            off.append(2 * own / (one + two))
-    for process in (here, *there):
-        process.communicate()
-    print(
-        f"{name}: {N_NETWORKS} networks, {n_steps} steps, {n_turns} turns, load {os.getloadavg()}"
-    )
+    for _ in range(N_STARTS):
+        here = start(Path(__file__).parents[1], name, n_steps)
+        there = [start(Path(checkout), name, n_steps) for checkout in before]
+        turns = [
+            (timed(here, "none"), timed(here, "rollback"), *(timed(each, "none") for each in there))
+            for _ in range(n_turns)
+        ]
+        own, watched, *others = (min(seconds) for seconds in zip(*turns, strict=True))
+        watching.append(watched / own)
+        off += [own / other for other in others]
+        for process in (here, *there):
+            process.communicate()
+    print(f"{name}: {N_NETWORKS} networks, {n_steps} steps, load {os.getloadavg()}")
     for said, ratios in (("watching over off", watching), ("off over the checkout", off)):
         if ratios:
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"{said}: {middle - 1:+.1%} (quartiles {low - 1:+.1%} and {high - 1:+.1%})")
+            each = ", ".join(f"{ratio - 1:+.1%}" for ratio in sorted(ratios))
+            print(f"{said}: {statistics.median(ratios) - 1:+.1%} (of each start {each})")
     print(f"Guard.observe: {1e6 * observation():.1f} microseconds")
 
 
