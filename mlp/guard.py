@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple
 
 from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISIBLE_SHARE, Verdict
 
-PATIENCE = 300  # steps; of the runs that end well, 1 in 200 still swings then (docs/guard.md)
+PATIENCE = 300  # steps; of the runs that end well, under 1 in 100 swing on then (docs/guard.md)
 BEST_PATIENCE = 64  # steps since the last new best, which a run that goes down while it swings has
-FAR_PATIENCE = 1.5  # times the other: steps after a blow-up, without anything learned
+FAR_PATIENCE = 1.5  # times the other: steps after a blow-up that the loss does not fall in
 LATER_PATIENCE = 16  # steps, once weights were restored
 SWINGS = 3  # in a row
 FACTOR = 0.5
@@ -67,6 +67,7 @@ KEEP, BEST, RESTORE, STOP = range(4)
     PAUSE,
     N_SWINGS,
     N_FAR,
+    LOWEST_FAR,
     N_RESTORES,
     N_SEEN,
     LAST,
@@ -76,8 +77,8 @@ KEEP, BEST, RESTORE, STOP = range(4)
     VARIANCE,
     REASON,
     SHARE,
-) = range(31)
-ROW_SIZE = 31
+) = range(32)
+ROW_SIZE = 32
 
 
 def row_of(
@@ -126,9 +127,7 @@ def watch(row: MutableSequence[float], loss: float) -> int:
         row[N_SWINGS], row[N_FAR] = 0, 0
         return BEST
     if row[N_RESTORES] == 0:
-        highest = FAR_ABOVE * max(abs(row[BEST_LOSS]), row[REFERENCE])
-        is_far = (row[N_FAR] > 0 and not is_learned) or loss > highest
-        row[N_FAR] = row[N_FAR] + 1 if is_far else 0
+        count_far(row, loss, is_learned)
         patience = row[PATIENCE_STEPS]
         is_due = step >= patience and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
         is_climbing = row[N_FAR] >= max(FAR_PATIENCE * patience, 1)
@@ -141,6 +140,20 @@ def watch(row: MutableSequence[float], loss: float) -> int:
         row[REASON] = 2
         return go_back(row)
     return KEEP
+
+
+def count_far(row: MutableSequence[float], loss: float, is_learned: bool) -> None:
+    """Counts the steps since a blow-up, or since the loss last fell by a swing's height after it.
+
+    A loss that falls is learning, wherever it comes from.
+    """
+    highest = FAR_ABOVE * max(abs(row[BEST_LOSS]), row[REFERENCE])
+    if (row[N_FAR] == 0 or is_learned) and loss <= highest:
+        row[N_FAR] = 0
+    elif row[N_FAR] == 0 or row[LOWEST_FAR] - row[LEVEL] > least_swing(row, row[LOWEST_FAR]):
+        row[N_FAR], row[LOWEST_FAR] = 1, row[LEVEL]
+    else:
+        row[N_FAR] += 1
 
 
 def swings(row: MutableSequence[float]) -> bool:

@@ -1,18 +1,22 @@
 """How runs end left alone, and in three ways of mending them: docs/guard.md.
 
-    python scripts/guard_table.py digits 700 600   data set, runs that are drawn, steps
+    python scripts/guard_table.py digits 700 600 11          data set, runs, steps, seed
+    python scripts/guard_table.py digits 1000 600 12 alarms  only how often the guard acts in vain
 
 Networks of five shapes, all activations, normalizations and both derivatives, on the full batch
 and on minibatches, with rates drawn over three decades, are trained as they are, with the rate
 halved where the loss stops falling, with the guard, and with `optimizer.learning_rate=auto`. The
-best constant rate of each run that oscillates is the best of eight, each a quarter of the last.
+best constant rate of each is that of nine, each four times the last, which ends well with the
+lowest loss. Runs that neither end well nor oscillate when left alone are left out.
 """
 
 import json
+import math
 import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import MutableSequence, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -31,9 +35,17 @@ from mlp.stability.sharpness import with_first_rates
 SHAPES = [3], [16], [3, 3], [20, 8], [8, 8, 8]
 RATES = {"sum": (0.03, 100), "mean": (0.03, 100), "unit": (0.01, 8), "clip": (0.05, 100)}
 WELL = Verdict.LEARNING, Verdict.CONVERGED
-SEARCHED = [4.0**-power for power in range(8)]  # of the rate
-SEED = 1  # false alarms were tuned on draws with other seeds
+SEARCHED = [4.0**power for power in range(-6, 3)]  # times the rate
+BEST = "best constant rate"
+LEAST_LOSS = 1e-6  # lower ones count as equal
 ROLLBACK = {"optimizer.guard": "rollback"}
+
+
+class End(NamedTuple):
+    """How a run ended, and with which loss over all examples; inf: it diverged."""
+
+    verdict: Verdict
+    loss: float
 
 
 def drawn(rng: np.random.RandomState, name: str, steps: int, n_examples: int) -> RunConfig:
@@ -84,12 +96,12 @@ def halve(row: MutableSequence[float], loss: float) -> int:
     return guard.KEEP
 
 
-def halved(name: str, texts: Sequence[str]) -> list[Verdict]:
+def halved(name: str, texts: Sequence[str]) -> list[End]:
     """How runs end, in a process of its own whose engine halves in the place of the guard."""
     steps._watch = njit(nogil=True)(halve)
     steps.advance = steps._compile("halved " + version_of(*steps._COMPILED))
     configs = [with_settings(read_run(json.loads(text)), ROLLBACK) for text in texts]
-    return ends(configs, train(configs, load_data(name)))
+    return ends(configs, train(configs, data_called(name)))
 
 
 def data_called(name: str) -> Dataset:
@@ -97,89 +109,122 @@ def data_called(name: str) -> Dataset:
     return load_data(read_run({"data": {"name": name}}).data, notice=print)
 
 
-def ends(configs: Sequence[RunConfig], results: Sequence[Result]) -> list[Verdict]:
-    """The verdict of each."""
+def ends(configs: Sequence[RunConfig], results: Sequence[Result]) -> list[End]:
+    """How each ended."""
     return [
-        judge_run(result, config.training.batch_size).verdict
+        End(
+            judge_run(result, config.training.batch_size).verdict,
+            float(result.loss[-1]) if math.isfinite(result.loss[-1]) else math.inf,
+        )
         for config, result in zip(configs, results, strict=True)
     ]
 
 
-def main(name: str, n: int, n_steps: int) -> None:
+def main(name: str, n: int, n_steps: int, seed: int, only_alarms: bool) -> None:
     """Trains and prints."""
-    rng, data = np.random.RandomState(SEED), data_called(name)
+    rng, data = np.random.RandomState(seed), data_called(name)
     configs = [drawn(rng, name, n_steps, data.train.n_examples) for _ in range(n)]
     alone = ends(configs, train(configs, data))
-    configs = [c for c, verdict in zip(configs, alone, strict=True) if is_shown(verdict)]
-    alone = [verdict for verdict in alone if is_shown(verdict)]
+    shown = [place for place, end in enumerate(alone) if is_shown(end.verdict)]
+    configs, alone = [configs[i] for i in shown], [alone[i] for i in shown]
     guarded = train([with_settings(config, ROLLBACK) for config in configs], data)
-    auto = [with_settings(c, {"optimizer.learning_rate": "auto"}) for c in configs]
-    auto = with_first_rates(auto, data)
+    print(f"{name}: {n} runs of {n_steps} steps, seed {seed}")
+    well = [i for i, end in enumerate(alone) if end.verdict in WELL]
+    alarms = [i for i in well if guarded[i].restored_step.size > 0]
+    print(f"gone back in {len(alarms)} of {len(well)} that end well alone, at the steps", end=" ")
+    print([int(guarded[i].restored_step[0]) for i in alarms])
+    ways = {"left alone": alone, "rollback": ends(configs, guarded)}
+    if not only_alarms:
+        ways |= other_ways(name, configs, data)
+    show_groups(configs, alone, guarded, ways)
+
+
+def other_ways(name: str, configs: Sequence[RunConfig], data: Dataset) -> dict[str, list[End]]:
+    """How they end by what the guard is compared with."""
+    auto = with_first_rates(
+        [with_settings(c, {"optimizer.learning_rate": "auto"}) for c in configs], data
+    )
     texts = [json.dumps(grouped(settings_of(config))) for config in configs]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         by_halving = pool.apply(halved, (name, texts))
-    verdicts = {
-        "left alone": alone,
+    return {
         "halving": by_halving,
-        "rollback": ends(configs, guarded),
         "auto": ends(auto, train(auto, data)),
+        BEST: searched(configs, data),
     }
-    print(f"{name}: {n} runs of {n_steps} steps")
-    well = [i for i, verdict in enumerate(alone) if verdict in WELL]
-    show("end well alone", well, verdicts)
-    n_alarms = sum(guarded[i].restored_step.size > 0 for i in well)
-    print(f"  gone back in {n_alarms}, that is {100 * n_alarms / len(well):.2f} %")
-    swing = [i for i, verdict in enumerate(alone) if verdict is Verdict.OSCILLATING]
-    of_batches = [i for i in swing if configs[i].training.batch_size is not None]
-    show("oscillate alone, full batch", sorted(set(swing) - set(of_batches)), verdicts)
-    show("oscillate alone, minibatches", of_batches, verdicts)
-    back = [guarded[i] for i in swing if guarded[i].restored_step.size]
-    lost = [int(each.restored_step[-1] - each.restored_to[-1]) for each in back]
-    times = [result.restored_step.size for result in back]
-    print(f"gone back in {len(back)} of {len(swing)}, so many times: {quartiles(times)}")
-    print(f"steps lost, from the last step gone back from to that gone back to: {quartiles(lost)}")
-    against_search([configs[i] for i in swing], [guarded[i] for i in swing], data)
 
 
 def is_shown(verdict: Verdict) -> bool:
     return verdict in WELL or verdict is Verdict.OSCILLATING
 
 
-def show(title: str, chosen: Sequence[int], verdicts: dict[str, list[Verdict]]) -> None:
-    """How some of the runs end, each way."""
-    print(f"{title}: {len(chosen)}")
-    for way, found in verdicts.items():
-        counts = Counter(found[i] for i in chosen).most_common()
-        n_well = sum(n for verdict, n in counts if verdict in WELL)
-        print(f"  {way}: well {n_well}: " + ", ".join(f"{verdict} {n}" for verdict, n in counts))
-
-
-def against_search(configs: Sequence[RunConfig], guarded: Sequence[Result], data: Dataset) -> None:
-    """The loss in the end against that of the best constant rate, where both end well."""
-    rows = []
-    for share in SEARCHED:
-        slower = [
-            with_settings(c, {"optimizer.learning_rate": share * c.optimizer.rate}) for c in configs
+def searched(configs: Sequence[RunConfig], data: Dataset) -> list[End]:
+    """How each ends with the best constant rate of those that are tried."""
+    tried = []
+    for times in SEARCHED:
+        others = [
+            with_settings(c, {"optimizer.learning_rate": times * c.optimizer.rate}) for c in configs
         ]
-        results = train(slower, data)
-        rows.append(
-            [(float(r.loss[-1]), v) for r, v in zip(results, ends(slower, results), strict=True)]
-        )
-    best = [min(row, key=lambda pair: pair[0]) for row in zip(*rows, strict=True)]
-    print("best constant rate: " + str(Counter(str(verdict) for _, verdict in best)))
-    ratios = [
-        (float(result.loss[-1]) + 1e-6) / (loss + 1e-6)
-        for result, verdict, (loss, _) in zip(guarded, ends(configs, guarded), best, strict=True)
-        if verdict in WELL
+        tried.append(ends(others, train(others, data)))
+    return [
+        min(row, key=lambda end: (end.verdict not in WELL, end.loss))
+        for row in zip(*tried, strict=True)
     ]
-    print(f"loss in the end over that of the best constant rate: {quartiles(ratios)}")
+
+
+def show_groups(
+    configs: Sequence[RunConfig],
+    alone: Sequence[End],
+    guarded: Sequence[Result],
+    ways: dict[str, list[End]],
+) -> None:
+    """How they end each way, by how they end left alone and by their batches."""
+    for is_well in (True, False):
+        for is_full in (True, False):
+            chosen = [
+                i
+                for i, (config, end) in enumerate(zip(configs, alone, strict=True))
+                if (end.verdict in WELL) == is_well
+                and (config.training.batch_size is None) == is_full
+            ]
+            title = "end well" if is_well else "oscillate"
+            print(f"\n{title}, {'full batch' if is_full else 'minibatches'}: {len(chosen)}")
+            for way, found in ways.items():
+                counts = Counter(found[i].verdict for i in chosen)
+                said = ", ".join(f"{verdict} {n}" for verdict, n in counts.most_common())
+                n_well = sum(counts[verdict] for verdict in WELL)
+                print(f"  {way}: well {n_well} ({said})", end="")
+                if BEST in ways:
+                    times = [over(found[i].loss, ways[BEST][i].loss) for i in chosen]
+                    print(f"; loss over that of the best: {quartiles(times)}", end="")
+                print()
+            back = [guarded[i] for i in chosen if guarded[i].restored_step.size]
+            if back:
+                print(f"  gone back in {len(back)}", end="; ")
+                print(f"times: {quartiles([each.restored_step.size for each in back])}", end="; ")
+                print(f"first at: {quartiles([each.restored_step[0] for each in back])}", end="; ")
+                print(f"steps lost: {quartiles([steps_lost(each) for each in back])}")
+
+
+def over(loss: float, best: float) -> float:
+    """How many times the other it is."""
+    return (loss + LEAST_LOSS) / (best + LEAST_LOSS)
+
+
+def steps_lost(result: Result) -> int:
+    """The steps that the last weights did not come by: those gone back from, and the going back."""
+    lost, place = 0, result.last_step + 1
+    for at, to in zip(result.restored_step[::-1], result.restored_to[::-1], strict=True):
+        if at < place:
+            lost, place = lost + int(at - to) + 1, int(to)
+    return lost
 
 
 def quartiles(values: Sequence[float]) -> str:
-    """The median between the quartiles."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"median {middle:.3g}, quartiles {low:.3g} and {high:.3g}"
+    """The median between the quartiles; a rank each, so that values may be infinite."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="nearest")
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5:] == ["alarms"])

@@ -111,9 +111,17 @@ def test_no_further_catapult_once_it_went_back():
 
 
 def test_a_blow_up_that_nothing_comes_of_is_gone_back_from():
-    losses = [0.7, 50.0, *[0.6931] * 500]
+    losses = [0.7, 50.0, *[0.6931] * 500]  # where it has fallen for the last time
     [(step, action)] = acts(losses, noise=0)
-    assert (step, action.verdict) == (450, Verdict.CLIMBING)
+    assert (step, action.verdict) == (451, Verdict.CLIMBING)
+
+
+def test_a_loss_that_falls_after_a_blow_up_is_left_alone():
+    """It learns, however long that takes."""
+    losses = np.append(0.7, 50 * falling(700) ** 0.4)
+    assert acts(losses, noise=0) == []
+    step = acts([*losses[:200], *[losses[200]] * 500], noise=0)[0][0]
+    assert 200 + 430 < step <= 200 + 450
 
 
 def test_swings_at_the_start_get_their_time():

@@ -48,6 +48,7 @@ _IDLE_LOOKS = 4000  # for work, before a thread without any goes back to its cal
 CONTROL = 16  # numbers of each group in `control`: two cache lines, so that groups share none
 
 for _function in (
+    guard.count_far,
     guard.swings,
     guard.rises,
     guard.count_swings,
