@@ -68,6 +68,7 @@ KEEP, BEST, RESTORE, STOP = range(4)
     N_SWINGS,
     N_FAR,
     LOWEST_FAR,
+    HAS_FALLEN,
     N_RESTORES,
     N_SEEN,
     LAST,
@@ -77,8 +78,8 @@ KEEP, BEST, RESTORE, STOP = range(4)
     VARIANCE,
     REASON,
     SHARE,
-) = range(32)
-ROW_SIZE = 32
+) = range(33)
+ROW_SIZE = 33
 
 
 def row_of(
@@ -145,15 +146,20 @@ def watch(row: MutableSequence[float], loss: float) -> int:
 def count_far(row: MutableSequence[float], loss: float, is_learned: bool) -> None:
     """Counts the steps since a blow-up, or since the loss last fell by a swing's height after it.
 
-    A loss that falls is learning, wherever it comes from.
+    A loss that falls is learning, wherever it comes from: first from where the blow-up ends, which
+    may take several steps and which a mean over noise reaches late.
     """
     highest = FAR_ABOVE * max(abs(row[BEST_LOSS]), row[REFERENCE])
     if (row[N_FAR] == 0 or is_learned) and loss <= highest:
         row[N_FAR] = 0
-    elif row[N_FAR] == 0 or row[LOWEST_FAR] - row[LEVEL] > least_swing(row, row[LOWEST_FAR]):
-        row[N_FAR], row[LOWEST_FAR] = 1, row[LEVEL]
+    elif row[N_FAR] == 0:
+        row[N_FAR], row[LOWEST_FAR], row[HAS_FALLEN] = 1, row[LEVEL], 0
+    elif row[LOWEST_FAR] - row[LEVEL] > least_swing(row, row[LOWEST_FAR]):
+        row[N_FAR], row[LOWEST_FAR], row[HAS_FALLEN] = 1, row[LEVEL], 1
     else:
         row[N_FAR] += 1
+        if row[HAS_FALLEN] == 0:
+            row[LOWEST_FAR] = max(row[LOWEST_FAR], row[LEVEL])
 
 
 def swings(row: MutableSequence[float]) -> bool:

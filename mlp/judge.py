@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import re
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +67,7 @@ _OPTIONS = ("column", "x", "classes", "loss", "batch_size", "fail_on", "uri")
 _SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".txt", ".log")
 _STEPS = ("step", "_step", "global_step", "trainer/global_step", "epoch", "iteration", "loss_step")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
+_NO_EVENTS = "it is no event file"
 _LARGEST = 1.7e308  # MLflow writes so many for an infinity
 
 
@@ -338,18 +338,28 @@ def _from_events(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
     """
     curves: dict[str, list[tuple[str, list[_Point]]]] = {}
     for path in paths:
-        for tag, points in _scalars(path.read_bytes()).items():
-            known = curves.setdefault(tag, [])
-            if known and points[0].step > known[-1][1][0].step:
-                name, earlier = known[-1]
-                kept = [point for point in earlier if point.step < points[0].step]
-                known[-1] = name, kept + points
-            else:
+        try:
+            found = _scalars(path.read_bytes())
+            columns = _column(str(path), list(found), asked.column)
+        except (ValueError, MlpError) as error:
+            if len(paths) == 1:
+                raise
+            print(f"passed over: {path}: {one_line(error)}", file=sys.stderr)
+            continue
+        for column in columns:
+            points, known = found[column], curves.setdefault(column, [])
+            if not known or points[0].step <= known[-1][1][0].step:
                 known.append((str(path), points))
-    columns = _column(str(paths[0]), list(curves), asked.column)
-    for column in columns:
-        for name, points in curves[column]:
-            title = name if len(columns) == 1 else f"{name} {column}"
+                continue
+            name, earlier = known[-1]
+            kept = [point for point in earlier if point.step < points[0].step]
+            if len(kept) < len(earlier):
+                said = f"{len(earlier) - len(kept)} entries of {name} give way to those of {path}"
+                print(f"{said}, from step {points[0].step} on", file=sys.stderr)
+            known[-1] = name, kept + points
+    for column, of_column in curves.items():
+        for name, points in of_column:
+            title = name if len(curves) == 1 else f"{name} {column}"
             losses, steps, times = zip(*points, strict=True)
             yield LossSeries(title, losses, steps, times)
 
@@ -362,72 +372,107 @@ class _Point(NamedTuple):
     time: float
 
 
+class _Message:
+    """A message of Protocol Buffers: its fields by their numbers, an int or bytes each.
+
+    Raises:
+        ValueError: for bytes that are none, and for a field of another kind than is asked for.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._fields: dict[int, list[int | bytes]] = {}
+        at = 0
+        while at < len(data):
+            key, at = _varint(data, at)
+            value: int | bytes
+            match key & 7:
+                case 0:
+                    value, at = _varint(data, at)
+                case 1 | 2 | 5:
+                    fixed = {1: 8, 5: 4}.get(key & 7)
+                    size, at = _varint(data, at) if fixed is None else (fixed, at)
+                    value, at = data[at : at + size], at + size
+                case _:
+                    raise ValueError(_NO_EVENTS)
+            if at > len(data):
+                raise ValueError(_NO_EVENTS)
+            self._fields.setdefault(key >> 3, []).append(value)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._fields
+
+    def integer(self, number: int) -> int:
+        """The last value of an int64, 0 where there is none."""
+        value = self._fields.get(number, [0])[-1]
+        if not isinstance(value, int):
+            raise ValueError(_NO_EVENTS)
+        return value - 2**64 if value >= 2**63 else value
+
+    def texts(self, number: int) -> list[bytes]:
+        """All values of a field of bytes."""
+        values = self._fields.get(number, [])
+        found = [value for value in values if isinstance(value, bytes)]
+        if len(found) < len(values):
+            raise ValueError(_NO_EVENTS)
+        return found
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An integer of 64 bits, seven in a byte, the lowest first; and where it ends."""
+    value = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value % 2**64, at + place + 1
+    raise ValueError(_NO_EVENTS)
+
+
 def _scalars(data: bytes) -> dict[str, list[_Point]]:
     """The curves in an event file, by their tags.
 
     A record is its length in 8 bytes, 4 bytes of a checksum, an `Event`, 4 of another checksum; the
     last one may not be whole yet. The numbers of fields are those of TensorBoard's `event.proto`,
     `summary.proto` and `tensor.proto`.
+
+    Raises:
+        ValueError: for a file of something else.
     """
     curves: dict[str, list[_Point]] = {}
     at = 0
-    try:
-        while at + 12 <= len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = _fields(data[at + 12 : at + 12 + length])
-            at += length + 16
-            if at > len(data):
-                break
-            step = event.get(2, [0])[-1]
-            [time] = struct.unpack("<d", event.get(1, [bytes(8)])[-1])
-            for summary in event.get(5, []):
-                for value in map(_fields, _fields(summary).get(1, [])):
-                    number = _scalar(value)
-                    if number is not None:
-                        tag = bytes(value[1][-1]).decode(errors="replace")
-                        curves.setdefault(tag, []).append(_Point(number, step, time))
-    except (IndexError, KeyError, TypeError, struct.error):
-        raise ValueError("it is no event file") from None
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        if at + 16 + length > len(data):
+            break
+        event = _Message(data[at + 12 : at + 12 + length])
+        at += length + 16
+        time = _only_number(event.texts(1) or [bytes(8)], "<f8")
+        for summary in event.texts(5):
+            for value in map(_Message, _Message(summary).texts(1)):
+                number = _scalar(value)
+                if number is not None and 1 in value:
+                    tag = value.texts(1)[-1].decode(errors="replace")
+                    point = _Point(number, event.integer(2), time or 0.0)
+                    curves.setdefault(tag, []).append(point)
     return curves
 
 
-def _scalar(value: Mapping[int, list[Any]]) -> float | None:
+def _scalar(value: _Message) -> float | None:
     """The number of a `Summary.Value`; None: it is a picture, a histogram, a text."""
     if 2 in value:  # simple_value
-        return float(np.frombuffer(value[2][-1], "<f4")[0])
-    tensor = _fields(value[8][-1]) if 8 in value else {}
-    dtype, place = {1: ("<f4", 5), 2: ("<f8", 6)}.get(tensor.get(1, [0])[-1], ("", 0))
-    if not dtype:
+        return _only_number(value.texts(2)[-1:], "<f4")
+    if 8 not in value:
         return None
-    numbers = np.frombuffer(b"".join([*tensor.get(4, []), *tensor.get(place, [])]), dtype)
-    return float(numbers[0]) if numbers.size == 1 else None
+    tensor = _Message(value.texts(8)[-1])
+    dtype, place = {1: ("<f4", 5), 2: ("<f8", 6)}.get(tensor.integer(1), ("", 0))
+    return _only_number([*tensor.texts(4), *tensor.texts(place)], dtype) if dtype else None
 
 
-def _fields(message: bytes) -> dict[int, list[Any]]:
-    """The fields of a message of Protocol Buffers by their numbers: an int, or bytes, each."""
-    found: dict[int, list[Any]] = {}
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        value: int | bytes
-        if key & 7 == 0:
-            value, at = _varint(message, at)
-        else:
-            size, at = _varint(message, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
-            value, at = message[at : at + size], at + size
-        found.setdefault(key >> 3, []).append(value)
-    return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """An integer, seven bits a byte, the lowest first; and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
+def _only_number(parts: Sequence[bytes], dtype: str) -> float | None:
+    """The only number in some bytes; None where there are several."""
+    data = b"".join(parts)
+    if len(data) != np.dtype(dtype).itemsize:
+        return None
+    return float(np.frombuffer(data, dtype)[0])
 
 
 def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
@@ -472,7 +517,9 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
 def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
     """The columns to judge: the one that is named, else loss, else those whose name ends so."""
     if wanted is not None:
-        ends = [each for each in known if each == wanted or each.endswith(f" - {wanted}")]
+        if wanted in known:
+            return [wanted]
+        ends = [each for each in known if each.endswith(f" - {wanted}")]
         if ends:  # of several runs, in an export of Weights & Biases
             return ends
         hint = did_you_mean(wanted, known, f"it has {_listed(known)}")

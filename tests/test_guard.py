@@ -116,10 +116,15 @@ def test_a_blow_up_that_nothing_comes_of_is_gone_back_from():
     assert (step, action.verdict) == (451, Verdict.CLIMBING)
 
 
-def test_a_loss_that_falls_after_a_blow_up_is_left_alone():
-    """It learns, however long that takes."""
+@pytest.mark.parametrize("what", [{"noise": 0}, {"batch_size": 64}, {}])
+@pytest.mark.parametrize("rise", [[], [1.5, 8], [*np.geomspace(0.8, 45, 10)]])
+def test_a_loss_that_falls_after_a_blow_up_is_left_alone(rise, what):
+    """It learns, however long that takes, and however many steps the blow-up took."""
+    assert acts([0.7, *rise, *np.geomspace(50, 3, 700)], **what) == []
+
+
+def test_a_loss_that_no_longer_falls_after_a_blow_up_is_gone_back_from():
     losses = np.append(0.7, 50 * falling(700) ** 0.4)
-    assert acts(losses, noise=0) == []
     step = acts([*losses[:200], *[losses[200]] * 500], noise=0)[0][0]
     assert 200 + 430 < step <= 200 + 450
 

@@ -179,8 +179,10 @@ def test_event_files_of_tensorboard_are_read_without_it(ask, tmp_path, write):
     _, [found] = ask(path)
     assert (found["verdict"], found["period_steps"]) == ("oscillating", 10)
     assert (found["n_entries"], found["curve"]) == (80, str(path))
-    path.write_bytes(path.read_bytes()[:-3])  # as while it is written
-    assert ask(path)[1][0]["n_entries"] == 79
+    whole = path.read_bytes()
+    for n_missing in (1, 4, 5, 9, 20):  # as while it is written
+        path.write_bytes(whole[:-n_missing])
+        assert ask(path)[1][0]["n_entries"] == 79
     with pytest.raises(MissingInputError, match="it has lr, train/loss"):
         ask(path, "column=weights")
 
@@ -218,6 +220,27 @@ def test_event_file_that_diverges_or_is_damaged(ask, tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(MissingInputError, match="one of nothing"):
         ask(path)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        of_protobuf(5, 2, of_protobuf(1, 2, of_protobuf(1, 0, 9) + a_simple_value(1.0))),
+        of_protobuf(2, 2, b"xx") + of_protobuf(5, 2, of_protobuf(1, 2, a_simple_value(1.0))),
+        bytes([1 << 3]) + b"\x80" * 5000,
+        bytes([5 << 3 | 2, 255, 255, 255, 255, 127]),
+    ],
+)
+def test_event_file_of_hostile_bytes_is_one_sentence_and_costs_its_folder_nothing(
+    ask, tmp_path, event
+):
+    rows = [(i, "loss", a_simple_value(v)) for i, v in enumerate(FALLING)]
+    write_events(tmp_path / "events.out.tfevents.1", rows)
+    record = struct.pack("<Q4x", len(event)) + event + bytes(4)
+    (tmp_path / "events.out.tfevents.2").write_bytes(record)
+    assert verdicts(ask(tmp_path)) == ["learning"]
+    with pytest.raises((DataError, MissingInputError)):
+        ask(tmp_path / "events.out.tfevents.2")
 
 
 def test_exit_code_is_one_where_a_verdict_fails(ask, tmp_path):

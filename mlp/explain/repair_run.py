@@ -68,10 +68,7 @@ def repair_run(
         MlpError: as `explain_study`.
     """
     config = explain_config(settings, tracking_uri, experiment)
-    if config.explain.verdict != "worst":
-        raise SettingError(
-            "explain.verdict is asked of a study; of a run its own bad end is explained"
-        )
+    _check_asked(config)
     console = console or silent()
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
@@ -115,7 +112,7 @@ def repair_run(
 
 
 def explain_function(config: ExplainConfig, *, console: Console) -> Repair | None:
-    """Explains the run of an own function; it is trained and tracked where it is not yet.
+    """Explains the run of an own function that an earlier call has made, or trains and tracks one.
 
     Args:
         config: names the file, and among what is given the arguments that differ from its defaults.
@@ -126,15 +123,14 @@ def explain_function(config: ExplainConfig, *, console: Console) -> Repair | Non
     """
     named = config.local.own
     assert named is not None
+    _check_asked(config)
     given = config.given.items()
     typed = {path.removeprefix("own."): v for path, v in given if path.startswith("own.")}
     local = dataclasses.replace(config.local, own=with_arguments(named, typed))
-    key = f"own-{digest([settings_of(local), named.program.digest])[:32]}"
     store = patiently(lambda: open_store(local.tracking))
-    with one_sentence(store.uri):
-        known = find_run(store, key)
-    if known is not None and known.info.status == "FINISHED":
-        run_id = str(known.info.run_id)
+    what = digest([settings_of(local), named.program.digest, named.program.roles])
+    key, run_id = patiently(lambda: _last_run(store, what))
+    if run_id is not None:
         say(console, f"run {run_id} of before is explained: the same file with the same arguments")
     else:
         record = train_record(local, console)
@@ -142,6 +138,37 @@ def explain_function(config: ExplainConfig, *, console: Console) -> Repair | Non
         _, run_id = record_run(lambda: store, record, label, remedy=remedy)
         say(console, f"run {run_id} in {store.uri}")
     return repair_run(run_id, config, console=console)
+
+
+def _check_asked(config: ExplainConfig) -> None:
+    """Refuses what is asked of a study, or of runs of another program, before anything is trained.
+
+    Raises:
+        SettingError: if it was typed.
+    """
+    if config.explain.verdict != "worst":
+        raise SettingError(
+            "explain.verdict is asked of a study; of a run its own bad end is explained"
+        )
+    typed = {"map": bool(config.explain.map), "metric": config.explain.metric != "loss"}
+    for name in (name for name in typed if typed[name]):
+        raise SettingError(f"{name} is for runs of another program; this one needs none")
+
+
+def _last_run(store: Store, what: str) -> tuple[str, str | None]:
+    """The key under which an own function with the same arguments is to run, and the id of its run.
+
+    One that failed is not asked again: the next has a key of its own, which follows from that run.
+    """
+    key = f"own-{what[:32]}"
+    while True:
+        with one_sentence(store.uri):
+            known = find_run(store, key)
+        if known is None or known.info.status != "FINISHED":
+            return key, None
+        if known.data.tags.get("verdict") != Verdict.FAILED.value:
+            return key, str(known.info.run_id)
+        key = f"own-{digest([key, known.info.run_id])[:32]}"
 
 
 def _describe(store: Store, found: Repair, said: Sequence[str], run_ids: Sequence[str]) -> None:
