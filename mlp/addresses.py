@@ -96,8 +96,8 @@ def check_sqlite(
         setting: what names the path, for the messages.
         is_thorough: whether every page of the file is looked at, which takes a second a gigabyte;
             else only whether it is a database at all, or empty, which becomes one.
-        patience_s: how long another program may hold the file, in seconds. One that is held is a
-            database; only who looks at its pages must wait.
+        patience_s: how long another program may hold the file, in seconds. One that is held for
+            longer is not looked at, and refused only where every page would be.
 
     Raises:
         StoreError: for a folder, a file that is no SQLite database, or one that is read-only;

@@ -207,8 +207,8 @@ def judge_run(result: "Result", batch_size: int | None) -> Judgement:
     steps are judged as well. They swing where they oscillate and are apart by more than twice the
     noise of their batches: the difference of both losses where both are of the same weights. Then
     the run oscillates; and what the ends of the epochs say alone is noise, unless the loss is
-    notably above that of knowing nothing, where no batches would keep it. (A dead network knows
-    nothing, and its last bias jitters with the batches.)
+    above that of knowing nothing, where no batches would keep it: notably above it, if its swings
+    have no period. (A dead network knows nothing, and its last bias jitters with the batches.)
 
     Args:
         batch_size: None: all examples.
@@ -231,9 +231,9 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if _deviation(tail) >= BEYOND_NOISE * noise:
         by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
         return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
-    if judged.verdict is Verdict.OSCILLATING and (
-        float(np.mean(tail)) < (1 + NOTABLE_SHARE) * CHANCE_LOSS
-    ):
+    is_bumpy = judged.verdict is Verdict.OSCILLATING and judged.period_steps is None
+    at_most = (1 + NOTABLE_SHARE * is_bumpy) * CHANCE_LOSS
+    if judged.verdict is Verdict.OSCILLATING and float(np.mean(tail)) < at_most:
         return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
     return judged
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-Z = 1.959963984540054  # deviations that hold 95 % of a normal distribution
+DEVIATIONS_95 = 1.959963984540054  # deviations that hold 95 % of a normal distribution
 
 
 class Share(NamedTuple):
@@ -30,9 +30,9 @@ def wilson(n_hits: int, n: int) -> Share:
     """
     if n == 0:
         return Share(0.0, 0.0, 1.0)
-    share, weight = n_hits / n, Z**2 / n
+    share, weight = n_hits / n, DEVIATIONS_95**2 / n
     middle = share + weight / 2
-    half = Z * math.sqrt((share * (1 - share) + weight / 4) / n)
+    half = DEVIATIONS_95 * math.sqrt((share * (1 - share) + weight / 4) / n)
     low, high = ((middle + side) / (1 + weight) for side in (-half, half))
     # Rounding must not keep the ends from being 0 and 1.
     return Share(share, low if n_hits else 0.0, high if n_hits < n else 1.0)

@@ -131,7 +131,7 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    with waiting(console, "loading the data"):  # scikit-learn's take seconds to import
+    with waiting(console, "loading the data"):
         config, data = examples_for(config, notice=lambda line: say(console, line))
     if expected_digest not in (None, data.digest):
         raise DataError(

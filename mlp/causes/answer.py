@@ -492,8 +492,8 @@ def render_answer(answer: Answer) -> str:
 def evidence_table(answer: Answer) -> tuple[str, ...]:
     """What changing each setting did with new seeds, in lines for a screen; none without reruns.
 
-    The strongest evidence comes first. A setting that was cleared has the runs' own seeds as well:
-    how many ended otherwise at all, which is what cleared it.
+    The strongest evidence comes first. Of a setting that was cleared stands what cleared it: how
+    many reruns ended otherwise at all, with the runs' own seeds as well.
     """
     best: dict[str, float] = {}
     for own in answer.effects:
@@ -512,17 +512,13 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     ]
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
-        is_cleared = own.conclusion is Conclusion.NO_EFFECT
-        turned = []
-        for side in map(own.on, (Side.STOPS, Side.STARTS)):
-            n, of = 0, 0
-            if side is not None:
-                n, of = side.n_with, side.n_expected if side.n_pairs else 0
-                if is_cleared:
-                    n, of = side.n_left, side.n_left + side.n_stayed
-            turned.append(f"{n} of {of}" if of else "·")
         words = own.conclusion.words(answer.asked)
-        rows.append((name, *turned, f"{words} (own seeds, too)" if is_cleared else words))
+        if own.conclusion is Conclusion.NO_EFFECT:
+            rows.append((name, "·", "·", f"{words}: {_what_cleared(own)}"))
+            continue
+        sides = (own.on(side) for side in (Side.STOPS, Side.STARTS))
+        turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
+        rows.append((name, *turned, words))
     if len(rows) == 1:
         return ()
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -664,10 +660,14 @@ def _effect_lines(answer: Answer) -> str:
         lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
         if effect.conclusion is Conclusion.NO_EFFECT:
-            n_left = sum(side.n_left for side in effect.sides)
-            n_all = n_left + sum(side.n_stayed for side in effect.sides)
-            lines.append(f"  {n_left} of {n_all} ended otherwise, own seeds too")
+            lines.append(f"  {_what_cleared(effect)}")
     return "\n".join(lines)
+
+
+def _what_cleared(effect: Effect) -> str:
+    n_left = sum(side.n_left for side in effect.sides)
+    n_all = n_left + sum(side.n_stayed for side in effect.sides)
+    return f"{n_left} of {n_all} ended otherwise, own seeds too"
 
 
 def _side_words(side: SideEffect) -> str:

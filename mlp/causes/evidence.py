@@ -13,13 +13,12 @@ from scipy import special
 
 from mlp.causes.observed import DEEDS
 from mlp.curve import Verdict
-from mlp.shares import Share
+from mlp.shares import DEVIATIONS_95, Share
 
 ERROR_RATE = 0.01  # chance of naming any false cause, over all settings and all looks
 CLEARING_ERROR_RATE = 0.05  # chance of clearing a setting that is worth a change, over all looks
 NEGLIGIBLE = 0.2  # nobody would act on an effect on fewer than one run in five
 
-_Z95 = 1.959963984540054
 # See `capital`: a cause decides most pairs. Any number from 3 to 9 changes the pairs needed by at
 # most one, where nine in ten agree.
 _EXPECTED_AGREEMENT = 5.0
@@ -76,7 +75,7 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
     if n_pairs == 0:
         return Share(0.0, -1.0, 1.0)
     d, m = n_with - n_against, n_pairs + 2
-    reach = _Z95 * math.sqrt(max(0.0, n_with + n_against + 1 - d * d / m)) / m
+    reach = DEVIATIONS_95 * math.sqrt(max(0.0, n_with + n_against + 1 - d * d / m)) / m
     return Share(d / n_pairs, max(-1.0, d / m - reach), min(1.0, d / m + reach))
 
 

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlp.config import RunConfig
 from mlp.curve import TAIL_SHARE, Verdict
 from mlp.errors import WithSentence
-from mlp.shares import Share, Z, wilson
+from mlp.shares import DEVIATIONS_95, Share, wilson
 
 # At the edge of stability the ratio hovers about 1, a little above: within a quarter either way.
 EDGE_LOW = 0.8
@@ -311,8 +311,9 @@ def _quality(runs: Sequence[Forecast]) -> Quality:
 def _auc(positive: Numbers, negative: Numbers) -> Share | None:
     """The area under the ROC curve from ranks, as Mann and Whitney's U over the pairs.
 
-    The interval holds all areas `t` from which the one found is at most `Z` deviations away. The
-    variance is that at `t` itself, so that a perfect order of few runs does not look certain.
+    The interval holds all areas `t` from which the one found is at most `DEVIATIONS_95` deviations
+    away. The variance is that at `t` itself, so that a perfect order of few runs does not look
+    certain.
     """
     n, m = positive.size, negative.size
     if not n or not m:
@@ -326,7 +327,7 @@ def _auc(positive: Numbers, negative: Numbers) -> Share | None:
 
     def excess(t: float) -> float:
         variance = t * (1 - t) * (1 + more * (1 - t) / (2 - t) + more * t / (1 + t)) / (n * m)
-        return float(abs(area - t) - Z * math.sqrt(variance))
+        return float(abs(area - t) - DEVIATIONS_95 * math.sqrt(variance))
 
     # The excess is positive at the far end of each side. Areas of 0 and 1 are roots of their own.
     low = brentq(excess, 0.0, min(area, 1 - _NEAR)) if area > 0 else 0.0

@@ -49,7 +49,7 @@ from mlp.study.space import (
     parameters,
     read_space,
 )
-from mlp.study.storage import TEST_LOOKS, Storage, count_trials, outlast
+from mlp.study.storage import TEST_LOOKS, Storage, outlast
 
 STARTUP_TRIALS = 5  # as Optuna's percentile pruner: fewer finished trials say too little
 WARMUP_SHARE = 0.1  # of the steps: before that even good trials sit at chance level
@@ -371,13 +371,11 @@ def tell(
 
     def add() -> None:
         nonlocal is_first_try
-        n_stored = count_trials(search.study)
+        stored = search.study.get_trials(deepcopy=False)
         # A server that went away may have stored it and had no time to say so.
-        if not is_first_try and n_stored == trial.number + 1:
-            [*_, last] = search.study.get_trials(deepcopy=False)
-            if _is_same(last, told):
-                return
-        if n_stored != trial.number:
+        if not is_first_try and len(stored) == trial.number + 1 and _is_same(stored[-1], told):
+            return
+        if len(stored) != trial.number:
             raise BusyError(
                 f"another sweep is at work on the study {search.name}; wait for its end"
             )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from sqlalchemy import text
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -89,16 +88,6 @@ def opened_storage(url: str) -> Iterator[Storage]:
 def storage_in_memory() -> Storage:
     """A store that goes with the process, for measurements of the search itself."""
     return optuna.storages.InMemoryStorage()
-
-
-def count_trials(study: optuna.Study) -> int:
-    """How many trials a study has by now; as quick to ask as there is a way."""
-    backend = getattr(study._storage, "_backend", None)  # none in memory
-    if backend is None:
-        return len(study.get_trials(deepcopy=False))
-    counted = text("SELECT COUNT(*) FROM trials WHERE study_id = :study")
-    with backend.engine.connect() as connection:
-        return int(connection.execute(counted, {"study": study._study_id}).scalar_one())
 
 
 def stored_studies(storage: Storage) -> dict[str, int]:

@@ -293,9 +293,13 @@ def _make(folder: Path) -> None:
 
 def _flush_all(paths: Sequence[Path]) -> None:
     """As `_flush`; side by side, since a disk writes many in the time of one."""
-    with ThreadPoolExecutor(_FLUSHES) as pool:
-        for _ in pool.map(_flush, paths):
-            pass
+    try:
+        with ThreadPoolExecutor(_FLUSHES) as pool:
+            for _ in pool.map(_flush, paths):
+                pass
+    except RuntimeError:  # the machine gives no more threads
+        for path in paths:
+            _flush(path)
 
 
 def _flush(path: Path) -> None:

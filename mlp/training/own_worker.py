@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -97,8 +98,8 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    if "torch" in sys.modules and "optim" in path.read_text(encoding="utf-8"):
-        with contextlib.suppress(Exception):  # a part of PyTorch that has no promised name
+    if "torch" in sys.modules and re.search(r"\boptim\b", path.read_text(encoding="utf-8")):
+        with contextlib.suppress(ImportError):  # a part of PyTorch that has no promised name
             # The first step of any optimizer imports it, which takes two seconds: in each fork.
             importlib.import_module("torch._dynamo")
     train: Callable[..., Any] = getattr(module, function)

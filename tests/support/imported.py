@@ -20,7 +20,7 @@ from mlp.settings import with_settings
 from mlp.terminal.compose import compose
 
 # MLflow looks through all that is installed before it saves a model: most of a second.
-requirements._init_packages_to_modules_map()
+getattr(requirements, "_init_packages_to_modules_map", lambda: None)()
 
 # Compiled code is loaded when it is first called, Hydra's grammar too. The threads end with it.
 compose("train", [])
