@@ -157,7 +157,16 @@ def settings() -> dict[str, dict[str, object]]:
 def is_setting(name: str) -> bool:
     """Whether a command takes it: a setting of ours, one of doctor's, or one of Hydra's."""
     group, _, setting = re.sub(r"\[\w+\]$", "", name).partition(".")
+    if group == "own" and re.search(rf"^def \w+\([^)]*\b{setting}\b", own_functions(), re.M):
+        return True
     return name in ("hydra.verbose", "fix") or setting in settings().get(group, ())
+
+
+@functools.cache
+def own_functions() -> str:
+    """The code that pages show, and the examples: their functions' arguments are settings too."""
+    files = [file.read_text() for file in (ROOT / "examples").glob("*.py")]
+    return "\n".join([*TEXTS.values(), *files])
 
 
 def is_option(name: str) -> bool:
