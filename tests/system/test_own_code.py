@@ -239,3 +239,25 @@ def test_hanging_trials_cost_themselves(mine):
     }
     faults = {run.tags.get("mlp.own.fault") for run in tracked(mine) if "mlp.trial" in run.tags}
     assert faults == {None, "it was ended after own.timeout_s=2 seconds"}
+
+
+def test_explain_tries_a_function_again_that_failed_and_goes_on_with_one_that_did_not(here):
+    text = "def train(rate=0.1, eta=0.1, seed=0):\n    if Path('full').exists():\n        1 / 0\n"
+    text += "    for i in range(60):\n        yield 1 / (1 + i)\n"
+    Path("mine.py").write_text(f"from pathlib import Path\n\n\n{text}")
+    for typed in ("explain.verdict=stalled", "metric=other", "map.lr=own.rate"):
+        refused = command("explain", "mine.py", typed)
+        assert refused.returncode == 2, refused.stderr
+    assert tracked(here) == []
+    Path("full").touch()
+    failed = command("explain", "mine.py")
+    assert "division by zero" in failed.stdout, failed.stderr
+    Path("full").unlink()
+    well = command("explain", "mine.py")
+    assert "this run ends well" in well.stdout, well.stderr
+    again = command("explain", "mine.py")
+    assert "of before is explained" in again.stdout, again.stderr
+    assert len(tracked(here)) == 2
+    other = command("explain", "mine.py", "own.roles={learning_rate: eta}")
+    assert "of before is explained" not in other.stdout, other.stderr
+    assert len(tracked(here)) == 3
