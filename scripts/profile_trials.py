@@ -21,6 +21,7 @@ import mlp.sweep.run_study as sweep
 from mlp.sweep import generation
 from mlp.terminal.compose import study_config
 from mlp.terminal.screen import silent
+from mlp.tracking import spool
 from mlp.tracking.drain import Drain, JobQueue
 from mlp.training import own_function, train_runs
 
@@ -34,7 +35,7 @@ def train(learning_rate=0.5, hidden=3, seed=0):
     while time.process_time() - began < 0.001:
         pass
 """
-ALL = "all, but for MLflow"
+ALL, FLUSHED = "all, but for MLflow", "of it, files flushed to the disk, in threads"
 MLFLOW, OPENED = "handed to MLflow, in a thread of its own", "MLflow's store opened, once"
 PARTS = (  # of the sweep's own thread
     ("asked, by Optuna's sampler", generation.search, "ask"),
@@ -60,7 +61,8 @@ def measure(n: int, *, is_tracked: bool) -> None:
     wall: dict[str, float] = defaultdict(float)
     cpu: dict[str, float] = defaultdict(float)
     undo = [wrap(place, name, label, wall, cpu) for label, place, name in PARTS]
-    undo.append(wrap(sweep, "_train_all", ALL, wall, cpu, clock=time.process_time))
+    undo.append(wrap(sweep, "_train_all", ALL, wall, cpu))
+    undo.append(wrap(spool, "_flush", FLUSHED, wall, cpu))
     undo.append(wrap(JobQueue, "_attempt", MLFLOW, wall, cpu, first=OPENED))
     if not is_tracked:
         undo.append(put(Drain, "add", lambda *_: None))
@@ -77,10 +79,11 @@ def measure(n: int, *, is_tracked: bool) -> None:
     sweep.run_study(config, console=silent())
     for step in undo:
         step()
-    cpu[ALL] -= cpu[MLFLOW] + cpu[OPENED]  # the other threads flush files
+    cpu[ALL] += cpu[FLUSHED]
     print(f"{n} trials, {'with' if is_tracked else 'without'} MLflow; milliseconds a trial:")
     print(f"{'':46}{'elapsed':>10}{'processor':>10}")
-    shown = [ALL, *(label for label, _, _ in PARTS), *([MLFLOW] if is_tracked else [])]
+    parts = (label for label, _, _ in PARTS)
+    shown = [ALL, *parts, FLUSHED, *([MLFLOW] if is_tracked else [])]
     for label in shown:
         print(f"  {label:44}{1000 * wall[label] / n:10.1f}{1000 * cpu[label] / n:10.1f}")
     print(f"  {'processes that trained':44}{'':10}{1000 * (children_s() - before) / n:10.1f}")
@@ -93,25 +96,23 @@ def wrap(
     wall: dict[str, float],
     cpu: dict[str, float],
     *,
-    clock: Callable[[], float] = time.thread_time,
     first: str | None = None,
 ) -> Callable[[], None]:
     """Counts the time in a function; what it gives undoes that.
 
     Args:
-        clock: of the processor time.
         first: another label for the first call; None: the same.
     """
     inner = getattr(place, name)
     labels = iter([label if first is None else first])
 
     def timed(*arguments: Any, **options: Any) -> Any:
-        own, began = next(labels, label), (time.monotonic(), clock())
+        own, began = next(labels, label), (time.monotonic(), time.thread_time())
         try:
             return inner(*arguments, **options)
         finally:
             wall[own] += time.monotonic() - began[0]
-            cpu[own] += clock() - began[1]
+            cpu[own] += time.thread_time() - began[1]
 
     return put(place, name, timed)
 
