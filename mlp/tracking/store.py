@@ -124,7 +124,20 @@ def show_view(store: Store, page: StudyPage, lowest: int = -4) -> None:
             tags[NOTE_TAG] = f"{_ABOUT} Latest: {link}"
         for name, value in tags.items():
             if experiment.tags.get(name) != value:
-                store.client.set_experiment_tag(store.experiment_id, name, value)
+                _set_tag(store, name, value)
+
+
+def _set_tag(store: Store, name: str, value: str) -> None:
+    """Gives the experiment a tag, also where another process is just giving it that one.
+
+    Both find none, and both add a row; the store refuses the second, which then finds the first's.
+    """
+    try:
+        store.client.set_experiment_tag(store.experiment_id, name, value)
+    except MlflowException as error:
+        if "unique constraint" not in f"{error} {_innermost(error)}".lower():
+            raise
+        store.client.set_experiment_tag(store.experiment_id, name, value)
 
 
 def how_to_look(store: Store, study: str | None = None, *, run_id: str | None = None) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow.entities import Metric
+from sqlalchemy.orm import Session
 
 from mlp.config import Tracking
 from mlp.errors import (
@@ -26,7 +27,7 @@ from mlp.tracking import display, record
 from mlp.tracking.listing import Label, StudyPage, study_key
 from mlp.tracking.read import fetch_run, meant_run, read_past_run
 from mlp.tracking.runs import find_key, finish, start_study, update_run
-from mlp.tracking.store import Store, open_store
+from mlp.tracking.store import Store, open_store, show_view
 from support.sample_records import STARTED_MS, make_record, uploaded
 
 pytestmark = pytest.mark.usefixtures("no_address_of_the_user")
@@ -429,3 +430,28 @@ def test_first_digits_of_a_run_id_are_enough(store):
         fetch_run(store, typo)
     with pytest.raises(SettingError, match="or the first of them, but is 'ab'"):
         fetch_run(store, "ab")
+
+
+def test_two_that_show_their_studies_at_once_both_succeed(here, monkeypatch):
+    """Between the look for a tag and the new row another process has added it."""
+    store = open_store(Tracking())
+    merge, added = Session.merge, []
+
+    def late(session, row):
+        merged = merge(session, row)
+        if not added:
+            added.append(row.key)
+            values = (store.experiment_id, row.key, "of the other")
+            with sqlite3.connect("mlflow.db") as file:
+                file.execute(
+                    "INSERT INTO experiment_tags (experiment_id, key, value) VALUES (?, ?, ?)",
+                    values,
+                )
+        return merged
+
+    monkeypatch.setattr(Session, "merge", late)
+    show_view(store, StudyPage("mine", "mine", {}, ""))
+    tags = store.client.get_experiment(store.experiment_id).tags
+    assert len(added) == 1
+    assert tags[added[0]] != "of the other"
+    assert "mine" in tags["mlflow.note.content"]
