@@ -231,9 +231,9 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if _deviation(tail) >= BEYOND_NOISE * noise:
         by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
         return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
-    is_bumpy = judged.verdict is Verdict.OSCILLATING and judged.period_steps is None
-    at_most = (1 + NOTABLE_SHARE * is_bumpy) * CHANCE_LOSS
-    if judged.verdict is Verdict.OSCILLATING and float(np.mean(tail)) < at_most:
+    margin = NOTABLE_SHARE if judged.period_steps is None else 0.0
+    is_below = float(np.mean(tail)) < (1 + margin) * CHANCE_LOSS
+    if judged.verdict is Verdict.OSCILLATING and is_below:
         return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
     return judged
 

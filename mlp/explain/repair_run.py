@@ -150,8 +150,8 @@ def _check_asked(config: ExplainConfig) -> None:
         raise SettingError(
             "explain.verdict is asked of a study; of a run its own bad end is explained"
         )
-    typed = {"map": bool(config.explain.map), "metric": config.explain.metric != "loss"}
-    for name in (name for name in typed if typed[name]):
+    if config.explain.map or config.explain.metric != "loss":
+        name = "map" if config.explain.map else "metric"
         raise SettingError(f"{name} is for runs of another program; this one needs none")
 
 
