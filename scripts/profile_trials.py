@@ -22,7 +22,7 @@ from mlp.sweep import generation
 from mlp.terminal.compose import study_config
 from mlp.terminal.screen import silent
 from mlp.tracking import spool
-from mlp.tracking.drain import Drain, JobQueue
+from mlp.tracking.drain import Drain
 from mlp.training import own_function, train_runs
 
 FILE = """
@@ -63,7 +63,7 @@ def measure(n: int, *, is_tracked: bool) -> None:
     undo = [wrap(place, name, label, wall, cpu) for label, place, name in PARTS]
     undo.append(wrap(sweep, "_train_all", ALL, wall, cpu))
     undo.append(wrap(spool, "_flush", FLUSHED, wall, cpu))
-    undo.append(wrap(JobQueue, "_attempt", MLFLOW, wall, cpu, first=OPENED))
+    undo.append(wrap(Drain, "_attempt", MLFLOW, wall, cpu, first=OPENED))
     if not is_tracked:
         undo.append(put(Drain, "add", lambda *_: None))
     before = children_s()

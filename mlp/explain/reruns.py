@@ -174,7 +174,7 @@ class Retrainer:
                 result = record.result
                 self.curves[configs[place]] = thin(result.loss, result.loss_step)
             batch = batch_of(self._key, list(made.values()))
-            self._reruns.add(spool.put_batch(batch), len(made))
+            self._reruns.add(spool.put_single(batch), len(made))
 
         records = train_runs(
             configs,

@@ -168,7 +168,6 @@ def _opened_study(
             page = _page(config, opened, tracking_key(config, what))
             place = folder / opened.name
             spool.put_page(place, page)
-            spool.adopt_older(place)
             try:
                 with Drain(page.key, lambda: study_below(config.base.tracking, page)) as drain:
                     keeper = Keeper(page, place, drain, notice, still_held)

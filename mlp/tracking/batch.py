@@ -5,7 +5,7 @@ a few hundred bytes, and a population is recorded as fast as one run. Whoever wa
 trains its settings again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -13,15 +13,15 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig, digest
 from mlp.curve import Judgement
-from mlp.errors import RecordError, SettingError, one_line
-from mlp.settings import YOUNGER_SETTINGS, grouped, read_run, recorded_settings, settings_of
+from mlp.errors import RecordError, one_line
+from mlp.settings import recorded_settings
 from mlp.tracking.display import thin
 from mlp.tracking.record import (
     RunRecord,
     parse_json,
     program_values,
-    read_own_settings,
     read_program_values,
+    read_settings,
 )
 
 BATCH_FILE = "reruns.json"
@@ -115,20 +115,11 @@ def read_batch(text: str) -> Batch:
 
 def configs_in(batch: Batch) -> list[RunConfig]:
     """The settings of the reruns of a batch, through the schema's own door."""
-    if batch.program is None:
-        every = ({**YOUNGER_SETTINGS, **batch.settings, **own.settings} for own in batch.reruns)
-        return list(map(_config_of, every))
-    program = read_program_values(batch.program)
-    return [read_own_settings(program, {**batch.settings, **own.settings}) for own in batch.reruns]
-
-
-def _config_of(settings: Mapping[str, Any]) -> RunConfig:
-    if settings.keys() != settings_of(RunConfig()).keys():  # a default may change one day
-        raise RecordError(f"{BATCH_FILE} must have every setting of each rerun")
-    try:
-        return read_run(grouped(settings))
-    except SettingError as error:
-        raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
+    program = None if batch.program is None else read_program_values(batch.program)
+    return [
+        read_settings({**batch.settings, **own.settings}, program, source=BATCH_FILE)
+        for own in batch.reruns
+    ]
 
 
 _batches = TypeAdapter(Batch)

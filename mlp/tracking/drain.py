@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -31,7 +31,6 @@ from mlp.tracking import spool
 from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.listing import (
-    EXPLAINS,
     NOTE_TAG,
     TRIAL,
     Label,
@@ -58,172 +57,22 @@ class Job:
 
     Attributes:
         do: safe to be done twice.
-        is_vital: whether it is done even when nothing more is to be uploaded.
+        is_vital: whether it is done even after `give_up`.
         is_done: that it is over, one way or another.
     """
 
     do: Callable[[], None]
-    is_vital: bool
-    is_done: threading.Event
-
-
-class JobQueue:
-    """Jobs done one after the other by one background thread, each again until it works.
-
-    Whoever adds a job goes on at once. A store that fails stops nothing but this.
-    """
-
-    def __init__(self, is_open: Callable[[], bool]) -> None:
-        """Starts the thread.
-
-        Args:
-            is_open: whether the store has been opened; until then a job may take its time.
-        """
-        self._is_open = is_open
-        self._outage: MlpError | None = None
-        self._refusal: MlpError | None = None
-        self._bug: Exception | None = None
-        self._jobs: deque[Job] = deque()
-        self._news = threading.Condition()
-        self._hurried_at: float | None = None
-        self._is_over = False
-        # A store that hangs must not keep the process: what it has not taken lies in the spool.
-        threading.Thread(target=self._work, name="drain", daemon=True).start()
-
-    @property
-    def problem(self) -> MlpError | None:
-        """Why something is not done; None while all is well, and again after an outage."""
-        return self._outage or self._refusal
-
-    def add(self, do: Callable[[], None], *, is_vital: bool = False) -> Job:
-        """Adds a job at the end; after the end of the queue it is over at once.
-
-        Args:
-            do: safe to be done twice.
-            is_vital: whether it is done even after `give_up`.
-        """
-        job = Job(do, is_vital, threading.Event())
-        with self._news:
-            if self._is_over:
-                job.is_done.set()
-            else:
-                self._jobs.append(job)
-            self._news.notify_all()
-        return job
-
-    def wait(self, job: Job) -> None:
-        """Waits until a job is over, or the store hangs where not even a time limit ends it.
-
-        Meanwhile a store that fails is tried for a few seconds only.
-        """
-        self._hurry()
-        n_left = len(self._jobs)
-        while not job.is_done.wait(4 * _SLOWEST_S):
-            if len(self._jobs) == n_left:
-                self._outage = UnavailableError("the tracking store does not answer")
-                return
-            n_left = len(self._jobs)
-        self._hurried_at = None
-
-    def give_up(self, last: Callable[[], None]) -> None:
-        """Drops what is not vital, and gives the rest and a last job a few seconds."""
-        with self._news:
-            self._jobs = deque(job for job in self._jobs if job.is_vital)
-        job = self.add(last, is_vital=True)
-        self._hurry()
-        job.is_done.wait(_SIGNAL_PATIENCE_S)
-
-    def end(self) -> None:
-        """Begins no further job or try."""
-        with self._news:
-            self._is_over = True
-            self._news.notify_all()
-
-    def raise_bug(self) -> None:
-        """Raises what a job raised that is no error of this program's own."""
-        if self._bug is not None:
-            raise self._bug
-
-    def _hurry(self) -> None:
-        with self._news:
-            self._hurried_at = time.monotonic()
-            self._news.notify_all()
-
-    # What follows runs in the thread.
-
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            started, pause_s = time.monotonic(), _FIRST_PAUSE_S
-            while not self._attempt(job):
-                if self._pause(pause_s, started):
-                    self._stop()
-                    return
-                if job not in self._jobs:  # given up meanwhile
-                    break
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            with self._news:
-                if self._jobs and self._jobs[0] is job:
-                    self._jobs.popleft()
-            job.is_done.set()
-        self._stop()
-
-    def _next(self) -> Job | None:
-        with self._news:
-            while not self._jobs and not self._is_over:
-                self._news.wait()
-            return None if self._is_over else self._jobs[0]
-
-    def _attempt(self, job: Job) -> bool:
-        """Whether a job is over; False: it is worth another try."""
-        started, was_open = time.monotonic(), self._is_open()
-        try:
-            job.do()
-        except RecordError as error:  # of one trial's folder; the others have nothing to do with it
-            self._refusal = error
-        except MlpError as error:
-            self._outage = error
-            return False
-        except Exception as error:  # noqa: BLE001  raised again in the main thread
-            self._bug = error
-            self.end()
-            return True
-        self._outage = None
-        took_s = time.monotonic() - started
-        is_last = len(self._jobs) == 1  # then nothing is left that a slow store could hold up
-        if self._hurried_at is not None and was_open and took_s > _SLOWEST_S and not is_last:
-            self._outage = UnavailableError(f"the tracking store took {took_s:.0f} s for one run")
-            self.end()
-        return True
-
-    def _pause(self, pause_s: float, failing_since: float) -> bool:
-        """Waits for the next try; whether there is to be none."""
-        started = time.monotonic()
-        with self._news:
-            while not self._is_over:
-                now, hurried_at = time.monotonic(), self._hurried_at
-                if hurried_at is not None:
-                    if now - max(hurried_at, failing_since) > errors.PATIENCE_S:
-                        return True
-                    pause_s = errors.PAUSE_S
-                if now - started >= pause_s:
-                    return False
-                self._news.wait(started + pause_s - now)
-        return True
-
-    def _stop(self) -> None:
-        """Lets go whoever waits."""
-        with self._news:
-            self._is_over = True
-            for job in self._jobs:
-                job.is_done.set()
+    is_vital: bool = False
+    is_done: threading.Event = field(default_factory=threading.Event)
 
 
 class Drain:
     """One background thread that uploads what lies in the spool, while others train.
 
     It owns the tracking store for that time, and opens it too (a new MLflow database takes
-    seconds). A store that fails stops nothing: what is finished stays in the spool, is tried again
-    meanwhile, and `problem` says why it is still there. Only paths wait in memory.
+    seconds). Jobs are done one after the other, each again until it works; whoever adds one goes on
+    at once. So a store that fails stops nothing: what is finished stays in the spool, and `problem`
+    says why it is still there. Only paths wait in memory.
 
     Attributes:
         run_ids: trial number -> MLflow run id, of those uploaded or described by this object.
@@ -249,17 +98,25 @@ class Drain:
         self.n_given = self.n_uploaded = 0
         self._key = key
         self._store: Store | None = None
+        self._outage: MlpError | None = None
+        self._refusal: MlpError | None = None
+        self._bug: Exception | None = None
+        self._hurried_at: float | None = None
+        self._is_over = False
+        self._news = threading.Condition()  # of what follows, which both threads change
+        self._jobs: deque[Job] = deque()
 
         def opened() -> None:
             self._store, self.parent_id = begin()
 
-        self._queue = JobQueue(lambda: self._store is not None)
-        self._queue.add(opened, is_vital=True)
+        self._jobs.append(Job(opened, is_vital=True))
+        # A store that hangs must not keep the process: what it has not taken lies in the spool.
+        threading.Thread(target=self._work, name="drain", daemon=True).start()
 
     @property
     def problem(self) -> MlpError | None:
         """Why something is not uploaded; None while all is well, and again after an outage."""
-        return self._queue.problem
+        return self._outage or self._refusal
 
     def __enter__(self) -> Self:
         return self
@@ -271,9 +128,9 @@ class Drain:
         traceback: TracebackType | None,
     ) -> None:
         """Ends the thread; what is not uploaded by now stays in the spool."""
-        self._queue.end()
+        self._end()
         if error is None:
-            self._queue.raise_bug()
+            self._raise_bug()
 
     def add(self, place: Path, n: int = 1) -> None:
         """Hands over a run, or a batch of `n`, that lies in the spool; returns at once."""
@@ -338,7 +195,7 @@ class Drain:
             self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
             found.extend(sorted(set(numbers) - recorded.keys()))
 
-        self._queue.wait(self._add(look))
+        self._wait(self._add(look))
         return found
 
     def fetch(self, number: int) -> "TrackedRun | None":
@@ -353,7 +210,7 @@ class Drain:
                 with suppress(RecordError, MissingInputError):
                     found.append(fetch_run(store, run_id))
 
-        self._queue.wait(self._add(fetch))
+        self._wait(self._add(fetch))
         return found[0] if found else None
 
     def log_model(
@@ -423,12 +280,16 @@ class Drain:
 
         A store that fails is tried for a few seconds more.
         """
-        self._queue.wait(self._add(self._ending(status), is_vital=True))
-        self._queue.raise_bug()
+        self._wait(self._add(self._ending(status), is_vital=True))
+        self._raise_bug()
 
     def give_up(self, status: "Status") -> None:
         """Sets the parent run's status, without the runs that are left, within a few seconds."""
-        self._queue.give_up(self._with_store(self._ending(status)))
+        with self._news:
+            self._jobs = deque(job for job in self._jobs if job.is_vital)
+        job = self._add(self._ending(status), is_vital=True)
+        self._hurry()
+        job.is_done.wait(_SIGNAL_PATIENCE_S)
 
     def _ending(self, status: "Status") -> "Callable[[Store], None]":
         def end(store: "Store") -> None:
@@ -439,16 +300,50 @@ class Drain:
         return end
 
     def _add(self, do: "Callable[[Store], None]", *, is_vital: bool = False) -> Job:
-        return self._queue.add(self._with_store(do), is_vital=is_vital)
+        """Adds a job at the end; after the end of the thread it is over at once."""
 
-    def _with_store(self, do: "Callable[[Store], None]") -> Callable[[], None]:
-        """Does something with the store, which the queue's first job has opened by then."""
-
-        def job() -> None:
-            assert self._store is not None
+        def with_store() -> None:
+            assert self._store is not None  # the first job has opened it
             do(self._store)
 
+        job = Job(with_store, is_vital)
+        with self._news:
+            if self._is_over:
+                job.is_done.set()
+            else:
+                self._jobs.append(job)
+            self._news.notify_all()
         return job
+
+    def _wait(self, job: Job) -> None:
+        """Waits until a job is over, or the store hangs where not even a time limit ends it.
+
+        Meanwhile a store that fails is tried for a few seconds only.
+        """
+        self._hurry()
+        n_left = len(self._jobs)
+        while not job.is_done.wait(4 * _SLOWEST_S):
+            if len(self._jobs) == n_left:
+                self._outage = UnavailableError("the tracking store does not answer")
+                return
+            n_left = len(self._jobs)
+        self._hurried_at = None
+
+    def _hurry(self) -> None:
+        with self._news:
+            self._hurried_at = time.monotonic()
+            self._news.notify_all()
+
+    def _end(self) -> None:
+        """Begins no further job or try."""
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
+
+    def _raise_bug(self) -> None:
+        """Raises what a job raised that is no error of this program's own."""
+        if self._bug is not None:
+            raise self._bug
 
     def _run_id(self, store: "Store", of_trial: int) -> str | None:
         """Of an uploaded trial, by this process or an earlier one."""
@@ -458,6 +353,73 @@ class Drain:
         if run_id is not None:
             self.run_ids[of_trial] = run_id
         return run_id
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            is_over = self._do(job)
+            with self._news:
+                if is_over and self._jobs and self._jobs[0] is job:
+                    self._jobs.popleft()
+                self._is_over |= not is_over
+            job.is_done.set()
+        for job in self._jobs:  # let go whoever waits
+            job.is_done.set()
+
+    def _next(self) -> Job | None:
+        with self._news:
+            while not self._jobs and not self._is_over:
+                self._news.wait()
+            return None if self._is_over else self._jobs[0]
+
+    def _do(self, job: Job) -> bool:
+        """Tries a job until it is over or given up; False: there is to be no further try."""
+        started, pause_s = time.monotonic(), _FIRST_PAUSE_S
+        while not self._attempt(job):
+            if not self._pause(pause_s, started):
+                return False
+            if job not in self._jobs:  # given up meanwhile
+                return True
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        return True
+
+    def _attempt(self, job: Job) -> bool:
+        """Whether a job is over; False: it is worth another try."""
+        started, was_open = time.monotonic(), self._store is not None
+        try:
+            job.do()
+        except RecordError as error:  # of one trial's folder; the others have nothing to do with it
+            self._refusal = error
+        except MlpError as error:
+            self._outage = error
+            return False
+        except Exception as error:  # noqa: BLE001  raised again in the main thread
+            self._bug = error
+            self._end()
+            return True
+        self._outage = None
+        took_s = time.monotonic() - started
+        is_last = len(self._jobs) == 1  # then nothing is left that a slow store could hold up
+        if self._hurried_at is not None and was_open and took_s > _SLOWEST_S and not is_last:
+            self._outage = UnavailableError(f"the tracking store took {took_s:.0f} s for one run")
+            self._end()
+        return True
+
+    def _pause(self, pause_s: float, failing_since: float) -> bool:
+        """Waits for the next try; whether there is to be one."""
+        started = time.monotonic()
+        with self._news:
+            while not self._is_over:
+                now, hurried_at = time.monotonic(), self._hurried_at
+                if hurried_at is not None:
+                    if now - max(hurried_at, failing_since) > errors.PATIENCE_S:
+                        return False
+                    pause_s = errors.PAUSE_S
+                if now - started >= pause_s:
+                    return True
+                self._news.wait(started + pause_s - now)
+        return False
 
 
 def study_below(tracking: Tracking, page: StudyPage) -> tuple["Store", str]:
@@ -501,7 +463,7 @@ def record_run(
     Raises:
         MlpError: what is wrong with the store, and how the run gets there later.
     """
-    [place] = spool.put_runs([(record, label)])
+    place = spool.put_single((record, label))
     kept = f"the run is kept in {place.parent}, and this publishes it: {remedy}"
 
     def upload() -> tuple["Store", str]:
@@ -539,8 +501,6 @@ def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Ma
     listing = read_listing(place)
     if parent_id is None and listing.parent is not None:
         parent_id = find_key(store, listing.parent)
-        if parent_id is None and EXPLAINS in listing.tags:
-            raise RecordError("it explains a run of another experiment: tracking.experiment=NAME")
     run_id = upload_run(store, place, listing, parent_id)
     spool.drop(place)
     return run_id, listing.tags

@@ -49,7 +49,7 @@ _ORDER = {
 _LARGEST_FILE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
 _PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
 _RUN_ID = "RUN_ID"  # in a note, where MLflow's id of the run goes once it is known
-_LISTING_FILE, _OLDER_FILE = "listing.json", "label.json"
+_LISTING_FILE = "listing.json"
 _CLOSED = ConfigDict(extra="forbid")
 _T = TypeVar("_T")
 
@@ -108,9 +108,7 @@ class StudyPage:
         key: what the study's runs are found again by.
         config: its composed settings, plain values.
         description: Markdown for its page.
-        searched: path of each setting that varies -> what it is drawn from, in words; on pages that
-            earlier versions have written, as the study file has it.
-        view: of pages that earlier versions have written.
+        searched: path of each setting that varies -> what it is drawn from, in words.
     """
 
     name: str
@@ -118,7 +116,6 @@ class StudyPage:
     config: dict[str, Any]
     description: str
     searched: dict[str, Any] = field(default_factory=dict)
-    view: Any = None
 
 
 def label_of_trial(page: StudyPage, number: int, name: str) -> Label:
@@ -204,12 +201,7 @@ def write_listing(folder: Path, listing: Listing) -> None:
 
 
 def read_listing(folder: Path) -> Listing:
-    """Reads it back; of a folder that an older version has kept, it is made of the record."""
-    if not (folder / _LISTING_FILE).exists() and (folder / _OLDER_FILE).exists():
-        label = _read(folder / _OLDER_FILE, _labels)
-        own_key = label.tags.get(KEY, "")
-        parent = f"{own_key.rpartition('/')[0]}/study" if STUDY in label.tags else None
-        return listing_of(record.read_record(folder), Label(label.name, label.tags, parent))
+    """Reads it back."""
     return _read(folder / _LISTING_FILE, _listings)
 
 
@@ -231,7 +223,6 @@ def _read(file: Path, adapter: TypeAdapter[_T]) -> _T:
         raise RecordError(f"{file.name} cannot be used: {one_line(error)}") from None
 
 
-_labels = TypeAdapter(Label)
 _listings = TypeAdapter(Listing)
 _pages = TypeAdapter(StudyPage)
 
@@ -240,8 +231,6 @@ def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:
     """What makes this run the same one when it is recorded again."""
     if KEY in tags:
         return checked_key(tags[KEY])
-    if STUDY in tags and TRIAL in tags:
-        return trial_key(tags[STUDY], tags[TRIAL])
     parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
     return digest(parts)
 

@@ -1,22 +1,18 @@
 """Studies and runs read back from MLflow, whoever recorded them.
 
-Importing this imports MLflow. The store may be anybody's. Nothing that it holds is resolved or
-executed.
+Importing this imports MLflow. The store may be anybody's: nothing in it is resolved or executed.
 
-Three ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`): settings from the
-params of each run, the verdict from its tags and metrics. That takes a few requests for thousands
-of runs and fetches no file; a run that cannot be read is left out. A run of another program is read
-by its curve, which needs no param, and its params as settings as far as they are such
-(`BroughtRun`). A single run is read from its record (`TrackedRun`). The store names the address of
-that run's files. It may be any that MLflow knows, so only those are followed that lead to the store
-itself, to a folder, or to an object store.
+Three ways lead here. A study is read as MLflow lists it (`PastStudy`, `PastRun`), by a few requests
+for thousands of runs; a run that cannot be read is left out. A run of another program is read by
+its curve, and its params as settings as far as they are such (`BroughtRun`). A single run is read
+from its record (`TrackedRun`), whose files are fetched only from the store itself, from a folder,
+or from an object store.
 """
 
 import ast
 import math
 import re
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +46,7 @@ from mlp.errors import (
     one_line,
     shown,
 )
-from mlp.program import LARGEST_SOURCE, Argument
+from mlp.program import LARGEST_SOURCE
 from mlp.settings import (
     SEED,
     grouped,
@@ -64,7 +60,7 @@ from mlp.settings import (
 from mlp.tracking import record, runs
 from mlp.tracking.batch import Batch, configs_in, read_batch
 from mlp.tracking.display import PROGRAM, ThinCurve, noted_program, read_numbers
-from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params, settings_paths
 from mlp.tracking.record import (
     CONFIG_FILE,
@@ -73,9 +69,9 @@ from mlp.tracking.record import (
     WEIGHTS_FILE,
     Recipe,
     parse_json,
-    read_own_settings,
     read_program_values,
     read_recipe,
+    read_settings,
     read_text,
 )
 from mlp.tracking.runs import STUDY_FILE, all_runs, get_run
@@ -123,15 +119,20 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
             changed since.
     """
     run_id = whole_run_id(store, run_id)
-    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        run = get_run(store, run_id)
+    with one_sentence(store.uri), TemporaryDirectory() as made:
+        folder, run = Path(made), get_run(store, run_id)
         if "mlp.curve_digest" not in run.data.tags:
             what = "the parent of a study" if STUDY in run.data.tags else "not one of this program"
             raise RecordError(f"run {run_id} has no curve and weights to rerun: it is {what}")
         if run.info.status != "FINISHED":
             raise RecordError(f"run {run_id} was not recorded to its end: it is {run.info.status}")
-        download(store.client.tracking_uri, run.info.artifact_uri, Path(folder))
-        recipe, result = record.read_artifacts(Path(folder))
+        files, sizes = _files_of(store, run)
+        _get_file(files, sizes, CONFIG_FILE, folder, LARGEST_TEXT)
+        recipe = read_recipe(read_text(folder / CONFIG_FILE))
+        curve, weights = record.expected_curve(recipe), record.expected_weights(recipe)
+        _get_file(files, sizes, CURVE_FILE, folder, record.largest_file(curve))
+        _get_file(files, sizes, WEIGHTS_FILE, folder, record.largest_file(weights))
+        recipe, result = record.read_artifacts(folder)
     for name, digest in {"data_digest": recipe.data_digest, **record.digests(result)}.items():
         if run.data.tags.get(f"mlp.{name}") != digest:
             raise RecordError(f"run {run_id} was changed: its files do not have its mlp.{name}")
@@ -153,96 +154,61 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
 
 def fetch_source(store: Store, run_id: str) -> str:
     """The text that the file of a run's own function had; empty where it is not known."""
-    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        address = str(get_run(store, run_id).info.artifact_uri)
-        try:
-            uri = str(store.client.tracking_uri)
-            download_text(uri, address, record.SOURCE_FILE, Path(folder), LARGEST_SOURCE)
-            return read_text(Path(folder) / record.SOURCE_FILE, LARGEST_SOURCE)
-        except RecordError:
-            return ""
+    with one_sentence(store.uri), suppress(RecordError):
+        files, sizes = _files_of(store, get_run(store, run_id))
+        return _text(files, sizes, record.SOURCE_FILE, LARGEST_SOURCE)
+    return ""
 
 
-def download(uri: str, address: str, folder: Path) -> None:
-    """Downloads the three files of a run, none larger than its config allows.
-
-    Args:
-        address: of the run's files, as the store says.
-        folder: to be filled; nothing is written anywhere else.
-
-    Raises:
-        RecordError: for an address that is not followed, and for files that are missing or too
-            large.
-        Exception: whatever MLflow raises.
-    """
-    repository = _repository(uri, address)
-    sizes = _sizes(repository)
-    _get_file(repository, CONFIG_FILE, folder, sizes.get(CONFIG_FILE), LARGEST_TEXT)
-    recipe = read_recipe(record.read_text(folder / CONFIG_FILE))
-    for name, expected in (
-        (CURVE_FILE, record.expected_curve(recipe)),
-        (WEIGHTS_FILE, record.expected_weights(recipe)),
-    ):
-        _get_file(repository, name, folder, sizes.get(name), record.largest_file(expected))
-
-
-def download_text(
-    uri: str, address: str, name: str, folder: Path, most: int = LARGEST_TEXT
-) -> None:
-    """Downloads one text of a run, as `download` does.
-
-    Args:
-        address: of the run's files, as the store says.
-        most: bytes.
-    """
-    repository = _repository(uri, address)
-    _get_file(repository, name, folder, _sizes(repository).get(name), most)
-
-
-def _repository(uri: str, address: str) -> ArtifactRepository:
-    """Where a run's files are, if that is an address that is followed."""
+def _files_of(store: Store, run: Run) -> tuple[ArtifactRepository, dict[str, int]]:
+    """Where a run's files are, if that is an address that is followed, and the size of each."""
+    address, uri = str(run.info.artifact_uri), str(store.client.tracking_uri)
     where = urlsplit(address)
-    is_other_host = where.scheme not in _OF_CLOUDS and where.netloc not in (
-        "",
-        urlsplit(uri).netloc,
-    )
+    hosts = ("", urlsplit(uri).netloc)
+    is_other_host = where.scheme not in _OF_CLOUDS and where.netloc not in hosts
     allowed = _OF_FOLDERS if uri.startswith("sqlite") else (*_OF_FOLDERS, *_OF_SERVERS)
     if where.scheme not in allowed or is_other_host:
         raise RecordError(f"the files of the run are at {shown(address)}, which is not followed")
-    return get_artifact_repository(address, tracking_uri=uri)
-
-
-def _sizes(repository: ArtifactRepository) -> dict[str, int]:
+    files = get_artifact_repository(address, tracking_uri=uri)
     try:
-        files = repository.list_artifacts()
+        return files, {f.path: f.file_size or 0 for f in files.list_artifacts() if not f.is_dir}
     except (TypeError, ValueError, KeyError, AttributeError) as error:  # MLflow checks no answer
         raise RecordError(
             f"the list of the run's files cannot be read: {one_line(error)}"
         ) from None
-    return {file.path: file.file_size or 0 for file in files if not file.is_dir}
+
+
+def _text(
+    files: ArtifactRepository, sizes: Mapping[str, int], name: str, most: int = LARGEST_TEXT
+) -> str:
+    """The text of one of a run's files, of at most so many bytes."""
+    with TemporaryDirectory() as folder:
+        _get_file(files, sizes, name, Path(folder), most)
+        return read_text(Path(folder) / name, most)
 
 
 def _get_file(
-    repository: ArtifactRepository, name: str, folder: Path, size: int | None, most: int
+    files: ArtifactRepository, sizes: Mapping[str, int], name: str, folder: Path, most: int
 ) -> None:
+    """Downloads one of a run's files, if it is no larger than it may be."""
+    size = sizes.get(name)
     if size is None or not 0 < size <= most:
         found = "is missing" if size is None else f"has {size} bytes"
         raise RecordError(f"the run must have a {name} of 1 to {most} bytes, but it {found}")
     with _no_file_larger_than(most):  # the size was what a server said
-        repository.download_artifacts(name, str(folder))
+        files.download_artifacts(name, str(folder))
 
 
 @contextmanager
 def _no_file_larger_than(most: int) -> Iterator[None]:
     """The system ends each write beyond the limit with an error."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    hardest = before[1]
+    before, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = most if hardest == resource.RLIM_INFINITY else min(most, hardest)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hardest))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hardest))
 
 
 @dataclass(frozen=True)
@@ -352,13 +318,12 @@ def _config(params: Mapping[str, str], program: str | None) -> RunConfig:
     """
     if program is not None:
         own = read_program_values(parse_json(program, source=PROGRAM))
-        arguments = {f"own.{each.name}": each for each in own.arguments}
-        names = [*arguments, *([] if own.role("seed") else [SEED])]
-        if not set(names) <= params.keys():
+        kinds = {f"own.{each.name}": each.kind for each in own.arguments}
+        kinds |= {} if own.role("seed") else {SEED: "int"}
+        if not kinds.keys() <= params.keys():
             raise RecordError("it lacks params of its own function")
-        return read_own_settings(
-            own, {path: _plain_python(params[path], arguments.get(path)) for path in names}
-        )
+        values = {path: _plain_python(params[path], kind) for path, kind in kinds.items()}
+        return read_settings(values, own, source="its list of params")
     words = setting_choices()  # "none" is one of them, and no None
     values = {
         path: params[path] if path in words else parsed(params[path])
@@ -370,9 +335,9 @@ def _config(params: Mapping[str, str], program: str | None) -> RunConfig:
     return read_run(grouped(values))
 
 
-def _plain_python(text: str, argument: Argument | None) -> Any:
+def _plain_python(text: str, kind: str) -> Any:
     """What a param of an own function was: a plain value, or a list of such."""
-    if argument is not None and argument.kind == "str" and text != str(None):
+    if kind == "str" and text != str(None):
         return text
     try:
         return ast.literal_eval(text)
@@ -386,13 +351,8 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
     # The earlier rule, which noted no ripples, called them oscillation; its other verdicts hold.
     is_doubtful = verdict == Verdict.OSCILLATING.value and "ripples" not in metrics
     if verdict not in set(Verdict) or "amplitude" not in metrics or is_doubtful:
-        points = store.client.get_metric_history(run.info.run_id, "loss")
-        known = {int(point.step): float(point.value) for point in points}
-        if not known:
-            raise RecordError("it has no loss curve")
-        loss = np.array([known[step] for step in sorted(known)])
-        finite = np.where(np.abs(loss) < _LARGEST, loss, np.nan)
-        return judge_curve(finite, steps=sorted(known), reference=CHANCE_LOSS, noise=0.0)
+        loss, step = _curve(store, run, "loss")
+        return judge_curve(loss, steps=step, reference=CHANCE_LOSS, noise=0.0)
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),
@@ -455,13 +415,13 @@ def whole_run_id(store: Store, typed: str) -> str:
             f"a run id must be 32 hex digits, or the first of them, but is {one_line(typed)!r}"
         )
     with one_sentence(store.uri):
-        begun = _search(store, [store.experiment_id], f"attributes.run_id LIKE '{typed}%'")
+        begun = _search(store, f"attributes.run_id LIKE '{typed}%'")
         ids = [str(run.info.run_id) for run in begun]
         if len(ids) == 1:
             return ids[0]
         if ids:
             raise SettingError(f"{typed} begins the ids of {len(ids)} runs, such as {ids[0]}")
-        known = [run.info.run_id[: len(typed)] for run in _search(store, [store.experiment_id], "")]
+        known = [run.info.run_id[: len(typed)] for run in _search(store, "")]
     hint = did_you_mean(typed, known)
     raise MissingInputError(f"there is no run {typed} in {store.uri}{hint}")
 
@@ -479,7 +439,8 @@ def meant_run(store: Store, which: str) -> str:
 
 def is_tracked_run(store: Store, run_id: str) -> bool:
     """Whether a run was trained by this program, and is not the parent of a study."""
-    run = _get(store, run_id)
+    with one_sentence(store.uri):
+        run = get_run(store, run_id)
     return _study_key(run) is None and not is_brought(run)
 
 
@@ -498,53 +459,37 @@ def read_study(store: Store, which: str | None, meaning: Meaning | None = None) 
     meaning = meaning or Meaning()
     with one_sentence(store.uri):
         if which is not None and is_run_id(which):
-            run = _get(store, which)
+            run = get_run(store, which)
             if is_brought(run):
-                return _brought_study(store, which, f"run-{which}", [run], meaning)
+                return _study(store, which, f"run-{which}", [run], meaning)
         parent = _find_parent(store, which)
         if parent is None:
-            return _whole_experiment(store, which, meaning)
-        key = _study_key(parent)
-        assert key is not None
-        name = one_line(parent.data.tags.get(STUDY, key))
+            return _whole_experiment(store, str(which), meaning)
+        key = _study_key(parent) or ""
         children = _search(
             store,
-            [parent.info.experiment_id],
             f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+            parent.info.experiment_id,
         )
-        trials = [run for run in children if _is_trial(run)]
-        sweep = _read_sweep(store, parent)
-        return _study(store, name, key, parent, sweep, trials)
+        name, trials = one_line(parent.data.tags.get(STUDY, key)), filter(_is_trial, children)
+        return _study(store, name, key, list(trials), meaning, parent)
 
 
 def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
     """The reruns that earlier explanations of a study or a run have trained, by its key.
 
-    Earlier versions made a run of each; now they are files of the explanation's run. A file that
-    cannot be read is as good as none: its reruns are trained again.
+    They are files of the explanation's run. One that cannot be read is as good as none: its reruns
+    are trained again.
     """
-    with one_sentence(store.uri):
-        found = _search(store, [store.experiment_id], f"tags.`{EXPLAINS}` = '{checked_key(key)}'")
-        runs, _ = _read_all(store, [run for run in found if "verdict" in run.data.tags])
-        for run in found:
-            if run.data.tags.get(KEY) == explanation_key(key):
-                runs += _read_batches(store, run)
-    return tuple(runs)
-
-
-def _read_batches(store: Store, run: Run) -> list[PastRun]:
-    """The reruns in the files of an explanation's run."""
     reruns: list[PastRun] = []
-    address, run_id = str(run.info.artifact_uri), str(run.info.run_id)
-    with TemporaryDirectory() as folder:
-        repository = _repository(str(store.client.tracking_uri), address)
-        for name, size in _sizes(repository).items():
-            if not _BATCH_NAME.fullmatch(name):
-                continue
-            with suppress(RecordError):
-                _get_file(repository, name, Path(folder), size, LARGEST_TEXT)
-                reruns += reruns_of(read_batch(read_text(Path(folder) / name)), run_id)
-    return reruns
+    with one_sentence(store.uri):
+        for run in _search(store, f"tags.`{KEY}` = '{explanation_key(key)}'"):
+            files, sizes = _files_of(store, run)
+            for name in filter(_BATCH_NAME.fullmatch, sizes):
+                with suppress(RecordError):
+                    batch = read_batch(_text(files, sizes, name))
+                    reruns += reruns_of(batch, str(run.info.run_id))
+    return tuple(reruns)
 
 
 def reruns_of(batch: Batch, run_id: str = "") -> list[PastRun]:
@@ -577,17 +522,14 @@ def read_points(store: Store, run_id: str, metric: str) -> ThinCurve:
 
 def _find_parent(store: Store, which: str | None) -> Run | None:
     if which is not None and is_run_id(which):
-        run = _get(store, which)
+        run = get_run(store, which)
         if _study_key(run) is None:
             raise RecordError(f"run {which} is not the parent of a study")
         return run
-    parents = (
-        run for run in _search(store, [store.experiment_id], _named(which)) if _study_key(run)
-    )
-    found = next(parents, None)
+    found = next(filter(_study_key, _search(store, _named(which))), None)
     if found is None and which is None:
         experiment = store.client.get_experiment(store.experiment_id).name
-        single = next(filter(_is_trial, _search(store, [store.experiment_id], "")), None)
+        single = next(filter(_is_trial, _search(store, "")), None)
         way = f"python -m mlp.explain {shlex.quote(experiment)} explains the runs of no study"
         raise MissingInputError(
             f"there is no study in {store.uri}; "
@@ -604,26 +546,23 @@ def _named(which: str | None) -> str:
     return f"tags.`{STUDY}` = '{name}' AND tags.`{KEY}` LIKE '%{_STUDY_END}'"
 
 
-def _whole_experiment(store: Store, which: str | None, meaning: Meaning) -> PastStudy:
+def _whole_experiment(store: Store, which: str, meaning: Meaning) -> PastStudy:
     """All runs of an experiment that somebody else may have made."""
-    assert which is not None
     experiment = store.client.get_experiment_by_name(which)
     if experiment is None:
         raise MissingInputError(
             f"there is no study and no experiment {one_line(which)} in {store.uri}"
             f"{_nearest(store, which)}"
         )
-    found = _search(store, [experiment.experiment_id], "")
+    found = _search(store, "", experiment.experiment_id)
     runs = [run for run in found if _is_trial(run) and _study_key(run) is None]
     key, name = f"experiment-{experiment.experiment_id}", one_line(experiment.name)
-    if any(map(is_brought, runs)):
-        return _brought_study(store, name, key, runs, meaning)
-    return _study(store, name, key, None, None, runs)
+    return _study(store, name, key, runs, meaning)
 
 
 def known_names(store: Store) -> list[str]:
     """Names of the studies, the newest first, and of the experiments."""
-    studies = _search(store, [store.experiment_id], _named(None))
+    studies = _search(store, _named(None))
     known = [one_line(run.data.tags.get(STUDY, "")) for run in studies]
     return [*known, *(one_line(own.name) for own in store.client.search_experiments())]
 
@@ -632,7 +571,7 @@ def short_ids(store: Store, begin: str) -> list[str]:
     """First digits, eight or more, of the runs whose ids begin so; none for other letters."""
     if not re.fullmatch("[0-9a-f]{0,32}", begin):
         return []
-    found = _search(store, [store.experiment_id], f"attributes.run_id LIKE '{begin}%'")
+    found = _search(store, f"attributes.run_id LIKE '{begin}%'")
     return [str(run.info.run_id)[: max(8, len(begin))] for run in found]
 
 
@@ -648,43 +587,73 @@ def is_brought(run: Run) -> bool:
     return not {KEY, EXPLAINS, CONFIRMS, "mlp.curve_digest"} & set(run.data.tags)
 
 
-def _brought_study(
-    store: Store, name: str, key: str, found: Sequence[Run], meaning: Meaning
+def _study(
+    store: Store,
+    name: str,
+    key: str,
+    found: Sequence[Run],
+    meaning: Meaning,
+    parent: Run | None = None,
 ) -> PastStudy:
-    """Runs of other programs, and of this one if some are among them."""
-    known, reasons = _read_all(store, [run for run in found if not is_brought(run)])
+    """The runs of a study or an experiment, as far as they can be read.
+
+    Args:
+        parent: the study's own run; None: no study has made them.
+    """
+    known: list[PastRun] = []
     brought: list[BroughtRun] = []
+    reasons: list[str] = []
     without: Counter[str] = Counter()
-    for run in filter(is_brought, found):
-        try:
-            brought.append(_brought(store, run, meaning))
-        except RecordError as error:
-            without[f"{run.info.status} {error}"] += 1
-    left_out = [*reasons, *(f"{n} {why}" for why, n in without.items())]
-    if not brought and not known:
-        metrics = {metric for run in found for metric in run.data.metrics}
-        if meaning.metric in metrics:
-            raise RecordError(f"{name} has no run that can be judged: {', '.join(left_out)}")
-        raise RecordError(_no_curve(name, meaning.metric, metrics))
-    runs = [*known, *(past for own in brought if (past := _as_past_run(own, meaning.metric)))]
+    for run in found:
+        if parent is None and is_brought(run):
+            try:
+                brought.append(_brought(store, run, meaning))
+            except RecordError as error:
+                without[f"{run.info.status} {error}"] += 1
+        elif run.info.status == "FINISHED":
+            try:
+                known.append(read_past_run(store, run))
+            except (RecordError, SettingError) as error:
+                reasons.append(f"run {run.info.run_id}: {error}")
+    is_ours = not brought and not without
+    left_out = [*(reasons[:1] if is_ours else reasons), *(f"{n} {w}" for w, n in without.items())]
+    if not known and not brought:
+        raise RecordError(f"{name} {_why_none(found, left_out, parent, meaning.metric)}")
+    runs = [*known, *filter(None, (_as_past_run(own, meaning.metric) for own in brought))]
+    sweep = _read_sweep(store, parent) if parent else None
     return PastStudy(
         name=name,
         key=key,
-        run_id=None,
+        run_id=parent.info.run_id if parent else None,
         experiment_id=str(found[0].info.experiment_id),
-        sweep=None,
-        runs=tuple(sorted(runs, key=lambda run: (run.started_ms, run.run_id))),
-        n_left_out=len(reasons) + sum(without.values()),
+        sweep=sweep,
+        runs=tuple(sorted(runs, key=lambda run: (0 if brought else run.trial or 0, *_began(run)))),
+        n_left_out=len(reasons) + without.total(),
         why_left_out=", ".join(left_out),
         duration_s=busy_s([*known, *brought]),
-        is_at_end=True,
-        brought=tuple(sorted(brought, key=lambda run: (run.started_ms, run.run_id))),
+        is_at_end=parent is None
+        or parent.info.status == "FINISHED"
+        or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
+        brought=tuple(sorted(brought, key=_began)),
     )
 
 
-def _no_curve(name: str, metric: str, metrics: set[str]) -> str:
-    """The sentence for runs without a loss, with what they have."""
-    said = f"{name} has no run with a metric {one_line(metric)}"
+def _began(run: PastRun | BroughtRun) -> tuple[int, str]:
+    return run.started_ms, run.run_id
+
+
+def _why_none(found: Sequence[Run], left_out: list[str], parent: Run | None, metric: str) -> str:
+    """Why no run can be read, for a sentence; of another program's, with what they have."""
+    metrics = {name for run in found for name in run.data.metrics}
+    if parent is not None or not any(map(is_brought, found)):
+        why = f": {left_out[0]}" if left_out else ""
+        if parent is not None and not left_out:
+            why = "; runs that wait for MLflow are uploaded when the same sweep is typed again"
+            why += ", or by python -m mlp.doctor fix=true"
+        return f"has no finished run whose settings and loss can be read{why}"
+    if metric in metrics:
+        return f"has no run that can be judged: {', '.join(left_out)}"
+    said = f"has no run with a metric {one_line(metric)}"
     if not metrics:
         return f"{said}, nor any other; each step's loss is to be logged, with its step"
     likely = sorted(metrics, key=lambda own: ("loss" not in own.lower(), "val" in own.lower(), own))
@@ -781,68 +750,21 @@ def _as_past_run(run: BroughtRun, metric: str) -> PastRun | None:
     )
 
 
-def _study(
-    store: Store,
-    name: str,
-    key: str,
-    parent: Run | None,
-    sweep: SweepConfig | None,
-    children: Sequence[Run],
-) -> PastStudy:
-    runs, reasons = _read_all(store, children)
-    if not runs:
-        why = f": {reasons[0]}" if reasons else ""
-        if parent is not None and not reasons:
-            why = "; runs that wait for MLflow are uploaded when the same sweep is typed again"
-            why += ", or by python -m mlp.doctor fix=true"
-        raise RecordError(f"{name} has no finished run whose settings and loss can be read{why}")
-    return PastStudy(
-        name=name,
-        key=key,
-        run_id=parent.info.run_id if parent else None,
-        experiment_id=str(children[0].info.experiment_id),
-        sweep=sweep,
-        runs=tuple(sorted(runs, key=lambda run: (run.trial or 0, run.started_ms, run.run_id))),
-        n_left_out=len(reasons),
-        why_left_out=reasons[0] if reasons else "",
-        duration_s=busy_s(runs),
-        is_at_end=parent is None
-        or parent.info.status == "FINISHED"
-        or (sweep is not None and len(runs) + len(reasons) >= sweep.study.n_trials),
-    )
-
-
-def _read_all(store: Store, found: Sequence[Run]) -> tuple[list[PastRun], list[str]]:
-    """The runs that can be read, and why the others cannot."""
-    runs, reasons = [], []
-    for run in found:
-        if run.info.status != "FINISHED":
-            continue
-        try:
-            runs.append(read_past_run(store, run))
-        except (RecordError, SettingError) as error:
-            reasons.append(f"run {run.info.run_id}: {error}")
-    return runs, reasons
-
-
 def _read_sweep(store: Store, parent: Run) -> SweepConfig | None:
     """The settings of a study from its file; None where there is none that can be used."""
-    with TemporaryDirectory() as folder:
-        try:
-            address = str(parent.info.artifact_uri)
-            uri = str(store.client.tracking_uri)
-            download_text(uri, address, STUDY_FILE, Path(folder))
-            values = parse_json(read_text(Path(folder) / STUDY_FILE), source=STUDY_FILE)
-            if not isinstance(values, dict):
-                return None
-            if (own := values.pop("own", None)) is not None:  # never a file that a record names
-                if not isinstance(own, dict):
-                    return None
-                program = read_program_values(own.pop("program", None))
-                values["own"] = with_arguments(Own(program, ()), own)
-            return read_sweep(values)
-        except (RecordError, SettingError):  # what the runs differ in is the space then
+    try:
+        files, sizes = _files_of(store, parent)
+        values = parse_json(_text(files, sizes, STUDY_FILE), source=STUDY_FILE)
+        if not isinstance(values, dict):
             return None
+        if (own := values.pop("own", None)) is not None:  # never a file that a record names
+            if not isinstance(own, dict):
+                return None
+            program = read_program_values(own.pop("program", None))
+            values["own"] = with_arguments(Own(program, ()), own)
+        return read_sweep(values)
+    except (RecordError, SettingError):  # what the runs differ in is the space then
+        return None
 
 
 def _is_trial(run: Run) -> bool:
@@ -857,16 +779,9 @@ def _study_key(run: Run) -> str | None:
     return name if name != key and _NAME.fullmatch(name) else None
 
 
-def _get(store: Store, run_id: str) -> Run:
-    with one_sentence(store.uri):
-        return get_run(store, run_id)
-
-
-def _search(store: Store, experiments: Sequence[str], condition: str) -> list[Run]:
-    """All runs that meet a condition, the newest first."""
-    newest = ["attributes.start_time DESC"]
-    found = all_runs(store, condition, experiments=experiments, order_by=newest, most=_MOST_RUNS)
-    return list(found)
+def _search(store: Store, condition: str, experiment_id: str | None = None) -> list[Run]:
+    """All runs of the store's or another experiment that meet a condition, the newest first."""
+    return list(all_runs(store, condition, experiment_id, newest_first=True, most=_MOST_RUNS))
 
 
 def busy_s(runs: Sequence[PastRun | BroughtRun]) -> float:

@@ -22,7 +22,7 @@ import re
 import struct
 import tokenize
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -47,7 +47,6 @@ from mlp.settings import (
     recorded_settings,
     settings_of,
     with_arguments,
-    with_settings,
 )
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 
@@ -319,27 +318,18 @@ def read_program_values(values: Any) -> Program:
         found = _programs.validate_python(values)
     except ValidationError as error:
         raise RecordError(f"the program of the record cannot be used: {one_line(error)}") from None
-    arguments = tuple(
-        Argument(
-            own.name, own.kind, _plain(own.default), own.is_required, own.choices, own.may_be_none
-        )
-        for own in found.arguments
-    )
+    arguments = tuple(Argument(**dataclasses.asdict(own)) for own in found.arguments)
     names = [own.name for own in arguments]
     if len(set(names)) < len(names) or not set(found.roles.values()) <= set(names):
         raise RecordError("the program of the record has an argument twice, or a role of none")
     return Program(found.file, found.function, found.digest, arguments, tuple(found.roles.items()))
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class _Argument:
     name: Annotated[str, Field(pattern=r"^[^\W\d]\w*$", max_length=200)]
     kind: Literal["bool", "int", "float", "str", "list", "any"]
-    default: bool | int | float | str | list[bool | int | float | str] | None
+    default: bool | int | float | str | tuple[bool | int | float | str, ...] | None
     is_required: bool
     choices: tuple[str, ...]
     may_be_none: bool
@@ -357,19 +347,40 @@ class _Program:
 _programs = TypeAdapter(_Program)
 
 
-def read_own_settings(program: Program, settings: Mapping[str, Any]) -> RunConfig:
-    """The config of a run of an own function, from its settings by their paths."""
-    names = {f"own.{own.name}" for own in program.arguments}
-    expected = names if program.role("seed") else names | {SEED}
-    if settings.keys() != expected:
-        raise RecordError(f"the record must have every setting of {program.file}, and no other")
+def read_settings(
+    settings: Mapping[str, Any], program: Program | None = None, *, source: str
+) -> RunConfig:
+    """The config of a run from its settings by their paths, through the schema's own door.
+
+    All must be there, since a default may change one day; one that is younger than the record may
+    be missing, and is what was done at that time.
+
+    Args:
+        program: of an own function: its signature.
+        source: the name of what holds them, for a sentence.
+    """
+    if program is None:
+        settings = {**YOUNGER_SETTINGS, **settings}
+        expected = set(settings_of(RunConfig()))
+    else:
+        expected = {f"own.{own.name}" for own in program.arguments}
+        expected |= set() if program.role("seed") else {SEED}
+    for path in sorted(settings.keys() ^ expected):
+        verb = "have" if path in expected else "not have"
+        raise RecordError(f"{source} cannot be used: it must {verb} the setting {one_line(path)}")
+    groups: dict[str, Any] = {**grouped(settings)}
     try:
-        values = {path.removeprefix("own."): settings[path] for path in names}
-        own = with_arguments(Own(program, ()), values)
-        config = read_run({"own": own})
-        return config if program.role("seed") else with_settings(config, {SEED: settings[SEED]})
+        if program is not None:
+            groups["own"] = with_arguments(Own(program, ()), groups.get("own", {}))
+        run = read_run(groups)
     except SettingError as error:
-        raise RecordError(f"the settings of the record cannot be used: {error}") from None
+        raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
+    if program is None and run.data.name not in PIXELS:
+        raise RecordError(
+            f"{source} cannot be used: data.name must be one of {', '.join(PIXELS)}, but is "
+            f"{one_line(run.data.name)!r}"
+        )
+    return run
 
 
 def read_recipe(text: str) -> Recipe:
@@ -388,7 +399,8 @@ def read_recipe(text: str) -> Recipe:
         _refuse(f"version must be {_VERSION}, but is {version!r}")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         _refuse(f"data_digest must be 64 hex digits, but is {digest!r}")
-    run = _read_own(values) if is_own else _read_settings(values["settings"])
+    program = read_program_values(values["program"]) if is_own else None
+    run = read_settings(_flat(values["settings"]), program, source=CONFIG_FILE)
     is_fault = is_own and isinstance(ended, dict) and "fault" in ended
     _check_keys("ended", ended, {"ending", "last_step", *(["fault"] if is_fault else [])})
     endings = [ending for ending in Ending if ending == ended["ending"]]
@@ -405,13 +417,14 @@ def read_recipe(text: str) -> Recipe:
     return Recipe(run, digest, endings[0], last_step, arrays, fault)
 
 
-def _read_own(values: Mapping[str, Any]) -> RunConfig:
-    """The settings of an own function, against the signature that the record brings."""
-    settings = values["settings"]
-    if not isinstance(settings, dict) or not all(isinstance(v, dict) for v in settings.values()):
-        _refuse("settings must be groups of settings")
-    flat = {f"{group}.{name}": v for group, own in settings.items() for name, v in own.items()}
-    return read_own_settings(read_program_values(values["program"]), flat)
+def _flat(settings: Any) -> dict[str, Any]:
+    """Groups of settings as settings by their paths."""
+    _check_keys("settings", settings)
+    for group, part in settings.items():
+        _check_keys(f"settings.{group}", part)
+        if not part:
+            _refuse(f"settings.{group} must have settings")
+    return {f"{group}.{name}": v for group, part in settings.items() for name, v in part.items()}
 
 
 def _read_shapes(values: Any, n_entries: int) -> dict[str, Expected]:
@@ -471,30 +484,12 @@ def _check_values(value: Any, depth: int) -> None:
             _check_values(child, depth + 1)
 
 
-def _check_keys(name: str, values: Any, expected: set[str], optional: Collection[str] = ()) -> None:
+def _check_keys(name: str, values: Any, expected: set[str] | None = None) -> None:
+    """That something is a mapping with these keys; None: with any."""
     if not isinstance(values, dict):
         _refuse(f"{name} must be a mapping, but is {values!r}")
-    for key in sorted((values.keys() | set(optional)) ^ expected):
+    for key in sorted(values.keys() ^ expected if expected is not None else ()):
         _refuse(f"{name} must {'have' if key in expected else 'not have'} the key {key!r}")
-
-
-def _read_settings(values: Any) -> RunConfig:
-    """The schema's own door, but with every setting there: a default may change one day.
-
-    A setting that is younger than the record may be missing, and is what was done at that time.
-    """
-    expected = grouped(settings_of(RunConfig()))
-    younger = grouped(YOUNGER_SETTINGS)
-    _check_keys("settings", values, set(expected))
-    for group, settings in expected.items():
-        _check_keys(f"settings.{group}", values[group], set(settings), younger.get(group, ()))
-    try:
-        run = read_run({g: {**younger.get(g, {}), **part} for g, part in values.items()})
-    except SettingError as error:
-        _refuse(str(error))
-    if run.data.name not in PIXELS:
-        _refuse(f"data.name must be one of {', '.join(PIXELS)}, but is {run.data.name!r}")
-    return run
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -10,12 +10,10 @@ training, so that MLflow knows the same points when they come twice.
 
 import math
 import re
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
@@ -53,6 +51,7 @@ _LONGEST_PARAM, _LONGEST_NAME = 6000, 250  # MLflow's own limits
 _DATASET_DIGEST = 36  # of the 64 hex digits; MLflow takes no more
 _UNNAMEABLE = re.compile(r"[^\w./: -]")  # it refuses these in a param's name
 
+_PARENT = "mlflow.parentRunId"
 _ANSWER, _CAUSES = "mlp.answer", "mlp.causes"
 _END_OF_ANSWER = "\n\n---\n\n"  # in a note; what stands behind it is not the answer's
 
@@ -63,26 +62,38 @@ def start_study(store: Store, page: StudyPage) -> str:
     The study's settings become params, which MLflow never changes: of a study that is continued
     only new ones are added. The current ones are in `study.json`.
     """
-    own_key = study_key(page.key)
-    tags = {
-        STUDY: page.name,
-        NOTE_TAG: page.description,
-        KEY: own_key,
-        **display.environment_tags(),
-    }
-    with one_sentence(store.uri), tempfile.TemporaryDirectory() as folder:
-        known = find_run(store, own_key)
-        run = known or store.client.create_run(store.experiment_id, tags=tags, run_name=page.name)
-        run_id = str(run.info.run_id)
+    tags = {STUDY: page.name, NOTE_TAG: page.description}
+    run = _started(store, study_key(page.key), page.name, tags)
+    shown = as_params(display.study_params(page.config, page.searched))
+    params = [param for param in shown if param.key not in run.data.params]
+    with one_sentence(store.uri):
+        store.client.log_batch(run.info.run_id, params=params)
+        store.client.log_text(run.info.run_id, canonical_json(page.config), STUDY_FILE)
+    return str(run.info.run_id)
+
+
+def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
+    """The run whose files are reruns: the one that is there, or a new one; RUNNING likewise.
+
+    Args:
+        key: of the study or run that is explained.
+        parent: id of the run that is explained, or of the study's, if it has one.
+    """
+    tags = {EXPLAINS: key, **({} if parent is None else {_PARENT: parent})}
+    return str(_started(store, explanation_key(key), name, tags).info.run_id)
+
+
+def _started(store: Store, key: str, name: str, tags: Mapping[str, str]) -> Run:
+    """The run of a key, made if it is not there; RUNNING, and with the tags of today."""
+    tags = {**tags, KEY: key, **display.environment_tags()}
+    with one_sentence(store.uri):
+        run = find_run(store, key)
+        if run is None:
+            return store.client.create_run(store.experiment_id, tags=tags, run_name=name)
         if run.info.status != "RUNNING":
-            store.client.update_run(run_id, status="RUNNING")
-        shown = as_params(display.study_params(page.config, page.searched))
-        params = [param for param in shown if param.key not in run.data.params]
-        store.client.log_batch(run_id, params=params, tags=_as_tags(tags) if known else [])
-        file = Path(folder) / STUDY_FILE
-        file.write_text(canonical_json(page.config), encoding="utf-8")
-        store.client.log_artifact(run_id, str(file))
-    return run_id
+            store.client.update_run(run.info.run_id, status="RUNNING")
+        store.client.log_batch(run.info.run_id, tags=_as_tags(tags))
+    return run
 
 
 def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | None) -> str:
@@ -96,7 +107,7 @@ def upload_run(store: Store, folder: Path, listing: Listing, parent_id: str | No
     """
     tags = dict(listing.tags)
     if parent_id is not None:
-        tags["mlflow.parentRunId"] = parent_id
+        tags[_PARENT] = parent_id
     with one_sentence(store.uri):
         known = find_run(store, listing.key)
         if known is not None and known.info.status == "FINISHED":
@@ -249,26 +260,26 @@ def _one_of(store: Store, twins: list[Run]) -> Run | None:
 def all_runs(
     store: Store,
     condition: str,
+    experiment_id: str | None = None,
     *,
-    experiments: Sequence[str] | None = None,
     view: int = ViewType.ACTIVE_ONLY,
-    order_by: Sequence[str] = (),
+    newest_first: bool = False,
     most: float = math.inf,
 ) -> Iterator[Run]:
     """The runs that meet a condition, page by page.
 
     Args:
-        experiments: their ids; None: the store's own.
+        experiment_id: of another experiment than the store's own.
         most: no further page is asked for after so many runs.
     """
     token, n = None, 0
     while n < most:
         page = store.client.search_runs(
-            list(experiments or [store.experiment_id]),
+            [experiment_id or store.experiment_id],
             condition,
             view,
             max_results=_PAGE,
-            order_by=list(order_by),
+            order_by=["attributes.start_time DESC"] if newest_first else [],
             page_token=token,
         )
         yield from page
@@ -310,32 +321,10 @@ def _cut(value: Any, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def start_explanation(store: Store, *, key: str, name: str, parent: str | None) -> str:
-    """The run whose children are reruns: the one that is there, or a new one.
-
-    Args:
-        key: of the study or run that is explained.
-        parent: id of the run that is explained, or of the study's, if it has one.
-    """
-    own_key = explanation_key(key)
-    tags = {**display.environment_tags(), KEY: own_key, EXPLAINS: key}
-    if parent is not None:
-        tags["mlflow.parentRunId"] = parent
-    with one_sentence(store.uri):
-        known = find_run(store, own_key)
-        if known is not None:
-            store.client.update_run(known.info.run_id, status="RUNNING")
-            return str(known.info.run_id)
-        made = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
-    return str(made.info.run_id)
-
-
 def log_text(store: Store, run_id: str, text: str, name: str) -> None:
     """Adds a text to a run's artifacts; an older one of that name is replaced."""
-    with one_sentence(store.uri), TemporaryDirectory() as folder:
-        file = Path(folder) / name
-        file.write_text(text, encoding="utf-8")
-        store.client.log_artifact(run_id, str(file))
+    with one_sentence(store.uri):
+        store.client.log_text(run_id, text, name)
 
 
 def describe_answer(

@@ -7,14 +7,13 @@ and networks of further seeds lie in a folder of their study; runs that belong t
 
 import contextlib
 import fcntl
-import functools
 import itertools
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -37,7 +36,6 @@ UNFINISHED = ".part"  # ends the name of what is being written, or was when its 
 
 _PAGE_FILE = "study.json"
 _PLACE = re.compile(r"(\d+)(?:\.seed(\d+))?")
-_OLDER_SEEDS, _OLDER_FACTOR = "+seeds", 1000  # where earlier versions kept further seeds
 _RUNS_OF_ONE = 1_000_000  # runs of one process in the folder of runs that belong to no study
 _MS_TO_LOCK = 60_000  # from the making of a lock file to its being locked, at the very most
 _FLUSHES = 16  # at once
@@ -45,11 +43,8 @@ _serial = itertools.count()
 _owned: dict[Path, tuple[int, TextIO]] = {}  # folder -> this process's number there, and its lock
 
 
-Kept = tuple[RunRecord, Label]
-"""A run, and how it is to be shown."""
-
-_Writer = Callable[[Path], None]
-"""Writes a run's files into a folder."""
+Kept = tuple[RunRecord, Label] | Batch
+"""A run and how it is to be shown, or reruns that were trained together."""
 
 
 def folder_of(storage: str) -> Path:
@@ -80,66 +75,49 @@ def left_behind() -> list[Path]:
     return [place for (n, _), place in waiting if not _is_held(folder, n // _RUNS_OF_ONE)]
 
 
-def put_runs(runs: Sequence[Kept]) -> list[Path]:
-    """As `put`, for runs that belong to no study; where nothing can be written here, elsewhere."""
-    return _put_somewhere([functools.partial(_write_run, run) for run in runs])
-
-
-def put_batch(batch: Batch) -> Path:
-    """Writes reruns that were trained together, likewise; gives their folder."""
-    text = write_batch(batch)
-
-    def write(folder: Path) -> None:
-        (folder / BATCH_FILE).write_text(text, encoding="utf-8")
-
-    [place] = _put_somewhere([write])
+def put_single(kept: Kept) -> Path:
+    """As `put`, for what belongs to no study; where nothing can be written here, elsewhere."""
+    try:
+        place = new_place()
+        put({place: kept})
+    except StoreError:  # a working directory that is full or read-only loses no run
+        place = place_of(Path(tempfile.mkdtemp(prefix="mlp-runs-")), 0)
+        put({place: kept})
     return place
 
 
 def put(runs: Mapping[Path, Kept]) -> None:
-    """Writes finished runs, so that each is there whole or not at all.
+    """Writes what is finished, so that each is there whole or not at all.
 
     Args:
         runs: place -> what to keep there; all in one folder, which is made if it does not exist.
     """
-    _put({place: functools.partial(_write_run, run) for place, run in runs.items()})
-
-
-def _write_run(run: Kept, folder: Path) -> None:
-    record, label = run
-    write_record(folder, record)
-    drawn = run_picture(record.config, record.result, record.judgement)
-    (folder / PICTURE_FILE).write_text(drawn, encoding="utf-8")
-    write_listing(folder, listing_of(record, label))
-
-
-def _put_somewhere(writers: Sequence[_Writer]) -> list[Path]:
+    parts = {place: place.with_name(place.name + UNFINISHED) for place in runs}
     try:
-        places = [new_place() for _ in writers]
-        _put(dict(zip(places, writers, strict=True)))
-    except StoreError:  # a working directory that is full or read-only loses no run
-        folder = Path(tempfile.mkdtemp(prefix="mlp-runs-"))
-        places = [place_of(folder, number) for number in range(len(writers))]
-        _put(dict(zip(places, writers, strict=True)))
-    return places
-
-
-def _put(writers: Mapping[Path, _Writer]) -> None:
-    parts = {place: place.with_name(place.name + UNFINISHED) for place in writers}
-    try:
-        for place, write in writers.items():
-            shutil.rmtree(parts[place], ignore_errors=True)
-            _make(parts[place])
-            write(parts[place])
+        for place, part in parts.items():
+            shutil.rmtree(part, ignore_errors=True)
+            _make(part)
+            _write(part, runs[place])
         _flush_all([file for part in parts.values() for file in (*part.iterdir(), part)])
         for place, part in parts.items():
             shutil.rmtree(place, ignore_errors=True)  # an older one that could not be read
             part.rename(place)
-        for folder in {place.parent for place in writers}:
+        for folder in {place.parent for place in runs}:
             _flush(folder)
     except OSError as error:
-        where = next(iter(writers)).parent
+        where = next(iter(runs)).parent
         raise StoreError(f"cannot write to {where}: {error.strerror or error}") from None
+
+
+def _write(folder: Path, kept: Kept) -> None:
+    if isinstance(kept, Batch):
+        (folder / BATCH_FILE).write_text(write_batch(kept), encoding="utf-8")
+        return
+    record, label = kept
+    write_record(folder, record)
+    drawn = run_picture(record.config, record.result, record.judgement)
+    (folder / PICTURE_FILE).write_text(drawn, encoding="utf-8")
+    write_listing(folder, listing_of(record, label))
 
 
 def put_page(folder: Path, page: StudyPage) -> None:
@@ -232,10 +210,10 @@ def _owner() -> int:
     """This process's number in the folder of runs, from its first run there on."""
     folder = folder_of_runs()
     if folder not in _owned:
+        number = time.time_ns() // _RUNS_OF_ONE
         try:
             _make(folder)
-            number = time.time_ns() // _RUNS_OF_ONE
-            while not (file := _locked(folder / f"{number}.lock")):
+            while (file := _locked(folder / f"{number}.lock")) is None:
                 number += 1
         except OSError as error:
             raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
@@ -267,19 +245,6 @@ def _locked(path: Path) -> TextIO | None:
         file.close()
         return None
     return file
-
-
-def adopt_older(folder: Path) -> None:
-    """Moves the networks that earlier versions kept in a second folder into the study's own.
-
-    Only who holds the study may do so.
-    """
-    older = folder.with_name(folder.name + _OLDER_SEEDS)
-    for (number, _), place in waiting_in(older).items():
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # what is there already is newer
-            place.rename(place_of(folder, *divmod(number, _OLDER_FACTOR)))
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:

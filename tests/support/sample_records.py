@@ -1,6 +1,5 @@
 """Records of runs that were never trained, for the tests of whatever keeps them."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
@@ -53,19 +52,6 @@ def uploaded(store: "Store", record: RunRecord, label: Label, parent_id: str | N
         place = Path(folder) / "000000"
         spool.put({place: (record, label)})
         return upload_run(store, place, read_listing(place), parent_id)
-
-
-def as_before(place: Path) -> None:
-    """Makes a run in the spool what versions before the listing have kept: a label, no more."""
-    listing = read_listing(place)
-    names = ("mlp.study", "mlp.trial", "mlp.confirms", "mlp.key")
-    tags = {name: listing.tags[name] for name in names if name in listing.tags}
-    (place / "label.json").write_text(json.dumps({"name": listing.name, "tags": tags}))
-    (place / "listing.json").unlink()
-    facts = json.loads((place / "record.json").read_text())
-    for name in ("ripples", "tail_loss"):  # the judge of then did not say so
-        del facts["judgement"][name]
-    (place / "record.json").write_text(json.dumps(facts))
 
 
 def _make_result(run: RunConfig, loss: Any) -> Result:

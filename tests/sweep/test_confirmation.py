@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -17,14 +16,12 @@ from mlp.settings import read_sweep
 from mlp.study.lock import only_driver
 from mlp.sweep import winner
 from mlp.sweep.winner import accuracy_on
-from mlp.tracking import spool
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import read_study
 from mlp.tracking.record import read_recipe, weights_digest
 from mlp.tracking.store import open_store
 from mlp.training.train_runs import make_record
 from support.losing import Losing, deadly
-from support.sample_records import as_before
 from support.sweeping import (
     SMOKE,
     composed,
@@ -211,26 +208,6 @@ def test_damaged_network_in_the_spool_is_trained_again(here, trained, monkeypatc
     assert "seed +2 of trial" in said
     assert trained == [3, 1]
     assert len(confirming(here)) == 3
-
-
-@pytest.mark.system
-def test_what_an_earlier_version_has_kept_is_taken_over(here, undisturbed, trained, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, "_look", 1)
-        with pytest.raises(KeyboardInterrupt):
-            sweep(THREE)
-    [study] = here.glob("optuna.db.spool/smoke-????????")
-    older = study.with_name(f"{study.name}+seeds")
-    older.mkdir()
-    for (number, seed), place in spool.waiting_in(study).items():
-        if seed:
-            as_before(place.rename(older / f"{1000 * number + seed:06d}"))
-    shutil.copy(study / "study.json", older)
-    assert len(list(older.iterdir())) == 4
-    sweep(THREE)
-    assert trained == [3]
-    assert outcome(here) == undisturbed
-    assert "optuna.db.spool" not in left_in(here)
 
 
 @pytest.mark.system

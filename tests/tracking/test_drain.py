@@ -12,7 +12,7 @@ from mlp.tracking import drain, record, runs, spool
 from mlp.tracking.drain import Drain, study_below
 from mlp.tracking.listing import Label, StudyPage, label_of_trial, read_listing
 from mlp.tracking.store import open_store
-from support.sample_records import as_before, make_record
+from support.sample_records import make_record
 from support.sweeping import parent, tracked
 
 PAGE = StudyPage(
@@ -105,37 +105,6 @@ def test_folder_is_uploaded_byte_for_byte(here):
     for name, content in lay.items():
         file = client.download_artifacts(uploads.run_ids[0], name, str(here))
         assert Path(file).read_bytes() == content, name
-
-
-def test_folder_of_an_earlier_version_is_uploaded_as_one_of_this(here):
-    places = [put(here, number) for number in (0, 1)]
-    as_before(places[1])
-    with draining() as uploads:
-        for place in places:
-            uploads.add(place)
-        uploads.finish("FINISHED")
-    assert spool.waiting_in(here / "spool" / "a-study") == {}
-    new, old = (next(run for run in tracked(here) if run.name == name) for name in ("#0", "#1"))
-    assert (old.status, old.metrics) == (new.status, new.metrics)
-    assert old.tags["mlp.key"] == "a-study/1"
-    assert old.tags["mlflow.note.content"] == (
-        new.tags["mlflow.note.content"].replace(new.run_id, old.run_id)
-    )
-    own = {"mlp.key", "mlp.trial", "mlflow.note.content", "mlflow.runName"}
-    assert {k: v for k, v in old.tags.items() if k not in own} == (
-        {k: v for k, v in new.tags.items() if k not in own}
-    )
-
-
-def test_what_an_earlier_version_kept_is_put_below_its_study(here):
-    """The doctor gives no parent; it is found by the study's key."""
-    place = put(here, 3)
-    as_before(place)
-    with draining() as uploads:
-        uploads.finish("FINISHED")
-    assert drain.drain(open_store(Tracking()), [place]) == (1, [])
-    [trial] = (run for run in tracked(here) if run.name == "#3")
-    assert trial.tags["mlflow.parentRunId"] == parent(here).run_id
 
 
 @pytest.mark.parametrize("file", ["config.json", "curve.npz", "weights.npz", "listing.json"])

@@ -55,7 +55,7 @@ def store(tmp_path_factory, no_address_of_the_user) -> Store:
 
 
 def upload(store, run, trial, *, study="some-study", parent_id=None, **tags):
-    tags = {"mlp.study": study, "mlp.trial": str(trial), **tags}
+    tags = {"mlp.study": study, "mlp.trial": str(trial), "mlp.key": f"{study}/{trial}", **tags}
     return uploaded(store, run, Label(display.run_name(run.config, trial), tags), parent_id)
 
 
