@@ -367,27 +367,26 @@ def _studies(storage: str) -> dict[str, int]:
 
 def _runs_left(config: SweepConfig) -> dict[str, str | None]:
     """Id of each run that says RUNNING -> its study; nothing is made."""
-    from mlp.tracking import runs
-    from mlp.tracking.store import find_store
+    from mlp.tracking.store import find_store, left_running
 
     store = patiently(lambda: find_store(config.base.tracking))
-    return runs.left_running(store) if store else {}
+    return left_running(store) if store else {}
 
 
 def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
     """Ends runs that nobody works on; a second run of the same trial goes."""
-    from mlp.tracking import runs
+    from mlp.tracking.store import end_stale
 
     store = _opened_tracking(config)
     for run_id in run_ids:
-        runs.end_stale(store, run_id)
+        end_stale(store, run_id)
     return f"{len(run_ids)} runs ended"
 
 
 def _publish_study(config: SweepConfig, folder: Path) -> str:
     """Publishes what waits in a folder of a study; what that has not yet stays for the sweep."""
-    from mlp.tracking import runs
     from mlp.tracking.drain import drain
+    from mlp.tracking.store import find_key, finish, start_study
 
     with only_driver(folder.parent, folder.name):
         page = spool.page_of(folder)
@@ -396,9 +395,9 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
         n_published, damaged = 0, list[str]()
         if places:
             store = _opened_tracking(config)
-            if runs.find_key(store, study_key(page.key)) is None:
+            if find_key(store, study_key(page.key)) is None:
                 # Until the sweep says how it ends.
-                runs.finish(store, runs.start_study(store, page), "KILLED")
+                finish(store, start_study(store, page), "KILLED")
             n_published, damaged = drain(store, places)
         n_left = len(spool.waiting_in(folder)) - len(damaged)
         spool.clear(folder)

@@ -70,8 +70,14 @@ from mlp.tracking.read import (
     read_reruns,
     read_study,
 )
-from mlp.tracking.runs import describe_answer, log_text
-from mlp.tracking.store import Store, how_to_look, open_store, run_address
+from mlp.tracking.store import (
+    Store,
+    describe_answer,
+    how_to_look,
+    log_text,
+    open_store,
+    run_address,
+)
 from mlp.training.train_runs import open_executor
 from mlp.training.work import Executor
 

@@ -36,8 +36,14 @@ from mlp.tracking.drain import Drain, record_run
 from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import TrackedRun, fetch_run, fetch_source, read_reruns
 from mlp.tracking.record import judge_result
-from mlp.tracking.runs import describe_answer, find_run
-from mlp.tracking.store import Store, how_to_look, one_sentence, open_store
+from mlp.tracking.store import (
+    Store,
+    describe_answer,
+    find_run,
+    how_to_look,
+    one_sentence,
+    open_store,
+)
 from mlp.train import train_record
 from mlp.training.train_runs import n_threads, open_executor, train_runs
 

@@ -23,8 +23,7 @@ from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.drain import Drain, drain
 from mlp.tracking.listing import EXPLAINS, read_listing
 from mlp.tracking.record import RunRecord, read_text
-from mlp.tracking.runs import start_explanation
-from mlp.tracking.store import Store
+from mlp.tracking.store import Store, start_explanation
 from mlp.training.train_runs import n_threads, train_runs
 from mlp.training.work import Executor
 

@@ -8,18 +8,17 @@ trains its settings again.
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import RunConfig, digest
 from mlp.curve import Judgement
-from mlp.errors import RecordError, one_line
 from mlp.settings import recorded_settings
 from mlp.tracking.display import thin
 from mlp.tracking.record import (
     RunRecord,
-    parse_json,
     program_values,
+    read_json,
     read_program_values,
     read_settings,
 )
@@ -107,10 +106,7 @@ def write_batch(batch: Batch) -> str:
 
 def read_batch(text: str) -> Batch:
     """Reads the text of a batch from anywhere."""
-    try:
-        return _batches.validate_python(parse_json(text, source=BATCH_FILE))
-    except ValidationError as error:
-        raise RecordError(f"{BATCH_FILE} cannot be used: {one_line(error)}") from None
+    return read_json(text, _batches, source=BATCH_FILE)
 
 
 def configs_in(batch: Batch) -> list[RunConfig]:

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -128,9 +129,8 @@ def _quoted(text: str) -> str:
 @functools.cache
 def environment_tags() -> dict[str, str]:
     """What this process trains with, looked up once; in MLflow's own words where it has them."""
-    checkout = Path(__file__).resolve().parents[2]
     packages = [f"{name} {version}" for name in _PACKAGES if (version := _version(name))]
-    tags = {
+    return {
         "mlflow.user": _user(),
         "mlflow.source.name": "mlp",
         "mlflow.source.type": "LOCAL",
@@ -139,27 +139,27 @@ def environment_tags() -> dict[str, str]:
         "mlp.packages": ", ".join(packages),
         "mlp.cpu": cpu(),
         "mlp.system": f"{platform.system()} {platform.machine()}",
+        **_commit_tags(Path(__file__).resolve().parents[2]),
     }
-    if commit := _commit(checkout):  # none of an installed package
-        changed = _output("git", *_in(checkout), "status", "--porcelain", "--", *_CODE)
-        tags["mlflow.source.git.commit"] = commit
-        tags["mlflow.source.git.dirty"] = str(bool(changed)).lower()
-    return tags
 
 
-def _commit(checkout: Path) -> str | None:
-    """The commit of the checkout, if it is one of its own.
+def _commit_tags(checkout: Path) -> dict[str, str]:
+    """The commit of a checkout, and whether its code was changed since.
 
     A virtual environment often lies inside somebody's repository; that one's commit says nothing.
     """
-    top = _output("git", *_in(checkout), "rev-parse", "--show-toplevel")
-    if not top or Path(top).resolve() != checkout:
-        return None
-    return _output("git", *_in(checkout), "rev-parse", "--verify", "HEAD") or None
-
-
-def _in(checkout: Path) -> tuple[str, ...]:
-    return ("--no-optional-locks", "-C", str(checkout))
+    if not (checkout / ".git").exists():
+        return {}
+    asked = "status", "--porcelain=v2", "--branch", "--", *_CODE
+    said = _output("git", "--no-optional-locks", "-C", str(checkout), *asked)
+    commit = re.match(r"# branch.oid ([0-9a-f]+)\n", said)
+    if commit is None:
+        return {}
+    is_changed = any(not line.startswith("#") for line in said.splitlines())
+    return {
+        "mlflow.source.git.commit": commit[1],
+        "mlflow.source.git.dirty": str(is_changed).lower(),
+    }
 
 
 def _output(*command: str) -> str:
@@ -192,12 +192,11 @@ def _version(package: str) -> str | None:
 @functools.cache
 def cpu() -> str:
     """Model of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    brand = named[0] if named else _output("sysctl", "-n", "machdep.cpu.brand_string")
+    named = None
+    with suppress(OSError):  # not there but on Linux
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        named = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    brand = named[1] if named else _output("sysctl", "-n", "machdep.cpu.brand_string")
     return brand or platform.processor() or platform.machine()
 
 

@@ -42,8 +42,7 @@ from mlp.tracking.record import RunRecord, read_record, read_text
 
 if TYPE_CHECKING:  # importing MLflow takes seconds, so the background thread does it
     from mlp.tracking.read import TrackedRun
-    from mlp.tracking.runs import Status
-    from mlp.tracking.store import Store
+    from mlp.tracking.store import Status, Store
 
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two tries while the sweep goes on
@@ -156,7 +155,7 @@ class Drain:
         """Adds metrics, at a step, tags and files to the parent run or an uploaded trial's run."""
 
         def describe(store: "Store") -> None:
-            from mlp.tracking.runs import update_run
+            from mlp.tracking.store import update_run
 
             run_id = self.parent_id if of_trial is None else self._run_id(store, of_trial)
             if run_id is not None:
@@ -189,7 +188,7 @@ class Drain:
         found: list[int] = []
 
         def look(store: "Store") -> None:
-            from mlp.tracking.runs import recorded_trials
+            from mlp.tracking.store import recorded_trials
 
             recorded = recorded_trials(store, self._key)
             self.deleted = {number: run_id for number, run_id in recorded.items() if run_id}
@@ -238,7 +237,7 @@ class Drain:
 
         def draw(store: "Store") -> None:
             from mlp.tracking.read import read_points
-            from mlp.tracking.runs import update_run
+            from mlp.tracking.store import update_run
 
             def curve_of(number: int) -> ThinCurve:
                 run_id = self._run_id(store, number)
@@ -266,7 +265,7 @@ class Drain:
         """
 
         def annotate(store: "Store") -> None:
-            from mlp.tracking.runs import below_answer, update_run
+            from mlp.tracking.store import below_answer, update_run
 
             run_id = self._run_id(store, of_trial)
             if run_id is not None:
@@ -293,7 +292,7 @@ class Drain:
 
     def _ending(self, status: "Status") -> "Callable[[Store], None]":
         def end(store: "Store") -> None:
-            from mlp.tracking.runs import finish
+            from mlp.tracking.store import finish
 
             finish(store, str(self.parent_id), status)
 
@@ -347,7 +346,7 @@ class Drain:
 
     def _run_id(self, store: "Store", of_trial: int) -> str | None:
         """Of an uploaded trial, by this process or an earlier one."""
-        from mlp.tracking.runs import find_trial
+        from mlp.tracking.store import find_trial
 
         run_id = self.run_ids.get(of_trial) or find_trial(store, self._key, of_trial)
         if run_id is not None:
@@ -424,8 +423,7 @@ class Drain:
 
 def study_below(tracking: Tracking, page: StudyPage) -> tuple["Store", str]:
     """Opens the store, and finds or makes the parent run of a study in it; gives its id."""
-    from mlp.tracking.runs import start_study
-    from mlp.tracking.store import open_store, show_view
+    from mlp.tracking.store import open_store, show_view, start_study
 
     store = open_store(tracking)
     parent = start_study(store, page)
@@ -487,7 +485,7 @@ def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Ma
 
     Of a batch of reruns these are the id of the explanation, and none.
     """
-    from mlp.tracking.runs import find_key, log_text, upload_run
+    from mlp.tracking.store import find_key, log_text, upload_run
 
     if (place / BATCH_FILE).exists():
         text = read_text(place / BATCH_FILE)

@@ -18,19 +18,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mlp.config import canonical_json, digest
 from mlp.curve import Verdict
 from mlp.engine.result import Ending
-from mlp.errors import RecordError, one_line
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import display, record
 from mlp.tracking.display import LOSS_AT_END, explain_command, rerun_command
-from mlp.tracking.record import PICTURE_FILE, RunRecord, parse_json
+from mlp.tracking.record import PICTURE_FILE, RunRecord
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
 CONFIRMS = "mlp.confirms"  # of a network with the settings of that trial, which is no trial itself
@@ -46,12 +45,11 @@ _ORDER = {
     "training_loss": ("final_loss", True),
     "oscillation": ("amplitude", False),
 }
-_LARGEST_FILE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
+_LARGEST_FILE = 16 * 1024 * 1024  # bytes
 _PLAIN_KEY = re.compile(r"[\w./-]{1,250}")  # it is quoted in a filter
 _RUN_ID = "RUN_ID"  # in a note, where MLflow's id of the run goes once it is known
 _LISTING_FILE = "listing.json"
 _CLOSED = ConfigDict(extra="forbid")
-_T = TypeVar("_T")
 
 
 @checked_dataclass(frozen=True, config=_CLOSED)
@@ -202,29 +200,11 @@ def write_listing(folder: Path, listing: Listing) -> None:
 
 def read_listing(folder: Path) -> Listing:
     """Reads it back."""
-    return _read(folder / _LISTING_FILE, _listings)
-
-
-def write_page(file: Path, page: StudyPage) -> None:
-    """Writes the page of a study as JSON."""
-    file.write_text(canonical_json(_pages.dump_python(page)), encoding="utf-8")
-
-
-def read_page(file: Path) -> StudyPage:
-    """Reads the page of a study back."""
-    return _read(file, _pages)
-
-
-def _read(file: Path, adapter: TypeAdapter[_T]) -> _T:
-    try:
-        text = record.read_bytes(file, _LARGEST_FILE).decode()
-        return adapter.validate_python(parse_json(text, source=file.name))
-    except (UnicodeDecodeError, ValidationError) as error:
-        raise RecordError(f"{file.name} cannot be used: {one_line(error)}") from None
+    text = record.read_text(folder / _LISTING_FILE, _LARGEST_FILE)
+    return record.read_json(text, _listings, source=_LISTING_FILE)
 
 
 _listings = TypeAdapter(Listing)
-_pages = TypeAdapter(StudyPage)
 
 
 def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:

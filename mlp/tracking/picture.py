@@ -194,19 +194,14 @@ def _finite(
     return values[is_finite], at[is_finite]
 
 
-def _scale(values: NDArray[np.float64], *, from_zero: bool = False) -> _Scale:
-    low, high = float(values.min()), float(values.max())
-    above = values[values > 0]
-    least = float(above.min()) if above.size else 0.0
-    is_log = low >= 0 and least > 0 and high > _MOST_SHARE * least
-    if from_zero and low > 0:
-        low = 0.0
-    return _Scale(least if is_log else low, high, is_log)
-
-
 def _scale_of(values: NDArray[np.float64], verdict: Verdict) -> _Scale:
     """What does not swing begins at 0: else a flat curve would fill the picture with its noise."""
-    return _scale(values, from_zero=verdict not in (Verdict.OSCILLATING, Verdict.CLIMBING))
+    low, high = float(values.min()), float(values.max())
+    least = float(values[values > 0].min(initial=np.inf))
+    if low >= 0 and high > _MOST_SHARE * least:
+        return _Scale(least, high, is_log=True)
+    swings = verdict in (Verdict.OSCILLATING, Verdict.CLIMBING)
+    return _Scale(low if swings else min(low, 0.0), high, is_log=False)
 
 
 def _band(

@@ -19,7 +19,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlp.tracking.store import Store, one_sentence  # first: it sets MLflow up
+from mlp.tracking.store import (  # first: it sets MLflow up
+    STUDY_FILE,
+    Store,
+    all_runs,
+    as_params,
+    get_run,
+    one_sentence,
+)
 
 # isort: split
 
@@ -57,7 +64,7 @@ from mlp.settings import (
     with_arguments,
     with_settings,
 )
-from mlp.tracking import record, runs
+from mlp.tracking import record
 from mlp.tracking.batch import Batch, configs_in, read_batch
 from mlp.tracking.display import PROGRAM, ThinCurve, noted_program, read_numbers
 from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, explanation_key
@@ -74,7 +81,6 @@ from mlp.tracking.record import (
     read_settings,
     read_text,
 )
-from mlp.tracking.runs import STUDY_FILE, all_runs, get_run
 
 _BATCH_NAME = re.compile(r"reruns-[0-9a-f]{16}\.json")
 _OF_FOLDERS = ("", "file")
@@ -136,7 +142,7 @@ def fetch_run(store: Store, run_id: str) -> TrackedRun:
     for name, digest in {"data_digest": recipe.data_digest, **record.digests(result)}.items():
         if run.data.tags.get(f"mlp.{name}") != digest:
             raise RecordError(f"run {run_id} was changed: its files do not have its mlp.{name}")
-    for param in runs.as_params(settings_of(recipe.config)):
+    for param in as_params(settings_of(recipe.config)):
         if run.data.params.get(param.key, param.value) != param.value:  # of older runs some lack
             raise RecordError(
                 f"run {run_id} was changed: its {record.CONFIG_FILE} has another {param.key} than "

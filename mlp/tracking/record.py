@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -51,6 +51,7 @@ from mlp.settings import (
 from mlp.stability.ratio import Stability, judge_stability, sharpness_steps
 
 Array = NDArray[Any]
+_T = TypeVar("_T")
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment a zip file can name
 _LARGEST_FILE = 1 << 30  # bytes; a config may claim any size
@@ -460,6 +461,14 @@ def parse_json(text: str, *, source: str) -> Any:
         raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
 
 
+def read_json(text: str, schema: TypeAdapter[_T], *, source: str) -> _T:
+    """As `parse_json`, checked against a schema."""
+    try:
+        return schema.validate_python(parse_json(text, source=source))
+    except ValidationError as error:
+        raise RecordError(f"{source} cannot be used: {one_line(error)}") from None
+
+
 def _parse(text: str) -> Any:
     if len(text.encode(errors="surrogatepass")) > LARGEST_TEXT:
         _refuse(f"it must be at most {LARGEST_TEXT} bytes long, but is longer")
@@ -679,11 +688,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
 def read_record(folder: Path) -> RunRecord:
     """Reads a whole record; the inverse of `write_record`, but for the settings that say where."""
     recipe, result = read_artifacts(folder)
-    values = parse_json(read_text(folder / FACTS_FILE), source=FACTS_FILE)
-    try:
-        facts = _facts.validate_python(values)
-    except ValidationError as error:
-        raise RecordError(f"{FACTS_FILE} cannot be used: {one_line(error)}") from None
+    facts = read_json(read_text(folder / FACTS_FILE), _facts, source=FACTS_FILE)
     found = {**digests(result), "layers_digest": _layers_digest(result)}
     if any(getattr(facts, name) != digest for name, digest in found.items()):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")

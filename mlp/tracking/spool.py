@@ -6,6 +6,7 @@ and networks of further seeds lie in a folder of their study; runs that belong t
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import os
@@ -18,23 +19,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
+from pydantic import TypeAdapter
+
 from mlp.addresses import sqlite_path
+from mlp.config import canonical_json
 from mlp.errors import StoreError
 from mlp.tracking.batch import BATCH_FILE, Batch, write_batch
-from mlp.tracking.listing import (
-    Label,
-    StudyPage,
-    listing_of,
-    read_page,
-    write_listing,
-    write_page,
-)
+from mlp.tracking.listing import Label, StudyPage, listing_of, write_listing
 from mlp.tracking.picture import run_picture
-from mlp.tracking.record import PICTURE_FILE, RunRecord, write_record
+from mlp.tracking.record import PICTURE_FILE, RunRecord, read_json, read_text, write_record
 
 UNFINISHED = ".part"  # ends the name of what is being written, or was when its writer died
 
 _PAGE_FILE = "study.json"
+_LARGEST_PAGE = 16 * 1024 * 1024  # bytes; a study may enqueue thousands of points
 _PLACE = re.compile(r"(\d+)(?:\.seed(\d+))?")
 _RUNS_OF_ONE = 1_000_000  # runs of one process in the folder of runs that belong to no study
 _MS_TO_LOCK = 60_000  # from the making of a lock file to its being locked, at the very most
@@ -125,7 +123,7 @@ def put_page(folder: Path, page: StudyPage) -> None:
     part = folder / (_PAGE_FILE + UNFINISHED)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_page(part, page)
+        part.write_text(canonical_json(dataclasses.asdict(page)), encoding="utf-8")
         part.rename(folder / _PAGE_FILE)
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
@@ -133,7 +131,8 @@ def put_page(folder: Path, page: StudyPage) -> None:
 
 def page_of(folder: Path) -> StudyPage:
     """Whose runs wait in a folder."""
-    return read_page(folder / _PAGE_FILE)
+    text = read_text(folder / _PAGE_FILE, _LARGEST_PAGE)
+    return read_json(text, TypeAdapter(StudyPage), source=_PAGE_FILE)
 
 
 def has_page(folder: Path) -> bool:
@@ -260,8 +259,7 @@ def _flush_all(paths: Sequence[Path]) -> None:
     """As `_flush`; side by side, since a disk writes many in the time of one."""
     try:
         with ThreadPoolExecutor(_FLUSHES) as pool:
-            for _ in pool.map(_flush, paths):
-                pass
+            list(pool.map(_flush, paths))
     except RuntimeError:  # the machine gives no more threads
         for path in paths:
             _flush(path)

@@ -29,7 +29,7 @@ from mlp.settings import read_explain, read_sweep
 from mlp.sweep.run_study import run_study
 from mlp.terminal.compose import compose
 from mlp.tracking import drain, spool
-from mlp.tracking import runs as tracking_runs
+from mlp.tracking import store as tracking_store
 from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.read import read_reruns, read_study
 from mlp.tracking.store import open_store
@@ -452,7 +452,7 @@ def going_away(monkeypatch, outage, table):
         if not sizes:
             outage.enter_context(failing_table(Path(), table))
             outage.enter_context(pytest.MonkeyPatch.context()).setattr(
-                tracking_runs, "log_text", refuse
+                tracking_store, "log_text", refuse
             )
         sizes.append(len(configs))
         return really_train(configs, *args, **kwargs)

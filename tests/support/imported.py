@@ -12,7 +12,7 @@ import mlp.explain.explain_study
 import mlp.explain.repair_run
 import mlp.rerun
 import mlp.sweep.run_study
-import mlp.tracking.runs
+import mlp.tracking.store
 from mlp.config import Data, RunConfig
 from mlp.data.dataset import load_data
 from mlp.engine.population import train

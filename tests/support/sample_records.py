@@ -46,7 +46,7 @@ def make_record(
 
 def uploaded(store: "Store", record: RunRecord, label: Label, parent_id: str | None = None) -> str:
     """Uploads a record now, as the drain does; returns the id of its run."""
-    from mlp.tracking.runs import upload_run  # imports MLflow, which most tests do not need
+    from mlp.tracking.store import upload_run  # imports MLflow, which most tests do not need
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "000000"

@@ -235,10 +235,10 @@ def test_config_that_lies_is_refused(artifacts, only_here, name):
 
 ARRAYS = {f"kept.{name}": array for name, array in {"W": np.ones((2, 3), np.float32)}.items()}
 ARRAYS |= {"kept.n": np.array(3), "kept.on": np.array([True])}
-FILES = hostile.archives(ARRAYS)
+FILES = hostile.archives(ARRAYS)  # test_hostile.py has all of them
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["a pickle inside", "8 TB", "one entry more", "other dtype"])
 def test_hostile_arrays_are_refused(artifacts, only_here, name):
     (artifacts / "weights.npz").write_bytes(hostile.content(FILES[name]))
     with (

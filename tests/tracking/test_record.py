@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.curve import Verdict
@@ -21,19 +21,16 @@ from support.sample_records import make_record
 
 
 @pytest.mark.parametrize(
-    ("settings", "loss"),
+    ("changes", "loss"),
     [
-        ({}, None),
         ({"model.widths": [5, 4], "training.dtype": "float64"}, None),
-        ({"training.batch_size": 16}, None),
-        ({"training.sharpness_points": 9}, None),
         ({"training.sharpness_points": 9, "training.batch_size": 16}, None),
         ({}, [0.7, 0.9, math.nan]),
         ({}, [math.inf]),
     ],
 )
-def test_record_survives_the_disk(tmp_path, settings, loss):
-    written = make_record(settings, loss=loss)
+def test_record_survives_the_disk(tmp_path, changes, loss):
+    written = make_record(changes, loss=loss)
     record.write_record(tmp_path, written)
     back = record.read_record(tmp_path)
     for field in dataclasses.fields(written):
@@ -256,6 +253,7 @@ JSON = st.recursive(
 PLACES = [f"settings.{group}.{name}" for group, part in GOOD["settings"].items() for name in part]
 
 
+@settings(max_examples=40)
 @given(st.sampled_from([*PLACES, "version", "data_digest", "ended", "settings.model"]), JSON)
 def test_any_value_anywhere_is_read_or_refused(path, value):
     text = changed(path, value)
@@ -266,6 +264,7 @@ def test_any_value_anywhere_is_read_or_refused(path, value):
     assert recipe.config.training.steps >= 1
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=200))
 def test_any_text_is_refused(text):
     with pytest.raises(RecordError):
@@ -293,40 +292,14 @@ def member(array: object, **options: object) -> bytes:
     return file.getvalue()
 
 
-def claiming(shape: str, dtype: str = "<f8") -> bytes:
-    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 24
-
-
 A, B = member(FITTING["a"]), member(FITTING["b"])
-FOREIGN_ARRAYS = {
-    "empty": b"",
-    "text": b"<html>" * 100,
-    "truncated": record.pack_arrays(FITTING)[:-30],
-    "bit flip": record.pack_arrays(FITTING).replace(np.arange(3.0).tobytes(), np.ones(3).tobytes()),
-    "bare npy": A,
+FOREIGN_ARRAYS = {  # what an archive may be besides stands in `hostile.archives`
     "missing": zipped({"a.npy": A}),
-    "extra": zipped({"a.npy": A, "b.npy": B, "c.npy": A}),
-    "path": zipped({"../a.npy": A, "b.npy": B}),
-    "absolute": zipped({"/a.npy": A, "b.npy": B}),
-    "no suffix": zipped({"a": A, "b.npy": B}),
-    "compressed": zipped({"a.npy": A, "b.npy": B}, zipfile.ZIP_DEFLATED),
-    "bomb": zipped({"a.npy": A + b"\0" * 10**7, "b.npy": B}, zipfile.ZIP_DEFLATED),
-    "pickle": zipped({"a.npy": b"cos\nsystem\n(S'true'\ntR.", "b.npy": B}),
-    "objects": zipped({"a.npy": member(np.array([{}] * 3), allow_pickle=True), "b.npy": B}),
     "dtype": zipped({"a.npy": member(np.arange(3)), "b.npy": B}),
-    "big-endian": zipped({"a.npy": member(np.arange(3, dtype=">f8")), "b.npy": B}),
-    "shape": zipped({"a.npy": member(np.arange(4.0)), "b.npy": B}),
-    "rank": zipped({"a.npy": member(np.ones((3, 1))), "b.npy": B}),
     "too long": zipped({"a.npy": A, "b.npy": member(np.ones((10, 2), np.float32))}),
+    "wide": zipped({"a.npy": A, "b.npy": member(np.ones((4, 3), np.float32))}),
     "fortran": zipped({"a.npy": A, "b.npy": member(np.asfortranarray(np.ones((4, 2), "f4")))}),
-    "8 TB": zipped({"a.npy": claiming("(1000000000000,)"), "b.npy": B}),
-    "negative": zipped({"a.npy": claiming("(-3,)"), "b.npy": B}),
-    "code": zipped({"a.npy": claiming("(3, __import__('os'))"), "b.npy": B}),
-    "void": zipped({"a.npy": claiming("(3,)", "|V8"), "b.npy": B}),
-    "trailing": zipped({"a.npy": A + b"\0", "b.npy": B}),
-    "short": zipped({"a.npy": A[:-1], "b.npy": B}),
-    "version 2": zipped({"a.npy": A.replace(b"NUMPY\x01", b"NUMPY\x02"), "b.npy": B}),
+    "void": zipped({"a.npy": member(np.zeros(3, "V8")), "b.npy": B}),
 }
 
 
@@ -344,12 +317,7 @@ def test_foreign_arrays_are_refused(name):
     assert str(caught.value).isprintable()
 
 
-def test_member_twice_is_refused():
-    data = zipped({"a.npy": A, "x.npy": A, "b.npy": B}).replace(b"x.npy", b"a.npy")
-    with pytest.raises(RecordError):
-        record.unpack_arrays(data, EXPECTED, source="w.npz")
-
-
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, len(record.pack_arrays(FITTING)) - 1), st.integers(0, 255)),

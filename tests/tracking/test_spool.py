@@ -107,7 +107,7 @@ def test_half_written_trial_is_not_waiting_and_does_not_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("last", "whole"), [*((n, []) for n in (1, 3, 6, 8, 13, 18, 21, 29)), (30, [0]), (31, [0, 1])]
+    ("last", "whole"), [*((n, []) for n in (3, 13, 29)), (30, [0]), (31, [0, 1])]
 )
 def test_killed_writer_leaves_whole_trials_or_none(tmp_path, last, whole):
     """It dies as it makes a folder, opens a file to write or flush it, or renames a folder."""
@@ -135,7 +135,7 @@ spool.put(dict.fromkeys(places, (made, Label("#0", {{}}))))
     record.read_record(put(tmp_path, 0, make_record()))
 
 
-@settings(max_examples=30)
+@settings(max_examples=16)
 @given(
     file=st.sampled_from(["config.json", "curve.npz", "weights.npz", "record.json"]), data=st.data()
 )
