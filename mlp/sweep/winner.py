@@ -31,7 +31,7 @@ from mlp.sweep.generation import Keeper, train_again
 from mlp.terminal.screen import render_verdicts, say, waiting
 from mlp.tracking.display import ThinCurve, doctor_command, explain_command, rerun_command, run_name
 from mlp.tracking.drain import Drain
-from mlp.tracking.listing import NOTE_TAG, label_of_seed, picture_link, run_link, study_note
+from mlp.tracking.listing import NOTE_TAG, label_of_trial, picture_link, run_link, study_note
 from mlp.tracking.picture import study_picture
 from mlp.tracking.record import RunRecord
 from mlp.training.train_runs import train_runs
@@ -274,7 +274,7 @@ def _records(
             accuracy = accuracy_on(data.test, record, data)
             records[seed] = dataclasses.replace(record, test_accuracy=accuracy)
             name = f"{run_name(record.config, trial=seed[0])} seed +{seed[1]}"
-            runs[seed] = records[seed], label_of_seed(keeper.page, *seed, name)
+            runs[seed] = records[seed], label_of_trial(keeper.page, seed[0], name, seed[1])
         keeper.keep(runs)
 
     if missing:

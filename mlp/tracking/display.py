@@ -251,11 +251,12 @@ def _own_words(own: Own) -> list[str]:
     program = own.program
     pairs = list(zip(program.arguments, own.values, strict=True))
     differing = [(each, value) for each, value in pairs if value != each.default]
-    shown = [f"{each.name}={_as_word(value)}" for each, value in (differing or pairs)]
+    shown = [f"{each.name}={short_value(value)}" for each, value in (differing or pairs)]
     return [f"{Path(program.file).stem}.{program.function}", *shown[:_MOST_ARGUMENTS]]
 
 
-def _as_word(value: Any) -> str:
+def short_value(value: object) -> str:
+    """A setting's value in a list of several."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -342,9 +343,7 @@ def numbers(run: RunRecord) -> dict[str, float]:
         "n_weights": sum(W.size + b.size for W, b in result.weights),
         "duration_s": (run.ended_ms - run.started_ms) / 1000,
     }
-    path = learning_rate_of(run.config)
-    rate = settings_of(run.config)[path] if path is not None else None
-    if isinstance(rate, float) and rate > 0:
+    if rate := positive_rate(run.config):
         # MLflow's charts have linear axes, and rates differ by factors of ten.
         known |= {"learning_rate": rate, "log10_learning_rate": math.log10(rate)}
     for name, values in (result.own.series if result.own is not None else {}).items():
@@ -363,6 +362,13 @@ def numbers(run: RunRecord) -> dict[str, float]:
         for name, value in known.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def positive_rate(config: RunConfig) -> float | None:
+    """The learning rate of a run, if it has one that is a positive number."""
+    path = learning_rate_of(config)
+    rate = None if path is None else settings_of(config)[path]
+    return rate if isinstance(rate, float) and rate > 0 else None
 
 
 def shown_numbers(known: Mapping[str, float]) -> dict[str, float]:

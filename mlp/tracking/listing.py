@@ -28,7 +28,8 @@ from mlp.curve import Verdict
 from mlp.engine.result import Ending
 from mlp.settings import learning_rate_of, settings_of
 from mlp.tracking import display, record
-from mlp.tracking.display import LOSS_AT_END, explain_command, rerun_command
+from mlp.tracking.display import LOSS_AT_END, explain_command, rerun_command, short_value
+from mlp.tracking.picture import facts_of
 from mlp.tracking.record import PICTURE_FILE, RunRecord
 
 KEY, STUDY, TRIAL = "mlp.key", "mlp.study", "mlp.trial"
@@ -116,22 +117,15 @@ class StudyPage:
     searched: dict[str, Any] = field(default_factory=dict)
 
 
-def label_of_trial(page: StudyPage, number: int, name: str) -> Label:
-    """The label of a study's trial.
+def label_of_trial(page: StudyPage, number: int, name: str, seed: int = 0) -> Label:
+    """The label of a study's trial, or of a network with its settings and a further seed.
 
     Example:
         >>> label_of_trial(StudyPage("a", "a", {}, ""), 3, "#3").tags
         {'mlp.study': 'a', 'mlp.trial': '3', 'mlp.key': 'a/3'}
     """
-    key = trial_key(page.key, str(number))
-    tags = {STUDY: page.name, TRIAL: str(number), KEY: key}
-    return Label(name, tags, study_key(page.key))
-
-
-def label_of_seed(page: StudyPage, number: int, seed: int, name: str) -> Label:
-    """The label of a network with a trial's settings and its so many-th further seed."""
-    key = trial_key(page.key, f"{number}.seed{seed}")
-    tags = {STUDY: page.name, CONFIRMS: str(number), KEY: key}
+    key = trial_key(page.key, f"{number}.seed{seed}" if seed else str(number))
+    tags = {STUDY: page.name, CONFIRMS if seed else TRIAL: str(number), KEY: key}
     return Label(name, tags, study_key(page.key))
 
 
@@ -245,42 +239,26 @@ def _note_of(run: RunRecord) -> str:
     """What came of a run, and how to train it again."""
     verdict = run.judgement.verdict
     came_of_it = f"**{run.judgement.words}**: {run.judgement.sentence}"
-    if run.result.ending is Ending.CRASHED:
-        came_of_it = f"**crashed**: {Ending.CRASHED.sentence}"
     if run.result.own is not None and run.result.own.fault is not None:
         came_of_it = f"**failed**: {run.result.own.fault}."
+    facts = _as_sentence("; ".join(facts_of(run.config, run.result, run.judgement)))
+    said = f"{came_of_it} {facts}."
+    if run.result.ending is Ending.CRASHED:
+        said = f"**crashed**: {Ending.CRASHED.sentence}"
     again = rerun_command(_RUN_ID, run.config)
     commands, offers = [again], ["the same again, bit for bit"]
-    path = learning_rate_of(run.config)
-    rate = settings_of(run.config)[path] if path is not None else None
-    if isinstance(rate, float) and rate > 0:
-        commands.append(f"{again} {path}={rate / 2:.3g}")
+    if rate := display.positive_rate(run.config):
+        commands.append(f"{again} {learning_rate_of(run.config)}={rate / 2:.3g}")
         offers.append("the same with half its learning rate")
     if verdict not in (Verdict.LEARNING, Verdict.CONVERGED, Verdict.FAILED):
         commands.insert(0, explain_command(_RUN_ID, run.config))
         offers.insert(0, "what stops it")
-    said = "; ".join(offers)
-    offer = f"{said[0].upper()}{said[1:]}:"
     picture = picture_link(PICTURE_FILE, _RUN_ID, "the loss")
-    return "\n\n".join(
-        [picture, f"{came_of_it} {_numbers_of(run)}".strip(), offer, _block(commands)]
-    )
+    return "\n\n".join([picture, said, f"{_as_sentence('; '.join(offers))}:", _block(commands)])
 
 
-def _numbers_of(run: RunRecord) -> str:
-    known = display.numbers(run)
-    if "diverged_at_step" in known:
-        return f"It was lost at step {known['diverged_at_step']:.0f}."
-    if "final_loss" not in known:
-        return ""
-    parts = [f"Loss {known['final_loss']:.4g} after {run.result.last_step} steps"]
-    if "final_validation_accuracy" in known:
-        parts.append(f"validation accuracy {known['final_validation_accuracy']:.4f}")
-    if run.judgement.verdict is Verdict.OSCILLATING:
-        period = known.get("period_steps")
-        pace = "" if period is None else f" every {period:.3g} steps"
-        parts.append(f"swings of {100 * run.judgement.amplitude:.0f} % of its level{pace}")
-    return ", ".join(parts) + "."
+def _as_sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def study_note(
@@ -311,7 +289,9 @@ def study_note(
         return f"{line}.\n\nNone of them came to its end with a finite loss."
     parts = [f"{line}.", *([picture] if picture else []), winner, _block(commands)]
     if settings:
-        parts.append(", ".join(f"`{name}={_short(value)}`" for name, value in settings.items()))
+        parts.append(
+            ", ".join(f"`{name}={short_value(value)}`" for name, value in settings.items())
+        )
     return "\n\n".join(parts)
 
 
@@ -327,10 +307,6 @@ def run_link(experiment_id: str, run_id: str, name: str) -> str:
 
 def _are(n: int) -> str:
     return "is" if n == 1 else "are"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _block(commands: Sequence[str]) -> str:

@@ -91,10 +91,9 @@ def plot_curve(
     if values.size == 0:
         return []
     n_columns = min(_TEXT_COLUMNS, values.size * 5)
-    scale, band = (
-        _scale_of(values, verdict),
-        _band(values, np.arange(values.size), n_columns, fills=True),
-    )
+    wide = max(values.size, n_columns)  # a value of a short curve has several columns
+    own = values[np.arange(wide) * values.size // wide]
+    scale, band = _scale_of(values, verdict), _band(own, np.arange(wide), n_columns)
     first, last = (
         np.rint(scale.place(edge) * (_TEXT_ROWS - 1)).astype(int) for edge in (band.low, band.high)
     )
@@ -129,7 +128,7 @@ def run_picture(config: "RunConfig", result: "Result", judgement: Judgement) -> 
     texts = [_text(14, 24, judgement.words, colour, 'font-size="16" font-weight="600"')]
     texts += [
         _text(14, 42 + 16 * i, line, _INK)
-        for i, line in enumerate(_facts(config, result, judgement))
+        for i, line in enumerate([_what(config), *facts_of(config, result, judgement)])
     ]
     return _svg(_WIDTH, _HEIGHT, [*texts, *drawn])
 
@@ -204,36 +203,36 @@ def _scale_of(values: NDArray[np.float64], verdict: Verdict) -> _Scale:
     return _Scale(low if swings else min(low, 0.0), high, is_log=False)
 
 
-def _band(
-    values: NDArray[np.float64], at: NDArray[np.int64], n_columns: int, *, fills: bool = False
-) -> _Band:
-    """The lowest and highest value of each column; `fills`: of fewer values each has several."""
-    last = int(at[-1])
-    if fills and values.size < n_columns:
-        column = np.arange(n_columns)
-        own = values[column * values.size // n_columns]
-        return _Band(column, own, own)
-    place = at * n_columns // (last + 1)
+def _band(values: NDArray[np.float64], at: NDArray[np.int64], n_columns: int) -> _Band:
+    """The lowest and highest value of each column."""
+    place = at * n_columns // (int(at[-1]) + 1)
     starts = np.flatnonzero(np.diff(place, prepend=-1))
     low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
     return _Band(place[starts], low, high)
 
 
-def _facts(config: "RunConfig", result: "Result", judgement: Judgement) -> list[str]:
-    """Up to four short lines that stand beside the curve."""
-    from mlp.engine.result import Ending
+def _what(config: "RunConfig") -> str:
+    """What was trained, in a line beside the curve."""
     from mlp.settings import learning_rate_of  # `judge` starts without the schema
 
-    lines = [f"learning rate {config.optimizer.rate:.4g}, {config.gradient.normalization}"]
-    if config.own is not None:
-        lines = [f"{config.own.program.function} in {config.own.program.file}"]
-        if (path := learning_rate_of(config)) is not None:
-            rate = config.own.arguments[path.removeprefix("own.")]
-            lines[0] += f", {path.removeprefix('own.')}={rate}"
+    if config.own is None:
+        return f"learning rate {config.optimizer.rate:.4g}, {config.gradient.normalization}"
+    line = f"{config.own.program.function} in {config.own.program.file}"
+    if (path := learning_rate_of(config)) is None:
+        return line
+    name = path.removeprefix("own.")
+    return f"{line}, {name}={config.own.arguments[name]}"
+
+
+def facts_of(config: "RunConfig", result: "Result", judgement: Judgement) -> list[str]:
+    """What came of a run, in up to three short lines."""
+    from mlp.engine.result import Ending
+
     if result.own is not None and result.own.fault is not None:
-        return [*lines, f"failed after {result.last_step} steps"]
+        return [f"failed after {result.last_step} steps"]
     if result.ending is Ending.CRASHED:
-        return [*lines, "its worker died: nothing is known"]
+        return ["its worker died: nothing is known"]
+    lines = []
     if result.ending is Ending.NON_FINITE or not result.loss.size:
         lines.append(f"lost at step {diverged_at(result)}")
     else:

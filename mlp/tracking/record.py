@@ -420,9 +420,9 @@ def read_recipe(text: str) -> Recipe:
 
 def _flat(settings: Any) -> dict[str, Any]:
     """Groups of settings as settings by their paths."""
-    _check_keys("settings", settings)
+    _check_mapping("settings", settings)
     for group, part in settings.items():
-        _check_keys(f"settings.{group}", part)
+        _check_mapping(f"settings.{group}", part)
         if not part:
             _refuse(f"settings.{group} must have settings")
     return {f"{group}.{name}": v for group, part in settings.items() for name, v in part.items()}
@@ -493,11 +493,14 @@ def _check_values(value: Any, depth: int) -> None:
             _check_values(child, depth + 1)
 
 
-def _check_keys(name: str, values: Any, expected: set[str] | None = None) -> None:
-    """That something is a mapping with these keys; None: with any."""
+def _check_mapping(name: str, values: Any) -> None:
     if not isinstance(values, dict):
         _refuse(f"{name} must be a mapping, but is {values!r}")
-    for key in sorted(values.keys() ^ expected if expected is not None else ()):
+
+
+def _check_keys(name: str, values: Any, expected: set[str]) -> None:
+    _check_mapping(name, values)
+    for key in sorted(values.keys() ^ expected):
         _refuse(f"{name} must {'have' if key in expected else 'not have'} the key {key!r}")
 
 
@@ -579,13 +582,11 @@ class RunRecord:
 def config_json(record: RunRecord) -> str:
     """The text of `config.json`; equal runs have equal texts."""
     result = record.result
-    arrays, fault = dict[str, Expected](), None
-    if result.own is not None:
-        given = {**_series_arrays(result), **_weight_arrays(result)}
-        arrays = {name: Expected(_portable(a).dtype.str, a.shape) for name, a in given.items()}
-        fault = result.own.fault
+    arrays, own = {**_series_arrays(result), **_weight_arrays(result)}, result.own
+    shapes = {name: Expected(_portable(a).dtype.str, a.shape) for name, a in arrays.items()}
+    fault = own.fault if own is not None else None
     ended = result.ending, result.last_step
-    return write_recipe(Recipe(record.config, record.data_digest, *ended, arrays, fault))
+    return write_recipe(Recipe(record.config, record.data_digest, *ended, shapes, fault))
 
 
 def curve_digest(result: Result) -> str:
@@ -612,6 +613,12 @@ def digests(result: Result) -> dict[str, str]:
     }
 
 
+def _all_digests(result: Result) -> dict[str, str | None]:
+    """As `digests`, and that of the layers, which records of before do not have."""
+    layers = _layer_arrays(result)
+    return {**digests(result), "layers_digest": arrays_digest(layers.values()) if layers else None}
+
+
 def write_artifacts(folder: Path, record: RunRecord) -> None:
     """Writes what a tracked run shows: `config.json`, `curve.npz` and `weights.npz`.
 
@@ -628,9 +635,8 @@ def write_artifacts(folder: Path, record: RunRecord) -> None:
 
 def artifacts_in(folder: Path) -> list[Path]:
     """The files of a record that a tracked run shows."""
-    further = [folder / name for name in (PICTURE_FILE, *OWN_ARTIFACTS)]
-    further = [file for file in further if file.exists()]  # earlier versions drew no picture
-    return [*(folder / name for name in ARTIFACTS), *further]
+    further = (folder / name for name in (PICTURE_FILE, *OWN_ARTIFACTS))
+    return [*(folder / name for name in ARTIFACTS), *(file for file in further if file.exists())]
 
 
 def read_artifacts(folder: Path) -> tuple[Recipe, Result]:
@@ -680,8 +686,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
     """Writes the whole record into an existing folder."""
     write_artifacts(folder, record)
     values: dict[str, Any] = {name: getattr(record, name) for name in _FACT_NAMES}
-    values |= digests(record.result)
-    facts = _Facts(**values, layers_digest=_layers_digest(record.result))
+    facts = _Facts(**values, **_all_digests(record.result))
     (folder / FACTS_FILE).write_bytes(_facts.dump_json(facts))
 
 
@@ -689,8 +694,7 @@ def read_record(folder: Path) -> RunRecord:
     """Reads a whole record; the inverse of `write_record`, but for the settings that say where."""
     recipe, result = read_artifacts(folder)
     facts = read_json(read_text(folder / FACTS_FILE), _facts, source=FACTS_FILE)
-    found = {**digests(result), "layers_digest": _layers_digest(result)}
-    if any(getattr(facts, name) != digest for name, digest in found.items()):
+    if any(getattr(facts, name) != digest for name, digest in _all_digests(result).items()):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
     kept = {name: getattr(facts, name) for name in _FACT_NAMES if name != "judgement"}
     return RunRecord(
@@ -785,12 +789,6 @@ def _curve_arrays(result: Result) -> dict[str, Array]:
 
 def _layer_arrays(result: Result) -> dict[str, Array]:
     return _at("layer_step", result) if result.layer_step.size else {}
-
-
-def _layers_digest(result: Result) -> str | None:
-    """Likewise of the layers; None where nobody measured."""
-    arrays = _layer_arrays(result)
-    return arrays_digest(arrays.values()) if arrays else None
 
 
 def _all_arrays(record: RunRecord) -> dict[str, Array]:

@@ -448,7 +448,6 @@ def update_run(
     *,
     metrics: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
-    params: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
     step: int = 0,
 ) -> None:
@@ -463,12 +462,7 @@ def update_run(
         if math.isfinite(value)
     ]
     with one_sentence(store.uri):
-        store.client.log_batch(
-            run_id,
-            metrics=points,
-            params=as_params(params or {}),
-            tags=_as_tags(tags or {}),
-        )
+        store.client.log_batch(run_id, metrics=points, tags=_as_tags(tags or {}))
         for name, text in (files or {}).items():
             store.client.log_text(run_id, text, name)
 

@@ -17,7 +17,7 @@ def test_note_of_a_run_says_verdict_numbers_and_commands():
     note = note_of(made)
     picture, text = note.split("\n\n")[:2]
     assert picture == "![the loss](get-artifact?path=loss.svg&run_uuid=0f)"
-    assert text.startswith(f"**{made.judgement.verdict}**: {said} Loss 0.0851 after 20 steps")
+    assert text.startswith(f"**{made.judgement.verdict}**: {said} Loss 0.0851 after 20 steps;")
     assert "validation accuracy 0.9" in note
     again = "python -m mlp.rerun 0f"
     assert note.endswith(f"```console\n{again}\n{again} optimizer.learning_rate=0.3\n```")
@@ -26,12 +26,12 @@ def test_note_of_a_run_says_verdict_numbers_and_commands():
 def test_note_of_an_oscillating_run_says_how_it_swings():
     note = note_of(make_record(loss=[1 + 0.5 * (-1) ** i for i in range(400)]))
     assert "\n\n**oscillating**" in note
-    assert "swings of 100 % of its level every 2 steps" in note
+    assert "swings by 100 %, every 2 steps" in note
 
 
 def test_note_of_a_diverged_run_says_when():
     note = note_of(make_record(loss=[0.7, 0.9, math.inf]))
-    assert "It was lost at step 2." in note
+    assert "Lost at step 2." in note
     assert "python -m mlp.explain 0f" in note
 
 
