@@ -6,7 +6,6 @@ somebody looks at the answer while it grows. Intervals hold 95 %.
 
 import functools
 import math
-from collections.abc import Sequence
 from enum import StrEnum
 
 from scipy import special
@@ -112,35 +111,14 @@ def capital(n_with: int, n_against: int) -> float:
         2023, "Game-theoretic statistics and safe anytime-valid inference"; McNemar 1947, "Note on
         the sampling error of the difference between correlated proportions".
     """
-    prior = _log_upper_half(_EXPECTED_AGREEMENT, 1)
     seen = _log_upper_half(_EXPECTED_AGREEMENT + n_with, 1 + n_against)
-    return math.exp(min((n_with + n_against) * math.log(2) + seen - prior, _LARGEST_LOG))
+    log = (n_with + n_against) * math.log(2) + seen - _log_upper_half(_EXPECTED_AGREEMENT, 1)
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 def p_value_of(capital_reached: float) -> float:
     """The p-value that a capital is worth, 0 to 1."""
     return min(1.0, 1 / capital_reached) if capital_reached > 0 else 1.0
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that the chance of any false rejection stays at the level.
-
-    The k-th smallest is multiplied by the number of hypotheses not yet rejected. The hypotheses may
-    depend on each other.
-
-    Example:
-        >>> holm([0.001, 0.2, 0.004])
-        [0.003, 0.2, 0.008]
-
-    References:
-        Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    n = len(p_values)
-    adjusted, largest = [1.0] * n, 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (n - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 @functools.cache
@@ -196,10 +174,11 @@ def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
         >>> pairs_needed(0, 0, 0.001)
         12
     """
-    share = n_with / (n_with + n_against) if n_with + n_against else 1.0
+    n_pairs = n_with + n_against
+    share = n_with / n_pairs if n_pairs else 1.0
     if share <= 0.5:
         return None
-    for n in range(max(1, n_with + n_against), 10_000):
+    for n in range(max(1, n_pairs), 10_000):
         agreeing = math.floor(share * n + 1e-9)
         if p_value_of(capital(agreeing, n - agreeing)) <= level:
             return n
