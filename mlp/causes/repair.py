@@ -256,9 +256,9 @@ def _further_changes(
     tried = {change.factor.setting for change in changes}
     for entry in space:
         drawn = domain_of(config, entry)
-        if entry.path not in tried or drawn is None or not isinstance(drawn[1], Range):
+        domain = drawn and drawn[1]
+        if entry.path not in tried or not isinstance(domain, Range):
             continue
-        _, domain = drawn
         for _, value, set_to in places(config, own, entry):
             numbers: list[float] = []
             if isinstance(value, float):
@@ -544,7 +544,7 @@ def _hold(search: _Search, curing: list[tuple[Change, ...]], ways: Mapping[str, 
         return
     [setting] = best.settings
     way = ways.get(setting)
-    place = way and way.good_place
+    place = None if way is None else way.good_place
     if way is None or place is None:
         return
     seeds = range(len(search.configs))

@@ -87,7 +87,7 @@ def test_the_chance_of_ever_naming_a_false_cause_is_one_in_a_hundred(told):
         for study in studies
     )
     assert n_studies == 48
-    assert n_false <= 2  # of half a one expected at most, more are seen once in seventy times
+    assert n_false <= 2  # of half a one expected at most, more are seen once in eighty times
 
 
 def test_what_was_named_or_cleared_stays_so(told):
