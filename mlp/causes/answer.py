@@ -428,31 +428,28 @@ def sentences(answer: Answer) -> tuple[str, ...]:
 
 def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
-    n_picked = sum(answer.n_picked)
-    said = f"Not decided yet, by {answer.n_trained} reruns of {n_picked} runs"
+    do = DEEDS[answer.asked].do
+    said = f"Not decided yet, by {answer.n_trained} reruns of {sum(answer.n_picked)} runs"
     if answer.is_complete:
-        do = DEEDS[answer.asked].do
         said = f"No setting was shown to make the loss {do}, by {answer.n_trained} reruns"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
         listed = ", ".join(answer.shared)
-        do = DEEDS[answer.asked].do
         said += f"; all {answer.n_runs} runs {do}, so something that they share may do it, "
         said += f"of {listed}"
-    best = answer.likeliest
+    best, missing = answer.likeliest, ""
     if best is not None:
-        side = max(best.sides, key=lambda own: own.n_with - own.n_against)
+        side = _better_side(best)
         said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
         said += f"{side.side.did} {side.n_with} of {side.n_expected} so far"
-        if best.pairs_needed is not None and not answer.is_complete:
+        if best.pairs_needed is not None:
             n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
-            said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
+            missing = f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
     elif answer.guess is not None:
         said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
-        if not answer.is_complete:
-            said += f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
-    return f"{said}."
+        missing = f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
+    return f"{said}{'' if answer.is_complete else missing}."
 
 
 def _odds(odds: float) -> str:
@@ -607,8 +604,11 @@ def _acting(cause: Cause) -> list[Effect]:
 
 
 def _acting_side(effect: Effect) -> SideEffect:
-    side = effect.on(Side.STOPS) if effect.stops else None
-    return side or max(effect.sides, key=lambda own: own.n_with - own.n_against)
+    return (effect.on(Side.STOPS) if effect.stops else None) or _better_side(effect)
+
+
+def _better_side(effect: Effect) -> SideEffect:
+    return max(effect.sides, key=lambda own: own.n_with - own.n_against)
 
 
 def _rest(answer: Answer) -> list[str]:

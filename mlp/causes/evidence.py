@@ -55,12 +55,8 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
 
     Half a pair is added to each of the four cells of the table before Wald's formula: with
     d = with - against and m = n + 2, the interval is (d +- z sqrt(with + against + 1 - d^2 / m)) /
-    m, which covers close to what it promises from ten pairs on.
-
-    Args:
-        n_with: pairs in which the change did what was expected of it.
-        n_against: pairs in which it did the opposite.
-        n_pairs: all pairs, also those without a difference.
+    m, which covers close to what it promises from ten pairs on. All pairs count, also those without
+    a difference.
 
     Example:
         >>> difference = paired_difference(0, 0, 32)
@@ -92,15 +88,8 @@ def capital(n_with: int, n_against: int) -> float:
     is the capital of somebody who starts with 1 and bets on the expected way at fair odds. Without
     an effect, the probability that it ever exceeds 1 / alpha is at most alpha (Ville's inequality).
     So 1 / E is a p-value, and stays one when pairs are added because the first were too few.
-    Capitals of bets on different pairs may be multiplied, and averaged.
-
-    Args:
-        n_with: pairs that differ the expected way.
-        n_against: pairs that differ the other way.
-
-    Returns:
-        E, 0 or more. Twelve pairs that all agree give 1244, where a test that may be done only
-        once would give 4096.
+    Capitals of bets on different pairs may be multiplied, and averaged. Twelve pairs that all agree
+    give 1244, where a test that may be done only once would give 4096.
 
     Example:
         >>> round(capital(12, 0)), capital(5, 5) < 1
@@ -130,18 +119,14 @@ def idle_capital(n_turned: int, n_stayed: int) -> float:
     the two probabilities exceeds 1 / alpha with a probability of at most alpha if the claim is
     true, however often one looks.
 
-    Args:
-        n_turned: reruns that ended otherwise than the unchanged run.
-        n_stayed: reruns that ended like it.
-
     Example:
         >>> idle_capital(0, 14) < 20 < idle_capital(0, 15)
         True
     """
-    prior = _log_below_negligible(1, _EXPECTED_REST)
-    seen = _log_below_negligible(1 + n_turned, _EXPECTED_REST + n_stayed)
     claimed = n_turned * math.log(NEGLIGIBLE) + n_stayed * math.log(1 - NEGLIGIBLE)
-    return math.exp(min(seen - prior - claimed, _LARGEST_LOG))
+    seen = _log_below_negligible(1 + n_turned, _EXPECTED_REST + n_stayed)
+    log = seen - _log_below_negligible(1, _EXPECTED_REST) - claimed
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 @functools.cache
@@ -152,23 +137,18 @@ def stays_needed(n_turned: int, n_stayed: int) -> int | None:
         >>> stays_needed(0, 0)
         15
     """
-    for n in range(200):
-        if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1:
-            return n
-    return None
+    enough = (
+        n for n in range(200) if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1
+    )
+    return next(enough, None)
 
 
 @functools.cache
 def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
-    """How many differing pairs would settle it, if the share that agrees stays what it is.
+    """How many differing pairs, with those so far, would bring the p-value down to a level.
 
-    Args:
-        n_with: pairs so far that differ the expected way; without any pair, all are taken to agree.
-        n_against: pairs so far that differ the other way.
-        level: that the p-value must reach.
-
-    Returns:
-        With the pairs so far; None if these speak against an effect.
+    The share that agrees is taken to stay what it is; without any pair, all are taken to agree.
+    None where the pairs so far speak against an effect.
 
     Example:
         >>> pairs_needed(0, 0, 0.001)
