@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlp.causes.changes import LEARNING_RATE, Train, plain, standard_space
+from mlp.causes.changes import LEARNING_RATE, Train, plain, standard_space, with_further_seeds
 from mlp.causes.observed import HEALTHY
-from mlp.causes.repair import Repair, repair, with_further_seeds
+from mlp.causes.repair import Repair, repair
 from mlp.config import Data, RunConfig
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict, judge_run
 from mlp.data.dataset import Dataset, load_data

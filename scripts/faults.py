@@ -270,7 +270,9 @@ FAULTS = (
     ),
     fault(
         "evidence is not paid for by the number of hypotheses",
-        "evidence attribution",
+        "evidence attribution reproduction",
+        "(len(self.comparisons) * own.p_value for",
+        "(own.p_value for",
         "min(1.0, (n - rank) * p_values[index])",
         "min(1.0, p_values[index])",
     ),

@@ -18,11 +18,11 @@ later. Every answer on the way is valid, and what was named or cleared once stay
 """
 
 from collections import UserDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mlp.causes.asking import guesses_of, next_singles
+from mlp.causes.asking import next_singles
 from mlp.causes.changes import (
     LEARNING_RATE,
     NORMALIZATION,
@@ -37,9 +37,9 @@ from mlp.causes.effects import (
     Effect,
     Seen,
     SideEffect,
-    Sightings,
     StepContrast,
     effects,
+    look,
     step_contrast,
 )
 from mlp.causes.evidence import Conclusion
@@ -55,7 +55,6 @@ _STEP = (Factor(NORMALIZATION), Factor(LEARNING_RATE))
 _SAME_STEP = Factor(NORMALIZATION, keeps_step=True)
 
 _MOST_NAMED = 4  # settings in a list; a sentence is not a table
-_HOW_OFTEN = ("likewise", "in fewer runs")
 
 
 class Kind(StrEnum):
@@ -193,8 +192,8 @@ def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
 
     First the single settings, then pairs of them.
     """
-    seen = Sightings(plan, results)
-    found = effects(plan, results, seen)
+    seen = look(plan, results)
+    found = effects(plan, seen)
     batch, _ = next_singles(plan, results, seen, found)
     is_step = step_contrast(seen).is_shown
     return batch or next_pair_batch(plan, curing_factors(found, is_step=is_step), results)
@@ -305,15 +304,15 @@ def answer(
         pace_s: seconds that a rerun takes, for the sentence that says what is missing.
     """
     consulted = _Consulted(results)
-    seen = Sightings(plan, consulted)
-    found, contrast = effects(plan, consulted, seen), step_contrast(seen)
+    seen = look(plan, consulted)
+    found, contrast = effects(plan, seen), step_contrast(seen)
     curing = curing_factors(found, is_step=contrast.is_shown)
     bonds = dependences(plan, curing, consulted)
     pairs = pair_cures(plan, consulted)
     causes = find_causes(found, bonds, pairs, is_step=contrast.is_shown)
     named = {setting for cause in causes for setting in cause.settings}
-    idle = _without_effect(found, named)
-    failing = _only_failing(found, named)
+    idle = _concluded(found, Conclusion.NO_EFFECT, named)
+    failing = _concluded(found, Conclusion.ONLY_FAILS, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     undecided = tuple(s for s in tested if s not in (*named, *idle, *failing))
     runs = plan.runs
@@ -330,7 +329,12 @@ def answer(
         n_left=n_left,
         is_complete=is_complete,
         causes=causes,
-        without_effect={setting: _tried(seen.everything_of(setting)) for setting in idle},
+        without_effect={
+            setting: _tried(
+                own for (f, _), each in seen.items() if f.setting == setting for own in each
+            )
+            for setting in idle
+        },
         only_failing=failing,
         undecided=undecided,
         likeliest=_likeliest(found, undecided),
@@ -359,29 +363,16 @@ class _Consulted(UserDict[RunConfig, Judgement]):
         return found
 
 
-def _without_effect(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
-    """Settings that do nothing on any side that was asked, in all their ways of changing."""
-    settings = dict.fromkeys(e.factor.setting for e in found if not e.factor.keeps_step)
-    return tuple(
-        setting
-        for setting in settings
-        if setting not in named
-        and all(e.conclusion is Conclusion.NO_EFFECT for e in found if e.factor == Factor(setting))
-    )
-
-
-def _only_failing(found: Sequence[Effect], named: set[str]) -> tuple[str, ...]:
-    """Settings that end it, but mostly in runs that end badly otherwise."""
+def _concluded(found: Sequence[Effect], conclusion: Conclusion, named: set[str]) -> tuple[str, ...]:
+    """Settings of no cause of which this is concluded where they are changed alone."""
     return tuple(
         e.factor.setting
         for e in found
-        if e.conclusion is Conclusion.ONLY_FAILS
-        and not e.factor.keeps_step
-        and e.factor.setting not in named
+        if e.conclusion is conclusion and not e.factor.keeps_step and e.factor.setting not in named
     )
 
 
-def _tried(events: Sequence[Seen]) -> str:
+def _tried(events: Iterable[Seen]) -> str:
     """The values that a setting had in reruns: `1 to 3`, or a list of words."""
     values = [value for own in events for value in values_of(own.pick.configs[0], own.change)]
     numbers = [value for value in values if isinstance(value, int | float)]
@@ -398,9 +389,8 @@ def _likeliest(found: Sequence[Effect], undecided: Sequence[str]) -> Effect | No
 
 
 def _guess(plan: Plan, undecided: Sequence[str]) -> str | None:
-    guesses = {factor.setting: guess for factor, guess in guesses_of(plan).items()}
-    order = sorted(undecided, key=lambda setting: (-guesses[setting], setting != LEARNING_RATE))
-    return order[0] if order else None
+    guesses = {factor.setting: guess for factor, guess in plan.guesses.items()}
+    return min(undecided, key=lambda own: (-guesses[own], own != LEARNING_RATE), default=None)
 
 
 def _shared(plan: Plan) -> tuple[str, ...]:
@@ -438,31 +428,28 @@ def sentences(answer: Answer) -> tuple[str, ...]:
 
 def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
-    n_picked = sum(answer.n_picked)
-    said = f"Not decided yet, by {answer.n_trained} reruns of {n_picked} runs"
+    do = DEEDS[answer.asked].do
+    said = f"Not decided yet, by {answer.n_trained} reruns of {sum(answer.n_picked)} runs"
     if answer.is_complete:
-        do = DEEDS[answer.asked].do
         said = f"No setting was shown to make the loss {do}, by {answer.n_trained} reruns"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
         listed = ", ".join(answer.shared)
-        do = DEEDS[answer.asked].do
         said += f"; all {answer.n_runs} runs {do}, so something that they share may do it, "
         said += f"of {listed}"
-    best = answer.likeliest
+    best, missing = answer.likeliest, ""
     if best is not None:
-        side = max(best.sides, key=lambda own: own.n_with - own.n_against)
+        side = _better_side(best)
         said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
         said += f"{side.side.did} {side.n_with} of {side.n_expected} so far"
-        if best.pairs_needed is not None and not answer.is_complete:
+        if best.pairs_needed is not None:
             n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
-            said += f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
+            missing = f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
     elif answer.guess is not None:
         said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
-        if not answer.is_complete:
-            said += f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
-    return f"{said}."
+        missing = f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
+    return f"{said}{'' if answer.is_complete else missing}."
 
 
 def _odds(odds: float) -> str:
@@ -560,15 +547,15 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:
     """One sentence on all but the first; those that decide the minority of runs are said to."""
-    often = [_in_short(cause) for cause in causes if _decides_most(cause)]
-    seldom = [_in_short(cause) for cause in causes if not _decides_most(cause)]
-    parts = [
-        f"{words} {'; '.join(own)}"
-        for words, own in zip(_HOW_OFTEN, (often, seldom), strict=True)
-        if own
-    ]
-    text = ", and ".join(parts)
-    return [f"{text[:1].upper()}{text[1:]}."] if parts else []
+    parts = []
+    for words, is_most in (("likewise", True), ("in fewer runs", False)):
+        if own := [_in_short(cause) for cause in causes if _decides_most(cause) is is_most]:
+            parts.append(f"{words} {'; '.join(own)}")
+    return [f"{_capital(', and '.join(parts))}."] if parts else []
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _decides_most(cause: Cause) -> bool:
@@ -585,9 +572,7 @@ def _in_short(cause: Cause) -> str:
         return f"{what} (both changed together)"
     if cause.kind is not Kind.ALONE:
         what += f" ({cause.kind.value})"
-    did = []
-    for such, done in map(_what_it_did, _acting(cause)):
-        did.append(f"{such}, {done}" if such else done)
+    did = [", ".join(filter(None, _what_it_did(effect))) for effect in _acting(cause)]
     return f"{what} ({', '.join(did)})"
 
 
@@ -619,8 +604,11 @@ def _acting(cause: Cause) -> list[Effect]:
 
 
 def _acting_side(effect: Effect) -> SideEffect:
-    side = effect.on(Side.STOPS) if effect.stops else None
-    return side or max(effect.sides, key=lambda own: own.n_with - own.n_against)
+    return (effect.on(Side.STOPS) if effect.stops else None) or _better_side(effect)
+
+
+def _better_side(effect: Effect) -> SideEffect:
+    return max(effect.sides, key=lambda own: own.n_with - own.n_against)
 
 
 def _rest(answer: Answer) -> list[str]:
@@ -639,8 +627,9 @@ def _rest(answer: Answer) -> list[str]:
     if not answer.is_asked_together:
         parts.append("whether two of these act only together is not asked yet")
     text = "; ".join(parts)
-    is_sentence_start = not answer.without_effect  # a setting's name keeps its small letter
-    return [f"{text[:1].upper() if is_sentence_start else text[:1]}{text[1:]}."] if text else []
+    if not answer.without_effect:  # a setting's name keeps its small letter
+        text = _capital(text)
+    return [f"{text}."] if text else []
 
 
 def _listed(names: Sequence[str]) -> str:

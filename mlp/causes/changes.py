@@ -7,14 +7,15 @@ the length of the first gradient, and so on the seed.
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Any, TypeGuard
 
-from mlp.config import Execution, Own, RunConfig, Tracking, Value
+from mlp.config import Execution, Own, RunConfig, Tracking, Value, digest
 from mlp.curve import CHANCE_LOSS, Judgement
 from mlp.errors import SettingError
 from mlp.program import Argument, Program
-from mlp.settings import seeds_of, settings_of, with_settings
+from mlp.settings import seeds_of, settings_for_seeds, settings_of, with_settings
 from mlp.stability.ratio import step_factor
 from mlp.study.space import Choice, Domain, Entry, Range, Space, bounds_around, typed
 
@@ -28,6 +29,11 @@ NORMALIZATION, LEARNING_RATE = "gradient.normalization", "optimizer.learning_rat
 DEPTH, WIDTHS = "model.depth", "model.widths"
 SEEDS = ("training.seed", "training.order_seed")
 
+# The length and precision of a training are part of what is asked, and measuring changes nothing.
+_LEFT_ALONE = {"data.name", "data.validation_fraction", "data.split_seed", *SEEDS} | {
+    f"training.{name}" for name in ("steps", "dtype", "evaluate_every", "sharpness_points")
+}
+_SEEDS_OF_A_RUN = 256  # apart; 2 to the 28 seeds in all, of 2 to the 32
 _TEN = 10.0
 _FARTHEST = 1000.0  # times a number of the run, larger or smaller
 _MOST_MOMENTUM = 0.99
@@ -93,6 +99,12 @@ class Change:
         return self.values if self.by_seed is None else self.by_seed(seed)
 
 
+def change_to(values: Values, distance: float) -> Change:
+    """The first of the settings set to its value; what follows goes with it."""
+    path, value = values[0]
+    return Change(Factor(path), f"{path}={shown_value(value)}", values, distance or 1.0)
+
+
 Order = Callable[[str, Value], float]
 """Parameter name, value -> how soon an alternative is tried; the lowest first."""
 
@@ -105,19 +117,8 @@ def plain(config: RunConfig) -> RunConfig:
         >>> near == far, plain(near) == plain(far)
         (False, True)
     """
-    local = {"data.root": None, WIDTHS: config.model.layer_widths}
-    changed = with_settings(config, local)
-    return RunConfig(
-        data=changed.data,
-        model=changed.model,
-        initialization=changed.initialization,
-        gradient=changed.gradient,
-        optimizer=changed.optimizer,
-        training=changed.training,
-        tracking=Tracking(),
-        execution=Execution(),
-        own=changed.own,
-    )
+    here = with_settings(config, {"data.root": None, WIDTHS: config.model.layer_widths})
+    return replace(here, tracking=Tracking(), execution=Execution())
 
 
 def is_seed(config: RunConfig, path: str) -> bool:
@@ -125,8 +126,29 @@ def is_seed(config: RunConfig, path: str) -> bool:
     return path in SEEDS or path in seeds_of(config)
 
 
-def with_seeds(config: RunConfig, first: int, n: int) -> tuple[RunConfig, ...]:
-    """The run, and the same with `n` further seeds, `first` and those behind it."""
+def left_alone(config: RunConfig) -> set[str]:
+    """Settings of a run that are no cause: its seeds, its data, how long it trains."""
+    if config.own is None:
+        return _LEFT_ALONE
+    return {*_LEFT_ALONE, *seeds_of(config), f"own.{config.own.program.role('steps')}"}
+
+
+def own_seed(config: RunConfig) -> int:
+    """The seed of a run; 0 where it has none."""
+    seed = settings_of(config)[seeds_of(config)[0]]
+    return seed if isinstance(seed, int) else 0
+
+
+def with_further_seeds(
+    config: RunConfig, n: int, above: int | None = None
+) -> tuple[RunConfig, ...]:
+    """The run, and the same with `n` further seeds, which no run with other settings shares.
+
+    Args:
+        above: the largest seed of its study; None: of the run alone.
+    """
+    block = int(digest(settings_for_seeds(config))[:5], 16) * _SEEDS_OF_A_RUN
+    first = 1 + (own_seed(config) if above is None else above) + block
     paths = seeds_of(config)
     further = (with_settings(config, dict.fromkeys(paths, first + k)) for k in range(n))
     return (config, *further)
@@ -190,23 +212,16 @@ def changes_of(
         Changes by factor, those of a factor in the order in which they are tried.
     """
     config = configs[0]
-    changes: list[Change] = []
+    settings, changes = settings_of(config), list[Change]()
     for entry in space:
         drawn = domain_of(config, entry)
         if drawn is None or is_seed(config, entry.path) or not is_active(config, entry.path):
             continue
-        branch, domain = drawn
-        for values, one, other in _settings_and_ends(
-            config, entry, branch, domain, targets, order, to_bounds
-        ):
-            changes.append(
-                Change(
-                    Factor(entry.path),
-                    f"{entry.path}={shown_value(dict(values)[entry.path])}",
-                    values,
-                    abs(position(domain, one) - position(domain, other)) or 1.0,
-                )
-            )
+        _, domain = drawn
+        for name, value, set_to in places(config, settings, entry):
+            target = None if entry.path == DEPTH else targets.get(name)
+            for other in _alternatives(domain, value, name, target, order, to_bounds):
+                changes.append(change_to(set_to(other), distance_between(domain, value, other)))
         if entry.path == NORMALIZATION:
             changes += _at_same_step(configs, domain, n_examples, gradient_norm, order)
     return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
@@ -215,9 +230,8 @@ def changes_of(
 def values_of(config: RunConfig, change: Change) -> list[Value]:
     """The values that a setting has before and after a change; of widths, each layer's."""
     path = change.factor.setting
-    both = [settings_of(config)[path], dict(change.values)[path]]
-    if path == WIDTHS:
-        both[0] = config.model.layer_widths
+    before = config.model.layer_widths if path == WIDTHS else settings_of(config)[path]
+    both = (before, dict(change.values)[path])
     return [v for value in both for v in (value if isinstance(value, list | tuple) else [value])]
 
 
@@ -239,46 +253,35 @@ def is_active(config: RunConfig, path: str) -> bool:
     return True
 
 
-def _settings_and_ends(
-    config: RunConfig,
-    entry: Entry,
-    branch: str,
-    domain: Domain,
-    targets: Mapping[str, float],
-    order: Order,
-    to_bounds: bool,
-) -> Iterator[tuple[Values, Value, Value]]:
-    """What a change sets, and between which two values it goes."""
+def places(
+    config: RunConfig, settings: Mapping[str, Value], entry: Entry
+) -> Iterator[tuple[str, Value, Callable[[Any], Values]]]:
+    """What an entry of a space draws in a run: parameter name, value, what another value sets.
 
-    def others(value: Value, layer: int | None = None) -> list[Value]:
-        name = DEPTH if entry.path == DEPTH else entry.parameter(branch, layer)
-        target = None if entry.path == DEPTH else targets.get(name)
-        found = _alternatives(domain, value, name, target, order)
-        if to_bounds and isinstance(domain, Range) and not domain.integer:
-            ends = [end for end in (domain.low, domain.high) if not _is_near(end, value)]
-            found = [*ends, *(own for own in found if not any(_is_near(e, own) for e in ends))]
-        return found
+    Args:
+        settings: of the run.
+    """
+    drawn, widths = domain_of(config, entry), config.model.layer_widths
+    if drawn is None:
+        return
+    branch, domain = drawn
 
-    widths = config.model.layer_widths
-    if entry.path == DEPTH:
-        depth = config.model.depth
-        for other in others(depth):
-            assert isinstance(other, int)
-            repeated = (*widths, *[widths[-1]] * other)[:other]
-            yield ((DEPTH, other), (WIDTHS, repeated)), depth, other
-    elif entry.each_layer:
+    def depth_to(other: int) -> Values:
+        return (DEPTH, other), (WIDTHS, (*widths, *[widths[-1]] * other)[:other])
+
+    def width_to(layer: int, other: int) -> Values:
+        return ((WIDTHS, (*widths[: layer - 1], other, *widths[layer:])),)
+
+    def setting_to(other: Value) -> Values:
+        return ((entry.path, tuple(other) if isinstance(other, list) else other),)
+
+    if entry.each_layer:
         for layer, width in enumerate(widths, start=1):
-            for other in others(width, layer):
-                assert isinstance(other, int)
-                changed = (*widths[: layer - 1], other, *widths[layer:])
-                yield ((WIDTHS, changed),), width, other
-    else:
-        value = settings_of(config)[entry.path]
-        if entry.path == WIDTHS and isinstance(domain, Range):
-            value = widths[0]  # one width for all layers
-        for other in others(value):
-            typed_in = tuple(other) if isinstance(other, list) else other
-            yield ((entry.path, typed_in),), value, other
+            yield entry.parameter(branch, layer), width, functools.partial(width_to, layer)
+        return
+    is_one_width = entry.path == WIDTHS and isinstance(domain, Range)  # for all layers
+    value = widths[0] if is_one_width else settings[entry.path]
+    yield entry.parameter(branch, None), value, depth_to if entry.path == DEPTH else setting_to
 
 
 def _at_same_step(
@@ -302,7 +305,7 @@ def _at_same_step(
         rate = config.optimizer.rate * before / after
         return ((NORMALIZATION, other), (LEARNING_RATE, rate))
 
-    for other in map(str, _alternatives(domain, present, NORMALIZATION, None, order)):
+    for other in map(str, _alternatives(domain, present, NORMALIZATION, None, order, False)):
         if _changed(configs[0], ((NORMALIZATION, other),)) is None:
             continue
         values = keeping(other, 0)
@@ -323,24 +326,35 @@ def position(domain: Domain, value: Value) -> float:
     return (at - low) / (high - low) if high > low else 0.0
 
 
+def distance_between(domain: Domain, one: Value, other: Value) -> float:
+    """How far two values are apart, as a share of their range; 0 for choices."""
+    return abs(position(domain, one) - position(domain, other))
+
+
 def _alternatives(
-    domain: Domain, value: Value, name: str, target: float | None, order: Order
+    domain: Domain,
+    value: Value,
+    name: str,
+    target: float | None,
+    order: Order,
+    to_bounds: bool,
 ) -> list[Value]:
     """Other values of a setting, in the order in which they are tried."""
     if isinstance(domain, Choice):
         others = [own for own in domain.values if typed(own) != typed(value)]
         return sorted(others, key=lambda other: order(name, other))
     assert isinstance(value, int | float)
+    bounds = [domain.low, domain.high]
     if domain.integer:
         step = int(domain.step or 1)
         wanted = [value - step, value + step]
-    elif value == 0:
-        wanted = [domain.low, domain.high]  # no factor leads away from zero
-    else:
-        wanted = [value / _TEN, value * _TEN]
+    else:  # no factor leads away from zero
+        wanted = [value / _TEN, value * _TEN] if value else bounds
     wanted = sorted(wanted, key=lambda other: order(name, other))
     if target is not None:
         wanted.insert(0, round(target) if domain.integer else target)
+    if to_bounds and not domain.integer:
+        wanted = [*bounds, *wanted]
     within: list[Value] = []
     for number in wanted:
         bounded = min(max(number, domain.low), domain.high)
@@ -353,6 +367,11 @@ def _alternatives(
 def _is_near(one: float, other: Value) -> bool:
     assert isinstance(other, int | float)
     return one == other if isinstance(one, int) else math.isclose(one, other, rel_tol=0.01)
+
+
+def is_number(value: Value) -> TypeGuard[int | float]:
+    """Whether it is one; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def shown_value(value: Value | tuple[int, ...]) -> str:
@@ -381,32 +400,32 @@ def standard_space(config: RunConfig) -> Space:
     for path, usual in (("data.scale", 1.0), ("initialization.bias", 0.0)):
         if settings[path] != usual:
             choices[path] = (usual, settings[path])
-    entries = [Entry(path, {"": Choice(values)}, None, False) for path, values in choices.items()]
+    domains: dict[str, Domain] = {path: Choice(values) for path, values in choices.items()}
     for path in ("optimizer.learning_rate", "initialization.scale", "gradient.clip_norm"):
         value = settings[path]
         assert isinstance(value, int | float)
-        domain = Range(value / _FARTHEST, value * _FARTHEST, True, None, False)
-        entries.append(Entry(path, {"": domain}, None, False))
-    momentum = Range(0.0, _MOST_MOMENTUM, False, None, False)
-    entries.append(Entry("optimizer.momentum", {"": momentum}, None, False))
-    depth = Range(1, config.model.depth + 1, False, None, True)
-    entries.append(Entry("model.depth", {"": depth}, None, False))
-    widths = Range(1, 2 * max(config.model.layer_widths), False, None, True)
-    entries.append(Entry("model.widths", {"": widths}, None, each_layer=True))
-    return tuple(entries)
+        domains[path] = Range(value / _FARTHEST, value * _FARTHEST, True, None, False)
+    domains["optimizer.momentum"] = Range(0.0, _MOST_MOMENTUM, False, None, False)
+    domains[DEPTH] = Range(1, config.model.depth + 1, False, None, True)
+    domains[WIDTHS] = Range(1, 2 * max(config.model.layer_widths), False, None, True)
+    return tuple(entry_of(path, domain) for path, domain in domains.items())
+
+
+def entry_of(path: str, domain: Domain) -> Entry:
+    """A setting with its domain, which no other setting changes; a width is one of each layer."""
+    each_layer = path == WIDTHS and isinstance(domain, Range)
+    return Entry(path, {"": domain}, None, each_layer)
 
 
 def _space_of(own: Own) -> Space:
     """What may be changed in a run of an own function; not its seed, and not how long it trains."""
     left_out = {own.program.role("seed"), own.program.role("steps")}
-    entries = []
-    for argument, value in zip(own.program.arguments, own.values, strict=True):
-        domain = None
-        if argument.name not in left_out:
-            domain = _domain_of_argument(own.program, argument, value)
-        if domain is not None:
-            entries.append(Entry(f"own.{argument.name}", {"": domain}, None, False))
-    return tuple(entries)
+    domains = {
+        f"own.{argument.name}": _domain_of_argument(own.program, argument, value)
+        for argument, value in zip(own.program.arguments, own.values, strict=True)
+        if argument.name not in left_out
+    }
+    return tuple(entry_of(path, domain) for path, domain in domains.items() if domain)
 
 
 def _domain_of_argument(program: Program, argument: Argument, value: Value) -> Domain | None:

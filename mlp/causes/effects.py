@@ -1,7 +1,8 @@
 """What reruns say about each setting, reduced from whatever was trained."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlp.causes.changes import NORMALIZATION, Change, Factor
@@ -17,6 +18,7 @@ from mlp.causes.evidence import (
     pairs_needed,
 )
 from mlp.causes.plan import Pick, Plan, Results, Side
+from mlp.config import RunConfig
 from mlp.curve import Verdict
 from mlp.shares import Share
 
@@ -140,78 +142,67 @@ class Seen:
     @property
     def is_with(self) -> bool:
         """Whether the change turned it the expected way."""
-        return self.pick.is_picked(self.before) and self.pick.is_wanted(self.after)
+        return self.before in self.pick.start and self.after in self.pick.goal
 
     @property
     def is_against(self) -> bool:
         """Whether it was turned the other way."""
-        return self.pick.is_wanted(self.before) and self.pick.is_picked(self.after)
+        return self.before in self.pick.goal and self.after in self.pick.start
 
 
-class Sightings:
-    """Everything that was seen of each factor and side, in the order in which it was known.
+Sightings = Mapping[tuple[Factor, Side], Sequence[Seen]]
+"""Factor, side -> everything that was seen of it, in the order in which it was known.
 
-    Results are ordered: what was trained first stands first. So what is concluded at any time is
-    concluded at every later time as well.
-    """
+Results are ordered: what was trained first stands first. So what is concluded at any time is
+concluded at every later time as well.
+"""
 
-    def __init__(self, plan: Plan, results: Results) -> None:
-        """Looks through the results once."""
-        self._results = results
-        self._place = {config: at for at, config in enumerate(results)}
-        self._unchanged = {
-            id(pick): [s for s in range(1, len(pick.configs)) if pick.configs[s] in self._place]
-            for pick in plan.picks
-        }
-        self._of: dict[tuple[Factor, Side], list[Seen]] = {}
-        for factor in sorted(plan.factors):  # with the rate kept first, see `_seeds`
-            for side in Side:
-                found = [s for pick in plan.on(side) for s in self._in_pick(pick, factor)]
-                self._of[factor, side] = sorted(found, key=lambda seen: seen.at)
 
-    def everything_of(self, setting: str) -> list[Seen]:
-        """What was seen of a setting, in all ways of changing it, from both sides."""
-        return [own for (f, _), seen in self._of.items() if f.setting == setting for own in seen]
+def look(plan: Plan, results: Results) -> Sightings:
+    """Looks through the results once."""
+    place = {config: at for at, config in enumerate(results)}
+    found: dict[tuple[Factor, Side], list[Seen]] = {
+        (factor, side): [] for factor in plan.factors for side in Side
+    }
+    for pick in plan.picks:
+        unchanged = [s for s in range(1, len(pick.configs)) if pick.configs[s] in place]
+        with_rate: dict[str, list[int]] = {}
+        for factor in sorted(pick.by_factor):  # the rate kept comes before the step kept
+            # The step kept only where the rate kept is known: its rates may be dear to compute.
+            seeds = with_rate.get(factor.setting, []) if factor.keeps_step else unchanged
+            seen = list(_in_pick(pick, factor, seeds, place, results))
+            with_rate.setdefault(factor.setting, sorted(own.seed for own in seen if own.seed))
+            found[factor, pick.side] += seen
+    return {key: sorted(seen, key=lambda own: own.at) for key, seen in found.items()}
 
-    def of(self, factor: Factor, side: Side) -> list[Seen]:
-        """What was seen of a factor from one side."""
-        return self._of.get((factor, side), [])
 
-    def _in_pick(self, pick: Pick, factor: Factor) -> Iterable[Seen]:
-        changes = pick.of_factor(factor)
-        own = pick.asked if pick.side is Side.STOPS else Verdict.LEARNING
-        asked = changes[:1]  # of the others no seed is trained before the run's own
-        for change in changes:
-            if (at := self._at(pick, change, 0)) is not None:
-                yield Seen(at, pick, 0, change, own, self._after(pick, change, 0))
-                asked += [change] * (change not in asked)
-        for seed in self._seeds(pick, factor):
-            known = [(at, c) for c in asked if (at := self._at(pick, c, seed)) is not None]
-            if known:
-                unchanged = pick.configs[seed]
-                first, change = min(known, key=lambda pair: pair[0])
-                at = max(first, self._place[unchanged])
-                before = self._results[unchanged].verdict
-                yield Seen(at, pick, seed, change, before, self._after(pick, change, seed))
-
-    def _seeds(self, pick: Pick, factor: Factor) -> Iterable[int]:
-        """With the step kept those of the rate kept only: its rates may be dear to compute."""
-        if not factor.keeps_step:
-            return self._unchanged[id(pick)]
-        kept = self.of(Factor(factor.setting), pick.side)
-        return sorted(seen.seed for seen in kept if seen.pick is pick and seen.seed)
-
-    def _at(self, pick: Pick, change: Change, seed: int) -> int | None:
+def _in_pick(
+    pick: Pick,
+    factor: Factor,
+    seeds: Sequence[int],
+    place: Mapping[RunConfig, int],
+    results: Results,
+) -> Iterator[Seen]:
+    def known(change: Change, seed: int) -> tuple[int, RunConfig] | None:
         config = pick.changed([change], seed)
-        return self._place.get(config) if config is not None else None
+        return (place[config], config) if config is not None and config in place else None
 
-    def _after(self, pick: Pick, change: Change, seed: int) -> Verdict:
-        config = pick.changed([change], seed)
-        assert config is not None
-        return self._results[config].verdict
+    own_end = pick.asked if pick.side is Side.STOPS else Verdict.LEARNING
+    asked = pick.of_factor(factor)[:1]  # of the others no seed is trained before the run's own
+    for change in pick.of_factor(factor):
+        if (own := known(change, 0)) is not None:
+            yield Seen(own[0], pick, 0, change, own_end, results[own[1]].verdict)
+            asked += [change] * (change not in asked)
+    for seed in seeds:
+        trained = [(*own, change) for change in asked if (own := known(change, seed)) is not None]
+        if trained:
+            first, config, change = min(trained, key=lambda own: own[0])
+            unchanged = pick.configs[seed]
+            at, before = max(first, place[unchanged]), results[unchanged].verdict
+            yield Seen(at, pick, seed, change, before, results[config].verdict)
 
 
-def effects(plan: Plan, results: Results, seen: Sightings | None = None) -> tuple[Effect, ...]:
+def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     """What is known of each setting, from whatever was trained.
 
     A setting is called a cause by further seeds only. A run was picked because of its verdict with
@@ -230,52 +221,53 @@ def effects(plan: Plan, results: Results, seen: Sightings | None = None) -> tupl
     Whichever of the two is reached first holds; no later rerun takes it back.
 
     Args:
-        results: in the order in which they were trained.
-        seen: made of the same, where it is at hand.
+        seen: what `look` found in the results.
     """
-    seen = seen or Sightings(plan, results)
-    n = max(1, len(plan.factors))
-    return tuple(_effect(plan, factor, seen, n) for factor in plan.factors)
+    return tuple(_effect(plan, factor, seen) for factor in plan.factors)
 
 
 def step_contrast(seen: Sightings) -> StepContrast:
     """Whether the normalization acts through the size of the step."""
     kept = {
-        (id(own.pick), own.seed): own
-        for own in seen.of(Factor(NORMALIZATION, keeps_step=True), Side.STOPS)
+        (own.pick, own.seed): own
+        for own in seen.get((Factor(NORMALIZATION, keeps_step=True), Side.STOPS), ())
         if own.seed
     }
     both = []
-    for rate in seen.of(Factor(NORMALIZATION), Side.STOPS):
-        step = kept.get((id(rate.pick), rate.seed))
+    for rate in seen.get((Factor(NORMALIZATION), Side.STOPS), ()):
+        step = kept.get((rate.pick, rate.seed))
         is_same = step is not None and _target(rate.change) == _target(step.change)
         if step is not None and is_same and rate.before is rate.pick.asked:
-            both.append((max(rate.at, step.at), rate, step))
-    both.sort(key=lambda own: own[0])
-    n_with = n_against = n_rate = n_step = 0
+            both.append((rate, step))
+    both.sort(key=lambda pair: max(own.at for own in pair))
+    ends: Counter[tuple[bool, bool]] = Counter()
     highest = 0.0
-    for _, rate, step in both:
-        stopped = [own.after is not own.pick.asked for own in (rate, step)]
-        n_rate, n_step = n_rate + stopped[0], n_step + stopped[1]
-        n_with += stopped[0] and not stopped[1]
-        n_against += stopped[1] and not stopped[0]
-        highest = max(highest, capital(n_with, n_against))
-    to = tuple(dict.fromkeys(_target(rate.change) for _, rate, _ in both))
-    is_shown = highest * STEP_ERROR_RATE >= 1
-    return StepContrast(len(both), n_rate, n_step, to, n_with, n_against, is_shown)
+    for pair in both:
+        rate_stops, step_stops = (own.after is not own.pick.asked for own in pair)
+        ends[rate_stops, step_stops] += 1
+        highest = max(highest, capital(ends[True, False], ends[False, True]))
+    return StepContrast(
+        n_pairs=len(both),
+        n_rate=ends[True, False] + ends[True, True],
+        n_step=ends[False, True] + ends[True, True],
+        to=tuple(dict.fromkeys(_target(rate.change) for rate, _ in both)),
+        n_with=ends[True, False],
+        n_against=ends[False, True],
+        is_shown=highest * STEP_ERROR_RATE >= 1,
+    )
 
 
 def _target(change: Change) -> str:
     return str(dict(change.values)[NORMALIZATION])
 
 
-def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effect:
-    asked = [side for side in Side if any(factor in pick.factors for pick in plan.on(side))]
-    level = SINGLE_ERROR_RATE / n_factors
-    highest, named_at, cleared_at = 1.0, None, None
+def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
+    asked = [side for side in Side if any(factor in pick.by_factor for pick in plan.on(side))]
+    level = SINGLE_ERROR_RATE / len(plan.factors)
+    highest, named_at, cleared_at = 1.0, math.inf, math.inf
     bets, rests = dict.fromkeys(asked, 1.0), dict.fromkeys(asked, 1.0)
     counts = {side: Counter[str]() for side in asked}
-    events = sorted((own for side in asked for own in seen.of(factor, side)), key=lambda e: e.at)
+    events = sorted((own for side in asked for own in seen[factor, side]), key=lambda e: e.at)
     for own in events:
         side, count = own.pick.side, counts[own.pick.side]
         if own.seed:
@@ -283,27 +275,30 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings, n_factors: int) -> Effe
             count["against"] += own.is_against
             bets[side] = capital(count["with"], count["against"])
             highest = max(highest, _combined([*bets.values()]))
-            if named_at is None and highest * level >= 1:
-                named_at = own.at
-        if own.pick.is_picked(own.before):
-            count["stayed" if own.pick.is_picked(own.after) else "left"] += 1
+            if highest * level >= 1:
+                named_at = min(named_at, own.at)
+        if own.before in own.pick.start:
+            count["stayed" if own.after in own.pick.start else "left"] += 1
             rests[side] = max(rests[side], idle_capital(count["left"], count["stayed"]))
-            if cleared_at is None and min(rests.values()) * CLEARING_ERROR_RATE >= 1:
-                cleared_at = own.at
-    sides = tuple(_side_effect(side, seen.of(factor, side), counts[side]) for side in asked)
+            if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+                cleared_at = min(cleared_at, own.at)
+    sides = tuple(_side_effect(side, seen[factor, side], counts[side]) for side in asked)
     conclusion = Conclusion.TOO_LITTLE
-    if named_at is not None and (cleared_at is None or named_at <= cleared_at):
+    if named_at < math.inf and named_at <= cleared_at:
         conclusion = Conclusion.CAUSE
-    elif cleared_at is not None:
+    elif cleared_at < math.inf:
         conclusion = Conclusion.NO_EFFECT
     elif any(side.only_fails for side in sides):
         conclusion = Conclusion.ONLY_FAILS
+    # From one side alone, of which the combined bet keeps about two thirds where there are two.
+    of_side = level if len(sides) == 1 else level * 2 / 3
+    needed = [pairs_needed(side.n_with, side.n_against, of_side) for side in sides]
     return Effect(
         factor=factor,
         sides=sides,
-        p_value=min(1.0, n_factors * p_value_of(highest)),
+        p_value=min(1.0, len(plan.factors) * p_value_of(highest)),
         odds=_combined([*bets.values()]),
-        pairs_needed=_needed(sides, level),
+        pairs_needed=min((n for n in needed if n is not None), default=None),
         conclusion=conclusion,
     )
 
@@ -312,11 +307,11 @@ def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> 
     pairs = [own for own in seen if own.seed]
     n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
     n_turned.update(own.change.text for own in pairs if own.is_with)
-    ends = [(own.pick.is_picked(own.before), own.pick.is_picked(own.after)) for own in pairs]
+    ends = [(own.before in own.pick.start, own.after in own.pick.start) for own in pairs]
     n_with, n_against = count["with"], count["against"]
     return SideEffect(
         side=side,
-        n_runs=len({id(own.pick) for own in seen}),
+        n_runs=len({own.pick for own in seen}),
         n_pairs=len(pairs),
         n_expected=sum(before for before, _ in ends),
         n_with=n_with,
@@ -332,10 +327,3 @@ def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> 
 
 def _combined(bets: Sequence[float]) -> float:
     return bets[0] if len(bets) == 1 else (bets[0] * bets[1] + bets[0] + bets[1]) / 3
-
-
-def _needed(sides: Sequence[SideEffect], level: float) -> int | None:
-    # From one side alone, of which the combined bet keeps about two thirds where there are two.
-    own = level if len(sides) == 1 else level * 2 / 3
-    needed = [pairs_needed(side.n_with, side.n_against, own) for side in sides]
-    return min((n for n in needed if n is not None), default=None)

@@ -6,7 +6,6 @@ somebody looks at the answer while it grows. Intervals hold 95 %.
 
 import functools
 import math
-from collections.abc import Sequence
 from enum import StrEnum
 
 from scipy import special
@@ -56,12 +55,8 @@ def paired_difference(n_with: int, n_against: int, n_pairs: int) -> Share:
 
     Half a pair is added to each of the four cells of the table before Wald's formula: with
     d = with - against and m = n + 2, the interval is (d +- z sqrt(with + against + 1 - d^2 / m)) /
-    m, which covers close to what it promises from ten pairs on.
-
-    Args:
-        n_with: pairs in which the change did what was expected of it.
-        n_against: pairs in which it did the opposite.
-        n_pairs: all pairs, also those without a difference.
+    m, which covers close to what it promises from ten pairs on. All pairs count, also those without
+    a difference.
 
     Example:
         >>> difference = paired_difference(0, 0, 32)
@@ -93,15 +88,8 @@ def capital(n_with: int, n_against: int) -> float:
     is the capital of somebody who starts with 1 and bets on the expected way at fair odds. Without
     an effect, the probability that it ever exceeds 1 / alpha is at most alpha (Ville's inequality).
     So 1 / E is a p-value, and stays one when pairs are added because the first were too few.
-    Capitals of bets on different pairs may be multiplied, and averaged.
-
-    Args:
-        n_with: pairs that differ the expected way.
-        n_against: pairs that differ the other way.
-
-    Returns:
-        E, 0 or more. Twelve pairs that all agree give 1244, where a test that may be done only
-        once would give 4096.
+    Capitals of bets on different pairs may be multiplied, and averaged. Twelve pairs that all agree
+    give 1244, where a test that may be done only once would give 4096.
 
     Example:
         >>> round(capital(12, 0)), capital(5, 5) < 1
@@ -112,35 +100,14 @@ def capital(n_with: int, n_against: int) -> float:
         2023, "Game-theoretic statistics and safe anytime-valid inference"; McNemar 1947, "Note on
         the sampling error of the difference between correlated proportions".
     """
-    prior = _log_upper_half(_EXPECTED_AGREEMENT, 1)
     seen = _log_upper_half(_EXPECTED_AGREEMENT + n_with, 1 + n_against)
-    return math.exp(min((n_with + n_against) * math.log(2) + seen - prior, _LARGEST_LOG))
+    log = (n_with + n_against) * math.log(2) + seen - _log_upper_half(_EXPECTED_AGREEMENT, 1)
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 def p_value_of(capital_reached: float) -> float:
     """The p-value that a capital is worth, 0 to 1."""
     return min(1.0, 1 / capital_reached) if capital_reached > 0 else 1.0
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that the chance of any false rejection stays at the level.
-
-    The k-th smallest is multiplied by the number of hypotheses not yet rejected. The hypotheses may
-    depend on each other.
-
-    Example:
-        >>> holm([0.001, 0.2, 0.004])
-        [0.003, 0.2, 0.008]
-
-    References:
-        Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    n = len(p_values)
-    adjusted, largest = [1.0] * n, 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (n - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 @functools.cache
@@ -152,18 +119,14 @@ def idle_capital(n_turned: int, n_stayed: int) -> float:
     the two probabilities exceeds 1 / alpha with a probability of at most alpha if the claim is
     true, however often one looks.
 
-    Args:
-        n_turned: reruns that ended otherwise than the unchanged run.
-        n_stayed: reruns that ended like it.
-
     Example:
         >>> idle_capital(0, 14) < 20 < idle_capital(0, 15)
         True
     """
-    prior = _log_below_negligible(1, _EXPECTED_REST)
-    seen = _log_below_negligible(1 + n_turned, _EXPECTED_REST + n_stayed)
     claimed = n_turned * math.log(NEGLIGIBLE) + n_stayed * math.log(1 - NEGLIGIBLE)
-    return math.exp(min(seen - prior - claimed, _LARGEST_LOG))
+    seen = _log_below_negligible(1 + n_turned, _EXPECTED_REST + n_stayed)
+    log = seen - _log_below_negligible(1, _EXPECTED_REST) - claimed
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 @functools.cache
@@ -174,32 +137,28 @@ def stays_needed(n_turned: int, n_stayed: int) -> int | None:
         >>> stays_needed(0, 0)
         15
     """
-    for n in range(200):
-        if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1:
-            return n
-    return None
+    enough = (
+        n for n in range(200) if idle_capital(n_turned, n_stayed + n) * CLEARING_ERROR_RATE >= 1
+    )
+    return next(enough, None)
 
 
 @functools.cache
 def pairs_needed(n_with: int, n_against: int, level: float) -> int | None:
-    """How many differing pairs would settle it, if the share that agrees stays what it is.
+    """How many differing pairs, with those so far, would bring the p-value down to a level.
 
-    Args:
-        n_with: pairs so far that differ the expected way; without any pair, all are taken to agree.
-        n_against: pairs so far that differ the other way.
-        level: that the p-value must reach.
-
-    Returns:
-        With the pairs so far; None if these speak against an effect.
+    The share that agrees is taken to stay what it is; without any pair, all are taken to agree.
+    None where the pairs so far speak against an effect.
 
     Example:
         >>> pairs_needed(0, 0, 0.001)
         12
     """
-    share = n_with / (n_with + n_against) if n_with + n_against else 1.0
+    n_pairs = n_with + n_against
+    share = n_with / n_pairs if n_pairs else 1.0
     if share <= 0.5:
         return None
-    for n in range(max(1, n_with + n_against), 10_000):
+    for n in range(max(1, n_pairs), 10_000):
         agreeing = math.floor(share * n + 1e-9)
         if p_value_of(capital(agreeing, n - agreeing)) <= level:
             return n

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
-from mlp.causes.changes import DEPTH, SEEDS, WIDTHS, domain_of, plain
+from mlp.causes.changes import (
+    DEPTH,
+    WIDTHS,
+    entry_of,
+    is_number,
+    left_alone,
+    places,
+    plain,
+)
 from mlp.config import RunConfig, Value
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
-from mlp.settings import seeds_of, settings_of
+from mlp.settings import settings_of
 from mlp.shares import Share, wilson
-from mlp.study.space import Choice, Domain, Entry, Range, Space, typed
+from mlp.study.space import Choice, Domain, Range, Space, typed
 
 HEALTHY = frozenset({Verdict.LEARNING, Verdict.CONVERGED})  # what a cure ends in
 
@@ -65,13 +73,6 @@ def verdict_to_explain(verdicts: Sequence[Verdict]) -> Verdict:
     return counts.most_common(1)[0][0]
 
 
-# The length and precision of a training are part of what is asked, and measuring changes nothing.
-_NO_CAUSE = (
-    "training.steps",
-    "training.dtype",
-    "training.evaluate_every",
-    "training.sharpness_points",
-)
 _MAX_VALUES = 6  # more different numbers than this are put into ranges
 _RANGES = 3
 _LIKELY_LOG = 20.0  # numbers that span more than this were most likely drawn by their logarithm
@@ -118,20 +119,8 @@ def observe(
 def parameters_of(config: RunConfig, space: Space) -> dict[str, Value]:
     """Parameter name -> value of everything that varies in a space and exists in a run."""
     settings = settings_of(config)
-    found: dict[str, Value] = {}
-    for entry in space:
-        drawn = domain_of(config, entry)
-        if drawn is None:
-            continue
-        branch, domain = drawn
-        if entry.each_layer:
-            for layer, width in enumerate(config.model.layer_widths, start=1):
-                found[entry.parameter(branch, layer)] = width
-        elif entry.path == WIDTHS and isinstance(domain, Range):
-            found[entry.parameter(branch, None)] = config.model.layer_widths[0]
-        else:
-            found[entry.parameter(branch, None)] = settings[entry.path]
-    return found
+    drawn = (place for entry in space for place in places(config, settings, entry))
+    return {name: value for name, value, _ in drawn}
 
 
 def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
@@ -140,37 +129,28 @@ def complete_space(configs: Sequence[RunConfig], space: Space = ()) -> Space:
     An enqueued trial can differ in settings outside its study's space, and runs that no study made
     have no space at all: the domain is then what was seen.
     """
-    known = {entry.path for entry in space} | {*SEEDS, *_NO_CAUSE}
-    if configs and configs[0].own is not None:
-        steps = configs[0].own.program.role("steps")
-        known |= {*seeds_of(configs[0]), f"own.{steps}"}
+    if not configs:
+        return space
+    known = {entry.path for entry in space} | left_alone(configs[0])
     seen = [settings_of(plain(config)) for config in configs]
-    varied = [
-        path
-        for path in (seen[0] if seen else ())
-        if path not in known
-        and (path == "data.scale" or not path.startswith("data."))
-        and len({typed(settings[path]) for settings in seen}) > 1
-    ]
-    widths = [width for config in configs for width in config.model.layer_widths]
     further = []
-    for path in varied:
+    for path in seen[0]:
+        values = [settings[path] for settings in seen]
+        if path in known or len({typed(value) for value in values}) == 1:
+            continue
+        widths = [width for config in configs for width in config.model.layer_widths]
         if path != WIDTHS:
-            further.append(_seen_entry(path, [settings[path] for settings in seen]))
+            further.append(entry_of(path, _seen_domain(path, values)))
         elif len(set(widths)) > 1:  # a list of one width that only differs in length is depth
-            further.append(Entry(WIDTHS, {"": _seen_range(widths)}, None, each_layer=True))
+            further.append(entry_of(path, _seen_range(widths)))
     return (*space, *further)
 
 
-def _seen_entry(path: str, values: Sequence[Value]) -> Entry:
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    is_range = len(numbers) == len(values) and (path == DEPTH or len(set(numbers)) > 2)
-    domain: Domain
-    if is_range:
-        domain = _seen_range(numbers)
-    else:
-        domain = Choice(tuple({typed(value): value for value in values}.values()))
-    return Entry(path, {"": domain}, None, each_layer=False)
+def _seen_domain(path: str, values: Sequence[Value]) -> Domain:
+    numbers = [value for value in values if is_number(value)]
+    if len(numbers) == len(values) and (path == DEPTH or len(set(numbers)) > 2):
+        return _seen_range(numbers)
+    return Choice(tuple({typed(value): value for value in values}.values()))
 
 
 def _seen_range(numbers: Sequence[float]) -> Range:
@@ -261,30 +241,28 @@ def explained_shares(
 
 
 def _by_value(name: str, runs: Sequence[Judged]) -> list[ValueCount]:
-    having = [run for run in runs if name in run.params]
     by_text: dict[str, list[Judged]] = {}
-    groups: Mapping[str, Sequence[Judged]]
-    for run in having:
-        by_text.setdefault(typed(run.params[name]), []).append(run)
-    if not all(_is_number(run.params[name]) for run in having):
-        groups = by_text
-    elif len(by_text) <= _MAX_VALUES:
-        ordered = sorted(by_text.values(), key=lambda group: _number(group[0], name))
-        groups = _by_range(ordered, name)
-    else:
-        groups = _by_range(_in_ranges(name, list(by_text.values())), name)
+    for run in runs:
+        if name in run.params:
+            by_text.setdefault(typed(run.params[name]), []).append(run)
+    groups = list(by_text.values())
+    if all(is_number(group[0].params[name]) for group in groups):
+        groups.sort(key=lambda group: _number(group[0], name))
+        if len(groups) > _MAX_VALUES:
+            groups = _in_ranges(groups)
+        by_text = _by_range(groups, name)
     return [
-        ValueCount(name, value, Counter(run.verdict for run in group))
-        for value, group in groups.items()
+        ValueCount(name, text, Counter(run.verdict for run in group))
+        for text, group in by_text.items()
     ]
 
 
-def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judged]]:
-    """Runs in ranges of about equally many, by rising value; equal values stay together."""
+def _in_ranges(groups: Sequence[Sequence[Judged]]) -> list[list[Judged]]:
+    """Groups of rising value in ranges of about equally many runs; equal values stay together."""
     n_runs = sum(len(group) for group in groups)
     ranges: list[list[Judged]] = [[]]
     n_before = 0
-    for group in sorted(groups, key=lambda group: _number(group[0], name)):
+    for group in groups:
         if n_before * _RANGES >= n_runs * len(ranges):
             ranges.append([])
         ranges[-1] += group
@@ -292,20 +270,21 @@ def _in_ranges(name: str, groups: Sequence[Sequence[Judged]]) -> list[list[Judge
     return ranges
 
 
-def _by_range(groups: Sequence[Sequence[Judged]], name: str) -> dict[str, Sequence[Judged]]:
+def _by_range(groups: Sequence[list[Judged]], name: str) -> dict[str, list[Judged]]:
     """Groups by their value or range, in as few digits as tell them apart."""
     ends = [(_number(group[0], name), _number(group[-1], name)) for group in groups]
     n_digits = 3 if all(low == high for low, high in ends) else 2
-    texts = [_range_text(low, high, n_digits) for low, high in ends]
-    while len(set(texts)) < len(texts):
+    while True:
+        texts = {
+            _range_text(*both, n_digits): group for both, group in zip(ends, groups, strict=True)
+        }
+        if len(texts) == len(groups):
+            return texts
         n_digits += 1
-        texts = [_range_text(low, high, n_digits) for low, high in ends]
-    return dict(zip(texts, groups, strict=True))
 
 
 def _range_text(low: float, high: float, n_digits: int) -> str:
-    texts = [_shown(end, n_digits) for end in (low, high)]
-    return texts[0] if low == high else " to ".join(texts)
+    return " to ".join(_shown(end, n_digits) for end in dict.fromkeys((low, high)))
 
 
 def _shown(number: float, n_digits: int) -> str:
@@ -320,9 +299,5 @@ def _shown(number: float, n_digits: int) -> str:
 
 def _number(run: Judged, name: str) -> float:
     number = run.params[name]
-    assert isinstance(number, int | float)
+    assert is_number(number)
     return number
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

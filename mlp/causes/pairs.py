@@ -14,17 +14,7 @@ from itertools import combinations, permutations, product
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Change, Factor
 from mlp.causes.evidence import ERROR_RATE, Conclusion, capital, p_value_of
 from mlp.causes.observed import HEALTHY
-from mlp.causes.plan import (
-    Pick,
-    Plan,
-    Results,
-    Side,
-    is_screened,
-    judged_after,
-    missing,
-    strongest,
-    turns,
-)
+from mlp.causes.plan import Pick, Plan, Results, Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement
 
@@ -33,7 +23,6 @@ PAIR_ERROR_RATE = ERROR_RATE / 4  # the rest is for single settings and for the 
 _MOST_RUNS = 6  # that one dependence is tried in
 _SHARED = 1 / 3  # of the runs that one setting cures must be cured by the other, to ask at all
 _SEARCHED_RUNS = 3  # in which all pairs of settings are tried
-_TIMES_SEEDS = 2  # as many seeds as wanted: a pair must beat three others, over all pairs
 _SURE = 20.0  # which of two settings needs the other is told at 5 %, however often one looks
 
 
@@ -83,6 +72,9 @@ class PairCure:
     conclusion: Conclusion
 
 
+Both = tuple[Factor, Factor]
+
+
 def next_pair_batch(
     plan: Plan, causes: Sequence[Factor], results: Results
 ) -> tuple[RunConfig, ...]:
@@ -96,11 +88,14 @@ def next_pair_batch(
         _screening_returns(plan, causes, results),
         _confirming_returns(plan, causes, results),
         _screening_pairs(plan, results),
-        _confirming_pairs(plan, results),
+        _confirming_pair(plan, results),
     ):
-        if batch := missing(stage, results):
+        if batch := tuple(dict.fromkeys(c for c in stage if c is not None and c not in results)):
             return batch
     return ()
+
+
+# Each of two changes cures
 
 
 def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple[Dependence, ...]:
@@ -108,46 +103,35 @@ def dependences(plan: Plan, causes: Sequence[Factor], results: Results) -> tuple
     found = []
     for factor, without in _two_of(causes):
         runs = _either_cures(plan, factor, without, results)
-        enough = min(_MOST_RUNS, _SHARED * _n_cured(plan, factor, results))
-        if runs and len(runs) >= enough:
+        n_cured = sum(_cure(pick, factor, results) is not None for pick in plan.on(Side.STOPS))
+        if runs and len(runs) >= min(_MOST_RUNS, _SHARED * n_cured):
             found.append(_dependence(factor, without, runs, results))
     return tuple(found)
 
 
-def pair_cures(plan: Plan, results: Results) -> tuple[PairCure, ...]:
-    """For runs that no single change cures: the two settings that most often cure together."""
-    uncured = _uncured(plan, results)
-    n_hypotheses = len(_factor_pairs(plan.on(Side.STOPS)))
-    return tuple(
-        _pair_cure(factors, uncured, n_hypotheses, results)
-        for factors in _candidates(plan, results)
-    )
-
-
-def _two_of(causes: Sequence[Factor]) -> Iterator[tuple[Factor, Factor]]:
+def _two_of(causes: Sequence[Factor]) -> Iterator[Both]:
     """Each two causes, but for those that both change the step: each undoes what the other does."""
     for one, other in permutations(causes, 2):
         if {one.setting, other.setting} != {NORMALIZATION, LEARNING_RATE}:
             yield one, other
 
 
+def _cure(pick: Pick, factor: Factor, results: Results) -> Change | None:
+    """The change of a factor that cures the run with its own seed."""
+    best = pick.by_strength(factor, results)[:1]
+    return best[0] if best and pick.is_turned(best, results) else None
+
+
 def _either_cures(
     plan: Plan, factor: Factor, other: Factor, results: Results
 ) -> list[tuple[Pick, Change]]:
     """Runs that either change cures with the own seed, and the cure of the other factor."""
-    found = []
-    for pick in plan.on(Side.STOPS):
-        cures = [strongest(pick, either, results) for either in (factor, other)]
-        if all(cure is not None and turns(pick, [cure], results) for cure in cures):
-            assert cures[1] is not None
-            found.append((pick, cures[1]))
+    found = [
+        (pick, cure)
+        for pick in plan.on(Side.STOPS)
+        if _cure(pick, factor, results) and (cure := _cure(pick, other, results))
+    ]
     return found[:_MOST_RUNS]
-
-
-def _n_cured(plan: Plan, factor: Factor, results: Results) -> int:
-    """How many runs the factor cures with their own seed."""
-    cures = ((pick, strongest(pick, factor, results)) for pick in plan.on(Side.STOPS))
-    return sum(cure is not None and turns(pick, [cure], results) for pick, cure in cures)
 
 
 def _screening_returns(
@@ -163,23 +147,19 @@ def _confirming_returns(
     plan: Plan, causes: Sequence[Factor], results: Results
 ) -> Iterator[RunConfig | None]:
     """All wanted seeds, and all there are where those did not settle it."""
-
-    def n_seeds(pick: Pick, bond: Dependence) -> int:
-        is_in_doubt = bond.is_needed is None and bond.n_pairs > 0
-        return len(pick.configs) - 1 if is_in_doubt else pick.n_seeds
-
     for bond in dependences(plan, causes, results):
+        is_in_doubt = bond.is_needed is None and bond.n_pairs > 0
         for pick, cure in _either_cures(plan, bond.factor, bond.without, results):
-            change = _likeliest_return(pick, bond.factor, cure, results)
-            for seed in range(1, n_seeds(pick, bond) + 1) if change else ():
-                assert change is not None
-                yield pick.changed([cure, change], seed)
-                yield pick.changed([cure], seed)
-                yield pick.configs[seed]
+            n_seeds = len(pick.configs) - 1 if is_in_doubt else pick.n_seeds
+            for change in _likeliest_return(pick, bond.factor, cure, results):
+                for seed in range(1, n_seeds + 1):
+                    yield pick.changed([cure, change], seed)
+                    yield pick.changed([cure], seed)
+                    yield pick.configs[seed]
 
 
-def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results) -> Change | None:
-    """The change that swings most beside the cure, with the own seed."""
+def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results) -> list[Change]:
+    """The change that swings most beside the cure, with the own seed; none before any is known."""
 
     def swings(judged: Judgement) -> tuple[bool, float]:
         return judged.verdict is pick.asked, judged.amplitude
@@ -187,9 +167,9 @@ def _likeliest_return(pick: Pick, factor: Factor, cure: Change, results: Results
     seen = [
         (swings(judged), change)
         for change in pick.of_factor(factor)
-        if (judged := judged_after(pick, [cure, change], 0, results)) is not None
+        if (judged := pick.judged([cure, change], 0, results)) is not None
     ]
-    return max(seen, key=lambda pair: pair[0])[1] if seen else None
+    return [max(seen, key=lambda pair: pair[0])[1]] if seen else []
 
 
 def _dependence(
@@ -197,17 +177,16 @@ def _dependence(
 ) -> Dependence:
     n_pairs = n_returned = 0
     for pick, cure in runs:
-        change = _likeliest_return(pick, factor, cure, results)
-        for seed in range(1, len(pick.configs)) if change else ():
-            assert change is not None
-            unchanged = results.get(pick.configs[seed])
-            cured = judged_after(pick, [cure], seed, results) if unchanged else None
-            both = judged_after(pick, [cure, change], seed, results) if cured else None
-            if unchanged is None or cured is None or both is None:
-                continue
-            is_cure = pick.is_wanted(cured.verdict) and pick.is_picked(unchanged.verdict)
-            n_pairs += is_cure
-            n_returned += is_cure and pick.is_picked(both.verdict)
+        for change in _likeliest_return(pick, factor, cure, results):
+            for seed in range(1, len(pick.configs)):
+                before = pick.judged([], seed, results)
+                cured = before and pick.judged([cure], seed, results)
+                both = cured and pick.judged([cure, change], seed, results)
+                if not (before and cured and both):
+                    continue
+                is_cure = before.verdict in pick.start and cured.verdict in pick.goal
+                n_pairs += is_cure
+                n_returned += is_cure and both.verdict in pick.start
     is_needed = None
     if capital(n_pairs - n_returned, n_returned) >= _SURE:
         is_needed = True
@@ -216,113 +195,117 @@ def _dependence(
     return Dependence(factor, without, n_pairs, n_returned, is_needed)
 
 
+# Only both changes cure
+
+
+def pair_cures(plan: Plan, results: Results) -> tuple[PairCure, ...]:
+    """For runs that no single change cures: the two settings that most often cure together."""
+    uncured = _uncured(plan, results)
+    n_hypotheses = len(_factor_pairs(plan.on(Side.STOPS)))
+    best = _most_curing(uncured, results)
+    return tuple(_pair_cure(factors, uncured, n_hypotheses, results) for factors in best)
+
+
 def _uncured(plan: Plan, results: Results) -> list[Pick]:
     """Runs that no single change cures with their own seed, all changes being trained."""
     return [
         pick
         for pick in plan.on(Side.STOPS)
-        if pick.factors
+        if pick.changes
         and all(
-            is_screened(pick, factor, results)
-            and not any(turns(pick, [change], results) for change in pick.of_factor(factor))
-            for factor in pick.factors
+            (own := pick.judged([change], 0, results)) is not None and own.verdict not in pick.goal
+            for change in pick.changes
         )
     ]
 
 
-def _factor_pairs(picks: Sequence[Pick]) -> list[tuple[Factor, Factor]]:
-    factors = sorted({factor for pick in picks for factor in pick.factors})
+def _factor_pairs(picks: Sequence[Pick]) -> list[Both]:
+    factors = sorted({factor for pick in picks for factor in pick.by_factor})
     return [(a, b) for a, b in combinations(factors, 2) if a.setting != b.setting]
 
 
-def _combinations(
-    pick: Pick, factors: tuple[Factor, Factor], results: Results
-) -> list[tuple[Change, Change]]:
+def _combinations(pick: Pick, factors: Both, results: Results) -> Iterator[tuple[Change, ...]]:
     """Both settings changed: the change that is tried first and the strongest one, of each."""
-    sides: list[list[Change]] = []
-    for factor in factors:
-        of_factor = pick.of_factor(factor)
-        best = strongest(pick, factor, results)
-        sides.append(list(dict.fromkeys([*of_factor[:1], *([best] if best else [])])))
-    return list(product(*sides))  # type: ignore[arg-type]
+    sides = (
+        dict.fromkeys([*pick.of_factor(own)[:1], *pick.by_strength(own, results)[:1]])
+        for own in factors
+    )
+    return product(*sides)
+
+
+def _curing(pick: Pick, factors: Both, results: Results) -> tuple[Change, ...]:
+    """The first changes of both settings that cure the run with its own seed; else none."""
+    both = _combinations(pick, factors, results)
+    return next((changes for changes in both if pick.is_turned(changes, results)), ())
+
+
+def _most_curing(uncured: Sequence[Pick], results: Results) -> list[Both]:
+    """The pair of settings that cures most of the searched runs, with their own seeds, if any."""
+    hits = Counter(
+        factors
+        for pick in uncured[:_SEARCHED_RUNS]
+        for factors in _factor_pairs([pick])
+        if _curing(pick, factors, results)
+    )
+    return [factors for factors, _ in hits.most_common(1)]
 
 
 def _screening_uncured(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
     """Every change of the runs that none has cured so far."""
     for pick in plan.on(Side.STOPS):
-        if not any(turns(pick, [change], results) for change in pick.changes):
+        if not any(pick.is_turned([change], results) for change in pick.changes):
             yield from (pick.changed([change], 0) for change in pick.changes)
 
 
 def _screening_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
-    for place, pick in enumerate(_uncured(plan, results)):
+    uncured = _uncured(plan, results)
+    for place, pick in enumerate(uncured):
         is_searched = place < _SEARCHED_RUNS
-        for factors in _factor_pairs([pick]) if is_searched else _candidates(plan, results):
+        for factors in _factor_pairs([pick]) if is_searched else _most_curing(uncured, results):
             for changes in _combinations(pick, factors, results):
                 yield pick.changed(changes, 0)
 
 
-def _candidates(plan: Plan, results: Results) -> list[tuple[Factor, Factor]]:
-    """The pair of settings that cures most of the searched runs, with their own seeds."""
-    hits: Counter[tuple[Factor, Factor]] = Counter()
-    for pick in _uncured(plan, results)[:_SEARCHED_RUNS]:
-        hits.update(
-            factors for factors in _factor_pairs([pick]) if curing_pair(pick, factors, results)
-        )
-    return [factors for factors, _ in hits.most_common(1)]
-
-
-def curing_pair(
-    pick: Pick, factors: tuple[Factor, Factor], results: Results
-) -> tuple[Change, Change] | None:
-    """The first changes of both settings that cure the run with its own seed."""
-    return next(
-        (both for both in _combinations(pick, factors, results) if turns(pick, both, results)),
-        None,
-    )
-
-
-def _confirming_pairs(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
-    for factors in _candidates(plan, results):
-        for pick in _uncured(plan, results):
-            both = curing_pair(pick, factors, results)
-            n_seeds = min(_TIMES_SEEDS * pick.n_seeds, len(pick.configs) - 1)
-            for seed in range(1, n_seeds + 1) if both else ():
-                assert both is not None
+def _confirming_pair(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
+    """With twice the wanted seeds: a pair must beat three others, over all pairs."""
+    uncured = _uncured(plan, results)
+    for factors in _most_curing(uncured, results):
+        for pick in uncured:
+            both = _curing(pick, factors, results)
+            for seed in pick.seeds_in_doubt if both else ():
                 yield pick.configs[seed]
                 for changes in (both, both[:1], both[1:]):
                     yield pick.changed(changes, seed)
 
 
 def _pair_cure(
-    factors: tuple[Factor, Factor], uncured: Sequence[Pick], n_hypotheses: int, results: Results
+    factors: Both, uncured: Sequence[Pick], n_hypotheses: int, results: Results
 ) -> PairCure:
     # Pairs that differ as expected, and the other way: against nothing, the first, the second.
     counts = [Counter[bool]() for _ in range(3)]
-    n_pairs = n_cured = n_runs = 0
-    texts: list[str] = []
-    for pick in uncured:
-        both = curing_pair(pick, factors, results)
-        if both is None:
-            continue
-        n_runs += 1
-        texts.append(" ".join(change.text for change in both))
+    n_pairs = n_cured = 0
+    curing = {pick: both for pick in uncured if (both := _curing(pick, factors, results))}
+    for pick, both in curing.items():
         for seed in range(1, len(pick.configs)):
-            judged = judged_after(pick, both, seed, results)
-            others = [results.get(pick.configs[seed])]
-            others += [judged_after(pick, [change], seed, results) for change in both]
-            if judged is None or None in others:
+            ways = (both, (), both[:1], both[1:])
+            judged = [pick.judged(changes, seed, results) for changes in ways]
+            ends = [own.verdict for own in judged if own is not None]
+            if len(ends) < len(ways):
                 continue
             n_pairs += 1
-            n_cured += judged.verdict in HEALTHY
-            for count, other in zip(counts, others, strict=True):
-                assert other is not None
-                before, after = other.verdict, judged.verdict
-                count[True] += pick.is_picked(before) and pick.is_wanted(after)
-                count[False] += pick.is_wanted(before) and pick.is_picked(after)
+            n_cured += ends[0] in HEALTHY
+            for count, other in zip(counts, ends[1:], strict=True):
+                count[True] += other in pick.start and ends[0] in pick.goal
+                count[False] += other in pick.goal and ends[0] in pick.start
     largest = max(p_value_of(capital(count[True], count[False])) for count in counts)
     p_value = min(1.0, max(1, n_hypotheses) * largest)
-    conclusion = Conclusion.CAUSE if p_value <= PAIR_ERROR_RATE else Conclusion.TOO_LITTLE
     return PairCure(
-        factors, n_runs, len(uncured), n_pairs, n_cured, p_value, tuple(texts), conclusion
+        factors=factors,
+        n_runs=len(curing),
+        n_uncured=len(uncured),
+        n_pairs=n_pairs,
+        n_cured=n_cured,
+        p_value=p_value,
+        changes=tuple(" ".join(change.text for change in both) for both in curing.values()),
+        conclusion=Conclusion.CAUSE if p_value <= PAIR_ERROR_RATE else Conclusion.TOO_LITTLE,
     )

@@ -2,11 +2,12 @@
 
 import functools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import zip_longest
+from statistics import median_low
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +22,28 @@ from mlp.causes.changes import (
     changes_of,
     domain_of,
     is_active,
+    is_number,
     is_seed,
+    own_seed,
     position,
     rerun,
-    with_seeds,
+    with_further_seeds,
 )
 from mlp.causes.observed import HEALTHY, StudyRun, explained_shares
-from mlp.config import RunConfig, Value, digest
+from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
-from mlp.settings import seeds_of, settings_for_seeds, settings_of
+from mlp.settings import settings_of
 from mlp.study.space import Range, Space, typed
 
 _MOST_SEEDS = 4  # times as many seeds as asked for, where fewer runs than asked for can be picked
-_SEEDS_OF_A_RUN = 256  # apart; 2 to the 28 seeds in all, of 2 to the 32
 _SEEDS_IN_DOUBT = 2  # times as many again, where a setting is in doubt
 
+# Guesses before anything is trained. They decide what is asked first, and nothing that is said.
+CHANCE_OF_FIRST = 0.7  # that the setting which goes along with the verdict most turns a run
+CHANCE_OF_OTHER = 0.3
+
 Results = Mapping[RunConfig, Judgement]
-"""Plain config -> what training it gave."""
+"""Plain config -> what training it gave, in the order of the training."""
 
 
 class Side(StrEnum):
@@ -52,14 +58,16 @@ class Side(StrEnum):
         return "stopped" if self is Side.STOPS else "started"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pick:
     """A run of the study that is rerun.
 
     Attributes:
         run: its place in the study.
         asked: the verdict that is asked about.
-        configs: unchanged, with its own seed first and then with more further ones than wanted.
+        start: the verdicts that runs on this side are picked for.
+        goal: those that a change on this side is to lead to.
+        configs: unchanged, with its own seed first and then with twice the further ones wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
     """
@@ -67,11 +75,13 @@ class Pick:
     run: int
     side: Side
     asked: Verdict
+    start: frozenset[Verdict]
+    goal: frozenset[Verdict]
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
     _made: dict[tuple[tuple[str, ...], int], RunConfig | None] = field(
-        default_factory=dict, compare=False, repr=False
+        default_factory=dict, repr=False
     )
 
     def changed(self, changes: Sequence[Change], seed: int) -> RunConfig | None:
@@ -81,29 +91,50 @@ class Pick:
             self._made[own] = rerun(self.configs[seed], changes, seed)
         return self._made[own]
 
-    def is_picked(self, verdict: Verdict) -> bool:
-        """Whether a verdict is the one that runs on this side were picked for."""
-        return _is_picked(verdict, self.side, self.asked)
+    def judged(self, changes: Sequence[Change], seed: int, results: Results) -> Judgement | None:
+        """What that run gave; None if it was not trained or is not possible."""
+        config = self.changed(changes, seed)
+        return results.get(config) if config is not None else None
 
-    def is_wanted(self, verdict: Verdict) -> bool:
-        """Whether a verdict is the one that a change on this side is to lead to."""
-        return _is_wanted(verdict, self.side, self.asked)
+    def is_turned(self, changes: Sequence[Change], results: Results) -> bool:
+        """Whether these changes are trained with the run's own seed, and it ended as is asked."""
+        judged = self.judged(changes, 0, results)
+        return judged is not None and judged.verdict in self.goal
+
+    def by_strength(self, factor: Factor, results: Results) -> list[Change]:
+        """The changes of a factor that are trained with the run's own seed, the strongest first.
+
+        Of what is to be stopped: those that cure it, then by the smallest swings, then other
+        failures.
+        """
+        judged = ((self.judged([c], 0, results), c) for c in self.of_factor(factor))
+        ranks = [(self._rank(own), change) for own, change in judged if own is not None]
+        return [change for _, change in sorted(ranks, key=lambda ranked: ranked[0])]
 
     def of_factor(self, factor: Factor) -> list[Change]:
         """The changes of one factor."""
-        return self._by_factor.get(factor, [])
-
-    @property
-    def factors(self) -> list[Factor]:
-        """Everything that is changed in this run."""
-        return list(self._by_factor)
+        return self.by_factor.get(factor, [])
 
     @cached_property
-    def _by_factor(self) -> dict[Factor, list[Change]]:
+    def by_factor(self) -> dict[Factor, list[Change]]:
+        """Everything that is changed in this run."""
         found: dict[Factor, list[Change]] = {}
         for change in self.changes:
             found.setdefault(change.factor, []).append(change)
         return found
+
+    @property
+    def seeds_in_doubt(self) -> range:
+        """The further seeds that there are where a setting is in doubt."""
+        return range(1, _SEEDS_IN_DOUBT * self.n_seeds + 1)
+
+    def _rank(self, judged: Judgement) -> tuple[int, float]:
+        amplitude = judged.amplitude if math.isfinite(judged.amplitude) else 0.0
+        if judged.verdict in self.goal:
+            return (0, 0.0)
+        if self.side is Side.STOPS:
+            return (1, amplitude) if judged.verdict is self.asked else (2, 0.0)
+        return (1, -amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -114,25 +145,14 @@ class Plan:
         asked: the verdict that is asked about, oscillating for one.
         picks: those with that verdict and healthy ones in turn.
         factors: everything that is changed, what goes along with the verdict most first.
+        guesses: how likely each turns a run, by how the study's runs ended: no evidence.
     """
 
     asked: Verdict
     runs: tuple[StudyRun, ...]
     picks: tuple[Pick, ...]
     factors: tuple[Factor, ...]
-
-    @cached_property
-    def shares(self) -> dict[str, float]:
-        """Setting -> how much of the difference between these runs and the others it explains.
-
-        A setting that is drawn by another one, or in each layer, explains what the best of its
-        parts does.
-        """
-        found: dict[str, float] = {}
-        for name, share in explained_shares(self.runs, self.asked).items():
-            setting = name.partition("[")[0]
-            found[setting] = max(found.get(setting, 0.0), share)
-        return found
+    guesses: Mapping[Factor, float]
 
     def on(self, side: Side) -> list[Pick]:
         """The picks of one side."""
@@ -159,90 +179,30 @@ def plan_reruns(
         gradient_norm: asked when a change at the same effective step needs it: the step of `unit`
             and `clip` depends on it.
     """
-    first_seed = 1 + max((_own_seed(run.config) for run in runs), default=0)
-    drafts: list[tuple[int, Side, int, tuple[RunConfig, ...]]] = []
-    for side in Side:
-        among = [i for i, run in enumerate(runs) if _is_picked(run.verdict, side, asked)]
-        picked = spread([runs[i] for i in among], space, interventions)
-        n_most = _MOST_SEEDS * seeds
-        n_seeds = min(n_most, math.ceil(interventions * seeds / max(1, len(picked))))
+    highest = max((own_seed(run.config) for run in runs), default=0)
+    most, bad = _MOST_SEEDS * seeds, frozenset({asked})
+    sides: list[list[Pick]] = []
+    for side, start, goal in ((Side.STOPS, bad, HEALTHY), (Side.STARTS, HEALTHY, bad)):
+        among = [i for i, run in enumerate(runs) if run.verdict in start]
+        picked = [among[i] for i in spread([runs[i] for i in among], space, interventions)]
+        n_seeds = min(most, math.ceil(interventions * seeds / max(1, len(picked))))
+        targets = _targets([run for run in runs if run.verdict in goal])
+        order, own = _order(runs, goal, targets), list[Pick]()
         for i in picked:
-            config = runs[among[i]].config
-            first = first_seed + _block(config)
-            seeded = with_seeds(config, first, _SEEDS_IN_DOUBT * n_most)
-            drafts.append((among[i], side, n_seeds, seeded))
-    picks: dict[Side, list[Pick]] = {side: [] for side in Side}
-    for run, side, n_seeds, configs in drafts:
-        changes = changes_of(
-            configs,
-            space,
-            n_examples=n_examples,
-            gradient_norm=_norm_of_seed(configs, gradient_norm),
-            targets=_targets(runs, side, asked),
-            to_bounds=not any(_is_wanted(run.verdict, side, asked) for run in runs),
-            order=_order(runs, side, asked),
-        )
-        picks[side].append(Pick(run, side, asked, configs, n_seeds, changes))
-    in_turn = tuple(_in_turn(*picks.values()))
-    return Plan(asked, tuple(runs), in_turn, _by_counts(runs, in_turn, asked))
-
-
-def strongest(pick: Pick, factor: Factor, results: Results) -> Change | None:
-    """The change of a factor that did most with the run's own seed; None before any is trained.
-
-    Of what is to be stopped: one that cures it, else the smallest swings, else another failure.
-    """
-    ranked = by_strength(pick, factor, results)
-    return ranked[0] if ranked else None
-
-
-def by_strength(pick: Pick, factor: Factor, results: Results) -> list[Change]:
-    """The changes of a factor that are trained with the run's own seed, the strongest first."""
-    judged = ((judged_after(pick, [c], 0, results), c) for c in pick.of_factor(factor))
-    ranks = [(_rank(pick, own), change) for own, change in judged if own is not None]
-    return [change for _, change in sorted(ranks, key=lambda ranked: ranked[0])]
-
-
-def is_screened(pick: Pick, factor: Factor, results: Results) -> bool:
-    """Whether every change of a factor is trained with the run's own seed."""
-    return all(judged_after(pick, [c], 0, results) for c in pick.of_factor(factor))
-
-
-def judged_after(
-    pick: Pick, changes: Sequence[Change], seed: int, results: Results
-) -> Judgement | None:
-    """What the run with these changes gave with a seed; None if not trained or not possible."""
-    config = pick.changed(changes, seed)
-    return results.get(config) if config is not None else None
-
-
-def missing(configs: Iterable[RunConfig | None], results: Results) -> tuple[RunConfig, ...]:
-    """Those that exist and are not trained, once each."""
-    return tuple(dict.fromkeys(c for c in configs if c is not None and c not in results))
-
-
-def turns(pick: Pick, changes: Sequence[Change], results: Results) -> bool:
-    """Whether these changes are trained with the run's own seed, and it ended as is asked."""
-    judged = judged_after(pick, changes, 0, results)
-    return judged is not None and pick.is_wanted(judged.verdict)
-
-
-def _is_picked(verdict: Verdict, side: Side, asked: Verdict) -> bool:
-    return verdict is asked if side is Side.STOPS else verdict in HEALTHY
-
-
-def _is_wanted(verdict: Verdict, side: Side, asked: Verdict) -> bool:
-    return verdict in HEALTHY if side is Side.STOPS else verdict is asked
-
-
-def _block(config: RunConfig) -> int:
-    """Where a run's further seeds begin: each run has its own, so that no two share their luck."""
-    return int(digest(settings_for_seeds(config))[:5], 16) * _SEEDS_OF_A_RUN
-
-
-def _own_seed(config: RunConfig) -> int:
-    seed = settings_of(config)[seeds_of(config)[0]]
-    return seed if isinstance(seed, int) else 0
+            configs = with_further_seeds(runs[i].config, _SEEDS_IN_DOUBT * most, highest)
+            changes = changes_of(
+                configs,
+                space,
+                n_examples=n_examples,
+                gradient_norm=_norm_of_seed(configs, gradient_norm),
+                targets=targets,
+                order=order,
+                to_bounds=not any(run.verdict in goal for run in runs),
+            )
+            own.append(Pick(i, side, asked, start, goal, configs, n_seeds, changes))
+        sides.append(own)
+    picks = tuple(own for both in zip_longest(*sides) for own in both if own is not None)
+    return Plan(asked, tuple(runs), picks, *_factors_and_guesses(runs, picks, asked))
 
 
 def _norm_of_seed(
@@ -252,26 +212,23 @@ def _norm_of_seed(
     return functools.cache(lambda seed: float(gradient_norm([configs[seed]])[0]))
 
 
-def _targets(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> dict[str, float]:
-    """Medians of each number over the runs that are as the change is to make them."""
-    there = [run for run in runs if _is_wanted(run.verdict, side, asked)]
+def _targets(there: Sequence[StudyRun]) -> dict[str, float]:
+    """Medians of each number over the runs that are as a change is to make others."""
     numbers: dict[str, list[float]] = {}
     for run in there:
         for name, value in run.params.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if is_number(value):
                 numbers.setdefault(name, []).append(value)
     # Of an even number the lower middle: a value that was seen, and an integer if they are.
-    return {name: sorted(values)[(len(values) - 1) // 2] for name, values in numbers.items()}
+    return {name: median_low(values) for name, values in numbers.items()}
 
 
-def _order(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> Order:
+def _order(runs: Sequence[StudyRun], goal: Set[Verdict], targets: Mapping[str, float]) -> Order:
     """What the study saw turn out well comes first; a guess about the order, no evidence."""
     seen: dict[tuple[str, str], list[bool]] = {}
     for run in runs:
-        is_wanted = _is_wanted(run.verdict, side, asked)
         for name, value in run.params.items():
-            seen.setdefault((name, typed(value)), []).append(is_wanted)
-    targets = _targets(runs, side, asked)
+            seen.setdefault((name, typed(value)), []).append(run.verdict in goal)
 
     def order(name: str, value: Value) -> float:
         if name in targets and isinstance(value, int | float):
@@ -282,35 +239,31 @@ def _order(runs: Sequence[StudyRun], side: Side, asked: Verdict) -> Order:
     return order
 
 
-def _by_counts(
+def _factors_and_guesses(
     runs: Sequence[StudyRun], picks: Sequence[Pick], asked: Verdict
-) -> tuple[Factor, ...]:
-    """A guess about where to look first, no evidence; branches of a setting are added up.
+) -> tuple[tuple[Factor, ...], dict[Factor, float]]:
+    """What goes along with the verdict most first, and how likely each turns a run.
 
-    Normalization comes as early as the learning rate: only both tell whether the effective step
-    acts.
+    Of a setting that is drawn by another one, or in each layer, the parts are added up for the
+    order; as likely as its best part is the setting. Normalization and learning rate count as much
+    as the better of them: a rate is drawn by the normalization, so that either takes a part of what
+    both explain, and only both tell whether the effective step acts.
     """
-    shares: Counter[str] = Counter()
+    parts: dict[str, list[float]] = {}
     for name, share in explained_shares(runs, asked).items():
-        shares[name.partition("[")[0]] += share  # type: ignore[assignment]
-    shares[NORMALIZATION] = max(shares[NORMALIZATION], shares[LEARNING_RATE])
-    factors = sorted({factor for pick in picks for factor in pick.factors})
-    return tuple(sorted(factors, key=lambda factor: -shares[factor.setting]))
-
-
-def _in_turn(one: Sequence[Pick], other: Sequence[Pick]) -> Iterator[Pick]:
-    for place in range(max(len(one), len(other))):
-        yield from one[place : place + 1]
-        yield from other[place : place + 1]
-
-
-def _rank(pick: Pick, judged: Judgement) -> tuple[int, float]:
-    amplitude = judged.amplitude if math.isfinite(judged.amplitude) else 0.0
-    if pick.is_wanted(judged.verdict):
-        return (0, 0.0)
-    if pick.side is Side.STOPS:
-        return (1, amplitude) if judged.verdict is pick.asked else (2, 0.0)
-    return (1, -amplitude) if judged.verdict is not Verdict.DIVERGED else (2, 0.0)
+        parts.setdefault(name.partition("[")[0], []).append(share)
+    sums = {setting: sum(shares) for setting, shares in parts.items()}
+    best = {setting: max(shares) for setting, shares in parts.items()}
+    sums[NORMALIZATION] = max(sums.get(own, 0.0) for own in (NORMALIZATION, LEARNING_RATE))
+    best[LEARNING_RATE] = max(best.get(own, 0.0) for own in (NORMALIZATION, LEARNING_RATE))
+    largest = max(best.values(), default=0.0) or 1.0
+    span = CHANCE_OF_FIRST - CHANCE_OF_OTHER
+    factors = sorted({factor for pick in picks for factor in pick.by_factor})
+    factors.sort(key=lambda factor: -sums.get(factor.setting, 0.0))
+    return tuple(factors), {
+        factor: CHANCE_OF_OTHER + span * best.get(factor.setting, 0.0) / largest
+        for factor in factors
+    }
 
 
 def spread(runs: Sequence[StudyRun], space: Space, n: int) -> list[int]:

@@ -9,28 +9,29 @@ from mlp.causes.changes import (
     DEPTH,
     LEARNING_RATE,
     NORMALIZATION,
-    SEEDS,
-    WIDTHS,
     Change,
     Factor,
     GradientNorm,
     Train,
     chance_of,
+    change_to,
     changes_of,
+    distance_between,
     domain_of,
+    entry_of,
+    left_alone,
+    places,
     plain,
-    position,
     rerun,
-    shown_value,
     step_example,
-    with_seeds,
+    with_further_seeds,
 )
 from mlp.causes.observed import DEEDS, HEALTHY, Deed, is_repair
-from mlp.config import RunConfig, Value, digest
+from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
-from mlp.settings import learning_rate_of, seeds_of, settings_for_seeds, settings_of
+from mlp.settings import learning_rate_of, settings_of
 from mlp.stability.ratio import step_factor
-from mlp.study.space import Domain, Range, Space
+from mlp.study.space import Choice, Range, Space
 
 _SIZE_OF_STEP = {LEARNING_RATE, NORMALIZATION}
 _TEN, _FAR = 10.0, 100.0
@@ -40,9 +41,6 @@ _POINTS = 4  # between what is known; they train side by side
 _TOLERANCE = 0.1  # of the value (log), or of the whole way
 _FARTHEST_PLACE = -1.5  # beyond the value that was good with the own seed, in whole ways
 _MOST_PAIRS = 3  # that are tried with further seeds
-_NO_CAUSE = {"data.root", "data.name", "data.validation_fraction", *SEEDS} | {
-    f"training.{name}" for name in ("steps", "dtype", "evaluate_every", "sharpness_points")
-}
 
 _SWINGS = Deed("swings on its way", "swing on its way", "the swings")  # and settles
 
@@ -87,6 +85,11 @@ class Attempt:
     n_seeds: int
     config: RunConfig
 
+    @property
+    def is_reliable(self) -> bool:
+        """Whether it works with more than half of the further seeds that were tried."""
+        return 2 * self.n_cured > self.n_seeds
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -122,6 +125,11 @@ class Repair:
     without_effect: tuple[str, ...]
     n_trained: int
     is_complete: bool
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether there is a change that stops the run, and that was tried with further seeds."""
+        return bool(self.cures) and self.cures[0].n_seeds > 0
 
     def __str__(self) -> str:
         """The answer in sentences."""
@@ -164,6 +172,9 @@ def repair(
     own = plain(config)
     configs = with_further_seeds(own, 2 * seeds)
     norms = list(gradient_norm(configs))
+    worth = float(step_factor(own, norms[0] or 1.0, n_examples))  # of a learning rate of 1
+    usual = _usual_settings(own, worth)
+    space = (*space, *_other_settings(own, space, usual))
     changes = changes_of(
         configs,
         space,
@@ -172,27 +183,95 @@ def repair(
         targets={},
         order=lambda _name, _value: 0.0,
     )
-    worth = float(step_factor(own, norms[0] or 1.0, n_examples))  # of a learning rate of 1
-    changes += tuple(_further_changes(configs, space, changes, worth))
+    changes += tuple(_further_changes(own, space, changes, usual))
     results = {**(known or {}), own: before}
     search = _Search(configs, before, space, changes, train, results, population, goes_on, seeds)
     search.train([([], seed) for seed in search.seeds] + [([change], 0) for change in changes])
     ways = _find_edges(search)
     curing: list[tuple[Change, ...]] = [(change,) for change in _singles(search, ways)]
     _verify(search, curing)
-    if not any(search.is_cure(own) for own in curing):
+    if not any(search.is_cured(own) for own in curing):
         curing += _pairs(search)
         _verify(search, curing)
     _hold(search, curing, ways)
+    cures = [_attempt(search, changes) for changes in curing if search.is_cured(changes)]
+    acting = {setting for cure in cures for setting in cure.settings}
+    unchanged = [j for seed in search.seeds if (j := search.judged([], seed)) is not None]
     has_norm = own.own is None and own.gradient.normalization in ("sum", "mean")
-    return _summarise(
-        search,
-        curing,
+    return Repair(
+        config=own,
+        before=before,
         step=step_example(own, n_examples, lambda _: norms[:1]),
         unit_step=float(step_factor(own, 1.0, n_examples)) if has_norm else None,
         ratio=ratio,
-        edges=tuple(e for f, way in ways.items() if (e := way.edge(f.setting)) is not None),
+        n_alike=sum(_is_alike(before, judged) for judged in unchanged),
+        n_bad=sum(search.ends_well([], seed) is False for seed in search.seeds),
+        n_seeds=len(unchanged),
+        cures=tuple(sorted(cures, key=_preference)),
+        edges=tuple(edge for path, way in ways.items() if (edge := way.edge(path)) is not None),
+        quiet_failures=tuple(
+            _attempt(search, [change])
+            for change in changes
+            if (judged := search.judged([change], 0)) is not None
+            and not _is_alike(before, judged)
+            and not search.is_cured([change])
+        ),
+        without_effect=tuple(setting for setting in _in_vain(search) if setting not in acting),
+        n_trained=len(results) - 1,  # the run itself is among them
+        is_complete=search.is_complete,
     )
+
+
+def _usual_settings(config: RunConfig, worth: float) -> dict[str, Value]:
+    """What every setting of a run is where nobody says otherwise; its rate, of the usual step.
+
+    Args:
+        worth: the step on the mean gradient that a learning rate of 1 is worth.
+    """
+    if config.own is not None:
+        return {f"own.{each.name}": each.default for each in config.own.program.arguments}
+    usual_rate = float(f"{RunConfig().optimizer.rate / worth:.3g}")
+    return {**settings_of(RunConfig()), LEARNING_RATE: usual_rate}
+
+
+def _other_settings(config: RunConfig, space: Space, usual: Mapping[str, Value]) -> Space:
+    """What is not as usual in the run and stands in no space: it may be made so."""
+    own = settings_of(config)
+    known = {entry.path for entry in space} | left_alone(config)
+    return tuple(
+        entry_of(path, Choice((own[path], value)))
+        for path, value in usual.items()
+        if path not in known and value is not None and own[path] not in (None, value)
+    )
+
+
+def _further_changes(
+    config: RunConfig, space: Space, changes: Sequence[Change], usual: Mapping[str, Value]
+) -> Iterator[Change]:
+    """Numbers a hundred times larger and smaller, the usual ones, and lower depths.
+
+    No study tells here which values are quiet.
+    """
+    own, known = settings_of(config), {change.values for change in changes}
+    tried = {change.factor.setting for change in changes}
+    for entry in space:
+        drawn = domain_of(config, entry)
+        domain = drawn and drawn[1]
+        if entry.path not in tried or not isinstance(domain, Range):
+            continue
+        for _, value, set_to in places(config, own, entry):
+            numbers: list[float] = []
+            if isinstance(value, float):
+                far = (value / _FAR, value * _FAR)
+                numbers += [min(max(number, domain.low), domain.high) for number in far]
+                if isinstance(often := usual[entry.path], float) and often > 0:
+                    numbers += [often, often / _TEN]
+            elif entry.path == DEPTH:
+                numbers += range(1, config.model.depth - 1)
+            for number in dict.fromkeys(numbers):
+                values = set_to(number)
+                if number != value and values not in known:
+                    yield change_to(values, distance_between(domain, value, number))
 
 
 @dataclass(eq=False)
@@ -213,7 +292,7 @@ class _Search:
     population: int
     goes_on: Callable[[], bool]
     n_seeds: int
-    is_complete: bool = field(default=True)
+    is_complete: bool = True
 
     @property
     def seeds(self) -> range:
@@ -240,20 +319,19 @@ class _Search:
     def ends_well(self, changes: Sequence[Change], seed: int) -> bool | None:
         """Whether it learns below chance and, of a run that swung, calmly; None: not trained."""
         after = self.judged(changes, seed)
-        return None if after is None else _is_well(self.before, after, chance_of(self.configs[0]))
-
-    def is_cured(self, changes: Sequence[Change], seed: int) -> bool | None:
-        """Whether it ends well, and no higher than the unchanged run where that ends badly."""
-        before, after = self.results.get(self.configs[seed]), self.judged(changes, seed)
         if after is None:
             return None
-        chance = chance_of(self.configs[0])
-        is_lower = before is None or not _is_comparable(before) or is_repair(before, after, chance)
-        return _is_well(self.before, after, chance) and is_lower
+        is_calm = self.before.verdict not in HEALTHY or not after.spiked
+        is_below = after.tail_loss < chance_of(self.configs[0])
+        return after.verdict in HEALTHY and is_below and is_calm
 
-    def is_cure(self, changes: Sequence[Change]) -> bool:
-        """Whether it is cured with the run's own seed."""
-        return self.is_cured(changes, 0) is True
+    def is_cured(self, changes: Sequence[Change], seed: int = 0) -> bool | None:
+        """Whether it ends well, and no higher than the unchanged run where that ends badly."""
+        before, after = self.judged([], seed), self.judged(changes, seed)
+        if after is None or before is None or before.verdict in {*HEALTHY, Verdict.DIVERGED}:
+            return self.ends_well(changes, seed)
+        is_lower = is_repair(before, after, chance_of(self.configs[0]))
+        return is_lower and self.ends_well(changes, seed)
 
     def of_factor(self) -> dict[Factor, list[Change]]:
         """The changes of each factor, the nearest first."""
@@ -262,15 +340,13 @@ class _Search:
             factors.setdefault(change.factor, []).append(change)
         return dict(sorted(factors.items()))
 
-
-def _is_well(before: Judgement, after: Judgement, chance: float) -> bool:
-    is_calm = before.verdict not in HEALTHY or not after.spiked
-    return after.verdict in HEALTHY and after.tail_loss < chance and is_calm
-
-
-def _is_comparable(before: Judgement) -> bool:
-    """Whether the loss of a run that ends badly says what a better one must reach."""
-    return before.verdict not in HEALTHY and before.verdict is not Verdict.DIVERGED
+    def changed_to(self, setting: str, value: float) -> Change:
+        """A number of the run set to a value."""
+        entry = next(entry for entry in self.space if entry.path == setting)
+        drawn = domain_of(self.configs[0], entry)
+        assert drawn is not None
+        start = settings_of(self.configs[0])[setting]
+        return change_to(((setting, value),), distance_between(drawn[1], start, value))
 
 
 def _is_alike(before: Judgement, after: Judgement) -> bool:
@@ -278,90 +354,6 @@ def _is_alike(before: Judgement, after: Judgement) -> bool:
     if before.verdict in HEALTHY:
         return after.verdict in HEALTHY and after.spiked
     return after.verdict is before.verdict
-
-
-def with_further_seeds(config: RunConfig, n: int) -> tuple[RunConfig, ...]:
-    """The run, and the same with `n` further seeds, which no run with other settings shares."""
-    settings = settings_for_seeds(config)
-    own = settings_of(config)[seeds_of(config)[0]]
-    first = 1 + (own if isinstance(own, int) else 0) + int(digest(settings)[:5], 16) * 256
-    return with_seeds(config, first, n)
-
-
-def _further_changes(
-    configs: Sequence[RunConfig], space: Space, changes: Sequence[Change], worth: float
-) -> Iterator[Change]:
-    """Numbers a hundred times larger and smaller, lower depths, and everything's default.
-
-    No study tells here which values are quiet.
-
-    Args:
-        worth: the step on the mean gradient that a learning rate of 1 is worth.
-    """
-    own, defaults = settings_of(configs[0]), _defaults_of(configs[0])
-    typical = dict(defaults)
-    if configs[0].own is None:
-        usual_rate = RunConfig().optimizer.rate
-        typical[LEARNING_RATE] = float(f"{usual_rate / worth:.3g}")
-    known = {
-        (change.factor.setting, dict(change.values)[change.factor.setting]) for change in changes
-    }
-    for factor in dict.fromkeys(change.factor for change in changes):
-        path, value = factor.setting, own[factor.setting]
-        drawn = domain_of(configs[0], next(entry for entry in space if entry.path == path))
-        if drawn is None or not isinstance(drawn[1], Range):
-            continue
-        if isinstance(value, float):
-            low, high = drawn[1].low, drawn[1].high
-            numbers = [min(max(value * times, low), high) for times in (1 / _FAR, _FAR)]
-            usual = typical[path]
-            if isinstance(usual, float) and usual > 0:
-                numbers += [usual, usual / _TEN]
-            for number in dict.fromkeys(numbers):
-                if number != value and (path, number) not in known:
-                    yield _to_value(configs, factor, number, drawn[1])
-        elif path == DEPTH:
-            widths = configs[0].model.layer_widths
-            for depth in range(1, len(widths) - 1):
-                values = ((DEPTH, depth), (WIDTHS, widths[:depth]))
-                distance = abs(position(drawn[1], len(widths)) - position(drawn[1], depth))
-                yield Change(factor, f"{DEPTH}={depth}", values, distance)
-    varied = {entry.path for entry in space} | _NO_CAUSE | _left_alone(configs[0])
-    for path, value in defaults.items():
-        if path not in varied and value is not None and own[path] not in (None, value):
-            change = Change(
-                Factor(path),
-                f"{path}={shown_value(value)}",
-                ((path, value),),
-                1.0,
-            )
-            if rerun(configs[0], [change], 0) is not None:
-                yield change
-
-
-def _defaults_of(config: RunConfig) -> dict[str, Value]:
-    """What every setting of a run is where nobody says otherwise."""
-    if config.own is None:
-        return settings_of(RunConfig())
-    return {f"own.{each.name}": each.default for each in config.own.program.arguments}
-
-
-def _left_alone(config: RunConfig) -> set[str]:
-    """Of an own function: its seed, and how long it trains."""
-    if config.own is None:
-        return set()
-    return {*seeds_of(config), f"own.{config.own.program.role('steps')}"}
-
-
-def _to_value(configs: Sequence[RunConfig], factor: Factor, value: float, domain: Domain) -> Change:
-    setting = factor.setting
-    start = settings_of(configs[0])[setting]
-    return Change(
-        factor,
-        f"{setting}={shown_value(value)}",
-        ((setting, value),),
-        abs(position(domain, value) - position(domain, start)),
-    )
 
 
 @dataclass
@@ -405,12 +397,12 @@ class Bisection:
     @property
     def bad_place(self) -> float:
         """The first place where any seed ends badly."""
-        return min((self._first_bad(seed) for seed in range(len(self.ends))), default=math.inf)
+        return min(map(_first_bad, self.ends), default=math.inf)
 
     @property
     def good_place(self) -> float | None:
         """The last place up to which each seed ends well; None where one has no such place."""
-        lasts = [self._last_good(seed) for seed in range(len(self.ends))]
+        lasts = list(map(_last_good, self.ends))
         known = [last for last in lasts if last is not None]
         return min(known) if len(known) == len(lasts) else None
 
@@ -429,7 +421,7 @@ class Bisection:
         places = [low + (bad - low) * i / (_POINTS + 1) for i in range(_POINTS + 1)]
         asked = []
         for seed, own in enumerate(self.ends):
-            last = self._last_good(seed)
+            last = _last_good(own)
             asked += [(seed, p) for p in places if p not in own and (last is None or p > last)]
         return asked
 
@@ -444,70 +436,59 @@ class Bisection:
     def _length(self) -> float:
         return abs(math.log(self.start / self.good)) if self.is_log else 1.0
 
-    def _first_bad(self, seed: int) -> float:
-        return min((p for p, is_good in self.ends[seed].items() if not is_good), default=math.inf)
 
-    def _last_good(self, seed: int) -> float | None:
-        first_bad = self._first_bad(seed)
-        good = [p for p, is_good in self.ends[seed].items() if is_good and p < first_bad]
-        return max(good, default=None)
+def _first_bad(ends: Mapping[float, bool]) -> float:
+    return min((place for place, is_good in ends.items() if not is_good), default=math.inf)
 
 
-def _find_edges(search: _Search) -> dict[Factor, Bisection]:
+def _last_good(ends: Mapping[float, bool]) -> float | None:
+    first_bad = _first_bad(ends)
+    good = [place for place, is_good in ends.items() if is_good and place < first_bad]
+    return max(good, default=None)
+
+
+def _find_edges(search: _Search) -> dict[str, Bisection]:
     """Bisects every number with which the run ends well, all of them side by side."""
-    start = settings_of(search.configs[0])
-    ways: dict[Factor, Bisection] = {}
+    start, rate = settings_of(search.configs[0]), learning_rate_of(search.configs[0])
+    ways: dict[str, Bisection] = {}
     for factor, changes in search.of_factor().items():
-        value = start[factor.setting]
-        if not isinstance(value, float) or factor.keeps_step:
+        path, value = factor.setting, start[factor.setting]
+        if not isinstance(value, float):
             continue
         targets = [
             number
             for own in changes
-            if isinstance(number := dict(own.values)[factor.setting], float)
-            and search.ends_well([own], 0)
+            if isinstance(number := dict(own.values)[path], float) and search.ends_well([own], 0)
         ]
-        if factor.setting == learning_rate_of(
-            search.configs[0]
-        ):  # a larger one may end well by chance, saturated
+        if path == rate:  # a larger one may end well by chance, saturated
             targets.sort(key=lambda number: number > value)
         if targets:
-            ways[factor] = Bisection(targets[0], value)
-            ways[factor].ends = [
-                {1.0: is_well} if (is_well := search.ends_well([], seed)) is not None else {}
-                for seed in (0, *search.seeds)
-            ]
-            ways[factor].ends[0][0.0] = True
+            known = [search.ends_well([], seed) for seed in (0, *search.seeds)]
+            ends = [{} if is_well is None else {1.0: is_well} for is_well in known]
+            ends[0][0.0] = True
+            ways[path] = Bisection(targets[0], value, ends)
     for _ in range(_ROUNDS):
         asked = [
-            (way, seed, place, _at(search, factor, way, place))
-            for factor, way in ways.items()
+            (way, seed, place, search.changed_to(path, way.value(place)))
+            for path, way in ways.items()
             for seed, place in way.wanted()
         ]
         if not asked or not search.train(([change], seed) for _, seed, _, change in asked):
             break
         for way, seed, place, change in asked:
-            is_well = search.ends_well([change], seed)
-            way.ends[seed][place] = bool(is_well)
+            way.ends[seed][place] = bool(search.ends_well([change], seed))
     return ways
 
 
-def _at(search: _Search, factor: Factor, way: Bisection, place: float) -> Change:
-    entry = next(entry for entry in search.space if entry.path == factor.setting)
-    drawn = domain_of(search.configs[0], entry)
-    assert drawn is not None
-    return _to_value(search.configs, factor, way.value(place), drawn[1])
-
-
-def _singles(search: _Search, ways: Mapping[Factor, Bisection]) -> list[Change]:
+def _singles(search: _Search, ways: Mapping[str, Bisection]) -> list[Change]:
     """The nearest change of each setting that cures with the run's own seed."""
     found = []
     for factor, changes in search.of_factor().items():
-        place = ways[factor].good_place if factor in ways else None
-        at_edge = [] if place is None else [_at(search, factor, ways[factor], place)]
-        search.train([(at_edge, 0)] if at_edge else [])
-        cures = [own for own in (*at_edge, *changes) if search.is_cure([own])]
-        found += cures[:1]
+        way = ways.get(factor.setting)
+        if way is not None and (place := way.good_place) is not None:
+            changes = [search.changed_to(factor.setting, way.value(place)), *changes]
+            search.train([(changes[:1], 0)])
+        found += [own for own in changes if search.is_cured([own])][:1]
     return found
 
 
@@ -526,7 +507,7 @@ def _pairs(search: _Search) -> list[tuple[Change, ...]]:
         for both in product(sides[one], sides[other])
     ]
     search.train((both, 0) for both in tried)
-    cures = [both for both in tried if search.is_cure(both)]
+    cures = [both for both in tried if search.is_cured(both)]
     first: dict[tuple[str, ...], tuple[Change, ...]] = {}
     for both in sorted(cures, key=lambda both: sum(own.distance for own in both)):
         first.setdefault(tuple(own.factor.setting for own in both), both)
@@ -551,69 +532,29 @@ def _sides(search: _Search, changes: Sequence[Change]) -> list[Change]:
     return [*lower[:1], *higher[:1]]
 
 
-def _hold(
-    search: _Search, curing: list[tuple[Change, ...]], ways: Mapping[Factor, Bisection]
-) -> None:
+def _hold(search: _Search, curing: list[tuple[Change, ...]], ways: Mapping[str, Bisection]) -> None:
     """Where the smallest reliable cure is a number, goes back from its edge until it holds.
 
     The edge of five seeds is not that of the sixth. So twice the seeds are tried.
     """
     # By the seeds that all were tried with: what an earlier call knows besides turns nothing.
-    tried = {tuple(own): _attempt(search, own, search.seeds) for own in curing}
-    best = min(curing, key=lambda own: _preference(tried[tuple(own)]), default=None)
-    if best is None or len(best) > 1 or (way := ways.get(best[0].factor)) is None:
+    tried = [(_attempt(search, own, search.seeds), own) for own in curing]
+    best, changes = min(tried, key=lambda own: _preference(own[0]), default=(None, ()))
+    if best is None or len(changes) > 1 or not best.is_reliable:
         return
-    place = way.good_place
-    if place is None or not _is_reliable(tried[tuple(best)]):
+    [setting] = best.settings
+    way = ways.get(setting)
+    place = None if way is None else way.good_place
+    if way is None or place is None:
         return
-    factor, n = best[0].factor, len(search.configs)
-    backs = [_at(search, factor, way, place - back) for back in _NARROWER]
-    for change in backs:
-        if not search.train(([change], seed) for seed in range(n)):
+    seeds = range(len(search.configs))
+    for back in _NARROWER:
+        change = search.changed_to(setting, way.value(place - back))
+        if not search.train(([change], seed) for seed in seeds):
             return
-        if all(search.ends_well([change], seed) for seed in range(n)) and search.is_cure([change]):
-            curing[curing.index(best)] = (change,)
+        if all(search.ends_well([change], seed) for seed in seeds) and search.is_cured([change]):
+            curing[curing.index(changes)] = (change,)
             return
-
-
-def _summarise(
-    search: _Search,
-    curing: Sequence[Sequence[Change]],
-    *,
-    step: str | None,
-    unit_step: float | None,
-    ratio: float | None,
-    edges: tuple[Edge, ...],
-) -> Repair:
-    cures = tuple(
-        sorted((_attempt(search, own) for own in curing if search.is_cure(own)), key=_preference)
-    )
-    acting = {setting for cure in cures for setting in cure.settings}
-    unchanged = [j for s in search.seeds if (j := search.judged([], s)) is not None]
-    return Repair(
-        config=search.configs[0],
-        before=search.before,
-        step=step,
-        unit_step=unit_step,
-        ratio=ratio,
-        n_alike=sum(_is_alike(search.before, own) for own in unchanged),
-        n_bad=sum(
-            not _is_well(search.before, own, chance_of(search.configs[0])) for own in unchanged
-        ),
-        n_seeds=len(unchanged),
-        cures=cures,
-        edges=edges,
-        quiet_failures=tuple(
-            _attempt(search, [change])
-            for change in search.changes
-            if (judged := search.judged([change], 0)) is not None
-            and not _is_alike(search.before, judged)
-            and not search.is_cure([change])
-        ),
-        without_effect=tuple(s for s in _in_vain(search) if s not in acting),
-        n_trained=len(search.results) - 1,  # the run itself is among them
-        is_complete=search.is_complete,
-    )
 
 
 def _in_vain(search: _Search) -> tuple[str, ...]:
@@ -635,8 +576,7 @@ def _attempt(
     own, config = search.judged(changes, 0), rerun(search.configs[0], changes, 0)
     assert own is not None
     assert config is not None
-    counted = range(1, len(search.configs)) if seeds is None else seeds
-    further = [search.is_cured(changes, seed) for seed in counted]
+    further = [search.is_cured(changes, s) for s in seeds or range(1, len(search.configs))]
     known = [is_cured for is_cured in further if is_cured is not None]
     return Attempt(
         text=" ".join(change.text for change in changes),
@@ -658,41 +598,57 @@ def _preference(attempt: Attempt) -> tuple[int, float, float]:
 
 def describe_repair(found: Repair) -> tuple[str, ...]:
     """Why the run ends badly, what stops that and what does not: one to seven sentences."""
-    _, does, noun = _words(found.before)
-    unchanged = tuple(_unchanged_sentence(found))
+    does, do, noun = DEEDS.get(found.before.verdict, _SWINGS)
+    unchanged, quiet = tuple(_unchanged_sentence(found, does)), tuple(_quiet_sentences(found))
+    so_far = "" if found.is_complete else " so far (the search was stopped early)"
     if not found.cures and not found.is_complete:
         return ("The time was up before a change was found that stops this run.", *unchanged)
-    if is_verified(found) or not found.cures:
-        edge = _surer_edge(found)
-        if edge is not None:
-            rest = *_other_sentences(found.cures), *_quiet_sentences(found)
-            return (*_edge_lead(found, edge), *unchanged, *rest)
+    if found.cures and not found.is_verified:
+        own = found.cures[0]
+        return (
+            f"With its own seed {own.text} stops it ({own.verdict.value}); the time was up "
+            "before it was tried with further seeds.",
+        )
+    if (edge := _surer_edge(found)) is not None:
+        about = f" ({found.step})" if found.step and edge.setting == LEARNING_RATE else ""
+        lead = (
+            f"{edge.setting} makes it {do}{about}: with {edge.n_seeds} seeds it ends well "
+            f"{_edge_words(found, edge)}{so_far}, but not in all of them at as low a loss."
+        )
+        return (lead, *unchanged, *_other_sentences(found.cures), *quiet)
+    edges = "; ".join(_edge_words(found, edge) for edge in found.edges)
+    edges = f"With {found.edges[0].n_seeds} seeds it ends well {edges}." if edges else ""
     if not found.cures:
         ends_higher = any(own.verdict in HEALTHY for own in found.quiet_failures)
         how = " at as low a loss" if ends_higher else ""
-        said = f"No change of one setting, or of two, stops {noun}{how}."
-        return (said, *unchanged, *_edge_sentences(found), *_quiet_sentences(found))
+        lead = f"No change of one setting, or of two, stops {noun}{how}."
+        return tuple(filter(None, (lead, *unchanged, edges, *quiet)))
     best = found.cures[0]
-    if not is_verified(found):
-        return (
-            f"With its own seed {best.text} stops it ({best.verdict.value}); the time was up "
-            "before it was tried with further seeds.",
-        )
-    so_far = "" if found.is_complete else " so far (the search was stopped early)"
     ended = f"{best.verdict.value}, and with {best.n_cured} of {best.n_seeds} further seeds"
     if _is_chance(found):
         said = f"With its first weights {best.text} stops it{so_far} ({ended}), by chance perhaps."
         return (said, *unchanged)
-    others = _others(found)
+    # What else stops it: of each setting the most reliable change, which comes first.
+    by_settings = {cure.settings: cure for cure in reversed(found.cures)}
+    others = [cure for cure in found.cures[1:] if by_settings[cure.settings] is cure]
     is_single = len(best.settings) == 1
-    is_smallest = all(best.distance <= other.distance for other in others if _is_reliable(other))
+    is_smallest = all(best.distance <= other.distance for other in others if other.is_reliable)
     how = "the smallest" if is_smallest else "the most reliable"
     how += f"{' single' * (is_single and not best.keeps_step)} change"
     names = " and ".join(best.settings)
-    subject = f"{names} {'makes' if is_single else 'make'} it {does}{_about_its_step(found)}"
+    subject = f"{names} {'makes' if is_single else 'make'} it {do}{_about_its_step(found)}"
     lead = f"{subject}: {best.text} is {how} that stops it{so_far} ({ended})."
-    rest = *_edge_sentences(found), *_other_sentences(others), *_quiet_sentences(found)
-    return (lead, *unchanged, *rest)
+    rest = (lead, *unchanged, edges, *_other_sentences(others), *quiet)
+    return tuple(sentence for sentence in rest if sentence)
+
+
+def named_causes(found: Repair) -> tuple[str, ...]:
+    """The settings that the answer names; none where what stops the run may be chance."""
+    if found.cures and not found.is_verified:
+        return ()
+    if (edge := _surer_edge(found)) is not None:
+        return (edge.setting,)
+    return found.cures[0].settings if found.cures and not _is_chance(found) else ()
 
 
 def _surer_edge(found: Repair) -> Edge | None:
@@ -707,34 +663,15 @@ def _surer_edge(found: Repair) -> Edge | None:
     return min(found.edges, key=lambda edge: edge.setting != rate, default=None)
 
 
-def _edge_lead(found: Repair, edge: Edge) -> Iterator[str]:
-    """What makes it end badly, where that is an edge and no repair."""
-    does = _words(found.before)[1]
-    about = f" ({found.step})" if found.step and edge.setting == LEARNING_RATE else ""
-    so_far = "" if found.is_complete else " so far (the search was stopped early)"
-    yield (
-        f"{edge.setting} makes it {does}{about}: with {edge.n_seeds} seeds it ends well "
-        f"{_edge_words(found, edge)}{so_far}, but not in all of them at as low a loss."
-    )
+def _is_chance(found: Repair) -> bool:
+    return 2 * found.n_bad < found.n_seeds or not found.cures[0].is_reliable
 
 
-def _words(before: Judgement) -> Deed:
-    return DEEDS.get(before.verdict, _SWINGS)
-
-
-def _unchanged_sentence(found: Repair) -> Iterator[str]:
+def _unchanged_sentence(found: Repair, does: str) -> Iterator[str]:
     if found.n_seeds:
-        does = _words(found.before)[0]
         others = found.n_bad - found.n_alike
         bad = f", and ends badly in another way with {others}" if others else ""
         yield f"Unchanged it {does} with {found.n_alike} of {found.n_seeds} further seeds{bad}."
-
-
-def _edge_sentences(found: Repair) -> Iterator[str]:
-    """The edges in one sentence."""
-    if found.edges:
-        parts = "; ".join(_edge_words(found, edge) for edge in found.edges)
-        yield f"With {found.edges[0].n_seeds} seeds it ends well {parts}."
 
 
 def _edge_words(found: Repair, edge: Edge) -> str:
@@ -758,23 +695,24 @@ def _edge_words(found: Repair, edge: Edge) -> str:
     return f"from {good} on, not from {bad} down{beside}"
 
 
-def _others(found: Repair) -> list[Attempt]:
-    """What else stops it: of each setting the most reliable change, which comes first."""
-    others: dict[tuple[str, ...], Attempt] = {}
-    for cure in found.cures:
-        others.setdefault(cure.settings, cure)
-    del others[found.cures[0].settings]
-    return list(others.values())
+def _about_its_step(found: Repair) -> str:
+    """What the cures tell about the size of the step."""
+    best = found.cures[0]
+    if best.keeps_step:
+        return ", at any size of the step"
+    acts = _SIZE_OF_STEP.intersection(best.settings)
+    is_refuted = any(cure.keeps_step and cure.is_reliable for cure in found.cures)
+    return f" ({found.step})" if found.step and acts and not is_refuted else ""
 
 
 def _other_sentences(others: Sequence[Attempt]) -> Iterator[str]:
-    reliable = [other.text for other in others if _is_reliable(other)]
+    reliable = [other.text for other in others if other.is_reliable]
     if reliable:
         yield f"Also stopped by {', '.join(reliable)}."
     seldom = [
         f"{other.text} ({other.n_cured} of {other.n_seeds})"
         for other in others
-        if other.n_seeds and not _is_reliable(other)
+        if other.n_seeds and not other.is_reliable
     ]
     if seldom:
         yield f"Stopped with its own seed, but seldom with further ones, by {', '.join(seldom)}."
@@ -800,34 +738,3 @@ def _quiet_sentences(found: Repair) -> Iterator[str]:
         *names, last = found.without_effect
         listed = f"{', '.join(names)} or {last}" if names else last
         yield f"With its own seed no change of {listed} that was tried stops it."
-
-
-def is_verified(found: Repair) -> bool:
-    """Whether there is a change that stops the run, and that was tried with further seeds."""
-    return bool(found.cures) and found.cures[0].n_seeds > 0
-
-
-def named_causes(found: Repair) -> tuple[str, ...]:
-    """The settings that the answer names; none where what stops the run may be chance."""
-    if (is_verified(found) or not found.cures) and (edge := _surer_edge(found)) is not None:
-        return (edge.setting,)
-    return found.cures[0].settings if is_verified(found) and not _is_chance(found) else ()
-
-
-def _is_chance(found: Repair) -> bool:
-    return 2 * found.n_bad < found.n_seeds or not _is_reliable(found.cures[0])
-
-
-def _about_its_step(found: Repair) -> str:
-    """What the cures tell about the size of the step."""
-    best = found.cures[0]
-    if best.keeps_step:
-        return ", at any size of the step"
-    acts = _SIZE_OF_STEP.intersection(best.settings)
-    is_refuted = any(cure.keeps_step and _is_reliable(cure) for cure in found.cures)
-    return f" ({found.step})" if found.step and acts and not is_refuted else ""
-
-
-def _is_reliable(cure: Attempt) -> bool:
-    """Whether it works with more than half of the further seeds that were tried."""
-    return 2 * cure.n_cured > cure.n_seeds

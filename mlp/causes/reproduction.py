@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special  # its stats take a second and a half to import
 
-from mlp.causes.evidence import holm
 from mlp.curve import CHANCE_LOSS, Judgement, Verdict
 
 _LEVEL = 0.01  # chance of calling a program another one that is none
@@ -93,15 +92,9 @@ class SeedComparison:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What the comparisons say together.
-
-    Attributes:
-        comparisons: of each setting of everything.
-        p_value: chance of such a difference, where the program does the same.
-    """
+    """What the comparisons say together: each is of one setting of everything."""
 
     comparisons: tuple[SeedComparison, ...]
-    p_value: float
 
     @property
     def n_own(self) -> int:
@@ -114,9 +107,20 @@ class Reproduction:
         return sum(own.n_reruns for own in self.comparisons)
 
     @property
-    def n_alike(self) -> int:
-        """Runs that came out as the reruns."""
-        return self.n_own - sum(own.n_unlike for own in self.comparisons)
+    def n_unlike(self) -> int:
+        """Runs that came out otherwise than the reruns."""
+        return sum(own.n_unlike for own in self.comparisons)
+
+    @property
+    def p_value(self) -> float:
+        """Chance of such a difference, where the program does the same.
+
+        One that stands out is enough, and so are many small ones.
+        """
+        n, expected = self.n_own, sum(own.n_own * own.chance for own in self.comparisons)
+        over_all = _tail(self.n_unlike, n, expected / n) if n else 1.0
+        singles = (len(self.comparisons) * own.p_value for own in self.comparisons)
+        return min(1.0, 2 * min(over_all, *singles, 1.0))
 
     @property
     def is_alike(self) -> bool:
@@ -162,16 +166,15 @@ def compare_curves(
         is_above = loss > highest[seen] * (1 + _RELATIVE) + _ABSOLUTE
         return bool(seen.any()) and float((is_below | is_above).mean()) > _SHARE_OUTSIDE
 
-    all_of_them = np.arange(len(reruns))
-    n_apart = sum(is_unlike(own, np.delete(all_of_them, i)) for i, own in enumerate(reruns))
-    own_end, end = [_last(run) for run in runs], [_last(rerun) for rerun in reruns]
+    everyone = np.arange(len(reruns))
+    n_apart = sum(is_unlike(own, np.delete(everyone, i)) for i, own in enumerate(reruns))
     return SeedComparison(
         settings=settings,
         own=Counter(run.verdict for run in runs),
         reruns=Counter(rerun.verdict for rerun in reruns),
-        n_unlike=sum(is_unlike(run, all_of_them) for run in runs),
+        n_unlike=sum(is_unlike(run, everyone) for run in runs),
         chance=(n_apart + 1) / (len(reruns) + 1),
-        levels=(min(own_end), max(own_end), min(end), max(end)),
+        levels=_levels([_last(run) for run in runs], [_last(rerun) for rerun in reruns]),
     )
 
 
@@ -180,25 +183,18 @@ def compare_ends(
 ) -> SeedComparison:
     """As `compare_curves`, by nothing but whether they end swinging."""
     among = {own.verdict is Verdict.OSCILLATING for own in reruns}
-    own_end, end = [own.tail_loss for own in runs], [own.tail_loss for own in reruns]
     return SeedComparison(
         settings=settings,
         own=Counter(own.verdict for own in runs),
         reruns=Counter(own.verdict for own in reruns),
         n_unlike=sum((own.verdict is Verdict.OSCILLATING) not in among for own in runs),
         chance=1 / (len(reruns) + 1),
-        levels=(min(own_end), max(own_end), min(end), max(end)),
+        levels=_levels([own.tail_loss for own in runs], [own.tail_loss for own in reruns]),
     )
 
 
-def judge_reproduction(comparisons: Sequence[SeedComparison]) -> Reproduction:
-    """Puts comparisons together: one that stands out is enough, and so are many small ones."""
-    n_own = sum(own.n_own for own in comparisons)
-    expected = sum(own.n_own * own.chance for own in comparisons)
-    n_unlike = sum(own.n_unlike for own in comparisons)
-    over_all = _tail(n_unlike, n_own, expected / n_own) if n_own else 1.0
-    single = min(holm([own.p_value for own in comparisons]), default=1.0)
-    return Reproduction(tuple(comparisons), min(1.0, 2 * min(over_all, single)))
+def _levels(own: Sequence[float], reruns: Sequence[float]) -> tuple[float, float, float, float]:
+    return min(own), max(own), min(reruns), max(reruns)
 
 
 def unlike_sentences(found: Reproduction, defaults: Sequence[str]) -> tuple[str, ...]:
@@ -212,28 +208,26 @@ def unlike_sentences(found: Reproduction, defaults: Sequence[str]) -> tuple[str,
     worst.sort(key=lambda own: (own.p_value, -own.n_unlike))
     not_again = [own for own in worst if own.own.get(swings, 0) > own.reruns.get(swings, 0) == 0]
     only_here = [own for own in worst if own.reruns.get(swings, 0) > own.own.get(swings, 0) == 0]
+    network = "in a correct network of this kind"
     if not_again:
         n = sum(own.n_reruns for own in not_again)
-        lead = (
-            f"These settings do not oscillate in a correct network of this kind, in {n} of {n} "
-            "reruns; the runs' own code differs"
-        )
+        lead = f"These settings do not oscillate {network}, in {n} of {n} reruns"
     elif only_here:
         n = sum(own.n_reruns for own in only_here)
         n_swinging = sum(own.reruns[swings] for own in only_here)
         lead = (
-            f"These settings oscillate in a correct network of this kind, in {n_swinging} of {n} "
-            "reruns, and not in the runs that were brought; the runs' own code differs"
+            f"These settings oscillate {network}, in {n_swinging} of {n} reruns, and not in the "
+            "runs that were brought"
         )
     else:
         lead = (
-            f"The losses of {found.n_own - found.n_alike} of {found.n_own} runs do not go as in "
-            f"{found.n_reruns} reruns of the same settings in a correct network of this kind; the "
-            "runs' own code differs"
+            f"The losses of {found.n_unlike} of {found.n_own} runs do not go as in "
+            f"{found.n_reruns} reruns of the same settings {network}"
         )
     other = f", or a setting that no param names ({', '.join(defaults)})" if defaults else ""
     shown = (not_again or only_here or worst)[:2]
-    return (f"{lead}{other}. So no cause is named.", *(_example(own) for own in shown))
+    said = f"{lead}; the runs' own code differs{other}. So no cause is named."
+    return (said, *(_example(own) for own in shown))
 
 
 def _example(own: SeedComparison) -> str:

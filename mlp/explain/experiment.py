@@ -18,7 +18,6 @@ from mlp.causes.reproduction import (
     Reproduction,
     compare_curves,
     compare_ends,
-    judge_reproduction,
     unlike_sentences,
 )
 from mlp.config import ExplainConfig, RunConfig, canonical_json, digest
@@ -209,7 +208,7 @@ def check_code(
         return (late,), pace_s
     if not found.is_alike:
         return _finding(found, study), pace_s
-    n = f"{found.n_alike} of {found.n_own} runs go as the {found.n_reruns} reruns"
+    n = f"{found.n_own - found.n_unlike} of {found.n_own} runs go as the {found.n_reruns} reruns"
     say(console, f"trained again as they are: {n}")
     return (), pace_s
 
@@ -238,7 +237,7 @@ def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
         for key, runs in own.items()
         if key in reruns
     ]
-    together = judge_reproduction(found)
+    together = Reproduction(tuple(found))
     return () if together.is_alike else _finding(together, study)
 
 
@@ -288,7 +287,7 @@ def _reproduce(
         again = results[place * n_each : (place + 1) * n_each]
         reruns = [_sampled(result, config, steps) for result in again]
         comparisons.append(compare_curves(_in_words(config, space), own, reruns))
-    return judge_reproduction(comparisons)
+    return Reproduction(tuple(comparisons))
 
 
 def _groups(runs: Sequence[BroughtRun], data: Dataset) -> list[_Group]:

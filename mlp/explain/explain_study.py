@@ -23,7 +23,7 @@ from mlp.causes.answer import (
     sentences,
 )
 from mlp.causes.changes import plain, standard_space
-from mlp.causes.effects import effects
+from mlp.causes.effects import effects, look
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import DEEDS, StudyRun, complete_space, deed, observe, verdict_to_explain
 from mlp.causes.plan import Results, plan_reruns
@@ -456,7 +456,7 @@ class _Inquiry:
 
     def _tell(self) -> None:
         """Says what was settled since, and when."""
-        for effect in effects(self.plan, self.known):
+        for effect in effects(self.plan, look(self.plan, self.known)):
             setting, conclusion = effect.factor.setting, effect.conclusion
             is_settled = conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
             if is_settled and not effect.factor.keeps_step and setting not in self._said:

@@ -9,17 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mlp.causes.changes import plain, standard_space
+from mlp.causes.changes import plain, standard_space, with_further_seeds
 from mlp.causes.observed import is_repair
-from mlp.causes.repair import (
-    Repair,
-    describe_repair,
-    is_verified,
-    named_causes,
-    needs_repair,
-    repair,
-    with_further_seeds,
-)
+from mlp.causes.repair import Repair, describe_repair, named_causes, needs_repair, repair
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
@@ -108,11 +100,11 @@ def repair_run(
         _describe(store, found, said, (run_id, explain_id))
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
-    if is_verified(found) and config.explain.apply:
+    if found.is_verified and config.explain.apply:
         _apply(store, original, found, data, config, console)
         return found
     offer = f"{command} explain.apply=true   # tracks the repaired run"
-    commands = [*([offer] if is_verified(found) else []), *how_to_look(store, run_id=run_id)]
+    commands = [*([offer] if found.is_verified else []), *how_to_look(store, run_id=run_id)]
     say(console, "next:", *(f"  {line}" for line in commands))
     return found
 

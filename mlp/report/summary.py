@@ -9,7 +9,7 @@ from statistics import median
 from mlp.causes.answer import Answer
 from mlp.causes.changes import SEEDS, chance_of
 from mlp.causes.observed import StudyRun, is_repair
-from mlp.causes.plan import Plan, Results, Side, by_strength, judged_after
+from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig, Value
 from mlp.curve import Judgement, Verdict
 from mlp.settings import with_settings
@@ -122,8 +122,8 @@ def find_cures(
                 after.verdict,
             )
             for factor in dict.fromkeys(order)
-            for change in by_strength(pick, factor, results)
-            if (after := judged_after(pick, [change], 0, results)) is not None
+            for change in pick.by_strength(factor, results)
+            if (after := pick.judged([change], 0, results)) is not None
             and is_repair(judged[pick.run], after, chance_of(pick.configs[0]))
         )
         cures += itertools.islice(repairs, 1)

@@ -1,5 +1,6 @@
 """Which changes are tried on a run, and that nothing but the named setting changes."""
 
+import functools
 import math
 
 import pytest
@@ -29,6 +30,11 @@ SPACE = {
 N_EXAMPLES, NORMS = 12_396, (0.25, 0.5)
 
 
+@functools.cache
+def space_of_study():
+    return read_space(SPACE, RunConfig())
+
+
 def config_of(**settings):
     return plain(with_settings(RunConfig(), {k.replace("__", "."): v for k, v in settings.items()}))
 
@@ -36,7 +42,7 @@ def config_of(**settings):
 def changes(config, targets=None, space=SPACE, norms=NORMS):
     return changes_of(
         [config, with_settings(config, {"training.seed": 7})],
-        read_space(space, RunConfig()),
+        space_of_study() if space is SPACE else read_space(space, RunConfig()),
         n_examples=N_EXAMPLES,
         gradient_norm=norms.__getitem__,
         targets=targets or {},

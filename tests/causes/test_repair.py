@@ -196,12 +196,28 @@ def test_only_what_stops_it_is_trained_with_further_seeds(too_fast):
             assert set(own) <= curing
 
 
+def test_the_data_stay_as_they_are():
+    """Also how they were parted: no rerun is trained on other examples than the run."""
+    config = with_settings(
+        RunConfig(), {"data.split_seed": 3, "data.scale": 2.0, "optimizer.learning_rate": 16.0}
+    )
+    trained = []
+
+    def train(configs):
+        trained.extend(configs)
+        return training(SHARP, 0)(configs)
+
+    found = repaired(SHARP, config, train=train)
+    assert {own.data.split_seed for own in trained} == {3}
+    assert "data.scale" in found.without_effect
+
+
 def test_a_search_is_complete_unless_it_was_stopped(too_fast):
     """Its clock may change its mind; a search that it has stopped once stays stopped."""
     asked = []
     whole = repaired(SHARP, too_fast, population=8, goes_on=lambda: asked.append(True) or True)
     assert whole.is_complete
-    for stop in range(len(asked)):
+    for stop in (0, 1, 2, len(asked) // 2, len(asked) - 1):
         answers = iter([True] * stop + [False])
         cut = repaired(SHARP, too_fast, population=8, goes_on=functools.partial(next, answers, 1))
         assert not cut.is_complete
