@@ -35,7 +35,7 @@ _LAWS = {
     "str": "a text",
     "list": "a list",
 }
-_PLAIN = bool | int | float | str | tuple
+_PLAIN = (bool, int, float, str, tuple)
 _SEQUENCES = ("list", "tuple", "List", "Tuple", "Sequence")
 NAMED_FILE = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
 LARGEST_SOURCE = 10_000_000  # bytes
@@ -356,7 +356,9 @@ def _roles(arguments: Sequence[Argument], given: Mapping[str, str]) -> tuple[tup
         if name not in names:
             has = f"it has {', '.join(names)}" if names else "it has none"
             raise SettingError(f"own.roles.{role} must be an argument of the function; {has}")
-    usual = {
-        role: next((name for name in each if name in names), None) for role, each in ROLES.items()
-    }
-    return tuple((role, name) for role in ROLES if (name := given.get(role) or usual[role]))
+    found = []
+    for role, usual in ROLES.items():
+        name = given.get(role) or next((each for each in usual if each in names), "")
+        if name:
+            found.append((role, name))
+    return tuple(found)

@@ -384,7 +384,8 @@ class _ModelRun:
 
     def __init__(self, file: OwnFile, model: Any, gradient: str, typed: Mapping[str, str]) -> None:
         self.file, self.model = file, model
-        self.is_update, self.rate = False, None
+        self.is_update = False
+        self.rate: float | None = None
         self.backward = self._method([gradient, *_USUAL["gradient"], "loss"])
         forward = self._method([typed.get("forward", ""), *_USUAL["forward"]])
         self.forward = _call_of(file, getattr(model, forward), forward) if forward else None

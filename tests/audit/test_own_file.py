@@ -1,7 +1,6 @@
 """Files as people write them, and what those cost that misbehave."""
 
 import json
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -11,7 +10,7 @@ import pytest
 
 from mlp.audit.own_process import audit_file, audit_here
 from mlp.errors import DataError, MissingInputError, SettingError
-from support.sweeping import environment_of_commands
+from support.sweeping import command
 
 FUNCTIONS = """
 import numpy as np
@@ -376,14 +375,7 @@ def test_command(tmp_path):
     (tmp_path / "broken.py").write_text("def f(:\n")
 
     def typed(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "mlp.audit", *words],
-            cwd=tmp_path,
-            env=environment_of_commands(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return command("audit", *words, cwd=tmp_path)
 
     done = typed("mine.py")
     assert done.returncode == 1
