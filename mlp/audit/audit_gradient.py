@@ -64,8 +64,8 @@ class AuditedCode:
             function chooses its own weights and is called without.
         has_own_weights: whether it does.
         has_rate: whether the gradient's size is known; else it is known up to a positive factor.
-        called_raw: the gradient without the same random numbers in each call; None: not to be had.
-        changed: names of arguments that the last call of the gradient has changed.
+        called_raw: the gradient without the same random numbers in each call, and the names of the
+            arguments that it has changed; None: not to be had.
     """
 
     arrangement: Arrangement
@@ -74,8 +74,7 @@ class AuditedCode:
     gradient: Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]
     has_own_weights: bool = False
     has_rate: bool = True
-    called_raw: Callable[[Layers, Array, Array], Layers] | None = None
-    changed: Callable[[], list[str]] = list
+    called_raw: Callable[[Layers, Array, Array], tuple[Layers, list[str]]] | None = None
 
     def drawn(self, n: int, random: np.random.RandomState) -> tuple[Layers, Layers, Array, Array]:
         """Random weights, the gradient there on n random examples, and these."""
@@ -230,30 +229,22 @@ def _functions(
     arrangement: Arrangement,
     form: ExampleForm,
 ) -> AuditedCode:
-    changed: list[str] = []
-
-    def raw(layers: Layers, X: Array, y: Array) -> Layers:
+    def raw(layers: Layers, X: Array, y: Array) -> tuple[Layers, list[str]]:
         own, (X_own, y_own) = arrangement.own(layers), form.own(X, y)
         value = gradient(own, X_own, y_own)
         is_same = np.array_equal(vector(layers), vector(arrangement.layers(own)))
-        changed[:] = [] if is_same or not arrangement.is_double else ["params"]
+        changed = [] if is_same or not arrangement.is_double else ["params"]
         if not np.array_equal(as_numpy(X_own), as_numpy(form.own(X, y)[0])):
             changed.append("X")
-        return arrangement.gradient(value)
+        return arrangement.gradient(value), changed
 
     def gradient_of(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
         assert layers is not None
         same_random_numbers()
-        return layers, raw(layers, X, y)
+        return layers, raw(layers, X, y)[0]
 
-    return AuditedCode(
-        arrangement,
-        form,
-        loss_of_layers(loss, arrangement, form),
-        gradient_of,
-        called_raw=raw,
-        changed=lambda: list(changed),
-    )
+    loss_of = loss_of_layers(loss, arrangement, form)
+    return AuditedCode(arrangement, form, loss_of, gradient_of, called_raw=raw)
 
 
 def _number(value: Any) -> float:
@@ -391,9 +382,9 @@ def _habits(program: AuditedCode, names: Names) -> tuple[list[Flaw], list[str], 
         return [], [], program
     random = np.random.RandomState(2)
     layers, (X, y) = program.arrangement.draw(random), program.form.draw(4, random)
-    calls = [vector(program.called_raw(layers, X, y)) for _ in range(3)]
-    flaws = [change_flaw(name, names) for name in program.changed()]
-    first, second, third = calls
+    calls = [program.called_raw(layers, X, y) for _ in range(3)]
+    flaws = [change_flaw(name, names) for name in calls[-1][1]]
+    first, second, third = (vector(gradient) for gradient, _ in calls)
     size = float(np.linalg.norm(first)) or 1.0
     if np.linalg.norm(second - first) < 1e-6 * size:
         return flaws, [], program

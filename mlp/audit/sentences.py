@@ -71,15 +71,16 @@ class Names:
         layers: Sequence[int],
         what: str,
         size: float,
-        *,
-        sentence: str,
-        meaning: str,
-        remedy: str,
+        texts: tuple[str, str, str],
     ) -> Flaw:
-        """A flaw of some layers, all if none is named, with the lines that `find` knows."""
+        """A flaw of some layers, all if none is named, with the lines that `find` knows.
+
+        Args:
+            texts: its sentence, meaning and remedy.
+        """
         found = [self.find(what, layer) for layer in layers or [-1]]
         lines = tuple(sorted({line for line in found if line}))
-        return Flaw(kind, tuple(k + 1 for k in layers), sentence, meaning, remedy, size, lines)
+        return Flaw(kind, tuple(k + 1 for k in layers), *texts, size, lines)
 
 
 def accumulation_flaw(names: Names) -> Flaw:
@@ -114,16 +115,12 @@ def shape_flaw(error: ShapeError, names: Names) -> Flaw:
     layer = paths.index(error.path)
     name = names.of([layer], bias=is_bias)
     is_turned = error.shape == error.due[::-1]
-    return names.flaw(
-        "shape",
-        [layer],
-        _what(is_bias),
-        1000.0,
-        sentence=f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
-        meaning="Where NumPy stretches one to the other, every entry gets a number that is not its"
-        " own",
-        remedy="Transpose it" if is_turned else "Sum over the examples, and over nothing else",
+    texts = (
+        f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
+        "Where NumPy stretches one to the other, every entry gets a number that is not its own",
+        "Transpose it" if is_turned else "Sum over the examples, and over nothing else",
     )
+    return names.flaw("shape", [layer], _what(is_bias), 1000.0, texts)
 
 
 def single_flaw(
@@ -154,7 +151,7 @@ def single_flaw(
         remedy = f"Compare {names.function} with the derivation of that layer, line by line"
     sentence = f"the gradient of {name} {said}"
     what = _what(is_bias)
-    return names.flaw(kind, [layer], what, size, sentence=sentence, meaning=meaning, remedy=remedy)
+    return names.flaw(kind, [layer], what, size, (sentence, meaning, remedy))
 
 
 def step_flaws(
@@ -168,15 +165,12 @@ def step_flaws(
     flaws: list[Flaw] = []
     network = examples[0].network
     if own_forward:
-        flaw = names.flaw(
-            "another forward pass",
-            [],
-            "forward",
-            2.0,
-            sentence=f"{names.function} computes another network than the loss: {own_forward}",
-            meaning="It is the gradient of another function",
-            remedy="Let both take the activations from one forward pass",
+        texts = (
+            f"{names.function} computes another network than the loss: {own_forward}",
+            "It is the gradient of another function",
+            "Let both take the activations from one forward pass",
         )
+        flaw = names.flaw("another forward pass", [], "forward", 2.0, texts)
         flaws.append(flaw)
     if not steps[-1].delta.is_due:
         flaws.append(_output_flaw(steps[-1], examples, names))
@@ -213,9 +207,7 @@ def _output_flaw(steps: LayerSteps, examples: Sequence[ForwardPass], names: Name
             " one"
         )
         remedy = f"Write {due}"
-    return names.flaw(
-        kind, layers, "delta", size, sentence=sentence, meaning=meaning, remedy=remedy
-    )
+    return names.flaw(kind, layers, "delta", size, (sentence, meaning, remedy))
 
 
 def _due_output(network: KnownNetwork) -> str:
@@ -259,15 +251,12 @@ def _hidden_flaws(
                 f"{_named(layers)} {_verb(layers, 'learns', 'learn')} from a delta that points"
                 f" {angle:.0f} degrees away from the right one"
             )
-        yield names.flaw(
-            kind or "factor",
-            layers,
-            "delta",
-            size,
-            sentence=f"the delta of {_named(layers)} {sentence}",
-            meaning=meaning,
-            remedy=remedy,
+        texts = (
+            f"the delta of {_named(layers)} {sentence}",
+            meaning,
+            remedy,
         )
+        yield names.flaw(kind or "factor", layers, "delta", size, texts)
 
 
 def _shape_of(text: str, layer: int) -> str:
@@ -409,7 +398,7 @@ def _array_flaw(
         )
     sentence = f"the gradient of {own} {said}"
     what = _what(is_bias)
-    return names.flaw(kind, layers, what, size, sentence=sentence, meaning=meaning, remedy=remedy)
+    return names.flaw(kind, layers, what, size, (sentence, meaning, remedy))
 
 
 def _due_arrays(layers: Sequence[int], *, is_bias: bool) -> str:
@@ -420,15 +409,12 @@ def _due_arrays(layers: Sequence[int], *, is_bias: bool) -> str:
 
 def _zero(names: Names, layers: Sequence[int], *, is_bias: bool) -> Flaw:
     own = names.of(layers, bias=is_bias)
-    return names.flaw(
-        "zero",
-        layers,
-        _what(is_bias),
-        1.0,
-        sentence=f"the gradient of {own} is zero",
-        meaning=f"{own} {_verb(layers, 'stays', 'stay')} as drawn: it is never trained",
-        remedy=f"Write {_due_arrays(layers, is_bias=is_bias)}",
+    texts = (
+        f"the gradient of {own} is zero",
+        f"{own} {_verb(layers, 'stays', 'stay')} as drawn: it is never trained",
+        f"Write {_due_arrays(layers, is_bias=is_bias)}",
     )
+    return names.flaw("zero", layers, _what(is_bias), 1.0, texts)
 
 
 # Batches
@@ -439,16 +425,13 @@ def _batch_flaws(
 ) -> Iterator[Flaw]:
     if batch is None:
         if not has_flaws:
-            yield names.flaw(
-                "examples mixed",
-                [],
-                "delta",
-                1.0,
-                sentence="the gradient of a batch is not the sum of those of its examples, though"
+            texts = (
+                "the gradient of a batch is not the sum of those of its examples, though"
                 " each alone is right",
-                meaning="What one example teaches hangs on the others",
-                remedy=f"Look in {names.function} for sums, means or indices over the wrong axis",
+                "What one example teaches hangs on the others",
+                f"Look in {names.function} for sums, means or indices over the wrong axis",
             )
+            yield names.flaw("examples mixed", [], "delta", 1.0, texts)
         return
     kind, ratios = batch
     if kind:
@@ -457,15 +440,12 @@ def _batch_flaws(
             said = "takes {}; each example has to count with its own"
         if "softmax" in kind:
             remedy = "Divide by np.sum(exp_scores, axis=1, keepdims=True)"
-        yield names.flaw(
-            kind,
-            [],
-            "delta",
-            1.0,
-            sentence=f"the gradient of a batch {said.format(kind)}",
-            meaning="What it learns from a batch is not what the batch says",
-            remedy=remedy,
+        texts = (
+            f"the gradient of a batch {said.format(kind)}",
+            "What it learns from a batch is not what the batch says",
+            remedy,
         )
+        yield names.flaw(kind, [], "delta", 1.0, texts)
     yield from _size_flaws(ratios, network, names)
 
 
@@ -491,16 +471,13 @@ def _size_flaws(
     by_layer = [powers.get((layer, False)) for layer in range(len(small))]
     if _is_division_in_each(by_layer):
         times = f"N**{-min(p for p in by_layer if p is not None):.0f}"
-        yield names.flaw(
-            "divided in each layer",
-            [],
-            "delta",
-            1.0,
-            sentence="the delta is divided by the number of examples again in each layer, so the"
+        texts = (
+            "the delta is divided by the number of examples again in each layer, so the"
             f" gradient of {names.of([0])} is {times} times too small",
-            meaning="The lower layers hardly learn",
-            remedy="Divide once, in the delta of the outputs or in the arrays",
+            "The lower layers hardly learn",
+            "Divide once, in the delta of the outputs or in the arrays",
         )
+        yield names.flaw("divided in each layer", [], "delta", 1.0, texts)
         return
     for is_bias in (False, True):
         for power in sorted({p for (_, b), p in wrong.items() if b == is_bias}, key=str):
@@ -547,7 +524,7 @@ def _all_of_it(power: float | None, factor: float, network: KnownNetwork, names:
             kind, remedy = "averaged", "Divide the loss as well, or neither"
             said = " is divided by the number of examples, and the loss is their sum"
     sentence = f"all of the gradient{said}"
-    return names.flaw(kind, [], "update", size, sentence=sentence, meaning=meaning, remedy=remedy)
+    return names.flaw(kind, [], "update", size, (sentence, meaning, remedy))
 
 
 def _part_of_it(
@@ -571,15 +548,12 @@ def _part_of_it(
     elif power == -1.0:
         kind, said = "divided twice in part", "divided by the number of examples once more"
         meaning = f"{own} hardly {_verb(layers, 'learns', 'learn')}"
-    return names.flaw(
-        kind,
-        layers,
-        _what(is_bias),
-        size,
-        sentence=f"the gradient of {own} alone is {said}",
-        meaning=meaning,
-        remedy=f"Divide the gradient of {own} as often as the others",
+    texts = (
+        f"the gradient of {own} alone is {said}",
+        meaning,
+        f"Divide the gradient of {own} as often as the others",
     )
+    return names.flaw(kind, layers, _what(is_bias), size, texts)
 
 
 def _times_of_size(power: float | None, factor: float) -> str:
