@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,19 +87,6 @@ class LossSeries:
     judgement: Judgement | None = None
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What was typed; `known` are arguments of `judge_curve`."""
-
-    sources: tuple[str, ...]
-    column: str | None = None
-    x: str | None = None
-    uri: str | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)
-    fail_on: frozenset[Verdict] = frozenset()
-    is_json: bool = False
-
-
 def main() -> None:
     """The command."""
     from mlp.terminal.console import run_command
@@ -112,18 +99,23 @@ def _judge() -> None:
     if not typed or {"--help", "-h"} & set(typed):
         print(_USAGE)
         sys.exit(0 if typed else 2)
-    asked = _read_asked(typed)
+    sources, options = _read(typed)
+    known = _known(options)
+    fail_on = {_verdict(name) for name in options.get("fail_on", "").split(",") if name}
     failed = False
-    for series in _all_series(asked):
-        judgement = series.judgement or _judged(series, asked)
-        failed |= judgement.verdict in asked.fail_on
-        print(_as_json(series, judgement) if asked.is_json else _as_text(series, judgement))
+    for source in sources:
+        for series in _series(source, options):
+            judgement = series.judgement or _judged(series, known)
+            failed |= judgement.verdict in fail_on
+            say = _as_json if "--json" in typed else _as_text
+            print(say(series, judgement))
     sys.stdout.flush()
     if failed:
         sys.exit(1)
 
 
-def _read_asked(typed: Sequence[str]) -> _Asked:
+def _read(typed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What is to be judged, and the options."""
     sources: list[str] = []
     options: dict[str, str] = {}
     for word in typed:
@@ -141,18 +133,11 @@ def _read_asked(typed: Sequence[str]) -> _Asked:
             options[name] = value
     if not sources:
         raise SettingError("nothing to judge was named; a file, a folder, - or a run of MLflow")
-    return _Asked(
-        tuple(sources),
-        options.get("column"),
-        options.get("x"),
-        options.get("uri"),
-        _known(options),
-        frozenset(_verdict(name) for name in options.get("fail_on", "").split(",") if name),
-        "--json" in typed,
-    )
+    return sources, options
 
 
 def _known(options: Mapping[str, str]) -> dict[str, Any]:
+    """What is known of the curves, as arguments of `judge_curve`."""
     known: dict[str, Any] = {}
     if "classes" in options:
         known["classes"] = _count("classes", options["classes"], least=2)
@@ -181,9 +166,9 @@ def _verdict(name: str) -> Verdict:
     return Verdict(name)
 
 
-def _judged(series: LossSeries, asked: _Asked) -> Judgement:
+def _judged(series: LossSeries, known: Mapping[str, Any]) -> Judgement:
     try:
-        return judge_curve(series.loss, steps=series.steps, times=series.times, **asked.known)
+        return judge_curve(series.loss, steps=series.steps, times=series.times, **known)
     except ValueError as error:
         raise DataError(f"{series.name}: {one_line(error)}") from None
 
@@ -195,44 +180,43 @@ def _as_json(series: LossSeries, judgement: Judgement) -> str:
 
 
 def _as_text(series: LossSeries, judgement: Judgement) -> str:
-    period = judgement.period_steps
-    numbers = {
-        "ends at": f"{judgement.tail_loss:.4g}",
-        "swings by": f"{100 * judgement.amplitude:.0f} %" if judgement.amplitude else "",
-        "period": f"{period} steps" if period else "",
-        "values": "" if judgement.n_entries is None else f"{judgement.n_entries}",
-    }
-    line = " · ".join(f"{name} {value}" for name, value in numbers.items() if value)
-    said = [f"{series.name}: {judgement.verdict.value}", f"  {judgement.sentence}", f"  {line}"]
-    return "\n".join(
-        [*said, *(f"  {row}" for row in plot_curve(series.loss, verdict=judgement.verdict))]
-    )
+    numbers = [f"ends at {judgement.tail_loss:.4g}"]
+    if judgement.amplitude:
+        numbers.append(f"swings by {100 * judgement.amplitude:.0f} %")
+    if judgement.period_steps:
+        numbers.append(f"period {judgement.period_steps} steps")
+    if judgement.n_entries is not None:
+        numbers.append(f"values {judgement.n_entries}")
+    plot = plot_curve(series.loss, verdict=judgement.verdict)
+    rows = [judgement.sentence, " · ".join(numbers), *plot]
+    return "\n  ".join([f"{series.name}: {judgement.verdict.value}", *rows])
 
 
-def _all_series(asked: _Asked) -> Iterator[LossSeries]:
-    for source in asked.sources:
-        path = Path(source)
-        if source == "-":
-            yield from _from_text("-", sys.stdin.read(), asked)
-        elif path.is_dir():
-            yield from _from_folder(path, asked)
-        elif path.exists():
-            yield from _from_files([path], asked)
-        elif path.suffix.lower() in _SUFFIXES:
-            raise MissingInputError(f"there is no file {source}")
-        else:
-            yield from _from_mlflow(source, asked)
+def _series(source: str, options: Mapping[str, str]) -> Iterator[LossSeries]:
+    """The curves of what was typed."""
+    path = Path(source)
+    if source == "-":
+        yield _from_text("-", sys.stdin.read(), options)
+    elif path.is_dir():
+        yield from _from_folder(path, options)
+    elif path.exists():
+        yield from _from_files([path], options)
+    elif path.suffix.lower() in _SUFFIXES:
+        raise MissingInputError(f"there is no file {source}")
+    else:
+        yield from _from_mlflow(source, options)
 
 
-def _from_folder(folder: Path, asked: _Asked) -> Iterator[LossSeries]:
+def _from_folder(folder: Path, options: Mapping[str, str]) -> Iterator[LossSeries]:
     """Every curve in it; a file without one is passed over, and that is said."""
     n_found = 0
-    runs: dict[Path, list[Path]] = {}
-    for path in sorted(path for path in folder.rglob("*") if _is_curve_file(path)):
-        runs.setdefault(path.parent if _is_of_events(path) else path, []).append(path)
-    for paths in runs.values():
+    groups: dict[Path, list[Path]] = {}  # event files of one folder are read together
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (path.suffix.lower() in _SUFFIXES or _is_of_events(path)):
+            groups.setdefault(path.parent if _is_of_events(path) else path, []).append(path)
+    for paths in groups.values():
         try:
-            found = list(_from_files(paths, asked))
+            found = list(_from_files(paths, options))
         except MlpError as error:
             print(f"passed over: {error}", file=sys.stderr)
             continue
@@ -242,84 +226,77 @@ def _from_folder(folder: Path, asked: _Asked) -> Iterator[LossSeries]:
         raise MissingInputError(f"there is no loss curve in {folder}")
 
 
-def _is_curve_file(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() in _SUFFIXES or _is_of_events(path))
-
-
 def _is_of_events(path: Path) -> bool:
     return "tfevents" in path.name
 
 
-def _from_files(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
+def _from_files(paths: Sequence[Path], options: Mapping[str, str]) -> Iterator[LossSeries]:
     """The curves of one file, or of several event files of TensorBoard."""
     path = paths[0]
     name, suffix = str(path), path.suffix.lower()
     try:
         if _is_of_events(path):
-            yield from _from_events(paths, asked)
+            yield from _from_events(paths, options)
         elif suffix in (".npy", ".npz"):
-            yield from _from_arrays(path, asked)
+            yield _from_arrays(path, options)
         elif suffix in (".csv", ".tsv"):
-            yield from _from_table(name, path.read_text(encoding="utf-8-sig"), suffix, asked)
+            yield from _from_table(name, path.read_text(encoding="utf-8-sig"), suffix, options)
         else:
-            yield from _from_text(name, path.read_text(encoding="utf-8-sig"), asked)
+            yield _from_text(name, path.read_text(encoding="utf-8-sig"), options)
     except UnicodeDecodeError:
         raise DataError(f"{name} must be a text, .csv, .npy or .npz, but is none") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read: {one_line(error)}") from None
 
 
-def _from_arrays(path: Path, asked: _Asked) -> Iterator[LossSeries]:
-    loaded = np.load(path, allow_pickle=False)
+def _from_arrays(path: Path, options: Mapping[str, str]) -> LossSeries:
+    name, loaded = str(path), np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-        yield LossSeries(str(path), np.asarray(loaded, dtype=np.float64))
-        return
+        return LossSeries(name, np.asarray(loaded, dtype=np.float64))
     with loaded:
         names = list(loaded.files)
-        column = _column(str(path), names, asked.column)[0]
-        loss = np.asarray(loaded[column], dtype=np.float64)
-        x = _x_column(str(path), names, asked.x)
+        loss = np.asarray(loaded[_columns(name, names, options)[0]], dtype=np.float64)
+        x = _x_column(name, names, options)
         steps = None if x is None else loaded[x]
-        if steps is not None and steps.shape != loss.shape and asked.x is None:
+        if steps is not None and steps.shape != loss.shape and "x" not in options:
             steps = None  # of another array of the file
-        yield LossSeries(str(path), loss, steps)
+        return LossSeries(name, loss, steps)
 
 
-def _from_table(name: str, text: str, suffix: str, asked: _Asked) -> Iterator[LossSeries]:
+def _from_table(
+    name: str, text: str, suffix: str, options: Mapping[str, str]
+) -> Iterator[LossSeries]:
     """Each curve of a table; in one of Weights & Biases there is one for each run."""
     separator = "\t" if suffix == ".tsv" else ";" if text.partition("\n")[0].count(";") else ","
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
     if not rows:
         raise DataError(f"{name} is empty")
     if len(rows[0]) == 1 and _number(rows[0][0]) is not None:  # no header
-        yield from _from_text(name, text, asked)
+        yield _from_text(name, text, options)
         return
     header = [title.strip() for title in rows[0]]
-    columns = _column(name, header, asked.column)
-    x = _x_column(name, header, asked.x)
+    columns = _columns(name, header, options)
+    x = _x_column(name, header, options)
     for column in columns:
-        place, at = header.index(column), None if x is None else header.index(x)
+        place = header.index(column)
+        at = place if x is None else header.index(x)
         pairs = [
-            (_number(row[place]), 0.0 if at is None else _number(row[at]))
-            for row in rows[1:]
-            if len(row) > max(place, at or 0)
+            (_number(row[place]), _number(row[at])) for row in rows[1:] if len(row) > max(place, at)
         ]
-        kept = [(loss, step) for loss, step in pairs if loss is not None and step is not None]
+        kept = [pair for pair in pairs if None not in pair]
         if not kept:
             raise DataError(f"{name} has no numbers in its column {column}")
-        losses, steps = zip(*kept, strict=True)
+        losses, steps = np.transpose(np.array(kept, dtype=np.float64))
         title = name if len(columns) == 1 else f"{name} {column}"
-        yield LossSeries(title, losses, None if at is None else steps)
+        yield LossSeries(title, losses, None if x is None else steps)
 
 
-def _from_text(name: str, text: str, asked: _Asked) -> Iterator[LossSeries]:
+def _from_text(name: str, text: str, options: Mapping[str, str]) -> LossSeries:
     """Numbers alone, or what stands behind the word in each line that has it."""
-    words = text.replace(",", " ").split()
-    numbers = [_number(word) for word in words]
-    if words and None not in numbers and asked.column is None:
-        yield LossSeries(name, [number for number in numbers if number is not None])
-        return
-    word = asked.column or "loss"
+    numbers = [_number(word) for word in text.replace(",", " ").split()]
+    if numbers and None not in numbers and "column" not in options:
+        return LossSeries(name, np.array(numbers, dtype=np.float64))
+    word = options.get("column", "loss")
     behind = re.compile(rf"{re.escape(word)}\b[^\d\n+-]*?({_NUMBER})(?![\w.])", re.IGNORECASE)
     before = re.compile(r"\b(?:step|iter(?:ation)?|epoch|batch)\b\D{0,3}(\d+)", re.IGNORECASE)
     found = [(behind.search(line), before.search(line)) for line in text.splitlines()]
@@ -328,10 +305,13 @@ def _from_text(name: str, text: str, asked: _Asked) -> Iterator[LossSeries]:
         raise DataError(f"{name} has no number behind the word {shown(word)}; column=NAME names it")
     steps = [int(step[1]) for _, step in kept if step is not None]
     is_order = len(steps) == len(kept) and all(a < b for a, b in pairwise(steps))
-    yield LossSeries(name, [loss for loss, _ in kept], steps if is_order else None)
+    return LossSeries(name, [loss for loss, _ in kept], steps if is_order else None)
 
 
-def _from_events(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
+# TensorBoard's event files
+
+
+def _from_events(paths: Sequence[Path], options: Mapping[str, str]) -> Iterator[LossSeries]:
     """The curves of TensorBoard's event files of one folder, the older file first.
 
     A file that goes on where one before it ended, or at a checkpoint of it, is of the same run.
@@ -340,7 +320,7 @@ def _from_events(paths: Sequence[Path], asked: _Asked) -> Iterator[LossSeries]:
     for path in paths:
         try:
             found = _scalars(path.read_bytes())
-            columns = _column(str(path), list(found), asked.column)
+            columns = _columns(str(path), list(found), options)
         except (ValueError, MlpError) as error:
             if len(paths) == 1:
                 raise
@@ -372,61 +352,6 @@ class _Point(NamedTuple):
     time: float
 
 
-class _Message:
-    """A message of Protocol Buffers: its fields by their numbers, an int or bytes each.
-
-    Raises:
-        ValueError: for bytes that are none, and for a field of another kind than is asked for.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._fields: dict[int, list[int | bytes]] = {}
-        at = 0
-        while at < len(data):
-            key, at = _varint(data, at)
-            value: int | bytes
-            match key & 7:
-                case 0:
-                    value, at = _varint(data, at)
-                case 1 | 2 | 5:
-                    fixed = {1: 8, 5: 4}.get(key & 7)
-                    size, at = _varint(data, at) if fixed is None else (fixed, at)
-                    value, at = data[at : at + size], at + size
-                case _:
-                    raise ValueError(_NO_EVENTS)
-            if at > len(data):
-                raise ValueError(_NO_EVENTS)
-            self._fields.setdefault(key >> 3, []).append(value)
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._fields
-
-    def integer(self, number: int) -> int:
-        """The last value of an int64, 0 where there is none."""
-        value = self._fields.get(number, [0])[-1]
-        if not isinstance(value, int):
-            raise ValueError(_NO_EVENTS)
-        return value - 2**64 if value >= 2**63 else value
-
-    def texts(self, number: int) -> list[bytes]:
-        """All values of a field of bytes."""
-        values = self._fields.get(number, [])
-        found = [value for value in values if isinstance(value, bytes)]
-        if len(found) < len(values):
-            raise ValueError(_NO_EVENTS)
-        return found
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An integer of 64 bits, seven in a byte, the lowest first; and where it ends."""
-    value = 0
-    for place, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value % 2**64, at + place + 1
-    raise ValueError(_NO_EVENTS)
-
-
 def _scalars(data: bytes) -> dict[str, list[_Point]]:
     """The curves in an event file, by their tags.
 
@@ -443,44 +368,81 @@ def _scalars(data: bytes) -> dict[str, list[_Point]]:
         length = int.from_bytes(data[at : at + 8], "little")
         if at + 16 + length > len(data):
             break
-        event = _Message(data[at + 12 : at + 12 + length])
+        integers, parts = _message(data[at + 12 : at + 12 + length])
         at += length + 16
-        time = _only_number(event.texts(1) or [bytes(8)], "<f8")
-        for summary in event.texts(5):
-            for value in map(_Message, _Message(summary).texts(1)):
-                number = _scalar(value)
-                if number is not None and 1 in value:
-                    tag = value.texts(1)[-1].decode(errors="replace")
-                    point = _Point(number, event.integer(2), time or 0.0)
-                    curves.setdefault(tag, []).append(point)
+        time = _only_number(parts.get(1, []), "<f8") or 0.0
+        for summary in parts.get(5, []):
+            for value in _message(summary)[1].get(1, []):
+                tags, number = _message(value)[1].get(1), _scalar(value)
+                if tags and number is not None:
+                    point = _Point(number, integers.get(2, 0), time)
+                    curves.setdefault(tags[-1].decode(errors="replace"), []).append(point)
     return curves
 
 
-def _scalar(value: _Message) -> float | None:
+def _scalar(value: bytes) -> float | None:
     """The number of a `Summary.Value`; None: it is a picture, a histogram, a text."""
-    if 2 in value:  # simple_value
-        return _only_number(value.texts(2)[-1:], "<f4")
-    if 8 not in value:
-        return None
-    tensor = _Message(value.texts(8)[-1])
-    dtype, place = {1: ("<f4", 5), 2: ("<f8", 6)}.get(tensor.integer(1), ("", 0))
-    return _only_number([*tensor.texts(4), *tensor.texts(place)], dtype) if dtype else None
+    _, parts = _message(value)
+    if 2 in parts:  # simple_value
+        return _only_number(parts[2][-1:], "<f4")
+    integers, parts = _message(parts.get(8, [b""])[-1])  # tensor
+    dtype, place = {1: ("<f4", 5), 2: ("<f8", 6)}.get(integers.get(1, 0), ("", 0))
+    return _only_number([*parts.get(4, []), *parts.get(place, [])], dtype) if dtype else None
 
 
 def _only_number(parts: Sequence[bytes], dtype: str) -> float | None:
-    """The only number in some bytes; None where there are several."""
+    """The only number in some bytes; None where there are none or several."""
     data = b"".join(parts)
-    if len(data) != np.dtype(dtype).itemsize:
-        return None
-    return float(np.frombuffer(data, dtype)[0])
+    return float(np.frombuffer(data, dtype)[0]) if len(data) == np.dtype(dtype).itemsize else None
 
 
-def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
+def _message(data: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
+    """A message of Protocol Buffers: its integers (the last of each field), and its bytes.
+
+    Raises:
+        ValueError: for bytes that are none.
+    """
+    integers: dict[int, int] = {}
+    parts: dict[int, list[bytes]] = {}
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        field, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            integers[field] = value - 2**64 if value >= 2**63 else value
+        elif kind in (1, 2, 5):
+            size, at = _varint(data, at) if kind == 2 else (8 if kind == 1 else 4, at)
+            parts.setdefault(field, []).append(data[at : at + size])
+            at += size
+        else:
+            raise ValueError(_NO_EVENTS)
+        if at > len(data):
+            raise ValueError(_NO_EVENTS)
+    return integers, parts
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An integer of 64 bits, seven in a byte, the lowest first; and where it ends."""
+    value = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value % 2**64, at + place + 1
+    raise ValueError(_NO_EVENTS)
+
+
+# MLflow
+
+
+def _from_mlflow(source: str, options: Mapping[str, str]) -> Iterator[LossSeries]:
     """A run, or the runs of an experiment; those of this package as they are judged there."""
     from mlp.config import Tracking
     from mlp.run import existing_store
 
-    store = existing_store(Tracking(uri=asked.uri), f"file, run or experiment {shown(source)}")
+    store = existing_store(
+        Tracking(uri=options.get("uri")), f"file, run or experiment {shown(source)}"
+    )
 
     from mlp.tracking.read import fetch_run, is_run_id
     from mlp.tracking.record import judge_result
@@ -497,14 +459,14 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
             runs = [run for run in reversed(found) if run.data.metrics]
         for run in runs:
             run_id, name = run.info.run_id, f"{run.info.run_name} ({run.info.run_id})"
-            if "mlp.curve_digest" in run.data.tags and asked.column is None:
+            if "mlp.curve_digest" in run.data.tags and "column" not in options:
                 own = fetch_run(store, run_id)
                 judgement = judge_result(own.recipe.config, own.result)
                 yield LossSeries(name, own.result.loss, judgement=judgement)
                 continue
             if "mlp.study" in run.data.tags:
                 continue  # the parent of a study has no curve
-            column = _column(f"run {run_id}", list(run.data.metrics), asked.column)[0]
+            column = _columns(f"run {run_id}", list(run.data.metrics), options)[0]
             points = store.client.get_metric_history(run_id, column)
             yield LossSeries(
                 name,
@@ -514,8 +476,12 @@ def _from_mlflow(source: str, asked: _Asked) -> Iterator[LossSeries]:
             )
 
 
-def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
+# Columns
+
+
+def _columns(name: str, known: Sequence[str], options: Mapping[str, str]) -> list[str]:
     """The columns to judge: the one that is named, else loss, else those whose name ends so."""
+    wanted = options.get("column")
     if wanted is not None:
         if wanted in known:
             return [wanted]
@@ -540,7 +506,8 @@ def _column(name: str, known: Sequence[str], wanted: str | None) -> list[str]:
     raise MissingInputError(f"{name} has no column loss; column=NAME names one of {_listed(known)}")
 
 
-def _x_column(name: str, known: Sequence[str], wanted: str | None) -> str | None:
+def _x_column(name: str, known: Sequence[str], options: Mapping[str, str]) -> str | None:
+    wanted = options.get("x")
     if wanted is not None and wanted not in known:
         raise MissingInputError(f"{name} has no column {shown(wanted)}; it has {_listed(known)}")
     lower = {each.lower(): each for each in reversed(known)}
@@ -549,9 +516,7 @@ def _x_column(name: str, known: Sequence[str], wanted: str | None) -> str | None
 
 def _listed(names: Iterable[str]) -> str:
     some = list(names)
-    return (
-        one_line(", ".join(some[:12]) + (", ..." if len(some) > 12 else "")) if some else "nothing"
-    )
+    return one_line(", ".join(some[:12] + ["..."] * (len(some) > 12)) or "nothing")
 
 
 def _number(text: str) -> float | None:

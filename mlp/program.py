@@ -5,6 +5,7 @@ The file is only read and parsed here. It is executed in processes of its own, b
 """
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import math
@@ -27,7 +28,14 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 GUARD = "guard"  # an argument of this name gets an `mlp.Guard`, and is no setting
 
-_KINDS = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a text"}
+_LAWS = {
+    "bool": "true or false",
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+}
+_PLAIN = (bool, int, float, str, tuple)
 _SEQUENCES = ("list", "tuple", "List", "Tuple", "Sequence")
 NAMED_FILE = re.compile(r"(?P<path>.*\.py)(?::(?P<function>[^\W\d]\w*))?", re.DOTALL)
 LARGEST_SOURCE = 10_000_000  # bytes
@@ -86,13 +94,12 @@ class Argument:
         if self.choices:
             return value in self.choices
         if self.kind == "any":
-            return isinstance(value, bool | int | float | str | tuple)
+            return isinstance(value, _PLAIN)
         return type(value).__name__ == {"list": "tuple"}.get(self.kind, self.kind)
 
     def _law(self) -> str:
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        return _KINDS.get(self.kind, "a list" if self.kind == "list" else "a plain value")
+        law = _LAWS.get(self.kind, "a plain value")
+        return f"one of {', '.join(self.choices)}" if self.choices else law
 
 
 def _can_be_kept(value: Any) -> bool:
@@ -100,19 +107,12 @@ def _can_be_kept(value: Any) -> bool:
     if isinstance(value, tuple):
         return len(repr(value)) <= _LONGEST and all(map(_can_be_kept, value))
     if isinstance(value, str):
-        is_text = "${" not in value and "\0" not in value and _is_unicode(value)
+        is_text = value.encode(errors="ignore").decode() == value  # no half of a pair
+        is_text &= "${" not in value and "\0" not in value
         return is_text and len(repr(value)) <= _LONGEST
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, int) or abs(value) < _INTEGERS
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a pair
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -174,21 +174,16 @@ def read_program(where: str, roles: Mapping[str, str] | None = None) -> tuple[Pr
         tree = ast.parse(text)
     except SyntaxError as error:
         raise DataError(f"{path.name} is no Python: line {error.lineno}: {error.msg}") from None
-    found = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function
-    ]
-    if not found:
-        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    found = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    if function not in found:
+        names = [name for name, node in found.items() if isinstance(node, ast.FunctionDef)]
         there = (
             f"; it has {', '.join(names[:5])}: own.file={named['path']}:{names[0]}" if names else ""
         )
         raise SettingError(f"{path.name} has no function {function} at its top level{there}")
-    arguments = _arguments(found[-1], path.name)
-    return Program(
-        path.name, function, _digest(path, text, function), arguments, _roles(arguments, roles)
-    ), path
+    arguments = _arguments(found[function], path.name)
+    digest = _digest(path, text, function)
+    return Program(path.name, function, digest, arguments, _roles(arguments, roles or {})), path
 
 
 def read_source(path: Path) -> str:
@@ -276,10 +271,9 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, file: str) -> tuple
     for own, default in pairs:
         if own.arg == GUARD:
             continue
-        if own.arg in _RESERVED or own in spec.posonlyargs:
-            why = (
-                "is a setting of its own here" if own.arg in _RESERVED else "goes by its place only"
-            )
+        why = "goes by its place only" if own in spec.posonlyargs else ""
+        why = "is a setting of its own here" if own.arg in _RESERVED else why
+        if why:
             raise SettingError(
                 f"{node.name} in {file} has an argument {own.arg!r}, which {why}; "
                 "give it another name"
@@ -303,15 +297,11 @@ def _constant(node: ast.expr) -> Any:
     """A default as a plain value; None where it is computed."""
     try:
         value = ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if isinstance(value, list | tuple):
-        try:
+        if isinstance(value, list | tuple):
             value = _plain_list("", value)
-        except SettingError:
-            return None
-    is_plain = isinstance(value, bool | int | float | str | tuple)
-    return value if is_plain and _can_be_kept(value) else None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, SettingError):
+        return None
+    return value if isinstance(value, _PLAIN) and _can_be_kept(value) else None
 
 
 def _plain_list(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
@@ -329,44 +319,36 @@ def _annotated(node: ast.expr | None) -> tuple[str, tuple[str, ...], bool]:
         except SyntaxError:
             return "", (), False
     if isinstance(node, ast.Name):
-        kinds = {**{kind: kind for kind in _KINDS}, **dict.fromkeys(_SEQUENCES, "list")}
-        return kinds.get(node.id, ""), (), False
+        kind = "list" if node.id in _SEQUENCES else node.id
+        return kind if kind in _LAWS else "", (), False
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         sides = [node.left, node.right]
         others = [s for s in sides if not (isinstance(s, ast.Constant) and s.value is None)]
-        if len(others) == 1:
-            kind, choices, _ = _annotated(others[0])
-            return kind or "any", choices, True
-        return "any", (), False
+        return _or_none(others[0]) if len(others) == 1 else ("any", (), False)
     if isinstance(node, ast.Subscript):
-        name = (
-            node.value.attr
-            if isinstance(node.value, ast.Attribute)
-            else getattr(node.value, "id", "")
-        )
-        if name == "Literal":
-            try:
-                values = ast.literal_eval(node.slice)
-            except ValueError:
-                return "", (), False
-            values = values if isinstance(values, tuple) else (values,)
-            if all(isinstance(value, str) for value in values):
-                return "str", values, False
-            return "any", (), False
+        name = ast.unparse(node.value).rpartition(".")[2]
         if name == "Optional":
-            kind, choices, _ = _annotated(node.slice)
-            return kind or "any", choices, True
+            return _or_none(node.slice)
         if name in _SEQUENCES:
             return "list", (), False
+        if name == "Literal":
+            with contextlib.suppress(ValueError):
+                values = ast.literal_eval(node.slice)
+                values = values if isinstance(values, tuple) else (values,)
+                is_text = all(isinstance(value, str) for value in values)
+                return ("str", values, False) if is_text else ("any", (), False)
     return "", (), False
 
 
-def _roles(
-    arguments: Sequence[Argument], given: Mapping[str, str] | None
-) -> tuple[tuple[str, str], ...]:
+def _or_none(node: ast.expr) -> tuple[str, tuple[str, ...], bool]:
+    kind, choices, _ = _annotated(node)
+    return kind or "any", choices, True
+
+
+def _roles(arguments: Sequence[Argument], given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Role -> argument: as given, else by its name."""
     names = [own.name for own in arguments]
-    for role, name in (given or {}).items():
+    for role, name in given.items():
         if role not in ROLES:
             raise SettingError(
                 f"own.roles must name one of {', '.join(ROLES)}, but has {shown(role)}"
@@ -374,9 +356,9 @@ def _roles(
         if name not in names:
             has = f"it has {', '.join(names)}" if names else "it has none"
             raise SettingError(f"own.roles.{role} must be an argument of the function; {has}")
-    found = {}
+    found = []
     for role, usual in ROLES.items():
-        chosen = (given or {}).get(role) or next((n for n in usual if n in names), None)
-        if chosen is not None:
-            found[role] = chosen
-    return tuple(found.items())
+        name = given.get(role) or next((each for each in usual if each in names), "")
+        if name:
+            found.append((role, name))
+    return tuple(found)

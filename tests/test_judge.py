@@ -14,6 +14,8 @@ from mlp import judge as command
 from mlp.curve import judge_curve
 from mlp.errors import DataError, MissingInputError, SettingError
 from mlp.tracking.picture import plot_curve
+from support.sweeping import tracked
+from support.world import copy
 
 SWINGING = 1 + 0.4 * (-1.0) ** np.arange(80)
 FALLING = 0.1 + 2.2 * np.exp(-np.arange(80) / 20)
@@ -313,19 +315,20 @@ def test_it_starts_without_what_is_slow(tmp_path):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, here):
+def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, empty, world):
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    uri = f"sqlite:///{here}/mlflow.db"
-    run = mlp.train_network({"data": "digits", "training.steps": 60})
+    copy(world.trained(), empty)
+    [run] = tracked(empty)
+    uri = f"sqlite:///{empty}/mlflow.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("mine")
     foreign = client.create_run(experiment, run_name="swinging").info.run_id
     points = [Metric("train_loss", float(v), i, 0) for i, v in enumerate(SWINGING)]
     client.log_batch(foreign, metrics=points)
     _, [own] = ask(run.run_id)
-    assert own["verdict"] == run.verdict.value
+    assert own["verdict"] == run.tags["verdict"]
     for source in ("mine", foreign):
         code, [found] = ask(source, "fail_on=oscillating")  # ordered by their times
         assert (code, found["verdict"]) == (1, "oscillating")

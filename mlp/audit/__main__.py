@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,12 @@ def _audit() -> None:
         raise SettingError(f"one file is audited at a time, {said}; python -m mlp.audit FILE.py")
     typed = dict(word.split("=", 1) for word in arguments if "=" in word)
     timeout_s, as_json = _timeout(typed.pop("timeout_s", "")), _flag(typed.pop("json", "false"))
-    for name in typed:
-        if name not in _TYPED:
-            known = [*_TYPED, "timeout_s", "json"]
-            hint = did_you_mean(name, known, f"known are {', '.join(known)}")
-            raise SettingError(f"unknown name {name!r}{hint}")
+    known = [*_TYPED, "timeout_s", "json"]
+    for name in typed.keys() - set(known):
+        hint = did_you_mean(name, known, f"known are {', '.join(known)}")
+        raise SettingError(f"unknown name {name!r}{hint}")
     found = audit_file(Path(files[0]), typed, timeout_s=timeout_s)
-    again = " ".join(["python -m mlp.audit", *map(_quoted, arguments)])
+    again = shlex.join(["python", "-m", "mlp.audit", *arguments])
     if as_json:
         print(json.dumps(found))
     else:
@@ -92,12 +92,6 @@ def _flag(text: str) -> bool:
     return text == "true"
 
 
-def _quoted(word: str) -> str:
-    name, equals, value = word.partition("=")
-    plain = all(letter.isalnum() or letter in "_.-/" for letter in value)
-    return word if plain else f"{name}{equals}'{value}'"
-
-
 def _lines(found: dict[str, Any], file: str, again: str) -> list[str]:
     """What was found, for a person."""
     network = found["network"] or "none of the known formulas; only differences can be taken"
@@ -114,11 +108,8 @@ def _lines(found: dict[str, Any], file: str, again: str) -> list[str]:
             *_training(file),
         ]
     one = "one thing is" if len(flaws) == 1 else f"{len(flaws)} things are"
-    away = (
-        f"; it points {found['angle']:.0f} degrees away from the loss's"
-        if found["angle"] >= 1
-        else ""
-    )
+    angle = found["angle"]
+    away = f"; it points {angle:.0f} degrees away from the loss's" if angle >= 1 else ""
     lines.append(f"wrong: {one} wrong with the gradient{away}")
     for place, flaw in enumerate(flaws, start=1):
         lines.append(f"{place}. {flaw['sentence']}")

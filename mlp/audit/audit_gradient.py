@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp.audit.backward_steps import UNKNOWN, Example, LayerSteps, explain_steps
+from mlp.audit.backward_steps import UNKNOWN, LayerSteps, explain_steps
 from mlp.audit.known_networks import (
     ACTIVATIONS,
     Array,
@@ -22,6 +22,7 @@ from mlp.audit.known_networks import (
     recognise,
     right_gradient,
     softmax,
+    vector,
 )
 from mlp.audit.parameters import (
     Arrangement,
@@ -36,7 +37,8 @@ from mlp.audit.sentences import (
     BatchRatios,
     Flaw,
     Names,
-    habit_flaw,
+    accumulation_flaw,
+    change_flaw,
     shape_flaw,
     single_flaw,
     step_flaws,
@@ -46,13 +48,14 @@ from mlp.errors import SettingError
 # Entries of an array that are drawn for differences; a known formula is compared in all entries.
 _MOST, _MOST_UNKNOWN = 6, 100
 _N_SINGLE = 8  # examples looked at one by one: enough that no two formulas agree on all
-_WRONG, _WRONG_FLOAT32 = 1e-4, 2e-2  # relative error from which a gradient is wrong
-_FITS, _FITS_FLOAT32 = 1e-5, 2e-3  # relative error up to which a formula is that of the code
+# Relative error from which a gradient is wrong, and up to which a formula is that of the code; in
+# double and in single precision.
+_LIMITS, _LIMITS_FLOAT32 = (1e-4, 1e-5), (2e-2, 2e-3)
 _STEPS = 1e-3, 1e-4, 1e-5, 1e-6  # of differences
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class AuditedCode:
     """A loss and its gradient, however the code offers them.
 
     Attributes:
@@ -61,8 +64,8 @@ class Program:
             function chooses its own weights and is called without.
         has_own_weights: whether it does.
         has_rate: whether the gradient's size is known; else it is known up to a positive factor.
-        called_raw: the gradient without the same random numbers in each call; None: not to be had.
-        changed: names of arguments that the last call of the gradient has changed.
+        called_raw: the gradient without the same random numbers in each call, and the names of the
+            arguments that it has changed; None: not to be had.
     """
 
     arrangement: Arrangement
@@ -71,8 +74,7 @@ class Program:
     gradient: Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]
     has_own_weights: bool = False
     has_rate: bool = True
-    called_raw: Callable[[Layers, Array, Array], Layers] | None = None
-    changed: Callable[[], list[str]] = list
+    called_raw: Callable[[Layers, Array, Array], tuple[Layers, list[str]]] | None = None
 
     def drawn(self, n: int, random: np.random.RandomState) -> tuple[Layers, Layers, Array, Array]:
         """Random weights, the gradient there on n random examples, and these."""
@@ -142,7 +144,7 @@ def audit_gradient(
         ['summed in part']
     """
     program = program_of_functions(loss, gradient, params, X, y)
-    return audit_program(program, Names.of(program.arrangement)).flaws
+    return audit_program(program, Names(program.arrangement)).flaws
 
 
 # A pair of functions as a program
@@ -154,14 +156,13 @@ def program_of_functions(
     params: Any,
     X: Any = None,
     y: Any = None,
-) -> Program:
+) -> AuditedCode:
     """Two functions of (params, X, y) as a program; without X and y their form is found by trial.
 
     Raises:
         SettingError: for params, examples or results that are none.
     """
     arrangement, forms = arranged(params, X, y)
-    is_double = True
     errors: list[Exception] = []
     first = None
     for is_double in (True, False):
@@ -210,43 +211,43 @@ def arranged(params: Any, X: Any, y: Any) -> tuple[Arrangement, list[ExampleForm
     raise SettingError(f"examples, labels and weights must fit each other, but {text}")
 
 
+def loss_of_layers(
+    loss: Callable[[Any, Any, Any], Any], arrangement: Arrangement, form: ExampleForm
+) -> Callable[[Layers, Array, Array], float]:
+    """A loss of params, X and y as one of layers, plain examples and plain targets."""
+
+    def loss_of(layers: Layers, X: Array, y: Array) -> float:
+        same_random_numbers()
+        return _number(loss(arrangement.own(layers), *form.own(X, y)))
+
+    return loss_of
+
+
 def _functions(
     loss: Callable[[Any, Any, Any], Any],
     gradient: Callable[[Any, Any, Any], Any],
     arrangement: Arrangement,
     form: ExampleForm,
-) -> Program:
-    changed: list[str] = []
-
-    def loss_of(layers: Layers, X: Array, y: Array) -> float:
-        same_random_numbers()
-        return number(loss(arrangement.own(layers), *form.own(X, y)))
-
-    def raw(layers: Layers, X: Array, y: Array) -> Layers:
+) -> AuditedCode:
+    def raw(layers: Layers, X: Array, y: Array) -> tuple[Layers, list[str]]:
         own, (X_own, y_own) = arrangement.own(layers), form.own(X, y)
         value = gradient(own, X_own, y_own)
-        is_same = np.array_equal(_vector(layers), _vector(arrangement.layers(own)))
-        changed[:] = [] if is_same or not arrangement.is_double else ["params"]
+        is_same = np.array_equal(vector(layers), vector(arrangement.layers(own)))
+        changed = [] if is_same or not arrangement.is_double else ["params"]
         if not np.array_equal(as_numpy(X_own), as_numpy(form.own(X, y)[0])):
             changed.append("X")
-        return arrangement.gradient(value)
+        return arrangement.gradient(value), changed
 
     def gradient_of(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
         assert layers is not None
         same_random_numbers()
-        return layers, raw(layers, X, y)
+        return layers, raw(layers, X, y)[0]
 
-    return Program(
-        arrangement, form, loss_of, gradient_of, called_raw=raw, changed=lambda: list(changed)
-    )
+    loss_of = loss_of_layers(loss, arrangement, form)
+    return AuditedCode(arrangement, form, loss_of, gradient_of, called_raw=raw)
 
 
-def number(value: Any) -> float:
-    """A loss as a number.
-
-    Raises:
-        SettingError: for an array of several.
-    """
+def _number(value: Any) -> float:
     if isinstance(value, float | int):
         return float(value)
     values = as_numpy(value) if hasattr(value, "shape") else None
@@ -267,7 +268,7 @@ def same_random_numbers() -> None:
 # The audit
 
 
-def audit_program(program: Program, names: Names) -> Audit:
+def audit_program(program: AuditedCode, names: Names) -> Audit:
     """Compares gradient and loss by differences first; formulas name what does not agree."""
     flaws: list[Flaw] = []
     network = recognised(program)
@@ -278,24 +279,27 @@ def audit_program(program: Program, names: Names) -> Audit:
         if one_by_one:
             notes.append("it takes one example at a time")
         is_float32 = _has_few_digits(program)
-        compared = _compared(program, network, is_float32=is_float32)
+        limit, tolerance = _LIMITS_FLOAT32 if is_float32 else _LIMITS
+        compared = _compared(program, network, limit)
     except ShapeError as error:
-        wrong_shape = shape_flaw(error, program.arrangement, names)
-        return Audit((*flaws, wrong_shape), 1.0, 0, 0, text)
+        return Audit((*flaws, shape_flaw(error, names)), 1.0, 0, 0, text)
     if is_float32:
         notes.append("it computes in single precision, so the limits are wider")
-    largest, wrong = max(part.error for part in compared), _wrong(compared, is_float32=is_float32)
-    tolerance = _FITS_FLOAT32 if is_float32 else _FITS
-    if is_float32 and wrong and network:
-        off = _off_formula(program, network)
+    largest, wrong = max(part.error for part in compared), _wrong(compared, limit)
+    if wrong and network:
+        off = _off_formula(program, network) if is_float32 else np.inf
         if off <= tolerance:  # differences are too coarse to tell
             largest, wrong = off, []
-    if wrong and network and names.rate and _steps_one_by_one(program, network, names.rate):
-        notes.append("it changes the weights after each example, each time by the right gradient")
-        largest, wrong = tolerance, []
+        elif names.rate and _steps_one_by_one(program, network, names.rate):
+            notes.append(
+                "it changes the weights after each example, each time by the right gradient"
+            )
+            largest, wrong = tolerance, []
     if wrong:
         found = _from_formulas(program, network, names, tolerance) if network else []
-        flaws += found or _from_parts(wrong, names)
+        flaws += found or [
+            single_flaw(part.layer, part.is_bias, part.error, part.factor, names) for part in wrong
+        ]
     return Audit(
         tuple(sorted(flaws, key=lambda flaw: -flaw.size)),
         largest,
@@ -308,21 +312,20 @@ def audit_program(program: Program, names: Names) -> Audit:
 
 
 def _compared(
-    program: Program, network: KnownNetwork | None, *, is_float32: bool
+    program: AuditedCode, network: KnownNetwork | None, limit: float
 ) -> list["ComparedPart"]:
     """Each array beside differences, at weights at which it is wrong if there are such."""
     random = np.random.RandomState(0)
-    most = _MOST_UNKNOWN if network is None else _MOST
-    for _ in range(2 if network is None else 1):
-        compared = _compare(program, random, most)
-        if _wrong(compared, is_float32=is_float32):
-            return compared
-    if network and _off_formula(program, network) > (_WRONG_FLOAT32 if is_float32 else _WRONG):
+    if network is None:
+        first = _compare(program, random, _MOST_UNKNOWN)
+        return first if _wrong(first, limit) else _compare(program, random, _MOST_UNKNOWN)
+    compared = _compare(program, random, _MOST)
+    if not _wrong(compared, limit) and _off_formula(program, network) > limit:
         return _compare(program, random, None)  # in entries that were not drawn
     return compared
 
 
-def _steps_one_by_one(program: Program, network: KnownNetwork, rate: float) -> bool:
+def _steps_one_by_one(program: AuditedCode, network: KnownNetwork, rate: float) -> bool:
     """Whether a pass of a training function is a right step for each example, in any order."""
     if not program.has_own_weights:
         return False
@@ -331,61 +334,57 @@ def _steps_one_by_one(program: Program, network: KnownNetwork, rate: float) -> b
     for order in itertools.permutations(range(3)):
         layers = at
         for k in order:
-            steps = right_gradient(forward_pass(network, layers, X[k : k + 1], y[k : k + 1]))
-            layers = [
-                (W - rate * dW, b - rate * db)
-                for (W, b), (dW, db) in zip(layers, steps, strict=True)
-            ]
-        due = (_vector(at) - _vector(layers)) / rate
-        if np.linalg.norm(_vector(gradient) - due) < 1e-6 * np.linalg.norm(due):
+            step = right_gradient(forward_pass(network, layers, X[k : k + 1], y[k : k + 1]))
+            layers = _as_layers(vector(layers) - rate * vector(step), at)
+        due = (vector(at) - vector(layers)) / rate
+        if np.linalg.norm(vector(gradient) - due) < 1e-6 * np.linalg.norm(due):
             return True
     return False
 
 
-def _wrong(parts: Sequence["ComparedPart"], *, is_float32: bool) -> list["ComparedPart"]:
-    limit = _WRONG_FLOAT32 if is_float32 else _WRONG
+def _wrong(parts: Sequence["ComparedPart"], limit: float) -> list["ComparedPart"]:
     return [part for part in parts if part.error > max(limit, 10 * part.uncertainty)]
 
 
-def _one_by_one(program: Program, network: KnownNetwork | None) -> Program | None:
+def _one_by_one(program: AuditedCode, network: KnownNetwork | None) -> AuditedCode | None:
     """A gradient that is meant for one example, a column, as one for several; None: it is not."""
     if not program.form.in_columns or program.form.X is not None or program.called_raw is None:
         return None
     random = np.random.RandomState(9)
-    weights, several = program.arrangement.draw(random), program.form.draw(3, random)
+    weights, (X, y) = program.arrangement.draw(random), program.form.draw(3, random)
     try:
-        program.gradient(weights, several[0][:1], several[1][:1])
+        program.gradient(weights, X[:1], y[:1])
     except ShapeError:
         return None
     try:
-        program.gradient(weights, *several)
+        program.gradient(weights, X, y)
     except ShapeError:
         return dataclasses.replace(program, gradient=_summed(program, network), called_raw=None)
     return None
 
 
 def _summed(
-    program: Program, network: KnownNetwork | None
+    program: AuditedCode, network: KnownNetwork | None
 ) -> Callable[[Layers | None, Array, Array], tuple[Layers, Layers]]:
     def gradient(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
         assert layers is not None
         n = len(X) if network and network.is_mean else 1
         each = [program.gradient(layers, X[k : k + 1], y[k : k + 1])[1] for k in range(len(X))]
-        total = np.sum([_vector(g) for g in each], axis=0) / n
+        total = np.sum([vector(g) for g in each], axis=0) / n
         return layers, _as_layers(total, each[0])
 
     return gradient
 
 
-def _habits(program: Program, names: Names) -> tuple[list[Flaw], list[str], Program]:
+def _habits(program: AuditedCode, names: Names) -> tuple[list[Flaw], list[str], AuditedCode]:
     """What a gradient does beside being one: it changes its arguments, remembers, or is random."""
     if program.called_raw is None:
         return [], [], program
     random = np.random.RandomState(2)
     layers, (X, y) = program.arrangement.draw(random), program.form.draw(4, random)
-    calls = [_vector(program.called_raw(layers, X, y)) for _ in range(3)]
-    flaws = [habit_flaw(f"changes {name}", names) for name in program.changed()]
-    first, second, third = calls
+    calls = [program.called_raw(layers, X, y) for _ in range(3)]
+    flaws = [change_flaw(name, names) for name in calls[-1][1]]
+    first, second, third = (vector(gradient) for gradient, _ in calls)
     size = float(np.linalg.norm(first)) or 1.0
     if np.linalg.norm(second - first) < 1e-6 * size:
         return flaws, [], program
@@ -393,27 +392,23 @@ def _habits(program: Program, names: Names) -> tuple[list[Flaw], list[str], Prog
     if np.linalg.norm(third - second - growth) < 1e-6 * size and (
         np.linalg.norm(growth - first) < 1e-6 * size or np.linalg.norm(growth) > 0.2 * size
     ):
-        return [*flaws, habit_flaw("accumulates", names)], [], _increments(program, third)
+        return [*flaws, accumulation_flaw(names)], [], _increments(program, third)
     note = "it draws random numbers: compared with the same ones in each call"
     return flaws, [note], program
 
 
-def _increments(program: Program, last: Array) -> Program:
+def _increments(program: AuditedCode, last: Array) -> AuditedCode:
     """A gradient that accumulates, less what it had accumulated."""
     total = last
 
     def gradient(layers: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
         nonlocal total
         at, sums = program.gradient(layers, X, y)
-        now = _vector(sums)
+        now = vector(sums)
         own, total = now - total, now
         return at, _as_layers(own, sums)
 
     return dataclasses.replace(program, gradient=gradient)
-
-
-def _vector(layers: Layers) -> Array:
-    return np.concatenate([part.ravel() for pair in layers for part in pair])
 
 
 def _as_layers(values: Array, like: Layers) -> Layers:
@@ -427,7 +422,7 @@ def _as_layers(values: Array, like: Layers) -> Layers:
     return made
 
 
-def _has_few_digits(program: Program) -> bool:
+def _has_few_digits(program: AuditedCode) -> bool:
     """Whether the loss does not notice a change in the ninth digit."""
     random = np.random.RandomState(3)
     layers, (X, y) = program.arrangement.draw(random), program.form.draw(4, random)
@@ -437,7 +432,7 @@ def _has_few_digits(program: Program) -> bool:
     return len(values) < 4
 
 
-def _batch_size(program: Program, least: int) -> int:
+def _batch_size(program: AuditedCode, least: int) -> int:
     """That is no other size, so that a confusion of axes shows."""
     sizes = {size for shape in program.arrangement.shapes for size in shape}
     return next(n for n in range(least, 99) if n not in sizes)
@@ -489,10 +484,10 @@ class ComparedPart:
 
 
 def _compare(
-    program: Program, random: np.random.RandomState, most: int | None
+    program: AuditedCode, random: np.random.RandomState, most: int | None
 ) -> list[ComparedPart]:
     at, gradient, X, y = program.drawn(_batch_size(program, 5), random)
-    flat = _vector(at)
+    flat = vector(at)
 
     def loss(values: Array) -> float:
         return program.loss(_as_layers(values, at), X, y)
@@ -561,7 +556,7 @@ def _angle(parts: Sequence[ComparedPart]) -> float:
     return float(np.degrees(np.arccos(np.clip(given @ due / size, -1, 1))))
 
 
-def recognised(program: Program) -> KnownNetwork | None:
+def recognised(program: AuditedCode) -> KnownNetwork | None:
     """The formula of a program's loss."""
     random = np.random.RandomState(4)
     X, y = program.form.draw(_batch_size(program, 4), random)
@@ -572,15 +567,14 @@ def recognised(program: Program) -> KnownNetwork | None:
         return None  # of examples of a form that is not the program's
 
 
-def _off_formula(program: Program, network: KnownNetwork) -> float:
+def _off_formula(program: AuditedCode, network: KnownNetwork) -> float:
     """Largest relative error of an array, by the formula of the loss."""
-    at, gradient, X, y = program.drawn(_batch_size(program, 5), np.random.RandomState(5))
-    due = right_gradient(forward_pass(network, at, X, y))
-    given = gradient
+    at = _examples(program, network, _batch_size(program, 5), np.random.RandomState(5))
+    due, given = right_gradient(at), at.gradient
     if not program.has_rate:
-        scale = np.linalg.norm(_vector(due)) / (np.linalg.norm(_vector(gradient)) or 1.0)
-        given = [(W * scale, b * scale) for W, b in gradient]
-    floor = 1e-6 * float(np.abs(_vector(due)).max())
+        scale = np.linalg.norm(vector(due)) / (np.linalg.norm(vector(given)) or 1.0)
+        given = [(W * scale, b * scale) for W, b in given]
+    floor = 1e-6 * float(np.abs(vector(due)).max())
     return max(
         float(np.linalg.norm(a - b) / (np.linalg.norm(b) + floor * np.sqrt(b.size)))
         for own, wanted in zip(given, due, strict=True)
@@ -589,67 +583,63 @@ def _off_formula(program: Program, network: KnownNetwork) -> float:
     )
 
 
+def _examples(
+    program: AuditedCode, network: KnownNetwork, n: int, random: np.random.RandomState
+) -> ForwardPass:
+    """Random examples at random weights, with the program's gradient."""
+    at, gradient, X, y = program.drawn(n, random)
+    return forward_pass(network, at, X, y, gradient)
+
+
 # Which formulas stand there
 
 
 def _from_formulas(
-    program: Program, network: KnownNetwork, names: Names, tolerance: float
+    program: AuditedCode, network: KnownNetwork, names: Names, tolerance: float
 ) -> list[Flaw]:
     random = np.random.RandomState(6)
-    drawn = []
-    for _ in range(_N_SINGLE):
-        try:
-            at, gradient, X, y = program.drawn(1, random)
-        except (ValueError, IndexError, ShapeError):
-            return []  # one example alone is nothing that it takes
-        if not np.isfinite(_vector(gradient)).all():
-            return []
-        drawn.append((at, gradient, X, y))
-    examples = [Example(forward_pass(network, at, X, y), g) for at, g, X, y in drawn]
+    try:
+        examples = [_examples(program, network, 1, random) for _ in range(_N_SINGLE)]
+    except (ValueError, IndexError, ShapeError):
+        return []  # one example alone is nothing that it takes
+    if not all(np.isfinite(vector(at.gradient)).all() for at in examples):
+        return []
     steps = explain_steps(examples, tolerance=tolerance)
     own_forward = ""
-    if any(_has_unknown(step) for step in steps):
-        for said, other, is_biased in _other_networks(network):
-            tried = [
-                Example(forward_pass(other, at if is_biased else _unbiased(at), X, y), g)
-                for at, g, X, y in drawn
-            ]
+    if any(step.has_unknown for step in steps):
+        for said, other in _other_networks(network):
+            tried = [_through(at, other) for at in examples]
             found = explain_steps(tried, tolerance=tolerance)
-            if not any(_has_unknown(step) for step in found) and _cost(found) < _cost(steps):
-                steps, own_forward = found, said
-                network, examples = other, tried
+            if not any(step.has_unknown for step in found) and _cost(found) < _cost(steps):
+                steps, own_forward, network, examples = found, said, other, tried
                 break
     if not program.has_rate:
         steps = _without_size(steps)
-    batch = _batch_ratios(program, network, steps, tolerance, is_biased="bias" not in own_forward)
+    batch = _batch_ratios(program, network, steps, tolerance)
     return step_flaws(steps, batch, examples, names, own_forward)
-
-
-def _has_unknown(steps: LayerSteps) -> bool:
-    return UNKNOWN in (steps.delta.kind, steps.weights.kind, steps.bias.kind)
 
 
 def _cost(steps: Sequence[LayerSteps]) -> float:
     return sum(step.cost for step in steps)
 
 
-def _other_networks(network: KnownNetwork) -> list[tuple[str, KnownNetwork, bool]]:
+def _other_networks(network: KnownNetwork) -> list[tuple[str, KnownNetwork]]:
     """What the gradient's own forward pass may be, where it is not that of the loss."""
     count = len(network.activations)
     others = [
         (
             f"{name} in place of {', '.join(sorted(set(network.activations)))}",
             dataclasses.replace(network, activations=(name,) * count),
-            True,
         )
         for name in ACTIVATIONS
         if count and (name,) * count != network.activations
     ]
-    return [("no bias", network, False), *others]
+    return [("no bias", dataclasses.replace(network, is_biased=False)), *others]
 
 
-def _unbiased(layers: Layers) -> Layers:
-    return [(W, np.zeros_like(b)) for W, b in layers]
+def _through(at: ForwardPass, other: KnownNetwork) -> ForwardPass:
+    """The same examples on their way through another network."""
+    return forward_pass(other, at.layers, at.inputs[0], at.y, at.gradient)
 
 
 def _without_size(steps: list[LayerSteps]) -> list[LayerSteps]:
@@ -685,12 +675,7 @@ def _rows(at: ForwardPass, rows: slice) -> ForwardPass:
 
 
 def _batch_ratios(
-    program: Program,
-    network: KnownNetwork,
-    steps: list[LayerSteps],
-    tolerance: float,
-    *,
-    is_biased: bool,
+    program: AuditedCode, network: KnownNetwork, steps: list[LayerSteps], tolerance: float
 ) -> BatchRatios | None:
     """Compares batches of two sizes with the sum of their examples; None: nothing fits.
 
@@ -699,18 +684,15 @@ def _batch_ratios(
         of the due one, weights and bias a layer.
     """
     random = np.random.RandomState(7)
-    least = 5
-    taken = []
-    for _ in range(2):
-        n = _batch_size(program, least)
-        least = n + 2
-        at, gradient, X, y = program.drawn(n, random)
-        taken.append((forward_pass(network, at if is_biased else _unbiased(at), X, y), gradient))
+    small = _batch_size(program, 5)
+    taken = {
+        n: _examples(program, network, n, random) for n in (small, _batch_size(program, small + 2))
+    }
     for kind, mixed in _MIXED.items():
         ratios = {
-            len(whole.y): found
-            for whole, given in taken
-            if (found := _ratios(mixed(whole), whole, given, steps, tolerance * 10)) is not None
+            n: found
+            for n, whole in taken.items()
+            if (found := _ratios(mixed(whole), n, steps, tolerance * 10)) is not None
         }
         if len(ratios) == len(taken):
             return kind, ratios
@@ -718,46 +700,31 @@ def _batch_ratios(
 
 
 def _ratios(
-    at: ForwardPass,
-    whole: ForwardPass,
-    gradient: Layers,
-    steps: list[LayerSteps],
-    tolerance: float,
+    at: ForwardPass, n: int, steps: list[LayerSteps], tolerance: float
 ) -> list[tuple[float, float]] | None:
-    due = 1.0 / len(whole.y) if at.network.is_mean else 1.0
+    """What each array's gradient is of the due one; None: it is no multiple of it."""
+    due = 1.0 / n if at.network.is_mean else 1.0
+    has_decay = at.network.decay or any("decay" in step.weights.kind for step in steps)
     found = []
-    is_single = at.network.decay or any("decay" in step.weights.kind for step in steps)
-    for layer, (step, (dW, db)) in enumerate(zip(steps, gradient, strict=True)):
-        if _has_unknown(step):
-            found.append((np.nan, np.nan))
-            continue
+    for layer, step in enumerate(steps):
+        dW, db = at.gradient[layer]
         pair = []
-        W = at.layers[layer][0]
         for values, formula in ((dW, step.weights), (db, step.bias)):
-            if not values.size or formula.factor == 0.0:
+            # The formula of a delta that is not known is only numbers of single examples.
+            is_known = not step.has_unknown and all(s.delta.kind != UNKNOWN for s in steps[layer:])
+            if not is_known or not values.size or formula.factor == 0.0:
                 pair.append(np.nan)
                 continue
-            rows = formula.values(at)
-            wanted = formula.factor * (rows if values.ndim == 2 else rows.sum(axis=0))
-            columns = [wanted.ravel()]
-            if values.ndim == 2 and is_single:
-                columns.append(W.ravel())
+            is_bias = values.ndim == 1
+            rows = formula.scaled(at)
+            columns = [rows.sum(axis=0) if is_bias else rows.ravel()]
+            if has_decay and not is_bias:
+                columns.append(at.layers[layer][0].ravel())
             matrix = np.stack(columns, axis=1)
             fitted = np.linalg.lstsq(matrix, values.ravel(), rcond=None)[0]
             off = np.linalg.norm(matrix @ fitted - values.ravel())
-            size = np.linalg.norm(values)
-            if off > tolerance * size + 1e-12:
+            if off > tolerance * np.linalg.norm(values) + 1e-12:
                 return None
-            pair.append(float(fitted[0]) / due if wanted.any() else np.nan)
+            pair.append(float(fitted[0]) / due if columns[0].any() else np.nan)
         found.append((pair[0], pair[1]))
     return found
-
-
-def _from_parts(wrong: Sequence[ComparedPart], names: Names) -> list[Flaw]:
-    """What can be said without a formula: arrays that are wrong, and by which factor."""
-    flaws: dict[tuple[int, bool], Flaw] = {}
-    for part in wrong:
-        key = part.layer, part.is_bias
-        if key not in flaws or flaws[key].size < part.error:
-            flaws[key] = single_flaw(part.layer, part.is_bias, part.error, part.factor, names)
-    return list(flaws.values())

@@ -6,6 +6,7 @@ delta of the layer above as it is there, right or wrong), so no mistake hides an
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,18 +16,19 @@ from mlp.audit.known_networks import (
     ACTIVATIONS,
     COSTS,
     OUTPUTS,
-    Activation,
     Array,
     ForwardPass,
-    Layers,
-    logistic,
+    KnownNetwork,
     output_delta,
-    softmax,
+    rounded,
+    value_of,
+    written,
 )
 
 Values = Callable[[ForwardPass], Array]  # (example, unit)
-_Unitwise = Callable[[Array, Array], Array]  # of z and a
-_Outputwise = Callable[[Array, Array, Array], Array]  # of the outputs' z, p and y
+
+UNKNOWN = "unknown formula"
+_COSTS = {UNKNOWN: 3.0}
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Formula:
         """Whether it is what should stand there."""
         return not self.kind and self.factor == 1.0
 
-
-UNKNOWN = "unknown formula"
-_COSTS = {UNKNOWN: 3.0}
+    def scaled(self, at: ForwardPass) -> Array:
+        """Its values times its factor."""
+        return self.factor * self.values(at)
 
 
 @dataclass(frozen=True)
@@ -80,33 +82,23 @@ class LayerSteps:
             if not step.is_due
         )
 
-
-@dataclass(frozen=True)
-class Example:
-    """One example, alone, at some weights.
-
-    Attributes:
-        at: its way through the network.
-        gradient: what the program says.
-    """
-
-    at: ForwardPass
-    gradient: Layers
+    @property
+    def has_unknown(self) -> bool:
+        """Whether one of them is none of those known."""
+        return UNKNOWN in (self.delta.kind, self.weights.kind, self.bias.kind)
 
 
-def explain_steps(examples: Sequence[Example], *, tolerance: float) -> list[LayerSteps]:
+def explain_steps(examples: Sequence[ForwardPass], *, tolerance: float) -> list[LayerSteps]:
     """The steps of each layer, first layer first.
 
     Args:
-        examples: at least four, at different weights or of different inputs.
+        examples: at least four, each alone and with its gradient, at different weights or of
+            different inputs.
         tolerance: relative, of a formula's values.
     """
-    n_layers = len(examples[0].gradient)
     steps: list[LayerSteps] = []
-    for layer in reversed(range(n_layers)):
-        above = steps[0] if steps else None
-        upper = steps[1] if len(steps) > 1 else None
-        steps.insert(0, _Layer(examples, layer, above, upper, tolerance).best())
+    for layer in reversed(range(len(examples[0].layers))):
+        steps.insert(0, _Layer(examples, layer, tuple(steps), tolerance).best())
     return steps
 
 
@@ -115,16 +107,15 @@ class _Layer:
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: Sequence[ForwardPass],
         layer: int,
-        above: LayerSteps | None,
-        upper: LayerSteps | None,
+        above: Sequence[LayerSteps],
         tolerance: float,
     ) -> None:
         self.examples, self.layer, self.tolerance = examples, layer, tolerance
-        self.above = _scaled(above.delta) if above else None
-        self.upper = _scaled(upper.delta) if upper else None
-        self.due_above = above.due_delta if above else None
+        self.above = above
+        self.network = examples[0].network
+        self.shapes = [W.shape for W, _ in examples[0].layers]
         self.dW = [e.gradient[layer][0] for e in examples]
         self.db = [e.gradient[layer][1] for e in examples]
 
@@ -132,14 +123,7 @@ class _Layer:
         found = []
         for delta in self._deltas():
             step = self._delta_step(delta)
-            known = dict(zip((id(e.at) for e in self.examples), delta, strict=True))
-
-            def measured(at: ForwardPass, known: dict[int, Array] = known) -> Array:
-                return known[id(at)][None, :]
-
-            own = measured if step.kind == UNKNOWN else _scaled(step)
-            if step.kind == UNKNOWN:
-                step = dataclasses.replace(step, values=measured)
+            own = step.scaled
             steps = LayerSteps(step, self._weight_step(own), self._bias_step(own), self._due())
             if not steps.cost:
                 return steps
@@ -151,19 +135,19 @@ class _Layer:
         if any(db.any() for db in self.db):
             yield self.db
         for inputs in self._inputs():
-            values = [inputs.values(e.at)[0] for e in self.examples]
+            values = [inputs.values(e)[0] for e in self.examples]
             projected = [v @ dW / max(v @ v, 1e-300) for v, dW in zip(values, self.dW, strict=True)]
             rebuilt = [np.outer(v, d) for v, d in zip(values, projected, strict=True)]
             if any(d.any() for d in projected) and _misfit(self.dW, rebuilt) < self.tolerance:
                 yield projected
-        yield [self._due()(e.at)[0] for e in self.examples]
+        yield [self._due()(e)[0] for e in self.examples]
 
     # The delta
 
     def _due(self) -> Values:
-        if self.above is None:
+        if not self.above:
             return ForwardPass.output_delta
-        back = self._backed(self.above)
+        back = self._backed(self.above[0].delta.scaled)
         return lambda at: back(at) * at.derivative(self.layer)
 
     def _delta_step(self, delta: list[Array]) -> Formula:
@@ -171,48 +155,42 @@ class _Layer:
         if self._fits(delta, due):
             return Formula("", "", due)
         found = []
-        for formula in self._output_formulas() if self.above is None else self._hidden_formulas():
+        for formula in self._hidden_formulas() if self.above else _output_formulas(self.network):
             factor = self._factor(delta, formula.values)
             if factor is not None:
                 if factor == 1.0 or not formula.kind:
                     return dataclasses.replace(formula, factor=factor)
                 found.append(dataclasses.replace(formula, factor=factor))
         nice = [formula for formula in found if abs(formula.factor) in (0.0, 1.0, 2.0, 0.5)]
-        return (nice or found or [Formula(UNKNOWN, "", due)])[0]
-
-    def _output_formulas(self) -> Iterator[Formula]:
-        yield Formula("", "", self._due())
-        network = self.examples[0].at.network
-        yield from _output_bases(network.output, network.cost, network.factor)
+        if nice or found:
+            return (nice or found)[0]
+        known = dict(zip(self.examples, delta, strict=True))
+        return Formula(UNKNOWN, "", lambda at: known[at][None, :])
 
     def _hidden_formulas(self) -> Iterator[Formula]:
-        assert self.above is not None
-        layer, back_here = self.layer, self._backed(self.above)
-        yield Formula("", "", self._due())
-        sources = [("", "", back_here), *self._other_ways_back()]
-        name = self.examples[0].at.network.activations[layer]
-        for kind, text, back in sources:
-            for factor in _factors(name, layer, self._same_size(layer)):
-                if kind and factor.kind:
-                    continue  # two mistakes in one step: rather unknown than guessed
-                yield Formula(kind or factor.kind, text or factor.text, _times(back, factor.values))
+        layer, back_here = self.layer, self._backed(self.above[0].delta.scaled)
+        others = list(self._other_ways_back())
+        due = ACTIVATIONS[self.network.activations[layer]][1]
+        factors = [_of_units(kind, text, layer) for kind, text in _factors(self.network, layer)]
+        factors += [
+            _of_units("derivative at another layer", due, k) for k in self._layers_of_same_size()
+        ]
+        for factor in factors:
+            yield Formula(factor.kind, factor.text, _times(back_here, factor.values))
+        for kind, text, back in others:
+            yield Formula(kind, text, _times(back, factors[0].values))
         text = f"(delta{layer + 1} > 0)"
         yield Formula("mask of the delta", text, lambda at: np.maximum(back_here(at), 0))
-        for kind, text, back in sources[1:]:
-            for factor in _factors(name, layer, []):
-                if factor.kind == "no derivative":
-                    yield Formula(f"{kind}, no derivative", text, _times(back, factor.values))
+        for kind, text, back in others:
+            yield Formula(f"{kind}, no derivative", text, back)
 
     def _backed(self, delta: Values) -> Values:
         return _back(delta, self.layer + 1)
 
     def _other_ways_back(self) -> Iterator[tuple[str, str, Values]]:
-        above, layer = self.above, self.layer
-        assert above is not None
-        shapes = [W.shape for W in self._all_weights()]
-        W = layer + 1
+        above, W, shapes = self.above[0].delta.scaled, self.layer + 1, self.shapes
         if shapes[W][0] == shapes[W][1]:
-            yield "weights not transposed", f"W{W + 1}", lambda at: above(at) @ at.layers[W][0]
+            yield "weights not transposed", f"W{W + 1}", _back(above, W, is_turned=True)
             yield "weights left out", f"delta{W + 1}", above
         for other in range(len(shapes)):
             kind, name = "weights of another layer", f"W{other + 1}"
@@ -220,112 +198,92 @@ class _Layer:
                 yield kind, f"{name}.T", _back(above, other)
             if other != W and shapes[other] == shapes[W][::-1]:
                 yield kind, name, _back(above, other, is_turned=True)
-        if self.upper is not None:
-            upper, name = self.upper, f"delta{W + 1} without its derivative"
-            yield (
-                "delta before its derivative",
-                name,
-                lambda at: upper(at) @ at.layers[W + 1][0].T @ at.layers[W][0].T,
-            )
+        if len(self.above) > 1:
+            upper, name = self.above[1].delta.scaled, f"delta{W + 1} without its derivative"
+            yield "delta before its derivative", name, self._backed(_back(upper, W + 1))
             if shapes[W + 1][1] == shapes[W][1]:
                 yield "delta of another layer", f"delta{W + 2}", self._backed(upper)
-        if self.due_above is not None:
-            yield "right delta below", "", self._backed(self.due_above)
+        yield "right delta below", "", self._backed(self.above[0].due_delta)
         kind, name = "sign of the weights lost", f"abs(W{W + 1}).T"
         yield kind, name, lambda at: above(at) @ np.abs(at.layers[W][0]).T
 
-    def _all_weights(self) -> list[Array]:
-        return [W for W, _ in self.examples[0].at.layers]
-
-    def _same_size(self, layer: int) -> list[int]:
+    def _layers_of_same_size(self) -> list[int]:
         """Other hidden layers with as many units."""
-        sizes = [W.shape[1] for W, _ in self.examples[0].at.layers[:-1]]
-        return [
-            other for other, size in enumerate(sizes) if other != layer and size == sizes[layer]
-        ]
+        sizes = [n_out for _, n_out in self.shapes[:-1]]
+        return [k for k, size in enumerate(sizes) if k != self.layer and size == sizes[self.layer]]
 
     # The weights and the bias
 
     def _inputs(self) -> Iterator[Formula]:
         """What the weights' gradient may be made of beside the delta."""
-        layer = self.layer
-        shapes = self._all_weights()
-        n_in = shapes[layer].shape[0]
+        layer, shapes = self.layer, self.shapes
+        n_in, n_out = shapes[layer]
         a = f"a{layer}" if layer else "X"
-        yield Formula("", a, lambda at: at.inputs[layer])
-        if layer and shapes[0].shape[0] == n_in:
-            yield Formula("examples for activations", "X", lambda at: at.inputs[0])
+        yield Formula("", a, _inputs_of(layer))
+        if layer and shapes[0][0] == n_in:
+            yield Formula("examples for activations", "X", _inputs_of(0))
         if layer:
-            yield Formula("before the activation", f"z{layer}", lambda at: at.z[layer - 1])
-            yield Formula(
-                "derivative for activations",
-                "the derivative of the activation",
-                lambda at: at.derivative(layer - 1),
-            )
-            yield Formula(f"1 - {a}", f"1 - {a}", lambda at: 1 - at.inputs[layer])
-            yield Formula(
-                "activation applied twice",
-                f"the activation of {a}",
-                lambda at: ACTIVATIONS[at.network.activations[layer - 1]].apply(at.inputs[layer]),
-            )
-        for other, W in enumerate(shapes):
-            if other and other != layer and W.shape[0] == n_in:
-                kind = "activations of another layer"
+            apply, derivative = ACTIVATIONS[self.network.activations[layer - 1]]
+            for kind, text, said in [
+                ("before the activation", "z", ""),
+                ("derivative for activations", derivative, "the derivative of the activation"),
+                (f"1 - {a}", "1 - a", ""),
+                (
+                    "activation applied twice",
+                    written(apply, a="a", z="a"),
+                    f"the activation of {a}",
+                ),
+            ]:
+                yield _of_units(kind, text, layer - 1, said)
+        kind = "activations of another layer"
+        for other in range(1, len(shapes)):
+            if other != layer and shapes[other][0] == n_in:
                 yield Formula(kind, f"a{other}", _inputs_of(other))
-        if shapes[layer].shape == shapes[layer].shape[::-1] and layer < len(shapes) - 1:
-            yield Formula("activations of another layer", f"a{layer + 1}", _inputs_of(layer + 1))
+        if n_in == n_out and layer < len(shapes) - 1:
+            yield Formula(kind, f"a{layer + 1}", _inputs_of(layer + 1))
         yield Formula("inputs left out", "ones", lambda at: np.ones_like(at.inputs[layer]))
 
     def _weight_step(self, delta: Values) -> Formula:
-        W = [e.at.layers[self.layer][0] for e in self.examples]
-        decay = self.examples[0].at.network.decay
+        W = [e.layers[self.layer][0] for e in self.examples]
+        decay = self.network.decay
         inputs = list(self._inputs())
-        a = inputs[0]
-
-        def due(at: ForwardPass) -> Array:
-            return a.values(at).T @ delta(at)
-
+        due = _outer(inputs[0].values, delta)
         without = [dW - 2 * decay * w for dW, w in zip(self.dW, W, strict=True)]
         if self._fits(without, due):
             return Formula("", "", due)
         if not any(dW.any() for dW in self.dW):
-            return Formula("zero", "0", lambda at: 0 * due(at), 0.0)
+            return Formula("zero", "0", due, 0.0)
         for own in (without, self.dW) if decay else (without,):
-            lost = decay and own is self.dW
             for formula in self._weight_formulas(inputs, delta):
                 factor = self._factor(own, formula.values)
                 if factor is not None:
-                    if lost and not formula.kind and factor == 1.0:
+                    if own is self.dW and not formula.kind and factor == 1.0:
                         return dataclasses.replace(formula, kind="weight decay left out")
                     return dataclasses.replace(formula, factor=factor)
-        columns = np.stack([_flat([due(e.at) for e in self.examples]), _flat(W)], axis=1)
+        columns = np.stack([_flat([due(e) for e in self.examples]), _flat(W)], axis=1)
         fitted = np.linalg.lstsq(columns, _flat(self.dW), rcond=None)[0]
         if _relative(columns @ fitted - _flat(self.dW), _flat(self.dW)) < self.tolerance:
             kind = "weight decay of another size" if decay else "weight decay in the gradient alone"
             text = f"{fitted[1]:.4g} * W{self.layer + 1}"
-            return Formula(kind, text, due, _nice(float(fitted[0])))
+            return Formula(kind, text, due, rounded(float(fitted[0])))
         return Formula(UNKNOWN, "", due)
 
     def _weight_formulas(self, inputs: list[Formula], delta: Values) -> Iterator[Formula]:
-        def outer(a: Values, d: Values) -> Values:
-            return lambda at: a(at).T @ d(at)
-
+        for each in inputs:
+            yield Formula(each.kind, each.text, _outer(each.values, delta))
         a = inputs[0].values
-        yield Formula("", "", outer(a, delta))
-        for each in inputs[1:]:
-            yield Formula(each.kind, each.text, outer(each.values, delta))
-        shape = self.dW[0].shape
-        if shape[0] == shape[1]:
-            yield Formula("gradient transposed", f"dW{self.layer + 1}.T", outer(delta, a))
-        for kind, text, other in self._other_deltas():
-            yield Formula(kind, text, outer(a, other))
+        n_in, n_out = self.shapes[self.layer]
+        if n_in == n_out:
+            yield Formula("gradient transposed", f"dW{self.layer + 1}.T", _outer(delta, a))
+        for other in self._other_deltas():
+            yield Formula(other.kind, other.text, _outer(a, other.values))
         yield Formula("absolute values", "abs", lambda at: np.abs(a(at)).T @ np.abs(delta(at)))
 
     def _bias_step(self, delta: Values) -> Formula:
         if self.db[0].size == 0 or self._fits(self.db, delta):
             return Formula("", "", delta)
         if not any(db.any() for db in self.db):
-            return Formula("zero", "0", lambda at: 0 * delta(at), 0.0)
+            return Formula("zero", "0", delta, 0.0)
         for formula in (Formula("", "", delta), *self._bias_formulas(delta)):
             factor = self._factor(self.db, formula.values)
             if factor is not None:
@@ -333,74 +291,59 @@ class _Layer:
         return Formula(UNKNOWN, "", delta)
 
     def _bias_formulas(self, delta: Values) -> Iterator[Formula]:
-        layer = self.layer
+        layer, d = self.layer, f"delta{self.layer + 1}"
         yield Formula(
             "summed over the units",
-            f"delta{layer + 1}.sum()",
+            f"{d}.sum()",
             lambda at: np.broadcast_to(delta(at).sum(axis=1, keepdims=True), delta(at).shape),
         )
-        for kind, text, other in self._other_deltas():
-            yield Formula(kind, text, other)
+        yield from self._other_deltas()
         yield Formula(
             "summed from the weights",
             f"dW{layer + 1}.sum(axis=0)",
             lambda at: delta(at) * at.inputs[layer].sum(axis=1, keepdims=True),
         )
+        b = f"b{layer + 1}"
         yield Formula(
             "bias for its gradient",
-            f"b{layer + 1}",
+            b,
             lambda at: np.broadcast_to(at.layers[layer][1], delta(at).shape),
         )
-        yield Formula(
-            "times its bias",
-            f"delta{layer + 1} * b{layer + 1}",
-            lambda at: delta(at) * at.layers[layer][1],
-        )
-        if layer < len(self.examples[0].gradient) - 1:
-            yield Formula(
-                "times its activation",
-                f"delta{layer + 1} * a{layer + 1}",
-                lambda at: delta(at) * at.inputs[layer + 1],
-            )
-            yield Formula(
-                "derivative once more",
-                f"delta{layer + 1} * its derivative",
-                lambda at: delta(at) * at.derivative(layer),
-            )
+        yield Formula("times its bias", f"{d} * {b}", lambda at: delta(at) * at.layers[layer][1])
+        if self.above:
+            text = f"{d} * a{layer + 1}"
+            yield Formula("times its activation", text, _times(delta, _inputs_of(layer + 1)))
+            once_more = _times(delta, lambda at: at.derivative(layer))
+            yield Formula("derivative once more", f"{d} * its derivative", once_more)
 
-    def _other_deltas(self) -> Iterator[tuple[str, str, Values]]:
+    def _other_deltas(self) -> Iterator[Formula]:
         """What may be taken for the layer's delta."""
-        if self.above is None:
+        if not self.above:
             return
-        yield (
-            "delta before its derivative",
-            f"delta{self.layer + 1} without its derivative",
-            self._backed(self.above),
-        )
-        shapes = self._all_weights()
-        if shapes[self.layer + 1].shape[1] == shapes[self.layer].shape[1]:
-            yield "delta of another layer", f"delta{self.layer + 2}", self.above
+        above, text = self.above[0].delta.scaled, f"delta{self.layer + 1} without its derivative"
+        yield Formula("delta before its derivative", text, self._backed(above))
+        if self.shapes[self.layer + 1][1] == self.shapes[self.layer][1]:
+            yield Formula("delta of another layer", f"delta{self.layer + 2}", above)
 
     # Fits
 
     def _fits(self, values: list[Array], formula: Values) -> bool:
-        given = [formula(e.at) for e in self.examples]
-        return _misfit(values, given) < self.tolerance
+        return _misfit(values, [formula(e) for e in self.examples]) < self.tolerance
 
     def _factor(self, values: list[Array], formula: Values) -> float | None:
         """What a formula must be multiplied with to give the values; None: it does not."""
         with np.errstate(all="ignore"):
-            given = _flat([formula(e.at) for e in self.examples])
+            given = _flat([formula(e) for e in self.examples])
             wanted = _flat(values)
             if given.size != wanted.size or not np.isfinite(given).all() or not given.any():
                 return None
             factor = float(given @ wanted / (given @ given))
         if _relative(wanted - factor * given, wanted) >= self.tolerance or not factor:
             return None
-        return _nice(factor)
+        return rounded(factor)
 
 
-# Formulas that are made in loops, of what the loop has just then
+# Values that are made in loops, of what the loop has just then
 
 
 def _back(delta: Values, layer: int, *, is_turned: bool = False) -> Values:
@@ -413,32 +356,18 @@ def _inputs_of(layer: int) -> Values:
     return lambda at: at.inputs[layer]
 
 
-def _of_units(values: _Unitwise, layer: int) -> Values:
-    return lambda at: values(at.z[layer], at.inputs[layer + 1])
+def _times(some: Values, others: Values) -> Values:
+    return lambda at: some(at) * others(at)
 
 
-def _of_outputs(values: _Outputwise) -> Values:
-    return lambda at: values(at.z[-1], at.p, at.y)
+def _outer(inputs: Values, delta: Values) -> Values:
+    return lambda at: inputs(at).T @ delta(at)
 
 
-def _of_z(activation: Activation) -> _Unitwise:
-    return lambda z, _: activation.derivative(z, activation.apply(z))
-
-
-def _slopes(above: float, below: float) -> _Unitwise:
-    return lambda z, _: np.where(z > 0, above, below)
-
-
-def _delta_of_loss(output: str, cost: str) -> _Outputwise:
-    return lambda z, _, y: output_delta(output, cost, z, OUTPUTS[output](z), y)
-
-
-def _scaled(step: Formula) -> Values:
-    return lambda at: step.factor * step.values(at)
-
-
-def _times(back: Values, factor: Values) -> Values:
-    return lambda at: back(at) * factor(at)
+def _of_units(kind: str, text: str, layer: int, said: str = "") -> Formula:
+    """A formula of the a and z of a hidden layer (0 is the first)."""
+    said = said or written(text, a=f"a{layer + 1}", z=f"z{layer + 1}")
+    return Formula(kind, said, lambda at: at.of_units(text, layer))
 
 
 def _flat(values: Sequence[Array]) -> Array:
@@ -454,149 +383,122 @@ def _relative(error: Array, values: Array) -> float:
     return float(np.linalg.norm(error)) / size if size else float(error.any())
 
 
-def _nice(factor: float) -> float:
-    """Without rounding error, where it is a number that one would type."""
-    for nice in (1.0, -1.0, 2.0, -2.0, 0.5, -0.5):
-        if abs(factor - nice) < 1e-4:
-            return nice
-    return factor
-
-
-def _factors(name: str, layer: int, others: Sequence[int]) -> Iterator[Formula]:
-    """What may stand where the derivative of the activation of a layer is due."""
-    due, called = ACTIVATIONS[name], name.replace(" ", "_")
+def _factors(network: KnownNetwork, layer: int) -> list[tuple[str, str]]:
+    """What may stand where the derivative of the activation of a layer is due: kind and formula."""
+    name = network.activations[layer]
+    due = ACTIVATIONS[name][1]
     own_value, z_for_a = "derivative of the activation's own value", "input for activation"
-    another = "derivative of another activation"
-    rows: list[tuple[str, str, _Unitwise]] = [
-        ("", due.text, due.derivative),
-        ("no derivative", "1", lambda z, _: np.ones_like(z)),
-        ("factor lost", "1 - {a}", lambda _, a: 1 - a),
-        ("factor lost", "{a}", lambda _, a: a),
-        ("sigmoid of the activation", "1 - sigmoid({a})", lambda _, a: 1 - logistic(a)),
-        (
-            own_value,
-            due.text.format(z="{a}", a=f"{called}({{a}})"),
-            lambda _, a: due.derivative(a, due.apply(a)),
-        ),
-        (
-            own_value,
-            "sigmoid({a}) * (1 - sigmoid({a}))",
-            lambda _, a: logistic(a) * (1 - logistic(a)),
-        ),
-        (own_value, "1 - tanh({a})**2", lambda _, a: 1 - np.tanh(a) ** 2),
-        (z_for_a, "{z} * (1 - {z})", lambda z, _: z * (1 - z)),
-        (z_for_a, "1 - {z}**2", lambda z, _: 1 - z**2),
-        (z_for_a, "1 - {z}", lambda z, _: 1 - z),
-        (z_for_a, "{z}", lambda z, _: z),
+    others = [
+        ("derivative of another activation", text)
+        for other, (_, derivative) in ACTIVATIONS.items()
+        if other != name
+        for text in (derivative, written(derivative, a=f"{other}(z)", z="z"))
     ]
-    for other, own in ACTIVATIONS.items():
-        if other != name:
-            text = own.text.format(z="{z}", a=f"{other}({{z}})")
-            rows += [(another, own.text, own.derivative), (another, text, _of_z(own))]
-    for slope in (0.02, 0.05, 0.25, 0.5):
-        rows += [(another, f"where({{z}} > 0, 1, {slope:g})", _slopes(1.0, slope))]
-    rows += [("mask reversed", "({z} < 0)", lambda z, _: (z <= 0).astype(float))]
-    for slope in (0.01, 0.1, 0.2, 0.3):
-        rows += [("slopes swapped", f"where({{z}} > 0, {slope:g}, 1)", _slopes(slope, 1.0))]
-    d = due.derivative
-    rows += [
-        ("derivative twice", f"({due.text})**2", lambda z, a: d(z, a) ** 2),
-        ("divided by the derivative", f"1 / ({due.text})", lambda z, a: 1 / d(z, a)),
-        ("square wrong", "(1 - {a})**2", lambda _, a: (1 - a) ** 2),
-        ("square wrong", "1 - {a}", lambda _, a: 1 - a),
-        ("square wrong", "{a}**2", lambda _, a: a**2),
-        ("sign inside", "{a} * (1 + {a})", lambda _, a: a * (1 + a)),
-        ("sign inside", "1 + {a}**2", lambda _, a: 1 + a**2),
-        ("sign inside", "1 + {a}", lambda _, a: 1 + a),
-        (
-            "second derivative",
-            "{a} * (1 - {a}) * (1 - 2 * {a})",
-            lambda _, a: a * (1 - a) * (1 - 2 * a),
-        ),
-        ("second derivative", "{a} * (1 - {a}**2)", lambda _, a: a * (1 - a**2)),
-        ("activation once more", f"{{a}} * ({due.text})", lambda z, a: a * d(z, a)),
-        ("input once more", f"{{z}} * ({due.text})", lambda z, a: z * d(z, a)),
-        ("sign of the input", "sign({z})", lambda z, _: np.sign(z)),
+    slopes = [
+        ("derivative of another activation", f"where(z > 0, 1, {slope:g})")
+        for slope in (0.02, 0.05, 0.25, 0.5)
     ]
-    for kind, text, values in rows:
-        said = text.format(a=f"a{layer + 1}", z=f"z{layer + 1}")
-        yield Formula(kind, said, _of_units(values, layer))
-    for k in others:
-        said = due.text.format(a=f"a{k + 1}", z=f"z{k + 1}")
-        yield Formula("derivative at another layer", said, _of_units(due.derivative, k))
+    swapped = [("slopes swapped", f"where(z > 0, {slope:g}, 1)") for slope in (0.01, 0.1, 0.2, 0.3)]
+    return [
+        ("", due),
+        ("no derivative", "1"),
+        ("factor lost", "1 - a"),
+        ("factor lost", "a"),
+        ("sigmoid of the activation", "1 - sigmoid(a)"),
+        (own_value, written(due, a=f"{name}(a)", z="a")),
+        (own_value, "sigmoid(a) * (1 - sigmoid(a))"),
+        (own_value, "1 - tanh(a)**2"),
+        (z_for_a, "z * (1 - z)"),
+        (z_for_a, "1 - z**2"),
+        (z_for_a, "1 - z"),
+        (z_for_a, "z"),
+        *others,
+        *slopes,
+        ("mask reversed", "(z < 0)"),
+        *swapped,
+        ("derivative twice", f"({due})**2"),
+        ("divided by the derivative", f"1 / ({due})"),
+        ("square wrong", "(1 - a)**2"),
+        ("square wrong", "a**2"),
+        ("sign inside", "a * (1 + a)"),
+        ("sign inside", "1 + a**2"),
+        ("sign inside", "1 + a"),
+        ("second derivative", "a * (1 - a) * (1 - 2 * a)"),
+        ("second derivative", "a * (1 - a**2)"),
+        ("activation once more", f"a * ({due})"),
+        ("input once more", f"z * ({due})"),
+        ("sign of the input", "sign(z)"),
+    ]
 
 
-def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
+def _output_formulas(network: KnownNetwork) -> Iterator[Formula]:
     """What may stand where the delta of the outputs is due."""
-    q = "z" if output == "linear" else "p"
+    output, cost = network.output, network.cost
+    outputs = "z" if output == "linear" else "p"
+
+    def formula(kind: str, text: str, said: str = "") -> Formula:
+        said = said or re.sub(r"\bp\b", outputs, text)
+        return Formula(kind, said, lambda at: value_of(text, z=at.z[-1], p=at.p, y=at.y))
+
+    def delta_of(output: str, cost: str) -> Values:
+        return lambda at: output_delta(
+            output, cost, at.z[-1], value_of(OUTPUTS[output], z=at.z[-1]), at.y
+        )
+
     once_more, swapped = "derivative of the outputs once more", "labels swapped"
     another = "outputs of another kind"
-    rows: list[tuple[str, str, _Outputwise]] = [
-        (
-            "derivative of the outputs left out",
-            f"the derivative of {cost} by {q}",
-            lambda z, p, y: size * output_delta("linear", cost, z, p, y),
-        ),
-        ("outputs minus labels alone", f"{q} - y", lambda _, p, y: p - y),
-        ("labels left out", q, lambda _, p, _y: p),
-        ("outputs left out", "-y", lambda _, _p, y: -y),
-        (swapped, f"{q} - (1 - y)", lambda _, p, y: p - (1 - y)),
-        (swapped, f"{q} - y[:, ::-1]", lambda _, p, y: p - y[:, ::-1]),
-        (swapped, f"{q} - y shifted", lambda _, p, y: p - np.roll(y, 1, axis=1)),
-        (swapped, f"{q} - y shifted", lambda _, p, y: p - np.roll(y, -1, axis=1)),
-        ("labels added", f"{q} + y", lambda _, p, y: p + y),
-    ]
-    factors: list[tuple[str, _Unitwise]] = [
-        ("p * (1 - p)", lambda _, p: p * (1 - p)),
-        ("1 - p**2", lambda _, p: 1 - p**2),
-        ("(1 - p)", lambda _, p: 1 - p),
-        ("p", lambda _, p: p),
-        ("(1 - sigmoid(p))", lambda _, p: 1 - logistic(p)),
-        ("sigmoid(p) * (1 - sigmoid(p))", lambda _, p: logistic(p) * (1 - logistic(p))),
-        ("(z > 0)", lambda z, _: (z > 0).astype(float)),
-        ("sigmoid(z) * (1 - sigmoid(z))", lambda z, _: logistic(z) * (1 - logistic(z))),
-        ("(1 - tanh(z)**2)", lambda z, _: 1 - np.tanh(z) ** 2),
-    ]
-    for text, factor in factors:
-        rows += [(once_more, f"({q} - y) * {text}", _difference_times(factor))]
+    yield Formula("", "", ForwardPass.output_delta)
+    yield formula(
+        "derivative of the outputs left out",
+        f"{network.factor} * ({COSTS[cost][1]})",
+        f"the derivative of {cost} by {outputs}",
+    )
+    yield formula("outputs minus labels alone", "p - y")
+    yield formula("labels left out", "p")
+    yield formula("outputs left out", "-y")
+    yield formula(swapped, "p - (1 - y)")
+    yield formula(swapped, "p - y[:, ::-1]")
+    yield formula(swapped, "p - roll(y, 1, axis=1)")
+    yield formula(swapped, "p - roll(y, -1, axis=1)")
+    yield formula("labels added", "p + y")
+    for factor in (
+        "p * (1 - p)",
+        "(1 - p**2)",
+        "(1 - p)",
+        "p",
+        "(1 - sigmoid(p))",
+        "sigmoid(p) * (1 - sigmoid(p))",
+        "(z > 0)",
+        "sigmoid(z) * (1 - sigmoid(z))",
+        "(1 - tanh(z)**2)",
+    ):
+        yield formula(once_more, f"(p - y) * {factor}")
     if output != "linear":
-        rows += [("before the outputs", "z - y", lambda z, _, y: z - y)]
-    due = _delta_of_loss(output, cost)
-    rows += [
-        (
-            once_more,
-            "the delta times the derivative of the outputs",
-            lambda z, p, y: due(z, p, y) * (1 - p**2 if output == "tanh" else p * (1 - p)),
-        )
-    ]
+        yield formula("before the outputs", "z - y")
+    due = delta_of(output, cost)
+    slope = formula("", "1 - p**2" if output == "tanh" else "p * (1 - p)")
+    said = "the delta times the derivative of the outputs"
+    yield Formula(once_more, said, _times(due, slope.values))
     if output == "softmax":
-        over_batch = OUTPUTS["softmax over the batch"]
-        rows += [
-            (another, "sigmoid(z) - y", lambda z, _, y: logistic(z) - y),
-            ("softmax twice", "softmax(p) - y", lambda _, p, y: softmax(p) - y),
-            ("softmax over the batch", "softmax over axis 0", lambda z, _, y: over_batch(z) - y),
-            ("only the labelled output", "(p - y) * y", lambda _, p, y: (p - y) * y),
-            ("only the other outputs", "(p - y) * (1 - y)", lambda _, p, y: (p - y) * (1 - y)),
-            ("exponentials not divided", "exp(z) - y", lambda z, _, y: np.exp(z) - y),
-        ]
+        yield formula(another, "sigmoid(z) - y")
+        yield formula("softmax twice", "softmax(p) - y")
+        yield formula("softmax over the batch", "softmax(z, 0) - y", "softmax over axis 0")
+        yield formula("only the labelled output", "(p - y) * y")
+        yield formula("only the other outputs", "(p - y) * (1 - y)")
+        yield formula("exponentials not divided", "exp(z) - y")
     if output == "sigmoid":
-        rows += [
-            (another, "softmax(z) - y", lambda z, _, y: softmax(z) - y),
-            (another, "tanh(z) - y", lambda z, _, y: np.tanh(z) - y),
-            ("activation applied twice", "sigmoid(p) - y", lambda _, p, y: logistic(p) - y),
-        ]
+        yield formula(another, "softmax(z) - y")
+        yield formula(another, "tanh(z) - y")
+        yield formula("activation applied twice", "sigmoid(p) - y")
     if output == "linear":
-        rows += [
-            (another, "sigmoid(z) - y", lambda z, _, y: logistic(z) - y),
-            (another, "tanh(z) - y", lambda z, _, y: np.tanh(z) - y),
-            (another, "softmax(z) - y", lambda z, _, y: softmax(z) - y),
-        ]
-    rows += [
-        ("decisions for outputs", "decisions - y", lambda _, p, y: _decided(p, output) - y),
-        ("squared difference", f"({q} - y)**2", lambda _, p, y: (p - y) ** 2),
-        ("absolute difference", f"abs({q} - y)", lambda _, p, y: np.abs(p - y)),
-        ("sign of the difference", f"sign({q} - y)", lambda _, p, y: np.sign(p - y)),
-    ]
+        yield formula(another, "sigmoid(z) - y")
+        yield formula(another, "tanh(z) - y")
+        yield formula(another, "softmax(z) - y")
+    decisions = "(p == p.max(axis=1, keepdims=True))" if output == "softmax" else "(p > 0.5)"
+    yield formula("decisions for outputs", f"{decisions} - y", "decisions - y")
+    yield formula("squared difference", "(p - y)**2")
+    yield formula("absolute difference", "abs(p - y)")
+    yield formula("sign of the difference", "sign(p - y)")
     known = [
         ("softmax", "cross-entropy"),
         ("sigmoid", "binary cross-entropy"),
@@ -606,17 +508,5 @@ def _output_bases(output: str, cost: str, size: float) -> Iterator[Formula]:
     for ends, own in known:
         if (ends, own) != (output, cost):
             said = f"the delta of {ends} with {own}"
-            rows += [("gradient of another loss", said, _delta_of_loss(ends, own))]
-    rows += [("costs for their derivative", "the loss itself", lambda _, p, y: -y * np.log(p))]
-    for kind, text, values in rows:
-        yield Formula(kind, text, _of_outputs(values))
-
-
-def _difference_times(factor: _Unitwise) -> _Outputwise:
-    return lambda z, p, y: (p - y) * factor(z, p)
-
-
-def _decided(p: Array, output: str) -> Array:
-    if output == "softmax":
-        return np.asarray(np.eye(p.shape[1])[p.argmax(axis=1)])
-    return (p > 0.5).astype(np.float64)
+            yield Formula("gradient of another loss", said, delta_of(ends, own))
+    yield formula("costs for their derivative", "-y * log(p)", "the loss itself")

@@ -3,11 +3,16 @@
 A loss is known when its values at random weights are those of a formula. Then all that stands
 between the examples and the loss can be written down: `z` (what goes into an activation), `a`
 (what comes out), `p` (the outputs) and the delta of each layer (the derivative of the loss by `z`).
+
+A formula is a text, as one would write it in the code: what is computed is what is shown.
 """
 
+import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import CodeType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,53 +21,14 @@ Array = NDArray[np.float64]
 Layers = list[tuple[Array, Array]]  # W (inputs, outputs) and b (outputs,), first layer first
 
 
+def vector(layers: Layers) -> Array:
+    """All numbers of some layers, one after the other."""
+    return np.concatenate([part.ravel() for pair in layers for part in pair])
+
+
 def logistic(z: Array) -> Array:
     """1 / (1 + exp(-z))."""
     return np.asarray(0.5 * (1 + np.tanh(z / 2)))
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A function of each unit.
-
-    Attributes:
-        apply: z to a.
-        derivative: of z and a.
-        text: the derivative as one would write it; `{a}` and `{z}` stand for the layer's own names.
-    """
-
-    apply: Callable[[Array], Array]
-    derivative: Callable[[Array, Array], Array]
-    text: str
-
-
-def _leaky(slope: float) -> Activation:
-    return Activation(
-        lambda z: np.where(z > 0, z, slope * z),
-        lambda z, _: np.where(z > 0, 1.0, slope),
-        f"where({{z}} > 0, 1, {slope:g})",
-    )
-
-
-ACTIVATIONS = {
-    "sigmoid": Activation(logistic, lambda _, a: a * (1 - a), "{a} * (1 - {a})"),
-    "tanh": Activation(np.tanh, lambda _, a: 1 - a**2, "1 - {a}**2"),
-    "relu": Activation(
-        lambda z: np.maximum(z, 0), lambda z, _: (z > 0).astype(np.float64), "({z} > 0)"
-    ),
-    "leaky relu": _leaky(0.01),
-    "leaky relu 0.1": _leaky(0.1),
-    "leaky relu 0.2": _leaky(0.2),
-    "leaky relu 0.3": _leaky(0.3),
-    "linear": Activation(lambda z: z, lambda z, _: np.ones_like(z), "1"),
-    "softplus": Activation(lambda z: np.logaddexp(0, z), lambda z, _: logistic(z), "sigmoid({z})"),
-    "elu": Activation(
-        lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
-        lambda z, _: np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
-        "where({z} > 0, 1, exp({z}))",
-    ),
-}
-_OFTEN = ("sigmoid", "tanh", "relu", "leaky relu", "linear")  # mixed freely within a network
 
 
 def softmax(z: Array, axis: int | None = 1) -> Array:
@@ -71,25 +37,64 @@ def softmax(z: Array, axis: int | None = 1) -> Array:
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 
-# Name -> outputs p of z.
-OUTPUTS: dict[str, Callable[[Array], Array]] = {
-    "softmax": softmax,
-    "sigmoid": logistic,
-    "linear": lambda z: z,
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-    "softmax over the batch": lambda z: softmax(z, 0),
-    "softmax over everything": lambda z: softmax(z, None),
+_FUNCTIONS = vars(np) | {"sigmoid": logistic, "softmax": softmax}
+
+
+@functools.cache
+def _compiled(text: str) -> CodeType:
+    return compile(text, "formula", "eval")
+
+
+def value_of(text: str, **arrays: Array) -> Array:
+    """What one of this package's formulas gives.
+
+    Example:
+        >>> value_of("where(z > 0, 1, 0.01)", z=np.array([-1.0, 1.0]))
+        array([0.01, 1.  ])
+    """
+    return np.asarray(eval(_compiled(text), _FUNCTIONS, arrays), dtype=np.float64)
+
+
+def written(text: str, *, a: str, z: str) -> str:
+    """A formula with other names for `a` and `z`.
+
+    Example:
+        >>> written("1 - tanh(a)**2 * z", a="a1", z="z1")
+        '1 - tanh(a1)**2 * z1'
+    """
+    return re.sub(r"\b[az]\b", lambda name: a if name[0] == "a" else z, text)
+
+
+# Name -> `a` of z, and its derivative of z and a.
+ACTIVATIONS = {
+    "sigmoid": ("sigmoid(z)", "a * (1 - a)"),
+    "tanh": ("tanh(z)", "1 - a**2"),
+    "relu": ("maximum(z, 0)", "(z > 0)"),
+    "leaky relu": ("where(z > 0, z, 0.01 * z)", "where(z > 0, 1, 0.01)"),
+    "leaky relu 0.1": ("where(z > 0, z, 0.1 * z)", "where(z > 0, 1, 0.1)"),
+    "leaky relu 0.2": ("where(z > 0, z, 0.2 * z)", "where(z > 0, 1, 0.2)"),
+    "leaky relu 0.3": ("where(z > 0, z, 0.3 * z)", "where(z > 0, 1, 0.3)"),
+    "linear": ("z", "1"),
+    "softplus": ("logaddexp(0, z)", "sigmoid(z)"),
+    "elu": ("where(z > 0, z, expm1(minimum(z, 0)))", "where(z > 0, 1, exp(z))"),
 }
-# Name -> costs of p and y, an entry an output; and their derivatives by p.
-COSTS: dict[str, tuple[Callable[[Array, Array], Array], Callable[[Array, Array], Array]]] = {
-    "cross-entropy": (lambda p, y: -y * np.log(p), lambda p, y: -y / p),
+_OFTEN = ("sigmoid", "tanh", "relu", "leaky relu", "linear")  # mixed freely within a network
+# Name -> outputs `p` of z.
+OUTPUTS = {
+    "softmax": "softmax(z)",
+    **{name: ACTIVATIONS[name][0] for name in ("sigmoid", "linear", "tanh", "relu")},
+    "softmax over the batch": "softmax(z, 0)",
+    "softmax over everything": "softmax(z, None)",
+}
+# Name -> costs of p and y, an entry an output; and their derivative by p.
+COSTS = {
+    "cross-entropy": ("-y * log(p)", "-y / p"),
     "binary cross-entropy": (
-        lambda p, y: -y * np.log(p) - (1 - y) * np.log(1 - p),
-        lambda p, y: (1 - y) / (1 - p) - y / p,
+        "-y * log(p) - (1 - y) * log(1 - p)",
+        "(1 - y) / (1 - p) - y / p",
     ),
-    "squared error": (lambda p, y: (p - y) ** 2, lambda p, y: 2 * (p - y)),
-    "absolute error": (lambda p, y: np.abs(p - y), lambda p, y: np.sign(p - y)),
+    "squared error": ("(p - y)**2", "2 * (p - y)"),
+    "absolute error": ("abs(p - y)", "sign(p - y)"),
 }
 
 
@@ -101,17 +106,11 @@ def output_delta(output: str, cost: str, z: Array, p: Array, y: Array) -> Array:
         >>> output_delta("softmax", "cross-entropy", z, np.array([[0.5, 0.5]]), y)
         array([[-0.5,  0.5]])
     """
-    by_p = COSTS[cost][1](p, y)
+    by_p = value_of(COSTS[cost][1], p=p, y=y)
     if output.startswith("softmax"):
         axis = {"softmax": 1, "softmax over the batch": 0}.get(output)
         return np.asarray(p * (by_p - (by_p * p).sum(axis=axis, keepdims=True)))
-    factor = {
-        "sigmoid": p * (1 - p),
-        "tanh": 1 - p**2,
-        "relu": (z > 0).astype(np.float64),
-        "linear": np.ones_like(z),
-    }
-    return np.asarray(by_p * factor[output])
+    return by_p * value_of(ACTIVATIONS[output][1], z=z, a=p)
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,7 @@ class KnownNetwork:
         factor: what the costs summed over outputs are multiplied with, beside the mean.
         is_mean: whether the loss is the mean over the examples; else their sum.
         decay: what the sum of squared weights is multiplied with.
+        is_biased: whether the biases are added.
     """
 
     activations: tuple[str, ...]
@@ -131,6 +131,7 @@ class KnownNetwork:
     factor: float = 1.0
     is_mean: bool = True
     decay: float = 0.0
+    is_biased: bool = True
 
     @property
     def text(self) -> str:
@@ -149,6 +150,7 @@ class ForwardPass:
         inputs: of each layer, (example, unit): the examples, then the activations `a`.
         p: the outputs.
         y: the targets, (example, output).
+        gradient: what the audited program gives for these examples; empty: it was not asked.
     """
 
     network: KnownNetwork
@@ -157,6 +159,7 @@ class ForwardPass:
     z: list[Array]
     p: Array
     y: Array
+    gradient: Layers
 
     def output_delta(self) -> Array:
         """Of each example, as if it were alone, with the factor of the loss."""
@@ -165,26 +168,42 @@ class ForwardPass:
             network.output, network.cost, self.z[-1], self.p, self.y
         )
 
+    def of_units(self, text: str, layer: int) -> Array:
+        """A formula of the `a` and `z` of a hidden layer (0 is the first), (example, unit)."""
+        z = self.z[layer]
+        return np.broadcast_to(value_of(text, z=z, a=self.inputs[layer + 1]), z.shape)
+
     def derivative(self, layer: int) -> Array:
-        """Of the activation of a hidden layer (0 is the first), (example, unit)."""
-        activation = ACTIVATIONS[self.network.activations[layer]]
-        return activation.derivative(self.z[layer], self.inputs[layer + 1])
+        """Of the activation of a hidden layer, (example, unit)."""
+        return self.of_units(ACTIVATIONS[self.network.activations[layer]][1], layer)
 
 
-def forward_pass(network: KnownNetwork, layers: Layers, X: Array, y: Array) -> ForwardPass:
+def forward_pass(
+    network: KnownNetwork, layers: Layers, X: Array, y: Array, gradient: Layers | None = None
+) -> ForwardPass:
     """All that stands between examples and loss; X is (example, input), y (example, output)."""
+    if not network.is_biased:
+        layers = [(W, np.zeros_like(b)) for W, b in layers]
+    inputs, z = _through(network.activations, layers, X)
+    p = value_of(OUTPUTS[network.output], z=z[-1])
+    return ForwardPass(network, layers, inputs, z, p, y, gradient or [])
+
+
+def _through(
+    activations: Sequence[str], layers: Layers, X: Array
+) -> tuple[list[Array], list[Array]]:
+    """The inputs and the z of each layer."""
     inputs, z = [X], []
-    for (W, b), name in zip(layers, (*network.activations, ""), strict=True):
+    for (W, b), name in itertools.zip_longest(layers, activations):
         z.append(inputs[-1] @ W + b)
         if name:
-            inputs.append(ACTIVATIONS[name].apply(z[-1]))
-    return ForwardPass(network, layers, inputs, z, OUTPUTS[network.output](z[-1]), y)
+            inputs.append(value_of(ACTIVATIONS[name][0], z=z[-1]))
+    return inputs, z
 
 
 def right_gradient(at: ForwardPass) -> Layers:
     """Gradient of the loss, in the shape of the layers."""
-    n = len(at.y)
-    delta = at.output_delta() / (n if at.network.is_mean else 1)
+    delta = at.output_delta() / (len(at.y) if at.network.is_mean else 1)
     gradient = []
     for layer in reversed(range(len(at.layers))):
         W = at.layers[layer][0]
@@ -214,21 +233,21 @@ def recognise(
     if not np.isfinite(values).all() or np.ptp(values) == 0:
         return None
     squares = np.array([sum(float((W**2).sum()) for W, _ in layers) for layers in points])
-    n_hidden = len(points[0]) - 1
     with np.errstate(all="ignore"):
-        for names in _activation_names(n_hidden):
-            ends = [_hidden(names, layers, X) for layers in points]
+        for names in _activation_names(len(points[0]) - 1):
+            ends = [_through(names, layers, X)[1][-1] for layers in points]
             for output, cost in itertools.product(OUTPUTS, COSTS):
-                costs = _sums(output, cost, ends, y)
+                costs = np.array([_total(output, cost, z, y) for z in ends])
                 fitted = _fit(values, costs, squares, tolerance)
                 if fitted is None:
                     continue
-                part = X[:-1], y[:-1]
-                fewer = _sums(output, cost, [_hidden(names, points[0], part[0])], part[1])[0]
-                less = loss(points[0], *part) - fitted[1] * squares[0]
-                is_mean = bool(abs(less / fewer - fitted[0]) > 1e-3 * abs(fitted[0]))
-                factor = fitted[0] * len(X) if is_mean else fitted[0]
-                return KnownNetwork(names, output, cost, _rounded(factor), is_mean, fitted[1])
+                factor, decay = fitted
+                fewer = _through(names, points[0], X[:-1])[1][-1]
+                less = loss(points[0], X[:-1], y[:-1]) - decay * squares[0]
+                ratio = less / _total(output, cost, fewer, y[:-1])
+                is_mean = bool(abs(ratio - factor) > 1e-3 * abs(factor))
+                factor = rounded(factor * len(X) if is_mean else factor)
+                return KnownNetwork(names, output, cost, factor, is_mean, decay)
     return None
 
 
@@ -245,15 +264,8 @@ def _activation_names(n_hidden: int) -> Iterator[tuple[str, ...]]:
                 yield names
 
 
-def _hidden(names: tuple[str, ...], layers: Layers, X: Array) -> Array:
-    for (W, b), name in zip(layers[:-1], names, strict=True):
-        X = ACTIVATIONS[name].apply(X @ W + b)
-    W, b = layers[-1]
-    return X @ W + b
-
-
-def _sums(output: str, cost: str, ends: Sequence[Array], y: Array) -> Array:
-    return np.array([COSTS[cost][0](OUTPUTS[output](z), y).sum() for z in ends])
+def _total(output: str, cost: str, z: Array, y: Array) -> float:
+    return float(value_of(COSTS[cost][0], p=value_of(OUTPUTS[output], z=z), y=y).sum())
 
 
 def _fit(
@@ -270,9 +282,9 @@ def _fit(
     return None
 
 
-def _rounded(factor: float) -> float:
-    """Without the error of the fit: formulas have factors such as 1/2."""
-    for nice in (1.0, 0.5, 2.0, 0.25, 1 / 3, 0.2, 0.1):
-        if abs(factor - nice) < 1e-5 * nice:
-            return nice
+def rounded(factor: float) -> float:
+    """Without the error of a fit, where it is a number that one would type."""
+    for nice in (1.0, 2.0, 0.5, 0.25, 1 / 3, 0.2, 0.1):
+        if abs(abs(factor) - nice) < 1e-4 * nice:
+            return nice if factor > 0 else -nice
     return factor

@@ -10,22 +10,28 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlp.audit.parameters import bare, is_array
+import numpy as np
+
+from mlp.audit.parameters import Arrangement, bare, is_array
 from mlp.errors import DataError, one_line
 
-_WORDS = {
-    "examples": "X_train x_train X_tr train_X X x inputs data images xs",
-    "labels": "y_train Y_train y_tr train_y train_Y y Y labels targets t ys",
-    "sets up": "seed manual_seed seterr filterwarnings simplefilter use set_default_dtype",
-    "fills": "append extend insert update add setdefault",
-}
-_EXAMPLES, _LABELS, _SETS_UP, _FILLS = (words.split() for words in _WORDS.values())
+_EXAMPLES = "X_train x_train X_tr train_X X x inputs data images xs".split()  # noqa: SIM905
+_LABELS = "y_train Y_train y_tr train_y train_Y y Y labels targets t ys".split()  # noqa: SIM905
+_SETS_UP = (
+    "seed",
+    "manual_seed",
+    "seterr",
+    "filterwarnings",
+    "simplefilter",
+    "use",
+    "set_default_dtype",
+)
+_FILLS = ("append", "extend", "insert", "update", "add", "setdefault")
 _ARRAYS = ("w", "ws", "weight", "weights"), ("b", "bs", "bias", "biases")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -39,8 +45,8 @@ class OwnFile:
         functions: at the top, by name.
         classes: at the top, by name.
         namespace: what was executed has left; empty before `execute`.
-        data_names: of the global examples and labels, None where there are none.
-        n_examples: of the file's own data.
+        n_examples: of the file's own data, if known.
+        data_fault: why the file's own examples cannot be had, if they cannot.
     """
 
     path: Path
@@ -49,11 +55,23 @@ class OwnFile:
     functions: dict[str, Function]
     classes: dict[str, ast.ClassDef]
     namespace: dict[str, Any] = field(default_factory=dict)
-    data_names: tuple[str | None, str | None] = (None, None)
     n_examples: int | None = None
+    data_fault: str = ""
+    _data_names: tuple[str, str] = ("", "")  # of the global examples and labels; empty: none
     _again: list[tuple[ast.stmt, types.CodeType]] = field(default_factory=list)
     _counts: list[str] = field(default_factory=list)
     _width: int = 0
+
+    @property
+    def data(self) -> tuple[Any, Any]:
+        """The global examples and labels, None where there are none."""
+        X, y = (self.namespace.get(name) for name in self._data_names)
+        return X, y
+
+    def methods(self, name: str = "") -> list[ast.FunctionDef]:
+        """The methods of a class, or of all."""
+        classes = [self.classes[name]] if name else self.classes.values()
+        return [n for each in classes for n in each.body if isinstance(n, ast.FunctionDef)]
 
     def execute(
         self, targets: Sequence[str], typed: Mapping[str, str], names: Sequence[str]
@@ -75,23 +93,21 @@ class OwnFile:
         os.chdir(self.path.parent)
         sys.path.insert(0, str(self.path.parent))
         training = self._callers({name for name in targets if name in self.functions})
-        needed = self._needed(targets, names)
-        X, y = self._data_names(needed)
-        needed |= self._needed([], [n for n in (X, y) if n])
+        needed = self._needed([*targets, *names])
+        X, y = (self._data_name(usual, needed) for usual in (_EXAMPLES, _LABELS))
+        needed |= self._needed([X, y])
         chosen = [s for s in self.tree.body if self._is_run(s, needed, training)]
-        given = {
-            name: typed[key] for name, key in ((X or "X", "X"), (y or "y", "y")) if key in typed
-        }
+        X_name, y_name = X or "X", y or "y"
+        given = {name: typed[key] for name, key in ((X_name, "X"), (y_name, "y")) if key in typed}
         for statement in chosen:
-            if given and set(_bound(statement)) & set(given):
+            bound = set(_bound(statement))
+            if bound & set(given):
                 self._give(given)
             else:
-                self._run(statement, is_data=bool({X, y} & set(_bound(statement))))
+                self._run(statement, is_data=bool({X, y} & bound))
         self._give(given)
-        self.data_names = tuple(
-            name if is_array(self.namespace.get(name or "")) else None
-            for name in (X or "X", y or "y")
-        )  # type: ignore[assignment]
+        X, y = (n if is_array(self.namespace.get(n)) else "" for n in (X_name, y_name))
+        self._data_names = X, y
         self._note_dependents(chosen)
 
     def _give(self, given: dict[str, str]) -> None:
@@ -105,7 +121,7 @@ class OwnFile:
         Raises:
             DataError: where it fails.
         """
-        self.namespace.setdefault("np", __import__("numpy"))
+        self.namespace.setdefault("np", np)
         try:
             return eval(text, self.namespace)  # typed on this command line
         except Exception as error:  # noqa: BLE001  whatever the expression raises
@@ -113,7 +129,7 @@ class OwnFile:
 
     def set_data(self, X: Any, y: Any) -> None:
         """Puts other examples in the place of the file's own, and all that was computed of them."""
-        for name, value in zip(self.data_names, (X, y), strict=True):
+        for name, value in zip(self._data_names, (X, y), strict=True):
             if name:
                 self.namespace[name] = value
         n = max(X.shape) if self.n_examples is None else _count(X, self._width)
@@ -125,24 +141,15 @@ class OwnFile:
     def arguments(self, name: str) -> tuple[list[Any], dict[str, Any]] | None:
         """What the file calls a function with, where that can be computed from globals."""
         for node in ast.walk(self.tree):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == name
-            ):
-                with contextlib.suppress(Exception):  # names of another place
+            if isinstance(node, ast.Call) and _called_name(node) == name:
+                with contextlib.suppress(DataError):  # names of another place
                     return self.given_in(node)
         return None
 
     def given_in(self, call: ast.Call) -> tuple[list[Any], dict[str, Any]]:
         """The values of a call's arguments: by place, and by name."""
-
-        def value(node: ast.expr) -> Any:
-            return eval(compile(ast.Expression(node), "", "eval"), self.namespace)
-
-        return [value(a) for a in call.args], {
-            k.arg: value(k.value) for k in call.keywords if k.arg
-        }
+        by_place = [self.value(ast.unparse(a)) for a in call.args]
+        return by_place, {k.arg: self.value(ast.unparse(k.value)) for k in call.keywords if k.arg}
 
     def _compiled(self, statement: ast.stmt) -> types.CodeType:
         return compile(ast.Module([statement], []), str(self.path), "exec")
@@ -153,13 +160,14 @@ class OwnFile:
         try:
             exec(code or self._compiled(statement), self.namespace)
         except Exception as error:  # noqa: BLE001  whatever a foreign statement raises
+            fault = f"line {statement.lineno} raises {told(error)}"
             if is_data and not isinstance(error, NameError):
-                self.namespace["__data_fault__"] = f"line {statement.lineno} raises {told(error)}"
+                self.data_fault = fault
                 return
-            fault = self.namespace.get("__data_fault__")
-            text = fault or f"line {statement.lineno} raises {told(error)}"
-            way = "; give examples yourself: X='np.random.rand(6, 784)' y='...'" if fault else ""
-            raise DataError(f"{self.path.name}: {text}{way}") from None
+            if self.data_fault:
+                fault = f"{self.data_fault}; give examples yourself: X='np.random.rand(6, 784)'"
+                fault += " y='...'"
+            raise DataError(f"{self.path.name}: {fault}") from None
 
     def _callers(self, names: set[str]) -> set[str]:
         """The functions and those that call them, directly or through others."""
@@ -174,29 +182,28 @@ class OwnFile:
                 return found
             found |= more
 
-    def _needed(self, targets: Sequence[str], names: Sequence[str]) -> set[str]:
-        """Global names on which these hang."""
-        needed = {*targets, *names}
+    def _needed(self, names: Sequence[str]) -> set[str]:
+        """Global names on which these hang, and these."""
+        needed = set(names)
         while True:
-            more: set[str] = set()
-            for statement in self.tree.body:
-                if set(_bound(statement)) & needed:
-                    more |= _loaded(statement)
+            more = {
+                name
+                for statement in self.tree.body
+                if needed & set(_bound(statement))
+                for name in _loaded(statement)
+            }
             if more <= needed:
                 return needed
             needed |= more
 
-    def _data_names(self, needed: set[str]) -> tuple[str | None, str | None]:
+    def _data_name(self, usual: Sequence[str], needed: set[str]) -> str:
+        """The global name of the examples, or of the labels; empty: there is none."""
         bound = {name: s for s in reversed(self.tree.body) for name in _bound(s)}
-        found: list[str | None] = []
-        for names in (_EXAMPLES, _LABELS):
-            own = [n for n in names if n in bound and n in needed] or [
-                n for n in names if n in bound
-            ]
-            # What is computed of another one, as one-hot labels are, follows from that one.
-            first = [n for n in own if not (_loaded(bound[n]) & (set(names) & set(bound)) - {n})]
-            found.append(next(iter(first or own), None))
-        return found[0], found[1]
+        own = [name for name in usual if name in bound]
+        wanted = [name for name in own if name in needed] or own
+        # What is computed of another one, as one-hot labels are, follows from that one.
+        first = [name for name in wanted if not _loaded(bound[name]) & ({*own} - {name})]
+        return next(iter(first or wanted), "")
 
     def _is_run(self, statement: ast.stmt, needed: set[str], training: set[str]) -> bool:
         if isinstance(statement, ast.Import | ast.ImportFrom | Function | ast.ClassDef):
@@ -204,35 +211,21 @@ class OwnFile:
         if _called(statement) & training or is_main(statement):
             return False
         if isinstance(statement, ast.Expr):
-            call = statement.value
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                return False
-            root = ast.unparse(call.func.value)
-            return (
-                call.func.attr in _SETS_UP
-                or root.startswith("sys.path")
-                or (call.func.attr in _FILLS and root in needed)
-            )
+            name, root = _method_call(statement.value)
+            sets_up = name in _SETS_UP or root.startswith("sys.path")
+            return sets_up or (name in _FILLS and root in needed)
         bound = set(_bound(statement)) & needed
         if isinstance(statement, ast.For | ast.While):
-            before = {
-                name
-                for other in self.tree.body[: self.tree.body.index(statement)]
-                for name in _bound(other)
-            }
-            fills = {
-                ast.unparse(node.func.value)
-                for node in ast.walk(statement)
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in _FILLS
-            }
+            place = self.tree.body.index(statement)
+            before = {name for other in self.tree.body[:place] for name in _bound(other)}
+            calls = map(_method_call, ast.walk(statement))
+            fills = {root for name, root in calls if name in _FILLS}
             return bool(bound - before or fills & needed)
         return bool(bound)
 
     def _note_dependents(self, chosen: Sequence[ast.stmt]) -> None:
-        data = {name for name in self.data_names if name}
-        X = self.namespace.get(self.data_names[0] or "")
+        data = {name for name in self._data_names if name}
+        X, _ = self.data
         if X is not None:
             self.n_examples = len(X)
             self._width = X.shape[-1]
@@ -310,11 +303,18 @@ def _loaded(node: ast.AST) -> set[str]:
 
 
 def _called(node: ast.AST) -> set[str]:
-    return {
-        n.func.id
-        for n in ast.walk(node)
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-    }
+    return {_called_name(n) for n in ast.walk(node) if isinstance(n, ast.Call)}
+
+
+def _called_name(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def _method_call(node: ast.AST) -> tuple[str, str]:
+    """The name of a method that is called, and of what; empty: it is no such call."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr, ast.unparse(node.func.value)
+    return "", ""
 
 
 def is_main(statement: ast.stmt) -> bool:
@@ -322,107 +322,7 @@ def is_main(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.If) and "__name__" in _loaded(statement.test)
 
 
-@dataclass(frozen=True, eq=False)
-class SourceLines:
-    """Where in a function each step of a backpropagation stands, as far as its names tell.
-
-    Attributes:
-        function: that computes the gradient.
-        weights: names of the weights, first layer first.
-    """
-
-    function: Function
-    lines: Sequence[str]
-    weights: Sequence[str]
-    biases: Sequence[str]
-
-    def find(self, what: str, layer: int) -> tuple[int, str] | None:
-        """Line and text of the delta, weights, bias or update of a layer (0 is the first)."""
-        last = len(self.weights) - 1
-        layer = last if layer < 0 else layer
-        is_last = layer == last
-        weights, bias = (
-            self._array(names[layer], is_output=is_last) for names in (self.weights, self.biases)
-        )
-        found = {
-            "weights": weights,
-            "bias": bias,
-            "update": self._update(self.weights[layer]) or weights,
-            "delta": self._delta(weights, bias, is_output=is_last),
-        }.get(what)
-        if found is None:
-            return None
-        return found.lineno, self.lines[found.lineno - 1].strip()
-
-    @cached_property
-    def _places(self) -> list["_Place"]:
-        """Names and keys that are given something; of a dict its keys, each with its value."""
-        places = []
-        for node in ast.walk(self.function):
-            if isinstance(node, ast.Dict):
-                places += [
-                    _Place(key.value, value, True)
-                    for key, value in zip(node.keys, node.values, strict=True)
-                    if isinstance(key, ast.Constant)
-                    and isinstance(key.value, str)
-                    and not isinstance(value, ast.Name)
-                ]
-            elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
-                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                    for each in target.elts if isinstance(target, ast.Tuple) else [target]:
-                        is_entry = isinstance(each, ast.Subscript) and bool(
-                            _GRADIENT.search(ast.unparse(each.value))
-                        )
-                        places.append(_Place(_key(each), node, is_entry))
-        return sorted(places, key=lambda place: place.node.lineno)
-
-    def _array(self, name: str, *, is_output: bool) -> ast.stmt | ast.expr | None:
-        """Where the gradient of a parameter is computed, else where the parameter is changed."""
-        ranks: list[list[ast.stmt | ast.expr]] = [[], [], []]
-        for place in self._places:
-            if bare(place.key) == bare(name) and (place.key != name or place.is_entry):
-                ranks[0].append(place.node)
-            elif bare(place.key) in _ARRAYS[bare(name)[:1] == "b"] and place.key != name:
-                if not isinstance(getattr(place.node, "value", None), ast.List | ast.ListComp):
-                    ranks[1].append(place.node)  # of all layers, the last one perhaps before a loop
-            elif place.key == name and name in _used(place.node):
-                ranks[2].append(place.node)
-        if not ranks[0] and ranks[1] and not is_output:
-            return ranks[1][-1]
-        return next((nodes[0] for nodes in ranks if nodes), None)
-
-    def _update(self, name: str) -> ast.stmt | ast.expr | None:
-        """Where a parameter is changed by its gradient."""
-        for place in self._places:
-            used = _used(place.node)
-            if place.key == name and any(bare(n) == bare(name) != n for n in used - {name}):
-                return place.node
-        return None
-
-    def _delta(
-        self,
-        weights: ast.stmt | ast.expr | None,
-        bias: ast.stmt | ast.expr | None,
-        *,
-        is_output: bool,
-    ) -> ast.stmt | ast.expr | None:
-        """Where what both gradients are made of is computed."""
-        if weights is None:
-            return None
-        own = {place.key for place in self._places} & _used(weights)
-        own &= _used(bias) if bias else own
-        names = sorted(own, key=lambda n: ("delta" not in n and n[:1] not in "dge", n))
-        places = [place.node for place in self._places if names and place.key == names[0]]
-        if not places:
-            return None
-        before = [node for node in places if node.lineno <= weights.lineno] or places
-        if len(places) > 1 and not is_output and places[-1].lineno > weights.lineno:
-            return places[-1]  # in a loop the delta of the next layer is computed at the end
-        return before[0] if is_output else before[-1]
-
-
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Something that is given a value; an entry of what is called a gradient, or not."""
 
     key: str
@@ -431,6 +331,111 @@ class _Place:
 
 
 _GRADIENT = re.compile(r"grad|nabla|^d|^g", re.IGNORECASE)
+
+
+def line_finder(
+    function: Function, lines: Sequence[str], arrangement: Arrangement
+) -> Callable[[str, int], tuple[int, str] | None]:
+    """Where in a function each step of a backpropagation stands, as far as its names tell.
+
+    Args:
+        function: that computes the gradient.
+        lines: of its file.
+
+    Returns:
+        A function that finds the line and text of the delta, weights, bias or update of a layer
+        (0 is the first, -1 the last).
+    """
+    places = _places(function)
+    last = len(arrangement.weights) - 1
+
+    def find(what: str, layer: int) -> tuple[int, str] | None:
+        is_last = layer in (-1, last)
+        name = arrangement.name(layer % (last + 1))
+        weights = _array(places, name, is_output=is_last)
+        bias = _array(places, arrangement.name(layer % (last + 1), bias=True), is_output=is_last)
+        found = {
+            "weights": weights,
+            "bias": bias,
+            "update": _update(places, name) or weights,
+            "delta": _delta(places, weights, bias, is_output=is_last),
+        }.get(what)
+        if found is None:
+            return None
+        return found.lineno, lines[found.lineno - 1].strip()
+
+    return find
+
+
+def _places(function: Function) -> list[_Place]:
+    """Names and keys that are given something; of a dict its keys, each with its value."""
+    places = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Dict):
+            places += [
+                _Place(key.value, value, True)
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+                and isinstance(key.value, str)
+                and not isinstance(value, ast.Name)
+            ]
+        elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                for each in target.elts if isinstance(target, ast.Tuple) else [target]:
+                    is_entry = isinstance(each, ast.Subscript) and bool(
+                        _GRADIENT.search(ast.unparse(each.value))
+                    )
+                    places.append(_Place(_key(each), node, is_entry))
+    return sorted(places, key=lambda place: place.node.lineno)
+
+
+def _array(places: Sequence[_Place], name: str, *, is_output: bool) -> ast.stmt | ast.expr | None:
+    """Where the gradient of a parameter is computed, else where the parameter is changed."""
+    of_name: list[ast.stmt | ast.expr] = []
+    of_all: list[ast.stmt | ast.expr] = []  # layers, the last one perhaps before a loop
+    changed: list[ast.stmt | ast.expr] = []
+    for key, node, is_entry in places:
+        if bare(key) == bare(name) and (key != name or is_entry):
+            of_name.append(node)
+        elif bare(key) in _ARRAYS[bare(name)[:1] == "b"] and key != name:
+            if not isinstance(getattr(node, "value", None), ast.List | ast.ListComp):
+                of_all.append(node)
+        elif key == name and name in _used(node):
+            changed.append(node)
+    if of_all and not is_output:
+        of_all = of_all[-1:]
+    return next(iter([*of_name, *of_all, *changed]), None)
+
+
+def _update(places: Sequence[_Place], name: str) -> ast.stmt | ast.expr | None:
+    """Where a parameter is changed by its gradient."""
+    for place in places:
+        used = _used(place.node)
+        if place.key == name and any(bare(n) == bare(name) != n for n in used - {name}):
+            return place.node
+    return None
+
+
+def _delta(
+    places: Sequence[_Place],
+    weights: ast.stmt | ast.expr | None,
+    bias: ast.stmt | ast.expr | None,
+    *,
+    is_output: bool,
+) -> ast.stmt | ast.expr | None:
+    """Where what both gradients are made of is computed."""
+    if weights is None:
+        return None
+    own = {place.key for place in places} & _used(weights)
+    own &= _used(bias) if bias else own
+    if not own:
+        return None
+    name = min(own, key=lambda n: ("delta" not in n and n[:1] not in "dge", n))
+    nodes = [place.node for place in places if place.key == name]
+    before = [node for node in nodes if node.lineno <= weights.lineno] or nodes
+    if len(nodes) > 1 and not is_output and nodes[-1].lineno > weights.lineno:
+        return nodes[-1]  # in a loop the delta of the next layer is computed at the end
+    return before[0] if is_output else before[-1]
 
 
 def _used(node: ast.AST) -> set[str]:

@@ -106,7 +106,7 @@ def main() -> None:
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     sys.argv[:] = [str(path)]
     try:
-        found = _audited(path, typed)
+        found = audit_here(path, typed)
     except MlpError as error:
         found = {"fault": str(error), "kind": type(error).__name__}
     except BaseException as error:  # noqa: BLE001  whatever a foreign file raises, sys.exit included
@@ -116,7 +116,8 @@ def main() -> None:
     os._exit(0)  # threads of the file are not waited for
 
 
-def _audited(path: Path, typed: dict[str, str]) -> dict[str, Any]:
+def audit_here(path: Path, typed: Mapping[str, str]) -> dict[str, Any]:
+    """The same in this process, whose folder, search path and warnings it changes."""
     import warnings
 
     import numpy as np

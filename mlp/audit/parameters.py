@@ -198,11 +198,19 @@ def arrange(params: Any, n_inputs: int | None = None) -> Arrangement:
         SettingError: where these are no layers.
     """
     found = list(leaves(params))
-    weights, biases = _sorted_out(found)
+    kinds = [_kind_of(index, found) for index in range(len(found))]
+    weights, biases = (
+        sorted(
+            (leaf for leaf, kind in zip(found, kinds, strict=True) if kind == wanted), key=_order
+        )
+        for wanted in ("W", "b")
+    )
     if not weights:
+        is_dict = isinstance(params, Mapping)
+        keys = f"has the keys {', '.join(map(str, list(params)[:8]))}" if is_dict else ""
         raise SettingError(
             "params must be weights and biases: a list of (W, b), or a dict with W1, b1, W2, ...;"
-            f" but {_described(params)}"
+            f" but {keys or f'is {type(params).__name__}'}"
         )
     shapes = [tuple(value.shape) for _, value in weights]
     plain = _chain(shapes) and n_inputs in (None, shapes[0][0])
@@ -241,38 +249,28 @@ _WEIGHT = re.compile(r"^_*(w|theta|kernel|weight)", re.IGNORECASE)
 _BIAS = re.compile(r"^_*(b|bias|offset)", re.IGNORECASE)
 
 
-def _sorted_out(
-    found: Sequence[tuple[Path, Any]],
-) -> tuple[list[tuple[Path, Any]], list[tuple[Path, Any]]]:
-    """Weights and biases, by their names where they have some, else by place and shape."""
-    weights, biases = [], []
-    for path, value in found:
-        words = [word for word in path if isinstance(word, str)]
-        named = next(
-            (kind for word in reversed(words) for kind in ("b", "W") if _is_named(word, kind)), None
-        )
-        if named is None:
-            named = "W" if value.ndim == 2 and not _is_second(path, found) else "b"
-        if named == "W" and value.ndim == 2:
-            weights.append((path, value))
-        elif named == "b" and value.ndim in (1, 2):
-            biases.append((path, value))
-    return sorted(weights, key=_order), sorted(biases, key=_order)
+def _kind_of(index: int, found: Sequence[tuple[Path, Any]]) -> str:
+    """W or b, by the names on the way to an array, else by its place and shape; empty: neither."""
+    path, value = found[index]
+    words = [word for word in path if isinstance(word, str)]
+    kinds = [
+        kind
+        for word in reversed(words)
+        for kind, start in (("b", _BIAS), ("W", _WEIGHT))
+        if start.match(word)
+    ]
+    named = kinds[0] if kinds else "b" if value.ndim != 2 or _is_second(index, found) else "W"
+    return named if value.ndim == 2 or (value.ndim == 1 and named == "b") else ""
 
 
-def _is_named(word: str, kind: str) -> bool:
-    return bool((_BIAS if kind == "b" else _WEIGHT).match(word))
-
-
-def _is_second(path: Path, found: Sequence[tuple[Path, Any]]) -> bool:
+def _is_second(index: int, found: Sequence[tuple[Path, Any]]) -> bool:
     """Whether it stands behind the weights it belongs to, and is as long as they are wide."""
-    index = [p for p, _ in found].index(path)
-    value, before = found[index][1], found[index - 1][1] if index else None
-    is_thin = value.ndim == 1 or 1 in tuple(value.shape)
-    if before is None or not is_thin or before.ndim != 2:
+    if index % 2 == 0:
         return False
-    inside = path[:-1] == found[index - 1][0][:-1]
-    return inside and int(np.prod(value.shape)) in tuple(before.shape) and index % 2 == 1
+    (path_before, before), (path, value) = found[index - 1 : index + 1]
+    is_thin = value.ndim == 1 or 1 in tuple(value.shape)
+    is_behind = before.ndim == 2 and path[:-1] == path_before[:-1]
+    return is_thin and is_behind and int(np.prod(value.shape)) in tuple(before.shape)
 
 
 def _order(leaf: tuple[Path, Any]) -> tuple[int, ...]:
@@ -289,22 +287,17 @@ def bare(word: object) -> str:
 def _matched(
     found: Sequence[tuple[Path, Any]], ways: Sequence[Path], due: Mapping[Path, Any]
 ) -> dict[Path, Array]:
-    by_name = {bare(path[-1]): value for path, value in found if path and _has_name(path)}
+    by_name = {bare(path[-1]): value for path, value in found if _has_name(path)}
     if all(_has_name(path) and bare(path[-1]) in by_name for path in ways):
         pairs = [(path, by_name[bare(path[-1])]) for path in ways]
     else:
         values = [value for _, value in found]
-        wanted = [tuple(due[path].shape) for path in ways]
+        sizes = [int(np.prod(due[path].shape)) for path in ways]
         orders = [values, values[::-1], *_regrouped(values)]
-        fitting = [
-            order
-            for order in orders
-            if len(order) == len(wanted)
-            and [np.size(v) for v in map(as_numpy, order)] == [int(np.prod(s)) for s in wanted]
-        ]
-        if not fitting and len(values) != len(wanted):
+        fitting = [order for order in orders if [as_numpy(v).size for v in order] == sizes]
+        if not fitting and len(values) != len(ways):
             raise SettingError(
-                f"gradient must give a part for each of the {len(wanted)} arrays in params, but"
+                f"gradient must give a part for each of the {len(ways)} arrays in params, but"
                 f" gives {len(values)}"
             )
         pairs = list(zip(ways, (fitting or orders)[0], strict=True))
@@ -322,7 +315,7 @@ def _matched(
 
 
 def _has_name(path: Path) -> bool:
-    return isinstance(path[-1], str) if path else False
+    return bool(path) and isinstance(path[-1], str)
 
 
 def _regrouped(values: list[Any]) -> Iterator[list[Any]]:
@@ -334,12 +327,6 @@ def _regrouped(values: list[Any]) -> Iterator[list[Any]]:
     ]
     yield values[half:][::-1] + values[:half][::-1]
     yield values[:half][::-1] + values[half:][::-1]
-
-
-def _described(params: Any) -> str:
-    if isinstance(params, Mapping):
-        return f"has the keys {', '.join(map(str, list(params)[:8]))}"
-    return f"is {type(params).__name__}"
 
 
 # Examples and labels
@@ -394,13 +381,12 @@ class ExampleForm:
             y_own = y[:, 0] if self.y_ndim == 1 else y
         if self.in_columns and self.y_ndim == 2:
             y_own = y_own.T
+        like_X = np.zeros(1) if self.X is None else self.X
         like_y = np.zeros(1, dtype=np.int64 if self.labels == "classes" else np.float64)
-        return (
-            alike(np.zeros(1) if self.X is None else self.X, X_own, is_double=self.is_double)
-            if self.X is None or "int" not in str(self.X.dtype)
-            else X_own,
-            alike(like_y if self.y is None else self.y, y_own, is_double=self.is_double),
-        )
+        if "int" not in str(like_X.dtype):
+            X_own = alike(like_X, X_own, is_double=self.is_double)
+        y_own = alike(like_y if self.y is None else self.y, y_own, is_double=self.is_double)
+        return X_own, y_own
 
 
 def form_of(X: Any, y: Any, n_inputs: int, n_outputs: int) -> ExampleForm | None:

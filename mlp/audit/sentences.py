@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlp.audit.backward_steps import UNKNOWN, Example, Formula, LayerSteps
-from mlp.audit.known_networks import ACTIVATIONS, Array, KnownNetwork
+from mlp.audit.backward_steps import UNKNOWN, Formula, LayerSteps, Values
+from mlp.audit.known_networks import ACTIVATIONS, ForwardPass, KnownNetwork, written
 from mlp.audit.parameters import Arrangement, ShapeError
 
 BatchRatios = tuple[str, dict[int, list[tuple[float, float]]]]
@@ -46,8 +46,7 @@ class Names:
     """How the code calls what it has.
 
     Attributes:
-        weights: of each layer.
-        biases: of each layer.
+        arrangement: of its weights and biases, with their names.
         function: that computes the gradient.
         find: (what, layer) -> line and its text, or None; what is delta, weights, bias or update.
         n_examples: of the program's own data, if known.
@@ -55,126 +54,127 @@ class Names:
         said: by which functions the gradient is had, one line.
     """
 
-    weights: tuple[str, ...]
-    biases: tuple[str, ...]
+    arrangement: Arrangement
     function: str = "gradient"
     find: Callable[[str, int], tuple[int, str] | None] = field(default=lambda _what, _layer: None)
     n_examples: int | None = None
     rate: float | None = None
     said: str = ""
 
-    @classmethod
-    def of(cls, arrangement: Arrangement) -> "Names":
-        """Those of the parameters."""
-        layers = range(len(arrangement.weights))
-        return cls(
-            tuple(arrangement.name(layer) for layer in layers),
-            tuple(arrangement.name(layer, bias=True) for layer in layers),
-        )
+    def of(self, layers: Sequence[int], *, bias: bool = False) -> str:
+        """The weights or biases of some layers (0 is the first)."""
+        return _listed([self.arrangement.name(layer, bias=bias) for layer in layers])
+
+    def flaw(
+        self,
+        kind: str,
+        layers: Sequence[int],
+        what: str,
+        size: float,
+        texts: tuple[str, str, str],
+    ) -> Flaw:
+        """A flaw of some layers, all if none is named, with the lines that `find` knows.
+
+        Args:
+            texts: its sentence, meaning and remedy.
+        """
+        found = [self.find(what, layer) for layer in layers or [-1]]
+        lines = tuple(sorted({line for line in found if line}))
+        return Flaw(kind, tuple(k + 1 for k in layers), *texts, size, lines)
 
 
-def _built(
-    names: Names,
-    kind: str,
-    layers: Sequence[int],
-    texts: tuple[str, str, str],
-    size: float,
-    what: str,
-) -> Flaw:
-    """A flaw with the lines of its layers (which count from 0)."""
-    found = [names.find(what, layer) for layer in layers or [-1]]
-    lines = tuple(sorted({line for line in found if line}))
-    return Flaw(kind, tuple(k + 1 for k in layers), *texts, size, lines)
-
-
-def habit_flaw(kind: str, names: Names) -> Flaw:
-    """A gradient that depends on the calls before, or changes what it is given."""
-    if kind == "accumulates":
-        return Flaw(
-            kind,
-            (),
-            f"{names.function} adds to what it gave before: the second call with the same arguments"
-            " gives twice the gradient, the third three times",
-            "Each step repeats all steps before it, as with a momentum of 1: the loss swings",
-            "Set the gradients to zero at the start of each call",
-            10.0,
-        )
-    what = kind.removeprefix("changes ")
+def accumulation_flaw(names: Names) -> Flaw:
+    """A gradient that depends on the calls before."""
     return Flaw(
-        kind,
+        "accumulates",
         (),
-        f"{names.function} changes the {what} it is given",
+        f"{names.function} adds to what it gave before: the second call with the same arguments"
+        " gives twice the gradient, the third three times",
+        "Each step repeats all steps before it, as with a momentum of 1: the loss swings",
+        "Set the gradients to zero at the start of each call",
+        10.0,
+    )
+
+
+def change_flaw(argument: str, names: Names) -> Flaw:
+    """A gradient that changes what it is given."""
+    return Flaw(
+        f"changes {argument}",
+        (),
+        f"{names.function} changes the {argument} it is given",
         "The loss after it is not that of the weights before it",
-        f"Work on a copy: {what} = {what}.copy()",
+        f"Work on a copy: {argument} = {argument}.copy()",
         5.0,
     )
 
 
-def shape_flaw(error: ShapeError, arrangement: Arrangement, names: Names) -> Flaw:
+def shape_flaw(error: ShapeError, names: Names) -> Flaw:
     """A part of a gradient that has another shape than its parameter."""
-    path = error.path
-    is_bias = path in arrangement.biases
-    layer = (arrangement.biases if is_bias else arrangement.weights).index(path)
-    name = arrangement.name(layer, bias=is_bias)
+    is_bias = error.path in names.arrangement.biases
+    paths = names.arrangement.biases if is_bias else names.arrangement.weights
+    layer = paths.index(error.path)
+    name = names.of([layer], bias=is_bias)
     is_turned = error.shape == error.due[::-1]
-    remedy = "Transpose it" if is_turned else "Sum over the examples, and over nothing else"
     texts = (
         f"the gradient of {name} has the shape {error.shape}, but {name} has {error.due}",
         "Where NumPy stretches one to the other, every entry gets a number that is not its own",
-        remedy,
+        "Transpose it" if is_turned else "Sum over the examples, and over nothing else",
     )
-    return _built(names, "shape", [layer], texts, 1000.0, "bias" if is_bias else "weights")
+    return names.flaw("shape", [layer], _what(is_bias), 1000.0, texts)
 
 
 def single_flaw(
     layer: int, is_bias: bool, error: float, factor: float | None, names: Names
 ) -> Flaw:
     """An array whose gradient is wrong by a formula that is none of those known."""
-    name = (names.biases if is_bias else names.weights)[layer]
-    what = "bias" if is_bias else "weights"
+    name = names.of([layer], bias=is_bias)
     if factor is not None and abs(factor) < 1e-9:
-        return _zero(names, layer, is_bias=is_bias)
+        return _zero(names, [layer], is_bias=is_bias)
     if factor is not None:
-        texts = (
-            f"the gradient of {name} is {_number(factor)} times what the loss gives by differences",
-            _meaning_of_factor(factor),
-            f"Look for a factor of {_number(factor)} in {names.function}",
+        kind, size, number = "factor", abs(factor - 1), _number(factor)
+        said = f"is {number} times what the loss gives by differences"
+        meaning = _meaning_of_factor(factor)
+        remedy = f"Look for a factor of {number} in {names.function}"
+    elif error >= 1e9:
+        kind, size, said = "not finite", error, "is not finite"
+        meaning = "One step makes all weights undefined"
+        remedy = (
+            f"Look in {names.function} for a division by zero, or a logarithm or exponential of it"
         )
-        return _built(names, "factor", [layer], texts, abs(factor - 1), what)
-    if error >= 1e9:
-        texts = (
-            f"the gradient of {name} is not finite",
-            "One step makes all weights undefined",
-            f"Look in {names.function} for a division by zero, or a logarithm or exponential of it",
+    else:
+        kind, size = UNKNOWN, error
+        said = (
+            f"is off by {_share(error)} from differences of the loss, by a formula that is none of"
+            " those known"
         )
-        return _built(names, "not finite", [layer], texts, error, what)
-    texts = (
-        f"the gradient of {name} is off by {_share(error)} from differences of the loss,"
-        " by a formula that is none of those known",
-        "Training does not follow the loss",
-        f"Compare {names.function} with the derivation of that layer, line by line",
-    )
-    return _built(names, UNKNOWN, [layer], texts, error, what)
+        meaning = "Training does not follow the loss"
+        remedy = f"Compare {names.function} with the derivation of that layer, line by line"
+    sentence = f"the gradient of {name} {said}"
+    what = _what(is_bias)
+    return names.flaw(kind, [layer], what, size, (sentence, meaning, remedy))
 
 
 def step_flaws(
     steps: Sequence[LayerSteps],
     batch: BatchRatios | None,
-    examples: Sequence[Example],
+    examples: Sequence[ForwardPass],
     names: Names,
     own_forward: str,
 ) -> list[Flaw]:
     """All that is not as it is due, a flaw a kind."""
     flaws: list[Flaw] = []
-    network = examples[0].at.network
+    network = examples[0].network
     if own_forward:
         texts = (
             f"{names.function} computes another network than the loss: {own_forward}",
             "It is the gradient of another function",
             "Let both take the activations from one forward pass",
         )
-        flaws.append(_built(names, "another forward pass", [], texts, 2.0, "forward"))
-    flaws += _delta_flaws(steps, examples, network, names)
+        flaw = names.flaw("another forward pass", [], "forward", 2.0, texts)
+        flaws.append(flaw)
+    if not steps[-1].delta.is_due:
+        flaws.append(_output_flaw(steps[-1], examples, names))
+    flaws += _hidden_flaws(steps[:-1], examples, names)
     flaws += _array_flaws(steps, examples, names)
     flaws += _batch_flaws(batch, network, names, has_flaws=bool(flaws))
     return flaws
@@ -183,33 +183,80 @@ def step_flaws(
 # Deltas
 
 
-def _delta_flaws(
-    steps: Sequence[LayerSteps], examples: Sequence[Example], network: KnownNetwork, names: Names
+def _output_flaw(steps: LayerSteps, examples: Sequence[ForwardPass], names: Names) -> Flaw:
+    step, network = steps.delta, examples[0].network
+    due = _due_output(network)
+    size, angle = _off(step, steps.due_delta, examples)
+    number = _number(step.factor)
+    if not step.kind:
+        kind = _factor_kind(step.factor)
+        sentence = f"all of the gradient is {number} times that of the loss"
+        remedy = f"Take the factor {number} out of {names.function}, or put it into the loss"
+        if kind == "sign":
+            sentence = "all of the gradient has the wrong sign"
+            remedy = f"Write {due} for the delta of the outputs"
+        layers, meaning = [], _meaning_of_factor(step.factor)
+    else:
+        kind, layers = step.kind, [len(network.activations)]
+        said = step.text if step.factor == 1.0 else f"{number} times {step.text}"
+        if kind == UNKNOWN:
+            said = f"off by {_share(size)}, by a formula that is none of those known"
+        sentence = f"the delta of the outputs is {said}; {due} is due"
+        meaning = (
+            f"Every layer learns from a delta that points {angle:.0f} degrees away from the right"
+            " one"
+        )
+        remedy = f"Write {due}"
+    return names.flaw(kind, layers, "delta", size, (sentence, meaning, remedy))
+
+
+def _due_output(network: KnownNetwork) -> str:
+    """The delta of the outputs, as one would write it."""
+    simple = {
+        ("softmax", "cross-entropy"): "p - y",
+        ("sigmoid", "binary cross-entropy"): "p - y",
+        ("linear", "squared error"): "2 * (z - y)",
+        ("sigmoid", "squared error"): "2 * (p - y) * p * (1 - p)",
+        ("tanh", "squared error"): "2 * (p - y) * (1 - p**2)",
+    }.get((network.output, network.cost))
+    if simple is None:
+        return f"the delta of {network.output} with {network.cost}"
+    if network.factor == 0.5:
+        return simple.replace("2 * ", "")
+    return simple if network.factor == 1.0 else f"{network.factor:g} * ({simple})"
+
+
+def _hidden_flaws(
+    steps: Sequence[LayerSteps], examples: Sequence[ForwardPass], names: Names
 ) -> Iterator[Flaw]:
-    last = len(steps) - 1
-    step = steps[last].delta
-    off = [_off(each.delta, each.due_delta, examples) for each in steps]
-    if not step.is_due:
-        yield _output_flaw(step, network, names, last, off[last])
+    activations = examples[0].network.activations
     groups: dict[tuple[str, str, float], list[int]] = {}
-    for layer in range(last):
-        step = steps[layer].delta
+    for layer, each in enumerate(steps):
+        step = each.delta
         if not step.is_due and step.kind != "right delta below":
             shape = "" if "another layer" in step.kind else _shape_of(step.text, layer)
             groups.setdefault((step.kind, shape, round(step.factor, 4)), []).append(layer)
     for (kind, _, factor), layers in groups.items():
-        texts = [steps[layer].delta.text for layer in layers]
-        dues = [_due_text(network, layer) for layer in layers]
-        size, angle = max(off[layer] for layer in layers)
-        sentence, remedy = _hidden_sentence(kind, factor, layers, texts, dues, names)
-        meaning = (
-            _meaning_of_factor(factor)
-            if not kind
-            else f"{_named(layers)} {_verb(layers, 'learns', 'learn')} from a delta that points"
-            f" {angle:.0f} degrees"
-            " away from the right one"
+        text = _common([steps[layer].delta.text for layer in layers], layers)
+        dues = [
+            written(ACTIVATIONS[activations[k]][1], a=f"a{k + 1}", z=f"z{k + 1}") for k in layers
+        ]
+        size, angle = max(_off(steps[k].delta, steps[k].due_delta, examples) for k in layers)
+        sentence, remedy = _hidden_sentence(
+            kind, factor, layers, text, _common(dues, layers), names
         )
-        yield _built(names, kind or "factor", layers, (sentence, meaning, remedy), size, "delta")
+        meaning = _meaning_of_factor(factor)
+        if kind:
+            meaning = (
+                f"{_named(layers)} {_verb(layers, 'learns', 'learn')} from a delta that points"
+                f" {angle:.0f} degrees away from the right one"
+            )
+        texts = (
+            f"the delta of {_named(layers)} {sentence}",
+            meaning,
+            remedy,
+        )
+        yield names.flaw(kind or "factor", layers, "delta", size, texts)
 
 
 def _shape_of(text: str, layer: int) -> str:
@@ -227,16 +274,10 @@ def _common(texts: Sequence[str], layers: Sequence[int]) -> str:
     return bare.pop() if len(bare) == 1 and "<" not in "".join(bare) else _listed(texts)
 
 
-def _due_text(network: KnownNetwork, layer: int) -> str:
-    return ACTIVATIONS[network.activations[layer]].text.format(a=f"a{layer + 1}", z=f"z{layer + 1}")
-
-
-def _off(
-    step: Formula, due: Callable[..., Array], examples: Sequence[Example]
-) -> tuple[float, float]:
+def _off(step: Formula, due: Values, examples: Sequence[ForwardPass]) -> tuple[float, float]:
     """Relative size of what is wrong, and the angle in degrees."""
-    own = np.concatenate([(step.factor * step.values(e.at)).ravel() for e in examples])
-    right = np.concatenate([due(e.at).ravel() for e in examples])
+    own = np.concatenate([step.scaled(at).ravel() for at in examples])
+    right = np.concatenate([due(at).ravel() for at in examples])
     sizes = float(np.linalg.norm(own)), float(np.linalg.norm(right))
     if not all(sizes):
         return 1.0, 90.0
@@ -244,96 +285,50 @@ def _off(
     return float(np.linalg.norm(own - right)) / sizes[1], math.degrees(math.acos(cosine))
 
 
-def _output_flaw(
-    step: Formula, network: KnownNetwork, names: Names, last: int, off: tuple[float, float]
-) -> Flaw:
-    simple = {
-        ("softmax", "cross-entropy"): "p - y",
-        ("sigmoid", "binary cross-entropy"): "p - y",
-        ("linear", "squared error"): "2 * (z - y)",
-        ("sigmoid", "squared error"): "2 * (p - y) * p * (1 - p)",
-        ("tanh", "squared error"): "2 * (p - y) * (1 - p**2)",
-    }.get((network.output, network.cost))
-    due = simple or f"the delta of {network.output} with {network.cost}"
-    if simple and network.factor == 0.5:
-        due = simple.replace("2 * ", "")
-    elif simple and network.factor != 1.0:
-        due = f"{network.factor:g} * ({simple})"
-    size, angle = off
-    if not step.kind:
-        kind, number = _factor_kind(step.factor), _number(step.factor)
-        sentence = f"all of the gradient is {number} times that of the loss"
-        remedy = f"Take the factor {number} out of {names.function}, or put it into the loss"
-        if kind == "sign":
-            sentence = "all of the gradient has the wrong sign"
-            remedy = f"Write {due} for the delta of the outputs"
-        texts = (sentence, _meaning_of_factor(step.factor), remedy)
-        return _built(names, kind, [], texts, size, "delta")
-    factor = "" if step.factor == 1.0 else f"{_number(step.factor)} times "
-    said = f"{factor}{step.text}"
-    if step.kind == UNKNOWN:
-        said = f"off by {_share(size)}, by a formula that is none of those known"
-    texts = (
-        f"the delta of the outputs is {said}; {due} is due",
-        f"Every layer learns from a delta that points {angle:.0f} degrees away from the right one",
-        f"Write {due}",
-    )
-    return _built(names, step.kind, [last], texts, size, "delta")
+_WAYS_BACK = {
+    "weights not transposed": "goes back through",
+    "weights left out": "goes back without weights, from",
+    "weights of another layer": "goes back through",
+    "sign of the weights lost": "goes back through",
+    "delta before its derivative": "comes from",
+    "delta of another layer": "comes from",
+}
 
 
 def _hidden_sentence(
-    kind: str,
-    factor: float,
-    layers: Sequence[int],
-    texts: Sequence[str],
-    dues: Sequence[str],
-    names: Names,
+    kind: str, factor: float, layers: Sequence[int], text: str, due: str, names: Names
 ) -> tuple[str, str]:
-    where = f"the delta of {_named(layers)}"
-    text, due = _common(texts, layers), _common(dues, layers)
-    times = "" if factor == 1.0 else f", times {_number(factor)}"
+    """What a hidden layer's delta does, and the remedy."""
+    number = _number(factor)
+    times = "" if factor == 1.0 else f", times {number}"
     if not kind:
-        return (
-            f"{where} is {_number(factor)} times what is due",
-            f"Take the factor {_number(factor)} out",
-        )
+        return f"is {number} times what is due", f"Take the factor {number} out"
     if kind == UNKNOWN:
         return (
-            f"{where} comes from the delta above by a formula that is none of those known; {due}"
+            f"comes from the delta above by a formula that is none of those known; {due}"
             f" times the delta above through the transposed weights is due",
             f"Derive {_named(layers)} again, with {due} for the derivative",
         )
     if kind == "no derivative":
-        return (
-            f"{where} lacks the derivative of the activation, {due}{times}",
-            f"Multiply it with {due}",
-        )
-    ways = {
-        "weights not transposed": "goes back through {text}",
-        "weights left out": "goes back without weights, from {text}",
-        "weights of another layer": "goes back through {text}",
-        "sign of the weights lost": "goes back through {text}",
-        "delta before its derivative": "comes from {text}",
-        "delta of another layer": "comes from {text}",
-    }
+        said = f"lacks the derivative of the activation, {due}{times}"
+        return said, f"Multiply it with {due}"
     base = kind.removesuffix(", no derivative")
-    if base in ways:
-        right = _listed([f"{names.weights[layer + 1]}.T" for layer in layers])
-        from_delta = _listed([f"delta{layer + 2}" for layer in layers])
-        due_way = from_delta if base.startswith("delta") else right
+    if base in _WAYS_BACK:
+        if base.startswith("delta"):
+            way = _listed([f"delta{layer + 2}" for layer in layers])
+        else:
+            way = _listed([f"{names.of([layer + 1])}.T" for layer in layers])
         lacks = f", and lacks the derivative {due}" if base != kind else ""
-        return (
-            f"{where} {ways[base].format(text=text)}{times}{lacks}; {due_way} is due",
-            f"Write {due_way}" + (f" and multiply with {due}" if lacks else ""),
-        )
-    return f"{where} has the factor {text}{times}; {due} is due", f"Write {due}"
+        remedy = f"Write {way}" + (f" and multiply with {due}" if lacks else "")
+        return f"{_WAYS_BACK[base]} {text}{times}{lacks}; {way} is due", remedy
+    return f"has the factor {text}{times}; {due} is due", f"Write {due}"
 
 
 # Arrays
 
 
 def _array_flaws(
-    steps: Sequence[LayerSteps], examples: Sequence[Example], names: Names
+    steps: Sequence[LayerSteps], examples: Sequence[ForwardPass], names: Names
 ) -> Iterator[Flaw]:
     for is_bias in (False, True):
         groups: dict[tuple[str, float], list[int]] = {}
@@ -342,84 +337,84 @@ def _array_flaws(
             if not step.is_due:
                 groups.setdefault((step.kind, round(step.factor, 4)), []).append(layer)
         for (kind, factor), layers in groups.items():
+            if kind == "zero":
+                yield _zero(names, layers, is_bias=is_bias)
+                continue
             chosen = [steps[layer].bias if is_bias else steps[layer].weights for layer in layers]
+            text = _listed([step.text for step in chosen])
             size = max(
-                _array_off(steps[layer], layer, examples, is_bias=is_bias) for layer in layers
+                _array_off(steps[layer].delta, layer, examples, is_bias=is_bias) for layer in layers
             )
-            yield _array_flaw(kind, factor, layers, [s.text for s in chosen], size, names, is_bias)
+            yield _array_flaw(kind, factor, layers, text, size, names, is_bias=is_bias)
 
 
 def _array_off(
-    steps: LayerSteps, layer: int, examples: Sequence[Example], *, is_bias: bool
+    delta: Formula, layer: int, examples: Sequence[ForwardPass], *, is_bias: bool
 ) -> float:
-    own, right = [], []
-    for example in examples:
-        delta = steps.delta.factor * steps.delta.values(example.at)
-        decay = 2 * example.at.network.decay * example.at.layers[layer][0]
-        due = delta if is_bias else example.at.inputs[layer].T @ delta + decay
-        own.append(example.gradient[layer][int(is_bias)].ravel())
-        right.append(due.ravel())
-    difference = np.concatenate(own) - np.concatenate(right)
-    return float(np.linalg.norm(difference) / (np.linalg.norm(np.concatenate(right)) or 1.0))
+    own = np.concatenate([at.gradient[layer][int(is_bias)].ravel() for at in examples])
+    due = np.concatenate(
+        [
+            (
+                delta.scaled(at)
+                if is_bias
+                else at.inputs[layer].T @ delta.scaled(at)
+                + 2 * at.network.decay * at.layers[layer][0]
+            ).ravel()
+            for at in examples
+        ]
+    )
+    return float(np.linalg.norm(own - due) / (np.linalg.norm(due) or 1.0))
 
 
 def _array_flaw(
     kind: str,
     factor: float,
     layers: list[int],
-    texts: list[str],
+    text: str,
     size: float,
     names: Names,
+    *,
     is_bias: bool,
 ) -> Flaw:
-    own = _arrays(names, layers, is_bias=is_bias)
-    what = "bias" if is_bias else "weights"
-    times = "" if factor == 1.0 else f", times {_number(factor)}"
-    if kind == "zero":
-        return _zero(names, *layers, is_bias=is_bias)
+    own, number = names.of(layers, bias=is_bias), _number(factor)
+    times = "" if factor == 1.0 else f", times {number}"
+    due = _due_arrays(layers, is_bias=is_bias)
+    said = {
+        "": f"alone is {number} times what is due",
+        UNKNOWN: f"is off by {_share(size)} from {due}, by a formula that is none of those known",
+        "gradient transposed": f"is transposed{times}",
+        "weight decay left out": "lacks the weight decay of the loss",
+        "weight decay of another size": f"has the weight decay {text}, which is not that of the"
+        " loss",
+        "weight decay in the gradient alone": f"has the weight decay {text}, and the loss has none",
+    }.get(kind, f"is made of {text}{times}; {due} is due")
+    meaning, remedy = f"{own} {_verb(layers, 'does', 'do')} not follow the loss", f"Write {due}"
     if not kind:
-        texts_ = (
-            f"the gradient of {own} alone is {_number(factor)} times what is due",
-            _meaning_of_factor(factor, own),
-            f"Take the factor {_number(factor)} out",
-        )
-        return _built(names, _factor_kind(factor), layers, texts_, abs(factor - 1), what)
-    due = _listed([_due_array(k, is_bias=is_bias) for k in layers])
-    text = _listed(texts)
-    sentences = {
-        UNKNOWN: f"the gradient of {own} is off by {_share(size)} from {due}, by a formula that is"
-        " none of those known",
-        "gradient transposed": f"the gradient of {own} is transposed{times}",
-        "weight decay left out": f"the gradient of {own} lacks the weight decay of the loss",
-        "weight decay of another size": f"the gradient of {own} has the weight decay {text}, which"
-        " is not that of the loss",
-        "weight decay in the gradient alone": f"the gradient of {own} has the weight decay {text},"
-        " and the loss has none",
-    }
-    sentence = sentences.get(kind, f"the gradient of {own} is made of {text}{times}; {due} is due")
-    remedy = f"Write {due}"
-    if "decay" in kind:
+        kind, size = _factor_kind(factor), abs(factor - 1)
+        meaning, remedy = _meaning_of_factor(factor, own), f"Take the factor {number} out"
+    elif "decay" in kind:
         remedy = (
             "Let loss and gradient have the same weight decay: c * (W**2).sum() gives 2 * c * W"
         )
-    meaning = f"{own} {_verb(layers, 'does', 'do')} not follow the loss"
-    return _built(names, kind, layers, (sentence, meaning, remedy), size, what)
+    sentence = f"the gradient of {own} {said}"
+    what = _what(is_bias)
+    return names.flaw(kind, layers, what, size, (sentence, meaning, remedy))
 
 
-def _due_array(layer: int, *, is_bias: bool) -> str:
-    inputs = f"a{layer}" if layer else "X"
-    delta = f"delta{layer + 1}"
-    return f"{delta}.sum(axis=0)" if is_bias else f"{inputs}.T @ {delta}"
+def _due_arrays(layers: Sequence[int], *, is_bias: bool) -> str:
+    if is_bias:
+        return _listed([f"delta{layer + 1}.sum(axis=0)" for layer in layers])
+    return _listed([f"{f'a{k}' if k else 'X'}.T @ delta{k + 1}" for k in layers])
 
 
-def _zero(names: Names, *layers: int, is_bias: bool) -> Flaw:
-    own = _arrays(names, layers, is_bias=is_bias)
+def _zero(names: Names, layers: Sequence[int], *, is_bias: bool) -> Flaw:
+    own = names.of(layers, bias=is_bias)
     texts = (
         f"the gradient of {own} is zero",
         f"{own} {_verb(layers, 'stays', 'stay')} as drawn: it is never trained",
-        f"Write {_listed([_due_array(k, is_bias=is_bias) for k in layers])}",
+        f"Write {_due_arrays(layers, is_bias=is_bias)}",
     )
-    return _built(names, "zero", list(layers), texts, 1.0, "bias" if is_bias else "weights")
+    return names.flaw("zero", layers, _what(is_bias), 1.0, texts)
 
 
 # Batches
@@ -431,25 +426,26 @@ def _batch_flaws(
     if batch is None:
         if not has_flaws:
             texts = (
-                "the gradient of a batch is not the sum of those of its examples, though each"
-                " alone is right",
+                "the gradient of a batch is not the sum of those of its examples, though"
+                " each alone is right",
                 "What one example teaches hangs on the others",
                 f"Look in {names.function} for sums, means or indices over the wrong axis",
             )
-            yield _built(names, "examples mixed", [], texts, 1.0, "delta")
+            yield names.flaw("examples mixed", [], "delta", 1.0, texts)
         return
     kind, ratios = batch
     if kind:
+        said, remedy = "counts {}", "Sum over all examples, each with its own label"
+        if "softmax" in kind or "labels" in kind:
+            said = "takes {}; each example has to count with its own"
+        if "softmax" in kind:
+            remedy = "Divide by np.sum(exp_scores, axis=1, keepdims=True)"
         texts = (
-            f"the gradient of a batch takes {kind}; each example has to count with its own"
-            if "example" not in kind or "labels" in kind
-            else f"the gradient of a batch counts {kind}",
+            f"the gradient of a batch {said.format(kind)}",
             "What it learns from a batch is not what the batch says",
-            "Divide by np.sum(exp_scores, axis=1, keepdims=True)"
-            if "softmax" in kind
-            else "Sum over all examples, each with its own label",
+            remedy,
         )
-        yield _built(names, kind, [], texts, 1.0, "delta")
+        yield names.flaw(kind, [], "delta", 1.0, texts)
     yield from _size_flaws(ratios, network, names)
 
 
@@ -462,26 +458,26 @@ def _size_flaws(
     factors: dict[tuple[int, bool], float] = {}
     for layer, pairs in enumerate(zip(small, large, strict=True)):
         for is_bias in (False, True):
-            a, b = pairs[0][int(is_bias)], pairs[1][int(is_bias)]
+            a, b = (pair[int(is_bias)] for pair in pairs)
             if math.isfinite(a) and math.isfinite(b):
                 powers[layer, is_bias], factors[layer, is_bias] = _power(a, n, b, m), a
     wrong = {key: power for key, power in powers.items() if power != 0.0}
     if not wrong:
         return
     if len(wrong) == len(powers) and len(set(wrong.values())) == 1:
-        power, factor = next(iter(wrong.values())), next(iter(factors.values()))
-        yield _all_of_it(power, factor, network, names)
+        key = next(iter(wrong))
+        yield _all_of_it(wrong[key], factors[key], network, names)
         return
     by_layer = [powers.get((layer, False)) for layer in range(len(small))]
     if _is_division_in_each(by_layer):
+        times = f"N**{-min(p for p in by_layer if p is not None):.0f}"
         texts = (
-            "the delta is divided by the number of examples again in each layer, so the gradient of"
-            f" {names.weights[0]} is N**{-min(p for p in by_layer if p is not None):.0f} times too"
-            " small",
+            "the delta is divided by the number of examples again in each layer, so the"
+            f" gradient of {names.of([0])} is {times} times too small",
             "The lower layers hardly learn",
             "Divide once, in the delta of the outputs or in the arrays",
         )
-        yield _built(names, "divided in each layer", [], texts, 1.0, "delta")
+        yield names.flaw("divided in each layer", [], "delta", 1.0, texts)
         return
     for is_bias in (False, True):
         for power in sorted({p for (_, b), p in wrong.items() if b == is_bias}, key=str):
@@ -506,36 +502,29 @@ def _is_division_in_each(powers: Sequence[float | None]) -> bool:
 
 
 def _all_of_it(power: float | None, factor: float, network: KnownNetwork, names: Names) -> Flaw:
-    texts = (
-        f"all of the gradient of a batch of N examples is {_times_of_size(power, factor)} what is"
-        " due",
-        "The step hangs on the size of the batch",
-        "Divide by the number of examples once",
-    )
-    kind, size = "batch factor", 1.0
+    kind, size, n = "batch factor", 1.0, names.n_examples
+    said = f" of a batch of N examples is {_times_of_size(power, factor)} what is due"
+    meaning = "The step hangs on the size of the batch"
+    remedy = "Divide by the number of examples once"
     if power == 1.0 and network.is_mean:
-        kind, size = "summed", float(names.n_examples or 100)
-        count = f"{names.n_examples:,} examples" if names.n_examples else "the examples"
-        step = f"{names.n_examples:,} r" if names.n_examples else "r times the number of examples"
-        rate = "r"
-        if names.rate and names.n_examples:
-            rate, step = f"{names.rate:g}", f"{names.rate * names.n_examples:.3g}"
-        texts = (
-            f"all of the gradient is summed over {count}, and the loss is their mean",
-            f"a rate of {rate} is a step of {step} on the mean",
-            "Divide the delta of the outputs by the number of examples, or the rate",
-        )
+        kind, size = "summed", float(n or 100)
+        count = f"{n:,} examples" if n else "the examples"
+        said = f" is summed over {count}, and the loss is their mean"
+        rate, step = "r", f"{n:,} r" if n else "r times the number of examples"
+        if names.rate and n:
+            rate, step = f"{names.rate:g}", f"{names.rate * n:.3g}"
+        meaning = f"a rate of {rate} is a step of {step} on the mean"
+        remedy = "Divide the delta of the outputs by the number of examples, or the rate"
     elif power == -1.0:
-        kind = "divided twice" if network.is_mean else "averaged"
-        reduced = "twice by the number of examples"
-        if not network.is_mean:
-            reduced = "by the number of examples, and the loss is their sum"
-        texts = (
-            f"all of the gradient is divided {reduced}",
-            "The step shrinks as the examples grow in number: it learns as good as nothing",
-            "Divide once" if network.is_mean else "Divide the loss as well, or neither",
-        )
-    return _built(names, kind, [], texts, size, "update")
+        meaning = "The step shrinks as the examples grow in number: it learns as good as nothing"
+        if network.is_mean:
+            kind, remedy = "divided twice", "Divide once"
+            said = " is divided twice by the number of examples"
+        else:
+            kind, remedy = "averaged", "Divide the loss as well, or neither"
+            said = " is divided by the number of examples, and the loss is their sum"
+    sentence = f"all of the gradient{said}"
+    return names.flaw(kind, [], "update", size, (sentence, meaning, remedy))
 
 
 def _part_of_it(
@@ -547,15 +536,14 @@ def _part_of_it(
     *,
     is_bias: bool,
 ) -> Flaw:
-    own = _arrays(names, layers, is_bias=is_bias)
+    own, n = names.of(layers, bias=is_bias), names.n_examples
     kind, size = "batch factor in part", 1.0
     said = f"{_times_of_size(power, factor)} what is due" + " in a batch" * (power is None)
     meaning = f"{own} {_verb(layers, 'has', 'have')} another rate than the rest"
     if power == 1.0:
-        kind, size = "summed in part", float(names.n_examples or 100)
-        reduced = ", and the loss is their mean" if network.is_mean else ""
-        said = f"summed over the examples{reduced}"
-        times = f"{names.n_examples:,}" if names.n_examples else "N"
+        kind, size = "summed in part", float(n or 100)
+        said = "summed over the examples" + ", and the loss is their mean" * network.is_mean
+        times = f"{n:,}" if n else "N"
         meaning = f"{own} {_verb(layers, 'takes', 'take')} steps {times} times as large as the rest"
     elif power == -1.0:
         kind, said = "divided twice in part", "divided by the number of examples once more"
@@ -565,7 +553,7 @@ def _part_of_it(
         meaning,
         f"Divide the gradient of {own} as often as the others",
     )
-    return _built(names, kind, layers, texts, size, "bias" if is_bias else "weights")
+    return names.flaw(kind, layers, _what(is_bias), size, texts)
 
 
 def _times_of_size(power: float | None, factor: float) -> str:
@@ -575,6 +563,10 @@ def _times_of_size(power: float | None, factor: float) -> str:
 # Words
 
 
+def _what(is_bias: bool) -> str:
+    return "bias" if is_bias else "weights"
+
+
 def _factor_kind(factor: float) -> str:
     return {-1.0: "sign", 2.0: "twice", 0.5: "half"}.get(
         factor, "factor" if factor > 0 else "sign and factor"
@@ -582,9 +574,8 @@ def _factor_kind(factor: float) -> str:
 
 
 def _meaning_of_factor(factor: float, own: str = "") -> str:
-    who = own or "Training"
     if factor < 0:
-        return f"{who} climbs the loss where it is to descend"
+        return f"{own or 'Training'} climbs the loss where it is to descend"
     if own:
         return f"{own} has another rate than the rest"
     return f"The rate acts as {_number(factor)} times the one that is set"
@@ -601,10 +592,6 @@ def _share(error: float) -> str:
 def _listed(texts: Sequence[str]) -> str:
     unique = list(dict.fromkeys(texts))
     return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} and {unique[-1]}"
-
-
-def _arrays(names: Names, layers: Sequence[int], *, is_bias: bool) -> str:
-    return _listed([(names.biases if is_bias else names.weights)[layer] for layer in layers])
 
 
 def _named(layers: Sequence[int]) -> str:

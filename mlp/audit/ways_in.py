@@ -4,34 +4,32 @@ import ast
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from mlp.audit.audit_gradient import (
-    Program,
+    AuditedCode,
     arranged,
-    number,
+    loss_of_layers,
     program_of_functions,
     same_random_numbers,
 )
-from mlp.audit.known_networks import Array, Layers
-from mlp.audit.own_file import Function, OwnFile, SourceLines, is_main
-from mlp.audit.parameters import (
-    Arrangement,
-    ShapeError,
-    arrange,
-    is_array,
-    leaves,
-)
+from mlp.audit.known_networks import Array, Layers, vector
+from mlp.audit.own_file import Function, OwnFile, is_main, line_finder
+from mlp.audit.parameters import ShapeError, arrange, is_array, leaves
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError, did_you_mean
 
+_Given = Mapping[str, Any]  # what there is for the arguments of a function, by their roles
+_Call = Callable[..., Any]  # of what is given, and perhaps of the forward pass
+
 # Usual names of functions and globals, the likeliest first.
-_USUAL = {
+_USUAL_NAMES = {
     "loss": "loss cost compute_loss calculate_loss calc_loss loss_fn loss_function get_loss"
     " compute_cost calculate_cost cost_function objective criterion forward_loss"
     " cross_entropy cross_entropy_loss mse mse_loss nll total_loss",
@@ -49,6 +47,7 @@ _USUAL = {
     " initialize_weights init_parameters initialize_params init_network make_params"
     " create_params initialize_parameters_deep",
 }
+_USUAL = {what: names.split() for what, names in _USUAL_NAMES.items()}
 
 # What an argument is, by its name.
 _ROLES = {
@@ -66,11 +65,7 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split()}
 
 
-def _usual(what: str) -> list[str]:
-    return _USUAL[what].split()
-
-
-def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> tuple[Program, Names]:
+def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> tuple[AuditedCode, Names]:
     """The gradient of a file: by functions, by a class, else by two short runs of its training.
 
     Args:
@@ -84,92 +79,81 @@ def find_way_in(file: OwnFile, typed: Mapping[str, str]) -> tuple[Program, Names
         SettingError: where there is none, with what to type.
         DataError: for a file that fails.
     """
-    own = [*file.functions]
-    gradient = _named(file, typed, "gradient", _usual("gradient"))
+    gradient = _named(file, typed, "gradient")
     if "train" not in typed and "model" not in typed and gradient in file.functions:
         return _by_functions(file, typed, gradient)
-    maker = _class(file, typed, gradient)
-    if "train" not in typed and maker:
-        return _by_class(file, typed, maker, gradient)
+    model = typed.get("model") or _class(file, gradient)
+    if "train" not in typed and model:
+        return _by_class(file, typed, model, gradient)
     train = typed.get("train") or _training(file)
     if train:
         return _by_training(file, typed, train)
-    what = f"its functions are {', '.join(own)}" if own else "it has no functions"
+    own = ", ".join(file.functions)
     raise SettingError(
-        f"{file.path.name} has no gradient that is called as usual; {what}. Type gradient=NAME and"
+        f"{file.path.name} has no gradient that is called as usual;"
+        f" {f'its functions are {own}' if own else 'it has no functions'}. Type gradient=NAME and"
         " loss=NAME, or train=NAME for a function that trains and returns its weights, and has an"
         " argument for the number of passes"
     )
 
 
-def _named(file: OwnFile, typed: Mapping[str, str], what: str, usual: Sequence[str]) -> str:
+def _named(file: OwnFile, typed: Mapping[str, str], what: str) -> str:
     """A function of the file by its typed or usual name; empty: none."""
     if what in typed:
         name = typed[what]
-        known = [*file.functions, *(m for c in file.classes for m in _methods(file, c))]
+        known = [*file.functions, *(node.name for node in file.methods())]
         if name.isidentifier() and name not in known:
             hint = did_you_mean(name, known, f"it has {', '.join(known)}")
             raise SettingError(f"{file.path.name} has no function {what}={name}{hint}")
         return name
-    return next((name for name in usual if name in file.functions), "")
-
-
-def _methods(file: OwnFile, name: str) -> list[str]:
-    return [n.name for n in file.classes[name].body if isinstance(n, ast.FunctionDef)]
+    return next((name for name in _USUAL[what] if name in file.functions), "")
 
 
 # Calls by the names of the arguments
 
 
-class _Call:
+def _call_of(file: OwnFile, function: Callable[..., Any], name: str) -> _Call:
     """Calls a function of the file with what its arguments' names ask for."""
+    parameters = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    roles = {p.name: _ROLE_OF.get(p.name, "") for p in parameters}
+    required = [p.name for p in parameters if p.default is p.empty]
+    if not any(roles[each] for each in required) and len(required) == 3:
+        roles.update(zip(required, ("params", "X", "y"), strict=True))
+    elif len(required) == 1 and not roles[required[0]] and name in _USUAL["forward"]:
+        roles[required[0]] = "X"
 
-    def __init__(self, file: OwnFile, function: Callable[..., Any], what: str) -> None:
-        self.file, self.function, self.what = file, function, what
-        self.parameters = [
-            p
-            for p in inspect.signature(function).parameters.values()
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-
-    def roles(self) -> dict[str, str]:
-        """Each argument's role."""
-        made = {p.name: _ROLE_OF.get(p.name, "") for p in self.parameters}
-        required = [p.name for p in self.parameters if p.default is p.empty]
-        if not any(made[name] for name in required) and len(required) == 3:
-            made.update(zip(required, ("params", "X", "y"), strict=True))
-        elif len(required) == 1 and not made[required[0]] and self.what in _usual("forward"):
-            made[required[0]] = "X"
-        return made
-
-    def __call__(self, given: Mapping[str, Any], forward: Callable[[], Any] | None = None) -> Any:
-        arguments = {}
-        roles = self.roles()
-        result = None
+    def call(given: _Given, forward: _Call | None = None) -> Any:
+        passed = functools.cache(lambda: forward(given)) if forward else None
         params = given.get("params")
-        for p in self.parameters:
+        by_place, by_name = [], {}
+        for p in parameters:
             role = roles[p.name]
             if isinstance(params, Mapping) and p.name in params:
-                arguments[p.name] = params[p.name]
+                value = params[p.name]
             elif role in given:
-                arguments[p.name] = given[role]
-            elif role in ("output", "cache") and forward is not None:
-                result = forward() if result is None else result
-                arguments[p.name] = _part_of(result, role)
+                value = given[role]
+            elif role in ("output", "cache") and passed:
+                value = _part_of(passed(), role)
             elif p.default is not p.empty:
                 continue
-            elif p.name in self.file.namespace:
-                arguments[p.name] = self.file.namespace[p.name]
+            elif p.name in file.namespace:
+                value = file.namespace[p.name]
             else:
                 raise SettingError(
-                    f"{self.what} has an argument {p.name} that is unknown; give it a default, or a"
+                    f"{name} has an argument {p.name} that is unknown; give it a default, or a"
                     f" global {p.name}"
                 )
-        positional = [
-            p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY and p.name in arguments
-        ]
-        first = [arguments.pop(name) for name in positional]
-        return self.function(*first, **arguments)
+            if p.kind is p.POSITIONAL_ONLY:
+                by_place.append(value)
+            else:
+                by_name[p.name] = value
+        return function(*by_place, **by_name)
+
+    return call
 
 
 def _part_of(result: Any, role: str) -> Any:
@@ -182,64 +166,16 @@ def _part_of(result: Any, role: str) -> Any:
     return next((each for each in result if is_array(each)), result[0])
 
 
-# Functions
-
-
-def _by_functions(file: OwnFile, typed: Mapping[str, str], gradient: str) -> tuple[Program, Names]:
-    loss = _named(file, typed, "loss", _usual("loss"))
-    forward = _named(file, typed, "forward", _usual("forward"))
-    targets = [name for name in (gradient, loss, forward) if name in file.functions]
-    maker = _maker(file, typed)
-    file.execute(targets, typed, [maker] if maker.isidentifier() else [])
-    params = _params(file, typed, maker)
-    own_gradient = _Call(file, file.namespace[gradient], gradient)
-    own_forward = _Call(file, file.namespace[forward], forward) if forward else None
-    own_loss = _loss(file, typed, loss)
-    X, y = (file.namespace.get(name or "") for name in file.data_names)
-    has_guessed_sizes = maker in file.functions and file.arguments(maker) is None
-    if X is None or y is None or np.ndim(X) != 2 or has_guessed_sizes:
-        X = y = None
-
-    def run(call: Callable[..., Any], params: Any, X: Any, y: Any) -> Any:
-        file.set_data(X, y)
-        given = {"params": params, "X": X, "y": y}
-        back = (lambda: own_forward(given)) if own_forward else None
-        return call(given, back)
-
-    def picked(params: Any, X: Any, y: Any) -> Any:
-        return _picked(run(own_gradient, params, X, y), params)
-
-    program = program_of_functions(
-        lambda params, X, y: run(own_loss, params, X, y), picked, params, X, y
-    )
-    said = f"{gradient}, compared with {loss or typed.get('loss')}"
-    return program, _names(file, program.arrangement, file.functions[gradient], said)
-
-
-def _picked(value: Any, params: Any) -> Any:
-    """The gradient in what a function returned, perhaps beside a loss or a cache."""
-    wanted = len(list(leaves(params)))
-    if not isinstance(value, tuple | list) or len(list(leaves(value))) == wanted:
-        return value
-    return next((each for each in value if len(list(leaves(each))) == wanted), value)
-
-
-def _loss(
-    file: OwnFile, typed: Mapping[str, str], name: str, model: Any = None
-) -> Callable[..., Any]:
+def _loss(file: OwnFile, typed: Mapping[str, str], name: str, model: Any = None) -> _Call:
     """The loss as a call of what is given: a function, a method of the model, or an expression."""
     text = typed.get("loss", "")
     if text and not text.isidentifier():
         code = compile(text, "loss", "eval")
-
-        def evaluated(given: Mapping[str, Any], _forward: Any = None) -> Any:
-            file.namespace.setdefault("np", np)
-            return eval(code, file.namespace, dict(given))
-
-        return evaluated
+        file.namespace.setdefault("np", np)
+        return lambda given, _forward=None: eval(code, file.namespace, dict(given))
     if name:
         method = getattr(model, name, None)
-        return _Call(file, method if callable(method) else file.namespace[name], name)
+        return _call_of(file, method if callable(method) else file.namespace[name], name)
     whose, of = (file.path.name, "params") if model is None else (type(model).__name__, "model")
     raise SettingError(
         f"{whose} has no loss that is called as usual; type loss=NAME, or loss='...'"
@@ -247,12 +183,53 @@ def _loss(
     )
 
 
+# Functions
+
+
+def _by_functions(
+    file: OwnFile, typed: Mapping[str, str], gradient: str
+) -> tuple[AuditedCode, Names]:
+    loss, forward = _named(file, typed, "loss"), _named(file, typed, "forward")
+    maker = _maker(file, typed)
+    targets = [name for name in (gradient, loss, forward) if name in file.functions]
+    file.execute(targets, typed, [maker] if maker.isidentifier() else [])
+    params = _params(file, typed, maker)
+    own_gradient = _call_of(file, file.namespace[gradient], gradient)
+    own_forward = _call_of(file, file.namespace[forward], forward) if forward else None
+    own_loss = _loss(file, typed, loss)
+    X, y = file.data
+    has_guessed_sizes = maker in file.functions and file.arguments(maker) is None
+    if X is None or y is None or np.ndim(X) != 2 or has_guessed_sizes:
+        X = y = None
+
+    def run(call: _Call, params: Any, X: Any, y: Any) -> Any:
+        file.set_data(X, y)
+        return call({"params": params, "X": X, "y": y}, own_forward)
+
+    program = program_of_functions(
+        functools.partial(run, own_loss),
+        lambda params, X, y: _picked(run(own_gradient, params, X, y), params),
+        params,
+        X,
+        y,
+    )
+    said = f"{gradient}, compared with {loss or typed.get('loss')}"
+    return program, _names(file, program, file.functions[gradient], said)
+
+
+def _picked(value: Any, params: Any) -> Any:
+    """The gradient in what a function returned, perhaps beside a loss or a cache."""
+    wanted = len(list(leaves(params)))
+    parts = value if isinstance(value, tuple | list) else []
+    return next((each for each in (value, *parts) if len(list(leaves(each))) == wanted), value)
+
+
 def _maker(file: OwnFile, typed: Mapping[str, str]) -> str:
     """A global name of the parameters, or a function that makes them."""
     if "params" in typed:
         return typed["params"]
-    bound = [name for name in _usual("params") if _is_global(file, name)]
-    makers = [name for name in (*_usual("params"), *_usual("makers")) if name in file.functions]
+    bound = [name for name in _USUAL["params"] if _is_global(file, name)]
+    makers = [name for name in _USUAL["params"] + _USUAL["makers"] if name in file.functions]
     return next(iter(bound + makers), "")
 
 
@@ -268,30 +245,29 @@ def _is_global(file: OwnFile, name: str) -> bool:
 def _params(file: OwnFile, typed: Mapping[str, str], maker: str) -> Any:
     if "params" in typed:
         return file.value(typed["params"])
-    if maker in file.functions:
-        found = file.arguments(maker)
-        required = [
-            p
-            for p in inspect.signature(file.namespace[maker]).parameters.values()
-            if p.default is p.empty
-        ]
-        sizes = [4, *([5] * (len(required) - 2)), 3] if len(required) > 1 else [[4, 5, 3]]
-        arguments, named = found or (sizes if required else [], {})
-        try:
-            return _params_in(file.namespace[maker](*arguments, **named))
-        except (TypeError, ValueError, IndexError, SettingError):
-            if found:
-                raise
-            names = ", ".join(p.name for p in required)
-            raise SettingError(
-                f"{maker} needs {names}: type params='{maker}(...)' with a network's sizes"
-            ) from None
-    if maker in file.namespace:
+    if maker not in file.namespace:
+        raise SettingError(
+            f"{file.path.name} has no weights that are called as usual; type params=NAME, or"
+            " params='...' with an expression that makes them"
+        )
+    if maker not in file.functions:
         return file.namespace[maker]
-    raise SettingError(
-        f"{file.path.name} has no weights that are called as usual; type params=NAME, or"
-        " params='...' with an expression that makes them"
-    )
+    signature = inspect.signature(file.namespace[maker]).parameters.values()
+    required = [p.name for p in signature if p.default is p.empty]
+    sizes: list[Any] = [[4, 5, 3]] if required else []
+    if len(required) > 1:
+        sizes = [4, *([5] * (len(required) - 2)), 3]
+    found = file.arguments(maker)
+    arguments, named = found or (sizes, {})
+    try:
+        return _params_in(file.namespace[maker](*arguments, **named))
+    except (TypeError, ValueError, IndexError, SettingError):
+        if found:
+            raise
+        raise SettingError(
+            f"{maker} needs {', '.join(required)}: type params='{maker}(...)' with a network's"
+            " sizes"
+        ) from None
 
 
 def _params_in(value: Any) -> Any:
@@ -323,25 +299,23 @@ def _candidates(value: Any) -> Iterator[Any]:
         yield _state(value)
 
 
-def _names(file: OwnFile, arrangement: Arrangement, function: Function | None, said: str) -> Names:
-    names = dataclasses.replace(Names.of(arrangement), n_examples=file.n_examples, said=said)
+def _names(file: OwnFile, program: AuditedCode, function: Function | None, said: str) -> Names:
+    names = Names(program.arrangement, n_examples=file.n_examples, said=said)
     if function is None:
         return names
-    find = SourceLines(function, file.lines, names.weights, names.biases).find
+    find = line_finder(function, file.lines, program.arrangement)
     return dataclasses.replace(names, function=function.name, find=find)
 
 
 # A class
 
 
-def _class(file: OwnFile, typed: Mapping[str, str], gradient: str) -> str:
+def _class(file: OwnFile, gradient: str) -> str:
     """A class with a method that gives or makes gradients."""
-    if "model" in typed:
-        return typed["model"]
-    typed_method = {gradient.rpartition(".")[2]} - {""}
-    for wanted in (typed_method or set(_usual("gradient")), {"loss"}):  # which may give both
+    method = gradient.rpartition(".")[2]
+    for wanted in ([method] if method else _USUAL["gradient"], ["loss"]):  # which may give both
         for name in file.classes:
-            if wanted & set(_methods(file, name)):
+            if any(node.name in wanted for node in file.methods(name)):
                 return name
     return ""
 
@@ -358,45 +332,38 @@ def _state(model: Any) -> dict[str, Any]:
 
 
 def _by_class(
-    file: OwnFile, typed: Mapping[str, str], maker: str, gradient: str
-) -> tuple[Program, Names]:
-    name = maker.partition("(")[0].strip()
-    instance = (
-        next((n for s in file.tree.body for n in _bound_to(s, name)), "") if maker == name else ""
-    )
-    file.execute([name], typed, [instance] if instance else [])
-    if "(" in maker:
-        model = file.value(maker)
-    elif isinstance(file.namespace.get(instance), type(None)):
-        found = file.arguments(name)
-        try:
-            arguments, named = found or ([], {})
-            model = file.namespace[name](*arguments, **named)
-        except TypeError as error:
-            raise SettingError(
-                f"{name} needs arguments: type model='{name}(...)' ({error})"
-            ) from None
-    else:
-        model = file.namespace[instance]
-    methods = _methods(file, type(model).__name__) if type(model).__name__ in file.classes else []
-    wanted = [gradient.rpartition(".")[2], *_usual("gradient"), "loss"]
-    backward = next((n for n in wanted if n and (n in methods or hasattr(model, n))), "")
-    template = _state(model)
-    arrangement = arrange(template)
-    X, y = (file.namespace.get(n or "") for n in file.data_names)
-    parts = [n for c in file.classes.values() for n in c.body if isinstance(n, ast.FunctionDef)]
-    node = next((n for n in parts if n.name == backward), None)
-    run = _ModelRun(file, model, backward, typed)
-    program = program_of_functions(run.loss, run.gradient, template, X, y)
+    file: OwnFile, typed: Mapping[str, str], text: str, gradient: str
+) -> tuple[AuditedCode, Names]:
+    model = _model(file, typed, text)
+    run = _ModelRun(file, model, gradient.rpartition(".")[2], typed)
+    program = program_of_functions(run.loss, run.gradient, _state(model), *file.data)
     random = np.random.RandomState(1)
     with contextlib.suppress(ShapeError):  # the audit's own
         program.gradient(program.arrangement.draw(random), *program.form.draw(5, random))
+    said = f"{type(model).__name__}.{run.backward}, compared with {run.loss_name}"
     if run.is_update:
-        program = dataclasses.replace(program, has_rate=run.has_rate, called_raw=None)
-    said = f"{type(model).__name__}.{backward}, compared with {run.loss_name}"
-    if run.is_update:
+        program = dataclasses.replace(program, has_rate=run.rate is not None, called_raw=None)
         said += "; it changes the weights itself, and the change is taken for the gradient"
-    return program, _names(file, arrangement, node, said)
+    node = next((node for node in file.methods() if node.name == run.backward), None)
+    return program, _names(file, program, node, said)
+
+
+def _model(file: OwnFile, typed: Mapping[str, str], text: str) -> Any:
+    """The object of a class: of an expression, a global one, or a new one as the file makes it."""
+    name, is_call, _ = text.partition("(")
+    name = name.strip()
+    instances = [] if is_call else [n for s in file.tree.body for n in _bound_to(s, name)]
+    file.execute([name], typed, instances[:1])
+    if is_call:
+        return file.value(text)
+    model = file.namespace.get(instances[0]) if instances else None
+    if model is not None:
+        return model
+    arguments, named = file.arguments(name) or ([], {})
+    try:
+        return file.namespace[name](*arguments, **named)
+    except TypeError as error:
+        raise SettingError(f"{name} needs arguments: type model='{name}(...)' ({error})") from None
 
 
 def _bound_to(statement: ast.stmt, name: str) -> Iterator[str]:
@@ -408,22 +375,31 @@ def _bound_to(statement: ast.stmt, name: str) -> Iterator[str]:
 
 
 class _ModelRun:
-    """Loss and gradient of an object that keeps its weights."""
+    """Loss and gradient of an object that keeps its weights.
 
-    def __init__(self, file: OwnFile, model: Any, backward: str, typed: Mapping[str, str]) -> None:
-        self.file, self.model, self.backward = file, model, backward
-        self.is_update, self.has_rate = False, True
-        usual = (typed.get("forward", ""), *_usual("forward"))
-        forward = next((n for n in usual if n and hasattr(model, n)), "")
-        self.forward = _Call(file, getattr(model, forward), forward) if forward else None
+    Attributes:
+        is_update: whether its backward pass has changed the weights.
+        rate: by which it does, if known.
+    """
+
+    def __init__(self, file: OwnFile, model: Any, gradient: str, typed: Mapping[str, str]) -> None:
+        self.file, self.model = file, model
+        self.is_update = False
+        self.rate: float | None = None
+        self.backward = self._method([gradient, *_USUAL["gradient"], "loss"])
+        forward = self._method([typed.get("forward", ""), *_USUAL["forward"]])
+        self.forward = _call_of(file, getattr(model, forward), forward) if forward else None
         text = typed.get("loss", "")
-        wanted = [n for n in (text, *_usual("loss")) if n.isidentifier()]
-        methods = [n for n in wanted if callable(getattr(model, n, None))]
-        own = next(iter([*methods, *(n for n in wanted if n in file.functions)]), "")
+        wanted = [name for name in (text, *_USUAL["loss"]) if name.isidentifier()]
+        function = next((name for name in wanted if name in file.functions), "")
+        own = self._method(wanted) or function
         self.loss_name = text if text and not text.isidentifier() else own
         self.own_loss = _loss(file, typed, own, model)
 
-    def _with(self, params: Mapping[str, Any], X: Any, y: Any) -> dict[str, Any]:
+    def _method(self, names: list[str]) -> str:
+        return next((name for name in names if callable(getattr(self.model, name, None))), "")
+
+    def _with(self, params: Mapping[str, Any], X: Any, y: Any) -> _Given:
         self.file.set_data(X, y)
         for name, value in params.items():
             setattr(self.model, name, value)
@@ -431,32 +407,23 @@ class _ModelRun:
 
     def loss(self, params: Mapping[str, Any], X: Any, y: Any) -> Any:
         given = self._with(copy.deepcopy(params), X, y)
-        value = self.own_loss(given, self._forward(given))
-        if isinstance(value, tuple):
-            value = next(v for v in value if np.ndim(v) == 0)
-        return value
-
-    def _forward(self, given: Mapping[str, Any]) -> Callable[[], Any] | None:
-        forward = self.forward
-        return (lambda: forward(given)) if forward else None
+        value = self.own_loss(given, self.forward)
+        return next(v for v in value if np.ndim(v) == 0) if isinstance(value, tuple) else value
 
     def gradient(self, params: Mapping[str, Any], X: Any, y: Any) -> Any:
         given = self._with(params, X, y)
         before = {path: np.array(value) for path, value in leaves(params)}
-        back = self._forward(given)
-        call = _Call(self.file, getattr(self.model, self.backward), self.backward)
-        result = back() if back else None  # it may leave what the backward pass needs
-        value = call(given, (lambda: result) if back else None)
+        passed = self.forward(given) if self.forward else None  # it may leave what backward needs
+        backward = getattr(self.model, self.backward)
+        call = _call_of(self.file, backward, self.backward)
+        value = call(given, (lambda _: passed) if self.forward else None)
         after = dict(leaves({name: getattr(self.model, name) for name in params}))
         moved = {path: before[path] - np.array(after[path]) for path in before}
         if any(part.any() for part in moved.values()):
-            self.is_update = True
-            rate = self._rate(call)
-            self.has_rate = rate is not None
-            return {name: _at(moved, name, params[name], rate or 1.0) for name in params}
-        wanted = len(before)
+            self.is_update, self.rate = True, self._rate(backward)
+            return {name: _at(moved, name, params[name], self.rate or 1.0) for name in params}
         for each in [value, *(value if isinstance(value, tuple | list) else [])]:
-            if each is not None and len(list(leaves(each))) == wanted:
+            if each is not None and len(list(leaves(each))) == len(before):
                 return each
         return {
             name: value
@@ -464,15 +431,18 @@ class _ModelRun:
             if name.lstrip("_").startswith(("d", "g", "nabla")) and next(leaves(value), None)
         }
 
-    def _rate(self, call: _Call) -> float | None:
-        for p in call.parameters:
+    def _rate(self, backward: Callable[..., Any]) -> float | None:
+        for p in inspect.signature(backward).parameters.values():
             if _ROLE_OF.get(p.name) == "rate" and p.default is not p.empty:
                 return float(p.default)
-        for name in _ROLES["rate"].split():
-            value = getattr(self.model, name, None)
-            if isinstance(value, float | int):
-                return float(value)
-        return None
+        names = _ROLES["rate"].split()
+        return _first_number({name: getattr(self.model, name, None) for name in names})
+
+
+def _first_number(values: Mapping[str, Any]) -> float | None:
+    """A learning rate among named values."""
+    named = (values.get(name) for name in _ROLES["rate"].split())
+    return next((float(value) for value in named if isinstance(value, float | int)), None)
 
 
 def _at(moved: Mapping[Any, Array], name: str, value: Any, rate: float) -> Any:
@@ -486,100 +456,88 @@ def _at(moved: Mapping[Any, Array], name: str, value: Any, rate: float) -> Any:
 
 def _training(file: OwnFile) -> str:
     """A function with an argument for the number of passes."""
-    usual = [n for n in _usual("train") if n in file.functions]
+    usual = [n for n in _USUAL["train"] if n in file.functions]
     for name in [*usual, *file.functions]:
-        node = file.functions[name]
         arguments = [
-            a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            node for node in ast.walk(file.functions[name].args) if isinstance(node, ast.arg)
         ]
-        if any(_ROLE_OF.get(a) == "passes" for a in arguments):
+        if any(_ROLE_OF.get(each.arg) == "passes" for each in arguments):
             return name
     return ""
 
 
-def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[Program, Names]:
-    name, _, rest = train.partition("(")
+def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[AuditedCode, Names]:
+    name = train.partition("(")[0]
     if name not in file.functions:
         hint = did_you_mean(name, file.functions)
         raise SettingError(f"{file.path.name} has no function train={name}{hint}")
-    loss = _named(file, typed, "loss", _usual("loss"))
-    forward = _named(file, typed, "forward", _usual("forward"))
+    loss, forward = _named(file, typed, "loss"), _named(file, typed, "forward")
     targets = [n for n in (name, loss, forward) if n in file.functions]
     file.execute(targets, typed, [n for n in _ROLES["rate"].split() if _is_global(file, n)])
-    X, y = (file.namespace.get(n or "") for n in file.data_names)
+    X, y = file.data
     if X is None or y is None:
-        fault = file.namespace.get("__data_fault__", "it has no global examples and labels")
+        fault = file.data_fault or "it has no global examples and labels"
         raise SettingError(
             f"{file.path.name}: {fault}; give examples: X='np.random.rand(6, 784)'"
             " y='np.arange(6) % 2'"
         )
-    found = file.arguments(name) if not rest else _typed_arguments(file, train)
-    run = _TrainingRun(file, name, found, X, y)
-    own_forward = _Call(file, file.namespace[forward], forward) if forward else None
+    call = ast.parse(train, mode="eval").body
+    found = file.given_in(call) if isinstance(call, ast.Call) else file.arguments(name)
+    weights, rate = _short_runs(file, name, found or ([], {}))
+    own_forward = _call_of(file, file.namespace[forward], forward) if forward else None
     own_loss = _loss(file, typed, loss)
-    some = _some(X, y)
-    params = _params_in(run.weights(1, *some))
-    arrangement, [form] = arranged(params, X, y)
+    arrangement, [form] = arranged(weights(1, *_some(X, y)), X, y)
 
-    def loss_of(layers: Layers, X: Array, y: Array) -> float:
-        same_random_numbers()
-        X_own, y_own = form.own(X, y)
-        file.set_data(X_own, y_own)
-        given = {"params": arrangement.own(layers), "X": X_own, "y": y_own}
-        back = (lambda: own_forward(given)) if own_forward else None
-        return number(own_loss(given, back))
+    def loss_of(params: Any, X: Any, y: Any) -> Any:
+        file.set_data(X, y)
+        return own_loss({"params": params, "X": X, "y": y}, own_forward)
 
     def gradient_of(_: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
-        before, after = (
-            arrangement.layers(_params_in(run.weights(k, *form.own(X, y)))) for k in (1, 2)
-        )
-        rate = run.rate or 1.0
+        before, after = (arrangement.layers(weights(k, *form.own(X, y))) for k in (1, 2))
         gradient = [
-            ((W - W_new) / rate, (b - b_new) / rate if is_biased else np.zeros(0))
+            (
+                (W - W_new) / (rate or 1.0),
+                (b - b_new) / (rate or 1.0) if is_biased else np.zeros(0),
+            )
             for (W, b), (W_new, b_new), is_biased in zip(
                 before, after, arrangement.biases, strict=True
             )
         ]
         return before, gradient
 
-    program = Program(
-        arrangement, form, loss_of, gradient_of, has_own_weights=True, has_rate=run.rate is not None
+    program = AuditedCode(
+        arrangement,
+        form,
+        loss_of_layers(loss_of, arrangement, form),
+        gradient_of,
+        has_own_weights=True,
+        has_rate=rate is not None,
     )
     _check_training(program, name)
     said = f"{name}, by the weights after one and two passes"
     if re.search("momentum|velocity|adam|beta1|rmsprop", ast.unparse(file.functions[name]).lower()):
         said += " (its momentum counts as gradient: gradient=NAME may say more)"
     said += f"; compared with {loss or typed.get('loss')}"
-    names = _names(file, arrangement, file.functions[name], said)
-    return program, dataclasses.replace(names, rate=run.rate)
+    names = _names(file, program, file.functions[name], said)
+    return program, dataclasses.replace(names, rate=rate)
 
 
-def _check_training(program: Program, name: str) -> None:
+def _check_training(program: AuditedCode, name: str) -> None:
     """Raises SettingError for a training that ignores the examples, or does not train."""
     random = np.random.RandomState(1)
-    moved = []
-    for _ in range(2):
-        _, gradient = program.gradient(None, *program.form.draw(5, random))
-        moved.append(np.concatenate([part.ravel() for pair in gradient for part in pair]))
-    if not moved[0].any():
+    first, second = (
+        vector(program.gradient(None, *program.form.draw(5, random))[1]) for _ in range(2)
+    )
+    if not first.any():
         raise SettingError(
             f"{name} returns the same weights after one and two passes over 5 examples; a smaller"
             " batch, or gradient=NAME, may do"
         )
-    if np.array_equal(moved[0], moved[1]):
+    if np.array_equal(first, second):
         raise SettingError(
             f"{name} does not use the examples X and y that are global or its arguments; read the"
             " data outside of it"
         )
-
-
-def _typed_arguments(file: OwnFile, text: str) -> tuple[list[Any], dict[str, Any]]:
-    call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call)
-    return (
-        [file.value(ast.unparse(a)) for a in call.args],
-        {k.arg: file.value(ast.unparse(k.value)) for k in call.keywords if k.arg},
-    )
 
 
 def _some(X: Any, y: Any) -> tuple[Any, Any]:
@@ -592,70 +550,58 @@ def _some(X: Any, y: Any) -> tuple[Any, Any]:
     return (X[:5], y[:5]) if len(y) == len(X) else (X[:, :5], y[..., :5])
 
 
-class _TrainingRun:
-    """Short runs of a training function, called as its own file calls it."""
+def _short_runs(
+    file: OwnFile, name: str, found: tuple[list[Any], dict[str, Any]]
+) -> tuple[Callable[[int, Any, Any], Any], float | None]:
+    """A training function, called as its own file calls it, as one of passes, X and y; its rate.
 
-    def __init__(
-        self,
-        file: OwnFile,
-        name: str,
-        found: tuple[list[Any], dict[str, Any]] | None,
-        X: Any,
-        y: Any,
-    ) -> None:
-        self.file, self.name = file, name
-        self.function = file.namespace[name]
-        signature = inspect.signature(self.function)
-        arguments, named = found or ([], {})
-        bound = signature.bind_partial(*arguments, **named).arguments
-        self.given = {n: v for n, v in bound.items() if not (v is X or v is y)}
-        self.roles = {n: _ROLE_OF.get(n, "") for n in signature.parameters}
-        self.passes = next((n for n, role in self.roles.items() if role == "passes"), "")
-        if not self.passes:
-            raise SettingError(f"{name} needs an argument for the number of passes, such as epochs")
-        for n, p in signature.parameters.items():
-            is_set = (
-                n in self.given or p.default is not p.empty or self.roles[n] in ("X", "y", "passes")
+    Args:
+        found: arguments by their place, and by their names.
+
+    Returns:
+        A function that gives the weights; and the learning rate, None where it is not known.
+    """
+    function = file.namespace[name]
+    signature = inspect.signature(function)
+    bound = signature.bind_partial(*found[0], **found[1]).arguments
+    X, y = file.data
+    given = {n: v for n, v in bound.items() if not (v is X or v is y)}
+    roles = {n: _ROLE_OF.get(n, "") for n in signature.parameters}
+    passes_name = next((n for n, role in roles.items() if role == "passes"), "")
+    if not passes_name:
+        raise SettingError(f"{name} needs an argument for the number of passes, such as epochs")
+    for n, p in signature.parameters.items():
+        is_filled = roles[n] in ("X", "y", "passes") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if n in given or p.default is not p.empty or is_filled:
+            continue
+        if roles[n] == "rate":
+            given[n] = 0.01
+        elif "hid" in n.lower() or n.lower().endswith("dim") or n.lower() == "n_h":
+            given[n] = 3
+        else:
+            raise SettingError(
+                f"{name} has an argument {n} that is unknown: type train='{name}({n}=...)'"
             )
-            if is_set or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                continue
-            if self.roles[n] == "rate":
-                self.given[n] = 0.01
-            elif "hid" in n.lower() or n.lower().endswith("dim") or n.lower() == "n_h":
-                self.given[n] = 3
-            else:
-                raise SettingError(
-                    f"{name} has an argument {n} that is unknown: type train='{name}({n}=...)'"
-                )
-        self.rate = self._rate(signature)
+    own_rate = next((n for n, role in roles.items() if role == "rate"), None)
+    if own_rate is not None:
+        rate: float | None = float(given.get(own_rate, signature.parameters[own_rate].default))
+    else:
+        source = ast.unparse(file.functions[name])
+        rate = _first_number({n: v for n, v in file.namespace.items() if n in source})
 
-    def _rate(self, signature: inspect.Signature) -> float | None:
-        for n, p in signature.parameters.items():
-            if self.roles[n] == "rate":
-                return float(self.given.get(n, p.default))
-        source = ast.unparse(self.file.functions[self.name])
-        for n in _ROLES["rate"].split():
-            value = self.file.namespace.get(n)
-            if isinstance(value, float | int) and n in source:
-                return float(value)
-        return None
-
-    def weights(self, passes: int, X: Any, y: Any) -> Any:
-        """What the training returns after some passes over these examples."""
+    def weights(passes: int, X: Any, y: Any) -> Any:
         same_random_numbers()
-        self.file.set_data(X, y)
-        given = dict(self.given)
-        given[self.passes] = passes
-        for n, role in self.roles.items():
-            if role in ("X", "y"):
-                given[n] = X if role == "X" else y
-        value = self.function(**given)
+        file.set_data(X, y)
+        examples = {n: {"X": X, "y": y}[role] for n, role in roles.items() if role in ("X", "y")}
+        value = function(**{**given, **examples, passes_name: passes})
         if inspect.isgenerator(value):  # yields losses, and returns the weights
-            value = _returned(iter(value))
-        return copy.deepcopy(value)
+            value = _returned(value)
+        return _params_in(copy.deepcopy(value))
+
+    return weights, rate
 
 
-def _returned(steps: Iterator[Any]) -> Any:
+def _returned(steps: Generator[Any, Any, Any]) -> Any:
     while True:
         try:
             next(steps)

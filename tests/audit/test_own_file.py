@@ -1,15 +1,16 @@
 """Files as people write them, and what those cost that misbehave."""
 
 import json
-import subprocess
 import sys
 import textwrap
+import warnings
 
+import numpy as np
 import pytest
 
-from mlp.audit.own_process import audit_file
+from mlp.audit.own_process import audit_file, audit_here
 from mlp.errors import DataError, MissingInputError, SettingError
-from support.sweeping import environment_of_commands
+from support.sweeping import command
 
 FUNCTIONS = """
 import numpy as np
@@ -30,12 +31,21 @@ params = {"W1": np.ones((4, 3)), "b1": np.zeros(3), "W2": np.ones((3, 2)), "b2":
 RIGHT, WRONG = FUNCTIONS.replace("FACTOR", "(1 - a**2)"), FUNCTIONS.replace("FACTOR", "(1 - a)")
 
 
+def write(folder, text):
+    file = folder / "mine.py"
+    file.write_text(textwrap.dedent(text))
+    return file
+
+
 @pytest.fixture
-def audited(tmp_path):
-    def audited(text, timeout_s=60, **typed):
-        file = tmp_path / "mine.py"
-        file.write_text(textwrap.dedent(text))
-        return audit_file(file, typed, timeout_s=timeout_s)
+def audited(tmp_path, monkeypatch):
+    """What is found in a text, without a process of its own."""
+
+    def audited(text, **typed):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        with np.errstate(), warnings.catch_warnings():
+            return json.loads(json.dumps(audit_here(write(tmp_path, text), typed)))
 
     return audited
 
@@ -288,13 +298,14 @@ def test_data_that_cannot_be_read_are_given(audited):
     assert kinds(found) == ["summed", "sigmoid of the activation"]
 
 
-def test_main_part_is_not_run(audited):
+def test_main_part_is_not_run(tmp_path):
     hours = """
     for epoch in range(10**12):
         step = gradient(params, np.ones((2, 4)), np.ones((2, 2)))
     raise SystemExit
     """
-    assert kinds(audited(WRONG + textwrap.dedent(hours), timeout_s=30)) == ["factor lost"]
+    file = write(tmp_path, WRONG + textwrap.dedent(hours))
+    assert kinds(audit_file(file, {}, timeout_s=30)) == ["factor lost"]
 
 
 @pytest.mark.parametrize(
@@ -302,23 +313,21 @@ def test_main_part_is_not_run(audited):
     [
         ("while True: pass", r"was still busy at line 9 \(while True: pass\) after 2 s"),
         ("raise SystemExit(3)", "line 9 .* raises SystemExit: 3"),
-        ("1 / 0", "line 9 .* raises ZeroDivisionError"),
         ("import os; os._exit(3)", "ended its process with exit code 3"),
         ("import os; os.kill(os.getpid(), 11)", "ended its process by SIGSEGV"),
-        ("import time; time.sleep(99)", "was still busy at line 9"),
     ],
 )
-def test_code_that_misbehaves_costs_one_sentence(audited, line, said):
+def test_code_that_misbehaves_costs_one_sentence(tmp_path, line, said):
     text = WRONG.replace("def gradient(params, X, y):", f"def gradient(params, X, y):\n    {line}")
     with pytest.raises(DataError, match=said):
-        audited(text, timeout_s=2 if "was still" in said else 60)
+        audit_file(write(tmp_path, text), {}, timeout_s=2 if "was still" in said else 60)
 
 
-def test_prints_without_end_are_not_kept(audited):
+def test_prints_without_end_are_not_kept(tmp_path):
     text = WRONG.replace(
         "def gradient(params, X, y):", "def gradient(params, X, y):\n    print('x' * 1_000_000)"
     )
-    assert kinds(audited(text)) == ["factor lost"]
+    assert kinds(audit_file(write(tmp_path, text), {}, timeout_s=60)) == ["factor lost"]
 
 
 def test_dropout_is_compared_with_the_same_units(audited):
@@ -366,14 +375,7 @@ def test_command(tmp_path):
     (tmp_path / "broken.py").write_text("def f(:\n")
 
     def typed(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "mlp.audit", *words],
-            cwd=tmp_path,
-            env=environment_of_commands(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return command("audit", *words, cwd=tmp_path)
 
     done = typed("mine.py")
     assert done.returncode == 1
