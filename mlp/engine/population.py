@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -195,7 +196,7 @@ def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
 
 
 def _result(trial: PackedTrial, epoch: int) -> Result:
-    curves = {name: np.concatenate(parts) for name, parts in trial.curves.items()}
+    curves: dict[str, Any] = {name: np.concatenate(c) for name, c in trial.curves.items()}
     config, last = trial.config, trial.last_step
     batch_loss, whole_loss, accuracy, restored = (
         curves.pop(name)[: last + 1]
