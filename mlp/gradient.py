@@ -1,20 +1,12 @@
 """What is done to a gradient before the step, and the step itself."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.config import Gradient, Optimizer
 from mlp.network import Array, Layer, Params
-
-
-class Descent(NamedTuple):
-    """Weights and velocity after an update, in the form and dtype of the weights."""
-
-    params: Params
-    velocity: Params
 
 
 def normalize(grads_sum: Params, n_examples: int, gradient: Gradient) -> Params:
@@ -93,7 +85,7 @@ def rate_share(optimizer: Optimizer, step: ArrayLike, steps: int) -> NDArray[np.
 
 def descend(
     params: Params, velocity: Params, grads: Params, optimizer: Optimizer, *, share: float = 1.0
-) -> Descent:
+) -> tuple[Params, Params]:
     """One update: `v = momentum v + g`, `w = w - share learning_rate v`.
 
     Args:
@@ -102,10 +94,14 @@ def descend(
         grads: the normalized gradient `g`, as `normalize` gives it.
         share: of the learning rate at this step, as `rate_share` gives it.
 
+    Returns:
+        The weights and the velocity after it.
+
     Example:
         >>> one = (Layer(W=np.array([[1.0]]), b=np.array([0.0])),)
         >>> zero = (Layer(W=np.array([[0.0]]), b=np.array([0.0])),)
-        >>> descend(one, zero, one, Optimizer(learning_rate=0.25)).params[0].W
+        >>> params, velocity = descend(one, zero, one, Optimizer(learning_rate=0.25))
+        >>> params[0].W
         array([[0.75]])
 
     References:
@@ -120,7 +116,7 @@ def descend(
         Layer(w.W - learning_rate * v.W, w.b - learning_rate * v.b)
         for w, v in zip(params, velocity, strict=True)
     )
-    return Descent(params, velocity)
+    return params, velocity
 
 
 def _mean(grads_sum: Params, n_examples: int) -> Params:
@@ -134,20 +130,17 @@ def _with_norm(grads: Params, norm: float) -> Params:
         return grads
 
     def stretched(entries: Array) -> Array:
-        return (_in_units_of(largest, entries) * (norm / root)).astype(entries.dtype)
+        in_units = entries.astype(np.float64) / largest
+        return (in_units * (norm / root)).astype(entries.dtype)
 
     return tuple(Layer(stretched(layer.W), stretched(layer.b)) for layer in grads)
 
 
 def _largest_and_root(grads: Params) -> tuple[float, float]:
     """The largest absolute entry, and the norm in units of it (0 for a zero gradient)."""
-    arrays = [entries for layer in grads for entries in layer]
+    arrays = [entries.astype(np.float64) for layer in grads for entries in layer]
     largest = max(float(np.max(np.abs(entries))) for entries in arrays)
     if largest == 0:
         return 0.0, 0.0
-    squares = [float(np.sum(np.square(_in_units_of(largest, entries)))) for entries in arrays]
+    squares = [float(np.sum(np.square(entries / largest))) for entries in arrays]
     return largest, math.sqrt(sum(squares))
-
-
-def _in_units_of(largest: float, entries: Array) -> Array:
-    return entries.astype(np.float64) / largest

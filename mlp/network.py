@@ -45,13 +45,6 @@ class Outputs(NamedTuple):
     logits: Array
 
 
-class LossGradient(NamedTuple):
-    """Loss of each example, `(n,)`, and the gradient of their sum, in the form of the weights."""
-
-    losses: Array
-    grads: Params
-
-
 def initialize(
     model: Model, initialization: Initialization, *, n_inputs: int, seed: int, dtype: DTypeLike
 ) -> Params:
@@ -127,12 +120,8 @@ def example_losses(logits: Array, labels: Labels) -> Array:
 
 
 def loss(params: Params, features: Array, labels: Labels, activation: Activation) -> float:
-    """Mean cross-entropy over the examples: what a loss curve shows."""
-    return mean_loss(example_losses(forward(params, features, activation).logits, labels))
-
-
-def mean_loss(losses: Array) -> float:
-    """Mean of `(n,)` losses, added up in float64 in both dtypes."""
+    """Mean cross-entropy over the examples, added up in float64: what a loss curve shows."""
+    losses = example_losses(forward(params, features, activation).logits, labels)
     return float(np.mean(losses, dtype=np.float64))
 
 
@@ -144,19 +133,7 @@ def gradient(
     *,
     derivative: Derivative = "exact",
 ) -> Params:
-    """Sum over the examples of `d loss_i / d params`; see `loss_and_gradient`."""
-    return loss_and_gradient(params, features, labels, activation, derivative=derivative).grads
-
-
-def loss_and_gradient(
-    params: Params,
-    features: Array,
-    labels: Labels,
-    activation: Activation,
-    *,
-    derivative: Derivative = "exact",
-) -> LossGradient:
-    """Loss of each example and the gradient of their sum, by backpropagation.
+    """Sum over the examples of `d loss_i / d params`, by backpropagation.
 
     With `delta` the derivative of the loss by what enters an activation, `(n, fan_out)`,
 
@@ -178,26 +155,23 @@ def loss_and_gradient(
         Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors".
     """
     hidden, logits = forward(params, features, activation)
-    margins = _margins(logits, labels)
-    delta = _output_delta(margins, labels)
+    delta = _output_delta(logits, labels)
     grads: list[Layer] = []
     for index in reversed(range(len(params))):
         inputs = hidden[index - 1] if index > 0 else features
         grads.append(Layer(W=inputs.T @ delta, b=delta.sum(axis=0)))
         if index > 0:
             delta = (delta @ params[index].W.T) * _slope(inputs, activation, derivative)
-    return LossGradient(np.logaddexp(0, -margins), tuple(reversed(grads)))
-
-
-def predict(params: Params, features: Array, activation: Activation) -> Labels:
-    """The likelier class of each example, `(n,)`; 0 where both are equally likely."""
-    logits = forward(params, features, activation).logits
-    return (logits[:, 1] > logits[:, 0]).astype(np.uint8)
+    return tuple(reversed(grads))
 
 
 def accuracy(params: Params, features: Array, labels: Labels, activation: Activation) -> float:
-    """Share of the examples whose class is predicted, 0 to 1."""
-    return float(np.mean(predict(params, features, activation) == labels))
+    """Share of the examples whose likelier class is the right one, 0 to 1.
+
+    Where both are equally likely, it is class 0.
+    """
+    logits = forward(params, features, activation).logits
+    return float(np.mean((logits[:, 1] > logits[:, 0]) == labels))
 
 
 def _draw(rng: np.random.RandomState, scheme: Scheme, fan_in: int, fan_out: int) -> Array:
@@ -269,11 +243,11 @@ def _margins(logits: Array, labels: Labels) -> Array:
     return np.where(labels == 1, difference, -difference)
 
 
-def _output_delta(margins: Array, labels: Labels) -> Array:
+def _output_delta(logits: Array, labels: Labels) -> Array:
     """softmax(z) - onehot(label), `(n, 2)`: the wrong class's probability, and its negative.
 
     Written so, a confident network's delta does not vanish in the rounding of p - 1.
     """
-    wrong = _sigmoid(-margins)
+    wrong = _sigmoid(-_margins(logits, labels))
     is_right = np.arange(N_CLASSES) == labels[:, None]
     return np.where(is_right, -wrong[:, None], wrong[:, None])

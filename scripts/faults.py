@@ -91,8 +91,8 @@ FAULTS = (
     fault(
         "engine: every other pixel of a row left out",
         "population::test_full_batch_equals_a_plain_loop",
-        "store(target, r * tile, even + odd)",
-        "store(target, r * tile, even)",
+        "return even + odd",
+        "return even",
     ),
     fault("engine: dropped flush of subnormals", "subnormal", "_FLUSH = 0x8040", "_FLUSH = 0x0000"),
     fault(
@@ -105,8 +105,8 @@ FAULTS = (
         "engine: a neighbour's column in a trial's norm",
         "population::test_a_trial_does_not_notice_the_others "
         "packing::test_a_trial_is_the_same_alone_and_in_any_population",
-        "columns = slice(c, c + job.width[t, 0])",
-        "columns = slice(c, c + job.width[t, 0] + 1)",
+        "range(c, c + job.width[trial, 0]):\n        total +=",
+        "range(c, c + job.width[trial, 0] + 1):\n        total +=",
     ),
     fault(
         "engine: sigmoid of negative numbers",

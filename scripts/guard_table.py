@@ -19,14 +19,13 @@ from collections.abc import MutableSequence, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from mlp import guard
 from mlp.config import RunConfig
 from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import Dataset, load_data
 from mlp.engine import steps
-from mlp.engine.handle import version_of
+from mlp.engine.handle import inner, version_of
 from mlp.engine.population import train
 from mlp.engine.result import Result
 from mlp.settings import grouped, read_run, settings_of, with_settings
@@ -98,7 +97,7 @@ def halve(row: MutableSequence[float], loss: float) -> int:
 
 def halved(name: str, texts: Sequence[str]) -> list[End]:
     """How runs end, in a process of its own whose engine halves in the place of the guard."""
-    steps._watch = njit(nogil=True)(halve)
+    steps._watch = inner(halve)
     steps.advance = steps._compile("halved " + version_of(*steps._COMPILED))
     configs = [with_settings(read_run(json.loads(text)), ROLLBACK) for text in texts]
     return ends(configs, train(configs, data_called(name)))

@@ -1,13 +1,11 @@
 """Normalized gradients against central differences, and the step against worked numbers."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp.config import Gradient, Initialization, Model, Optimizer, Scheme
+from mlp.config import Gradient, Initialization, Model, Optimizer
 from mlp.gradient import descend, global_norm, normalize, rate_share
 from mlp.network import Layer, gradient, initialize, loss
 
@@ -45,8 +43,7 @@ def plainly_normalized(g, n, normalization, clip_norm):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("scheme", get_args(Scheme))
+@pytest.mark.parametrize(("depth", "scheme"), [(1, "uniform"), (2, "zeros"), (4, "orthogonal")])
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
 def test_gradient_equals_central_differences(activation, scheme, depth, dtype):
     model = Model(depth=depth, widths=(4, 3, 4, 2)[:depth], activation=activation)
@@ -164,7 +161,7 @@ def test_momentum_of_one_weight_and_one_bias_worked_by_hand():
 def test_a_step_stays_in_float32_and_leaves_its_arguments_alone():
     params, zero, grads = (params_of([a, b], "float32") for a, b in [(1, 2), (0, 0), (3, 4)])
     after = descend(params, zero, grads, Optimizer(learning_rate=0.1, momentum=0.9))
-    assert flat(after.params).dtype == flat(after.velocity).dtype == np.float32
+    assert [flat(part).dtype for part in after] == [np.float32, np.float32]
     assert np.array_equal(flat(params), [1, 2])
     assert np.array_equal(flat(zero), [0, 0])
 
@@ -180,5 +177,5 @@ def test_the_rate_falls_from_all_of_it_to_nothing_along_half_a_cosine():
 def test_a_share_of_the_rate_makes_a_step_of_that_share():
     params, grads = params_of([1.0, 2.0], "float64"), params_of([0.5, -0.5], "float64")
     zero = params_of([0.0, 0.0], "float64")
-    half = descend(params, zero, grads, Optimizer(learning_rate=0.5), share=0.5)
-    assert flat(half.params).tolist() == [0.875, 2.125]
+    half, _ = descend(params, zero, grads, Optimizer(learning_rate=0.5), share=0.5)
+    assert flat(half).tolist() == [0.875, 2.125]

@@ -8,38 +8,24 @@ import numpy as np
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
+from mlp.engine.handle import Handle
 from mlp.engine.layout import Array, Mask
-from mlp.engine.sparse import (
-    BLOCK,
-    Batches,
-    Images,
-    cut_batches,
-    move_images,
-    pack_images,
-    pixel_features,
-)
+from mlp.engine.sparse import BLOCK, Images, cut_batches, move_images, pack_images, pixel_features
 from mlp.engine.steps import CHUNKS
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Training and held-out part as lists of non-zero pixels.
+    """Training and held-out part as lists of non-zero pixels."""
 
-    Attributes:
-        live: `(d,)`, pixels that are non-zero anywhere, once the images of the training part are
-            moved; the others' weights never change.
-        held_out: what accuracies are taken on; None if there is nothing.
-        scale: the pixel that stands for 1.
-        shape: rows and columns of an image.
-        shift: pixels that an epoch moves an image at most.
-    """
-
+    # (d,), pixels that are non-zero anywhere, once the images of the training part are moved; the
+    # others' weights never change
     live: Mask
     train: Images
-    held_out: Images | None
-    scale: int
-    shape: tuple[int, int]
-    shift: int
+    held_out: Images | None  # what accuracies are taken on; None if there is nothing
+    scale: int  # the pixel that stands for 1
+    shape: tuple[int, int]  # rows and columns of an image
+    shift: int  # pixels that an epoch moves an image at most
 
     @property
     def n_pixels(self) -> int:
@@ -49,27 +35,19 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What all trials of a population share: the data, cut, in one dtype.
-
-    Attributes:
-        batch_size: examples of a step; None: all.
-        epoch: steps of an epoch; 0 for the full batch.
-        feature: `(256,)`, the number that each raw pixel value stands for; 1 for 0, the constant
-            pixel.
-        order: draws the order of each epoch, and how its images are moved.
-    """
+    """What all trials of a population share: the data, cut, in one dtype."""
 
     examples: Examples
     dtype: Literal["float32", "float64"]
-    batch_size: int | None
-    epoch: int
-    whole: Batches
-    held_out: Batches | None
-    feature: Array
-    order: np.random.RandomState
+    batch_size: int | None  # examples of a step; None: all
+    epoch: int  # steps of an epoch; 0 for the full batch
+    whole: Handle  # the training part as one batch: on Images and Batches
+    held_out: Handle | None  # likewise; None if there is nothing
+    feature: Array  # (256,), the number that each raw pixel value stands for; 1 for 0, the constant
+    order: np.random.RandomState  # draws the order of each epoch, and how its images are moved
 
 
-@functools.lru_cache(1)  # a tenth of a second for MNIST, and a worker of a cluster asks often
+@functools.lru_cache(4)  # a tenth of a second for MNIST, and a worker of a cluster asks often
 def read_examples(data: Dataset, shift: int) -> Examples:
     """Lists the non-zero pixels of the training and the validation part."""
     train, held_out = data.train, data.validation
@@ -96,9 +74,11 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
     """Cuts the data for all trials that share the config's dtype, batches, and scale of inputs."""
     training = config.training
 
-    def whole(images: Images) -> Batches:
+    def whole(images: Images) -> Handle:
         n = len(images.label)
-        return cut_batches(images, np.arange(n), n, examples.n_pixels, training.dtype)
+        return Handle(
+            images, cut_batches(images, np.arange(n), n, examples.n_pixels, training.dtype)
+        )
 
     n_train = len(examples.train.label)
     return Course(
@@ -113,8 +93,8 @@ def plan_course(examples: Examples, config: RunConfig) -> Course:
     )
 
 
-def next_epoch(course: Course) -> tuple[Images, Batches]:
-    """The images of the next epoch, moved if they are to be, and their batches.
+def next_epoch(course: Course) -> Handle:
+    """The batches of the next epoch, with its images moved if they are to be.
 
     Where there are no others, the full batch. Drawn are the order, then, for images that are to be
     moved, how far down and right each goes.
@@ -122,13 +102,13 @@ def next_epoch(course: Course) -> tuple[Images, Batches]:
     examples = course.examples
     images, shift = examples.train, examples.shift
     if course.batch_size is None:
-        return images, course.whole
+        return course.whole
     order = course.order.permutation(len(images.label))
     if shift:
         ways = course.order.randint(-shift, shift + 1, (2, len(images.label)))
         images = move_images(images, examples.live, examples.shape, *ways)
     cut = cut_batches(images, order, course.batch_size, examples.n_pixels, course.dtype)
-    return images, cut
+    return Handle(images, cut)
 
 
 def chunk_count(batch_size: int, n_examples: int) -> int:

@@ -2,8 +2,9 @@
 
 Numba passes each array as seven numbers and counts references to it. With the fifty arrays of a
 population that makes every call of every function long, compilation slow, and two threads wait for
-each other's counts. A `Handle` is a table of addresses; compiled code reads `handle.name` from it
-as an ordinary array that nobody counts. Whoever holds the handle keeps the arrays alive.
+each other's counts. A `Handle` is a table of addresses; in compiled code `handle.name` is a `View`:
+an address and the lengths, which nobody counts. Its indices are integers from 0 on; fewer of them
+than dimensions give a view of the rest. Whoever holds the handle keeps the arrays alive.
 
 Beside that stand the two other things that compiled code needs of the processor: counters that
 threads share, and a switch that takes numbers too small for a full mantissa as zero while a kernel
@@ -13,30 +14,37 @@ this program is about would train four times as long as healthy ones (docs/speed
 neighbours in a population with them. Beside any weight they are nothing.
 """
 
-import functools
 import hashlib
+import operator
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import from_dtype, njit, types
-from numba.core.cgutils import alloca_once
+from numba.core.cgutils import alloca_once, unpack_tuple
 from numba.core.datamodel.models import OpaqueModel
-from numba.core.typing.templates import AttributeTemplate
+from numba.core.typing.templates import (
+    AbstractTemplate,
+    AttributeTemplate,
+    infer_global,
+    signature,
+)
 from numba.extending import (
     NativeValue,
     infer_getattr,
     intrinsic,
+    lower_builtin,
     lower_getattr_generic,
     register_model,
     typeof_impl,
     unbox,
 )
-from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
+
+from mlp.engine.simd import View, element_pointer, view_of
 
 _SLOT = 4  # numbers of each entry: an address and up to three lengths
 _INT64 = ir.IntType(64)
@@ -48,17 +56,23 @@ _FLUSH = 0x8040
 _HAS_MXCSR = platform.machine().lower() in ("x86_64", "amd64", "x64")
 _WORD = ir.IntType(32)
 
-# A function that only compiled code calls. What Python and C would need to call it is not made: an
-# eighth of the first start's compilation.
-inner = functools.partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+def inner(function: Callable[..., Any]) -> Any:
+    """A function that only compiled code calls.
+
+    What Python and C would need to call it is not made, and a division by zero raises nothing.
+    """
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
 
 
-class _Field(NamedTuple):
-    """Where an entry stands, and what it is: an integer where there is no dtype."""
+def woven(function: Callable[..., Any]) -> Any:
+    """A function that becomes part of each compiled function that calls it.
 
-    place: int
-    dtype: str | None
-    ndim: int
+    Numba optimizes a function together with all that it calls, however deep, and each of those
+    likewise before: a chain of eight calls is optimized eight times. So only what is called from
+    many places stands by itself.
+    """
+    return njit(inline="always")(function)
 
 
 class Handle:
@@ -68,44 +82,47 @@ class Handle:
         parts: named tuples of C-contiguous arrays of at most three dimensions; their fields' names
             are all different.
         others: further arrays, and integers, constants for as long as the handle lives.
+
+    Attributes:
+        arrays: those under their names; here they are kept alive.
+        type: of the handle, for Numba.
     """
 
     def __init__(self, *parts: Any, **others: NDArray[Any] | int) -> None:
-        self.arrays: dict[str, NDArray[Any]] = {
-            name: array
-            for part in (*(part._asdict() for part in parts), others)
-            for name, array in part.items()
-            if isinstance(array, np.ndarray)
-        }
+        self.arrays: dict[str, NDArray[Any]] = {}
+        fields: dict[str, Any] = {}
         entries: list[list[int]] = []
-        self.fields: dict[str, _Field] = {}
-        for name, array in self.arrays.items():
-            if not array.flags.c_contiguous:
-                raise ValueError(f"{name} must be C-contiguous")
-            self.fields[name] = _Field(len(entries), array.dtype.name, array.ndim)
-            entries.append([array.ctypes.data, *array.shape, *[0] * (3 - array.ndim)])
-        for name in (name for name in others if name not in self.arrays):
-            self.fields[name] = _Field(len(entries), None, 0)
-            entries.append([int(others[name]), 0, 0, 0])
+        for part in (*(part._asdict() for part in parts), others):
+            for name, value in part.items():
+                entry = [value, 0, 0, 0]
+                fields[name] = types.int64
+                if isinstance(value, np.ndarray):
+                    if not value.flags.c_contiguous:
+                        raise ValueError(f"{name} must be C-contiguous")
+                    self.arrays[name] = value
+                    fields[name] = View(from_dtype(value.dtype), value.ndim)
+                    entry = [value.ctypes.data, *value.shape, *[0] * (3 - value.ndim)]
+                entries.append(entry)
         self.table = np.array(entries, np.int64)
         self.address = int(self.table.ctypes.data)
+        self.type = _HandleType(fields)
 
 
 class _HandleType(types.Type):
-    def __init__(self, fields: Mapping[str, _Field]) -> None:
-        self.fields = dict(fields)
-        text = ", ".join(f"{name}:{f.dtype}:{f.ndim}" for name, f in fields.items())
-        super().__init__(name=f"Handle({text})")
+    """Numba's type of each entry, in the order of the table."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = fields
+        # The name is in the symbol of each compiled function that takes a handle: a short one.
+        super().__init__(name=f"Handle {hashlib.sha256(str(fields).encode()).hexdigest()[:16]}")
 
 
-@register_model(_HandleType)
-class _HandleModel(OpaqueModel):
-    pass
+register_model(_HandleType)(OpaqueModel)
 
 
 @typeof_impl.register(Handle)
-def _typeof(handle: Handle, _context: Any) -> _HandleType:
-    return _HandleType(handle.fields)
+def _typeof(handle: Handle, _context: Any) -> Any:
+    return handle.type
 
 
 @unbox(_HandleType)
@@ -114,6 +131,87 @@ def _unbox(_type: Any, value: Any, context: Any) -> Any:
     pointer = context.pyapi.long_as_voidptr(address)
     context.pyapi.decref(address)
     return NativeValue(pointer, is_error=context.pyapi.c_api_error())
+
+
+@infer_getattr
+class _HandleAttributes(AttributeTemplate):
+    key = _HandleType
+
+    def generic_resolve(self, handle: _HandleType, name: str) -> Any:
+        return handle.fields.get(name)
+
+
+@lower_getattr_generic(_HandleType)
+def _read(context: Any, builder: Any, handle: _HandleType, value: Any, name: str) -> Any:
+    kind = handle.fields[name]
+    place = list(handle.fields).index(name)
+    table = builder.bitcast(value, _INT64.as_pointer())
+
+    def entry(i: int) -> Any:
+        return builder.load(builder.gep(table, [ir.Constant(_INT64, place * _SLOT + i)]))
+
+    if kind == types.int64:
+        return entry(0)
+    address = builder.inttoptr(entry(0), context.get_data_type(kind.dtype).as_pointer())
+    return view_of(context, builder, kind, address, [entry(1 + i) for i in range(kind.ndim)])
+
+
+@infer_global(operator.getitem)
+class _GetItem(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        view, index = args
+        if not isinstance(view, View):
+            return None
+        n_left = view.ndim - (len(index) if isinstance(index, types.BaseTuple) else 1)
+        return signature(View(view.dtype, n_left) if n_left else view.dtype, view, index)
+
+
+@infer_global(operator.setitem)
+class _SetItem(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        if not isinstance(args[0], View):
+            return None
+        return signature(types.none, *args[:2], args[0].dtype)
+
+
+@infer_global(len)
+class _Len(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(types.int64, *args) if isinstance(args[0], View) else None
+
+
+@lower_builtin(operator.getitem, View, types.Any)
+def _get_item(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    pointer, lengths = _place(context, builder, sig, args)
+    if isinstance(sig.return_type, View):
+        return view_of(context, builder, sig.return_type, pointer, lengths)
+    return builder.load(pointer)
+
+
+@lower_builtin(operator.setitem, View, types.Any, types.Any)
+def _set_item(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    builder.store(args[2], _place(context, builder, sig, args)[0])
+
+
+@lower_builtin(len, View)
+def _length(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.extract_value(args[0], 1)
+
+
+def _place(context: Any, builder: Any, sig: Any, args: Any) -> tuple[Any, list[Any]]:
+    """Pointer to what an index stands for, and the lengths of the dimensions behind it."""
+    view, index = sig.args[:2]
+    is_tuple = isinstance(index, types.BaseTuple)
+    kinds = list(index) if is_tuple else [index]
+    values = unpack_tuple(builder, args[1]) if is_tuple else [args[1]]
+    lengths = [builder.extract_value(args[0], 1 + i) for i in range(view.ndim)]
+    place = ir.Constant(_INT64, 0)
+    for i, length in enumerate(lengths):
+        place = builder.mul(place, length) if i else place
+        if i < len(values):
+            own = context.cast(builder, values[i], kinds[i], types.int64)
+            place = builder.add(place, own)
+    return builder.gep(builder.extract_value(args[0], 0), [place]), lengths[len(values) :]
 
 
 def version_of(*modules: str) -> str:
@@ -126,49 +224,12 @@ def version_of(*modules: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _array_type(field: _Field) -> Any:
-    return types.Array(from_dtype(np.dtype(field.dtype)), field.ndim, "C")
-
-
-@infer_getattr
-class _HandleAttributes(AttributeTemplate):
-    key = _HandleType
-
-    def generic_resolve(self, handle: _HandleType, name: str) -> Any:
-        if name not in handle.fields:
-            return None
-        field = handle.fields[name]
-        return types.int64 if field.dtype is None else _array_type(field)
-
-
-@lower_getattr_generic(_HandleType)
-def _read(context: Any, builder: Any, handle: _HandleType, value: Any, name: str) -> Any:
-    field = handle.fields[name]
-    table = builder.bitcast(value, _INT64.as_pointer())
-
-    def entry(i: int) -> Any:
-        return builder.load(builder.gep(table, [ir.Constant(_INT64, field.place * _SLOT + i)]))
-
-    if field.dtype is None:
-        return entry(0)
-    kind = _array_type(field)
-    array = context.make_array(kind)(context, builder)
-    item = context.get_abi_sizeof(context.get_data_type(kind.dtype))
-    shape = [entry(1 + i) for i in range(field.ndim)]
-    strides = [ir.Constant(_INT64, item)]
-    for length in reversed(shape[1:]):
-        strides.insert(0, builder.mul(strides[0], length))
-    data = builder.inttoptr(entry(0), context.get_data_type(kind.dtype).as_pointer())
-    populate_array(array, data, shape, strides, item, None)
-    return array._getvalue()
-
-
 @intrinsic
 def claim(_typing: Any, array: Any, index: Any, expected: Any, new: Any) -> Any:
     """Atomic compare-and-swap of an int64 element; True where it was `expected`."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args)
+        pointer = element_pointer(context, builder, array, args)
         result = builder.cmpxchg(pointer, args[2], args[3], "seq_cst", "seq_cst")
         return builder.extract_value(result, 1)
 
@@ -180,7 +241,7 @@ def count_up(_typing: Any, array: Any, index: Any) -> Any:
     """Atomically adds one to an int64 element and returns what it was."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args)
+        pointer = element_pointer(context, builder, array, args)
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(array, types.intp), generate
@@ -191,14 +252,10 @@ def peek(_typing: Any, array: Any, index: Any) -> Any:
     """Atomic read of an int64 element."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args)
+        pointer = element_pointer(context, builder, array, args)
         return builder.load_atomic(pointer, "seq_cst", 8)
 
     return types.int64(array, types.intp), generate
-
-
-def _pointer(context: Any, builder: Any, array: Any, args: Any) -> Any:
-    return builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
 
 
 @intrinsic

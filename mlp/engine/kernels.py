@@ -13,14 +13,13 @@ differ from one C library to the next.
 
 from math import log
 
-from mlp.engine.handle import inner
+from mlp.engine.handle import inner, woven
 from mlp.engine.simd import (
     NARROW,
     WIDE,
     at,
     atanh_series,
     expm1_series,
-    fill,
     fma,
     lanes,
     like,
@@ -31,6 +30,7 @@ from mlp.engine.simd import (
     magnitude,
     power_of_two,
     rounding_shift,
+    spread,
     store,
     store_sums,
     transpose,
@@ -54,7 +54,7 @@ EXACT, QUESTION = range(2)
 SATURATED = 0.01
 
 
-@inner()
+@woven
 def scaled_expm1(x):
     """For x <= 0: (q, s) with exp(x) = s (1 + q).
 
@@ -69,14 +69,14 @@ def scaled_expm1(x):
     return fma(r * r, expm1_series(r), r), power_of_two(shifted)
 
 
-@inner()
+@woven
 def exp(x):
     """The exponential for x <= 0."""
     q, s = scaled_expm1(x)
     return fma(q, s, s)
 
 
-@inner()
+@woven
 def log1p(x):
     """The logarithm of 1 + x for 0 <= x <= 1, as 2 artanh(x / (2 + x))."""
     s = x / (like(x, 2.0) + x)
@@ -84,7 +84,7 @@ def log1p(x):
     return like(x, 2.0) * fma(s * square, atanh_series(square), s)
 
 
-@inner()
+@woven
 def sigmoid(x):
     """1 / (1 + exp(-x)), without overflow."""
     one = like(x, 1.0)
@@ -93,7 +93,7 @@ def sigmoid(x):
     return where_less(x, like(x, 0.0), e * upper, upper)
 
 
-@inner()
+@woven
 def tanh(x):
     """-(exp(-2|x|) - 1) / (exp(-2|x|) + 1) with the sign of x, exact also near zero."""
     zero, one = like(x, 0.0), like(x, 1.0)
@@ -106,49 +106,45 @@ def tanh(x):
 def _pixel_passes(span):
     """The two passes over the pixels for tiles of `span` bytes, which the compiler must know."""
 
-    @inner()
+    @woven
+    def add_products(even, feature, value, index, entry, end, matrix, m0):
+        """The sum over entries of feature[value] * matrix[index, :], and even; as two chains."""
+        tile = lanes(matrix, span)
+        odd = zeros(matrix, span)
+        while entry + 1 < end:
+            x = spread(feature, at(value, entry), span)
+            even = fma(x, load(matrix, m0 + at(index, entry) * tile, span), even)
+            x = spread(feature, at(value, entry + 1), span)
+            odd = fma(x, load(matrix, m0 + at(index, entry + 1) * tile, span), odd)
+            entry += 2
+        if entry < end:
+            x = spread(feature, at(value, entry), span)
+            even = fma(x, load(matrix, m0 + at(index, entry) * tile, span), even)
+        return even + odd
+
+    @inner
     def forward(source, feature, weights, w0, first, n_rows, target):
         """target[row, :] = sum over the row's pixels of feature * weights[pixel, :]."""
         tile = lanes(weights, span)
-        zero = zeros(feature, span)
         order, start, pixel, value = source.order, source.start, source.pixel, source.value
         for r in range(n_rows):
             i = at(order, first + r)
-            entry, end = at(start, i), at(start, i + 1)
-            even, odd = zero, zero
-            while entry + 1 < end:
-                x = fill(at(feature, at(value, entry)), span)
-                even = fma(x, load(weights, w0 + at(pixel, entry) * tile, span), even)
-                x = fill(at(feature, at(value, entry + 1)), span)
-                odd = fma(x, load(weights, w0 + at(pixel, entry + 1) * tile, span), odd)
-                entry += 2
-            if entry < end:
-                x = fill(at(feature, at(value, entry)), span)
-                even = fma(x, load(weights, w0 + at(pixel, entry) * tile, span), even)
-            store(target, r * tile, even + odd)
+            begin, end, none = at(start, i), at(start, i + 1), zeros(feature, span)
+            total = add_products(none, feature, value, pixel, begin, end, weights, w0)
+            store(target, r * tile, total)
 
-    @inner()
+    @inner
     def backward(source, feature, block, n_pixels, delta, gradient, g0, is_first):
         """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
         tile = lanes(delta, span)
-        zero = zeros(feature, span)
         start, row, value = source.pixel_start, source.row, source.row_value
         for pixel in range(n_pixels):
-            entry = at(start, block * n_pixels + pixel)
-            end = at(start, block * n_pixels + pixel + 1)
+            place = block * n_pixels + pixel
+            begin, end = at(start, place), at(start, place + 1)
             place = g0 + pixel * tile
-            even = zero if is_first else load(gradient, place, span)
-            odd = zero
-            while entry + 1 < end:
-                x = fill(at(feature, at(value, entry)), span)
-                even = fma(x, load(delta, at(row, entry) * tile, span), even)
-                x = fill(at(feature, at(value, entry + 1)), span)
-                odd = fma(x, load(delta, at(row, entry + 1) * tile, span), odd)
-                entry += 2
-            if entry < end:
-                x = fill(at(feature, at(value, entry)), span)
-                even = fma(x, load(delta, at(row, entry) * tile, span), even)
-            store(gradient, place, even + odd)
+            before = zeros(gradient, span) if is_first else load(gradient, place, span)
+            total = add_products(before, feature, value, row, begin, end, delta, 0)
+            store(gradient, place, total)
 
     return forward, backward
 
@@ -158,31 +154,23 @@ forward_wide, backward_wide = _pixel_passes(WIDE)
 forward_narrow, backward_narrow = _pixel_passes(NARROW)
 
 
-@inner()
-def columns_from_rows(source, tile, target, t0, n_rows):
-    """Turns a tile of n_rows rows into units of rows: target[column, row]."""
+@inner
+def transpose_all(source, s0, s_stride, n_rows, n_columns, target, t0, t_stride):
+    """target[column, row] = source[row, column], in squares."""
     square = lanes(source, NARROW)
     for row in range(0, n_rows, square):
-        for column in range(0, tile, square):
-            transpose(source, row * tile + column, tile, target, t0 + column * ROW + row, ROW)
+        for column in range(0, n_columns, square):
+            place, to = s0 + row * s_stride + column, t0 + column * t_stride + row
+            transpose(source, place, s_stride, target, to, t_stride)
 
 
-@inner()
-def rows_from_columns(source, s0, target, tile, n_rows):
-    """The inverse of `columns_from_rows`."""
-    square = lanes(source, NARROW)
-    for row in range(0, n_rows, square):
-        for column in range(0, tile, square):
-            transpose(source, s0 + column * ROW + row, ROW, target, row * tile + column, tile)
-
-
-@inner()
+@woven
 def others(i, n):
     """The three indices after i, none above n - 1."""
     return min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
 
 
-@inner()
+@inner
 def mix(weights, w0, by_output, by_input, n_inputs, source, s0, n_outputs, target, t0, n_rows):
     """target[o, row] = sum over i of weights[o * by_output + i * by_input] * source[i, row].
 
@@ -200,10 +188,10 @@ def mix(weights, w0, by_output, by_input, n_inputs, source, s0, n_outputs, targe
             place = s0 + row
             for _ in range(n_inputs):
                 x = load(source, place, WIDE)
-                a0 = fma(fill(at(weights, p0), WIDE), x, a0)
-                a1 = fma(fill(at(weights, p1), WIDE), x, a1)
-                a2 = fma(fill(at(weights, p2), WIDE), x, a2)
-                a3 = fma(fill(at(weights, p3), WIDE), x, a3)
+                a0 = fma(spread(weights, p0, WIDE), x, a0)
+                a1 = fma(spread(weights, p1, WIDE), x, a1)
+                a2 = fma(spread(weights, p2, WIDE), x, a2)
+                a3 = fma(spread(weights, p3, WIDE), x, a3)
                 p0 += by_input
                 p1 += by_input
                 p2 += by_input
@@ -215,7 +203,7 @@ def mix(weights, w0, by_output, by_input, n_inputs, source, s0, n_outputs, targe
             store(target, t0 + o3 * ROW + row, a3)
 
 
-@inner()
+@inner
 def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
     """gradient[i, j] += sum over the rows of a[i, row] * d[j, row], in squares of four by four.
 
@@ -255,7 +243,7 @@ def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
                     gradient[g0 + (i + u) * n_d + j + v] += a[4 * u + v]
 
 
-@inner()
+@inner
 def activate(activation, n_units, n_rows, source, s0, target, t0):
     """Writes each unit's activation, and after the last a unit that is one in every row."""
     tile = lanes(source, WIDE)
@@ -274,7 +262,7 @@ def activate(activation, n_units, n_rows, source, s0, target, t0):
         store(target, t + row, like(zeros(source, WIDE), 1.0))
 
 
-@inner()
+@inner
 def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0):
     """Multiplies delta by the activation's derivative, taken from its output."""
     tile = lanes(output, WIDE)
@@ -293,7 +281,23 @@ def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0
                 store(delta, d + row, x * where_less(zero, a, one, zero))
 
 
-@inner()
+@woven
+def clear_lanes(totals):
+    """Sets the sums of all lanes to zero."""
+    for lane in range(len(totals)):
+        totals[lane] = 0
+
+
+@woven
+def add_lanes(totals, first, n_lanes):
+    """The sums of some lanes, added in their order."""
+    total = 0.0
+    for lane in range(first, first + n_lanes):
+        total += totals[lane]
+    return total
+
+
+@inner
 def count_idle(activation, side, side0, n_rows, output, o0, totals):
     """In how many rows of a block a unit's derivative is gone: zero (relu) or saturated.
 
@@ -314,15 +318,12 @@ def count_idle(activation, side, side0, n_rows, output, o0, totals):
         else:
             left = a
         count = count + where_less(zero, left, zero, is_row)
-    totals[:tile] = 0
+    clear_lanes(totals)
     widen_sum(totals, 0, count)
-    n_idle = 0.0
-    for lane in range(tile):
-        n_idle += totals[lane]
-    return n_idle
+    return add_lanes(totals, 0, tile)
 
 
-@inner()
+@inner
 def judge_rows(side, side0, n_rows, logit, l0, totals):
     """Losses, hits and the loss's derivative from the difference of the two logits.
 
@@ -336,10 +337,13 @@ def judge_rows(side, side0, n_rows, logit, l0, totals):
         n_rows: how many rows, a multiple of the lanes.
         logit: from l0 on it holds logit 1 minus logit 0, and receives the derivative by it.
         l0: see logit.
-        totals: float64; receives the losses, then the hits, one sum a lane.
+        totals: float64, two numbers for each lane; overwritten.
+
+    Returns:
+        The sum of the losses, and how many rows were told right.
     """
     tile = lanes(logit, WIDE)
-    totals[:] = 0
+    clear_lanes(totals)
     for row in range(0, n_rows, tile):
         s, z = load(side, side0 + row, WIDE), load(logit, l0 + row, WIDE)
         zero, one = like(z, 0.0), like(z, 1.0)
@@ -353,3 +357,4 @@ def judge_rows(side, side0, n_rows, logit, l0, totals):
         says_one = where_less(zero, z, one, zero)
         is_one = where_less(s, zero, one, zero)
         widen_sum(totals, tile, where_less(zero, magnitude(says_one - is_one), zero, is_row))
+    return add_lanes(totals, 0, tile), add_lanes(totals, tile, tile)

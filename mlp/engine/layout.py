@@ -1,9 +1,10 @@
-"""How many networks of different shapes lie side by side in a few flat arrays.
+"""How many networks of different shapes lie side by side in one flat array.
 
 The first layers stand next to each other as columns of one matrix, cut into tiles of as many
 columns as a vector has lanes; a row more than there are live pixels holds the biases. What is
 above the first layer follows trial by trial: each hidden layer `(fan_in + 1, fan_out)` with its
 biases as the last row, then the weights of output 1 and those of output 0, `fan_in + 1` each.
+Velocities, gradients and kept weights lie as the weights do.
 """
 
 from collections.abc import Sequence
@@ -13,47 +14,43 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mlp.engine.simd import NARROW, WIDE, aligned_zeros
+from mlp.engine.simd import NARROW, WIDE
 from mlp.network import N_CLASSES, Layer, Params
 
 Array = NDArray[np.floating]
+Numbers = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
 class Layout(NamedTuple):
-    """Where everything lies. All entries are int64.
+    """Where everything lies."""
 
-    Attributes:
-        tile_shape: `(2,)`, rows of a tile, which are the live pixels and the biases, and columns.
-        group_tile: `(groups + 1,)`, first tile of each group of trials.
-        group_trial: `(groups + 1,)`, first trial of each group.
-        column: `(trials,)`, first column of each trial.
-        depth: `(trials,)`, hidden layers.
-        width: `(trials, deepest)`, units of each hidden layer.
-        offset: `(trials, deepest + 2)`, among the upper weights: entry l is where hidden layer
-            l + 1 begins (from l = 1 on), entry `depth` output 1, entry `depth + 1` output 0.
-        upper: `(trials + 1,)`, where the upper weights of each trial begin.
-    """
-
-    tile_shape: Integers
-    group_tile: Integers
-    group_trial: Integers
-    column: Integers
-    depth: Integers
-    width: Integers
+    tile_shape: Integers  # (2,), rows of a tile, the live pixels and the biases, and columns
+    group_tile: Integers  # (groups + 1,), first tile of each group of trials
+    group_trial: Integers  # (groups + 1,), first trial of each group
+    column: Integers  # (trials,), first column of each trial
+    depth: Integers  # (trials,), hidden layers
+    width: Integers  # (trials, deepest), units of each hidden layer
+    # (trials, deepest + 2): entry l is where hidden layer l + 1 begins (from l = 1 on), entry
+    # `depth` output 1, entry `depth + 1` output 0
     offset: Integers
-    upper: Integers
-
-    @property
-    def n_trials(self) -> int:
-        """How many networks there are."""
-        return len(self.depth)
+    upper: Integers  # (trials + 1,), where the upper weights of each trial begin
 
     @property
     def n_groups(self) -> int:
-        """How many groups they are in."""
+        """How many groups the trials are in."""
         return len(self.group_trial) - 1
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of all tiles."""
+        return int(self.group_tile[-1] * self.tile_shape[1])
+
+    @property
+    def size(self) -> int:
+        """Numbers of a copy of all weights; another behind it begins with a whole vector."""
+        return -(-int(self.upper[-1]) // WIDE) * WIDE
 
 
 def tile_columns(most: int, dtype: DTypeLike) -> int:
@@ -89,7 +86,7 @@ def plan_layout(
         tile.append(-(-free // lanes))
     width = np.zeros((n, deepest), np.int64)
     offset = np.zeros((n, deepest + 2), np.int64)
-    upper = [0]
+    upper = [tile[-1] * n_pixels * lanes]
     for t, shape in enumerate(widths):
         width[t, : len(shape)] = shape
         place = upper[-1]
@@ -111,27 +108,7 @@ def plan_layout(
     )
 
 
-class Packed(NamedTuple):
-    """One number for every weight: the weights themselves, their velocities, or a gradient.
-
-    Attributes:
-        first: `(tiles * pixels * lanes,)`.
-        upper: `(upper weights,)`.
-    """
-
-    first: Array
-    upper: Array
-
-
-def packed_zeros(layout: Layout, dtype: str, copies: int = 1) -> Packed:
-    """Zeros in the form of all weights, `copies` times one after the other."""
-    n_first = int(layout.group_tile[-1] * layout.tile_shape.prod())
-    return Packed(
-        aligned_zeros(copies * n_first, dtype), aligned_zeros(copies * int(layout.upper[-1]), dtype)
-    )
-
-
-def pack(layout: Layout, packed: Packed, trial: int, params: Params, live: Mask) -> None:
+def pack(layout: Layout, packed: Array, trial: int, params: Params, live: Mask) -> None:
     """Writes one network's weights into its place.
 
     Args:
@@ -143,12 +120,10 @@ def pack(layout: Layout, packed: Packed, trial: int, params: Params, live: Mask)
     tiles[tile, :, lane] = np.vstack([params[0].W[live], params[0].b]).T
     for layer, (W, b) in enumerate(params[1:-1], 1):
         _hidden(layout, packed, trial, layer)[:] = np.vstack([W, b])
-    for output in range(N_CLASSES):
-        weights = _output(layout, packed, trial, output)
-        weights[:] = np.append(params[-1].W[:, output], params[-1].b[output])
+    _outputs(layout, packed, trial)[:] = np.vstack([params[-1].W, params[-1].b]).T[::-1]
 
 
-def unpack(layout: Layout, packed: Packed, trial: int, first: Layer, live: Mask) -> Params:
+def unpack(layout: Layout, packed: Array, trial: int, first: Layer, live: Mask) -> Params:
     """One network's weights, copied out of their place.
 
     Args:
@@ -159,17 +134,12 @@ def unpack(layout: Layout, packed: Packed, trial: int, first: Layer, live: Mask)
     rows = _tiles(layout, packed)[tile, :, lane].T
     W = first.W.copy()
     W[live] = rows[:-1]
-    layers = [Layer(W, rows[-1].copy())]
-    for layer in range(1, int(layout.depth[trial])):
-        matrix = _hidden(layout, packed, trial, layer)
-        layers.append(Layer(matrix[:-1].copy(), matrix[-1].copy()))
-    outputs = [_output(layout, packed, trial, output) for output in range(N_CLASSES)]
-    matrix = np.column_stack(outputs)
-    layers.append(Layer(matrix[:-1].copy(), matrix[-1].copy()))
-    return tuple(layers)
+    above = [_hidden(layout, packed, trial, i) for i in range(1, int(layout.depth[trial]))]
+    above.append(np.ascontiguousarray(_outputs(layout, packed, trial)[::-1].T))
+    return Layer(W, rows[-1].copy()), *(Layer(m[:-1].copy(), m[-1].copy()) for m in above)
 
 
-def move(source: tuple[Layout, Packed, int], target: tuple[Layout, Packed, int]) -> None:
+def move(source: tuple[Layout, Array, int], target: tuple[Layout, Array, int]) -> None:
     """Copies one network's numbers from one layout to another.
 
     Args:
@@ -179,16 +149,15 @@ def move(source: tuple[Layout, Packed, int], target: tuple[Layout, Packed, int])
     tile, lane = _columns(target[0], target[2])
     from_tile, from_lane = _columns(source[0], source[2])
     _tiles(*target[:2])[tile, :, lane] = _tiles(*source[:2])[from_tile, :, from_lane]
-    target[1].upper[_upper(target[0], target[2])] = source[1].upper[_upper(source[0], source[2])]
+    (first, end), (from_first, from_end) = (
+        layout.upper[trial : trial + 2] for layout, _, trial in (target, source)
+    )
+    target[1][first:end] = source[1][from_first:from_end]
 
 
-def _upper(layout: Layout, trial: int) -> slice:
-    return slice(int(layout.upper[trial]), int(layout.upper[trial + 1]))
-
-
-def _tiles(layout: Layout, packed: Packed) -> Array:
+def _tiles(layout: Layout, packed: Array) -> Array:
     """View `(tile, pixel, lane)`."""
-    return packed.first.reshape(-1, *(int(n) for n in layout.tile_shape))
+    return packed[: layout.upper[0]].reshape(-1, *(int(n) for n in layout.tile_shape))
 
 
 def _columns(layout: Layout, trial: int) -> tuple[Integers, Integers]:
@@ -198,15 +167,14 @@ def _columns(layout: Layout, trial: int) -> tuple[Integers, Integers]:
     return column // lanes, column % lanes
 
 
-def _hidden(layout: Layout, packed: Packed, trial: int, layer: int) -> Array:
+def _hidden(layout: Layout, packed: Array, trial: int, layer: int) -> Array:
     """View `(fan_in + 1, fan_out)`."""
     fan_in, fan_out = (int(width) for width in layout.width[trial, layer - 1 : layer + 1])
     start = int(layout.offset[trial, layer])
-    return packed.upper[start : start + (fan_in + 1) * fan_out].reshape(fan_in + 1, fan_out)
+    return packed[start : start + (fan_in + 1) * fan_out].reshape(fan_in + 1, fan_out)
 
 
-def _output(layout: Layout, packed: Packed, trial: int, output: int) -> Array:
-    """View `(fan_in + 1,)`."""
-    depth = int(layout.depth[trial])
-    start = int(layout.offset[trial, depth + 1 - output])
-    return packed.upper[start : start + int(layout.width[trial, depth - 1]) + 1]
+def _outputs(layout: Layout, packed: Array, trial: int) -> Array:
+    """View `(class, fan_in + 1)`, class 1 first."""
+    start = layout.offset[trial, layout.depth[trial]]
+    return packed[start : layout.upper[trial + 1]].reshape(N_CLASSES, -1)

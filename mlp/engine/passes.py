@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from mlp.engine.handle import inner
+from mlp.engine.handle import inner, woven
 from mlp.engine.kernels import (
     ROW,
     activate,
     backward_narrow,
     backward_wide,
-    columns_from_rows,
     correlate,
     count_idle,
     differentiate,
@@ -16,13 +15,14 @@ from mlp.engine.kernels import (
     forward_wide,
     judge_rows,
     mix,
-    rows_from_columns,
+    transpose_all,
 )
 from mlp.engine.layout import Layout
 from mlp.engine.simd import NARROW, WIDE, lanes, store, zeros
 from mlp.engine.sparse import BLOCK
 
 RUNNING = 0
+BATCH, HELD_OUT, WHOLE = range(3)  # what is passed over; learned from is the batch alone
 
 
 def scratch_size(layout: Layout) -> int:
@@ -38,23 +38,23 @@ def scratch_size(layout: Layout) -> int:
     return BLOCK * lanes + (n_units + n_own) * ROW
 
 
-@inner()
-def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_chunks):
+@inner
+def pass_chunk(job, source, own, group, step, role, chunk, n_chunks):
     """Passes a group's networks over one chunk of a batch.
 
     Args:
-        scratch: of this thread, `scratch_size` numbers.
-        totals: of this thread, float64, a number for each lane.
+        own: of this thread, see `mlp.engine.steps.advance`.
         step: updates done.
-        role: which of the sums receives losses and hits; those of role 0 are learned from.
+        role: which of the sums receives losses and hits.
     """
-    side, feature, gradient = source.side, job.feature, job.gradient_first
+    scratch, totals, side = own.scratch, own.totals, source.side
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     first_tile, end_tile = job.group_tile[group], job.group_tile[group + 1]
-    copy = chunk * job.group_tile[-1] * n_pixels * tile
-    is_wide, units = tile == lanes(scratch, WIDE), BLOCK * tile
+    units = BLOCK * tile
+    arena = units + (end_tile - first_tile) * tile * ROW
     if not start_chunk(job, group, role, chunk):
         return
+    batch = step % (len(source.batch_block) - 1)
     blocks = source.batch_block[batch]
     n_blocks = source.batch_block[batch + 1] - blocks
     begin, end = blocks + n_blocks * chunk // n_chunks, blocks + n_blocks * (chunk + 1) // n_chunks
@@ -63,21 +63,21 @@ def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_
         for trial in range(job.group_trial[group], job.group_trial[group + 1]):
             if job.ending[trial] == RUNNING:
                 z0 = units + (job.column[trial] - first_tile * tile) * ROW
-                arena = units + (end_tile - first_tile) * tile * ROW
                 logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
-                judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
-                add_totals(job, totals, role, chunk, trial)
-                if role == 0:
+                loss, hits = judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
+                job.losses[role, chunk, trial] += loss
+                job.hits[role, chunk, trial] += hits
+                if role == BATCH:
                     if is_measured(job, trial, step):
                         add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows)
                     backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
-        if role == 0:
+        if role == BATCH:
             for number in range(first_tile, end_tile):
                 z0 = units + (number - first_tile) * tile * ROW
-                rows_from_columns(scratch, z0, scratch, tile, n_rows)
-                g0 = copy + number * n_pixels * tile
-                is_first = block == begin
-                if is_wide:
+                transpose_all(scratch, z0, ROW, tile, n_rows, scratch, 0, tile)
+                g0, is_first = chunk * job.size + number * n_pixels * tile, block == begin
+                gradient, feature = job.gradient, job.feature
+                if tile == lanes(scratch, WIDE):
                     backward_wide(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
                 else:
                     backward_narrow(
@@ -85,41 +85,29 @@ def pass_chunk(job, source, scratch, totals, group, step, role, batch, chunk, n_
                     )
 
 
-@inner()
+@woven
 def start_chunk(job, group, role, chunk):
     """Sets the sums of a chunk to zero; returns whether any trial of the group is running."""
     is_running = False
     for trial in range(job.group_trial[group], job.group_trial[group + 1]):
         job.losses[role, chunk, trial] = 0
         job.hits[role, chunk, trial] = 0
-        if role == 0:
-            job.idle[chunk, trial] = 0
-            copy = chunk * job.upper[-1]
+        if role == BATCH:
+            for unit in range(len(job.idle[chunk, trial])):
+                job.idle[chunk, trial, unit] = 0
             for i in range(job.upper[trial], job.upper[trial + 1]):
-                job.gradient_upper[copy + i] = 0
+                job.gradient[chunk * job.size + i] = 0
         is_running |= job.ending[trial] == RUNNING
     return is_running
 
 
-@inner()
-def add_totals(job, totals, role, chunk, trial):
-    """Adds a block's losses and hits, one sum a lane, to the chunk's."""
-    n_lanes = len(totals) // 2
-    loss, hits = 0.0, 0.0
-    for lane in range(n_lanes):
-        loss += totals[lane]
-        hits += totals[n_lanes + lane]
-    job.losses[role, chunk, trial] += loss
-    job.hits[role, chunk, trial] += hits
-
-
-@inner()
+@woven
 def is_measured(job, trial, step):
     """Whether norms and idle units are due after so many updates."""
     return step % job.evaluate_every[trial] == 0 or step == job.steps[trial]
 
 
-@inner()
+@woven
 def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
     """Adds to each hidden unit's count the rows of a block in which it is idle."""
     unit, place = 0, arena
@@ -133,10 +121,9 @@ def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
         place += ROW  # the unit of ones
 
 
-@inner()
+@woven
 def forward_tiles(job, source, scratch, first_tile, end_tile, block):
     """The first layers' sums over one block, units of rows; returns the rows, padded to vectors."""
-    weights = job.weights_first
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     first = source.block_position[block]
     n_rows = source.block_position[block + 1] - first
@@ -147,15 +134,15 @@ def forward_tiles(job, source, scratch, first_tile, end_tile, block):
     for number in range(first_tile, end_tile):
         w0 = number * n_pixels * tile
         if tile == multiple:
-            forward_wide(source, job.feature, weights, w0, first, n_rows, scratch)
+            forward_wide(source, job.feature, job.weights, w0, first, n_rows, scratch)
         else:
-            forward_narrow(source, job.feature, weights, w0, first, n_rows, scratch)
+            forward_narrow(source, job.feature, job.weights, w0, first, n_rows, scratch)
         to = BLOCK * tile + (number - first_tile) * tile * ROW
-        columns_from_rows(scratch, tile, scratch, to, n_padded)
+        transpose_all(scratch, 0, tile, n_padded, tile, scratch, to, ROW)
     return n_padded
 
 
-@inner()
+@woven
 def forward_upper(job, scratch, z0, arena, trial, n_rows):
     """One network from its first layer's sums to the difference of its two logits.
 
@@ -165,14 +152,13 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     Returns:
         Where the difference stands.
     """
-    upper = job.weights_upper
-    activation, depth = job.activation[trial], job.depth[trial]
+    weights, activation, depth = job.weights, job.activation[trial], job.depth[trial]
     activate(activation, job.width[trial, 0], n_rows, scratch, z0, scratch, arena)
     a0 = arena
     for layer in range(1, depth):
         n_in, n_out = job.width[trial, layer - 1] + 1, job.width[trial, layer]
         w0, to = job.offset[trial, layer], a0 + n_in * ROW
-        mix(upper, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
+        mix(weights, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
         activate(activation, n_out, n_rows, scratch, to, scratch, to)
         a0 = to
     n_in = job.width[trial, depth - 1] + 1
@@ -180,24 +166,23 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     direction = logit + ROW
     one, zero = job.offset[trial, depth], job.offset[trial, depth + 1]
     for i in range(n_in):
-        scratch[direction + i] = upper[one + i] - upper[zero + i]
+        scratch[direction + i] = weights[one + i] - weights[zero + i]
     mix(scratch, direction, 0, 1, n_in, scratch, a0, 1, scratch, logit, n_rows)
     return logit
 
 
-@inner()
+@woven
 def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
     """From the loss's derivatives by the difference of the logits to those by the first sums.
 
     The latter take the place from z0 on; the upper layers' gradients are added to the chunk's.
     """
-    upper, gradient = job.weights_upper, job.gradient_upper
     activation, derivative = job.activation[trial], job.derivative[trial]
-    depth, copy = job.depth[trial], chunk * job.upper[-1]
+    depth, copy = job.depth[trial], chunk * job.size
     n_above = job.width[trial, depth - 1]
     direction, a0 = logit + ROW, logit - (n_above + 1) * ROW
     g0 = copy + job.offset[trial, depth]
-    correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, gradient, g0)
+    correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, job.gradient, g0)
     delta = z0 if depth == 1 else direction + (n_above + ROW) // ROW * ROW
     mix(scratch, direction, 1, 0, 1, scratch, logit, n_above, scratch, delta, n_rows)
     differentiate(activation, derivative, n_above, n_rows, scratch, a0, scratch, delta)
@@ -205,8 +190,9 @@ def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
         n_below = job.width[trial, layer - 1]
         a0 -= (n_below + 1) * ROW
         w0 = job.offset[trial, layer]
-        correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, gradient, copy + w0)
+        g0 = copy + w0
+        correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, job.gradient, g0)
         to = z0 if layer == 1 else delta + n_above * ROW
-        mix(upper, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)
+        mix(job.weights, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)
         differentiate(activation, derivative, n_below, n_rows, scratch, a0, scratch, to)
         delta, n_above = to, n_below

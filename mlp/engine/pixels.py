@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mlp.data.dataset import Part
 from mlp.engine.handle import Handle, version_of
-from mlp.engine.kernels import backward_wide, forward_wide
+from mlp.engine.kernels import backward_wide, forward_wide, transpose_all
 from mlp.engine.layout import Mask
-from mlp.engine.simd import NARROW, WIDE, aligned_zeros, lanes, store, transpose, zeros
+from mlp.engine.simd import WIDE, aligned_zeros, lanes, store, zeros
 from mlp.engine.sparse import BLOCK, cut_batches, pack_images, pixel_features
 
 Matrix = NDArray[np.float64]
@@ -79,14 +79,12 @@ def project(pixels: Pixels, weights: Matrix) -> Matrix:
     Returns:
         `(units, rows)`; 0 in rows without an example.
     """
-    n_units = len(weights)
-    tiles = _aligned(_tiles(n_units), pixels.n_inputs, _TILE)
-    columns = np.zeros((len(tiles) * _TILE, pixels.n_inputs))
-    columns[:n_units] = weights
-    tiles[:] = columns.reshape(len(tiles), _TILE, -1).transpose(0, 2, 1)
-    received = np.zeros((len(tiles) * _TILE, pixels.n_rows))
-    _project(pixels.source, tiles.ravel(), _scratch(), received.ravel())
-    return received[:n_units]
+    columns = _padded(weights)
+    tiles = _aligned(columns.size)
+    tiles[:] = columns.reshape(-1, _TILE, pixels.n_inputs).transpose(0, 2, 1).ravel()
+    received = np.zeros((len(columns), pixels.n_rows))
+    _project(pixels.source, _work(tiles, received.ravel()))
+    return received[: len(weights)]
 
 
 def collect(pixels: Pixels, deltas: Matrix) -> Matrix:
@@ -98,24 +96,24 @@ def collect(pixels: Pixels, deltas: Matrix) -> Matrix:
     Returns:
         `(units, inputs)`.
     """
-    n_units = len(deltas)
-    columns = np.zeros((_tiles(n_units) * _TILE, pixels.n_rows))
-    columns[:n_units] = deltas
-    tiles = _aligned(_tiles(n_units), pixels.n_inputs, _TILE)
-    _collect(pixels.source, columns.ravel(), _scratch(), tiles.ravel())
-    return tiles.transpose(0, 2, 1).reshape(-1, pixels.n_inputs)[:n_units]
+    columns = _padded(deltas)
+    tiles = _aligned(len(columns) * pixels.n_inputs)
+    _collect(pixels.source, _work(columns.ravel(), tiles))
+    by_unit = tiles.reshape(-1, pixels.n_inputs, _TILE).transpose(0, 2, 1)
+    return by_unit.reshape(-1, pixels.n_inputs)[: len(deltas)]
 
 
-def _tiles(n_units: int) -> int:
-    return -(-n_units // _TILE)
+def _padded(rows: Matrix) -> Matrix:
+    """The rows, and such of zeros up to a whole tile."""
+    return np.pad(rows, ((0, -len(rows) % _TILE), (0, 0)))
 
 
-def _scratch() -> Matrix:
-    return np.asarray(aligned_zeros(BLOCK * _TILE, "float64"))
+def _work(given: Matrix, wanted: Matrix) -> Handle:
+    return Handle(given=given, scratch=_aligned(BLOCK * _TILE), wanted=wanted)
 
 
-def _aligned(*shape: int) -> Matrix:
-    return np.asarray(aligned_zeros(int(np.prod(shape)), "float64")).reshape(shape)
+def _aligned(size: int) -> Matrix:
+    return np.asarray(aligned_zeros(size, "float64"))
 
 
 def _compile(version: str) -> tuple[Any, Any]:
@@ -125,10 +123,11 @@ def _compile(version: str) -> tuple[Any, Any]:
     """
 
     @njit(nogil=True, cache=True)
-    def project_all(source, weights, scratch, received):
+    def project_all(source, work):
         """Block by block, so that a block's pixels stay in the cache for all tiles."""
         assert version
-        tile, square = lanes(weights, WIDE), lanes(weights, NARROW)
+        weights, scratch, received = work.given, work.scratch, work.wanted
+        tile = lanes(weights, WIDE)
         size, stride = source.n_inputs * tile, source.stride
         for block in range(len(source.block_position) - 1):
             first = source.block_position[block]
@@ -139,29 +138,20 @@ def _compile(version: str) -> tuple[Any, Any]:
             for number in range(len(weights) // size):
                 w0, to = number * size, number * tile * stride + block * BLOCK
                 forward_wide(source, source.feature, weights, w0, first, n_rows, scratch)
-                for row in range(0, n_padded, square):
-                    for column in range(0, tile, square):
-                        place = to + column * stride + row
-                        transpose(scratch, row * tile + column, tile, received, place, stride)
+                transpose_all(scratch, 0, tile, n_padded, tile, received, to, stride)
 
     @njit(nogil=True, cache=True)
-    def collect_all(source, deltas, scratch, gradient):
+    def collect_all(source, work):
         """The same backwards; the first block's sums replace what is there."""
         assert version
-        tile, square = lanes(deltas, WIDE), lanes(deltas, NARROW)
-        n_inputs, stride = source.n_inputs, source.stride
-        size = n_inputs * tile
+        deltas, scratch, gradient = work.given, work.scratch, work.wanted
+        feature, n_inputs, tile = source.feature, source.n_inputs, lanes(deltas, WIDE)
+        size, stride = n_inputs * tile, source.stride
         for block in range(len(source.block_position) - 1):
             for number in range(len(gradient) // size):
                 g0, start = number * size, number * tile * stride + block * BLOCK
-                for row in range(0, BLOCK, square):
-                    for column in range(0, tile, square):
-                        place = start + column * stride + row
-                        transpose(deltas, place, stride, scratch, row * tile + column, tile)
-                is_first = block == 0
-                backward_wide(
-                    source, source.feature, block, n_inputs, scratch, gradient, g0, is_first
-                )
+                transpose_all(deltas, start, stride, tile, BLOCK, scratch, 0, tile)
+                backward_wide(source, feature, block, n_inputs, scratch, gradient, g0, block == 0)
 
     return project_all, collect_all
 

@@ -4,16 +4,14 @@ Configs in, results out: whoever calls `train` does not see how the trials share
 trial's result does not depend on its neighbours, their order or the number of threads.
 """
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlp import guard
 from mlp.config import RunConfig
@@ -22,7 +20,6 @@ from mlp.engine import steps
 from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.engine.kernels import ROW
 from mlp.engine.packing import (
-    LayerPoints,
     PackedTrial,
     Population,
     assemble,
@@ -31,10 +28,10 @@ from mlp.engine.packing import (
     run_slice,
 )
 from mlp.engine.passes import RUNNING
-from mlp.engine.result import Ending, Progress, Result, Snapshots, Thresholds
+from mlp.engine.result import Ending, Progress, Result, Thresholds
 from mlp.engine.simd import WIDE
 from mlp.errors import SystemLimitError
-from mlp.network import N_CLASSES
+from mlp.network import N_CLASSES, Params
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
@@ -64,7 +61,7 @@ def train(
     threads: int = 1,
     thresholds: Sequence[Thresholds] | None = None,
     progress: Progress | None = None,
-    snapshots: Snapshots | None = None,
+    snapshots: Sequence[dict[int, Params]] | None = None,
     memory_bytes: int | None = None,
 ) -> list[Result]:
     """Trains one network for each config.
@@ -80,6 +77,8 @@ def train(
         threads: that train; they change nothing but the time.
         thresholds: one a trial; None prunes nothing.
         progress: called in this thread.
+        snapshots: one a trial, number of updates -> weights: a copy takes the place of each value,
+            if the trial gets so far. No result depends on them.
         memory_bytes: to be used at most; None: most of what is free.
 
     Returns:
@@ -89,19 +88,22 @@ def train(
         SystemLimitError: for a network that does not fit into memory, before any is trained.
     """
     populations = _populations(configs, data, threads, memory_bytes)
-    read = functools.cache(functools.partial(read_examples, data))
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
+    copies: Sequence[dict[int, Params]] = snapshots or [{}] * len(configs)
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
-    n_done = 0
+    n_before = 0
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
         for numbers in populations:
             first = configs[numbers[0]]
-            course = plan_course(read(first.training.shift), first)
-            trials = [begin(i, configs[i], course, bounds[i]) for i in numbers]
-            tell = None if progress is None else functools.partial(_tell, progress, n_done, losses)
-            _train(course, trials, threads, pool, losses, tell, snapshots)
-            n_done += sum(trial.config.training.steps for trial in trials)
+            course = plan_course(read_examples(data, first.training.shift), first)
+            trials = [begin(i, configs[i], course, bounds[i], copies[i]) for i in numbers]
+            for step in _slices(course, trials, threads, pool):
+                losses[numbers] = [trial.loss for trial in trials]
+                if progress is not None:
+                    n_own = sum(_updates(trial, step) for trial in trials)
+                    progress(n_before + n_own, losses.copy())
+            n_before += sum(trial.config.training.steps for trial in trials)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
     return [results[number] for number in range(len(configs))]
 
@@ -140,63 +142,46 @@ def _populations(
     return populations
 
 
-def _train(
+def _slices(
     course: Course,
     trials: list[PackedTrial],
     threads: int,
     pool: ThreadPoolExecutor,
-    losses: NDArray[np.float64],
-    tell: Callable[[Sequence[PackedTrial], int], None] | None,
-    snapshots: Snapshots | None,
-) -> None:
-    """Trains a population to the last trial's end."""
+) -> Iterator[int]:
+    """Trains a population to the last trial's end; yields the last step of each slice."""
     population: Population | None = None
     step, last = 0, 0
-    epoch = next_epoch(course)
+    batches = next_epoch(course)
     while running := [trial for trial in trials if trial.ending == RUNNING]:
         if population is None or len(running) < len(population.trials):
             population = assemble(course, running, threads, population)
             last = max(trial.config.training.steps for trial in running)
             longest = _slice_steps(course.examples, running)
         if course.epoch and step and step % course.epoch == 0:
-            epoch = next_epoch(course)
+            batches = next_epoch(course)
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
-        if snapshots is not None:
-            n_steps = min(n_steps, _take(snapshots, course, population, step))
-        run_slice(course, population, epoch, step, n_steps, pool)
+        n_steps = min(n_steps, _take_snapshots(course, population, step))
+        run_slice(course, population, batches, step, n_steps, pool)
         step += n_steps
-        if tell is not None:
-            for trial in running:
-                losses[trial.number] = trial.batch_loss[-1][min(trial.last_step - step, -1)]
-            tell(trials, step - 1)
+        yield step - 1
 
 
-def _tell(
-    progress: Progress,
-    n_before: int,
-    losses: NDArray[np.float64],
-    trials: Sequence[PackedTrial],
-    step: int,
-) -> None:
-    """Reports what is done: by earlier populations, and by the present one at this step."""
-    n_own = 0
-    for trial in trials:
-        steps = trial.config.training.steps
-        n_own += min(step, steps) if trial.ending == RUNNING else steps
-    progress(n_before + n_own, losses.copy())
-
-
-def _take(snapshots: Snapshots, course: Course, population: Population, step: int) -> int:
+def _take_snapshots(course: Course, population: Population, step: int) -> int:
     """Copies the weights that are due now; returns in how many steps the next ones are."""
     following = [_NEVER]
     for place, trial in enumerate(population.trials):
-        due = snapshots.steps[trial.number]
-        if step in due:
-            snapshots.take(trial.number, step, present_weights(course, population, place))
-        following += [other - step for other in due if other > step]
+        if step in trial.snapshots:
+            trial.snapshots[step] = present_weights(course, population, place)
+        following += [other - step for other in trial.snapshots if other > step]
     return min(following)
+
+
+def _updates(trial: PackedTrial, step: int) -> int:
+    """How many updates of a trial count as done at a step: all, where it has ended."""
+    most = trial.config.training.steps
+    return min(step, most) if trial.ending == RUNNING else most
 
 
 def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
@@ -211,13 +196,14 @@ def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
 
 
 def _result(trial: PackedTrial, epoch: int) -> Result:
+    curves: dict[str, Any] = {name: np.concatenate(c) for name, c in trial.curves.items()}
     config, last = trial.config, trial.last_step
-    batch_loss = np.concatenate(trial.batch_loss)[: last + 1]
-    accuracy = np.concatenate(trial.accuracy)[: last + 1]
-    evaluated = np.flatnonzero(~np.isnan(accuracy))
+    batch_loss, whole_loss, accuracy, restored = (
+        curves.pop(name)[: last + 1]
+        for name in ("batch_loss", "whole_loss", "accuracy", "restored")
+    )
     loss, loss_step, step_loss = batch_loss, np.arange(last + 1), None
     if epoch:
-        whole_loss = np.concatenate(trial.whole_loss)[: last + 1]
         is_taken = loss_step % epoch == 0
         is_taken[-1] |= trial.ending == steps.COMPLETED
         if config.optimizer.guard != "none":  # a loss that was lost was gone back from
@@ -227,6 +213,7 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
         if trial.ending == steps.NON_FINITE and np.isfinite(loss[-1]):
             step_loss = batch_loss
             loss, loss_step = np.append(loss, batch_loss[last]), np.append(loss_step, last)
+    evaluated, went_back = np.flatnonzero(~np.isnan(accuracy)), np.flatnonzero(restored >= 0)
     return Result(
         loss=loss,
         loss_step=loss_step,
@@ -236,23 +223,11 @@ def _result(trial: PackedTrial, epoch: int) -> Result:
         weights=tuple((layer.W, layer.b) for layer in trial.weights),
         ending=_ENDINGS[trial.ending],
         last_step=last,
-        **_restores(trial, last),
-        **_layers(trial),
+        restored_step=went_back,
+        restored_to=restored[went_back],
+        restored_share=guard.FACTOR ** np.arange(1.0, went_back.size + 1),
+        **curves,
     )
-
-
-def _restores(trial: PackedTrial, last: int) -> dict[str, Any]:
-    """When the guard went back, to which weights, and with which share of the rate it went on."""
-    restored = np.concatenate(trial.restored)[: last + 1]
-    at = np.flatnonzero(restored >= 0)
-    share = guard.FACTOR ** np.arange(1.0, at.size + 1)
-    return {"restored_step": at, "restored_to": restored[at], "restored_share": share}
-
-
-def _layers(trial: PackedTrial) -> dict[str, Any]:
-    """What was measured of the layers over all slices."""
-    parts = zip(*trial.layers, strict=True)
-    return dict(zip(LayerPoints._fields, map(np.concatenate, parts), strict=True))
 
 
 def available_bytes() -> int:

@@ -1,13 +1,13 @@
 """What a training gives, in words that cost no compiled code to import."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlp.errors import WithSentence
-from mlp.network import Array, Params
+from mlp.network import Array
 
 
 class Ending(WithSentence):
@@ -115,21 +115,6 @@ class Result:
         """The share of the learning rate that a guard had left at these steps, 0 to 1."""
         shares = np.append(1.0, self.restored_share)
         return shares[np.searchsorted(self.restored_step, step)]
-
-
-@dataclass(frozen=True)
-class Snapshots:
-    """Copies of the weights while they are trained; no result depends on them.
-
-    Attributes:
-        steps: one a trial: the numbers of updates after which its weights are copied, if it gets
-            so far.
-        take: told a trial's place among the configs, a number of updates, and the weights; called
-            in the thread that trains.
-    """
-
-    steps: Sequence[Collection[int]]
-    take: Callable[[int, int, Params], None]
 
 
 Progress = Callable[[int, NDArray[np.float64]], None]

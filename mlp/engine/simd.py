@@ -10,7 +10,7 @@ Widths are given in bytes: `WIDE` is two of the widest registers in use today, `
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import factorial, log
 from typing import Any
 
@@ -36,16 +36,33 @@ class Vector(types.Type):
         super().__init__(name=f"Vector({dtype}, {lanes})")
 
 
+class View(types.Type):
+    """Numba type of a C-contiguous array whose references nobody counts; see `Handle`."""
+
+    def __init__(self, dtype: Any, ndim: int) -> None:
+        self.dtype = dtype
+        self.ndim = ndim
+        super().__init__(name=f"View({dtype}, {ndim})")
+
+
+@register_model(View)
+class _ViewModel(PrimitiveModel):
+    def __init__(self, manager: Any, view: View) -> None:
+        number = manager.lookup(view.dtype).get_value_type()
+        parts = [number.as_pointer(), *[ir.IntType(64)] * view.ndim]
+        super().__init__(manager, view, ir.LiteralStructType(parts))
+
+
+def _vector(array: Any, span: Any) -> Vector:
+    return Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
+
+
 def _llvm(vector: Vector) -> ir.VectorType:
     return ir.VectorType(_scalar(vector.dtype), vector.lanes)
 
 
 def _scalar(dtype: Any) -> ir.Type:
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-
-
-def _integers(vector: Vector) -> ir.VectorType:
-    return ir.VectorType(ir.IntType(vector.dtype.bitwidth), vector.lanes)
 
 
 @register_model(Vector)
@@ -75,8 +92,25 @@ def _call(builder: Any, name: str, vector: Vector, args: Sequence[Any]) -> Any:
     return builder.call(function, args)
 
 
-def _pointer(context: Any, builder: Any, array: Any, value: Any, index: Any) -> Any:
-    return builder.gep(context.make_array(array)(context, builder, value).data, [index])
+def view_of(context: Any, builder: Any, view: View, address: Any, lengths: Sequence[Any]) -> Any:
+    """The value of a view."""
+    value = ir.Constant(context.get_value_type(view), ir.Undefined)
+    for i, part in enumerate((address, *lengths)):
+        value = builder.insert_value(value, part, i)
+    return value
+
+
+def element_pointer(context: Any, builder: Any, array: Any, args: Sequence[Any]) -> Any:
+    """Pointer to an element of a 1-D array or view, from its value and the index."""
+    if isinstance(array, View):
+        return builder.gep(builder.extract_value(args[0], 0), [args[1]])
+    return builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+
+
+def _vector_pointer(
+    context: Any, builder: Any, array: Any, args: Sequence[Any], kind: ir.VectorType
+) -> Any:
+    return builder.bitcast(element_pointer(context, builder, array, args), kind.as_pointer())
 
 
 def _operation(symbol: Any, name: str) -> None:
@@ -101,12 +135,10 @@ for _symbol, _name in (
     _operation(_symbol, _name)
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def lanes(_typing: Any, array: Any, span: Any) -> Any:
     """How many elements of `array` a vector of `span` bytes holds (a compile-time constant)."""
-    if not isinstance(span, types.IntegerLiteral):
-        return None
-    count = span.literal_value * 8 // array.dtype.bitwidth
+    count = _vector(array, span).lanes
     return types.intp(array, span), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), count)
 
 
@@ -115,21 +147,18 @@ def at(_typing: Any, array: Any, index: Any) -> Any:
     """Element of a 1-D array, without the test for a negative index."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(_pointer(context, builder, array, *args))
+        return builder.load(element_pointer(context, builder, array, args))
 
     return array.dtype(array, types.intp), generate
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def load(_typing: Any, array: Any, index: Any, span: Any) -> Any:
     """Vector of `span` bytes that starts at element `index` of a 1-D array."""
-    if not isinstance(span, types.IntegerLiteral):
-        return None
-    vector = Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
+    vector = _vector(array, span)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, *args[:2])
-        pointer = builder.bitcast(pointer, _llvm(vector).as_pointer())
+        pointer = _vector_pointer(context, builder, array, args, _llvm(vector))
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return vector(array, types.intp, span), generate
@@ -140,33 +169,29 @@ def store(_typing: Any, array: Any, index: Any, value: Any) -> Any:
     """Writes a vector from element `index` of a 1-D array on."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, *args[:2])
-        pointer = builder.bitcast(pointer, _llvm(value).as_pointer())
+        pointer = _vector_pointer(context, builder, array, args, _llvm(value))
         builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), generate
 
 
-@intrinsic
-def fill(_typing: Any, value: Any, span: Any) -> Any:
-    """Vector of `span` bytes with `value` in every lane."""
-    if not isinstance(span, types.IntegerLiteral) or not isinstance(value, types.Float):
-        return None
-    vector = Vector(value, span.literal_value * 8 // value.bitwidth)
+@intrinsic(prefer_literal=True)
+def spread(_typing: Any, array: Any, index: Any, span: Any) -> Any:
+    """Vector of `span` bytes with element `index` of a 1-D array in every lane."""
+    vector = _vector(array, span)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, args[0], vector.lanes)
+        value = builder.load(element_pointer(context, builder, array, args))
+        return _splat(builder, value, vector.lanes)
 
-    return vector(value, span), generate
+    return vector(array, types.intp, span), generate
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def zeros(_typing: Any, array: Any, span: Any) -> Any:
     """Vector of `span` bytes of zeros, of the array's type."""
-    if not isinstance(span, types.IntegerLiteral):
-        return None
-    vector = Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
+    vector = _vector(array, span)
     return vector(array, span), lambda _c, _b, _s, _a: _constant(vector, 0.0)
 
 
@@ -208,7 +233,7 @@ def power_of_two(_typing: Any, shifted: Any) -> Any:
     bits, bias = (23, 127) if shifted.dtype == types.float32 else (52, 1023)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        integer = _integers(shifted)
+        integer = ir.VectorType(ir.IntType(shifted.dtype.bitwidth), shifted.lanes)
         amount = ir.Constant(integer, [bits] * shifted.lanes)
         one = ir.Constant(integer, [bias << bits] * shifted.lanes)
         exponent = builder.add(builder.shl(builder.bitcast(args[0], integer), amount), one)
@@ -256,35 +281,29 @@ ln2_high = _constant_by_type(float(np.float32(log(2))), log(2))
 ln2_low = _constant_by_type(log(2) - float(np.float32(log(2))), 2.3190468138462996e-17)
 
 
-@intrinsic
-def widen_sum(_typing: Any, total: Any, index: Any, x: Any) -> Any:
-    """Adds x, lane by lane in float64, to the float64 array `total` from element `index` on."""
-    double = Vector(types.float64, x.lanes)
+def _accumulation(add: Callable[[Any, Vector, Any, Any], Any]) -> Any:
+    @intrinsic
+    def accumulate(_typing: Any, total: Any, index: Any, x: Any) -> Any:
+        double = Vector(types.float64, x.lanes)
 
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, total, *args[:2])
-        pointer = builder.bitcast(pointer, _llvm(double).as_pointer())
-        wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
-        builder.store(builder.fadd(builder.load(pointer, align=8), wide), pointer, align=8)
-        return context.get_dummy_value()
+        def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            pointer = _vector_pointer(context, builder, total, args, _llvm(double))
+            wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
+            before = builder.load(pointer, align=8)
+            builder.store(add(builder, double, before, wide), pointer, align=8)
+            return context.get_dummy_value()
 
-    return types.void(total, types.intp, x), generate
+        return types.void(total, types.intp, x), generate
+
+    return accumulate
 
 
-@intrinsic
-def widen_square(_typing: Any, total: Any, index: Any, x: Any) -> Any:
-    """Adds the squares of x as `widen_sum` does, each sum rounded once."""
-    double = Vector(types.float64, x.lanes)
-
-    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, total, *args[:2])
-        pointer = builder.bitcast(pointer, _llvm(double).as_pointer())
-        wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
-        before = builder.load(pointer, align=8)
-        builder.store(_call(builder, "fma", double, (wide, wide, before)), pointer, align=8)
-        return context.get_dummy_value()
-
-    return types.void(total, types.intp, x), generate
+# `(total, index, x)`: adds x, or its square, to the float64 array `total` from element `index` on,
+# lane by lane; each sum is rounded once.
+widen_sum = _accumulation(lambda builder, _, before, x: builder.fadd(before, x))
+widen_square = _accumulation(
+    lambda builder, double, before, x: _call(builder, "fma", double, (x, x, before))
+)
 
 
 @intrinsic
@@ -297,8 +316,7 @@ def transpose(
 
     def pointer(context: Any, builder: Any, array: Any, args: Any, i: int) -> Any:
         step = builder.mul(args[2], ir.Constant(ir.IntType(64), i))
-        place = _pointer(context, builder, array, args[0], builder.add(args[1], step))
-        return builder.bitcast(place, kind.as_pointer())
+        return _vector_pointer(context, builder, array, (args[0], builder.add(args[1], step)), kind)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         align = source.dtype.bitwidth // 8
@@ -343,8 +361,7 @@ def store_sums(_typing: Any, target: Any, index: Any, vectors: Any) -> Any:
             size = half
         for i, part in enumerate(parts):
             place = builder.add(args[1], ir.Constant(ir.IntType(64), i * n))
-            pointer = _pointer(context, builder, target, args[0], place)
-            pointer = builder.bitcast(pointer, _llvm(vectors[0]).as_pointer())
+            pointer = _vector_pointer(context, builder, target, (args[0], place), _llvm(vectors[0]))
             builder.store(part, pointer, align=vectors[0].dtype.bitwidth // 8)
         return context.get_dummy_value()
 

@@ -17,41 +17,26 @@ BLOCK = 256  # rows: their number fits a byte, and their gradients fit the first
 
 
 class Images(NamedTuple):
-    """Non-zero pixels row by row.
+    """Non-zero pixels row by row."""
 
-    Attributes:
-        start: `(n + 1,)` int64, where each row's pixels begin.
-        pixel: `(non_zero,)` uint16, place among the live pixels.
-        value: `(non_zero,)` uint8, raw value; 0 of the constant pixel.
-        label: `(n,)` uint8.
-    """
-
-    start: NDArray[np.int64]
-    pixel: NDArray[np.uint16]
-    value: NDArray[np.uint8]
-    label: NDArray[np.uint8]
+    start: NDArray[np.int64]  # (n + 1,), where each row's pixels begin
+    pixel: NDArray[np.uint16]  # (non_zero,), place among the live pixels
+    value: NDArray[np.uint8]  # (non_zero,), raw value; 0 of the constant pixel
+    label: NDArray[np.uint8]  # (n,)
 
 
 class Batches(NamedTuple):
-    """Rows in the order of use, cut into batches of blocks of at most `BLOCK` rows.
+    """Rows in the order of use, cut into batches of blocks of at most `BLOCK` rows."""
 
-    Attributes:
-        order: `(n,)` int64, row of the images at each position.
-        batch_block: `(batches + 1,)` int64, first block of each batch.
-        block_position: `(blocks + 1,)` int64, first position of each block.
-        pixel_start: `(blocks * pixels + 1,)` int64, where the entries of a pixel in a block begin.
-        row: `(non_zero,)` uint8, row within the block.
-        row_value: `(non_zero,)` uint8, raw value.
-        side: `(blocks * BLOCK,)` of the training's dtype: 1 for label 0, -1 for label 1, 0 where
-            the block has no row.
-    """
-
-    order: NDArray[np.int64]
-    batch_block: NDArray[np.int64]
-    block_position: NDArray[np.int64]
+    order: NDArray[np.int64]  # (n,), row of the images at each position
+    batch_block: NDArray[np.int64]  # (batches + 1,), first block of each batch
+    block_position: NDArray[np.int64]  # (blocks + 1,), first position of each block
+    # (blocks * pixels + 1,), where the entries of a pixel in a block begin
     pixel_start: NDArray[np.int64]
-    row: NDArray[np.uint8]
-    row_value: NDArray[np.uint8]
+    row: NDArray[np.uint8]  # (non_zero,), row within the block
+    row_value: NDArray[np.uint8]  # (non_zero,), raw value
+    # (blocks * BLOCK,) of the training's dtype: 1 for label 0, -1 for label 1, 0 where the block
+    # has no row
     side: NDArray[np.floating]
 
 

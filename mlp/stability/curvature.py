@@ -45,15 +45,6 @@ _START_SEED = 0  # of the first vector; any will do, but always the same
 Vector = NDArray[np.float64]
 
 
-class MeasuredNetwork(NamedTuple):
-    """What is measured: weights, the rule by which they are trained, and `data.scale`."""
-
-    params: Params
-    activation: Activation
-    derivative: Derivative
-    input_scale: float = 1.0
-
-
 @dataclass(frozen=True)
 class Sharpness:
     """The leading curvature at some weights; not finite where the weights or it are not.
@@ -88,38 +79,30 @@ over the examples, `(units, inputs)`. So the products of many networks can be do
 
 
 class _Tangent(NamedTuple):
-    """All that a product needs of the weights it is taken at; one entry for each hidden layer.
+    """All that a product needs of the weights it is taken at; one entry for each hidden layer."""
 
-    Attributes:
-        matrices: of the layers above the first, the output's last.
-        hidden: activations with their row of ones.
-        slope: of the activation.
-        factor: what takes the slope's place on the way back; the slope itself if exact.
-        bend: derivative of the factor by the activation's input, times what comes back.
-        delta: derivative of the mean loss by each layer's input, the output's last.
-        kappa: `(rows,)`, second derivative of the mean loss by the output.
-    """
-
-    matrices: list[Matrix]
-    hidden: list[Matrix]
-    slope: list[Matrix]
-    factor: list[Matrix]
-    bend: list[Matrix]
-    delta: list[Matrix]
-    kappa: Vector
+    matrices: list[Matrix]  # of the layers above the first, the output's last
+    hidden: list[Matrix]  # activations with their row of ones
+    slope: list[Matrix]  # of the activation
+    factor: list[Matrix]  # what takes the slope's place on the way back; the slope itself if exact
+    bend: list[Matrix]  # derivative of the factor by the activation's input, times what comes back
+    delta: list[Matrix]  # derivative of the mean loss by each layer's input, the output's last
+    kappa: Vector  # (rows,), second derivative of the mean loss by the output
 
 
-def measure(network: MeasuredNetwork, pixels: Pixels) -> Measurement:
+def measure(
+    params: Params, activation: Activation, derivative: Derivative, pixels: Pixels
+) -> Measurement:
     """Measures one network; see `Measurement` for what is yielded and sent."""
-    matrices = _matrices(network.params, pixels)
+    matrices = _matrices(params, pixels)
     received = yield matrices[0]
-    tangent = _tangent(network, matrices[1:], received, pixels)
+    tangent = _tangent(matrices[1:], received, activation, derivative, pixels)
     first = yield tangent.delta[0]
     upper = [d @ a.T for d, a in zip(tangent.delta[1:], tangent.hidden, strict=True)]
     norm = math.sqrt(sum(float(np.vdot(part, part)) for part in (first, *upper)))
     if not math.isfinite(norm):
         return Sharpness(math.nan, norm, math.inf, 0)
-    return (yield from _leading(tangent, matrices, norm, network.derivative == "exact"))
+    return (yield from _leading(tangent, matrices, norm, derivative == "exact"))
 
 
 def _matrices(params: Params, pixels: Pixels) -> list[Matrix]:
@@ -131,12 +114,16 @@ def _matrices(params: Params, pixels: Pixels) -> list[Matrix]:
 
 
 def _tangent(
-    network: MeasuredNetwork, matrices: list[Matrix], received: Matrix, pixels: Pixels
+    matrices: list[Matrix],
+    received: Matrix,
+    activation: Activation,
+    derivative: Derivative,
+    pixels: Pixels,
 ) -> _Tangent:
     """Forward and backward once, keeping what the products need."""
     hidden, slope, factor, turn = list[Matrix](), list[Matrix](), list[Matrix](), list[Matrix]()
     for matrix in matrices:
-        value, own_slope, own_factor, own_turn = _units(received, network)
+        value, own_slope, own_factor, own_turn = _units(received, activation, derivative)
         hidden.append(np.vstack([value, np.ones(pixels.n_rows)]))
         slope.append(own_slope)
         factor.append(own_factor)
@@ -156,13 +143,15 @@ def _tangent(
     return _Tangent(matrices, hidden, slope, factor, bend[::-1], delta[::-1], kappa)
 
 
-def _units(received: Matrix, network: MeasuredNetwork) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+def _units(
+    received: Matrix, activation: Activation, derivative: Derivative
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """Activations, their slope, the factor in its place, and the factor's derivative."""
-    match network.activation:
+    match activation:
         case "sigmoid":
             a = _logistic(received)
             slope = a * _logistic(-received)  # 1 - a would lose it where a is near 1
-            if network.derivative == "question":
+            if derivative == "question":
                 factor = _logistic(-a)
                 return a, slope, factor, -factor * (1 - factor) * slope
             return a, slope, slope, slope * (1 - 2 * a)

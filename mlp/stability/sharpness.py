@@ -6,9 +6,8 @@ order, with any number of threads.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
 from mlp.network import Array, Params, initialize
 from mlp.settings import with_settings
-from mlp.stability.curvature import MAX_PRODUCTS, MeasuredNetwork, Measurement, Sharpness, measure
+from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Sharpness, measure
 from mlp.stability.ratio import effective_step, sharpness_steps, stability_ratio
 
 Numbers = NDArray[np.float64]
@@ -56,6 +55,9 @@ _ONE_STEP = {
 }
 
 
+_Queue = SimpleQueue[tuple[int, RunConfig, Params]]
+
+
 class SharpnessCurve(NamedTuple):
     """The curvature along a run, `(point,)` each, at finite points only; see `Sharpness`."""
 
@@ -67,28 +69,28 @@ class SharpnessCurve(NamedTuple):
 
 
 def measure_sharpness(
-    networks: Sequence[MeasuredNetwork], data: Dataset, *, threads: int = 1
+    configs: Sequence[RunConfig], weights: Sequence[Params], data: Dataset, *, threads: int = 1
 ) -> list[Sharpness]:
-    """Measures the sharpness of each network over the whole training part.
+    """Measures the sharpness of networks over the whole training part.
 
     Args:
+        configs: one a network, by which it is trained.
+        weights: one a network.
         threads: they change nothing but the time.
     """
-    if not networks:
-        return []
     found: dict[int, Sharpness] = {}
-    for factor in dict.fromkeys(network.input_scale for network in networks):
-        pixels = read_pixels(data.train, data.scale / factor)
-        queue: SimpleQueue[tuple[int, MeasuredNetwork]] = SimpleQueue()
-        for number, network in enumerate(networks):
-            if network.input_scale == factor:
-                queue.put((number, network))
+    for scale in dict.fromkeys(config.data.scale for config in configs):
+        pixels = read_pixels(data.train, data.scale / scale)
+        queue: _Queue = SimpleQueue()
+        for number, (config, params) in enumerate(zip(configs, weights, strict=True)):
+            if config.data.scale == scale:
+                queue.put((number, config, params))
         # A product that is shared out over threads adds up in another order.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
             tasks = [pool.submit(_measure_all, queue, pixels) for _ in range(threads)]
             for task in tasks:
                 found |= task.result()
-    return [found[number] for number in range(len(networks))]
+    return [found[number] for number in range(len(configs))]
 
 
 def measure_sharpness_curves(
@@ -107,12 +109,9 @@ def measure_sharpness_curves(
     Returns:
         One for each run. Points where weights or curvature are not finite are left out.
     """
-    networks = [
-        _measured_network(config, weights)
-        for config, taken in zip(configs, snapshots, strict=True)
-        for weights in taken.values()
-    ]
-    measured = iter(measure_sharpness(networks, data, threads=threads))
+    of_each = [c for c, taken in zip(configs, snapshots, strict=True) for _ in taken]
+    weights = [weights for taken in snapshots for weights in taken.values()]
+    measured = iter(measure_sharpness(of_each, weights, data, threads=threads))
     curves = []
     for config, taken in zip(configs, snapshots, strict=True):
         points = [(step, next(measured)) for step in taken]
@@ -164,8 +163,8 @@ def with_first_rates(
     for config in at_one.values():
         _check_memory(config, "optimizer.learning_rate must be a number", data, threads, None)
     found = list(configs)
-    networks = [_measured_network(c, _first_weights(c, data)) for c in at_one.values()]
-    measured = measure_sharpness(networks, data, threads=threads)
+    weights = [_first_weights(config, data) for config in at_one.values()]
+    measured = measure_sharpness(list(at_one.values()), weights, data, threads=threads)
     for (place, config), point in zip(at_one.items(), measured, strict=True):
         step = float(effective_step(config, point.gradient_norm, data.train.n_examples))
         bend = point.value * step
@@ -206,12 +205,6 @@ def _distance(before: Params, after: Sequence[tuple[Array, Array]]) -> float:
     return math.sqrt(sum(squares))
 
 
-def _measured_network(config: RunConfig, weights: Params) -> MeasuredNetwork:
-    return MeasuredNetwork(
-        weights, config.model.activation, config.gradient.derivative, config.data.scale
-    )
-
-
 @np.errstate(all="ignore")  # first weights may be beyond the dtype
 def _first_weights(config: RunConfig, data: Dataset) -> Params:
     return initialize(
@@ -227,15 +220,13 @@ def _first_weights(config: RunConfig, data: Dataset) -> Params:
 def _curve(
     config: RunConfig, points: Sequence[tuple[int, Sharpness]], n_examples: int
 ) -> SharpnessCurve:
-    def numbers(values: Iterable[float]) -> Numbers:
-        return np.fromiter(values, np.float64)
-
     step = np.array([step for step, _ in points], np.int64)
-    sharpness = numbers(point.value for _, point in points)
-    norm = numbers(point.gradient_norm for _, point in points)
+    sharpness, residual, norm = (
+        np.array([getattr(point, name) for _, point in points], np.float64)
+        for name in ("value", "residual", "gradient_norm")
+    )
     share = rate_share(config.optimizer, step, config.training.steps)
     ratio = stability_ratio(config, sharpness, norm, n_examples) * share
-    residual = numbers(point.residual for _, point in points)
     kept = np.isfinite(ratio)
     return SharpnessCurve(step[kept], sharpness[kept], residual[kept], norm[kept], ratio[kept])
 
@@ -271,71 +262,46 @@ def _check_memory(
         )
 
 
-@dataclass(eq=False)
-class _Ongoing:
-    """A measurement that is not at its end, what it asks for, and the memory it takes."""
-
-    number: int
-    measurement: Measurement
-    ask: Matrix
-    n_bytes: int
-
-
 @np.errstate(all="ignore")  # weights may be beyond all numbers
-def _measure_all(
-    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", pixels: Pixels
-) -> dict[int, Sharpness]:
+def _measure_all(queue: _Queue, pixels: Pixels) -> dict[int, Sharpness]:
     """Measures networks until none is left, some side by side."""
     done: dict[int, Sharpness] = {}
-    running: list[_Ongoing] = []
+    running: dict[int, Measurement] = {}
+    asks: dict[int, Matrix] = {}
+    n_bytes: dict[int, int] = {}
     while True:
-        running += _begin(queue, running, pixels)
+        while sum(map(len, asks.values())) < _COLUMNS and sum(n_bytes.values()) < _WORKING_BYTES:
+            try:
+                number, config, params = queue.get_nowait()
+            except Empty:
+                break
+            activation, derivative = config.model.activation, config.gradient.derivative
+            running[number] = measure(params, activation, derivative, pixels)
+            asks[number] = next(running[number])
+            widths = [layer.b.size for layer in params[:-1]]
+            sizes = {"n_inputs": pixels.n_inputs, "n_examples": pixels.n_examples}
+            n_bytes[number] = _measuring_bytes(widths, **sizes)
         if not running:
             return done
         for product in (project, collect):
-            running = _advance(running, product, pixels, done)
+            answers = product(pixels, np.vstack(list(asks.values())))
+            ends = np.cumsum([len(ask) for ask in asks.values()])[:-1]
+            for number, answer in zip(list(asks), np.split(answers, ends), strict=True):
+                further = _send(running[number], answer)
+                if isinstance(further, Sharpness):
+                    done[number] = further
+                    del running[number], asks[number], n_bytes[number]
+                else:
+                    asks[number] = further
 
 
-def _begin(
-    queue: "SimpleQueue[tuple[int, MeasuredNetwork]]", running: Sequence[_Ongoing], pixels: Pixels
-) -> list[_Ongoing]:
-    """Begins further measurements, as long as there is room beside those that run."""
-    n_columns = sum(len(one.ask) for one in running)
-    n_bytes = sum(one.n_bytes for one in running)
-    begun: list[_Ongoing] = []
-    while n_columns < _COLUMNS and n_bytes < _WORKING_BYTES:
-        try:
-            number, network = queue.get_nowait()
-        except Empty:
-            break
-        widths = [layer.b.size for layer in network.params[:-1]]
-        measurement = measure(network, pixels)
-        needed = _measuring_bytes(widths, n_inputs=pixels.n_inputs, n_examples=pixels.n_examples)
-        one = _Ongoing(number, measurement, next(measurement), needed)
-        n_columns += len(one.ask)
-        n_bytes += one.n_bytes
-        begun.append(one)
-    return begun
-
-
-def _advance(
-    running: Sequence[_Ongoing],
-    product: Callable[[Pixels, Matrix], Matrix],
-    pixels: Pixels,
-    done: dict[int, Sharpness],
-) -> list[_Ongoing]:
-    """Answers all measurements at once; those that end go to `done`."""
-    answers = product(pixels, np.vstack([one.ask for one in running]))
-    ends = np.cumsum([len(one.ask) for one in running])[:-1]
-    going_on: list[_Ongoing] = []
-    for one, answer in zip(running, np.split(answers, ends), strict=True):
-        try:
-            one.ask = one.measurement.send(answer)
-        except StopIteration as end:
-            done[one.number] = end.value
-        else:
-            going_on.append(one)
-    return going_on
+def _send(measurement: Measurement, answer: Matrix) -> Matrix | Sharpness:
+    """What a measurement asks for next, or what it has found."""
+    try:
+        return measurement.send(answer)
+    except StopIteration as end:
+        found: Sharpness = end.value
+        return found
 
 
 def _measuring_bytes(widths: Sequence[int], *, n_inputs: int, n_examples: int) -> int:

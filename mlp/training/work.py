@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Progress, Result, Snapshots, Thresholds
+from mlp.engine.result import Progress, Result, Thresholds
 from mlp.network import Params
 from mlp.stability.ratio import sharpness_steps
 
@@ -55,14 +55,14 @@ def train_population(
     """
     from mlp.engine.population import train  # compiled code, whose import takes half a second
 
-    taken: list[dict[int, Params]] = [{} for _ in configs]
+    taken: list[dict[int, Params]] = [dict.fromkeys(sharpness_steps(c), ()) for c in configs]
     results = train(
         configs,
         data,
         threads=threads,
         thresholds=None if thresholds is None else [thresholds] * len(configs),
         progress=_counted(progress, configs),
-        snapshots=_kept_in(taken, configs),
+        snapshots=taken,
     )
     return _measured(results, configs, taken, data, threads)
 
@@ -141,16 +141,6 @@ class Executor(Protocol):
         """Gives up what has not come back, and lets go of everything."""
 
 
-def _kept_in(taken: list[dict[int, Params]], configs: Sequence[RunConfig]) -> Snapshots | None:
-    """Keeps the weights at which the sharpness is to be measured."""
-    steps = [sharpness_steps(config) for config in configs]
-
-    def take(number: int, step: int, weights: Params) -> None:
-        taken[number][step] = weights
-
-    return Snapshots(steps, take) if any(steps) else None
-
-
 def _measured(
     results: list[Result],
     configs: Sequence[RunConfig],
@@ -163,7 +153,8 @@ def _measured(
         return results
     from mlp.stability.sharpness import measure_sharpness_curves  # compiled code, likewise
 
-    curves = measure_sharpness_curves(configs, taken, data, threads=threads)
+    reached = [{step: weights for step, weights in each.items() if weights} for each in taken]
+    curves = measure_sharpness_curves(configs, reached, data, threads=threads)
     return [
         dataclasses.replace(
             result,

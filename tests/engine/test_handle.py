@@ -21,14 +21,15 @@ class More(NamedTuple):
 @njit
 def read(handle):
     handle.flat[1] = 7
-    return handle.deep[1, 2, 0] + handle.single[-1], handle.deep.shape, handle.count
+    part = handle.deep[1]
+    return part[2, 0] + handle.single[1], len(handle.deep), len(part), len(part[2]), handle.count
 
 
 def test_compiled_code_reads_and_writes_the_arrays_themselves():
     flat = np.zeros(3, np.int64)
     deep = np.arange(24.0).reshape(2, 3, 4)
     handle = Handle(Some(flat, deep), More(np.ones(2, np.float32)), count=-5)
-    assert read(handle) == (deep[1, 2, 0] + 1, (2, 3, 4), -5)
+    assert read(handle) == (deep[1, 2, 0] + 1, 2, 3, 4, -5)
     assert flat.tolist() == [0, 7, 0]
 
 

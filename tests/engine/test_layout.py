@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mlp.config import Initialization, Model
-from mlp.engine.layout import move, pack, packed_zeros, plan_layout, unpack
+from mlp.engine.layout import move, pack, plan_layout, unpack
+from mlp.engine.simd import aligned_zeros
 from mlp.network import Layer, initialize
 
 SHAPES = [(3,), (40, 2), (1, 5, 7, 2), (20, 20)]
@@ -30,16 +31,16 @@ def assert_same(one, other):
 def test_networks_survive_packing_and_moving(groups, dtype):
     networks = [network(shape, seed, dtype) for seed, shape in enumerate(SHAPES)]
     layout = plan_layout(SHAPES, groups, LIVE.sum() + 1, dtype)
-    packed = packed_zeros(layout, dtype)
+    packed = aligned_zeros(layout.size, dtype)
     for place, params in enumerate(networks):
         pack(layout, packed, place, params, LIVE)
-    assert np.count_nonzero(packed.first) == sum(
+    assert np.count_nonzero(packed[: layout.upper[0]]) == sum(
         np.count_nonzero(p[0].W[LIVE]) + len(p[0].b) for p in networks
     )
     for place, params in enumerate(networks):
         assert_same(unpack(layout, packed, place, params[0], LIVE), params)
     fewer = plan_layout([SHAPES[2]], [1], LIVE.sum() + 1, dtype)
-    target = packed_zeros(fewer, dtype)
+    target = aligned_zeros(fewer.size, dtype)
     move((layout, packed, 2), (fewer, target, 0))
     assert_same(unpack(fewer, target, 0, networks[2][0], LIVE), networks[2])
 

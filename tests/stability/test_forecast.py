@@ -56,17 +56,17 @@ def test_perfect_order_of_few_runs_is_not_certain():
     assert 0.2 < auc.low < 0.7
 
 
-@pytest.mark.parametrize("better", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("better", [0.0, 2.0])
 def test_intervals_of_the_auc_hold_the_truth_about_95_times_in_100(better):
     rng = np.random.RandomState(5)
     truth = 0.5 * (1 + math.erf(better / 2))
     held = 0
-    for _ in range(400):
+    for _ in range(200):
         runs = [Forecast("sum", ratio, LEARNING) for ratio in rng.standard_normal(20)]
         runs += [Forecast("sum", better + x, OSCILLATING) for x in rng.standard_normal(8)]
         auc = forecast_quality(runs)["sum"].auc
         held += auc.low <= truth <= auc.high
-    assert 0.91 < held / 400 < 0.995
+    assert 0.91 < held / 200 < 0.995
 
 
 def test_wilson_at_the_ends():

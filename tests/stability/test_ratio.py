@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from test_curvature import DATA, N, X, flat, mean_gradient, network, shaped
+from test_curvature import DATA, N, X, flat, mean_gradient, measured_in, network, shaped
 
 from mlp.curve import Verdict
 from mlp.gradient import descend, global_norm, normalize
@@ -21,7 +21,7 @@ from mlp.stability.ratio import (
     sharpness_steps,
     stability_ratio,
 )
-from mlp.stability.sharpness import measure_sharpness, measure_sharpness_curves
+from mlp.stability.sharpness import measure_sharpness_curves
 
 
 def run(normalization="mean", rate=0.5, *, momentum=0.0, **training):
@@ -46,8 +46,8 @@ def test_effective_step_is_the_step_over_the_mean_gradient(normalization, scale)
     )
     norm = global_norm(grads) / N
     rest = tuple(Layer(0 * W, 0 * b) for W, b in net.params)
-    moved = descend(net.params, rest, normalize(grads, N, config.gradient), config.optimizer)
-    length = np.linalg.norm(flat(moved.params) - flat(net.params))
+    moved, _ = descend(net.params, rest, normalize(grads, N, config.gradient), config.optimizer)
+    length = np.linalg.norm(flat(moved) - flat(net.params))
     assert effective_step(config, norm, N) == pytest.approx(length / norm, rel=1e-9)
 
 
@@ -85,7 +85,7 @@ def minimum():
 @pytest.mark.parametrize("normalization", ["sum", "mean"])
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_a_minimum_is_left_above_a_ratio_of_one_and_kept_below(minimum, normalization, momentum):
-    [sharp] = measure_sharpness([minimum], DATA)
+    [sharp] = measured_in([minimum], DATA)
     unit = stability_ratio(
         run(normalization, 1.0, momentum=momentum), sharp.value, sharp.gradient_norm, N
     )
