@@ -455,9 +455,9 @@ def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
     }
 
 
-def look_up(point: Mapping[str, Value], name: str, _domain: Domain) -> Value:
-    """What a whole point has for a parameter; with the point given, what `draw` asks."""
-    return point[name]
+def value_or_first(point: Mapping[str, Value], name: str, domain: Domain) -> Value:
+    """What a point has for a parameter, else its first value; with the point given, a `Suggest`."""
+    return point[name] if name in point else domain.corners()[0]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -596,24 +596,29 @@ def _branch(entry: Entry, value: Value) -> str:
 
 
 def _check_against_schema(space: Space, base: RunConfig) -> None:
-    """Tries every end and choice alone, then their combinations, against the schema."""
+    """Refuses a space from which the schema's laws can be broken."""
+    for suggest in _probes(space, base):
+        drawn = draw(space, base, suggest)
+        try:
+            with_settings(base, drawn)
+        except SettingError as error:
+            point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
+            raise SettingError(f"study.space can draw {one_line(point)}: {error}") from None
 
-    def corners(_name: str, domain: Domain) -> list[Value]:
-        return domain.corners()
 
+def _probes(space: Space, base: RunConfig) -> Iterator[Suggest]:
+    """Every end and choice alone, then their combinations, of very many some."""
     for entry in space:
         for branch, domain in entry.domains.items():
             for value in domain.corners():
-                force = functools.partial(_force, entry, branch, value)
-                _checked(base, draw(space, base, force))
-    every = every_point(functools.partial(draw, space, base), corners)
+                yield functools.partial(_force, entry, branch, value)
+    every = every_point(functools.partial(draw, space, base), lambda _, domain: domain.corners())
     points = list(itertools.islice(every, _MAX_COMBINATIONS))
-    for point in points:
-        _checked(base, draw(space, base, functools.partial(look_up, point)))
+    yield from (functools.partial(value_or_first, point) for point in points)
     if len(points) == _MAX_COMBINATIONS:  # the first ones are much alike, so as many from all over
         stream = random.Random(0)
         for _ in range(_MAX_COMBINATIONS):
-            _checked(base, draw(space, base, lambda _name, domain: stream.choice(domain.corners())))
+            yield lambda _, domain: stream.choice(domain.corners())
 
 
 def _force(entry: Entry, branch: str, value: Value, name: str, domain: Domain) -> Value:
@@ -625,11 +630,3 @@ def _force(entry: Entry, branch: str, value: Value, name: str, domain: Domain) -
         values = (domain.point(index) for index in range(domain.size() or 0))
         return next((own for own in values if typed(own) == branch), domain.corners()[0])
     return domain.corners()[0]
-
-
-def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
-    try:
-        with_settings(base, drawn)
-    except SettingError as error:
-        point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
-        raise SettingError(f"study.space can draw {one_line(point)}: {error}") from None
