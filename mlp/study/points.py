@@ -160,10 +160,8 @@ def check_grid(space: Space, base: RunConfig) -> None:
     Raises:
         SettingError: for a range of floats without a step, or more points than a study can have.
     """
-    size = 0
-    for size, _ in enumerate(_grid(space, base), 1):
-        if size > _MAX_GRID:
-            raise SettingError(_too_many())
+    if sum(1 for _ in itertools.islice(_grid(space, base), _MAX_GRID + 1)) > _MAX_GRID:
+        raise _too_many()
 
 
 def _grid(space: Space, base: RunConfig) -> Iterator[dict[str, Value]]:
@@ -176,9 +174,9 @@ def _listed(name: str, domain: Domain) -> list[Value]:
     if size is None:
         raise SettingError(f"study.sampler=grid needs choices or a step for {name}, not a range")
     if size > _MAX_GRID:
-        raise SettingError(_too_many())
+        raise _too_many()
     return [domain.point(index) for index in range(size)]
 
 
-def _too_many() -> str:
-    return f"study.sampler=grid would have more than {_MAX_GRID:,} points"
+def _too_many() -> SettingError:
+    return SettingError(f"study.sampler=grid would have more than {_MAX_GRID:,} points")

@@ -507,19 +507,21 @@ def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
     if path.startswith("data.") and path != "data.scale":
         raise SettingError(f"study.space cannot vary {path}: a study has one data set")
     by = value.get("by") if isinstance(value, Mapping) else None
-    if by is None:
-        layered = isinstance(value, Mapping) and value.get("each_layer", False) is True
-        return Entry(path, {"": read_domain(path, value, base=base)}, None, layered)
-    if not isinstance(by, str) or by not in known or by == path:
-        raise SettingError(f"study.space.{path}.by must name another setting, but is {shown(by)}")
-    if by.startswith("data."):
-        raise SettingError(f"study.space.{path}.by cannot be {by}: a study has one data set")
-    branches = {typed(key): branch for key, branch in value.items() if key != "by"}
+    branches = {"": value}
+    if by is not None:
+        if not isinstance(by, str) or by not in known or by == path:
+            raise SettingError(
+                f"study.space.{path}.by must name another setting, but is {shown(by)}"
+            )
+        if by.startswith("data."):
+            raise SettingError(f"study.space.{path}.by cannot be {by}: a study has one data set")
+        branches = {typed(key): branch for key, branch in value.items() if key != "by"}
     kinds = {isinstance(b, Mapping) and b.get("each_layer") is True for b in branches.values()}
     if len(kinds) != 1:
         raise SettingError(f"study.space.{path} needs a domain of one kind for each value of {by}")
     domains = {
-        key: read_domain(f"{path}.{key}", branch, base=base) for key, branch in branches.items()
+        key: read_domain(path if by is None else f"{path}.{key}", branch, base=base)
+        for key, branch in branches.items()
     }
     return Entry(path, domains, by, kinds.pop())
 

@@ -105,14 +105,7 @@ def rehearse_study(
 ) -> Rehearsal:
     """Finds out what a study would be, as `study.dry_run=true` shows it; leaves nothing behind.
 
-    Args:
-        study: as of `run_study`.
-        settings: likewise.
-        train: likewise.
-        console: where it is shown; None: nowhere.
-
-    Raises:
-        SettingError: as `run_study`.
+    It takes what `run_study` takes, and refuses the same.
 
     Example:
         >>> import mlp

@@ -96,7 +96,7 @@ class _Run:
     host: _Host
     folder: Path
     output: int
-    started: float
+    started: float = math.inf
     pid: int | None = None
     printed: bytes = b""
     code: int | None = None
@@ -184,7 +184,7 @@ class Functions:
             socket.send_fds(host.socket, [str(folder).encode()], [printing])
         os.close(printing)
         host.is_used = True
-        run = _Run(task, own, host, folder, output, time.monotonic())
+        run = _Run(task, own, host, folder, output)
         self._running[str(folder)] = run
         self._selector.register(output, selectors.EVENT_READ, lambda: self._hear_output(run))
 
