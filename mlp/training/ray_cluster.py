@@ -20,7 +20,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +71,8 @@ _DEATHS = (
 )
 
 
-@dataclass(eq=False)
-class _Running:
-    """A population that Ray has.
-
-    Attributes:
-        key: its name on the board.
-        who: the worker that has it; empty before it was begun.
-        n_done: trials' worth of steps.
-        silent_s: seconds since its worker wrote on the board.
-    """
-
-    task: Task
-    key: int
-    who: str = ""
-    n_done: float = 0.0
-    silent_s: float = 0.0
+_Word = tuple[str, float, float]
+"""Who trains a population; trials' worth of steps; seconds since that was written on the board."""
 
 
 class RayCluster:
@@ -109,8 +94,9 @@ class RayCluster:
             options["memory"] = int(execution.memory_gb * 1e9)
         self._train = ray.remote(**options)(_train)
         self._data: tuple[Dataset, Any] | None = None
-        self._running: dict[Any, _Running] = {}
+        self._running: dict[Any, tuple[int, Task]] = {}  # reference -> its name on the board
         self._keys = itertools.count()
+        self._words: dict[int, _Word] = {}
         self._other_cpus: set[str] = set()
         self._busy_s = self._slot_s = 0.0
         self._counted_to = self._told = time.monotonic()
@@ -134,13 +120,13 @@ class RayCluster:
         """Hands a population to Ray; the examples travel once to each machine."""
         if not self._running:
             self._counted_to = self._told = time.monotonic()
-        running = _Running(task, next(self._keys))
+        key = next(self._keys)
         with _one_sentence():
             if self._data is None or self._data[0] is not task.data:
                 self._data = task.data, ray.put(task.data)
             ref = self._train.remote(
                 self._board,
-                running.key,
+                key,
                 versions(),
                 task.trainer,
                 task.configs,
@@ -148,7 +134,7 @@ class RayCluster:
                 self.n_threads,
                 task.thresholds,
             )
-        self._running[ref] = running
+        self._running[ref] = key, task
 
     def wait(self, progress: WorkDone) -> list[Answer]:
         """What the workers have brought, and whom they have lost."""
@@ -167,7 +153,7 @@ class RayCluster:
                 f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
                 "when it is back, the same command goes on"
             )
-        progress(sum(running.n_done for running in self._running.values()), np.empty(0))
+        progress(sum(self._word(key)[1] for key, _ in self._running.values()), np.empty(0))
         return answers
 
     def idle_share(self) -> float | None:
@@ -183,8 +169,8 @@ class RayCluster:
 
     def _answer(self, ref: Any) -> Answer:
         """What came of a population."""
-        running = self._running.pop(ref)
-        who = running.who or "a worker"
+        key, task = self._running.pop(ref)
+        who = self._word(key)[0] or "a worker"
         try:
             results, its_worker, its_cpu, busy_s = ray.get(ref)
         except faults.RayTaskError as error:
@@ -199,9 +185,9 @@ class RayCluster:
                     "install this program on every machine, in the same version"
                 ) from None
             raised = f"{type(cause).__name__}: {one_line(cause)}"
-            return running.task, f"its training raised {raised}"
+            return task, f"its training raised {raised}"
         except _DEATHS as error:
-            return running.task, f"{who} was lost: {one_line(error, most=120)}"
+            return task, f"{who} was lost: {one_line(error, most=120)}"
         self._busy_s += busy_s
         if its_cpu != cpu() and its_cpu not in self._other_cpus:
             self._other_cpus.add(its_cpu)
@@ -209,34 +195,30 @@ class RayCluster:
                 f"{its_worker} has another processor ({its_cpu}) than this machine ({cpu()}): "
                 "results may differ in their last bits"
             )
-        return running.task, results
+        return task, results
 
     def _read_board(self) -> None:
         """Takes what was read, and asks anew; an answer may come many calls later, or never."""
         if not ray.wait([self._reading], timeout=0)[0]:
             return
-        words: dict[int, tuple[str, float, float]] = {}
+        self._words = {}
         with contextlib.suppress(faults.RayError):  # it is being started again elsewhere
-            words = ray.get(self._reading)
-        known = {running.key: running for running in self._running.values()}
-        self._reading = self._board.read.remote(list(known))
-        for key in known.keys() & words.keys():
-            known[key].who, known[key].n_done, known[key].silent_s = words[key]
+            self._words = ray.get(self._reading)
+        self._reading = self._board.read.remote([key for key, _ in self._running.values()])
+
+    def _word(self, key: int) -> _Word:
+        return self._words.get(key, ("", 0.0, 0.0))
 
     def _overdue(self) -> list[Answer]:
         """Cancels what has made no progress for too long."""
-        lost = {
-            ref: running
-            for ref, running in self._running.items()
-            if running.silent_s > self._silence_s
-        }
-        for ref in lost:
-            del self._running[ref]
-            ray.cancel(ref, force=True)
-        return [
-            (running.task, f"{running.who} said nothing for {running.silent_s:.0f} s")
-            for running in lost.values()
-        ]
+        lost: list[Answer] = []
+        for ref, (key, task) in list(self._running.items()):
+            who, _, silent_s = self._word(key)
+            if silent_s > self._silence_s:
+                del self._running[ref]
+                ray.cancel(ref, force=True)
+                lost.append((task, f"{who} said nothing for {silent_s:.0f} s"))
+        return lost
 
     def _n_slots(self) -> int:
         return sum(int(cpus // self.n_threads) for cpus in self._cpus)
@@ -246,7 +228,7 @@ class RayCluster:
         now = time.monotonic()
         self._slot_s += (now - self._counted_to) * self._n_slots()
         self._counted_to = now
-        if not self._running or any(running.who for running in self._running.values()):
+        if not self._running or any(self._word(key)[0] for key, _ in self._running.values()):
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
@@ -276,13 +258,13 @@ class _Board:
     """
 
     def __init__(self) -> None:
-        self._words: dict[int, tuple[str, float, float]] = {}
+        self._words: dict[int, _Word] = {}
 
     def write(self, key: int, who: str, n_done: float) -> None:
         self._words[key] = who, n_done, time.monotonic()
 
-    def read(self, keys: Sequence[int]) -> dict[int, tuple[str, float, float]]:
-        """Who, how far, and how many seconds ago, for those keys that were written to."""
+    def read(self, keys: Sequence[int]) -> dict[int, _Word]:
+        """For those keys that were written to; in place of the time, the seconds since then."""
         words, now = self._words, time.monotonic()
         return {key: (*words[key][:2], now - words[key][2]) for key in keys if key in words}
 

@@ -211,7 +211,8 @@ def test_frozen_worker_is_given_up(configs, data, expected, notices):
 def known_worker(executor, victim=None):
     """A worker that the driver has heard of; the one that a link names, if there is a link."""
     while True:
-        known = [r.who.split()[1] for r in list(executor._running.values()) if r.who]
+        words = [executor._words.get(key) for key, _ in list(executor._running.values())]
+        known = [word[0].split()[1] for word in words if word]
         if victim is not None:
             known = [pid for pid in known if victim.is_symlink() and str(victim.readlink()) == pid]
         if known:
