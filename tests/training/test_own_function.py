@@ -332,7 +332,7 @@ def test_no_file_stays_open_and_no_folder_is_left(tmp_path, only_here):
     base = written(tmp_path, "def train(rate=1.0):\n    yield rate\n")
     trained([base])
     before = open_files()
-    trained([base] * 20)
+    trained([base] * 5)
     assert open_files() == before
     assert list(only_here.iterdir()) == []
 
