@@ -21,9 +21,9 @@ from mlp.study.space import (
     draw,
     every_point,
     flat,
-    look_up,
     noted,
     parameters,
+    value_or_first,
 )
 
 _MAX_COMBINATIONS = 2048  # of what a point leaves open, tried before a study starts
@@ -93,7 +93,7 @@ def check_enqueued(point: Mapping[str, Any], space: Space, base: RunConfig) -> N
 
     every = every_point(functools.partial(draw, space, config), values)
     for whole in itertools.islice(every, _MAX_COMBINATIONS):
-        drawn = draw(space, config, functools.partial(look_up, whole))
+        drawn = draw(space, config, functools.partial(value_or_first, whole))
         try:
             with_settings(config, drawn)
         except SettingError as error:
@@ -127,9 +127,7 @@ def _whole(point: Mapping[str, Any], space: Space, base: RunConfig) -> dict[str,
     """An enqueued point with the first value of what it leaves open: a list has no sampler."""
     fixed, taken = enqueued(point, space, base), dict[str, Value]()
 
-    def find(name: str, domain: Domain) -> Value:
-        return fixed[name] if name in fixed else domain.corners()[0]
-
+    find = functools.partial(value_or_first, fixed)
     draw(space, enqueued_base(point, space, base), noted(find, taken))
     return taken
 
@@ -151,13 +149,9 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-        draw(space, base, noted(functools.partial(_at_place, place), taken))
+        draw(space, base, noted(lambda name, domain, place=place: domain.at(place[name]), taken))
         points.append(taken)
     return points
-
-
-def _at_place(place: Mapping[str, float], name: str, domain: Domain) -> Value:
-    return domain.at(place[name])
 
 
 def check_grid(space: Space, base: RunConfig) -> None:
@@ -166,10 +160,8 @@ def check_grid(space: Space, base: RunConfig) -> None:
     Raises:
         SettingError: for a range of floats without a step, or more points than a study can have.
     """
-    size = 0
-    for size, _ in enumerate(_grid(space, base), 1):
-        if size > _MAX_GRID:
-            raise SettingError(_too_many())
+    if sum(1 for _ in itertools.islice(_grid(space, base), _MAX_GRID + 1)) > _MAX_GRID:
+        raise _too_many()
 
 
 def _grid(space: Space, base: RunConfig) -> Iterator[dict[str, Value]]:
@@ -182,9 +174,9 @@ def _listed(name: str, domain: Domain) -> list[Value]:
     if size is None:
         raise SettingError(f"study.sampler=grid needs choices or a step for {name}, not a range")
     if size > _MAX_GRID:
-        raise SettingError(_too_many())
+        raise _too_many()
     return [domain.point(index) for index in range(size)]
 
 
-def _too_many() -> str:
-    return f"study.sampler=grid would have more than {_MAX_GRID:,} points"
+def _too_many() -> SettingError:
+    return SettingError(f"study.sampler=grid would have more than {_MAX_GRID:,} points")

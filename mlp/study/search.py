@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -48,6 +48,7 @@ from mlp.study.space import (
     noted,
     parameters,
     read_space,
+    value_or_first,
 )
 from mlp.study.storage import TEST_LOOKS, Storage, outlast
 
@@ -76,13 +77,13 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 def _suggest(asked: optuna.Trial, name: str, domain: Domain) -> Value:
     """A value of a domain by the sampler of an asked trial."""
-    if isinstance(domain, Choice):
-        choices = [_encoded(value) for value in domain.values]
-        return _plain(domain, asked.suggest_categorical(name, choices))
-    if domain.integer:
-        step = int(domain.step or 1)
-        return asked.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
-    drawn = asked.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+    found = _distribution(domain)
+    if isinstance(found, CategoricalDistribution):
+        return _plain(domain, asked.suggest_categorical(name, found.choices))
+    if isinstance(found, IntDistribution):
+        return asked.suggest_int(name, found.low, found.high, step=found.step, log=found.log)
+    assert isinstance(found, FloatDistribution)
+    drawn = asked.suggest_float(name, found.low, found.high, step=found.step, log=found.log)
     return domain.own(drawn)
 
 
@@ -161,11 +162,27 @@ class Search:
 def known_data(storage: Storage, config: SweepConfig) -> str | None:
     """The data set that the newest study with these settings has resolved, or None."""
     wanted = {**identity(config, "", ""), "data": None}
-    for summary in reversed(optuna.get_all_study_summaries(storage)):
-        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
+    for _, stored in _newest_first(storage):
         if {**stored, "data": None} == wanted:
             return str(stored["data"]["name"])
     return None
+
+
+def related_study(
+    storage: Storage, config: SweepConfig, what: Mapping[str, Any]
+) -> tuple[str, list[str]] | None:
+    """The newest other study of the same file, and how the present one differs from it."""
+    for name, stored in _newest_first(storage):
+        if name.startswith(f"{config.study.file}-") and stored != what:
+            return name, differences(stored, what)
+    return None
+
+
+def _newest_first(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and identity of each study of this program."""
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        if text := summary.user_attrs.get(_IDENTITY):
+            yield summary.study_name, json.loads(text)
 
 
 def direction_of(objective: str) -> Literal["maximize", "minimize"]:
@@ -196,13 +213,10 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     name = study_name(config, what)
     existing = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
     direction = direction_of(config.objective)
-    if name in existing and not _is_blank(existing[name], direction):
-        _check_identity(name, existing[name].user_attrs.get(_IDENTITY), what)
+    if name in existing:
+        _check_identity(existing[name], direction, what)
     study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction=direction,
-        load_if_exists=True,
+        storage=storage, study_name=name, direction=direction, load_if_exists=True
     )
     if _IDENTITY not in study.user_attrs:
         with warnings.catch_warnings():
@@ -222,35 +236,22 @@ def open_search(storage: Storage, config: SweepConfig, what: Mapping[str, Any]) 
     )
 
 
-def _is_blank(summary: optuna.study.StudySummary, direction: str) -> bool:
-    """Whether a study was made and nothing more, as by a sweep that was killed at that moment."""
-    is_empty = not summary.n_trials and not summary.user_attrs
-    return is_empty and summary.direction.name == direction.upper()
-
-
-def _check_identity(name: str, text: str | None, what: Mapping[str, Any]) -> None:
+def _check_identity(
+    found: optuna.study.StudySummary, direction: str, what: Mapping[str, Any]
+) -> None:
     """Refuses a stored study that is not the one that is wanted."""
+    name, text = found.study_name, found.user_attrs.get(_IDENTITY)
+    is_empty = not found.n_trials and not found.user_attrs
+    if is_empty and found.direction.name == direction.upper():
+        return  # made and nothing more, as by a sweep that was killed at that moment
     if text is None:
         raise SettingError(f"study {name} is of another program; choose another study.name")
-    stored = json.loads(text)
-    if stored != what:
-        found = differences(stored, what)
-        more = "; ..." if len(found) > _MOST_DIFFERENCES else ""
+    if different := differences(json.loads(text), what):
+        more = "; ..." if len(different) > _MOST_DIFFERENCES else ""
         raise SettingError(
             f"study {name} exists with other settings "
-            f"({'; '.join(found[:_MOST_DIFFERENCES])}{more}); choose another study.name"
+            f"({'; '.join(different[:_MOST_DIFFERENCES])}{more}); choose another study.name"
         )
-
-
-def related_study(
-    storage: Storage, config: SweepConfig, what: Mapping[str, Any]
-) -> tuple[str, list[str]] | None:
-    """The newest other study of the same file, and how the present one differs from it."""
-    for summary in reversed(optuna.get_all_study_summaries(storage)):
-        stored = json.loads(summary.user_attrs.get(_IDENTITY, "{}"))
-        if summary.study_name.startswith(f"{config.study.file}-") and stored and stored != what:
-            return summary.study_name, differences(stored, what)
-    return None
 
 
 def n_planned(search: Search) -> int:
@@ -283,10 +284,15 @@ def ask(search: Search) -> list[Trial]:
     first = len(stored) // generation * generation
     numbers = range(first, min(first + generation, n_planned(search)))
     if search.points is not None:
-        drawn = [_take(search, number, search.points[number]) for number in numbers]
+        drawn = [_at_point(search, number, search.points[number]) for number in numbers]
     else:
         drawn = _sample(search, stored[:first], numbers)
     return [trial for trial in drawn if trial.number >= len(stored)]
+
+
+def trial_of(search: Search, row: TrialRow) -> Trial:
+    """A stored trial as it was asked."""
+    return _at_point(search, row.number, row.params)
 
 
 def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> list[Trial]:
@@ -296,34 +302,26 @@ def _sample(search: Search, earlier: Sequence[FrozenTrial], numbers: range) -> l
     trials = []
     for number in numbers:
         copy.sampler = _sampler(search.config, number)
-        base = _base_of(search, number)
         if number < len(search.config.enqueue):
             fixed = enqueued(flat(search.config.enqueue[number]), search.space, search.base)
             copy.enqueue_trial({name: _encoded(v) for name, v in fixed.items()})
-        trials.append(_draw(search, number, base, functools.partial(_suggest, copy.ask())))
+        trials.append(_draw(search, number, functools.partial(_suggest, copy.ask())))
     return trials
 
 
-def _take(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
+def _at_point(search: Search, number: int, point: Mapping[str, Value]) -> Trial:
     """The trial at one point; a parameter that the point does not name has its first value."""
-
-    def find(name: str, domain: Domain) -> Value:
-        return point[name] if name in point else domain.corners()[0]
-
-    return _draw(search, number, _base_of(search, number), find)
+    return _draw(search, number, functools.partial(value_or_first, point))
 
 
-def _draw(search: Search, number: int, base: RunConfig, suggest: Suggest) -> Trial:
+def _draw(search: Search, number: int, suggest: Suggest) -> Trial:
+    """A trial of the search; an enqueued point may set more than the space varies."""
+    base, points = search.base, search.config.enqueue
+    if number < len(points):
+        base = enqueued_base(flat(points[number]), search.space, base)
     taken: dict[str, Value] = {}
     drawn = draw(search.space, base, noted(suggest, taken))
     return Trial(number, with_settings(base, drawn), taken)
-
-
-def _base_of(search: Search, number: int) -> RunConfig:
-    """The settings of a trial before anything is drawn: an enqueued point may have some more."""
-    if number >= len(search.config.enqueue):
-        return search.base
-    return enqueued_base(flat(search.config.enqueue[number]), search.space, search.base)
 
 
 def _sampler(study: Study, number: int) -> BaseSampler:
@@ -353,7 +351,7 @@ def tell(
     Raises:
         BusyError: where another sweep, on another machine perhaps, has stored the trial already.
     """
-    of_name, study = domains(search), search.config
+    of_name = domains(search)
     told = create_trial(
         state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
         value=value,
@@ -361,7 +359,7 @@ def tell(
         distributions={name: _distribution(of_name[name]) for name in trial.params},
         user_attrs=dict(facts),
         # They cost a row each, and only a pruner reads them.
-        intermediate_values=dict(accuracy_at or {}) if study.pruner != "none" else None,
+        intermediate_values=dict(accuracy_at or {}) if search.config.pruner != "none" else None,
     )
     if times_ms is not None:
         told.datetime_start, told.datetime_complete = (
@@ -373,8 +371,10 @@ def tell(
         nonlocal is_first_try
         stored = search.study.get_trials(deepcopy=False)
         # A server that went away may have stored it and had no time to say so.
-        if not is_first_try and len(stored) == trial.number + 1 and _is_same(stored[-1], told):
-            return
+        if not is_first_try and len(stored) == trial.number + 1:
+            last = stored[-1]
+            if (last.params, last.user_attrs) == (told.params, told.user_attrs):
+                return
         if len(stored) != trial.number:
             raise BusyError(
                 f"another sweep is at work on the study {search.name}; wait for its end"
@@ -383,10 +383,6 @@ def tell(
         search.study.add_trial(told)
 
     _patiently(search, add)
-
-
-def _is_same(stored: FrozenTrial, told: FrozenTrial) -> bool:
-    return (stored.params, stored.user_attrs) == (told.params, told.user_attrs)
 
 
 def thresholds_at(search: Search, number: int) -> dict[int, float]:
@@ -411,9 +407,9 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
 def best_row(search: Search) -> TrialRow | None:
     """The trial with the best value, the earliest of equals; None where all diverged."""
     sign = 1 if direction_of(search.objective) == "minimize" else -1
-    finished = [(row, row.value) for row in rows(search) if row.value is not None]
-    best = min(finished, key=lambda pair: (sign * pair[1], pair[0].number), default=None)
-    return best[0] if best else None
+    table = rows(search)
+    values = [(sign * row.value, row.number) for row in table if row.value is not None]
+    return table[min(values)[1]] if values else None
 
 
 def test_looks(search: Search) -> list[dict[str, Any]]:
@@ -465,27 +461,20 @@ def add_forecasts(search: Search, ratios: Mapping[int, float]) -> None:
 def rows(search: Search) -> list[TrialRow]:
     """What is stored of the trials, in the order of their numbers."""
     of_name = domains(search)
-    return [
-        TrialRow(
-            number=trial.number,
-            params={name: _plain(of_name[name], value) for name, value in trial.params.items()},
-            verdict=Verdict(trial.user_attrs["verdict"]),
-            value=None if trial.state is TrialState.PRUNED else trial.value,
-            numbers=_numbers_of(trial),
+    found = []
+    for trial in _stored(search):
+        noted = trial.user_attrs
+        numbers = {**noted.get(NUMBERS, {}), **noted}  # studies of before have an attribute each
+        found.append(
+            TrialRow(
+                number=trial.number,
+                params={name: _plain(of_name[name], v) for name, v in trial.params.items()},
+                verdict=Verdict(noted["verdict"]),
+                value=None if trial.state is TrialState.PRUNED else trial.value,
+                numbers={name: v for name, v in numbers.items() if isinstance(v, float)},
+            )
         )
-        for trial in _stored(search)
-    ]
-
-
-def _numbers_of(trial: FrozenTrial) -> dict[str, float]:
-    """Those that are an attribute each, as all were in studies of before, and the further ones."""
-    stored: dict[str, Any] = {**trial.user_attrs.get(NUMBERS, {}), **trial.user_attrs}
-    return {name: value for name, value in stored.items() if isinstance(value, float)}
-
-
-def trial_of(search: Search, row: TrialRow) -> Trial:
-    """A stored trial as it was asked."""
-    return _take(search, row.number, row.params)
+    return found
 
 
 def _stored(search: Search) -> list[FrozenTrial]:

@@ -455,9 +455,9 @@ def parameters(space: Space, base: RunConfig) -> dict[str, Domain]:
     }
 
 
-def look_up(point: Mapping[str, Value], name: str, _domain: Domain) -> Value:
-    """What a whole point has for a parameter; with the point given, what `draw` asks."""
-    return point[name]
+def value_or_first(point: Mapping[str, Value], name: str, domain: Domain) -> Value:
+    """What a point has for a parameter, else its first value; with the point given, a `Suggest`."""
+    return point[name] if name in point else domain.corners()[0]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -507,19 +507,21 @@ def _read_entry(path: str, value: Any, base: RunConfig) -> Entry:
     if path.startswith("data.") and path != "data.scale":
         raise SettingError(f"study.space cannot vary {path}: a study has one data set")
     by = value.get("by") if isinstance(value, Mapping) else None
-    if by is None:
-        layered = isinstance(value, Mapping) and value.get("each_layer", False) is True
-        return Entry(path, {"": read_domain(path, value, base=base)}, None, layered)
-    if not isinstance(by, str) or by not in known or by == path:
-        raise SettingError(f"study.space.{path}.by must name another setting, but is {shown(by)}")
-    if by.startswith("data."):
-        raise SettingError(f"study.space.{path}.by cannot be {by}: a study has one data set")
-    branches = {typed(key): branch for key, branch in value.items() if key != "by"}
+    branches = {"": value}
+    if by is not None:
+        if not isinstance(by, str) or by not in known or by == path:
+            raise SettingError(
+                f"study.space.{path}.by must name another setting, but is {shown(by)}"
+            )
+        if by.startswith("data."):
+            raise SettingError(f"study.space.{path}.by cannot be {by}: a study has one data set")
+        branches = {typed(key): branch for key, branch in value.items() if key != "by"}
     kinds = {isinstance(b, Mapping) and b.get("each_layer") is True for b in branches.values()}
     if len(kinds) != 1:
         raise SettingError(f"study.space.{path} needs a domain of one kind for each value of {by}")
     domains = {
-        key: read_domain(f"{path}.{key}", branch, base=base) for key, branch in branches.items()
+        key: read_domain(path if by is None else f"{path}.{key}", branch, base=base)
+        for key, branch in branches.items()
     }
     return Entry(path, domains, by, kinds.pop())
 
@@ -596,24 +598,29 @@ def _branch(entry: Entry, value: Value) -> str:
 
 
 def _check_against_schema(space: Space, base: RunConfig) -> None:
-    """Tries every end and choice alone, then their combinations, against the schema."""
+    """Refuses a space from which the schema's laws can be broken."""
+    for suggest in _probes(space, base):
+        drawn = draw(space, base, suggest)
+        try:
+            with_settings(base, drawn)
+        except SettingError as error:
+            point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
+            raise SettingError(f"study.space can draw {one_line(point)}: {error}") from None
 
-    def corners(_name: str, domain: Domain) -> list[Value]:
-        return domain.corners()
 
+def _probes(space: Space, base: RunConfig) -> Iterator[Suggest]:
+    """Every end and choice alone, then their combinations, of very many some."""
     for entry in space:
         for branch, domain in entry.domains.items():
             for value in domain.corners():
-                force = functools.partial(_force, entry, branch, value)
-                _checked(base, draw(space, base, force))
-    every = every_point(functools.partial(draw, space, base), corners)
+                yield functools.partial(_force, entry, branch, value)
+    every = every_point(functools.partial(draw, space, base), lambda _, domain: domain.corners())
     points = list(itertools.islice(every, _MAX_COMBINATIONS))
-    for point in points:
-        _checked(base, draw(space, base, functools.partial(look_up, point)))
+    yield from (functools.partial(value_or_first, point) for point in points)
     if len(points) == _MAX_COMBINATIONS:  # the first ones are much alike, so as many from all over
         stream = random.Random(0)
         for _ in range(_MAX_COMBINATIONS):
-            _checked(base, draw(space, base, lambda _name, domain: stream.choice(domain.corners())))
+            yield lambda _, domain: stream.choice(domain.corners())
 
 
 def _force(entry: Entry, branch: str, value: Value, name: str, domain: Domain) -> Value:
@@ -625,11 +632,3 @@ def _force(entry: Entry, branch: str, value: Value, name: str, domain: Domain) -
         values = (domain.point(index) for index in range(domain.size() or 0))
         return next((own for own in values if typed(own) == branch), domain.corners()[0])
     return domain.corners()[0]
-
-
-def _checked(base: RunConfig, drawn: Mapping[str, Value]) -> None:
-    try:
-        with_settings(base, drawn)
-    except SettingError as error:
-        point = ", ".join(f"{path}={typed(value)}" for path, value in drawn.items())
-        raise SettingError(f"study.space can draw {one_line(point)}: {error}") from None

@@ -60,14 +60,13 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         url = f"sqlite:///{path}"
         options["connect_args"] = {"timeout": _PATIENCE_S}
 
-    def other_version(error: RuntimeError) -> StoreError:
-        return StoreError(f"cannot use {mask(url)}: {one_line(error)}")
-
-    said_wrong = (ArgumentError, NoSuchModuleError, ImportError)
-    bad_address = dict.fromkeys(said_wrong, lambda _: _bad_address(url))
+    wrong = (ArgumentError, NoSuchModuleError, ImportError)
+    other_version = {
+        RuntimeError: lambda error: StoreError(f"cannot use {mask(url)}: {one_line(error)}")
+    }
     with (
         _faults(url),
-        translated({**bad_address, RuntimeError: other_version}),
+        translated(other_version | dict.fromkeys(wrong, lambda _: _bad_address(url))),
         only_one(path.parent) if path is not None else nullcontext(),
     ):
         return optuna.storages.RDBStorage(url, engine_kwargs=options)

@@ -65,7 +65,7 @@ class Keeper:
         runs = {}
         for number, run in records.items():
             label = label_of_trial(self.page, number, run_name(run.config, trial=number))
-            if same_as and number in same_as:
+            if same_as:
                 tags = {**label.tags, SAME_AS: str(same_as[number])}
                 label = dataclasses.replace(label, tags=tags)
             runs[number, 0] = run, label
@@ -108,10 +108,9 @@ class Keeper:
         if found is None or found.recipe.data_digest != data.digest:
             return None
         now = time.time_ns() // 1_000_000
-        record = make_record(
+        return make_record(
             found.recipe.config, data, found.result, started_ms=now, ended_ms=now, threads=1
         )
-        return record if is_record_of(record, config, data.digest) else None
 
     def upload(self, number: int, seed: int = 0) -> None:
         """Hands a kept run over to MLflow; returns at once."""
@@ -149,38 +148,39 @@ def train_generation(
 ) -> dict[int, RunRecord]:
     """Trains what is not in the spool, then stores all of it in the order of the numbers."""
     records = _kept(trials, keeper, data.digest)
-    same_as = _repeats(opened, [trial for trial in trials if trial.number not in records])
-    known = _known(trials, same_as, records, data, keeper)
-    keeper.keep_trials(known, same_as)
-    records |= known
-    waits = {number for number, of in same_as.items() if of >= trials[0].number}
-    missing = [t for t in trials if t.number not in records and t.number not in waits]
-
-    def finished(made: Mapping[int, RunRecord]) -> None:
-        own = {missing[place].number: record for place, record in made.items()}
-        keeper.keep_trials(own)
-        records.update(own)
-        for number, record in own.items():
-            if record.result.ending is Ending.CRASHED:
-                keeper.notice(f"trial {number} is recorded as crashed")
-        failed.update({n: r for n, r in own.items() if r.result.ending is Ending.FAILED})
-
     failed: dict[int, RunRecord] = {}
 
-    _forecast(opened, missing, data)
-    if missing:
-        train_runs(
-            [trial.config for trial in missing],
-            data,
-            where,
-            thresholds=search.thresholds_at(opened, trials[0].number),
-            progress=progress,
-            finished=finished,
-        )
-    _copy(trials, same_as, records, keeper)
-    if left := [trial for trial in trials if trial.number not in records]:
-        missing = left  # what they repeat has failed; each is tried by itself
-        train_runs([trial.config for trial in left], data, where, finished=finished)
+    def train(missing: Sequence[Trial]) -> None:
+        def finished(made: Mapping[int, RunRecord]) -> None:
+            own = {missing[place].number: record for place, record in made.items()}
+            keeper.keep_trials(own)
+            records.update(own)
+            for number, record in own.items():
+                if record.result.ending is Ending.CRASHED:
+                    keeper.notice(f"trial {number} is recorded as crashed")
+                if record.result.ending is Ending.FAILED:
+                    failed[number] = record
+
+        if missing:
+            _forecast(opened, missing, data)
+            train_runs(
+                [trial.config for trial in missing],
+                data,
+                where,
+                thresholds=search.thresholds_at(opened, trials[0].number),
+                progress=progress,
+                finished=finished,
+            )
+
+    def left() -> list[Trial]:
+        return [trial for trial in trials if trial.number not in records]
+
+    same_as = _repeats(opened, left())
+    _copy(trials, same_as, records, data, keeper)
+    unknown = {trial.number for trial in left()}
+    train([trial for trial in left() if same_as.get(trial.number) not in unknown])
+    _copy(trials, same_as, records, data, keeper)
+    train(left())  # what they repeat has failed; each is tried by itself
     if failed:
         number, record = min(failed.items(), key=lambda pair: pair[0])
         fault = record.result.own.fault if record.result.own is not None else None
@@ -214,42 +214,23 @@ def _repeats(opened: Search, trials: Sequence[Trial]) -> dict[int, int]:
     return found
 
 
-def _known(
-    trials: Sequence[Trial],
-    same_as: dict[int, int],
-    records: Mapping[int, RunRecord],
-    data: Dataset,
-    keeper: Keeper,
-) -> dict[int, RunRecord]:
-    """What earlier generations have trained of these; without a record it is trained again."""
-    found = {}
-    for trial in trials:
-        of = same_as.get(trial.number)
-        if of is None or of >= trials[0].number or trial.number in records:
-            continue
-        record = keeper.recorded(of, trial.config, data)
-        if record is not None and record.result.ending in _WHOLE:
-            found[trial.number] = record
-        else:
-            del same_as[trial.number]
-    return found
-
-
 def _copy(
     trials: Sequence[Trial],
     same_as: Mapping[int, int],
     records: dict[int, RunRecord],
+    data: Dataset,
     keeper: Keeper,
 ) -> None:
-    """Gives trials the results of those of the same settings that were trained with them."""
+    """Gives trials the whole results of those of the same settings, as far as they are known."""
     made = {}
     for trial in trials:
         of = same_as.get(trial.number)
-        if trial.number in records or of is None or of not in records:
+        if of is None or trial.number in records:
             continue
-        record = records[of]
-        is_same = is_record_of(record, trial.config, record.data_digest)
-        if is_same and record.result.ending in _WHOLE:
+        is_earlier = of < trials[0].number
+        record = keeper.recorded(of, trial.config, data) if is_earlier else records.get(of)
+        is_same = record is not None and is_record_of(record, trial.config, data.digest)
+        if record is not None and is_same and record.result.ending in _WHOLE:
             made[trial.number] = record
     keeper.keep_trials(made, same_as)
     records.update(made)
@@ -308,13 +289,13 @@ def restore_missing(
 
 def _kept(trials: Sequence[Trial], keeper: Keeper, digest: str) -> dict[int, RunRecord]:
     """What an earlier sweep had trained of this generation but not yet stored."""
-    waiting, found = keeper.waiting(), {}
-    for trial in trials:
-        if place := waiting.get((trial.number, 0)):
-            record = keeper.read(place, f"trial {trial.number}", trial.config, digest)
-            if record is not None:
-                found[trial.number] = record
-    return found
+    waiting = keeper.waiting()
+    found = {
+        trial.number: keeper.read(place, f"trial {trial.number}", trial.config, digest)
+        for trial in trials
+        if (place := waiting.get((trial.number, 0)))
+    }
+    return {number: record for number, record in found.items() if record is not None}
 
 
 def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
@@ -332,11 +313,9 @@ def _forecast(opened: Search, trials: Sequence[Trial], data: Dataset) -> None:
     # On a cluster, too, the driver measures them, with the cores that it has.
     threads = n_threads(Execution(threads=None))
     configs = with_first_rates([trial.config for trial in wanted], data, threads=threads)
-    found = forecast(configs, data, threads=threads)
-    ratios = {
-        trial.number: ratio for trial, ratio in zip(wanted, found, strict=True) if ratio is not None
-    }
-    if ratios:
+    numbers = [trial.number for trial in wanted]
+    found = zip(numbers, forecast(configs, data, threads=threads), strict=True)
+    if ratios := {number: ratio for number, ratio in found if ratio is not None}:
         search.add_forecasts(opened, ratios)
 
 
@@ -379,16 +358,15 @@ def objective_value(record: RunRecord, objective: str) -> float | None:
             the amplitude of the loss curve's tail; of an own function the last value of what it
             yields under that name, None where it yields none.
     """
-    if record.result.ending is not Ending.COMPLETED:
+    result = record.result
+    if result.ending is not Ending.COMPLETED:
         return None
-    trace = record.result.own
-    if trace is not None and objective in trace.series:
-        value = float(trace.series[objective][-1])
+    series = result.own.series if result.own is not None else {}
+    if objective in series:
+        value = float(series[objective][-1])
         return value if math.isfinite(value) else None
-    if trace is not None and objective not in ("loss", "training_loss", "oscillation"):
-        return None
-    if objective == "validation_accuracy":
-        return float(record.result.validation_accuracy[-1])
     if objective in ("training_loss", "loss"):
-        return float(record.result.loss[-1])
-    return record.judgement.amplitude
+        return float(result.loss[-1])
+    if objective == "oscillation":
+        return record.judgement.amplitude
+    return float(result.validation_accuracy[-1]) if result.own is None else None

@@ -16,7 +16,7 @@ from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
 from mlp.study.identity import identity, study_name
 from mlp.study.search import Search, Trial
-from mlp.study.space import Choice, Domain, describe, draw, typed
+from mlp.study.space import Domain, describe, draw, typed
 from mlp.study.storage import storage_in_memory
 from mlp.tracking.display import own_file
 from mlp.training.train_runs import n_threads, train_runs
@@ -56,26 +56,24 @@ class Rehearsal:
     free_bytes: int
 
 
-class _EnoughError(Exception):
-    """Ends a calibration."""
-
-
 def rehearse(config: SweepConfig, data: Dataset) -> Rehearsal:
     """Asks the first trials of a study and trains them for two seconds."""
     from mlp.engine.population import available_bytes  # it imports compiled code
 
-    opened = _open(config, data)
+    what = identity(config, data.name, data.digest)
+    shown = dataclasses.replace(config.study, generation=max(config.study.generation, N_SHOWN))
+    opened = search.open_search(storage_in_memory(), dataclasses.replace(config, study=shown), what)
     asked = search.ask(opened)
     execution, n_trials = config.base.execution, search.n_planned(opened)
-    n_together = min(execution.population or config.study.generation, config.study.generation)
-    n_together = min(n_together, n_trials)
+    generation = config.study.generation
+    n_together = min(execution.population or generation, generation, n_trials)
     configs = [trial.config for trial in asked[:n_together]]
     apart = _trained_apart(configs)
     measured = [_training_seconds(alike, data, _CALIBRATION_S / len(apart)) for alike in apart]
     for_training, measured_s = (sum(seconds) for seconds in zip(*measured, strict=True))
     for_sharpness = _sharpness_seconds(configs, data)
     return Rehearsal(
-        name=study_name(config, identity(config, data.name, data.digest)),
+        name=study_name(config, what),
         n_trials=n_trials,
         n_together=n_together,
         domains=search.domains(opened),
@@ -93,38 +91,35 @@ def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> li
     study, own = config.study, config.base.own
     of_what = f"{config.base.training.steps} steps" if own is None else own_file(own)
     width = max(map(len, found.domains), default=0)
-    space = [f"  {name:<{width}}  {describe(domain)}" for name, domain in found.domains.items()]
-    first = [
-        f"  {trial.number}: " + ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
-        for trial in found.first
-    ]
+    memory = (
+        f"memory: at most {_size_of(found.needed_bytes)} for {found.n_together} trials at once, "
+        f"{_size_of(found.free_bytes)} are free"
+    )
     return [
         f"study {found.name}: {found.n_trials} trials of {of_what}, "
         f"{study.sampler} for {config.objective}",
         *search.size_note(study, found.n_trials),
         *([parts_of(data)] if own is None else []),
         "space:",
-        *space,
-        f"the first {len(first)} trials:",
-        *first,
-        *_costs(found, config),
+        *(f"  {name:<{width}}  {describe(domain)}" for name, domain in found.domains.items()),
+        f"the first {len(found.first)} trials:",
+        *(
+            f"  {trial.number}: " + ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
+            for trial in found.first
+        ),
+        _time(found),
+        *([memory] if own is None else []),
         "a dry run: nothing was stored",
     ]
 
 
-def _costs(found: Rehearsal, config: SweepConfig) -> list[str]:
-    how = f"on {found.threads} threads, by a trial of {found.measured_s:.1f} s"
+def _time(found: Rehearsal) -> str:
     if math.isnan(found.training_s):
-        time_s = f"training: longer than {found.measured_s:.1f} s, the time of this trial"
-    else:
-        time_s = (
-            f"training: about {_duration(found.training_s)} {how}; the runs are recorded meanwhile"
-        )
-    memory = (
-        f"memory: at most {_size_of(found.needed_bytes)} for {found.n_together} trials at once, "
-        f"{_size_of(found.free_bytes)} are free"
+        return f"training: longer than {found.measured_s:.1f} s, the time of this trial"
+    return (
+        f"training: about {_duration(found.training_s)} on {found.threads} threads, by a trial of "
+        f"{found.measured_s:.1f} s; the runs are recorded meanwhile"
     )
-    return [time_s] if config.base.own is not None else [time_s, memory]
 
 
 def _short(value: Value) -> str:
@@ -139,15 +134,6 @@ def _duration(seconds: float) -> str:
 
 def _size_of(n_bytes: int) -> str:
     return f"{math.ceil(n_bytes / 1e6)} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
-
-
-def _open(config: SweepConfig, data: Dataset) -> Search:
-    """The study as a new one in memory; its first generation is long enough to be shown."""
-    generation = max(config.study.generation, N_SHOWN)
-    study = dataclasses.replace(config.study, generation=generation)
-    config = dataclasses.replace(config, study=study)
-    what = identity(config, data.name, data.digest)
-    return search.open_search(storage_in_memory(), config, what)
 
 
 def _trained_apart(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
@@ -169,9 +155,9 @@ def _training_seconds(
 
     What comes before the first step is counted as it is; the steps, by the share that was done.
     """
-    execution, is_own = configs[0].execution, configs[0].own is not None
+    execution = configs[0].execution
     plain = [with_settings(config, {"training.sharpness_points": 0}) for config in configs]
-    if not is_own:  # compiles
+    if configs[0].own is None:  # compiles
         train_runs([with_settings(config, _ONE_STEP) for config in configs], data, execution)
     started = time.perf_counter()
     seen: list[tuple[float, float]] = []  # seconds, share of the trials' steps
@@ -180,11 +166,11 @@ def _training_seconds(
         seconds = time.perf_counter() - started
         seen.append((seconds, trials_done / len(configs)))
         if seconds > most_s and len(seen) > 1:
-            raise _EnoughError
+            raise TimeoutError
 
     try:
         train_runs(plain, data, execution, progress=watch)
-    except _EnoughError:
+    except TimeoutError:  # that is enough
         (first_s, first_share), (last_s, last_share) = seen[0], seen[-1]
         if last_share == first_share:  # a function that does not say how far it is
             return math.nan, last_s
@@ -215,7 +201,7 @@ def _largest_bytes(opened: Search, data: Dataset) -> int:
     from mlp.engine.course import chunk_count
     from mlp.engine.population import trial_bytes
 
-    drawn = draw(opened.space, opened.base, lambda _, domain: _largest(domain))
+    drawn = draw(opened.space, opened.base, lambda _, domain: max(domain.corners(), key=_size))
     largest = with_settings(opened.base, drawn)
     n_examples, n_inputs = data.train.pixels.shape
     n_chunks = chunk_count(largest.training.batch_size or n_examples, n_examples)
@@ -223,15 +209,8 @@ def _largest_bytes(opened: Search, data: Dataset) -> int:
     return trial_bytes(largest, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
 
 
-def _largest(domain: Domain) -> Value:
-    """The value of a domain that makes the largest network, where it is a size."""
-    corners = domain.corners()
-    if not isinstance(domain, Choice):
-        return corners[-1]
-    return max(corners, key=_size)
-
-
 def _size(value: Value) -> float:
+    """How large a value makes the network, where it is a size."""
     if isinstance(value, list):
         return float(sum(width for width in value if isinstance(width, int)))
     return float(value) if isinstance(value, int | float) else 0.0

@@ -105,14 +105,7 @@ def rehearse_study(
 ) -> Rehearsal:
     """Finds out what a study would be, as `study.dry_run=true` shows it; leaves nothing behind.
 
-    Args:
-        study: as of `run_study`.
-        settings: likewise.
-        train: likewise.
-        console: where it is shown; None: nowhere.
-
-    Raises:
-        SettingError: as `run_study`.
+    It takes what `run_study` takes, and refuses the same.
 
     Example:
         >>> import mlp
@@ -214,13 +207,20 @@ def _train_all(
                 keeper=keeper,
                 progress=functools.partial(shown.training, standing),
             )
-            _note_idle_share(where, keeper.drain, trials[0].number // opened.config.generation)
+            if (idle := where.idle_share()) is not None:  # on a cluster
+                number = trials[0].number // opened.config.generation
+                keeper.drain.describe(metrics={"idle_share": idle}, step=number)
             best = search.best_row(opened)
             if best is not None and best.number in records:
                 best_record = records[best.number]
             standing = standing_of(opened)
             shown.stored(standing)
-            was_away = _note_outage(keeper, was_away)
+            problem = keeper.drain.problem
+            if problem is not None and not was_away:
+                keeper.notice(f"{problem}; the sweep goes on, and its runs are kept")
+            if problem is None and was_away:
+                keeper.notice("the tracking store is back")
+            was_away = problem is not None
     return best_record
 
 
@@ -234,23 +234,6 @@ def standing_of(opened: Search) -> Standing:
         best=f"{name} {best.value:.4f} (trial {best.number})" if best else "",
         verdicts=Counter(row.verdict for row in rows),
     )
-
-
-def _note_outage(keeper: Keeper, was_away: bool) -> bool:
-    """Says once that the tracking store fails, and once that it is back; whether it is away."""
-    problem = keeper.drain.problem
-    if problem is not None and not was_away:
-        keeper.notice(f"{problem}; the sweep goes on, and its runs are kept")
-    if problem is None and was_away:
-        keeper.notice("the tracking store is back")
-    return problem is not None
-
-
-def _note_idle_share(where: Executor, drain: Drain, generation: int) -> None:
-    """On a cluster: a metric of the parent run at the generation's number."""
-    idle = where.idle_share()
-    if idle is not None:
-        drain.describe(metrics={"idle_share": idle}, step=generation)
 
 
 def _load(config: SweepConfig, storage: Storage, console: Console) -> tuple[SweepConfig, Dataset]:
@@ -313,15 +296,12 @@ def _page(config: SweepConfig, opened: Search, key: str) -> StudyPage:
 def _plain(config: SweepConfig) -> dict[str, Any]:
     """The config as it is recorded: every setting, no password."""
     base = config.base
-    groups = [name for name in RUN_GROUPS if name != "own"]
-    values: dict[str, Any] = {group: dataclasses.asdict(getattr(base, group)) for group in groups}
+    values = {name: dataclasses.asdict(getattr(base, name)) for name in RUN_GROUPS if name != "own"}
     if base.own is not None:  # what it does not depend on says nothing
-        program = program_values(base.own.program)
         values = {group: values[group] for group in ("tracking", "execution")}
-        values["own"] = {**base.own.arguments, "program": program}
+        values["own"] = {**base.own.arguments, "program": program_values(base.own.program)}
         values["training"] = {"seed": base.training.seed}
-    study = dataclasses.asdict(config.study)
-    uri = config.base.tracking.uri
-    tracking = {**values["tracking"], "uri": uri and mask(uri)}
-    storage = mask(config.study.storage)
-    return {**values, "tracking": tracking, "study": {**study, "storage": storage}}
+    values["study"] = dataclasses.asdict(config.study)
+    values["study"]["storage"] = mask(config.study.storage)
+    values["tracking"]["uri"] = base.tracking.uri and mask(base.tracking.uri)
+    return values

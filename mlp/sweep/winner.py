@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor, log10
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -97,22 +97,25 @@ def name_winner(
         best: record of the best trial, where it was trained just now.
     """
     table, row, drain = search.rows(opened), search.best_row(opened), keeper.drain
-    n_oscillating = sum(each.verdict is Verdict.OSCILLATING for each in table)
-    totals = {"n_trials": len(table), "oscillating_share": n_oscillating / max(1, len(table))}
+    verdicts = [each.verdict for each in table]
+    n_oscillating = verdicts.count(Verdict.OSCILLATING)
+    is_complete = len(table) >= search.n_planned(opened)
     console.print(render_verdicts(count_values(table)))
     if foretold := search.forecasts(opened):
         text = canonical_json({str(number): ratio for number, ratio in sorted(foretold.items())})
         drain.describe(files={FORECASTS: text})
     _draw(table, keeper)
-    tested = None
+    totals = {"n_trials": len(table), "oscillating_share": n_oscillating / max(1, len(table))}
+    said, metrics = "the test part waits for the study's end", dict[str, float]()
     if row is None:
-        note = study_note([each.verdict for each in table])
-        drain.describe(metrics=totals, tags={NOTE_TAG: note})
+        drain.describe(metrics=totals, tags={NOTE_TAG: study_note(verdicts)})
     else:
         # Only a complete study has its best trial tested, and made a model.
-        if len(table) >= search.n_planned(opened) and opened.base.own is None:
-            tested = _test(opened, row, data, where, keeper=keeper, best=best, console=console)
-        say(console, *_describe_winner(opened, row, totals, tested, drain))
+        if is_complete and opened.base.own is None:
+            said, metrics = _test(
+                opened, row, data, where, keeper=keeper, best=best, console=console
+            )
+        say(console, *_describe_winner(opened, row, said, {**totals, **metrics}, drain))
     with waiting(console, "the last runs are being recorded"):
         drain.finish("FINISHED")
         links = {n: f"[its run in MLflow]({where})" for n, where in drain.addresses().items()}
@@ -121,14 +124,14 @@ def name_winner(
     return StudyEnd(
         name=opened.name,
         n_trials=len(table),
-        n_finite=sum(each.verdict not in (Verdict.DIVERGED, Verdict.FAILED) for each in table),
+        n_finite=sum(each not in (Verdict.DIVERGED, Verdict.FAILED) for each in verdicts),
         n_oscillating=n_oscillating,
-        n_bad=sum(each.verdict in DEEDS for each in table),
-        is_complete=len(table) >= search.n_planned(opened),
+        n_bad=sum(each in DEEDS for each in verdicts),
+        is_complete=is_complete,
         best_trial=row.number if row else None,
         best_value=row.value if row else None,
         best_run_id=drain.run_ids.get(row.number) if row else None,
-        test_accuracy=tested.metrics["test_accuracy"] if tested else None,
+        test_accuracy=metrics.get("test_accuracy"),
         commands=_what_next(opened, keeper, row.number) if row else (),
     )
 
@@ -152,14 +155,6 @@ def _draw(table: Sequence[TrialRow], keeper: Keeper) -> None:
     keeper.drain.show(keeper.page, max(_LOWEST, min(-1, floor(log10(lowest)))))
 
 
-class Tested(NamedTuple):
-    """What a person, the metrics and the files of the study's run say of the test part."""
-
-    said: str
-    metrics: dict[str, float]
-    files: dict[str, str]
-
-
 def _test(
     opened: Search,
     row: TrialRow,
@@ -169,12 +164,16 @@ def _test(
     keeper: Keeper,
     best: RunRecord | None,
     console: Console,
-) -> Tested:
-    """Looks at the test part for the best trial, and makes a model of it."""
+) -> tuple[str, dict[str, float]]:
+    """Looks at the test part for the best trial, and makes a model of it.
+
+    Returns:
+        What a person, and what the metrics of the study's run are told of it.
+    """
     if opened.config.confirm_seeds:
         with waiting(console, "the winner's settings are trained with further seeds"):
-            tested = confirm(opened, row, where, keeper)
-        of_run = {"confirmed_test_accuracy": tested.metrics["test_accuracy"]}  # of other networks
+            said, metrics = confirm(opened, row, where, keeper)
+        of_run = {"confirmed_test_accuracy": metrics["test_accuracy"]}  # of other networks
     else:
         look = _looks(opened).get((row.number, 0))  # none is looked at twice
         if look is None:
@@ -184,8 +183,8 @@ def _test(
             search.add_test_look(opened, row.number, accuracy)
         else:
             accuracy = float(look["test_accuracy"])
-        of_run = {"test_accuracy": accuracy}
-        tested = Tested(f"test accuracy {accuracy:.4f}", dict(of_run), {})
+        metrics = of_run = {"test_accuracy": accuracy}
+        said = f"test accuracy {accuracy:.4f}"
     keeper.drain.describe(metrics=of_run, of_trial=row.number)
     register = opened.base.tracking.register
     if opened.objective != "oscillation" or register:  # nobody serves the most unstable one
@@ -198,18 +197,23 @@ def _test(
     # A winner that was looked at with further seeds was chosen once all the same.
     n_looks = len({look["trial"] for look in search.test_looks(opened)})
     seen = "" if n_looks == 1 else f" (look {n_looks} at the test part of this study)"
-    return Tested(tested.said + seen, {**tested.metrics, "test_looks": n_looks}, tested.files)
+    return said + seen, {**metrics, "test_looks": n_looks}
 
 
 _Seed = tuple[int, int]
 """A network with the settings of a trial, and which further seed of that it has."""
 
 
-def confirm(opened: Search, best: TrialRow, where: Executor, keeper: Keeper) -> Tested:
+def confirm(
+    opened: Search, best: TrialRow, where: Executor, keeper: Keeper
+) -> tuple[str, dict[str, float]]:
     """Trains and tests what is missing, and hands over to MLflow what is not there yet.
 
     Args:
         opened: a complete study.
+
+    Returns:
+        What a person, and what the metrics of the study's run are told of it.
     """
     base = dataclasses.replace(opened.base.data, validation_fraction=0.0)
     data = load_data(base, notice=lambda _line: None)
@@ -225,19 +229,19 @@ def confirm(opened: Search, best: TrialRow, where: Executor, keeper: Keeper) -> 
     mean, low, high = float(np.mean(accuracies)), min(accuracies), max(accuracies)
     deviation = float(np.std(accuracies, ddof=1)) if n > 1 else 0.0
     n_always = sum(mistake.n_wrong == n for mistake in mistakes)
+    keeper.drain.describe(files={WRONG_DIGITS: render_mistakes(mistakes, n, data)})
     said = (
         f"test accuracy {mean:.4f} as the mean of {n} further seeds on all "
         f"{data.train.n_examples} training examples\n  (lowest {low:.4f}, highest {high:.4f}, "
         f"deviation {deviation:.4f}); all get {n_always} digits wrong, some {len(mistakes)}: "
         f"{WRONG_DIGITS} of the study's run shows them"
     )
-    metrics = {
+    return said, {
         "test_accuracy": mean,
         "test_accuracy_deviation": deviation,
         "test_accuracy_lowest": low,
         "test_accuracy_highest": high,
     }
-    return Tested(said, metrics, {WRONG_DIGITS: render_mistakes(mistakes, n, data)})
 
 
 def _records(
@@ -250,12 +254,8 @@ def _records(
 ) -> dict[_Seed, RunRecord]:
     """The networks not tested or not uploaded yet: those kept, and the others trained."""
     kept_at = {seed: place for seed, place in keeper.waiting().items() if seed[1]}
-    looked_at = _looks(opened)
-    configs = {
-        seed: _config(opened, seed)
-        for seed in sorted({*wanted, *kept_at})
-        if seed in kept_at or seed not in looked_at
-    }
+    unseen = [seed for seed in wanted if seed not in _looks(opened)]
+    configs = {seed: _config(opened, seed) for seed in sorted({*unseen, *kept_at})}
     records = {}
     for seed, place in kept_at.items():
         record = keeper.read(place, _name(seed), configs[seed], data.digest)
@@ -349,27 +349,23 @@ def _params(record: RunRecord) -> Params:
 
 
 def _describe_winner(
-    opened: Search,
-    row: TrialRow,
-    totals: Mapping[str, float],
-    tested: Tested | None,
-    drain: Drain,
+    opened: Search, row: TrialRow, said: str, metrics: Mapping[str, float], drain: Drain
 ) -> list[str]:
-    """Puts the best trial into the parent run; gives the same for the screen."""
+    """Puts the best trial into the parent run; gives the same for the screen.
+
+    Args:
+        said: of the test part.
+        metrics: of the parent run, but for those of the best trial.
+    """
     named = ", ".join(f"{name}={_short(value)}" for name, value in row.params.items())
-    said = tested.said if tested else "the test part waits for the study's end"
     said = f", {said}" if opened.base.own is None else ""
     assert row.value is not None
     value = f"{row.value:.4f}" if abs(row.value) >= _SMALL else f"{row.value:.3g}"
     came_out = f"{opened.objective} {value}{said}"
-    metrics = {**totals, "best_trial": float(row.number), f"best_{opened.objective}": row.value}
+    best = {"best_trial": float(row.number), f"best_{opened.objective}": row.value}
     if "final_validation_accuracy" in row.numbers:
-        metrics["best_validation_accuracy"] = row.numbers["final_validation_accuracy"]
-    drain.describe(
-        metrics={**metrics, **(tested.metrics if tested else {})},
-        files=tested.files if tested else {},
-        tags={"mlp.best_trial": str(row.number)},
-    )
+        best["best_validation_accuracy"] = row.numbers["final_validation_accuracy"]
+    drain.describe(metrics={**metrics, **best}, tags={"mlp.best_trial": str(row.number)})
     drain.annotate(_note(opened, row, came_out, drain), row.number)
     first = search.superlative(opened.objective)
     return [f"{first} is trial {row.number}: {came_out}\n  {named}"]

@@ -5,8 +5,9 @@ a process for each run that it is asked for: so no run sees what another has lef
 whatever one does, it costs that run alone. Where importing the file has started threads, which a
 fork would lose, a process serves one run, itself.
 
-The training process reads the same socket (`mlp.training.own_function`). One line of JSON a
-message: `ready` or `fault`, then `started` and `ended` of each run.
+The training process has the other end of the socket (`mlp.training.own_function`): it sends the
+folder of each run, and a pipe for its output. It gets lines of JSON: `can_fork` or `fault` first,
+then `pid` and `code` of each `run`. All that a run gives is written into its folder.
 """
 
 import contextlib
@@ -25,10 +26,9 @@ import socket
 import struct
 import sys
 import threading
-import time
 import traceback
 import zipfile  # noqa: F401  of NumPy's savez, which each fork would import anew
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,13 +38,14 @@ from mlp.errors import DataError, MlpError, one_line
 from mlp.guard import Guard
 from mlp.program import GUARD, imports_of, read_program
 
-_PACE_S = 0.2  # from one word about the progress to the next
+REQUEST = "request.json"  # in the folder of a run: its arguments and its seed
+LOSSES = "losses.bin"  # there: each loss as soon as it is known, 8 bytes
+ARRAYS = "result.npz"  # there: `series.NAME`, as long as the losses, and `kept.NAME`
+SAID = "said.json"  # there: `fault`, a sentence or None; `notes`; `versions` of what was imported
 _LARGEST_BYTES = 1 << 30  # of all arrays that a run keeps
 _MOST_SERIES, _MOST_KEPT = 100, 500  # more, and the record would be longer than what is read
 _MOST_NOTES = 10
 _BEYOND_FORKS = ("jemalloc_bg_thd",)  # threads that are begun anew after a fork: of pyarrow
-
-Report = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     _end_with(server, is_on=False)
     _names_imported(path)  # known to each fork
     can_fork = _n_threads() == 1
-    _say(server, {"ready": True, "can_fork": can_fork})
+    _say(server, {"can_fork": can_fork})
     try:
         (_serve if can_fork else _serve_once)(server, train, path)
     finally:
@@ -125,30 +126,29 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
     os.set_blocking(waking, False)
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    running: dict[int, int] = {}
+    running: dict[int, Path] = {}
     try:
         while True:
             ready, _, _ = select.select([server.fileno(), hearing], [], [])
             if hearing in ready:
                 os.read(hearing, 4096)
-            for pid, number in list(running.items()):
+            for pid, folder in list(running.items()):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     del running[pid]
-                    _say(server, {"ended": number, "code": os.waitstatus_to_exitcode(status)})
+                    _say(server, {"run": str(folder), "code": os.waitstatus_to_exitcode(status)})
             if server.fileno() in ready:
                 asked = _heard(server)
                 if asked is None:
                     return
-                request, fds = asked
+                folder, output = asked
                 pid = os.fork()
                 if pid == 0:
                     server.close()
-                    _child(train, path, request, *fds)
-                running[pid] = request["number"]
-                for fd in fds:
-                    os.close(fd)
-                _say(server, {"started": request["number"], "pid": pid})
+                    _child(train, path, folder, output)
+                running[pid] = folder
+                os.close(output)
+                _say(server, {"run": str(folder), "pid": pid})
     finally:  # whoever asked is gone, and nobody waits for a run any more
         for pid in running:
             for kill in (os.killpg, os.kill):  # it may have no group of its own yet
@@ -158,28 +158,21 @@ def _serve(server: socket.socket, train: Callable[..., Any], path: Path) -> None
 
 def _serve_once(server: socket.socket, train: Callable[..., Any], path: Path) -> None:
     """Does a run in this process, whose threads a fork would not have."""
-    asked = _heard(server)
-    if asked is None:
-        return
-    request, fds = asked
-    _end_with(server, is_on=True)
-    _say(server, {"started": request["number"], "pid": os.getpid()})
-    _child(train, path, request, *fds)
+    if asked := _heard(server):
+        _end_with(server, is_on=True)
+        _say(server, {"run": str(asked[0]), "pid": os.getpid()})
+        _child(train, path, *asked)
 
 
-def _heard(server: socket.socket) -> tuple[dict[str, Any], Sequence[int]] | None:
-    """A request, and the pipes for its progress and its output; None: nobody asks any more."""
-    text, fds, _, _ = socket.recv_fds(server, 65_536, 2)
-    if not text:
-        return None
-    request: dict[str, Any] = json.loads(Path(text.decode()).read_text(encoding="utf-8"))
-    return request, fds
+def _heard(server: socket.socket) -> tuple[Path, int] | None:
+    """The folder of a run, and the pipe for its output; None: nobody asks any more."""
+    text, fds, _, _ = socket.recv_fds(server, 65_536, 1)
+    return (Path(text.decode()), fds[0]) if text else None
 
 
-def _child(
-    train: Callable[..., Any], path: Path, request: Mapping[str, Any], reporting: int, output: int
-) -> NoReturn:
+def _child(train: Callable[..., Any], path: Path, folder: Path, output: int) -> NoReturn:
     """One run, to the end of its process."""
+    code = 1
     try:
         with contextlib.suppress(PermissionError):  # it is a group of its own already
             os.setsid()
@@ -188,38 +181,20 @@ def _child(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.set_blocking(reporting, False)
-
-        def report(message: dict[str, Any]) -> None:
-            try:
-                os.write(reporting, json.dumps(message).encode() + b"\n")
-            except BlockingIOError:
-                return  # nobody listens just now
-
-        said = run_function(train, path, request, report)
-        os.set_blocking(reporting, True)
-        report(said)
+        _train_in(folder, train, path)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        code = 0
+    except OSError:  # a full disk, say
+        traceback.print_exc()
     finally:
-        os._exit(0)  # threads of the function are not waited for
+        os._exit(code)  # threads of the function are not waited for
 
 
-def run_function(
-    train: Callable[..., Any], path: Path, request: Mapping[str, Any], report: Report
-) -> dict[str, Any]:
-    """Calls a training function, takes what it gives, and writes that into a file.
-
-    Args:
-        request: `arguments`, `seed` of the global random streams, and two files to write: `file`,
-            the npz of all that it gave, and `losses`, each loss as soon as it is known, 8 bytes.
-        report: told of the step and the loss a few times a second.
-
-    Returns:
-        What came of it: `fault`, a sentence or None; `notes`; `versions` of what it imported.
-    """
-    taken = _Taken(report, os.open(request["losses"], os.O_WRONLY | os.O_CREAT, 0o600))
-    fault = None
+def _train_in(folder: Path, train: Callable[..., Any], path: Path) -> None:
+    """Calls a training function, takes what it gives, and writes that into the run's folder."""
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    taken, fault = _Taken(folder), None
     try:
         _seed(int(request["seed"]))
         guard = {GUARD: Guard()} if GUARD in inspect.signature(train).parameters else {}
@@ -228,10 +203,11 @@ def run_function(
         fault = sentence_of(error, path)
     try:
         arrays: dict[str, Any] = taken.arrays()
-        np.savez(request["file"], **arrays)
+        np.savez(folder / ARRAYS, **arrays)
     except Exception as error:  # noqa: BLE001  a full disk, say
         fault = fault or f"what it gave cannot be kept: {one_line(error)}"
-    return {"done": True, "fault": fault, "notes": taken.notes, "versions": _versions(path)}
+    said = {"fault": fault, "notes": taken.notes, "versions": _versions(path)}
+    (folder / SAID).write_text(json.dumps(said), encoding="utf-8")
 
 
 def _seed(seed: int) -> None:
@@ -283,12 +259,10 @@ class _Taken:
         notes: what could not be kept.
     """
 
-    def __init__(self, report: Report, losses: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.notes: list[str] = []
-        self._losses = losses
-        self._report = report
-        self._said_at = 0.0
-        self._loss: list[float] = []
+        self._losses = (folder / LOSSES).open("wb", buffering=0)
+        self._n_losses = 0
         self._series: dict[str, list[float]] = {}
         self._kept: dict[str, np.ndarray[Any, Any]] = {}
 
@@ -298,16 +272,14 @@ class _Taken:
             self._take_steps(given)
             return
         losses, arrays = _losses_and_arrays(given)
+        rows = losses
         if isinstance(losses, Mapping):
-            names = [name for name in losses if name != "loss"]
-            columns = [np.asarray(losses[name], np.float64).ravel() for name in ("loss", *names)]
-            if len({column.size for column in columns}) > 1:
+            columns = {name: np.asarray(losses[name], np.float64).ravel() for name in losses}
+            if len({column.size for column in columns.values()}) > 1:
                 raise DataError("returned curves of different lengths")
-            rows: Sequence[Any] = [
-                dict(zip(("loss", *names), row, strict=True)) for row in zip(*columns, strict=True)
+            rows = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
             ]
-        else:
-            rows = losses
         for row in rows:
             if not self._add(row):
                 break
@@ -325,13 +297,13 @@ class _Taken:
 
     def _add(self, given: Any) -> bool:
         """Takes one step; whether there is a next: a loss that is not finite is the last."""
-        entry = len(self._loss)
+        entry = self._n_losses
         values = given if isinstance(given, Mapping) else {"loss": given}
         if "loss" not in values:
             raise DataError(f"yielded {one_line(list(values))} at step {entry}, without a loss")
         loss = number_of(values["loss"], f"the loss at step {entry}")
-        self._loss.append(loss)
-        os.write(self._losses, struct.pack("<d", loss))  # what is known when the process dies
+        self._losses.write(struct.pack("<d", loss))
+        self._n_losses += 1
         for given_name, value in values.items():
             name = _plain_name(str(given_name))
             if given_name == "loss" or (name not in self._series and not self._has_room(name)):
@@ -339,10 +311,6 @@ class _Taken:
             series = self._series.setdefault(name, [])
             series += [np.nan] * (entry - len(series))
             series[entry:] = [number_of(value, f"{given_name} at step {entry}")]
-        now = time.monotonic()
-        if now - self._said_at > _PACE_S:
-            self._said_at = now
-            self._report({"step": entry, "loss": loss if np.isfinite(loss) else None})
         return bool(np.isfinite(loss))
 
     def _has_room(self, name: str) -> bool:
@@ -376,14 +344,12 @@ class _Taken:
             self.notes.append(one_line(line))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        """All that is handed over: `loss`, `series.NAME` of the same length, `kept.NAME`."""
-        n = len(self._loss)
+        """All that is handed over beside the losses."""
         series = {
-            f"series.{name}": np.array(values + [np.nan] * (n - len(values)))
+            f"series.{name}": np.array(values + [np.nan] * (self._n_losses - len(values)))
             for name, values in self._series.items()
         }
-        kept = {f"kept.{name}": array for name, array in self._kept.items()}
-        return {"loss": np.array(self._loss, np.float64), **series, **kept}
+        return {**series, **{f"kept.{name}": array for name, array in self._kept.items()}}
 
 
 def _losses_and_arrays(given: Any) -> tuple[Any, Any]:

@@ -1,15 +1,16 @@
 """Trains populations on the workers of a Ray cluster.
 
-Importing this imports Ray, an extra. Ray itself runs a population again whose worker died, wherever
-a CPU is free. A worker opens no file and no database; it gets settings and examples, and gives
-arrays back. While it trains it writes its progress on a board, an actor of the cluster, which the
-driver (this process) reads: so it sees a worker that hangs or is frozen.
+Importing this imports Ray, an extra. A worker opens no file and no database; it gets settings and
+examples, and gives arrays back. While it trains it writes its progress on a board, an actor of the
+cluster, which the driver (this process) reads: so it sees a worker that hangs or is frozen. Ray
+retries nothing: what is lost is said, and `mlp.training.train_runs` hands it in again.
 """
 
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import signal
@@ -19,7 +20,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 would be a quarter of an hour
 # A call after the connection is lost would start a cluster here, and train on that.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-# Ray would try a trial that takes all memory again without end; so it counts as any other death.
-os.environ.setdefault("RAY_task_oom_retries", "0")
+os.environ.setdefault("RAY_task_oom_retries", "0")  # else one that takes all memory has no end
 
 import ray
 from ray import exceptions as faults
@@ -70,28 +69,10 @@ _DEATHS = (
     faults.ObjectStoreFullError,
     faults.TaskCancelledError,
 )
-# What another attempt may not meet again, raised on a worker.
-_RETRIABLE = (MemoryError, OSError, faults.ObjectLostError, faults.ObjectStoreFullError)
 
 
-@dataclass(eq=False)
-class _Running:
-    """A population that Ray has.
-
-    Attributes:
-        key: its name on the board.
-        n_deaths: of its workers, as far as the driver has seen them.
-        who: the worker that has it now; empty before it was begun.
-        n_done: trials' worth of steps.
-        silent_s: seconds since its worker wrote on the board.
-    """
-
-    task: Task
-    key: int
-    n_deaths: int = 0
-    who: str = ""
-    n_done: float = 0.0
-    silent_s: float = 0.0
+_Word = tuple[str, float, float]
+"""Who trains a population; trials' worth of steps; seconds since that was written on the board."""
 
 
 class RayCluster:
@@ -108,13 +89,14 @@ class RayCluster:
         self.notice = notice
         self.population = execution.population
         self._silence_s = execution.silence_s
-        options: dict[str, Any] = {"num_cpus": n_threads, "retry_exceptions": [*_RETRIABLE]}
+        options: dict[str, Any] = {"num_cpus": n_threads, "max_retries": 0}
         if execution.memory_gb is not None:
             options["memory"] = int(execution.memory_gb * 1e9)
         self._train = ray.remote(**options)(_train)
         self._data: tuple[Dataset, Any] | None = None
-        self._running: dict[Any, _Running] = {}
-        self._n_submitted = 0
+        self._running: dict[Any, tuple[int, Task]] = {}  # reference -> its name on the board
+        self._keys = itertools.count()
+        self._words: dict[int, _Word] = {}
         self._other_cpus: set[str] = set()
         self._busy_s = self._slot_s = 0.0
         self._counted_to = self._told = time.monotonic()
@@ -138,8 +120,21 @@ class RayCluster:
         """Hands a population to Ray; the examples travel once to each machine."""
         if not self._running:
             self._counted_to = self._told = time.monotonic()
+        key = next(self._keys)
         with _one_sentence():
-            self._submit(task, n_deaths=0)
+            if self._data is None or self._data[0] is not task.data:
+                self._data = task.data, ray.put(task.data)
+            ref = self._train.remote(
+                self._board,
+                key,
+                versions(),
+                task.trainer,
+                task.configs,
+                (self._data[1],),
+                self.n_threads,
+                task.thresholds,
+            )
+        self._running[ref] = key, task
 
     def wait(self, progress: WorkDone) -> list[Answer]:
         """What the workers have brought, and whom they have lost."""
@@ -158,7 +153,7 @@ class RayCluster:
                 f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
                 "when it is back, the same command goes on"
             )
-        progress(sum(running.n_done for running in self._running.values()), np.empty(0))
+        progress(sum(self._word(key)[1] for key, _ in self._running.values()), np.empty(0))
         return answers
 
     def idle_share(self) -> float | None:
@@ -172,35 +167,17 @@ class RayCluster:
         self._closing.set()
         _leave(list(self._running))
 
-    def _submit(self, task: Task, n_deaths: int) -> None:
-        if self._data is None or self._data[0] is not task.data:
-            self._data = task.data, ray.put(task.data)  # once, whatever is trained on it
-        self._n_submitted += 1
-        ref = self._train.options(max_retries=task.n_attempts - 1 - n_deaths).remote(
-            self._board,
-            self._n_submitted,
-            versions(),
-            task.trainer,
-            task.configs,
-            (self._data[1],),
-            self.n_threads,
-            task.thresholds,
-        )
-        self._running[ref] = _Running(task, self._n_submitted, n_deaths)
-
     def _answer(self, ref: Any) -> Answer:
-        """What came of a population; Ray has made all its attempts by now."""
-        running = self._running.pop(ref)
-        who = running.who or "a worker"
+        """What came of a population."""
+        key, task = self._running.pop(ref)
+        who = self._word(key)[0] or "a worker"
         try:
             results, its_worker, its_cpu, busy_s = ray.get(ref)
         except faults.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, MlpError):
                 raise cause from None
-            if isinstance(cause, ImportError | faults.RayError) and not isinstance(
-                cause, _RETRIABLE
-            ):
+            if isinstance(cause, ImportError | faults.RayError) and not isinstance(cause, _DEATHS):
                 # Or it cannot read what it gets
                 said = one_line(str(cause).partition("\n")[0])
                 raise SystemLimitError(
@@ -208,10 +185,9 @@ class RayCluster:
                     "install this program on every machine, in the same version"
                 ) from None
             raised = f"{type(cause).__name__}: {one_line(cause)}"
-            return Answer(running.task, None, f"its training raised {raised}")
+            return task, f"its training raised {raised}"
         except _DEATHS as error:
-            return Answer(running.task, None, f"{who} was lost: {one_line(error, most=120)}")
-        self._heard_of(running, its_worker)  # it may have been too quick for the board
+            return task, f"{who} was lost: {one_line(error, most=120)}"
         self._busy_s += busy_s
         if its_cpu != cpu() and its_cpu not in self._other_cpus:
             self._other_cpus.add(its_cpu)
@@ -219,49 +195,30 @@ class RayCluster:
                 f"{its_worker} has another processor ({its_cpu}) than this machine ({cpu()}): "
                 "results may differ in their last bits"
             )
-        return Answer(running.task, results)
+        return task, results
 
     def _read_board(self) -> None:
         """Takes what was read, and asks anew; an answer may come many calls later, or never."""
         if not ray.wait([self._reading], timeout=0)[0]:
             return
-        words: dict[int, tuple[str, float, float]] = {}
+        self._words = {}
         with contextlib.suppress(faults.RayError):  # it is being started again elsewhere
-            words = ray.get(self._reading)
-        known = {running.key: running for running in self._running.values()}
-        self._reading = self._board.read.remote(list(known))
-        for key in known.keys() & words.keys():
-            who, known[key].n_done, known[key].silent_s = words[key]
-            self._heard_of(known[key], who)
+            self._words = ray.get(self._reading)
+        self._reading = self._board.read.remote([key for key, _ in self._running.values()])
 
-    def _heard_of(self, running: _Running, who: str) -> None:
-        """Notes who trains a population; if that was somebody else, he has died."""
-        if running.who not in ("", who):
-            running.n_deaths += 1
-            self._say_again(running, f"{running.who} died")
-        running.who = who
+    def _word(self, key: int) -> _Word:
+        return self._words.get(key, ("", 0.0, 0.0))
 
     def _overdue(self) -> list[Answer]:
-        """Cancels what has made no progress for too long; its worker counts as dead."""
+        """Cancels what has made no progress for too long."""
         lost: list[Answer] = []
-        for ref, running in list(self._running.items()):
-            if running.silent_s <= self._silence_s:
-                continue
-            del self._running[ref]
-            ray.cancel(ref, force=True)
-            running.n_deaths += 1
-            reason = f"{running.who} said nothing for {running.silent_s:.0f} s"
-            if running.n_deaths < running.task.n_attempts:
-                self._say_again(running, reason)
-                self._submit(running.task, running.n_deaths)
-            else:
-                lost.append(Answer(running.task, None, reason))
+        for ref, (key, task) in list(self._running.items()):
+            who, _, silent_s = self._word(key)
+            if silent_s > self._silence_s:
+                del self._running[ref]
+                ray.cancel(ref, force=True)
+                lost.append((task, f"{who} said nothing for {silent_s:.0f} s"))
         return lost
-
-    def _say_again(self, running: _Running, reason: str) -> None:
-        n = len(running.task.numbers)
-        which = "a trial is" if n == 1 else f"{n} trials are"
-        self.notice(f"{which} trained again: {reason}")
 
     def _n_slots(self) -> int:
         return sum(int(cpus // self.n_threads) for cpus in self._cpus)
@@ -271,7 +228,7 @@ class RayCluster:
         now = time.monotonic()
         self._slot_s += (now - self._counted_to) * self._n_slots()
         self._counted_to = now
-        if not self._running or any(running.who for running in self._running.values()):
+        if not self._running or any(self._word(key)[0] for key, _ in self._running.values()):
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
@@ -301,13 +258,13 @@ class _Board:
     """
 
     def __init__(self) -> None:
-        self._words: dict[int, tuple[str, float, float]] = {}
+        self._words: dict[int, _Word] = {}
 
     def write(self, key: int, who: str, n_done: float) -> None:
         self._words[key] = who, n_done, time.monotonic()
 
-    def read(self, keys: Sequence[int]) -> dict[int, tuple[str, float, float]]:
-        """Who, how far, and how many seconds ago, for those keys that were written to."""
+    def read(self, keys: Sequence[int]) -> dict[int, _Word]:
+        """For those keys that were written to; in place of the time, the seconds since then."""
         words, now = self._words, time.monotonic()
         return {key: (*words[key][:2], now - words[key][2]) for key in keys if key in words}
 

@@ -5,7 +5,7 @@ Where a run is trained, with which others, and how often it was begun changes no
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,7 +20,15 @@ from mlp.errors import SettingError
 from mlp.stability.ratio import sharpness_steps
 from mlp.tracking.record import RunRecord, judge_result
 from mlp.training.own_function import Functions, train_functions
-from mlp.training.work import Answer, Executor, Task, Trainer, WorkDone, train_population
+from mlp.training.work import (
+    Answer,
+    Executor,
+    Task,
+    Trainer,
+    WorkDone,
+    bare_result,
+    train_population,
+)
 
 # The first populations take half of an equal share of what is left, and so on: early ones are wide,
 # which the engine likes, late ones are small, so that all workers end at about the same time.
@@ -47,10 +55,10 @@ def train_runs(
 ) -> list[RunRecord]:
     """Trains one network for each config, times it and judges its loss curve.
 
-    Where and how wide it is trained changes no result. A population that is lost is trained once
-    more run by run, and a run that is lost alone has a result without weights, whose ending is
-    `CRASHED`. What `progress` or `finished` raises ends the training
-    and passes through; what `finished` was told of by then is complete and can be kept.
+    Where and how wide it is trained changes no result. A population that is lost twice is trained
+    run by run, and a run that is lost alone three times has a result without weights, whose ending
+    is `CRASHED`. What `progress` or `finished` raises ends the training and passes through; what
+    `finished` was told of by then is complete and can be kept.
 
     Args:
         data: the examples, resolved and parted; `data.name` of each config is theirs. Or a program
@@ -62,8 +70,7 @@ def train_runs(
 
     Returns:
         One record for each config, in the same order; a learning rate that was `auto` is a number
-        in it. All that were trained by this call have the
-        same start; each ends when it came back.
+        in it. All have the same start; each ends when it came back.
 
     Raises:
         SystemLimitError: for a run that does not fit into memory, before any is trained.
@@ -83,30 +90,36 @@ def train_runs(
 
             check_measurable(configs, data, threads=executor.n_threads)
 
+        n_attempts = Counter[tuple[int, ...]]()
+
         def submit(numbers: Sequence[int]) -> None:
+            n_attempts[tuple(numbers)] += 1
             chosen = tuple(configs[number] for number in numbers)
             executor.submit(Task(tuple(numbers), chosen, data, thresholds, trainer))
+
+        def tell(in_work: float, losses: NDArray[np.float64]) -> None:
+            if progress is not None:
+                progress(len(records) + in_work, losses)
 
         for numbers in cut_for(configs, data, executor):
             submit(numbers)
         while len(records) < len(configs):
-            for answer in executor.wait(_added_to(progress, len(records))):
-                task, results = answer.task, answer.results
-                if results is None:
-                    n_runs, why = len(task.numbers), answer.reason
-                    if n_runs > 1:
-                        executor.notice(f"{n_runs} trials are trained one by one: {why}")
-                        for number in task.numbers:
-                            submit([number])
+            for task, results in executor.wait(tell):
+                own = task.numbers
+                if isinstance(results, str):
+                    again, said = _after_loss(own, n_attempts[own])
+                    executor.notice(f"{said}: {results}")
+                    for numbers in again:
+                        submit(numbers)
+                    if again:
                         continue
-                    executor.notice(f"a trial is given up and recorded as crashed: {why}")
-                    results = (_crashed(task.configs[0]),)
+                    results = [_crashed(configs[own[0]])]
                 timing = {"ended_ms": _now_ms(), "threads": executor.n_threads}
                 made = {
                     number: make_record(
                         configs[number], data, result, started_ms=started_ms, **timing
                     )
-                    for number, result in zip(task.numbers, results, strict=True)
+                    for number, result in zip(own, results, strict=True)
                 }
                 records.update(made)
                 if finished is not None:
@@ -114,26 +127,23 @@ def train_runs(
     return [records[number] for number in range(len(configs))]
 
 
+def _after_loss(numbers: tuple[int, ...], n_attempts: int) -> tuple[Sequence[tuple[int, ...]], str]:
+    """What of a lost population is trained again, and what is said: nobody knows whose fault it is.
+
+    It has two attempts together, and then each of its runs three of its own.
+    """
+    n_runs = len(numbers)
+    if n_attempts < (2 if n_runs > 1 else 3):
+        return [numbers], f"{'a trial is' if n_runs == 1 else f'{n_runs} trials are'} trained again"
+    if n_runs > 1:
+        return [(number,) for number in numbers], f"{n_runs} trials are trained one by one"
+    return [], "a trial is given up and recorded as crashed"
+
+
 def _crashed(config: RunConfig) -> Result:
     """What is known of a run that never came back: nothing, so its one loss is undefined."""
-    return Result(
-        loss=np.array([np.nan]),
-        loss_step=np.zeros(1, np.int64),
-        step_loss=None if config.training.batch_size is None else np.empty(0),
-        validation_accuracy=np.empty(0),
-        evaluated_step=np.empty(0, np.int64),
-        weights=(),
-        ending=Ending.CRASHED,
-        last_step=0,
-    )
-
-
-def _added_to(progress: WorkDone | None, n_done: int) -> WorkDone:
-    def tell(in_work: float, losses: NDArray[np.float64]) -> None:
-        if progress is not None:
-            progress(n_done + in_work, losses)
-
-    return tell
+    step_loss = None if config.training.batch_size is None else np.empty(0)
+    return bare_result(np.array([np.nan]), Ending.CRASHED, step_loss=step_loss)
 
 
 def _now_ms() -> int:
@@ -270,7 +280,7 @@ class _ThisProcess:
             thresholds=task.thresholds,
             progress=progress,
         )
-        return [Answer(task, tuple(results))]
+        return [(task, results)]
 
     def idle_share(self) -> float | None:
         return None

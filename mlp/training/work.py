@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
-from mlp.engine.result import Progress, Result, Thresholds
+from mlp.engine.result import Ending, OwnTrace, Result, Thresholds
 from mlp.network import Params
 from mlp.stability.ratio import sharpness_steps
 
@@ -56,12 +56,18 @@ def train_population(
     from mlp.engine.population import train  # compiled code, whose import takes half a second
 
     taken: list[dict[int, Params]] = [dict.fromkeys(sharpness_steps(c), ()) for c in configs]
+    n_updates = sum(config.training.steps for config in configs)
+
+    def tell(n_done: int, losses: NDArray[np.float64]) -> None:
+        if progress is not None:
+            progress(len(configs) * n_done / n_updates, losses)
+
     results = train(
         configs,
         data,
         threads=threads,
         thresholds=None if thresholds is None else [thresholds] * len(configs),
-        progress=_counted(progress, configs),
+        progress=tell,
         snapshots=taken,
     )
     return _measured(results, configs, taken, data, threads)
@@ -83,25 +89,13 @@ class Task:
     thresholds: Thresholds | None
     trainer: Trainer = train_population
 
-    @property
-    def n_attempts(self) -> int:
-        """How many workers may die of it before it is lost: two, and three for a single trial."""
-        return 2 if len(self.numbers) > 1 else 3
 
+Answer = tuple[Task, Sequence[Result] | str]
+"""A population that came back: its results in the task's order, or why there are none.
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What came of a population.
-
-    Attributes:
-        results: one a trial, in the task's order; None: its workers died, or overran their
-            deadline, in each of its attempts.
-        reason: of the last attempt; a part of a sentence, such as `worker 12 on host a died`.
-    """
-
-    task: Task
-    results: tuple[Result, ...] | None
-    reason: str = ""
+It is lost where its worker died or overran its deadline; that is a part of a sentence then, such as
+`worker 12 on host a was lost`.
+"""
 
 
 class Executor(Protocol):
@@ -141,6 +135,27 @@ class Executor(Protocol):
         """Gives up what has not come back, and lets go of everything."""
 
 
+def bare_result(
+    loss: NDArray[np.float64],
+    ending: Ending,
+    *,
+    step_loss: NDArray[np.float64] | None = None,
+    own: OwnTrace | None = None,
+) -> Result:
+    """The result of a run of which no more is known than the loss at each step."""
+    return Result(
+        loss=loss,
+        loss_step=np.arange(loss.size, dtype=np.int64),
+        step_loss=step_loss,
+        validation_accuracy=np.empty(0),
+        evaluated_step=np.empty(0, np.int64),
+        weights=(),
+        ending=ending,
+        last_step=loss.size - 1,
+        own=own,
+    )
+
+
 def _measured(
     results: list[Result],
     configs: Sequence[RunConfig],
@@ -166,15 +181,3 @@ def _measured(
         )
         for result, curve in zip(results, curves, strict=True)
     ]
-
-
-def _counted(progress: WorkDone | None, configs: Sequence[RunConfig]) -> Progress | None:
-    """Counts updates as trials' worth of work."""
-    if progress is None:
-        return None
-    n_updates = sum(config.training.steps for config in configs)
-
-    def tell(n_done: int, losses: NDArray[np.float64]) -> None:
-        progress(len(configs) * n_done / n_updates, losses)
-
-    return tell

@@ -504,10 +504,8 @@ def test_optunas_tools_read_the_stored_study(uninterrupted):
 @pytest.mark.parametrize(
     ("plot", "sampler"),
     [
-        ("plot_optimization_history", "tpe"),
         ("plot_parallel_coordinate", "tpe"),
         ("plot_slice", "grid"),
-        ("plot_contour", "tpe"),
     ],
 )
 def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
@@ -516,12 +514,7 @@ def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
     [summary] = optuna.get_all_study_summaries(url_of(folder))
     study = optuna.load_study(study_name=summary.study_name, storage=url_of(folder))
     draw = getattr(optuna.visualization, plot)
-    figure = (
-        draw(study)
-        if plot == "plot_optimization_history"
-        else draw(study, params=[DEPTH, MEAN_OR_SUM])
-    )
-    assert figure.data
+    assert draw(study, params=[DEPTH, MEAN_OR_SUM]).data
 
 
 # -- stores

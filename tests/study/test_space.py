@@ -209,7 +209,7 @@ def test_they_are_refused_too_where_there_are_too_many_combinations_to_try():
     values = {
         "gradient.derivative": ["exact", "question"],
         "model.activation": ["sigmoid", "relu"],
-        "training.seed": list(range(3000)),
+        "training.seed": list(range(700)),  # the first 2,048 combinations break no law
     }
     assert "gradient.derivative=question needs model.activation=sigmoid" in refusal(values)
 

@@ -2,8 +2,6 @@
 
 from collections import deque
 
-from mlp.training.work import Answer
-
 
 class Losing:
     """Trains at once, but first asks `fate` of each population why it is lost, if it is."""
@@ -26,11 +24,11 @@ class Losing:
         task = self.waiting.popleft()
         reason = self.fate(task)
         if reason:
-            return [Answer(task, None, reason)]
+            return [(task, reason)]
         found = task.trainer(
             task.configs, task.data, threads=1, thresholds=task.thresholds, progress=progress
         )
-        return [Answer(task, tuple(found))]
+        return [(task, found)]
 
     def idle_share(self):
         return None

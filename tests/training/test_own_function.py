@@ -267,6 +267,23 @@ def test_file_that_cannot_be_imported_is_one_sentence(tmp_path, monkeypatch, lin
         trained([base] * 3)
 
 
+def test_run_that_kills_what_it_was_forked_from_costs_no_later_run(tmp_path):
+    text = (
+        "import os, time\n"
+        "def train(rate=1.0):\n"
+        "    yield rate\n"
+        "    if rate == 2.0:\n"
+        "        os.kill(os.getppid(), 9)\n"
+        "        time.sleep(1000)\n"
+        "    yield rate\n"
+    )
+    base = written(tmp_path, text)
+    configs = [with_settings(base, {"own.rate": rate}) for rate in (2.0, 2.0, 1.0)]
+    *killed, calm = trained(configs)
+    assert {r.result.own.fault.split(",")[0] for r in killed} == {"its process ended by SIGKILL"}
+    assert calm.result.loss.tolist() == [1.0, 1.0]
+
+
 def test_file_that_was_changed_meanwhile_is_not_trained(tmp_path):
     base = written(tmp_path, "def train(): yield 1.0\n")
     Path(base.own.path).write_text("def train(): yield 2.0\n")
@@ -315,7 +332,7 @@ def test_no_file_stays_open_and_no_folder_is_left(tmp_path, only_here):
     base = written(tmp_path, "def train(rate=1.0):\n    yield rate\n")
     trained([base])
     before = open_files()
-    trained([base] * 20)
+    trained([base] * 5)
     assert open_files() == before
     assert list(only_here.iterdir()) == []
 
