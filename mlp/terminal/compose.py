@@ -18,18 +18,18 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError
@@ -319,10 +319,8 @@ def compose(command: str, overrides: Sequence[str], *, config_dir: str | None = 
     return _composed(command, overrides, config_dir, None)[1]
 
 
-def typed_settings(
-    overrides: Sequence[str], groups: Sequence[str], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Dotted path -> value of the settings of some groups that were typed one by one.
+def typed_settings(overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value of what was typed of what is trained: of a network, or an own function.
 
     Args:
         values: what `compose` made of the overrides.
@@ -333,26 +331,13 @@ def typed_settings(
     """
     typed = {}
     for override in parse_overrides(overrides):
-        group, _, name = override.key_or_group.partition(".")
-        if group in groups and not name:
+        path = override.key_or_group
+        group, _, name = path.partition(".")
+        if group in RESULT_GROUPS and not name:
             raise SettingError(f"name the settings one by one instead of {override.input_line!r}")
-        if group in groups:
-            typed[override.key_or_group] = values[group][name]
+        if is_trained(path) or (is_argument(path) and not name.startswith("roles")):
+            typed[path] = values[group][name]
     return typed
-
-
-def typed_arguments(overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path -> value of the arguments of an own function that were typed.
-
-    Args:
-        values: what `compose` made of the overrides.
-    """
-    paths = [override.key_or_group for override in parse_overrides(overrides)]
-    return {
-        path: values["own"][path.removeprefix("own.")]
-        for path in paths
-        if is_argument(path) and not path.startswith("own.roles")
-    }
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -443,29 +428,21 @@ def _register(command: str) -> None:
         store.store(group="sweeps", name=name, node=node, package="_global_")
 
 
-class _FurtherFolder(SearchPathPlugin):
-    """Adds the folder of `--config-dir` behind the shipped one, as Hydra's application does."""
-
-    folder: ClassVar[Path | None] = None
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.folder is not None:
-            search_path.append("command-line", f"file://{self.folder}")
-
-
 @contextlib.contextmanager
 def _hydra_of(config_dir: str | None) -> Iterator[None]:
-    """Hydra, ready to compose what is shipped and what is in a further folder."""
+    """Hydra, ready to compose what is shipped and, behind that, what is in a further folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
-    Plugins.instance().register(_FurtherFolder)
+    folders = create_config_search_path(str(shipped("conf")))
+    if config_dir is not None:
+        folders.append("command-line", f"file://{Path(config_dir).resolve()}")
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    _FurtherFolder.folder = Path(config_dir).resolve() if config_dir is not None else None
+    Hydra.create_main_hydra2("app", folders)
     try:
-        with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-            yield
+        yield
     finally:
-        _FurtherFolder.folder = None
+        GlobalHydra.instance().clear()
 
 
 def _fault(error: Exception) -> SettingError:
@@ -556,18 +533,14 @@ def _for_hydra(override: Override) -> str:
 
 def _check_acts(overrides: Sequence[Override], values: Mapping[str, Any]) -> None:
     """Refuses settings of the built-in network where an own function is trained."""
-    if values["own"]["file"] is None:
-        return
+    own = read_named_file(values["own"])
     for override in overrides:
         path = override.key_or_group
-        group, _, name = path.partition(".")
-        if group in RESULT_GROUPS and path != "data.root":
-            own = read_named_file(values["own"])
-            argument = own.program.role("seed") if own and path == SEED else name
-            if path == SEED and argument is None:
-                continue  # it seeds the global random streams
-            is_known = own is not None and own.program.argument(argument or "") is not None
-            meant = f"; own.{argument} may be meant" if is_known else ""
+        if own is None or not is_trained(path):
+            continue
+        argument = own.program.role("seed") if path == SEED else path.partition(".")[2]
+        if argument is not None:  # a seed that no argument takes seeds the global random streams
+            meant = f"; own.{argument} may be meant" if own.program.argument(argument) else ""
             raise SettingError(
                 f"{path} is of the built-in network and would do nothing in "
                 f"{values['own']['file']}{meant}"

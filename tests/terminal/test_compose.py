@@ -451,13 +451,13 @@ def test_a_study_file_with_a_slip_is_refused_in_one_sentence(text, message):
 
 def test_typed_settings_are_those_that_were_typed():
     overrides = ["optimizer.learning_rate=0.1", "tracking.experiment=x"]
-    typed = typed_settings(overrides, RESULT_GROUPS, compose("train", overrides))
+    typed = typed_settings(overrides, compose("train", overrides))
     assert typed == {"optimizer.learning_rate": 0.1}
 
 
 def test_a_whole_group_says_too_little():
     with pytest.raises(SettingError, match="one by one instead of 'gradient=sum'"):
-        typed_settings(["gradient=sum"], RESULT_GROUPS, compose("train", ["gradient=sum"]))
+        typed_settings(["gradient=sum"], compose("train", ["gradient=sum"]))
 
 
 # -- what a command line asks for
