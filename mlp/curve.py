@@ -320,16 +320,10 @@ def _judge(
     notable = _higher(turns, math.inf if is_noise else limits.notable)
     is_rippled = _keeps_swinging(tail, turns)
     end = _level(tail[-max(1, tail.size // 3) :])
-    if finite.size < curve.size:
-        verdict = Verdict.DIVERGED
-    elif is_noise:
-        quiet = limits._replace(sampling_error=0.0)
-        verdict = _verdict(tail, notable, is_rippled, quiet)
-        if verdict in (Verdict.LEARNING, Verdict.CLIMBING) and not _has_trend(tail):
-            verdict = _flat(tail, limits)
-    else:
-        verdict = _verdict(tail, notable, is_rippled, limits)
-    verdict = _corrected(verdict, float(finite[0]), end, limits)
+    verdict = Verdict.DIVERGED
+    if finite.size == curve.size:
+        verdict = _verdict(tail, notable, is_rippled, limits, is_noise=is_noise)
+        verdict = _corrected(verdict, float(finite[0]), end, limits)
     is_quiet = verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
     amplitude = _again_and_again(notable.share)
     ripples = _again_and_again(turns.share) if is_quiet and is_rippled and not is_noise else 0.0
@@ -514,28 +508,31 @@ def _swung(finite: Curve, at: NDArray[np.int64], limits: _Limits, unit: float) -
     return Swung(int(at[part[0]]), int(at[part[-1]]), float(heights.min()), float(heights.max()))
 
 
-def _verdict(tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits) -> Verdict:
+def _verdict(
+    tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits, *, is_noise: bool
+) -> Verdict:
     """The verdict of a finite curve, by its turns that are seen beside the reference.
 
-    Where it ripples, so is a rise only what is seen beside the reference.
+    Where it ripples, so is a rise only what is seen beside the reference. Whether noise drifts is
+    told by ranks.
     """
     n_third = max(1, tail.size // 3)
     start, end = _level(tail[:n_third]), _level(tail[-n_third:])
     drift = 1.5 * (end - start)  # the middles of the outer thirds are two thirds of a tail apart
     if _keeps_swinging(tail, notable) and -drift < _again_and_again(notable.height):
         return Verdict.OSCILLATING
-    # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
-    error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
     level = max(abs(start + end) / 2, limits.least)
-    seen = max(VISIBLE_SHARE * level, limits.rounding, DRIFT_ERRORS * error)
+    seen = max(VISIBLE_SHARE * level, limits.rounding)
+    if not is_noise:
+        # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
+        error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
+        seen = max(seen, DRIFT_ERRORS * error)
+    elif not _has_trend(tail):
+        seen = math.inf
     if drift > max(seen, limits.notable if is_rippled else 0.0):
         return Verdict.CLIMBING
     if drift < -seen:
         return Verdict.LEARNING
-    return _flat(tail, limits)
-
-
-def _flat(tail: Curve, limits: _Limits) -> Verdict:
     is_high = float(np.median(tail)) > CONVERGED_SHARE * limits.reference
     return Verdict.STALLED if is_high else Verdict.CONVERGED
 

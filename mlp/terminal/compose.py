@@ -50,6 +50,7 @@ from mlp.config import (
 from mlp.errors import SettingError, did_you_mean, one_line, shown, translated
 from mlp.settings import (
     SEED,
+    grouped,
     read_explain,
     read_named_file,
     read_run,
@@ -629,15 +630,13 @@ def explain_config(
     """The config of an explanation, from settings of the group `explain` and of others."""
     if isinstance(settings, ExplainConfig):
         return settings
-    values: dict[str, dict[str, Any]] = {"tracking": {"uri": uri, "experiment": experiment}}
     given: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         path = key if "." in key else f"explain.{key}"
         if path in given:
             raise SettingError(f"{path} is set twice")
         given[path] = value
-        group, _, name = path.partition(".")
-        values.setdefault(group, {})[name] = value
+    values = grouped({"tracking.uri": uri, "tracking.experiment": experiment, **given})
     return read_explain(values, {path: given[path] for path in given if is_trained(path)})
 
 
