@@ -97,7 +97,8 @@ def typed_configs(
     """
     parser = _flags()
     args = parser.parse_intermixed_args()
-    _check_flags(args)
+    if (args.resolve or args.package) and not args.cfg:
+        raise SettingError("--resolve and --package go with --cfg")
     if args.help:
         print(usage())
     elif args.hydra_help:
@@ -133,36 +134,28 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--help", "-h", action="store_true", help="what the command does")
     flags.add_argument("--hydra-help", action="store_true", help="these flags")
     flags.add_argument("--version", action="store_true", help="the version of this program")
-    flags.add_argument("--run", "-r", action="store_true", help="run once, as without a flag")
-    flags.add_argument(
+    modes = flags.add_mutually_exclusive_group()
+    modes.add_argument("--run", "-r", action="store_true", help="run once, as without a flag")
+    modes.add_argument(
         "--multirun", "-m", action="store_true", help="run for each of the values: setting=1,2,3"
     )
     kinds = ("job", "hydra", "all")
-    flags.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
+    modes.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
     flags.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...} first")
     flags.add_argument("--package", "-p", help="with --cfg: the part to show, such as optimizer")
     parts = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    flags.add_argument(
+    modes.add_argument(
         "--info", "-i", const="all", nargs="?", choices=parts, help="show how Hydra composes"
     )
     flags.add_argument("--config-name", "-cn", help="another config to begin with")
     flags.add_argument("--config-dir", "-cd", help="a further folder of configs")
-    flags.add_argument(
+    modes.add_argument(
         "--shell-completion",
         "-sc",
         action="store_true",
         help='for bash: eval "$(python -m mlp.train --shell-completion install=bash)"',
     )
     return flags
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    if (args.resolve or args.package) and not args.cfg:
-        raise SettingError("--resolve and --package go with --cfg")
-    if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
-        raise SettingError(
-            "only one of --run, --multirun, --cfg, --info and --shell-completion can be typed"
-        )
 
 
 def _read(

@@ -549,7 +549,7 @@ def test_flags_that_show_something_give_no_config(monkeypatch, capsys, words, sh
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--cfg", "job", "-m"), "only one of --run, --multirun, --cfg, --info and --shell-comple"),
+        (("--cfg", "job", "-m"), "argument --multirun/-m: not allowed with argument --cfg/-c"),
         (("--cfg", "job", "-p", "nope"), "--package must be a part of the config, but is 'nope'"),
         (("--cfg", "nope"), "argument --cfg/-c: invalid choice: 'nope'"),
         (("-cn", "nope"), "Cannot find primary config 'nope'"),
