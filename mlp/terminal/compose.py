@@ -75,7 +75,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
 _OF_OWN = "own"  # the study file of an own function
 _MOST_JOBS = 32  # of a --multirun that are read before the first one runs; each takes some 50 ms
-_FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
+_FREE = ("study.space", "study.enqueue")  # below these a path names what the user wants
 _OF_HYDRA = ("hydra.verbose", "hydra.searchpath", "hydra/job_logging", "hydra.job_logging")
 
 
