@@ -50,6 +50,7 @@ _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 
 _RUN, _STUDY, _EXPLAIN = TypeAdapter(RunConfig), TypeAdapter(Study), TypeAdapter(Explain)
 _OWN = TypeAdapter(OwnSettings)
+_OF_OWN = tuple(field.name for field in dataclasses.fields(OwnSettings))  # the rest: arguments
 SEED = "training.seed"
 _T = TypeVar("_T")
 
@@ -86,8 +87,7 @@ def seeds_of(config: RunConfig) -> tuple[str, ...]:
         ('training.seed',)
     """
     if config.own is not None:
-        argument = config.own.program.role("seed")
-        return (f"own.{argument}",) if argument else (SEED,)
+        return (_argument_for(config.own, "seed") or SEED,)
     return (SEED, "training.order_seed") if config.training.batch_size is not None else (SEED,)
 
 
@@ -95,7 +95,11 @@ def learning_rate_of(config: RunConfig) -> str | None:
     """The setting that is the learning rate; None where an own function has none."""
     if config.own is None:
         return "optimizer.learning_rate"
-    argument = config.own.program.role("learning_rate")
+    return _argument_for(config.own, "learning_rate")
+
+
+def _argument_for(own: Own, role: str) -> str | None:
+    argument = own.program.role(role)
     return f"own.{argument}" if argument else None
 
 
@@ -158,15 +162,13 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _read_own(values: Mapping[str, Any]) -> Own | None:
-    names = [field.name for field in dataclasses.fields(OwnSettings)]
-    arguments = {name: value for name, value in values.items() if name not in names}
     named = read_named_file(values)
-    if named is None:
-        if arguments:
-            name = next(iter(arguments))
-            raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
-        return None
-    return with_arguments(named, arguments)
+    arguments = {name: value for name, value in values.items() if name not in _OF_OWN}
+    if named is not None:
+        return with_arguments(named, arguments)
+    for name in arguments:
+        raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
+    return None
 
 
 def read_named_file(values: Mapping[str, Any]) -> Own | None:
@@ -178,8 +180,7 @@ def read_named_file(values: Mapping[str, Any]) -> Own | None:
     Returns:
         The function without values; None where no file was named.
     """
-    names = [field.name for field in dataclasses.fields(OwnSettings)]
-    typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
+    typed = _read(_OWN, {name: values[name] for name in _OF_OWN if name in values}, "own")
     if typed.file is None:
         return None
     program, path = read_program(typed.file, typed.roles)
