@@ -429,7 +429,8 @@ def _hydra_of(config_dir: str | None) -> Iterator[None]:
         raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
     folders = create_config_search_path(str(shipped("conf")))
     if config_dir is not None:
-        folders.append("command-line", f"file://{Path(config_dir).resolve()}")
+        where = f"file://{Path(config_dir).resolve()}"
+        folders.prepend("command-line", where, anchor="schema")  # which must be the last
     version.setbase("1.3")
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("app", folders)
