@@ -205,10 +205,10 @@ def judge_run(result: "Result", batch_size: int | None) -> Judgement:
     On minibatches they are taken once an epoch, where a swing of period 2 shows at one phase only,
     and the noise of the batches, which is in the weights, shows as bumps. So the losses of the
     steps are judged as well. They swing where they oscillate and are apart by more than twice the
-    noise of their batches: the difference of both losses where both are of the same weights. Then
-    the run oscillates; and what the ends of the epochs say alone is noise, unless the loss is
-    above that of knowing nothing, where no batches would keep it: notably above it, if its swings
-    have no period. (A dead network knows nothing, and its last bias jitters with the batches.)
+    noise of their batches. Then the run oscillates; and what the ends of the epochs say alone is
+    noise, unless the loss is above that of knowing nothing, where no batches would keep it: notably
+    above it, if its swings have no period. (A dead network knows nothing, and its last bias jitters
+    with the batches.)
 
     Args:
         batch_size: None: all examples.
@@ -223,12 +223,7 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:
         return judged
     tail = _tail(batches)
-    seen = (result.loss_step >= batches.size - tail.size) & (result.loss_step < batches.size)
-    errors = batches[result.loss_step[seen]] - result.loss[seen]
-    noise = _batch_noise(tail, batch_size, CHANCE_LOSS)
-    if errors.size >= NOISE_PAIRS:
-        noise = 1.4826 * float(np.median(np.abs(errors)))
-    if _deviation(tail) >= BEYOND_NOISE * noise:
+    if _deviation(tail) >= BEYOND_NOISE * _measured_noise(curve, at, batches, batch_size):
         by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
         return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
     margin = NOTABLE_SHARE if judged.period_steps is None else 0.0
@@ -236,6 +231,27 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if judged.verdict is Verdict.OSCILLATING and is_below:
         return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
     return judged
+
+
+def _measured_noise(curve: Curve, at: NDArray[np.int64], batches: Curve, batch_size: int) -> float:
+    """Standard error of a batch's loss in the tail, from pairs of losses of the same weights.
+
+    A pair is the loss of a batch beside the exact one, at each end of an epoch. Where few of them
+    are in the tail, the latest of the run tell, by their share of the root of the loss, with which
+    such an error grows. These tell less, so that no less is taken than half of what batches are
+    expected to have at most (healthy steps are apart by up to 0.8 of all of it), and no more.
+    """
+    tail = _tail(batches)
+    is_pair = at < batches.size
+    exact, place = curve[is_pair], at[is_pair]
+    errors = np.abs(batches[place] - exact)
+    in_tail = errors[place >= batches.size - tail.size]
+    if in_tail.size >= NOISE_PAIRS:
+        return 1.4826 * float(np.median(in_tail))
+    shares = errors / np.sqrt(np.maximum(exact, np.finfo(np.float32).tiny))
+    latest = 1.4826 * float(np.median(shares[-NOISE_PAIRS:])) * math.sqrt(float(np.mean(tail)))
+    most = _batch_noise(tail, batch_size, CHANCE_LOSS)
+    return min(max(latest, most / 2), most)
 
 
 def judge_curve(
