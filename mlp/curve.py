@@ -436,23 +436,31 @@ def _batch_noise(tail: Curve, batch_size: int, reference: float) -> float:
     return math.sqrt(HARD_EXAMPLE * reference * float(np.mean(np.abs(tail))) / batch_size)
 
 
-def _residual(tail: Curve) -> Curve:
-    """The tail without its trend: the median of up to 41 neighbours, of 4,096 entries at most."""
+def _residual(tail: Curve, *, is_among: bool) -> Curve:
+    """The tail without its trend: the median of up to 41 neighbours, of 4,096 entries at most.
+
+    Args:
+        is_among: whether an entry is among its neighbours. Where a loss goes up and down by turns
+            it is then nearly its own trend.
+    """
     part = tail[-4096:]
     width = max(3, min(part.size // 4, 41)) | 1
     padded = np.pad(part, width // 2, mode="reflect" if part.size > width // 2 else "edge")
-    trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    around = np.lib.stride_tricks.sliding_window_view(padded, width)
+    if not is_among:
+        around = np.delete(around, width // 2, axis=1)
+    trend = np.median(around, axis=1)
     return np.asarray(part - trend, dtype=np.float64)
 
 
 def _deviation(tail: Curve) -> float:
     """Standard deviation about the trend, by the median: rare hard batches do not count."""
-    return 1.4826 * float(np.median(np.abs(_residual(tail))))
+    return 1.4826 * float(np.median(np.abs(_residual(tail, is_among=False))))
 
 
 def _has_structure(tail: Curve) -> bool:
     """Whether entries tell of later ones, by the autocorrelation of their ranks."""
-    ranks = _ranks(_residual(tail))
+    ranks = _ranks(_residual(tail, is_among=True))
     lags = range(1, min(20, ranks.size // 3) + 1)
     share = np.array([ranks[lag:] @ ranks[:-lag] for lag in lags]) / (ranks @ ranks)
     least = STRUCTURE_ERRORS / math.sqrt(ranks.size)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from curves.collection import HERE, Labelled, load, split_of
 from curves.collection import judged as judged_anew
-from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve
+from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve, judge_run
 
 LABELLED = load()
 TUNED = [curve for curve in LABELLED if curve.split in ("tune", "fresh", "own", "other")]
@@ -443,6 +444,39 @@ def test_a_verdict_on_few_values_says_so() -> None:
     assert few.sentence.endswith("rests on only 12 values of the loss; more make it surer.")
     assert "rests on one value" in judge_curve([0.7]).sentence
     assert "rests on" not in judge_curve(learned(0.7, 0.01, 60)).sentence
+
+
+# --- runs on minibatches, of which few ends of epochs are in the tail ---
+
+
+def run_on_batches(exact: Curve, noise: Curve, steps_an_epoch: int) -> SimpleNamespace:
+    """The losses of a run: exact ones at the ends of epochs, and those of its batches."""
+    ends = np.arange(0, exact.size, steps_an_epoch)
+    return SimpleNamespace(
+        loss=exact[ends],
+        loss_step=ends,
+        step_loss=exact + noise,
+        restored_step=np.empty(0, np.int64),
+    )
+
+
+@pytest.mark.parametrize("n_steps", [520, 200])
+def test_swings_of_steps_are_seen_beside_few_ends_of_epochs(n_steps: int) -> None:
+    level, noise = 0.8 + np.exp(-np.arange(n_steps) / 100), 0.03 * random().randn(n_steps)
+    swing = 0.2 * FLIP[:n_steps]  # at the same phase at each end of an epoch
+    quiet = judge_run(run_on_batches(level, noise, 40), 256)
+    swings = judge_run(run_on_batches(level + swing, noise, 40), 256)
+    assert (quiet.verdict, swings.verdict) == (Verdict.LEARNING, Verdict.OSCILLATING)
+    assert swings.period_steps == 2
+
+
+@pytest.mark.parametrize("n_steps", [520, 200])
+def test_noise_of_batches_is_no_swing_beside_few_ends_of_epochs(n_steps: int) -> None:
+    level = 0.8 + np.exp(-np.arange(n_steps) / 100)
+    for seed in range(20):
+        noise = 0.1 * random(seed).randn(n_steps)  # 0.8 of the most that is expected
+        judgement = judge_run(run_on_batches(level, noise, 40), 256)
+        assert judgement.verdict is Verdict.LEARNING
 
 
 # --- laws ---
