@@ -9,14 +9,13 @@ import os
 import re
 import shlex
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlp.config import Tracking
-from mlp.errors import BusyError, SettingError, StoreError, one_line
+from mlp.errors import BusyError, SettingError, StoreError, one_line, patiently
 
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///(?P<path>[^?]*)(?P<query>\?.*)?")
 _SERVER = re.compile(r"(https?|postgresql|mysql|mssql)(\+\w+)?://.+", re.IGNORECASE)
@@ -29,7 +28,6 @@ _SECRET_IN_QUERY = re.compile(
 _AMBIGUOUS = re.compile(r"\?|%[0-9a-fA-F]{2}")
 
 _LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
-_LOCK_PAUSE_S = 0.1
 
 
 def resolve(tracking: Tracking) -> str:
@@ -165,19 +163,18 @@ def only_one(folder: Path) -> Iterator[None]:
     The folder itself is locked: no lock file stays behind, and a process that dies lets go.
     """
     descriptor = os.open(folder, os.O_RDONLY)
+
+    def lock() -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another process has been making a store in {folder} for "
+                f"{_LOCK_PATIENCE_S:.0f} seconds; try again when it has ended"
+            ) from None
+
     try:
-        end = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise BusyError(
-                        f"another process has been making a store in {folder} for "
-                        f"{_LOCK_PATIENCE_S:.0f} seconds; try again when it has ended"
-                    ) from None
-                time.sleep(_LOCK_PAUSE_S)
+        patiently(lock, patience_s=_LOCK_PATIENCE_S)
         yield
     finally:
         os.close(descriptor)

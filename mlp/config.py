@@ -4,6 +4,7 @@ Values become these dataclasses through `mlp.settings` alone.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -371,13 +372,13 @@ class RunConfig:
                 "function is not known"
             )
 
-    def __hash__(self) -> int:
+    @functools.cached_property
+    def _hash(self) -> int:
         """Computed once: thousands of reruns are looked up by their configs."""
-        known = self.__dict__.get("_hash")
-        if known is None:
-            known = hash(tuple(getattr(self, own.name) for own in dataclasses.fields(self)))
-            object.__setattr__(self, "_hash", known)
-        return int(known)
+        return hash(tuple(getattr(self, own.name) for own in dataclasses.fields(self)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __getstate__(self) -> dict[str, Any]:
         """Without its hash, which is another one in another process."""

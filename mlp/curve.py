@@ -205,10 +205,10 @@ def judge_run(result: "Result", batch_size: int | None) -> Judgement:
     On minibatches they are taken once an epoch, where a swing of period 2 shows at one phase only,
     and the noise of the batches, which is in the weights, shows as bumps. So the losses of the
     steps are judged as well. They swing where they oscillate and are apart by more than twice the
-    noise of their batches: the difference of both losses where both are of the same weights. Then
-    the run oscillates; and what the ends of the epochs say alone is noise, unless the loss is
-    above that of knowing nothing, where no batches would keep it: notably above it, if its swings
-    have no period. (A dead network knows nothing, and its last bias jitters with the batches.)
+    noise of their batches. Then the run oscillates; and what the ends of the epochs say alone is
+    noise, unless the loss is above that of knowing nothing, where no batches would keep it: notably
+    above it, if its swings have no period. (A dead network knows nothing, and its last bias jitters
+    with the batches.)
 
     Args:
         batch_size: None: all examples.
@@ -223,12 +223,7 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:
         return judged
     tail = _tail(batches)
-    seen = (result.loss_step >= batches.size - tail.size) & (result.loss_step < batches.size)
-    errors = batches[result.loss_step[seen]] - result.loss[seen]
-    noise = _batch_noise(tail, batch_size, CHANCE_LOSS)
-    if errors.size >= NOISE_PAIRS:
-        noise = 1.4826 * float(np.median(np.abs(errors)))
-    if _deviation(tail) >= BEYOND_NOISE * noise:
+    if _deviation(tail) >= BEYOND_NOISE * _measured_noise(curve, at, batches, batch_size):
         by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
         return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
     margin = NOTABLE_SHARE if judged.period_steps is None else 0.0
@@ -236,6 +231,27 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if judged.verdict is Verdict.OSCILLATING and is_below:
         return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
     return judged
+
+
+def _measured_noise(curve: Curve, at: NDArray[np.int64], batches: Curve, batch_size: int) -> float:
+    """Standard error of a batch's loss in the tail, from pairs of losses of the same weights.
+
+    A pair is the loss of a batch beside the exact one, at each end of an epoch. Where few of them
+    are in the tail, the latest of the run tell, by their share of the root of the loss, with which
+    such an error grows. These tell less, so that no less is taken than half of what batches are
+    expected to have at most (healthy steps are apart by up to 0.8 of all of it), and no more.
+    """
+    tail = _tail(batches)
+    is_pair = at < batches.size
+    exact, place = curve[is_pair], at[is_pair]
+    errors = np.abs(batches[place] - exact)
+    in_tail = errors[place >= batches.size - tail.size]
+    if in_tail.size >= NOISE_PAIRS:
+        return 1.4826 * float(np.median(in_tail))
+    shares = errors / np.sqrt(np.maximum(exact, np.finfo(np.float32).tiny))
+    latest = 1.4826 * float(np.median(shares[-NOISE_PAIRS:])) * math.sqrt(float(np.mean(tail)))
+    most = _batch_noise(tail, batch_size, CHANCE_LOSS)
+    return min(max(latest, most / 2), most)
 
 
 def judge_curve(
@@ -320,16 +336,10 @@ def _judge(
     notable = _higher(turns, math.inf if is_noise else limits.notable)
     is_rippled = _keeps_swinging(tail, turns)
     end = _level(tail[-max(1, tail.size // 3) :])
-    if finite.size < curve.size:
-        verdict = Verdict.DIVERGED
-    elif is_noise:
-        quiet = limits._replace(sampling_error=0.0)
-        verdict = _verdict(tail, notable, is_rippled, quiet)
-        if verdict in (Verdict.LEARNING, Verdict.CLIMBING) and not _has_trend(tail):
-            verdict = _flat(tail, limits)
-    else:
-        verdict = _verdict(tail, notable, is_rippled, limits)
-    verdict = _corrected(verdict, float(finite[0]), end, limits)
+    verdict = Verdict.DIVERGED
+    if finite.size == curve.size:
+        verdict = _verdict(tail, notable, is_rippled, limits, is_noise=is_noise)
+        verdict = _corrected(verdict, float(finite[0]), end, limits)
     is_quiet = verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
     amplitude = _again_and_again(notable.share)
     ripples = _again_and_again(turns.share) if is_quiet and is_rippled and not is_noise else 0.0
@@ -426,23 +436,31 @@ def _batch_noise(tail: Curve, batch_size: int, reference: float) -> float:
     return math.sqrt(HARD_EXAMPLE * reference * float(np.mean(np.abs(tail))) / batch_size)
 
 
-def _residual(tail: Curve) -> Curve:
-    """The tail without its trend: the median of up to 41 neighbours, of 4,096 entries at most."""
+def _residual(tail: Curve, *, is_among: bool) -> Curve:
+    """The tail without its trend: the median of up to 41 neighbours, of 4,096 entries at most.
+
+    Args:
+        is_among: whether an entry is among its neighbours. Where a loss goes up and down by turns
+            it is then nearly its own trend.
+    """
     part = tail[-4096:]
     width = max(3, min(part.size // 4, 41)) | 1
     padded = np.pad(part, width // 2, mode="reflect" if part.size > width // 2 else "edge")
-    trend = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    around = np.lib.stride_tricks.sliding_window_view(padded, width)
+    if not is_among:
+        around = np.delete(around, width // 2, axis=1)
+    trend = np.median(around, axis=1)
     return np.asarray(part - trend, dtype=np.float64)
 
 
 def _deviation(tail: Curve) -> float:
     """Standard deviation about the trend, by the median: rare hard batches do not count."""
-    return 1.4826 * float(np.median(np.abs(_residual(tail))))
+    return 1.4826 * float(np.median(np.abs(_residual(tail, is_among=False))))
 
 
 def _has_structure(tail: Curve) -> bool:
     """Whether entries tell of later ones, by the autocorrelation of their ranks."""
-    ranks = _ranks(_residual(tail))
+    ranks = _ranks(_residual(tail, is_among=True))
     lags = range(1, min(20, ranks.size // 3) + 1)
     share = np.array([ranks[lag:] @ ranks[:-lag] for lag in lags]) / (ranks @ ranks)
     least = STRUCTURE_ERRORS / math.sqrt(ranks.size)
@@ -514,28 +532,31 @@ def _swung(finite: Curve, at: NDArray[np.int64], limits: _Limits, unit: float) -
     return Swung(int(at[part[0]]), int(at[part[-1]]), float(heights.min()), float(heights.max()))
 
 
-def _verdict(tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits) -> Verdict:
+def _verdict(
+    tail: Curve, notable: _Turns, is_rippled: bool, limits: _Limits, *, is_noise: bool
+) -> Verdict:
     """The verdict of a finite curve, by its turns that are seen beside the reference.
 
-    Where it ripples, so is a rise only what is seen beside the reference.
+    Where it ripples, so is a rise only what is seen beside the reference. Whether noise drifts is
+    told by ranks.
     """
     n_third = max(1, tail.size // 3)
     start, end = _level(tail[:n_third]), _level(tail[-n_third:])
     drift = 1.5 * (end - start)  # the middles of the outer thirds are two thirds of a tail apart
     if _keeps_swinging(tail, notable) and -drift < _again_and_again(notable.height):
         return Verdict.OSCILLATING
-    # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
-    error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
     level = max(abs(start + end) / 2, limits.least)
-    seen = max(VISIBLE_SHARE * level, limits.rounding, DRIFT_ERRORS * error)
+    seen = max(VISIBLE_SHARE * level, limits.rounding)
+    if not is_noise:
+        # A median errs 1.25 times as much as a mean, a difference of two sqrt(2) times as one.
+        error = 1.5 * 1.25 * math.sqrt(2 / n_third) * limits.sampling_error
+        seen = max(seen, DRIFT_ERRORS * error)
+    elif not _has_trend(tail):
+        seen = math.inf
     if drift > max(seen, limits.notable if is_rippled else 0.0):
         return Verdict.CLIMBING
     if drift < -seen:
         return Verdict.LEARNING
-    return _flat(tail, limits)
-
-
-def _flat(tail: Curve, limits: _Limits) -> Verdict:
     is_high = float(np.median(tail)) > CONVERGED_SHARE * limits.reference
     return Verdict.STALLED if is_high else Verdict.CONVERGED
 

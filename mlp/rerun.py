@@ -30,7 +30,6 @@ from mlp.terminal.compose import (
     completes_names,
     compose,
     run_config,
-    typed_arguments,
     typed_changes,
     typed_settings,
 )
@@ -82,10 +81,10 @@ def _rerun() -> None:
             f"a run id must be 32 hex digits, or the first of them, but is {one_line(run_id)!r}"
         )
     values = compose("train", overrides)
-    typed_in = typed_settings(overrides, RESULT_GROUPS, values)
-    changed = {path: typed_in[path] for path in settings_of(RunConfig()) if path in typed_in}
+    typed = typed_settings(overrides, values)
+    changed = {path: typed[path] for path in settings_of(RunConfig()) if path in typed}
     with_settings(RunConfig(), {k: v for k, v in changed.items() if k not in _JOINT})
-    changed |= typed_arguments(overrides, values)
+    changed |= typed
     local: dict[str, Any] = {"data": {"root": values["data"]["root"]}}
     local |= {group: values[group] for group in RUN_GROUPS if group not in RESULT_GROUPS}
     local["own"] = read_named_file(values["own"])

@@ -10,7 +10,7 @@ recorded of them.
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -33,7 +33,6 @@ from mlp.config import (
 from mlp.errors import DataError, SettingError, did_you_mean, one_line, shown
 from mlp.program import difference, read_program
 
-_LOCAL_SETTINGS = frozenset({"data.root"})
 # Settings that are younger than the first records, and what was done before there were any: no
 # defaults, which may change one day.
 YOUNGER_SETTINGS: dict[str, Value] = {
@@ -51,6 +50,7 @@ _SHORT = {"lr": "learning_rate", "bs": "batch_size", "width": "widths"}
 
 _RUN, _STUDY, _EXPLAIN = TypeAdapter(RunConfig), TypeAdapter(Study), TypeAdapter(Explain)
 _OWN = TypeAdapter(OwnSettings)
+_OF_OWN = tuple(field.name for field in dataclasses.fields(OwnSettings))  # the rest: arguments
 SEED = "training.seed"
 _T = TypeVar("_T")
 
@@ -68,23 +68,15 @@ def settings_of(config: RunConfig) -> dict[str, Value]:
         >>> settings_of(RunConfig())["gradient.normalization"]
         'mean'
     """
-    if config.own is not None:
-        return _own_settings_of(config, config.own)
-    flat: dict[str, Value] = {}
-    for group in RESULT_GROUPS:
-        for name, value in dataclasses.asdict(getattr(config, group)).items():
-            if f"{group}.{name}" not in _LOCAL_SETTINGS:
-                flat[f"{group}.{name}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _own_settings_of(config: RunConfig, own: Own) -> dict[str, Value]:
-    """The arguments of an own function, and the seed of the global streams if it takes none."""
-    values = {
-        f"own.{name}": list(value) if isinstance(value, tuple) else value
-        for name, value in own.arguments.items()
-    }
-    return values if own.program.role("seed") else {**values, SEED: config.training.seed}
+    own = config.own
+    if own is None:
+        flat = leaves({name: dataclasses.asdict(getattr(config, name)) for name in RESULT_GROUPS})
+        del flat["data.root"]  # it says where
+    else:
+        flat = {f"own.{name}": value for name, value in own.arguments.items()}
+        if own.program.role("seed") is None:
+            flat[SEED] = config.training.seed  # of the global random streams
+    return {path: list(v) if isinstance(v, tuple) else v for path, v in flat.items()}
 
 
 def seeds_of(config: RunConfig) -> tuple[str, ...]:
@@ -95,8 +87,7 @@ def seeds_of(config: RunConfig) -> tuple[str, ...]:
         ('training.seed',)
     """
     if config.own is not None:
-        argument = config.own.program.role("seed")
-        return (f"own.{argument}",) if argument else (SEED,)
+        return (_argument_for(config.own, "seed") or SEED,)
     return (SEED, "training.order_seed") if config.training.batch_size is not None else (SEED,)
 
 
@@ -104,7 +95,11 @@ def learning_rate_of(config: RunConfig) -> str | None:
     """The setting that is the learning rate; None where an own function has none."""
     if config.own is None:
         return "optimizer.learning_rate"
-    argument = config.own.program.role("learning_rate")
+    return _argument_for(config.own, "learning_rate")
+
+
+def _argument_for(own: Own, role: str) -> str | None:
+    argument = own.program.role(role)
     return f"own.{argument}" if argument else None
 
 
@@ -167,15 +162,13 @@ def read_run(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _read_own(values: Mapping[str, Any]) -> Own | None:
-    names = [field.name for field in dataclasses.fields(OwnSettings)]
-    arguments = {name: value for name, value in values.items() if name not in names}
     named = read_named_file(values)
-    if named is None:
-        if arguments:
-            name = next(iter(arguments))
-            raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
-        return None
-    return with_arguments(named, arguments)
+    arguments = {name: value for name, value in values.items() if name not in _OF_OWN}
+    if named is not None:
+        return with_arguments(named, arguments)
+    for name in arguments:
+        raise SettingError(f"own.{name} needs own.file=FILE.py, the file of your function")
+    return None
 
 
 def read_named_file(values: Mapping[str, Any]) -> Own | None:
@@ -187,8 +180,7 @@ def read_named_file(values: Mapping[str, Any]) -> Own | None:
     Returns:
         The function without values; None where no file was named.
     """
-    names = [field.name for field in dataclasses.fields(OwnSettings)]
-    typed = _read(_OWN, {name: values[name] for name in names if name in values}, "own")
+    typed = _read(_OWN, {name: values[name] for name in _OF_OWN if name in values}, "own")
     if typed.file is None:
         return None
     program, path = read_program(typed.file, typed.roles)
@@ -234,9 +226,9 @@ def with_arguments(own: Own, changes: Mapping[str, Any]) -> Own:
     for name in changes:
         if program.argument(name) is None:
             known = [f"own.{each.name}" for each in program.arguments]
-            near = unknown_setting(f"own.{name}", known) if known else f"unknown setting own.{name}"
-            near = near.replace("; --help lists the settings", f"; there are {', '.join(known)}")
-            raise SettingError(f"{near} ({program.file}:{program.function})")
+            there_are = f"there are {', '.join(known) or 'none'}"
+            unknown = unknown_setting(f"own.{name}", known, otherwise=there_are)
+            raise SettingError(f"{unknown} ({program.file}:{program.function})")
     before = own.arguments if own.values else {}
     values = []
     for argument in program.arguments:
@@ -399,7 +391,9 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+def unknown_setting(
+    path: str, known: Collection[str], *, otherwise: str = "--help lists the settings"
+) -> str:
     """The sentence for a setting that does not exist, with the nearest one that does."""
     inside = [name for name in known if name.startswith(f"{path}.")] if path else []
     if inside:
@@ -408,11 +402,11 @@ def unknown_setting(path: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     last = _SHORT.get(typed, typed)
     same = [name for name in known if name.rpartition(".")[2] == last]
     near = same if not group or typed in _SHORT else []
-    near = near or difflib.get_close_matches(path, list(known), n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(path, known, n=1)
     near = near or same  # the right name in the wrong group
     names = " or ".join(f"'{name}'" for name in near[:3])
-    hint = f"; did you mean {names}?" if near else "; --help lists the settings"
-    return f"unknown setting {shown(path)}{hint}"
+    hint = f"did you mean {names}?" if near else otherwise
+    return f"unknown setting {shown(path)}; {hint}"
 
 
 def _description(annotation: Any) -> str:
@@ -434,28 +428,33 @@ _LAWS = {
     "dict_type": "a mapping",
     "dataclass_type": "a group of settings",
     "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a text",
 }
-_TYPES = {"int_type": "an integer", "float_type": "a number", "string_type": "a text"}
 
 
 def _sentence(error: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One sentence: the setting, the law, the value."""
     path = ".".join(str(part) for part in (*prefix, *error["loc"]))
     kind, value = error["type"], error["input"]
-    context = {name: _number(limit) for name, limit in error.get("ctx", {}).items()}
     if kind in ("unexpected_keyword_argument", "invalid_key"):
         return _unknown(path)
     if kind == "value_error":
-        message = one_line(context["error"])
+        message = one_line(error["ctx"]["error"])
         return message if not message.startswith("must") else f"{path} {message}"
     if kind == "literal_error":
-        expected = str(context["expected"]).replace("'", "")
+        expected = str(error["ctx"]["expected"]).replace("'", "")
         names = expected.replace(" or ", ", ").split(", ")
-        hint = did_you_mean(value, names)
-        return f"{path} must be {_one_of(expected)}, but is {shown(value)}{hint}"
+        among = f"one of {expected}" if len(names) > 2 else expected
+        return f"{path} must be {among}, but is {shown(value)}{did_you_mean(value, names)}"
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f"{path} must be a text, but is {shown(value)}; in quotes it is one"
-    law = _LAWS.get(kind, "").format(**context) or _TYPES.get(kind, f"valid ({error['msg']})")
+    limits = {  # as a person writes them: 0, not 0.0
+        name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+        for name, limit in error.get("ctx", {}).items()
+    }
+    law = _LAWS[kind].format(**limits) if kind in _LAWS else f"valid ({error['msg']})"
     return f"{path} must be {law}, but is {shown(value)}"
 
 
@@ -469,12 +468,3 @@ def _unknown(path: str) -> str:
         return f"'{path}' must be written as a setting in its group, {group}: {{{name}: ...}}"
     groups = list(_groups("sweep"))
     return unknown_setting(path, known if "." in path else [*groups, *known])
-
-
-def _number(limit: Any) -> Any:
-    """A limit as a person writes it: 0, not 0.0."""
-    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
-
-
-def _one_of(expected: str) -> str:
-    return f"one of {expected}" if "," in expected else expected

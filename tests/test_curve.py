@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
-from curves.collection import HERE, Labelled, judged, load, split_of
-from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve
+from curves.collection import HERE, Labelled, load, split_of
+from curves.collection import judged as judged_anew
+from mlp.curve import CHANCE_LOSS, Curve, Judgement, Verdict, judge_curve, judge_run
 
 LABELLED = load()
 TUNED = [curve for curve in LABELLED if curve.split in ("tune", "fresh", "own", "other")]
@@ -34,6 +37,12 @@ def judge(
     return judge_curve(loss, reference=reference, noise=sampling_error)
 
 
+@functools.cache
+def judged(curve: Labelled) -> Judgement:
+    """As it is judged with what is known of it; once."""
+    return judged_anew(curve)
+
+
 def random(seed: int = 0) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
@@ -41,9 +50,9 @@ def random(seed: int = 0) -> np.random.RandomState:
 # --- labelled curves ---
 
 
-@pytest.mark.parametrize("curve", TUNED, ids=lambda curve: curve.name)
-def test_a_curve_that_set_the_thresholds_is_judged_as_labelled(curve: Labelled) -> None:
-    assert (judged(curve).verdict.value == curve.label) == (curve.name not in KNOWN_MISSES)
+def test_curves_that_set_the_thresholds_are_judged_as_labelled() -> None:
+    misses = {curve.name for curve in TUNED if judged(curve).verdict.value != curve.label}
+    assert misses == KNOWN_MISSES
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def test_spikes_are_seen_where_a_person_saw_them() -> None:
     assert np.mean(agree) >= 0.95
 
 
-@pytest.mark.parametrize("factor", [1e-6, 0.37, 3.0, 1e9])
+@pytest.mark.parametrize("factor", [1e-6, 0.37])
 def test_the_unit_of_the_loss_does_not_matter(factor: float) -> None:
     for curve in TUNED:
         if curve.loss.size > 5000 or curve.split == "other":
@@ -204,10 +213,9 @@ HARD_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", HARD_CASES)
-def test_hard_case(name: str) -> None:
-    loss, sampling_error, verdict = HARD_CASES[name]
-    assert judge(loss, sampling_error=sampling_error).verdict == verdict
+def test_hard_cases() -> None:
+    for name, (loss, sampling_error, verdict) in HARD_CASES.items():
+        assert judge(loss, sampling_error=sampling_error).verdict == verdict, name
 
 
 def test_aperiodic_swings_that_rise_on_one_step_in_twenty_oscillate() -> None:
@@ -438,6 +446,39 @@ def test_a_verdict_on_few_values_says_so() -> None:
     assert "rests on" not in judge_curve(learned(0.7, 0.01, 60)).sentence
 
 
+# --- runs on minibatches, of which few ends of epochs are in the tail ---
+
+
+def run_on_batches(exact: Curve, noise: Curve, steps_an_epoch: int) -> SimpleNamespace:
+    """The losses of a run: exact ones at the ends of epochs, and those of its batches."""
+    ends = np.arange(0, exact.size, steps_an_epoch)
+    return SimpleNamespace(
+        loss=exact[ends],
+        loss_step=ends,
+        step_loss=exact + noise,
+        restored_step=np.empty(0, np.int64),
+    )
+
+
+@pytest.mark.parametrize("n_steps", [520, 200])
+def test_swings_of_steps_are_seen_beside_few_ends_of_epochs(n_steps: int) -> None:
+    level, noise = 0.8 + np.exp(-np.arange(n_steps) / 100), 0.03 * random().randn(n_steps)
+    swing = 0.2 * FLIP[:n_steps]  # at the same phase at each end of an epoch
+    quiet = judge_run(run_on_batches(level, noise, 40), 256)
+    swings = judge_run(run_on_batches(level + swing, noise, 40), 256)
+    assert (quiet.verdict, swings.verdict) == (Verdict.LEARNING, Verdict.OSCILLATING)
+    assert swings.period_steps == 2
+
+
+@pytest.mark.parametrize("n_steps", [520, 200])
+def test_noise_of_batches_is_no_swing_beside_few_ends_of_epochs(n_steps: int) -> None:
+    level = 0.8 + np.exp(-np.arange(n_steps) / 100)
+    for seed in range(20):
+        noise = 0.1 * random(seed).randn(n_steps)  # 0.8 of the most that is expected
+        judgement = judge_run(run_on_batches(level, noise, 40), 256)
+        assert judgement.verdict is Verdict.LEARNING
+
+
 # --- laws ---
 
 any_losses = arrays(
@@ -458,6 +499,7 @@ def numbers_of(judgement: Judgement) -> list[float]:
     return [value for value in flat if value is not None]
 
 
+@settings(max_examples=40)
 @given(any_losses)
 def test_any_finite_curve_gives_finite_numbers(loss: Curve) -> None:
     judgement = judge(loss)
@@ -471,6 +513,7 @@ def test_any_finite_curve_gives_finite_numbers(loss: Curve) -> None:
     assert judgement.largest_rise >= 0
 
 
+@settings(max_examples=40)
 @given(losses, st.integers(0, 120), st.sampled_from([np.nan, np.inf, -np.inf]))
 def test_diverged_if_and_only_if_an_entry_is_not_finite(
     loss: Curve, place: int, value: float
@@ -483,6 +526,7 @@ def test_diverged_if_and_only_if_an_entry_is_not_finite(
     assert judge(loss).verdict != Verdict.DIVERGED
 
 
+@settings(max_examples=40)
 @given(lively, st.integers(-40, 40), st.floats(0, 1))
 def test_a_power_of_two_scales_everything_and_changes_nothing(
     loss: Curve, power: int, sampling_error: float
@@ -502,6 +546,7 @@ def test_a_power_of_two_scales_everything_and_changes_nothing(
     )
 
 
+@settings(max_examples=40)
 @given(lively)
 def test_the_form_of_the_curve_does_not_matter_and_it_is_left_alone(loss: Curve) -> None:
     before = loss.copy()
@@ -512,6 +557,7 @@ def test_the_form_of_the_curve_does_not_matter_and_it_is_left_alone(loss: Curve)
     assert judge(tuple(loss)) == judgement
 
 
+@settings(max_examples=40)
 @given(st.floats(0, 1e300), st.integers(1, 300))
 def test_a_constant_curve_is_flat(level: float, n_entries: int) -> None:
     judgement = judge(np.full(n_entries, level))
@@ -521,6 +567,7 @@ def test_a_constant_curve_is_flat(level: float, n_entries: int) -> None:
     assert dataclasses.astuple(judgement)[1:] == (*nothing, level, n_entries, 0)
 
 
+@settings(max_examples=40)
 @given(losses)
 def test_a_curve_that_only_falls_or_only_rises_neither_swings_nor_turns(loss: Curve) -> None:
     falling = judge(np.sort(loss)[::-1])
@@ -530,6 +577,7 @@ def test_a_curve_that_only_falls_or_only_rises_neither_swings_nor_turns(loss: Cu
     assert rising.verdict in (Verdict.CLIMBING, Verdict.STALLED, Verdict.CONVERGED)
 
 
+@settings(max_examples=40)
 @given(lively, st.floats(0, 10))
 def test_a_larger_sampling_error_hides_swings_and_adds_none(
     loss: Curve, sampling_error: float

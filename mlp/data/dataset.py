@@ -232,12 +232,12 @@ def load_data(
 
 def _mnist(contents: Mapping[str, bytes], files: Sequence[IdxFile], config: schema.Data) -> Dataset:
     train_images, train_labels, test_images, test_labels = (file.name for file in files)
-    train = _threes_and_sevens(contents, train_images, train_labels)
-    test = _threes_and_sevens(contents, test_images, test_labels)
+    train = _read_part(contents, train_images, train_labels)
+    test = _read_part(contents, test_images, test_labels)
     return _parted("mnist", _MNIST_SCALE, _MNIST_SHAPE, train, test, config)
 
 
-def _threes_and_sevens(contents: Mapping[str, bytes], images_name: str, labels_name: str) -> Part:
+def _read_part(contents: Mapping[str, bytes], images_name: str, labels_name: str) -> Part:
     images = parse_idx(contents[images_name], images_name)
     labels = parse_idx(contents[labels_name], labels_name)
     if images.shape[1:] != _MNIST_SHAPE:
@@ -249,23 +249,16 @@ def _threes_and_sevens(contents: Mapping[str, bytes], images_name: str, labels_n
         )
     if labels.size and labels.max() > 9:
         raise DataError(f"{labels_name} must hold labels from 0 to 9, but has {labels.max()}")
-    chosen = (labels == _THREE) | (labels == _SEVEN)
-    return Part(
-        pixels=images[chosen].reshape(-1, _MNIST_SHAPE[0] * _MNIST_SHAPE[1]),
-        labels=(labels[chosen] == _SEVEN).astype(np.uint8),
-    )
+    return _threes_and_sevens(images.reshape(-1, _MNIST_SHAPE[0] * _MNIST_SHAPE[1]), labels)
 
 
 def _digits(config: schema.Data) -> Dataset:
-    images, labels = _read_digits()
-    chosen = (labels == _THREE) | (labels == _SEVEN)
-    whole = Part(pixels=images[chosen], labels=(labels[chosen] == _SEVEN).astype(np.uint8))
-    train, test = _split(whole, _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED)
+    train, test = _split(_read_digits(), _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED)
     return _parted("digits", _DIGITS_SCALE, _DIGITS_SHAPE, train, test, config)
 
 
-def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images, `(example, pixel)`, and labels, `(example,)`, as `sklearn.datasets.load_digits`.
+def _read_digits() -> Part:
+    """The threes and sevens of `sklearn.datasets.load_digits`.
 
     Importing scikit-learn takes seconds, and the file that it reads 20 ms.
     """
@@ -274,11 +267,16 @@ def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         file = Path(found.origin).with_name("datasets") / "data" / "digits.csv.gz"
         if file.is_file():
             table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-            return table[:, :-1], table[:, -1]
+            return _threes_and_sevens(table[:, :-1], table[:, -1])
     from sklearn.datasets import load_digits  # the file lies elsewhere in this version
 
     bunch = load_digits()
-    return bunch.data.astype(np.uint8), bunch.target.astype(np.uint8)
+    return _threes_and_sevens(bunch.data.astype(np.uint8), bunch.target)
+
+
+def _threes_and_sevens(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> Part:
+    chosen = (labels == _THREE) | (labels == _SEVEN)
+    return Part(pixels=images[chosen], labels=(labels[chosen] == _SEVEN).astype(np.uint8))
 
 
 def _parted(

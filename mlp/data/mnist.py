@@ -144,23 +144,20 @@ def read_cache(folder: Path, source: Source, *, notice: Callable[[str], None]) -
         DataError: for a damaged file that cannot be replaced, or wrong bytes from the mirrors.
         StoreError: for a folder or file that cannot be read or written.
     """
-    contents: dict[str, bytes] = {}
-    damage: list[DataError] = []
-    for file in source.files:
-        try:
-            if (raw := read_either(folder, file)) is not None:
-                contents[file.name] = raw
-        except DataError as error:
-            damage.append(error)
-    missing = [file for file in source.files if file.name not in contents]
+    damage: DataError | None = None
     try:
-        if missing:
-            _download(folder, missing, source, notice)
+        return read_folder(folder, source.files)
+    except MissingInputError:
+        pass
+    except DataError as error:
+        damage = error
+    try:
+        _download(folder, source, notice)
     except (UnavailableError, StoreError) as error:
-        if damage:
-            raise DataError(f"{damage[0]}; it was not replaced, as {error}") from None
+        if damage is not None:
+            raise DataError(f"{damage}; it was not replaced, as {error}") from None
         raise
-    return contents | {file.name: read_file(folder / file.packed, file) for file in missing}
+    return read_folder(folder, source.files)
 
 
 def read_either(folder: Path, file: IdxFile) -> bytes | None:
@@ -169,15 +166,15 @@ def read_either(folder: Path, file: IdxFile) -> bytes | None:
     Returns:
         None where neither is there.
     """
-    damage: list[DataError] = []
+    damage: DataError | None = None
     for path in (folder / file.name, folder / file.packed):
         if os.path.lexists(path):
             try:
                 return read_file(path, file)
             except DataError as error:
-                damage.append(error)
-    if damage:
-        raise damage[0]
+                damage = damage or error
+    if damage is not None:
+        raise damage
     return None
 
 
@@ -230,10 +227,8 @@ def parse_idx(raw: bytes, name: str) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _download(
-    folder: Path, files: Sequence[IdxFile], source: Source, notice: Callable[[str], None]
-) -> None:
-    """Downloads files into the folder; each is in its place as soon as it is verified."""
+def _download(folder: Path, source: Source, notice: Callable[[str], None]) -> None:
+    """Downloads what is not whole into the folder; each is in its place once it is verified."""
     import pooch
     import requests
 
@@ -249,7 +244,7 @@ def _download(
     pooch.get_logger().setLevel("WARNING")
     mirrors = _answering(source) if source.is_asked_first else source.mirrors
     notice(f"MNIST (11 MB) is downloaded into {folder}")
-    for file in files:
+    for file in source.files:
         failures: list[str] = []
         kind: type[DataError | UnavailableError] = UnavailableError
         for mirror in mirrors:

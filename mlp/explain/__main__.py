@@ -4,15 +4,13 @@ import functools
 import sys
 
 from mlp.addresses import resolve, sqlite_path
-from mlp.config import RESULT_GROUPS, ExplainConfig, RunConfig
+from mlp.config import ExplainConfig, RunConfig
 from mlp.errors import MissingInputError, SettingError, one_line
 from mlp.program import NAMED_FILE
 from mlp.settings import read_explain
 from mlp.terminal.compose import (
     completes_names,
     compose,
-    is_trained,
-    typed_arguments,
     typed_settings,
 )
 from mlp.terminal.console import run_command, usage
@@ -83,9 +81,7 @@ def _read(arguments: list[str]) -> ExplainConfig:
     overrides = [f"explain.{word}" if word.startswith("metric=") else word for word in overrides]
     values = compose("explain", overrides)
     values["explain"]["map"] |= dict(names)
-    typed = typed_settings(overrides, RESULT_GROUPS, values)
-    given = {path: typed[path] for path in typed if is_trained(path)}
-    return read_explain(values, given | typed_arguments(overrides, values))
+    return read_explain(values, typed_settings(overrides, values))
 
 
 def run_explain(which: str | None, config: ExplainConfig) -> None:

@@ -18,18 +18,18 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 from yaml import YAMLError
@@ -50,6 +50,7 @@ from mlp.config import (
 from mlp.errors import SettingError, did_you_mean, one_line, shown, translated
 from mlp.settings import (
     SEED,
+    grouped,
     read_explain,
     read_named_file,
     read_run,
@@ -74,7 +75,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _FAULT = "unreadable"  # in place of the settings of a study file that cannot be read
 _OF_OWN = "own"  # the study file of an own function
 _MOST_JOBS = 32  # of a --multirun that are read before the first one runs; each takes some 50 ms
-_FREE = ("study.space", "study.enqueue", "hydra")  # below these a path names what the user wants
+_FREE = ("study.space", "study.enqueue")  # below these a path names what the user wants
 _OF_HYDRA = ("hydra.verbose", "hydra.searchpath", "hydra/job_logging", "hydra.job_logging")
 
 
@@ -96,7 +97,8 @@ def typed_configs(
     """
     parser = _flags()
     args = parser.parse_intermixed_args()
-    _check_flags(args)
+    if (args.resolve or args.package) and not args.cfg:
+        raise SettingError("--resolve and --package go with --cfg")
     if args.help:
         print(usage())
     elif args.hydra_help:
@@ -132,36 +134,28 @@ def _flags() -> argparse.ArgumentParser:
     flags.add_argument("--help", "-h", action="store_true", help="what the command does")
     flags.add_argument("--hydra-help", action="store_true", help="these flags")
     flags.add_argument("--version", action="store_true", help="the version of this program")
-    flags.add_argument("--run", "-r", action="store_true", help="run once, as without a flag")
-    flags.add_argument(
+    modes = flags.add_mutually_exclusive_group()
+    modes.add_argument("--run", "-r", action="store_true", help="run once, as without a flag")
+    modes.add_argument(
         "--multirun", "-m", action="store_true", help="run for each of the values: setting=1,2,3"
     )
     kinds = ("job", "hydra", "all")
-    flags.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
+    modes.add_argument("--cfg", "-c", choices=kinds, help="show the config instead of running")
     flags.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...} first")
     flags.add_argument("--package", "-p", help="with --cfg: the part to show, such as optimizer")
     parts = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    flags.add_argument(
+    modes.add_argument(
         "--info", "-i", const="all", nargs="?", choices=parts, help="show how Hydra composes"
     )
     flags.add_argument("--config-name", "-cn", help="another config to begin with")
     flags.add_argument("--config-dir", "-cd", help="a further folder of configs")
-    flags.add_argument(
+    modes.add_argument(
         "--shell-completion",
         "-sc",
         action="store_true",
         help='for bash: eval "$(python -m mlp.train --shell-completion install=bash)"',
     )
     return flags
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    if (args.resolve or args.package) and not args.cfg:
-        raise SettingError("--resolve and --package go with --cfg")
-    if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
-        raise SettingError(
-            "only one of --run, --multirun, --cfg, --info and --shell-completion can be typed"
-        )
 
 
 def _read(
@@ -319,10 +313,8 @@ def compose(command: str, overrides: Sequence[str], *, config_dir: str | None = 
     return _composed(command, overrides, config_dir, None)[1]
 
 
-def typed_settings(
-    overrides: Sequence[str], groups: Sequence[str], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Dotted path -> value of the settings of some groups that were typed one by one.
+def typed_settings(overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value of what was typed of what is trained: of a network, or an own function.
 
     Args:
         values: what `compose` made of the overrides.
@@ -333,26 +325,13 @@ def typed_settings(
     """
     typed = {}
     for override in parse_overrides(overrides):
-        group, _, name = override.key_or_group.partition(".")
-        if group in groups and not name:
+        path = override.key_or_group
+        group, _, name = path.partition(".")
+        if group in RESULT_GROUPS and not name:
             raise SettingError(f"name the settings one by one instead of {override.input_line!r}")
-        if group in groups:
-            typed[override.key_or_group] = values[group][name]
+        if is_trained(path) or (is_argument(path) and not name.startswith("roles")):
+            typed[path] = values[group][name]
     return typed
-
-
-def typed_arguments(overrides: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path -> value of the arguments of an own function that were typed.
-
-    Args:
-        values: what `compose` made of the overrides.
-    """
-    paths = [override.key_or_group for override in parse_overrides(overrides)]
-    return {
-        path: values["own"][path.removeprefix("own.")]
-        for path in paths
-        if is_argument(path) and not path.startswith("own.roles")
-    }
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -443,29 +422,22 @@ def _register(command: str) -> None:
         store.store(group="sweeps", name=name, node=node, package="_global_")
 
 
-class _FurtherFolder(SearchPathPlugin):
-    """Adds the folder of `--config-dir` behind the shipped one, as Hydra's application does."""
-
-    folder: ClassVar[Path | None] = None
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.folder is not None:
-            search_path.append("command-line", f"file://{self.folder}")
-
-
 @contextlib.contextmanager
 def _hydra_of(config_dir: str | None) -> Iterator[None]:
-    """Hydra, ready to compose what is shipped and what is in a further folder."""
+    """Hydra, ready to compose what is shipped and, behind that, what is in a further folder."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise SettingError(f"--config-dir must be a folder, but is {config_dir!r}")
-    Plugins.instance().register(_FurtherFolder)
+    folders = create_config_search_path(str(shipped("conf")))
+    if config_dir is not None:
+        where = f"file://{Path(config_dir).resolve()}"
+        folders.prepend("command-line", where, anchor="schema")  # which must be the last
+    version.setbase("1.3")
     GlobalHydra.instance().clear()
-    _FurtherFolder.folder = Path(config_dir).resolve() if config_dir is not None else None
+    Hydra.create_main_hydra2("app", folders)
     try:
-        with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-            yield
+        yield
     finally:
-        _FurtherFolder.folder = None
+        GlobalHydra.instance().clear()
 
 
 def _fault(error: Exception) -> SettingError:
@@ -556,18 +528,14 @@ def _for_hydra(override: Override) -> str:
 
 def _check_acts(overrides: Sequence[Override], values: Mapping[str, Any]) -> None:
     """Refuses settings of the built-in network where an own function is trained."""
-    if values["own"]["file"] is None:
-        return
+    own = read_named_file(values["own"])
     for override in overrides:
         path = override.key_or_group
-        group, _, name = path.partition(".")
-        if group in RESULT_GROUPS and path != "data.root":
-            own = read_named_file(values["own"])
-            argument = own.program.role("seed") if own and path == SEED else name
-            if path == SEED and argument is None:
-                continue  # it seeds the global random streams
-            is_known = own is not None and own.program.argument(argument or "") is not None
-            meant = f"; own.{argument} may be meant" if is_known else ""
+        if own is None or not is_trained(path):
+            continue
+        argument = own.program.role("seed") if path == SEED else path.partition(".")[2]
+        if argument is not None:  # a seed that no argument takes seeds the global random streams
+            meant = f"; own.{argument} may be meant" if own.program.argument(argument) else ""
             raise SettingError(
                 f"{path} is of the built-in network and would do nothing in "
                 f"{values['own']['file']}{meant}"
@@ -656,15 +624,13 @@ def explain_config(
     """The config of an explanation, from settings of the group `explain` and of others."""
     if isinstance(settings, ExplainConfig):
         return settings
-    values: dict[str, dict[str, Any]] = {"tracking": {"uri": uri, "experiment": experiment}}
     given: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         path = key if "." in key else f"explain.{key}"
         if path in given:
             raise SettingError(f"{path} is set twice")
         given[path] = value
-        group, _, name = path.partition(".")
-        values.setdefault(group, {})[name] = value
+    values = grouped({"tracking.uri": uri, "tracking.experiment": experiment, **given})
     return read_explain(values, {path: given[path] for path in given if is_trained(path)})
 
 

@@ -95,10 +95,15 @@ class Standing:
     best: str
     verdicts: Mapping[Verdict, int] = field(default_factory=dict)
 
-    def __str__(self) -> str:
+    @property
+    def progress(self) -> str:
+        """How many trials are done, and the best."""
         best = f" · {self.best}" if self.best else ""
+        return f"{self.n_done}/{self.n_planned} trials{best}"
+
+    def __str__(self) -> str:
         share = self.verdicts.get(Verdict.OSCILLATING, 0) / max(1, self.n_done)
-        return f"{self.n_done}/{self.n_planned} trials{best} · {share:.0%} oscillating"
+        return f"{self.progress} · {share:.0%} oscillating"
 
     def in_counts(self) -> str:
         """The verdicts so far, such as `3 oscillating · 12 learning`; empty before the first."""
@@ -148,8 +153,7 @@ class Meter:
         room = self.console.width - len(heading) - len("0.0001  0.0001") - 1
         curve = sparkline(losses, most=max(room, 8))
         below = (f"verdicts {counts}" if counts else "", heading + curve if curve else "")
-        best = f" · {standing.best}" if standing.best else ""
-        text = f"{standing.n_done}/{standing.n_planned} trials{best}"
+        text = standing.progress
         if standing.n_done < standing.n_planned <= worth:
             text += " · being stored"
         line = f"{worth / standing.n_planned:.0%} of all steps are done" if trials_in_work else ""

@@ -120,12 +120,13 @@ class TestMnist:
 
     @needs_mnist
     def test_loading_takes_less_than_a_second(self, whole: Dataset) -> None:
-        durations_s = []
         for _ in range(3):  # the machine may be busy with other things
             start = time.perf_counter()
             load_data(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
-            durations_s.append(time.perf_counter() - start)
-        assert min(durations_s) < 1
+            duration_s = time.perf_counter() - start
+            if duration_s < 1:
+                break
+        assert duration_s < 1
 
     def test_the_environment_names_the_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -219,7 +220,7 @@ class TestDigits:
         assert public.digest == quick.digest == DIGITS_DIGEST
         assert np.array_equal(public.train.pixels, quick.train.pixels)
 
-    @settings(max_examples=40)
+    @settings(max_examples=15)
     @given(st.floats(0, 0.9), st.integers(0, 2**32 - 1))
     def test_the_parts_are_stratified_disjoint_complete_and_fixed(
         self, fraction: float, seed: int
@@ -227,7 +228,6 @@ class TestDigits:
         whole = load_data(Data(name="digits", validation_fraction=0.0), notice=pytest.fail)
         config = Data(name="digits", validation_fraction=fraction, split_seed=seed)
         data = load_data(config, notice=pytest.fail)
-        again = load_data(config, notice=pytest.fail)
         place = {row: i for i, row in enumerate(rows(whole.train))}
         assert len(place) == len(whole.train)  # no two images are equal
         kept = [place[row] for row in rows(data.train)]
@@ -239,14 +239,14 @@ class TestDigits:
             max(1, round(fraction * n)) if fraction else 0 for n in counts(whole.train)
         ]
         assert rows(data.test) == rows(whole.test)
-        assert rows(data.train) == rows(again.train)
-        assert data.digest == again.digest == whole.digest
+        assert data.digest == whole.digest
 
-    def test_another_seed_parts_otherwise(self) -> None:
-        one, other = (
-            load_data(Data(name="digits", split_seed=seed), notice=pytest.fail) for seed in (0, 1)
+    def test_the_seed_alone_says_how_they_are_parted(self) -> None:
+        one, again, other = (
+            load_data(Data(name="digits", split_seed=seed), notice=pytest.fail)
+            for seed in (0, 0, 1)
         )
-        assert rows(one.validation) != rows(other.validation)
+        assert rows(one.validation) == rows(again.validation) != rows(other.validation)
 
 
 class TestAuto:
