@@ -135,15 +135,8 @@ def spread_out(cures: Sequence[Cure]) -> list[Cure]:
     by_change: dict[str, list[Cure]] = {}
     for cure in cures:
         by_change.setdefault(cure.text, []).append(cure)
-    in_turn = sorted(
-        (
-            (place, n, cure)
-            for n, own in enumerate(by_change.values())
-            for place, cure in enumerate(own)
-        ),
-        key=lambda item: item[:2],
-    )
-    return [cure for _, _, cure in in_turn[:_MOST_PAIRS]]
+    in_turn = itertools.chain(*itertools.zip_longest(*by_change.values()))
+    return [cure for cure in in_turn if cure is not None][:_MOST_PAIRS]
 
 
 def combinations_of(
@@ -171,7 +164,10 @@ def quality_of(runs: Sequence[PastRun]) -> dict[str, Quality]:
     )
 
 
-def _short(value: Value) -> str:
+def short_value(value: Value | None) -> str:
+    """A setting or number for a table; empty where there is none."""
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else typed(value)
 
 
@@ -180,7 +176,7 @@ def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
     losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
     by_setting: dict[str, list[str]] = {}  # what is drawn by another setting, or by layer, is one
     for name, value in _without_seeds(example.params).items():
-        by_setting.setdefault(name.partition("[")[0], []).append(_short(value))
+        by_setting.setdefault(name.partition("[")[0], []).append(short_value(value))
     return Combination(
         settings={name: ",".join(values) for name, values in by_setting.items()},
         counts=Counter(own.verdict for own in judged),
