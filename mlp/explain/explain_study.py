@@ -534,25 +534,24 @@ def _pairs(
 ) -> tuple[CurvePair, ...]:
     """Losses that end badly with repaired ones: of reruns here, of past ones, or trained anew."""
 
-    def loss_of(config: RunConfig) -> ThinCurve:
-        own = plain(config)
-        if own in past and own not in trainer.curves:
-            return past[own].curve or read_points(store, past[own].run_id, "loss")
-        if own not in trainer.curves:
-            trainer([own])
-        return trainer.curves[own]
+    def loss_of(repaired: RunConfig) -> ThinCurve:
+        if repaired in past and repaired not in trainer.curves:
+            run = past[repaired]
+            return run.curve or read_points(store, run.run_id, "loss")
+        if repaired not in trainer.curves:
+            trainer([repaired])
+        return trainer.curves[repaired]
 
-    cures = find_cures(inquiry.plan, inquiry.known, found, [run.judgement for run in runs])
-    return tuple(
-        CurvePair(
-            name=runs[cure.run].name,
-            change=cure.text,
-            before=read_points(store, runs[cure.run].run_id, runs[cure.run].metric),
-            after=loss_of(cure.repaired),
-            verdict=cure.verdict,
-        )
-        for cure in spread_out(cures)
-    )
+    pairs = []
+    known = inquiry.known
+    cures = find_cures(inquiry.plan, known, found, [run.judgement for run in runs])
+    for pick, change in spread_out(cures):
+        run, repaired = runs[pick.run], pick.changed([change], 0)
+        assert repaired is not None  # it was trained
+        before = read_points(store, run.run_id, run.metric)
+        verdict = known[repaired].verdict
+        pairs.append(CurvePair(run.name, change.text, before, loss_of(repaired), verdict))
+    return tuple(pairs)
 
 
 def _ratios(runs: Sequence[PastRun], store: Store) -> dict[int, ThinCurve]:
