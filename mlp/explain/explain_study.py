@@ -21,7 +21,7 @@ from mlp.causes.answer import (
     render_answer,
     sentences,
 )
-from mlp.causes.changes import GradientNorm, plain, standard_space
+from mlp.causes.changes import plain, standard_space
 from mlp.causes.effects import effects
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import DEEDS, complete_space, deed, observe, verdict_to_explain
@@ -141,8 +141,7 @@ def explain_study(
     runs = _comparable(study, store, config, console)
     own_config = with_settings(runs[0].config, {"data.root": config.local.data.root})
     _, data = load_examples(own_config, console, {run.data_digest for run in runs}, "study")
-    norms = norms_of(data)
-    plan = _plan(study, runs, data, config, norms)
+    plan = _plan(study, runs, data, config)
     least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
     again = explain_again(study, config)
@@ -155,20 +154,18 @@ def explain_study(
         console=console,
         command=again,
     ) as (reruns, run_id):
-        # What earlier explanations have trained, where it was on these data.
-        earlier = _in_order(
-            {
-                plain(r.config): r
-                for r in read_reruns(own, study.key)
-                if r.data_digest == data.digest
-            }
-        )
+        # What earlier explanations have trained, where it was on these data, in that order.
+        own_data = [r for r in read_reruns(own, study.key) if r.data_digest == data.digest]
+        known = {plain(rerun.config): rerun for rerun in own_data}
+        in_turn = sorted(known, key=lambda c: (known[c].started_ms, order_in_population(c)))
+        earlier = {config: known[config] for config in in_turn}
         # A rerun that is a run of the study, to the last bit, is not trained once more.
         past = earlier
         if not study.brought:
             past = {seen.config: run for seen, run in zip(plan.runs, runs, strict=True)} | earlier
         with open_executor(config.local.execution, notice=functools.partial(say, console)) as where:
-            pace_s, finding = study.duration_s / max(1, len(study.runs)), ()
+            finding: tuple[str, ...] = ()
+            pace_s = study.duration_s / max(1, len(study.runs))
             if study.brought:
                 end = started + limit_s if config.explain.timeout_s else math.inf
                 finding, pace_s = check_code(study, data, where, end=end, console=console)
@@ -177,7 +174,6 @@ def explain_study(
             inquiry = _Inquiry(
                 plan=plan,
                 data=data,
-                norms=norms,
                 console=console,
                 started=started,
                 limit_s=limit_s,
@@ -298,13 +294,7 @@ def _trained_by(own: Own, run: PastRun) -> PastRun:
     return dataclasses.replace(run, config=dataclasses.replace(run.config, own=here))
 
 
-def _plan(
-    study: PastStudy,
-    runs: Sequence[PastRun],
-    data: Dataset,
-    config: ExplainConfig,
-    norms: GradientNorm,
-) -> Plan:
+def _plan(study: PastStudy, runs: Sequence[PastRun], data: Dataset, config: ExplainConfig) -> Plan:
     """Which verdict is asked about, and what is changed in which runs."""
     configs = [_unmeasured(run.config) for run in runs]
     verdicts = [run.judgement.verdict for run in runs]
@@ -326,7 +316,7 @@ def _plan(
         interventions=config.explain.interventions,
         seeds=config.explain.seeds,
         n_examples=data.train.n_examples,
-        gradient_norm=norms,
+        gradient_norm=norms_of(data),
     )
 
 
@@ -336,15 +326,6 @@ def _unmeasured(config: RunConfig) -> RunConfig:
         config,
         {"training.sharpness_points": 0, "training.evaluate_every": Training().evaluate_every},
     )
-
-
-def _in_order(reruns: Mapping[RunConfig, PastRun]) -> dict[RunConfig, PastRun]:
-    """In the order of their training."""
-
-    def place(item: tuple[RunConfig, PastRun]) -> tuple[int, str]:
-        return item[1].started_ms, order_in_population(item[0])
-
-    return dict(sorted(reruns.items(), key=place))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -363,7 +344,6 @@ class _Inquiry:
 
     plan: Plan
     data: Dataset
-    norms: GradientNorm
     console: Console
     started: float
     limit_s: float
@@ -417,7 +397,7 @@ class _Inquiry:
             self.plan,
             self.known,
             n_examples=self.data.train.n_examples,
-            gradient_norm=self.norms,
+            gradient_norm=norms_of(self.data),
             pace_s=self._measured_s() or None,
         )
 
