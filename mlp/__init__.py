@@ -10,20 +10,26 @@ an `MlpError` with one sentence.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mlp.audit.audit_gradient import audit_gradient
-    from mlp.curve import judge_curve
-    from mlp.errors import MlpError
-    from mlp.explain.explain_study import explain_study
-    from mlp.explain.repair_run import repair_run
-    from mlp.guard import Guard
-    from mlp.rerun import Rerun, rerun_network
-    from mlp.run import Run, draw_study, load_run, load_study
-    from mlp.sweep.rehearsal import Rehearsal
-    from mlp.sweep.run_study import rehearse_study, run_study
-    from mlp.sweep.winner import StudyEnd
-    from mlp.terminal.compose import run_config, study_config
-    from mlp.train import train_network
+if TYPE_CHECKING:  # "as": a type checker takes only such names for those of this package
+    from mlp.audit.audit_gradient import audit_gradient as audit_gradient
+    from mlp.curve import judge_curve as judge_curve
+    from mlp.errors import MlpError as MlpError
+    from mlp.explain.explain_study import explain_study as explain_study
+    from mlp.explain.repair_run import repair_run as repair_run
+    from mlp.guard import Guard as Guard
+    from mlp.rerun import Rerun as Rerun
+    from mlp.rerun import rerun_network as rerun_network
+    from mlp.run import Run as Run
+    from mlp.run import draw_study as draw_study
+    from mlp.run import load_run as load_run
+    from mlp.run import load_study as load_study
+    from mlp.sweep.rehearsal import Rehearsal as Rehearsal
+    from mlp.sweep.run_study import rehearse_study as rehearse_study
+    from mlp.sweep.run_study import run_study as run_study
+    from mlp.sweep.winner import StudyEnd as StudyEnd
+    from mlp.terminal.compose import run_config as run_config
+    from mlp.terminal.compose import study_config as study_config
+    from mlp.train import train_network as train_network
 
 import os
 import signal
@@ -53,27 +59,7 @@ _PLACES = {
     "train_network": "mlp.train",
 }
 
-__all__ = [
-    "Guard",
-    "MlpError",
-    "Rehearsal",
-    "Rerun",
-    "Run",
-    "StudyEnd",
-    "audit_gradient",
-    "draw_study",
-    "explain_study",
-    "judge_curve",
-    "load_run",
-    "load_study",
-    "rehearse_study",
-    "repair_run",
-    "rerun_network",
-    "run_config",
-    "run_study",
-    "study_config",
-    "train_network",
-]
+__all__ = [*_PLACES]
 
 
 if not TYPE_CHECKING:  # a type checker is to see the names above and no others

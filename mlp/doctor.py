@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
-from mlp.config import Data, SweepConfig
+from mlp.config import Execution, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, read_either
 from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line, patiently
@@ -113,11 +113,17 @@ def run_doctor(config: SweepConfig, console: Console, *, fix: bool) -> bool:
     for what, check in checks.items():
         for finding in _found(check, config):
             say(console, f"{'wrong' if finding.remedy else 'ok':<6}{what}: {finding.said}")
-            if finding.remedy and fix and finding.repair is not None:
-                is_well &= _mended(what, finding.repair, console)
-            elif finding.remedy:
+            if not finding.remedy:
+                continue
+            if not fix or finding.repair is None:
                 is_well = False
                 say(console, f"      {finding.remedy}")
+                continue
+            try:
+                say(console, f"fixed {what}: {finding.repair()}")
+            except MlpError as error:
+                is_well = False
+                say(console, f"      not fixed: {one_line(mask(str(error)))}")
     return is_well
 
 
@@ -129,15 +135,6 @@ def _found(
         yield from check(config)
     except MlpError as error:
         yield Finding(one_line(mask(str(error))), "see above")
-
-
-def _mended(what: str, repair: Callable[[], str], console: Console) -> bool:
-    try:
-        say(console, f"fixed {what}: {repair()}")
-    except MlpError as error:
-        say(console, f"      not fixed: {one_line(mask(str(error)))}")
-        return False
-    return True
 
 
 def _check_spool(config: SweepConfig) -> Iterator[Finding]:
@@ -185,7 +182,7 @@ def _check_locks(config: SweepConfig) -> Iterator[Finding]:
 
 
 def _check_data(config: SweepConfig) -> Iterator[Finding]:
-    data: Data = config.base.data
+    data = config.base.data
     if data.name == "digits":
         yield Finding("digits need no files")
         return
@@ -212,13 +209,14 @@ def _check_data(config: SweepConfig) -> Iterator[Finding]:
 def _check_space(config: SweepConfig) -> Iterator[Finding]:
     stores = (config.study.storage, resolve(config.base.tracking))
     files = [path for uri in stores if (path := sqlite_path(uri))] or [Path.cwd() / "spool"]
-    for folder in sorted({_existing(path.absolute().parent) for path in files}):
+    above = [path.absolute().parents for path in files]
+    for folder in sorted({next(filter(Path.exists, parents)) for parents in above}):
         free = shutil.disk_usage(folder).free
         said = f"{free / 1024**3:.1f} GiB in {folder}"
-        enough = free >= _LEAST_FREE
-        yield (
-            Finding(said) if enough else Finding(f"only {said}", "free some before the next sweep")
-        )
+        if free >= _LEAST_FREE:
+            yield Finding(said)
+        else:
+            yield Finding(f"only {said}", "free some before the next sweep")
 
 
 def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
@@ -232,17 +230,14 @@ def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
     for requirement in wanted:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
+        name, way = requirement.name, f"pip install '{requirement}'"
         try:
-            here[requirement.name] = importlib.metadata.version(requirement.name)
+            here[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(f"{requirement} is not installed", f"pip install '{requirement}'")
+            yield Finding(f"{requirement} is not installed", way)
             continue
-        if not requirement.specifier.contains(here[requirement.name], prereleases=True):
-            yield Finding(
-                f"{requirement.name} is {here[requirement.name]}, but must be "
-                f"{requirement.specifier}",
-                f"pip install '{requirement}'",
-            )
+        if not requirement.specifier.contains(here[name], prereleases=True):
+            yield Finding(f"{name} is {here[name]}, but must be {requirement.specifier}", way)
     shown = (f"{name} {here[name]}" for name in ("mlflow", "numpy", "optuna") if name in here)
     yield Finding(", ".join(shown))
 
@@ -250,7 +245,7 @@ def _check_versions(_config: SweepConfig) -> Iterator[Finding]:
 def _check_threads(config: SweepConfig) -> Iterator[Finding]:
     from threadpoolctl import threadpool_info
 
-    cores, wanted = n_threads(type(config.base.execution)()), n_threads(config.base.execution)
+    cores, wanted = n_threads(Execution()), n_threads(config.base.execution)
     blas = {
         f"{pool['internal_api']} {pool['version']} with {pool['num_threads']} threads"
         for pool in threadpool_info()
@@ -261,12 +256,6 @@ def _check_threads(config: SweepConfig) -> Iterator[Finding]:
         yield Finding(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
     else:
         yield Finding(said)
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _check_study_store(config: SweepConfig) -> Iterator[Finding]:
@@ -305,9 +294,9 @@ def _check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
 
 def _check_server(uri: str) -> Finding:
     shown = mask(uri)
+    # An http(s) address, by `resolve`; a password in it is not sent, and not needed for this.
+    address = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")
     try:
-        # An http(s) address, by `resolve`; a password in it is not sent, and not needed for this.
-        address = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")
         with urllib.request.urlopen(f"{address}/health", timeout=_PATIENCE_S):
             return Finding(f"{shown} answers")
     except urllib.error.HTTPError as error:
@@ -316,9 +305,8 @@ def _check_server(uri: str) -> Finding:
         return Finding(f"{shown} answers with error {error.code}", "look at the server's own log")
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", None) or error)
-        return Finding(
-            f"{shown} does not answer: {reason}", "start it, or name another by tracking.uri"
-        )
+        way = "start it, or name another by tracking.uri"
+        return Finding(f"{shown} does not answer: {reason}", way)
 
 
 def _check_running(config: SweepConfig) -> Iterator[Finding]:
@@ -338,7 +326,8 @@ def _check_running(config: SweepConfig) -> Iterator[Finding]:
     folder = spool.folder_of(config.study.storage)
     stale = [run for run, study in running.items() if study is None or not holder_of(folder, study)]
     if path is None:  # others may be at work elsewhere, on studies that are not in this store
-        own = _studies(config.study.storage) if _exists(config.study.storage) else {}
+        storage = sqlite_path(config.study.storage)
+        own = _studies(config.study.storage) if storage is None or storage.exists() else {}
         stale = [run for run in stale if running[run] in own]
     if stale:
         yield Finding(
@@ -350,11 +339,6 @@ def _check_running(config: SweepConfig) -> Iterator[Finding]:
         yield Finding(f"{len(running)} runs are being worked on")
     else:
         yield Finding("none is left over")
-
-
-def _exists(url: str) -> bool:
-    path = sqlite_path(url)
-    return path is None or path.exists()
 
 
 def _studies(storage: str) -> dict[str, int]:
@@ -430,12 +414,10 @@ def _clear_spool(top: Path, folder: Path) -> str:
 
 def _stored(config: SweepConfig, study: str) -> Callable[[int, int], bool]:
     """Whether the study has a trial, or has noted the test of a network of a further seed."""
-    n_trials = _studies(config.study.storage).get(study, 0)
-
-    from mlp.study.storage import opened_storage, stored_looks
+    from mlp.study.storage import opened_storage, stored_looks, stored_studies
 
     with opened_storage(config.study.storage) as opened:
-        looks = stored_looks(opened, study)
+        n_trials, looks = stored_studies(opened).get(study, 0), stored_looks(opened, study)
     seeds = {(look["trial"], look["seed"]) for look in looks if "seed" in look}
     return lambda number, seed: (number, seed) in seeds if seed else number < n_trials
 

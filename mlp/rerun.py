@@ -10,9 +10,10 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp.config import RESULT_GROUPS, RUN_GROUPS, RunConfig
+from mlp.config import RESULT_GROUPS, RUN_GROUPS, Own, RunConfig
 from mlp.engine.result import Ending, Result
 from mlp.errors import SettingError, one_line, patiently
 from mlp.run import Run, existing_store
@@ -35,7 +36,7 @@ from mlp.terminal.compose import (
 )
 from mlp.terminal.console import run_command, usage
 from mlp.terminal.screen import Terminal, say, silent, waiting
-from mlp.tracking.display import doctor_command, rerun_command, run_name
+from mlp.tracking.display import doctor_command, environment_tags, rerun_command, run_name
 from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
 from mlp.tracking.record import RunRecord, judge_result
@@ -162,29 +163,34 @@ def rerun_network(
         from mlp.tracking.store import how_to_look, open_store
 
         original = patiently(lambda: fetch_run(store, run_id))
-    recorded = original.recipe.config.own
-    run_id = original.run_id  # whole
-    data_config = dataclasses.replace(original.recipe.config.data, root=local.data.root)
+    run_id, recipe = original.run_id, original.recipe  # the whole id
+    before = recipe.config
+    own = before.own and located(before.own, local.own, lambda: fetch_source(store, run_id))
     config = dataclasses.replace(
-        original.recipe.config,
-        data=data_config,
+        before,
+        data=dataclasses.replace(before.data, root=local.data.root),
         tracking=local.tracking,
         execution=local.execution,
-        own=recorded and located(recorded, local.own, lambda: fetch_source(store, run_id)),
+        own=own,
     )
     config = with_settings(config, changed)
-    is_same_code = recorded is None or recorded.program == (config.own and config.own.program)
-    is_plain = is_same_code and settings_of(config) == settings_of(original.recipe.config)
-    is_same_set = is_same_code and config.data.name == original.recipe.config.data.name
-    digest = original.recipe.data_digest if is_same_set else None
-    was_pruned = is_plain and original.recipe.ending is Ending.PRUNED
-    pruned_at = original.recipe.last_step if was_pruned else None
-    record = train_record(config, console, expected_digest=digest, pruned_at=pruned_at)
+    is_same_code = before.own is None or before.own.program == (own and own.program)
+    is_plain = is_same_code and settings_of(config) == settings_of(before)
+    is_same_set = is_same_code and config.data.name == before.data.name
+    was_pruned = is_plain and recipe.ending is Ending.PRUNED
+    record = train_record(
+        config,
+        console,
+        expected_digest=recipe.data_digest if is_same_set else None,
+        pruned_at=recipe.last_step if was_pruned else None,
+    )
     difference = compare(original.result, record.result)
-    say(console, *_answer(original, record, difference, is_plain=is_plain))
     tags = {"mlp.rerun_of": run_id}
     if is_plain:
         tags["mlp.identical"] = str(difference is None).lower()
+        say(console, *_plain_answer(original, record, difference))
+    else:
+        say(console, *_changed_answer(original, record, difference))
     label = Label(f"rerun {run_name(record.config)}", tags)
     with waiting(console, "the run is being recorded"):
         store, new_id = record_run(
@@ -216,86 +222,6 @@ def compare(old: Result, new: Result) -> str | None:
     )
 
 
-def _first_of_function(old: Result, new: Result) -> str | None:
-    """Where what an own function gave beside its loss differs."""
-    if old.own is None or new.own is None:
-        return None
-    if (old.own.fault is None) != (new.own.fault is None):
-        return (
-            f"it ended with {old.own.fault or 'no fault'} and ends with {new.own.fault or 'none'}"
-        )
-    for before, after in ((old.own.series, new.own.series), (old.own.kept, new.own.kept)):
-        if before.keys() != after.keys():
-            names = [", ".join(each) or "nothing" for each in (before, after)]
-            return f"it gave {names[0]} and gives {names[1]}"
-        for name, array in before.items():
-            other = after[name]
-            if array.shape != other.shape or array.dtype != other.dtype:
-                return f"{name} has another shape or type"
-            same = (array == other) | ((array != array) & (other != other))
-            if not same.all():
-                at = np.unravel_index(int(np.argmin(same)), array.shape)
-                place = ",".join(str(int(index)) for index in at)
-                return f"{name}[{place}] was {array[at]!r} and is {other[at]!r}"
-    return None
-
-
-def _answer(
-    original: "TrackedRun", record: RunRecord, difference: str | None, *, is_plain: bool
-) -> list[str]:
-    """What came out, for a person."""
-    if is_plain:
-        if difference is None:
-            old = original.result
-            n_weights = sum(W.size + b.size for W, b in old.weights)
-            if old.own is not None:
-                n_weights = sum(array.size for array in old.own.kept.values())
-            return [f"identical: {old.loss.size} losses, {n_weights} weights, bit for bit"]
-        why = [] if record.config.own is None else [_not_deterministic(record.config)]
-        return [f"different: {difference}", *why, *_environment(original.tags)]
-    before, after = settings_of(original.recipe.config), settings_of(record.config)
-    lines = [
-        f"{path} {typed(before[path])} -> {typed(after[path])}"
-        for path in after
-        if before[path] != after[path]
-    ]
-    old, new = original.result, record.result
-    judged = judge_result(original.recipe.config, old)
-    verdicts = judged.verdict, record.judgement.verdict
-    lines += [
-        f"verdict {verdicts[0].value} -> {verdicts[1].value}",
-        f"final loss {old.loss[-1]:.6g} -> {new.loss[-1]:.6g}",
-    ]
-    if old.validation_accuracy.size and new.validation_accuracy.size:
-        accuracies = old.validation_accuracy[-1], new.validation_accuracy[-1]
-        lines.append(f"validation accuracy {accuracies[0]:.4f} -> {accuracies[1]:.4f}")
-    return [*lines, difference or "curve and weights are identical all the same"]
-
-
-def _not_deterministic(config: RunConfig) -> str:
-    """What was done so that an own function could come out the same."""
-    assert config.own is not None
-    seed = config.own.program.role("seed")
-    how = f"its argument {seed}" if seed else "the global streams of NumPy, random and PyTorch"
-    return (
-        f"your function is not deterministic: the same file with the same arguments gave something "
-        f"else, though {how} had the same seed"
-    )
-
-
-def _environment(tags: Mapping[str, str]) -> list[str]:
-    """In what the machine or the programs differ, which is where the bits come from."""
-    from mlp.tracking.display import environment_tags
-
-    here = environment_tags()
-    names = ("mlp.cpu", "mlp.system", "mlp.python", "mlp.packages", "mlp.version")
-    return [
-        f"{name.removeprefix('mlp.')}: {tags.get(name)} then, {here[name]} now"
-        for name in names
-        if tags.get(name) != here[name]
-    ]
-
-
 def _first_step(what: str, old: Result, new: Result, names: tuple[str, str]) -> str | None:
     """Where a curve differs, by the names of its steps and its values."""
     pairs = (zip(*(getattr(each, name) for name in names), strict=True) for each in (old, new))
@@ -314,12 +240,97 @@ def _first_weight(old: Result, new: Result) -> str | None:
         if before is None or after is None or before[0].shape != after[0].shape:
             return f"layer {layer} has another shape"
         for name, a, b in zip("Wb", before, after, strict=True):
-            differs = np.flatnonzero(a.view(f"u{a.itemsize}") != b.view(f"u{b.itemsize}"))
-            if differs.size:
-                at = np.unravel_index(differs[0], a.shape)
-                place = ",".join(str(int(index)) for index in at)
-                return f"{name}{layer}[{place}] was {float(a[at])!r} and is {float(b[at])!r}"
+            bits = f"u{a.itemsize}"
+            found = _first_entry(f"{name}{layer}", a, b, a.view(bits) == b.view(bits))
+            if found is not None:
+                return found
     return None
+
+
+def _first_of_function(old: Result, new: Result) -> str | None:
+    """Where what an own function gave beside its loss differs."""
+    if old.own is None or new.own is None:
+        return None
+    if (old.own.fault is None) != (new.own.fault is None):
+        faults = old.own.fault or "no fault", new.own.fault or "none"
+        return f"it ended with {faults[0]} and ends with {faults[1]}"
+    for before, after in ((old.own.series, new.own.series), (old.own.kept, new.own.kept)):
+        if before.keys() != after.keys():
+            names = [", ".join(each) or "nothing" for each in (before, after)]
+            return f"it gave {names[0]} and gives {names[1]}"
+        for name, a in before.items():
+            b = after[name]
+            if a.shape != b.shape or a.dtype != b.dtype:
+                return f"{name} has another shape or type"
+            found = _first_entry(name, a, b, (a == b) | ((a != a) & (b != b)))
+            if found is not None:
+                return found
+    return None
+
+
+def _first_entry(
+    name: str, a: NDArray[Any], b: NDArray[Any], is_same: NDArray[np.bool_]
+) -> str | None:
+    """The first entry of two arrays that is not the same, as a sentence."""
+    if is_same.all():
+        return None
+    at = np.unravel_index(int(np.argmin(is_same)), a.shape)
+    place = ",".join(str(int(index)) for index in at)
+    return f"{name}[{place}] was {a[at].item()!r} and is {b[at].item()!r}"
+
+
+def _plain_answer(original: "TrackedRun", record: RunRecord, difference: str | None) -> list[str]:
+    """What came out of the same settings, for a person."""
+    if difference is not None:
+        why = [] if record.config.own is None else [_not_deterministic(record.config.own)]
+        return [f"different: {difference}", *why, *_environment(original.tags)]
+    old = original.result
+    arrays = [array for layer in old.weights for array in layer]
+    if old.own is not None:
+        arrays = [*old.own.kept.values()]
+    n_weights = sum(array.size for array in arrays)
+    return [f"identical: {old.loss.size} losses, {n_weights} weights, bit for bit"]
+
+
+def _changed_answer(original: "TrackedRun", record: RunRecord, difference: str | None) -> list[str]:
+    """What was changed, and what came out differently, for a person."""
+    before, after = settings_of(original.recipe.config), settings_of(record.config)
+    lines = [
+        f"{path} {typed(before[path])} -> {typed(after[path])}"
+        for path in after
+        if before[path] != after[path]
+    ]
+    old, new = original.result, record.result
+    verdict = judge_result(original.recipe.config, old).verdict
+    lines += [
+        f"verdict {verdict.value} -> {record.judgement.verdict.value}",
+        f"final loss {old.loss[-1]:.6g} -> {new.loss[-1]:.6g}",
+    ]
+    if old.validation_accuracy.size and new.validation_accuracy.size:
+        accuracies = old.validation_accuracy[-1], new.validation_accuracy[-1]
+        lines.append(f"validation accuracy {accuracies[0]:.4f} -> {accuracies[1]:.4f}")
+    return [*lines, difference or "curve and weights are identical all the same"]
+
+
+def _not_deterministic(own: Own) -> str:
+    """What was done so that an own function could come out the same."""
+    seed = own.program.role("seed")
+    how = f"its argument {seed}" if seed else "the global streams of NumPy, random and PyTorch"
+    return (
+        f"your function is not deterministic: the same file with the same arguments gave something "
+        f"else, though {how} had the same seed"
+    )
+
+
+def _environment(tags: Mapping[str, str]) -> list[str]:
+    """In what the machine or the programs differ, which is where the bits come from."""
+    here = environment_tags()
+    names = ("mlp.cpu", "mlp.system", "mlp.python", "mlp.packages", "mlp.version")
+    return [
+        f"{name.removeprefix('mlp.')}: {tags.get(name)} then, {here[name]} now"
+        for name in names
+        if tags.get(name) != here[name]
+    ]
 
 
 main = functools.partial(run_command, _rerun)

@@ -25,6 +25,7 @@ from mlp.tracking.three_or_seven import SCALES, Network
 if TYPE_CHECKING:  # importing these takes seconds
     import pandas as pd
 
+    from mlp.tracking.read import PastStudy
     from mlp.tracking.store import Store
 
 
@@ -50,8 +51,7 @@ class Run:
         loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
         return f"run {self.run_id}: {self.verdict.value}, {loss}"
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         standard = settings_of(RunConfig())
@@ -103,15 +103,13 @@ class Run:
         """
         import pandas as pd
 
-        result = self.result
-        columns = {
-            "loss": pd.Series(result.loss, result.loss_step),
-            "validation_accuracy": pd.Series(result.validation_accuracy, result.evaluated_step),
-        }
-        for name, values in (result.own.series if result.own is not None else {}).items():
+        result, own = self.result, self.result.own
+        columns = {"loss": pd.Series(result.loss, result.loss_step)}
+        if own is None:
+            accuracy = pd.Series(result.validation_accuracy, result.evaluated_step)
+            columns["validation_accuracy"] = accuracy
+        for name, values in (own.series if own is not None else {}).items():
             columns[name] = pd.Series(values, result.loss_step)
-        if result.own is not None:
-            del columns["validation_accuracy"]
         if result.step_loss is not None:
             columns["step_loss"] = pd.Series(result.step_loss)
         if result.sharpness_step.size:
@@ -225,12 +223,7 @@ def load_study(
     """
     import pandas as pd
 
-    wanted = f"study {one_line(name)}" if name else "study"
-    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
-
-    from mlp.tracking.read import read_study
-
-    study = read_study(store, name)
+    _, study = _stored_study(name, tracking_uri, experiment)
     runs = study.runs
     if not runs:
         why = study.brought[0].read.problem
@@ -246,15 +239,12 @@ def load_study(
     if runs[0].config.own is not None:
         columns = {path: _own_column([v.get(path) for v in settings]) for path in settings[0]}
     else:
-        columns = {
-            path: _column([values[path] for values in settings], default)
-            for path, default in {**settings_of(RunConfig()), "model.widths": ""}.items()
-        }
+        usual = {**settings_of(RunConfig()), "model.widths": ""}
+        columns = {path: _column([v[path] for v in settings], usual[path]) for path in usual}
     numbers = pd.DataFrame([dict(run.metrics) for run in runs])
     told = {str(name).removeprefix("final_") for name in numbers if str(name).startswith("final_")}
     left_out = [n for n in numbers if _LAST_POINTS.fullmatch(str(n)) or str(n) in told]
-    numbers = numbers.drop(columns=left_out)
-    return pd.concat([pd.DataFrame({**facts, **columns}), numbers], axis=1)
+    return pd.concat([pd.DataFrame({**facts, **columns}), numbers.drop(columns=left_out)], axis=1)
 
 
 def draw_study(
@@ -278,21 +268,29 @@ def draw_study(
         >>> picture.startswith("<svg"), picture.count("<polyline")
         (True, 4)
     """
-    wanted = f"study {one_line(name)}" if name else "study"
-    store = existing_store(Tracking(uri=tracking_uri, experiment=experiment), wanted)
+    from mlp.tracking.read import read_points
 
-    from mlp.tracking.read import read_points, read_study
-
-    runs = read_study(store, name).runs
+    store, study = _stored_study(name, tracking_uri, experiment)
     return study_picture(
         {
             i if run.trial is None else run.trial: (
                 run.judgement.verdict,
                 run.curve or read_points(store, run.run_id, run.metric),
             )
-            for i, run in enumerate(runs)
+            for i, run in enumerate(study.runs)
         }
     )
+
+
+def _stored_study(
+    name: str | None, tracking_uri: str | None, experiment: str
+) -> "tuple[Store, PastStudy]":
+    tracking = Tracking(uri=tracking_uri, experiment=experiment)
+    store = existing_store(tracking, f"study {one_line(name)}" if name else "study")
+
+    from mlp.tracking.read import read_study
+
+    return store, read_study(store, name)
 
 
 def _texts(values: Sequence[object]) -> "pd.Series[Any]":
@@ -305,9 +303,8 @@ def _own_column(values: Sequence[object]) -> "pd.Series[Any]":
     """An argument as a column: numbers and truth values as they are, the rest as texts."""
     import pandas as pd
 
-    if all(isinstance(value, bool | int | float) for value in values):
-        return pd.Series(values)
-    return _texts(values)
+    is_plain = all(isinstance(value, bool | int | float) for value in values)
+    return pd.Series(values) if is_plain else _texts(values)
 
 
 def _column(values: Sequence[object], default: object) -> "pd.Series[Any]":

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 from mlp.addresses import resolve
 from mlp.config import RunConfig
 from mlp.curve import Verdict
-from mlp.data.dataset import example_images, examples_for, load_data
+from mlp.data.dataset import Dataset, example_images, examples_for, load_data
 from mlp.errors import DataError
 from mlp.run import Run
 from mlp.settings import read_run
@@ -103,10 +104,9 @@ def register_model(store: "Store", run_id: str, record: RunRecord) -> list[str]:
         return []
     from mlp.tracking.model import log_model, serve_command
 
+    name = tracking.register
     example = example_images(load_data(record.config.data, notice=lambda _: None))
-    made = log_model(
-        store, run_id, name=tracking.register, example=example, register=tracking.register
-    )
+    made = log_model(store, run_id, name=name, example=example, register=name)
     return [serve_command(store, made)]
 
 
@@ -131,13 +131,7 @@ def train_record(
     Raises:
         DataError: for data with another digest than expected.
     """
-    with waiting(console, "loading the data"):
-        config, data = examples_for(config, notice=lambda line: say(console, line))
-    if expected_digest not in (None, data.digest):
-        raise DataError(
-            f"the run was trained on other data than {data.name} is here: "
-            f"digest {expected_digest}, here {data.digest}"
-        )
+    config, data = load_examples(config, console, {expected_digest}, "run")
     thresholds = None if pruned_at is None else {pruned_at: math.inf}
     n_steps = _n_steps(config)
     with counting(console, "steps", n_steps) as told:
@@ -156,6 +150,28 @@ def train_record(
     return record
 
 
+def load_examples(
+    config: RunConfig, console: Console, digests: Set[str | None], what: str
+) -> tuple[RunConfig, Dataset]:
+    """Loads the data that something was trained on; gives the config with their name, too.
+
+    Args:
+        digests: that were recorded, None where none was.
+        what: was trained, `run` or `study`.
+
+    Raises:
+        DataError: for data with another digest.
+    """
+    with waiting(console, "loading the data"):
+        config, data = examples_for(config, notice=lambda line: say(console, line))
+    if others := digests - {None, data.digest}:
+        raise DataError(
+            f"the {what} was trained on other data than {data.name} is here: digest "
+            f"{min(map(str, others))}, here {data.digest}"
+        )
+    return config, data
+
+
 def _n_steps(config: RunConfig) -> int:
     """How many steps the bar shows; of an own function 1 where no argument says it."""
     if config.own is None:
@@ -166,16 +182,16 @@ def _n_steps(config: RunConfig) -> int:
 
 def say_result(record: RunRecord, console: Console) -> None:
     """Shows the verdict, the last numbers and the loss curve of a run."""
-    result, judgement = record.result, record.judgement
+    result, judgement, own = record.result, record.judgement, record.result.own
     line = f"{judgement.words}: {judgement.sentence}"
-    if result.own is not None and result.own.fault is not None:
-        line = f"{judgement.verdict.value}: {result.own.fault}"
+    if own is not None and own.fault is not None:
+        line = f"{judgement.verdict.value}: {own.fault}"
     last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
     if judgement.verdict is Verdict.FAILED and not np.isfinite(result.loss).any():
         last = "it gave no loss"
     if result.validation_accuracy.size:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
-    for name, values in (result.own.series if result.own is not None else {}).items():
+    for name, values in (own.series if own is not None else {}).items():
         last += f", {name} {values[-1]:.6g}"
     marks = result.restored_step
     plot = plot_curve(result.loss, result.loss_step, judgement.verdict, marks=marks)

@@ -33,7 +33,6 @@ from support.sweeping import (
     tracked,
     unpublished_sweep,
 )
-from support.world import said as said_in
 
 
 def doctor(*overrides, fix=False) -> tuple[bool, str]:
@@ -73,16 +72,11 @@ def test_finished_study_is_healthy(swept):
     assert "sqlite:///optuna.db holds 1 studies, 4 trials" in said
     assert re.search(r"tracking store: sqlite:///\S.*mlflow.db can be used", said)
     assert "runs in progress: none is left over" in said
-    before = table(swept)
-    assert doctor(fix=True) == (True, said)
-    assert table(swept) == before
-
-
-def test_command_beside_a_study(world):
-    done = said_in(world.examined())
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "sqlite:///optuna.db holds 1 studies, 4 trials" in done.stdout
-    assert left_in(world.examined()) == left_in(world.swept())
+    before, files = table(swept), left_in(swept)
+    assert doctor("tracking.experiment=other", fix=True) == (True, said)
+    assert (table(swept), left_in(swept)) == (before, files)
+    experiments = MlflowClient(f"sqlite:///{swept}/mlflow.db").search_experiments()
+    assert "other" not in {found.name for found in experiments}
 
 
 def test_looking_where_nothing_is_imports_no_mlflow(here):
@@ -101,40 +95,20 @@ def test_looking_where_nothing_is_imports_no_mlflow(here):
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_looking_makes_no_experiment(here):
-    before = experiments(here)
-    assert doctor("tracking.experiment=other")[0]
-    assert experiments(here) == before
-
-
-def experiments(folder):
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return [found.name for found in client.search_experiments()]
-
-
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("argument", "code", "message"),
     [
-        ("fix=yes", "fix must be true or false, but there is 'fix=yes'"),
-        ("fixx=true", "unknown setting 'fixx'"),
-        ("tracking.uri=mlruns", ""),
+        ("fix=yes", 2, "error: fix must be true or false, but there is 'fix=yes'\n"),
+        # An address that cannot work is a finding.
+        ("tracking.uri=mlruns", 1, "wrong tracking store: tracking.uri must be an SQLite file"),
+        ("--help", 0, "python -m mlp.doctor fix=true"),
     ],
 )
-def test_faults_of_the_user(tmp_path, argument, message):
+def test_what_is_typed(tmp_path, argument, code, message):
     done = command("doctor", argument, "data=digits", cwd=tmp_path, MLFLOW_TRACKING_URI="")
-    if message:
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"error: {message}")
-        assert done.stderr.count("\n") == 1
-    else:  # an address that cannot work is a finding
-        assert done.returncode == 1
-        assert "wrong tracking store: tracking.uri must be an SQLite file" in done.stdout
-
-
-def test_help_names_the_way(tmp_path):
-    done = command("doctor", "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "python -m mlp.doctor fix=true" in done.stdout
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+    assert left_in(tmp_path) == set()
 
 
 # What waits for MLflow
@@ -291,23 +265,26 @@ def test_killed_sweep_is_put_in_order(here):
 # Stores, data, disk
 
 
-@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
-def test_damaged_file_is_never_touched(swept, name):
-    file = swept / name
-    content = bytearray(file.read_bytes())
-    content[4096:40960] = b"\x55" * 36864
-    file.write_bytes(content)
+def test_damaged_files_are_never_touched(swept):
+    contents = {}
+    for name in ("optuna.db", "mlflow.db"):
+        content = bytearray((swept / name).read_bytes())
+        content[4096:40960] = b"\x55" * 36864
+        (swept / name).write_bytes(content)
+        contents[name] = bytes(content)
     is_well, said = doctor(fix=True)
     assert not is_well
-    assert re.search(rf"{name} is damaged: .*make a copy of it, .*recover", said)
-    assert file.read_bytes() == bytes(content)
+    for name, content in contents.items():
+        assert re.search(rf"{name} is damaged: .*make a copy of it, .*recover", said)
+        assert (swept / name).read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
-def test_file_of_no_database(here, name):
-    (here / name).write_text("no database, and longer than a header")
+def test_files_of_no_database(here):
+    for name in ("optuna.db", "mlflow.db"):
+        (here / name).write_text("no database, and longer than a header")
     _, said = doctor()
-    assert f"{name} is not an SQLite database" in said
+    for name in ("optuna.db", "mlflow.db"):
+        assert f"{name} is not an SQLite database" in said
 
 
 def test_file_that_is_locked_is_said(here, monkeypatch):

@@ -49,14 +49,13 @@ def _explain() -> None:
         which, *arguments = arguments
     if which is not None and NAMED_FILE.fullmatch(which):
         quoted = which.replace("'", "\\'")
-        config = _read([f"own.file='{quoted}'", *arguments])
-        console = Terminal()
+        config, console = _read([f"own.file='{quoted}'", *arguments]), Terminal()
         with waiting(console, "loading MLflow"):
             from mlp.explain.repair_run import explain_function
 
         explain_function(config, console=console)
-        return
-    run_explain(which, _read(arguments))
+    else:
+        run_explain(which, _read(arguments))
 
 
 def _names_that_begin(typed: str) -> list[str]:
@@ -103,21 +102,18 @@ def run_explain(which: str | None, config: ExplainConfig) -> None:
         from mlp.tracking.store import open_store
 
     if which is not None:
-        which = meant_run(open_store(config.local.tracking), which)
-    if (
-        which is not None
-        and is_run_id(which)
-        and is_tracked_run(open_store(config.local.tracking), which)
-    ):
-        from mlp.explain.experiment import check_given
-        from mlp.explain.repair_run import repair_run
+        store = open_store(config.local.tracking)
+        which = meant_run(store, which)
+        if is_run_id(which) and is_tracked_run(store, which):
+            from mlp.explain.experiment import check_given
+            from mlp.explain.repair_run import repair_run
 
-        check_given(config, is_brought=False)
-        repair_run(which, config, console=console)
-    else:
-        from mlp.explain.explain_study import explain_study
+            check_given(config, is_brought=False)
+            repair_run(which, config, console=console)
+            return
+    from mlp.explain.explain_study import explain_study
 
-        explain_study(which, config, console=console)
+    explain_study(which, config, console=console)
 
 
 main = functools.partial(run_command, _explain)

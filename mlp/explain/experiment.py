@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,23 +54,24 @@ _LIKELY = (  # what programs do without a param that says it
     "gradient.normalization",
     "optimizer.learning_rate",
 )
-_RERUNS_OF = "reruns"  # behind the name of an experiment: where its reruns are
-
-Told = Callable[[int, float], None]
-"""Told of the reruns done, and of those in work."""
 
 
 def check_given(config: ExplainConfig, *, is_brought: bool) -> None:
-    """Refuses what only runs of other programs need to be told.
+    """Refuses what only runs of other programs need to be told, and what they cannot be asked.
 
     Raises:
-        SettingError: for a setting of what was trained that was typed.
+        SettingError: for what was typed of that.
     """
     fixed = sorted([*config.given, *(f"map.{name}" for name in config.explain.map)])
     if fixed and not is_brought:
         raise SettingError(
             f"{fixed[0]} is read from the runs that are explained and cannot be typed here; "
             "python -m mlp.rerun RUN_ID changes a setting of a run"
+        )
+    if is_brought and config.explain.verdict not in ("worst", Verdict.OSCILLATING):
+        raise SettingError(
+            "explain.verdict must be oscillating for runs of another program, whose code is "
+            f"compared by its swings, but is {config.explain.verdict}"
         )
 
 
@@ -79,16 +80,16 @@ def say_what_was_read(study: PastStudy, store: Store, console: Console) -> None:
     runs = study.brought
     say(console, f"{study.name}: {verdicts_in_words(runs)} of another program in {store.uri}")
     used = dict(pair for run in runs for pair in run.read.used.items())
-    same, other = _parted(used)
+    # Params that bear their setting's name first.
+    same = [path for path, name in used.items() if name.replace("/", ".") == path]
+    other = [f"{name} as {path}" for path, name in used.items() if path not in same]
     if used:
-        said = ", ".join([*same, *(f"{name} as {path}" for path, name in other.items())])
-        say(console, f"read: {one_line(said, most=_LONG)}")
+        say(console, f"read: {one_line(', '.join([*same, *other]), most=_LONG)}")
     if ignored := dict.fromkeys(name for run in runs for name in run.read.ignored):
         say(console, f"ignored: {one_line(', '.join(ignored), most=_LONG)}")
-    known = [run for run in runs if run.read.config is not None]
-    defaults = dict.fromkeys(path for run in known for path in run.read.defaults)
-    if defaults:
-        values = settings_of(known[0].read.config or RunConfig())
+    known = [run.read for run in runs if run.read.config is not None]
+    if defaults := dict.fromkeys(path for read in known for path in read.defaults):
+        values = settings_of(known[0].config or RunConfig())
         said = ", ".join(f"{path}={typed(values[path])}" for path in defaults)
         say(console, f"taken as default: {one_line(said, most=_LONG)}")
     if study.n_left_out:
@@ -114,7 +115,14 @@ def say_verdicts(
     why = ", and cannot be trained again here, so no cause is known" if n else ""
     sentences = (f"{first}{why}.",)
     say(console, "", *sentences, "")
-    _say_counts(study, console)
+    params = [run.params for run in study.brought]
+    counts = [
+        own
+        for own in count_values(study.brought)
+        if len({typed(each.get(own.parameter)) for each in params}) > 1
+    ]
+    if counts:
+        console.print(render_verdicts(counts))
     commands = [*_what_to_type(study, config), *how_to_look(store)]
     say(console, "next:", *(f"  {line}" for line in commands))
     return sentences
@@ -122,61 +130,39 @@ def say_verdicts(
 
 def explain_again(study: PastStudy, config: ExplainConfig) -> str:
     """The command that was typed, with what it says about the runs."""
-    words = _typed_before(config) if study.brought else []
+    words = shlex.split(explain_command(study.name, config.local))
+    if study.brought:
+        own = {f"map.{name}": path for name, path in config.explain.map.items()}
+        own |= {path: typed(value) for path, value in config.given.items()}
+        if config.explain.metric != "loss":
+            own = {"metric": config.explain.metric} | own
+        words += [f"{name}={value}" for name, value in own.items()]
     if config.explain.verdict != "worst":
         words.append(f"explain.verdict={config.explain.verdict}")
-    return shlex.join([*shlex.split(explain_command(study.name, config.local)), *words])
+    return shlex.join(words)
 
 
 def store_of_reruns(study: PastStudy, store: Store, config: ExplainConfig) -> Store:
     """Where reruns go: another program's experiment stays as it is."""
     if not study.brought:
         return store
-    name = store.client.get_experiment(study.experiment_id).name
-    own = f"{name} {_RERUNS_OF}"
-    return open_store(dataclasses.replace(config.local.tracking, experiment=own))
-
-
-def _parted(used: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Settings whose params bear their names, and others with their params."""
-    same = [path for path, name in used.items() if name.replace("/", ".") == path]
-    return same, {path: name for path, name in used.items() if path not in same}
-
-
-def _say_counts(study: PastStudy, console: Console) -> None:
-    """How the runs ended by the values of each param in which they differ."""
-    runs = study.brought
-    varied = {
-        name
-        for name in dict.fromkeys(name for run in runs for name in run.params)
-        if len({typed(run.params.get(name)) for run in runs}) > 1
-    }
-    counts = [own for own in count_values(runs) if own.parameter in varied]
-    if counts:
-        console.print(render_verdicts(counts))
+    name = f"{store.client.get_experiment(study.experiment_id).name} reruns"
+    return open_store(dataclasses.replace(config.local.tracking, experiment=name))
 
 
 def _what_to_type(study: PastStudy, config: ExplainConfig) -> list[str]:
     """The command that says what the params stand for; none where nothing would be won."""
-    runs = [run for run in study.brought if run.read.config is None]
-    proposed = dict(pair for run in runs for pair in run.read.proposed.items())
+    reads = [run.read for run in study.brought if run.read.config is None]
+    proposed = dict(pair for read in reads for pair in read.proposed.items())
     words = [f"map.{name}={path}" for name, path in proposed.items()]
-    has_data = DATA_NAME in {*config.given, *proposed.values()} or not any(
-        DATA_NAME not in run.read.used for run in runs
-    )
-    is_worth = bool(words) or any(run.read.used for run in runs)
-    if not runs or not is_worth or (has_data and not words):
-        return []
-    if has_data:
-        return [f"{explain_again(study, config)} {shlex.join(words)}"]
-    line = f"{explain_again(study, config)} {shlex.join([*words, f'{DATA_NAME}=digits'])}"
-    return [f"{line}   # or mnist: what they were trained on"]
-
-
-def _typed_before(config: ExplainConfig) -> list[str]:
-    own = [] if config.explain.metric == "loss" else [f"metric={config.explain.metric}"]
-    own += [f"map.{name}={path}" for name, path in config.explain.map.items()]
-    return own + [f"{path}={typed(value)}" for path, value in config.given.items()]
+    is_data_known = DATA_NAME in {*config.given, *proposed.values()}
+    lacks_data = not is_data_known and any(DATA_NAME not in read.used for read in reads)
+    if lacks_data and (words or any(read.used for read in reads)):
+        words.append(f"{DATA_NAME}=digits")
+        note = "   # or mnist: what they were trained on"
+    else:
+        note = ""
+    return [f"{explain_again(study, config)} {shlex.join(words)}{note}"] if words else []
 
 
 def check_code(
@@ -194,22 +180,24 @@ def check_code(
     """
     groups = _groups(study.brought, data)
     n_each = min(_MOST, max(_FEWEST, _RERUNS // max(1, len(groups))))
+    n = n_each * len(groups)
     started = time.monotonic()
-    with counting(console, "reruns of the settings as they are", n_each * len(groups)) as told:
+    with counting(console, "reruns of the settings as they are", n) as told:
         found = _reproduce(groups, n_each, data, where, told=told, end=end)
     passed_s = time.monotonic() - started
-    pace_s = passed_s / max(1, n_each * len(groups))
+    pace_s = passed_s / max(1, n)
     if found is None:
         late = (
-            f"The time was up before the runs were trained again as they are, with "
-            f"{n_each * len(groups)} reruns; before they come out alike, no cause is looked for. "
-            f"That takes more than {passed_s:.0f} s: a larger explain.timeout_s, or none."
+            f"The time was up before the runs were trained again as they are, with {n} reruns; "
+            "before they come out alike, no cause is looked for. That takes more than "
+            f"{passed_s:.0f} s: a larger explain.timeout_s, or none."
         )
         return (late,), pace_s
     if not found.is_alike:
         return _finding(found, study), pace_s
-    n = f"{found.n_own - found.n_unlike} of {found.n_own} runs go as the {found.n_reruns} reruns"
-    say(console, f"trained again as they are: {n}")
+    n_alike = found.n_own - found.n_unlike
+    alike = f"{n_alike} of {found.n_own} runs go as the {found.n_reruns} reruns"
+    say(console, f"trained again as they are: {alike}")
     return (), pace_s
 
 
@@ -230,14 +218,12 @@ def contradiction(study: PastStudy, known: Results) -> tuple[str, ...]:
         if run.read.config is not None:
             own.setdefault(_without_seeds(_config(run)), []).append(run)
     space = complete_space([_config(runs[0]) for runs in own.values()])
-    found = [
-        compare_ends(
-            _in_words(_config(runs[0]), space), [run.judgement for run in runs], reruns[key]
-        )
-        for key, runs in own.items()
-        if key in reruns
-    ]
-    together = Reproduction(tuple(found))
+    compared = []
+    for key, runs in own.items():
+        if key in reruns:
+            words = _in_words(_config(runs[0]), space)
+            compared.append(compare_ends(words, [run.judgement for run in runs], reruns[key]))
+    together = Reproduction(tuple(compared))
     return () if together.is_alike else _finding(together, study)
 
 
@@ -264,7 +250,7 @@ def _reproduce(
     data: Dataset,
     where: Executor,
     *,
-    told: Told,
+    told: Callable[[int, float], None],
     end: float,
 ) -> Reproduction | None:
     """Trains each with further seeds and compares; None where the time was up before."""
@@ -301,10 +287,11 @@ def _groups(runs: Sequence[BroughtRun], data: Dataset) -> list[_Group]:
             )
             members.setdefault(key, []).append(run)
     groups = sorted(members.values(), key=lambda own: -len(own))
-    parts: dict[bool, list[_Group]] = {True: [], False: []}
-    for own in groups:
-        parts[any(run.verdict is Verdict.OSCILLATING for run in own)].append(own)
-    swinging, quiet = parts[True], parts[False]
+
+    def swings(group: _Group) -> bool:
+        return any(run.verdict is Verdict.OSCILLATING for run in group)
+
+    swinging, quiet = [g for g in groups if swings(g)], [g for g in groups if not swings(g)]
     first = swinging[: max(_MOST_GROUPS * 2 // 3, _MOST_GROUPS - len(quiet))]
     return [*first, *quiet[: _MOST_GROUPS - len(first)]]
 

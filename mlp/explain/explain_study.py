@@ -6,8 +6,7 @@ import html
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +24,12 @@ from mlp.causes.answer import (
 from mlp.causes.changes import plain, standard_space
 from mlp.causes.effects import effects, look
 from mlp.causes.evidence import Conclusion
-from mlp.causes.observed import DEEDS, StudyRun, complete_space, deed, observe, verdict_to_explain
-from mlp.causes.plan import Results, plan_reruns
-from mlp.config import Data, ExplainConfig, RunConfig, Training
+from mlp.causes.observed import DEEDS, complete_space, deed, observe, verdict_to_explain
+from mlp.causes.plan import Plan, Results, plan_reruns
+from mlp.config import Data, ExplainConfig, Own, RunConfig, Training
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
-from mlp.errors import DataError, RecordError, SettingError, patiently
+from mlp.errors import RecordError, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
@@ -41,11 +40,10 @@ from mlp.explain.experiment import (
     store_of_reruns,
     verdicts_in_words,
 )
-from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
+from mlp.explain.reruns import Retrainer, norms_of, own_function, recorded_explanation
 from mlp.program import Program
 from mlp.report.page import Figure, figures_of, render_page
 from mlp.report.summary import (
-    Cure,
     CurvePair,
     PageContent,
     combinations_of,
@@ -54,8 +52,8 @@ from mlp.report.summary import (
     spread_out,
 )
 from mlp.run import DEFAULT_EXPERIMENT
-from mlp.settings import located, with_settings
-from mlp.study.space import Space, read_space
+from mlp.settings import with_settings
+from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config, named_by_study
 from mlp.terminal.screen import counting, say, silent, waiting
 from mlp.tracking.display import ThinCurve, explain_command, rerun_command
@@ -65,7 +63,6 @@ from mlp.tracking.read import (
     PastRun,
     PastStudy,
     busy_s,
-    fetch_source,
     read_points,
     read_reruns,
     read_study,
@@ -78,6 +75,7 @@ from mlp.tracking.store import (
     open_store,
     run_address,
 )
+from mlp.train import load_examples
 from mlp.training.train_runs import open_executor
 from mlp.training.work import Executor
 
@@ -142,16 +140,14 @@ def explain_study(
     store = dataclasses.replace(opened, experiment_id=study.experiment_id)  # where its runs are
     check_given(config, is_brought=bool(study.brought))
     if study.brought:
-        if config.explain.verdict not in ("worst", Verdict.OSCILLATING):
-            raise SettingError(
-                "explain.verdict must be oscillating for runs of another program, whose code is "
-                f"compared by its swings, but is {config.explain.verdict}"
-            )
         say_what_was_read(study, store, console)
         if not any(run.judgement.verdict is Verdict.OSCILLATING for run in study.runs):
-            sentences = say_verdicts(study, store, config, console)
-            return Explanation(study, None, sentences, None, None, "")
-    compared = _compared(study, store, config, console)
+            said = say_verdicts(study, store, config, console)
+            return Explanation(study, None, said, None, None, "")
+    runs = _comparable(study, store, config, console)
+    own_config = with_settings(runs[0].config, {"data.root": config.local.data.root})
+    _, data = load_examples(own_config, console, {run.data_digest for run in runs}, "study")
+    plan = _plan(study, runs, data, config)
     least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
     again = explain_again(study, config)
@@ -164,41 +160,70 @@ def explain_study(
         console=console,
         command=again,
     ) as (reruns, run_id):
-        # What earlier explanations have trained, where it was on these data.
-        earlier = {
-            plain(run.config): run
-            for run in read_reruns(own, study.key)
-            if run.data_digest == compared.data.digest
-        }
+        # What earlier explanations have trained, where it was on these data, in that order.
+        own_data = [r for r in read_reruns(own, study.key) if r.data_digest == data.digest]
+        known = {plain(rerun.config): rerun for rerun in own_data}
+        in_turn = sorted(known, key=lambda c: (known[c].started_ms, order_in_population(c)))
+        earlier = {config: known[config] for config in in_turn}
         # A rerun that is a run of the study, to the last bit, is not trained once more.
-        trained = {} if study.brought else compared.by_config()
+        past = earlier
+        if not study.brought:
+            past = {seen.config: run for seen, run in zip(plan.runs, runs, strict=True)} | earlier
         with open_executor(config.local.execution, notice=functools.partial(say, console)) as where:
-            inquiry = _Inquiry(study, compared, config, trained, earlier, console, started, limit_s)
-            inquiry.check(where)
-            trainer = inquiry.ask(where, reruns)
+            finding: tuple[str, ...] = ()
+            pace_s = study.duration_s / max(1, len(study.runs))
+            if study.brought:
+                end = started + limit_s if config.explain.timeout_s else math.inf
+                finding, pace_s = check_code(study, data, where, end=end, console=console)
+                if not config.explain.timeout_s:  # the time counts from here then
+                    started = time.monotonic()
+            inquiry = _Inquiry(
+                plan=plan,
+                data=data,
+                console=console,
+                started=started,
+                limit_s=limit_s,
+                known={config: run.judgement for config, run in past.items()},
+                n_earlier=len(earlier),
+                busy_s=busy_s([*earlier.values()]),
+                first_pace_s=pace_s,
+            )
+            if finding:
+                inquiry.give_up()
+            trainer = inquiry.ask(where, reruns, study.key)
+            if study.brought and not finding and (finding := contradiction(study, inquiry.known)):
+                inquiry.give_up()
             found = inquiry.answer()
-            said = inquiry.finding or sentences_of(study, found)
+            said = finding or _sentences_of(study, found)
             _say_answer(said, found, again, console)  # as soon as it is known
             at = study.run_id or run_id  # the study's own run, where there is one
-            commands = [] if inquiry.finding else _commands(study, compared, found, config)
+            commands = [] if finding else _commands(study, runs, found, config)
             commands += how_to_look(store, run_id=at)
             with waiting(console, "the page is being made"):
-                curves = Curves(store, trained | earlier, trainer)
-                cures = inquiry.cures(found)
-                content = gather(study, compared, found, curves, cures=cures, commands=commands)
-                if inquiry.finding:
-                    evidence = "\n".join(said)
-                    content = dataclasses.replace(content, sentences=said, evidence=evidence)
+                content = PageContent(
+                    title=study.name,
+                    facts=_facts(runs, data, found),
+                    sentences=said,
+                    evidence="\n".join(said) if finding else render_answer(found),
+                    answer=found,
+                    runs=runs,
+                    observed=plan.runs,
+                    pairs=_pairs(runs, inquiry, found, past, store, trainer),
+                    ratios=_ratios(runs, store),
+                    quality=quality_of(runs),
+                    combinations=combinations_of(runs, plan.runs),
+                    addresses=tuple(run_address(store, run.run_id) for run in runs),
+                    commands=tuple(commands),
+                )
                 page = render_page(content)
         with waiting(console, "the page is being recorded"):
             log_text(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]
-            ids = dict.fromkeys((at, run_id))
-            describe_answer(store, ids, sentences=content.sentences, causes=causes)
+            describe_answer(own, dict.fromkeys((at, run_id)), sentences=said, causes=causes)
     say(console, f"the page, while mlflow ui runs: {run_address(own, at, PAGE_FILE)}")
     if not is_after_sweep:
-        say(console, "next:", *(f"  {line}" for line in content.commands))
-    return Explanation(study, found, content.sentences, run_id, content, page)
+        say(console, "next:", *(f"  {line}" for line in commands))
+    return Explanation(study, found, said, run_id, content, page)
 
 
 @dataclass(frozen=True)
@@ -223,83 +248,43 @@ class Explanation:
         return "\n".join(self.sentences)
 
     def _repr_html_(self) -> str:
-        shown = self.figures()
-        names = [name for name in ("map", "curves-0", "causes") if name in shown]
+        drawn = self.figures()
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences)
-        return said + "".join(shown[name]._repr_html_() for name in names)
+        shown = [drawn[name] for name in ("map", "curves-0", "causes") if name in drawn]
+        return said + "".join(figure._repr_html_() for figure in shown)
 
     def figures(self) -> dict[str, Figure]:
         """The figures of the page by name; a notebook shows each as the page does."""
         return figures_of(self.content) if self.content is not None else {}
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The runs of a study that can be compared with each other.
-
-    Attributes:
-        asked: the verdict that is explained.
-        observed: the same as attribution sees them.
-        space: of the study, with every further setting in which they differ.
-    """
-
-    asked: Verdict
-    runs: tuple[PastRun, ...]
-    observed: tuple[StudyRun, ...]
-    space: Space
-    data: Dataset
-
-    def by_config(self) -> dict[RunConfig, PastRun]:
-        """The runs by their plain configs."""
-        return {own.config: run for own, run in zip(self.observed, self.runs, strict=True)}
-
-
-def _compared(study: PastStudy, store: Store, config: ExplainConfig, console: Console) -> Compared:
-    """The runs that can be compared, their space, and their data."""
-    data_config, runs = _comparable(study, console)
-    runs = _with_file(runs, study, store, config)
-    if not study.brought:
-        say(console, f"{study.name}: {verdicts_in_words(runs)} in {store.uri}")
-    if study.n_left_out and not study.brought:
-        say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
-    one = dataclasses.replace(runs[0].config, data=data_config)
-    digests = {run.data_digest for run in runs}
-    data = examples_of(one, config.local.data.root, digests, "study", console)
-    configs = [unmeasured(run.config) for run in runs]
-    named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
-    # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
-    space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
-    verdicts = [run.judgement.verdict for run in runs]
-    asked = _asked(verdicts, study, config)
-    if all(verdict is asked for verdict in verdicts):
-        # Whatever is varied: then something that all runs share may do it.
-        known = {entry.path for entry in space}
-        space += tuple(e for e in standard_space(configs[0]) if e.path not in known)
-    return Compared(asked, runs, observe(configs, verdicts, space), space, data)
-
-
-def _asked(verdicts: Sequence[Verdict], study: PastStudy, config: ExplainConfig) -> Verdict:
-    typed = config.explain.verdict
-    if study.brought:
-        return Verdict.OSCILLATING
-    return verdict_to_explain(verdicts) if typed == "worst" else Verdict(typed)
-
-
-def _comparable(study: PastStudy, console: Console) -> tuple[Data, tuple[PastRun, ...]]:
-    """The data and precision that most runs were trained with, and those runs."""
-    kinds = Counter(_kind(run) for run in study.runs)
-    common = kinds.most_common(1)[0][0]
+def _comparable(
+    study: PastStudy, store: Store, config: ExplainConfig, console: Console
+) -> tuple[PastRun, ...]:
+    """The runs with the data and precision that most have; of an own function with its file."""
+    (common, _), *_ = Counter(map(_kind, study.runs)).most_common(1)
     runs = tuple(run for run in study.runs if _kind(run) == common)
-    if len(runs) < len(study.runs):
-        n_other = len(study.runs) - len(runs)
+    if n_other := len(study.runs) - len(runs):
         say(
             console,
             f"{n_other} with other data or another training.dtype than the rest: shown, but not "
             "compared",
         )
-    if common[0].name == "auto" and runs[0].config.own is None:
+    recorded = runs[0].config.own
+    if recorded is None and runs[0].config.data.name == "auto":
         raise RecordError(f"{study.name} does not say which data its runs were trained on")
-    return common[0], runs
+    if recorded is not None:
+        named = config.local.own
+        if named is None and study.sweep is not None:
+            named = named_by_study(study.sweep.study.file)
+        way = "explain a study of the file as it is: python -m mlp.sweep"
+        own = own_function(recorded, named, store, runs[0].run_id, what="study", way=way)
+        runs = tuple(_trained_by(own, run) for run in runs)
+    if not study.brought:
+        say(console, f"{study.name}: {verdicts_in_words(runs)} in {store.uri}")
+        if study.n_left_out:
+            say(console, f"{study.n_left_out} runs are left out; the first: {study.why_left_out}")
+    return runs
 
 
 def _kind(run: PastRun) -> tuple[Data, str, Program | None]:
@@ -308,109 +293,86 @@ def _kind(run: PastRun) -> tuple[Data, str, Program | None]:
     return data, dtype, None if own is None else own.program
 
 
-def _with_file(
-    runs: tuple[PastRun, ...], study: PastStudy, store: Store, config: ExplainConfig
-) -> tuple[PastRun, ...]:
-    """The runs of an own function, where its file is named: here, or by the study's own file."""
-    recorded = runs[0].config.own
-    if recorded is None:
-        return runs
-    named = config.local.own
-    if named is None and study.sweep is not None:
-        named = named_by_study(study.sweep.study.file)
-    own = located(recorded, named, lambda: fetch_source(store, runs[0].run_id))
-    if own.program != recorded.program:
-        raise DataError(
-            f"{own.program.file} is not what the study was trained by; explain a study of the "
-            "file as it is: python -m mlp.sweep"
-        )
-    return tuple(
-        dataclasses.replace(
-            run,
-            config=dataclasses.replace(
-                run.config, own=dataclasses.replace(own, values=run.config.own.values)
-            ),
-        )
-        for run in runs
-        if run.config.own is not None
+def _trained_by(own: Own, run: PastRun) -> PastRun:
+    """The run with its own function's file."""
+    assert run.config.own is not None
+    here = dataclasses.replace(own, values=run.config.own.values)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, own=here))
+
+
+def _plan(study: PastStudy, runs: Sequence[PastRun], data: Dataset, config: ExplainConfig) -> Plan:
+    """Which verdict is asked about, and what is changed in which runs."""
+    configs = [_unmeasured(run.config) for run in runs]
+    verdicts = [run.judgement.verdict for run in runs]
+    named = read_space(study.sweep.study.space, study.sweep.base) if study.sweep else ()
+    # Of one run nothing differs; what may be changed in it is then what `explain RUN_ID` changes.
+    space = complete_space(configs, named) if len(runs) > 1 else standard_space(configs[0])
+    typed = config.explain.verdict
+    asked = verdict_to_explain(verdicts) if typed == "worst" else Verdict(typed)
+    if study.brought:
+        asked = Verdict.OSCILLATING
+    if all(verdict is asked for verdict in verdicts):
+        # Whatever is varied: then something that all runs share may do it.
+        known = {entry.path for entry in space}
+        space += tuple(e for e in standard_space(configs[0]) if e.path not in known)
+    return plan_reruns(
+        observe(configs, verdicts, space),
+        space,
+        asked=asked,
+        interventions=config.explain.interventions,
+        seeds=config.explain.seeds,
+        n_examples=data.train.n_examples,
+        gradient_norm=norms_of(data),
     )
 
 
+def _unmeasured(config: RunConfig) -> RunConfig:
+    """The same training without what is measured on the way, which no bit depends on."""
+    return with_settings(
+        config,
+        {"training.sharpness_points": 0, "training.evaluate_every": Training().evaluate_every},
+    )
+
+
+@dataclass(eq=False, kw_only=True)
 class _Inquiry:
     """What is asked of a study in the time there is, and what is known of it.
 
     Attributes:
-        plan: the runs that are changed, and how.
+        started: by the monotonic clock, in seconds.
+        limit_s: for the reruns; the page comes after it.
         known: results in the order of their training.
-        finding: why nothing is asked of runs of another program, in sentences; else empty.
+        n_earlier: reruns of earlier calls, among what is known.
+        busy_s: in which reruns were trained, by earlier calls as well.
+        first_pace_s: of one rerun, as long as none is measured.
+        settled: settings of which it was said what changing them does.
     """
 
-    def __init__(
-        self,
-        study: PastStudy,
-        compared: Compared,
-        config: ExplainConfig,
-        trained: Mapping[RunConfig, PastRun],
-        earlier: Mapping[RunConfig, PastRun],
-        console: Console,
-        started: float,
-        limit_s: float,
-    ) -> None:
-        """Trains nothing.
+    plan: Plan
+    data: Dataset
+    console: Console
+    started: float
+    limit_s: float
+    known: Results
+    n_earlier: int
+    busy_s: float
+    first_pace_s: float
+    n_trained: int = 0
+    n_begun: int = 0
+    settled: set[str] = field(default_factory=set)
 
-        Args:
-            trained: runs of the study that count as reruns of their configs.
-            earlier: reruns of earlier calls.
-            started: by the monotonic clock, in seconds.
-            limit_s: for the reruns; the page comes after it.
-        """
-        self._study, self._compared, self._console = study, compared, console
-        self._started, self._limit_s = started, limit_s
-        self._is_limited = bool(config.explain.timeout_s)
-        self._norms = norms_of(compared.data)
-        self.plan = plan_reruns(
-            compared.observed,
-            compared.space,
-            asked=compared.asked,
-            interventions=config.explain.interventions,
-            seeds=config.explain.seeds,
-            n_examples=compared.data.train.n_examples,
-            gradient_norm=self._norms,
-        )
-        in_order = sorted(
-            earlier.items(), key=lambda item: (item[1].started_ms, order_in_population(item[0]))
-        )
-        self.known = {own: run.judgement for own, run in [*trained.items(), *in_order]}
-        self.finding: tuple[str, ...] = ()
-        self._n_earlier, self._n_trained, self._n_begun = len(earlier), 0, 0
-        self._busy_s = busy_s([run for _, run in in_order])
-        # Of one rerun; before any is known, as a run of the study.
-        self._pace_s = self._measured_pace_s() or study.duration_s / max(1, len(study.runs))
-        self._said: set[str] = set()
-
-    def check(self, where: Executor) -> None:
-        """Trains another program's runs as they are: reruns say something only if they do alike."""
-        if not self._study.brought:
-            return
-        end = self._started + self._limit_s if self._is_limited else math.inf
-        data = self._compared.data
-        finding, self._pace_s = check_code(self._study, data, where, end=end, console=self._console)
-        if not self._is_limited:  # the time counts from here then
-            self._started = time.monotonic()
-        self._give_up(finding)
-
-    def ask(self, where: Executor, reruns: Drain) -> Retrainer:
+    def ask(self, where: Executor, reruns: Drain, key: str) -> Retrainer:
         """Trains what decides most, population after population, while there is time."""
         self._tell()
-        with self._progress() as told:
-            trainer = Retrainer(self._compared.data, where, reruns, self._study.key, told)
+        n_left = self._say_what_is_left()
+        with counting(self.console, "reruns", n_left) as told:
+            trainer = Retrainer(self.data, where, reruns, key, told)
 
             def train(configs: Sequence[RunConfig]) -> Sequence[Judgement]:
                 before = trainer.seconds
                 judged = trainer(configs)
-                self._busy_s += trainer.seconds - before
-                self._n_trained += len(configs)
-                self._pace_s = self._measured_pace_s()
+                self.busy_s += trainer.seconds - before
+                self.n_trained += len(configs)
                 return judged
 
             def heard(results: Results) -> None:
@@ -427,100 +389,77 @@ class _Inquiry:
                     heard=heard,
                 )
             except KeyboardInterrupt:
-                say(self._console, "", *sentences(self.answer()), "")
+                say(self.console, "", *sentences(self.answer()), "")
                 raise
-        if self._study.brought and not self.finding:
-            self._give_up(contradiction(self._study, self.known))
         return trainer
+
+    def give_up(self) -> None:
+        """Asks nothing, where no rerun would say anything about the runs."""
+        self.known, self.plan = {}, dataclasses.replace(self.plan, picks=(), factors=())
 
     def answer(self) -> Answer:
         """What is known now."""
         return answer(
             self.plan,
             self.known,
-            n_examples=self._compared.data.train.n_examples,
-            gradient_norm=self._norms,
-            pace_s=self._measured_pace_s() or None,
+            n_examples=self.data.train.n_examples,
+            gradient_norm=norms_of(self.data),
+            pace_s=self._measured_s() or None,
         )
-
-    def cures(self, found: Answer) -> list[Cure]:
-        """Reruns that repaired a run."""
-        judged = [run.judgement for run in self._compared.runs]
-        return find_cures(self.plan, self.known, found, judged)
-
-    def _give_up(self, finding: tuple[str, ...]) -> None:
-        """After a finding nothing is asked, since no rerun would say anything about these runs."""
-        if finding:
-            self.finding, self.known = finding, {}
-            self.plan = dataclasses.replace(self.plan, picks=(), factors=())
 
     def _tell(self) -> None:
         """Says what was settled since, and when."""
         for effect in effects(self.plan, look(self.plan, self.known)):
             setting, conclusion = effect.factor.setting, effect.conclusion
             is_settled = conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
-            if is_settled and not effect.factor.keeps_step and setting not in self._said:
-                self._said.add(setting)
-                if self._n_trained:
-                    at = f"after {self._passed_s():.0f} s and {self._n_trained} reruns"
-                    say(self._console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")
+            if is_settled and not effect.factor.keeps_step and setting not in self.settled:
+                self.settled.add(setting)
+                if self.n_trained:
+                    at = f"after {self._passed_s():.0f} s and {self.n_trained} reruns"
+                    say(self.console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")
 
-    def _progress(self) -> AbstractContextManager[Callable[[int, float], None]]:
+    def _say_what_is_left(self) -> int:
+        """Says how many reruns are left to train, about, and how long they take; gives how many."""
         found = self.answer()
         told = "reruns to train: none"
         if not found.is_complete:
-            told = f"reruns to train: {_left(found.n_left, self._pace_s)}"
-            if found.n_left * self._pace_s > self._limit_s:
-                told += f", of which explain.timeout_s={self._limit_s:.0f} leaves a part for later"
-        again = f"; {self._n_earlier} of earlier explanations are used" if self._n_earlier else ""
-        say(self._console, told + again)
-        return counting(self._console, "reruns", found.n_left)
+            told = f"reruns to train: {_left(found.n_left, self._pace_s())}"
+            if found.n_left * self._pace_s() > self.limit_s:
+                told += f", of which explain.timeout_s={self.limit_s:.0f} leaves a part for later"
+        again = f"; {self.n_earlier} of earlier explanations are used" if self.n_earlier else ""
+        say(self.console, told + again)
+        return found.n_left
 
-    def _measured_pace_s(self) -> float:
+    def _measured_s(self) -> float:
         """Seconds that a rerun took; 0 before any."""
-        return self._busy_s / max(1, self._n_earlier + self._n_trained)
+        return self.busy_s / max(1, self.n_earlier + self.n_trained)
+
+    def _pace_s(self) -> float:
+        return self._measured_s() or self.first_pace_s
 
     def _passed_s(self) -> float:
-        return time.monotonic() - self._started
+        return time.monotonic() - self.started
 
     def _population(self) -> int:
         """Reruns to train at once: few enough to look often and to end in time."""
-        room_s = min(self._limit_s - self._passed_s(), self._limit_s / _LOOKS)
-        self._n_begun += 1
-        return max(_FEWEST, min(_POPULATION, int(room_s / max(self._pace_s, 1e-3))))
+        room_s = min(self.limit_s - self._passed_s(), self.limit_s / _LOOKS)
+        self.n_begun += 1
+        return max(_FEWEST, min(_POPULATION, int(room_s / max(self._pace_s(), 1e-3))))
 
     def _has_time(self) -> bool:
         """Whether there is time for another rerun; for the first population there always is."""
-        half_s = self._pace_s * _FEWEST / 2  # half a population beyond the limit is as near to it
-        return self._n_begun == 0 or self._passed_s() + half_s < self._limit_s
+        half_s = self._pace_s() * _FEWEST / 2  # half a population beyond the limit is as near to it
+        return self.n_begun == 0 or self._passed_s() + half_s < self.limit_s
 
 
 def _left(n: int, pace_s: float) -> str:
     return f"about {n}, {max(1.0, n * pace_s):.0f} s"
 
 
-def _commands(
-    study: PastStudy, compared: Compared, found: Answer, config: ExplainConfig
-) -> list[str]:
-    """What to type next."""
-    more = explain_again(study, config)
-    if found.is_complete:
-        more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
-    commands = [more]
-    brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
-    for run in compared.runs:
-        if run.judgement.verdict is compared.asked and run.run_id not in brought:
-            local = dataclasses.replace(config.local, own=run.config.own)
-            commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
-            commands.append(rerun_command(run.run_id, local))
-            break
-    counts = Counter(run.judgement.verdict for run in compared.runs)
-    for verdict in DEEDS:
-        if verdict is not compared.asked and counts[verdict] and not study.brought:
-            why = f"# why {deed(verdict, counts[verdict])}"
-            again = explain_command(study.name, config.local)
-            commands.append(f"{again} explain.verdict={verdict.value}   {why}")
-    return commands
+def _sentences_of(study: PastStudy, found: Answer) -> tuple[str, ...]:
+    """The answer, and what it is about where the study is not at its end."""
+    part = f"The study is not at its end: this is about the {found.n_runs} runs that it had."
+    return (*sentences(found), *([] if study.is_at_end else [part]))
 
 
 def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console) -> None:
@@ -531,87 +470,74 @@ def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console
         say(console, f"the time was up; reruns left to settle the rest: {left}: {again}")
 
 
+def _commands(
+    study: PastStudy, runs: Sequence[PastRun], found: Answer, config: ExplainConfig
+) -> list[str]:
+    """What to type next."""
+    more = explain_again(study, config)
+    if found.is_complete:
+        more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
+    commands = [more]
+    brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
+    own = [run for run in runs if run.run_id not in brought]
+    for run in [run for run in own if run.judgement.verdict is found.asked][:1]:
+        local = dataclasses.replace(config.local, own=run.config.own)
+        commands.append(f"{explain_command(run.run_id, local)}   # of {run.name}")
+        commands.append(rerun_command(run.run_id, local))
+    counts = Counter(run.judgement.verdict for run in runs)
+    for verdict in DEEDS:
+        if verdict is not found.asked and counts[verdict] and not study.brought:
+            why = f"# why {deed(verdict, counts[verdict])}"
+            again = explain_command(study.name, config.local)
+            commands.append(f"{again} explain.verdict={verdict.value}   {why}")
+    return commands
+
+
 # What the page shows
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Loss curves of reruns: of this explanation, of earlier ones, or trained once more."""
-
-    store: Store
-    earlier: Mapping[RunConfig, PastRun]
-    trainer: Retrainer
-
-    def of(self, config: RunConfig) -> ThinCurve:
-        """The loss of a rerun, thinned."""
-        own = plain(config)
-        if own not in self.trainer.curves and own in self.earlier:
-            run = self.earlier[own]
-            return run.curve or read_points(self.store, run.run_id, "loss")
-        if own not in self.trainer.curves:
-            self.trainer([own])
-        return self.trainer.curves[own]
-
-
-def gather(
-    study: PastStudy,
-    compared: Compared,
-    found: Answer,
-    curves: Curves,
-    *,
-    cures: Sequence[Cure],
-    commands: Sequence[str],
-) -> PageContent:
-    """Everything that the page shows."""
-    runs, n_examples = compared.runs, compared.data.train.n_examples
-    steps = sorted({run.config.training.steps for run in runs})
-    of_what = (
-        f"{' or '.join(str(n) for n in steps)} steps on {compared.data.name}: {n_examples} "
-        "examples to train on"
-    )
+def _facts(runs: Sequence[PastRun], data: Dataset, found: Answer) -> tuple[str, ...]:
+    steps = " or ".join(map(str, sorted({run.config.training.steps for run in runs})))
+    of_what = f"{steps} steps on {data.name}: {data.train.n_examples} examples to train on"
     if (own := runs[0].config.own) is not None:
         of_what = f"{own.program.function} in {own.program.file}"
-    facts = (
+    return (
         f"{len(runs)} runs of {of_what}",
         f"{deed(found.asked, found.n_asked)}; {found.n_trained} reruns from "
         f"{found.n_picked[0]} {found.asked.value} and {found.n_picked[1]} healthy runs"
         + ("" if found.is_complete else ", stopped by the time limit: more when it is run again"),
         "a cause is named at a chance of 1 % of naming any false one, over all settings together",
     )
-    return PageContent(
-        title=study.name,
-        facts=facts,
-        sentences=sentences_of(study, found),
-        evidence=render_answer(found),
-        answer=found,
-        runs=runs,
-        observed=compared.observed,
-        pairs=_pairs(runs, spread_out(cures), curves),
-        ratios=_ratios(runs, curves.store),
-        quality=quality_of(runs),
-        combinations=combinations_of(runs, compared.observed),
-        addresses=tuple(run_address(curves.store, run.run_id) for run in runs),
-        commands=tuple(commands),
-    )
 
 
-def sentences_of(study: PastStudy, found: Answer) -> tuple[str, ...]:
-    """The answer, and what it is about where the study is not at its end."""
-    part = f"The study is not at its end: this is about the {found.n_runs} runs that it had."
-    return (*sentences(found), *([] if study.is_at_end else [part]))
+def _pairs(
+    runs: Sequence[PastRun],
+    inquiry: _Inquiry,
+    found: Answer,
+    past: Mapping[RunConfig, PastRun],
+    store: Store,
+    trainer: Retrainer,
+) -> tuple[CurvePair, ...]:
+    """Losses that end badly with repaired ones: of reruns here, of past ones, or trained anew."""
 
+    def loss_of(repaired: RunConfig) -> ThinCurve:
+        if repaired in past and repaired not in trainer.curves:
+            run = past[repaired]
+            return run.curve or read_points(store, run.run_id, "loss")
+        if repaired not in trainer.curves:
+            trainer([repaired])
+        return trainer.curves[repaired]
 
-def _pairs(runs: Sequence[PastRun], cures: Sequence[Cure], curves: Curves) -> tuple[CurvePair, ...]:
-    return tuple(
-        CurvePair(
-            name=runs[cure.run].name,
-            change=cure.text,
-            before=read_points(curves.store, runs[cure.run].run_id, runs[cure.run].metric),
-            after=curves.of(cure.repaired),
-            verdict=cure.verdict,
-        )
-        for cure in cures
-    )
+    pairs = []
+    known = inquiry.known
+    cures = find_cures(inquiry.plan, known, found, [run.judgement for run in runs])
+    for pick, change in spread_out(cures):
+        run, repaired = runs[pick.run], pick.changed([change], 0)
+        assert repaired is not None  # it was trained
+        before = read_points(store, run.run_id, run.metric)
+        verdict = known[repaired].verdict
+        pairs.append(CurvePair(run.name, change.text, before, loss_of(repaired), verdict))
+    return tuple(pairs)
 
 
 def _ratios(runs: Sequence[PastRun], store: Store) -> dict[int, ThinCurve]:
@@ -620,11 +546,3 @@ def _ratios(runs: Sequence[PastRun], store: Store) -> dict[int, ThinCurve]:
     step = max(1, -(-len(measured) // _MOST_DRAWN))
     found = {i: read_points(store, runs[i].run_id, "stability_ratio") for i in measured[::step]}
     return {i: curve for i, curve in found.items() if curve.value.size}
-
-
-def unmeasured(config: RunConfig) -> RunConfig:
-    """The same training without what is measured on the way, which no bit depends on."""
-    return with_settings(
-        config,
-        {"training.sharpness_points": 0, "training.evaluate_every": Training().evaluate_every},
-    )

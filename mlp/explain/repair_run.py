@@ -1,7 +1,6 @@
 """Explains one run: why it ends badly, and the smallest change that ends it well, by reruns."""
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Sequence
@@ -11,22 +10,31 @@ from rich.console import Console
 
 from mlp.causes.changes import plain, standard_space, with_further_seeds
 from mlp.causes.observed import is_repair
-from mlp.causes.repair import Repair, describe_repair, named_causes, needs_repair, repair
+from mlp.causes.plan import Results
+from mlp.causes.repair import (
+    Attempt,
+    Repair,
+    describe_repair,
+    named_causes,
+    needs_repair,
+    repair,
+)
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
-from mlp.errors import DataError, SettingError, patiently
-from mlp.explain.reruns import Retrainer, examples_of, norms_of, recorded_explanation
+from mlp.engine.result import Result
+from mlp.errors import SettingError, patiently
+from mlp.explain.reruns import Retrainer, norms_of, own_function, recorded_explanation
 from mlp.run import DEFAULT_EXPERIMENT
-from mlp.settings import located, settings_of, with_arguments, with_settings
+from mlp.settings import settings_of, with_arguments, with_settings
 from mlp.stability.sharpness import forecast
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
-from mlp.tracking.drain import Drain, record_run
+from mlp.tracking.drain import record_run
 from mlp.tracking.listing import KEY, Label
-from mlp.tracking.read import TrackedRun, fetch_run, fetch_source, read_reruns
+from mlp.tracking.read import fetch_run, read_reruns
 from mlp.tracking.record import judge_result
 from mlp.tracking.store import (
     Store,
@@ -36,10 +44,9 @@ from mlp.tracking.store import (
     one_sentence,
     open_store,
 )
-from mlp.train import train_record
+from mlp.train import load_examples, train_record
 from mlp.training.train_runs import n_threads, open_executor, train_runs
 
-REPAIR_OF = "mlp.repair_of"
 _RERUNS = 100  # that a search most often takes, about
 _MOST_STEPS = 2000  # of a run that is trained again to see at which step its units died
 _POPULATION = 8  # fills the vectors; more would be little faster, and overrun a time limit
@@ -70,9 +77,9 @@ def repair_run(
     console = console or silent()
     store = patiently(lambda: open_store(config.local.tracking))
     original = patiently(lambda: fetch_run(store, run_id))
-    run_id = original.run_id  # whole
+    run_id, trained = original.run_id, original.recipe.config  # the whole id
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
-    judged = judge_result(original.recipe.config, original.result)
+    judged = judge_result(trained, original.result)
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if not needs_repair(judged):
         say(console, "this run ends well: there is nothing to stop in it")
@@ -81,30 +88,50 @@ def repair_run(
         trace = original.result.own
         say(console, f"{(trace and trace.fault) or 'it gave no loss'}: no rerun would say more")
         return None
-    original = _located(store, original, config)
-    recipe = original.recipe
-    root = config.local.data.root
-    data = examples_of(recipe.config, root, {recipe.data_digest}, "run", console)
+    if trained.own is not None:
+        way = "train it anew, and explain that run"
+        own = own_function(trained.own, config.local.own, store, run_id, what="run", way=way)
+        trained = dataclasses.replace(trained, own=own)
+    here = with_settings(trained, {"data.root": config.local.data.root})
+    _, data = load_examples(here, console, {original.recipe.data_digest}, "run")
+    base = with_settings(trained, {"training.sharpness_points": 0})
     command = explain_command(run_id, config.local)
-    with recorded_explanation(
-        store,
-        key=f"run-{run_id}",
-        name=run_name(original.recipe.config),
-        parent=run_id,
-        console=console,
-        command=command,
-    ) as (reruns, explain_id):
-        found, seen = _searched(store, original, judged, data, config, console, reruns)
-        said = (*describe_repair(found), *seen)
+    with (
+        recorded_explanation(
+            store,
+            key=f"run-{run_id}",
+            name=run_name(trained),
+            parent=run_id,
+            console=console,
+            command=command,
+        ) as (reruns, explain_id),
+        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
+    ):
+        earlier = read_reruns(store, f"run-{run_id}")
+        known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
+        limit_s = config.explain.timeout_s
+        ends = (
+            f"explain.timeout_s={limit_s:g} ends it" if limit_s else "explain.timeout_s can end it"
+        )
+        again = f"; {len(known)} reruns of earlier calls are used" if known else ""
+        say(console, f"trying changes one at a time; {ends}{again}")
+        end = time.monotonic() + (limit_s or math.inf)
+        with counting(console, "reruns", max(0, _RERUNS - len(known))) as told:
+            trainer = Retrainer(data, where, reruns, f"run-{run_id}", told)
+            seen = _symptoms(base, original.result, judged, trainer)
+            found, offer = _search(base, judged, known, trainer, config, end)
+        said = (*describe_repair(found), *seen, *offer)
         say(console, "", " ".join(said), "")  # before the store can fail
-        _describe(store, found, said, (run_id, explain_id))
+        causes = named_causes(found) or (() if found.is_complete else ("not settled",))
+        about = (run_id, explain_id)
+        patiently(lambda: describe_answer(store, about, sentences=said, causes=causes))
     if not found.is_complete:
         say(console, f"the time was up; this goes on: {command}")
+    commands = how_to_look(store, run_id=run_id)
     if found.is_verified and config.explain.apply:
-        _apply(store, original, found, data, config, console)
-        return found
-    offer = f"{command} explain.apply=true   # tracks the repaired run"
-    commands = [*([offer] if found.is_verified else []), *how_to_look(store, run_id=run_id)]
+        commands = _apply(store, run_id, trained, found.cures[0], data, config, console)
+    elif found.is_verified:
+        commands = [f"{command} explain.apply=true   # tracks the repaired run", *commands]
     say(console, "next:", *(f"  {line}" for line in commands))
     return found
 
@@ -169,85 +196,64 @@ def _last_run(store: Store, what: str) -> tuple[str, str | None]:
         key = f"own-{digest([key, known.info.run_id])[:32]}"
 
 
-def _describe(store: Store, found: Repair, said: Sequence[str], run_ids: Sequence[str]) -> None:
-    causes = named_causes(found)
-    if not causes and not found.is_complete:
-        causes = ("not settled",)
-    patiently(lambda: describe_answer(store, run_ids, sentences=said, causes=causes))
+def _symptoms(
+    base: RunConfig, result: Result, judged: Judgement, trainer: Retrainer
+) -> tuple[str, ...]:
+    """What the run shows of why it ends badly; trained again where its record is coarse."""
+    if base.own is not None:  # what its layers do, only the function knows
+        return ()
+    is_coarse = not result.layer_step.size or base.training.evaluate_every > 1
+    if is_coarse and base.training.steps <= _MOST_STEPS:
+        [record] = trainer.train([with_settings(base, {"training.evaluate_every": 1})])
+        result = record.result
+    return symptoms_of(base, result, judged)
 
 
-def _located(store: Store, original: TrackedRun, config: ExplainConfig) -> TrackedRun:
-    """The run with the file of its own function, where that is named."""
-    recorded = original.recipe.config
-    if recorded.own is None:
-        return original
-    source = functools.partial(fetch_source, store, original.run_id)
-    own = located(recorded.own, config.local.own, source)
-    if own.program != recorded.own.program:
-        raise DataError(
-            f"{own.program.file} is not what the run was trained by; train it anew, and explain "
-            "that run"
-        )
-    recipe = dataclasses.replace(original.recipe, config=dataclasses.replace(recorded, own=own))
-    return dataclasses.replace(original, recipe=recipe)
-
-
-def _searched(
-    store: Store,
-    original: TrackedRun,
+def _search(
+    base: RunConfig,
     judged: Judgement,
-    data: Dataset,
+    known: Results,
+    trainer: Retrainer,
     config: ExplainConfig,
-    console: Console,
-    reruns: Drain,
+    end: float,
 ) -> tuple[Repair, tuple[str, ...]]:
-    """The repair, and in sentences what the run itself shows of why."""
-    base = with_settings(original.recipe.config, {"training.sharpness_points": 0})
-    earlier = read_reruns(store, f"run-{original.run_id}")
-    known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}
-    limit_s, own = config.explain.timeout_s, n_threads(Execution())  # of the driver, no worker's
-    ends = f"explain.timeout_s={limit_s:g} ends it" if limit_s else "explain.timeout_s can end it"
-    again = f"; {len(known)} reruns of earlier calls are used" if known else ""
-    say(console, f"trying changes one at a time; {ends}{again}")
-    end = time.monotonic() + (limit_s or math.inf)
-    with (
-        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
-        counting(console, "reruns", max(0, _RERUNS - len(known))) as told,
-    ):
-        trainer = Retrainer(data, where, reruns, f"run-{original.run_id}", told)
-        size = _POPULATION * where.slots()
+    """The repair, and in a sentence what the guard offers, if anything.
 
-        def goes_on() -> bool:
-            pace_s = trainer.seconds / max(1, trainer.n_trained)
-            return time.monotonic() + pace_s * size / 2 < end
+    Args:
+        judged: how the run ends unchanged.
+        known: reruns of earlier calls.
+        end: by the monotonic clock; half a population may be trained beyond it.
+    """
+    data, own = trainer.data, n_threads(Execution())  # of the driver, no worker's
+    size = _POPULATION * trainer.executor.slots()
 
-        seen = _seen(original, base, judged, trainer)
-        found = repair(
-            base,
-            standard_space(base),
-            trainer,
-            before=judged,
-            n_examples=data.train.n_examples,
-            gradient_norm=norms_of(data),
-            ratio=forecast([base], data, threads=own)[0] if data.program is None else None,
-            seeds=config.explain.seeds,
-            known=known,
-            population=size,
-            goes_on=goes_on,
-        )
-        if _may_guard(base, judged) and goes_on():
-            guarded = with_settings(plain(base), {"optimizer.guard": "rollback"})
-            configs = with_further_seeds(guarded, config.explain.seeds)
-            new = [each for each in configs if each not in known]
-            known |= dict(zip(new, trainer(new) if new else (), strict=True))
-            seen += _offer(judged, [known[each] for each in configs], named_causes(found))
-    return found, seen
+    def goes_on() -> bool:
+        pace_s = trainer.seconds / max(1, trainer.n_trained)
+        return time.monotonic() + pace_s * size / 2 < end
 
-
-def _may_guard(base: RunConfig, judged: Judgement) -> bool:
-    """Whether the guard may help: it watches for what ended the run."""
+    found = repair(
+        base,
+        standard_space(base),
+        trainer,
+        before=judged,
+        n_examples=data.train.n_examples,
+        gradient_norm=norms_of(data),
+        ratio=forecast([base], data, threads=own)[0] if data.program is None else None,
+        seeds=config.explain.seeds,
+        known=known,
+        population=size,
+        goes_on=goes_on,
+    )
+    # The guard watches for what ended such a run.
     is_wild = judged.verdict in (Verdict.OSCILLATING, Verdict.CLIMBING, Verdict.DIVERGED)
-    return is_wild and base.own is None and base.optimizer.guard == "none"
+    may_guard = is_wild and base.own is None and base.optimizer.guard == "none"
+    if not may_guard or not goes_on():
+        return found, ()
+    guarded = with_settings(plain(base), {"optimizer.guard": "rollback"})
+    configs = with_further_seeds(guarded, config.explain.seeds)
+    new = [each for each in configs if each not in known]
+    after = {**known, **dict(zip(new, trainer(new) if new else (), strict=True))}
+    return found, _offer(judged, [after[each] for each in configs], named_causes(found))
 
 
 def _offer(
@@ -255,9 +261,9 @@ def _offer(
 ) -> tuple[str, ...]:
     """What the guard makes of the run and its further seeds, if it helps: a repair, no cause."""
     own, *further = (is_repair(judged, each) for each in guarded)
-    ends = "has converged" if guarded[0].verdict is Verdict.CONVERGED else "learns"
     if not own or 2 * sum(further) < len(further):
         return ()
+    ends = "has converged" if guarded[0].verdict is Verdict.CONVERGED else "learns"
     cause = f"; the cause stays {causes[0]}" if causes else ""
     return (
         f"With optimizer.guard=rollback it {ends}, and with {sum(further)} of {len(further)} "
@@ -265,46 +271,30 @@ def _offer(
     )
 
 
-def _seen(
-    original: TrackedRun, base: RunConfig, judged: Judgement, trainer: Retrainer
-) -> tuple[str, ...]:
-    """What the run shows of why it ends badly; trained again where its record is coarse."""
-    if base.own is not None:  # what its layers do, only the function knows
-        return ()
-    result, every = original.result, base.training.evaluate_every
-    is_coarse = not result.layer_step.size or every > 1
-    if is_coarse and base.training.steps <= _MOST_STEPS:
-        [result] = trainer.results([with_settings(base, {"training.evaluate_every": 1})])
-    return symptoms_of(base, result, judged)
-
-
 def _apply(
     store: Store,
-    original: TrackedRun,
-    found: Repair,
+    run_id: str,
+    trained: RunConfig,
+    best: Attempt,
     data: Dataset,
     config: ExplainConfig,
     console: Console,
-) -> None:
-    """Trains the repaired run once more, for its record, and tracks it beside the original."""
-    best = found.cures[0]
-    points = original.recipe.config.training.sharpness_points
+) -> list[str]:
+    """Trains the repaired run once more, for its record, and tracks it beside the original.
+
+    Returns:
+        What to type next.
+    """
+    points = trained.training.sharpness_points
     repaired = with_settings(best.config, {"training.sharpness_points": points})
     [record] = train_runs([repaired], data, config.local.execution)
     own = digest(canonical_json(settings_of(repaired)))[:32]
     tags = {
-        KEY: f"run-{original.run_id}/repaired/{own}",
-        REPAIR_OF: original.run_id,
+        KEY: f"run-{run_id}/repaired/{own}",
+        "mlp.repair_of": run_id,
         "mlp.repair": best.text,
     }
-    name = f"repaired {run_name(repaired)}"
-    remedy = doctor_command(config.local)
-    # Beside the original, in its experiment.
-    _, new_id = record_run(lambda: store, record, Label(name, tags), remedy=remedy)
-    say(
-        console,
-        f"run {new_id}, repaired from {original.run_id}: {record.judgement.verdict.value}",
-        "next:",
-        f"  {rerun_command(new_id, config.local)}",
-        *(f"  {line}" for line in how_to_look(store, run_id=new_id)),
-    )
+    label, remedy = Label(f"repaired {run_name(repaired)}", tags), doctor_command(config.local)
+    _, new_id = record_run(lambda: store, record, label, remedy=remedy)
+    say(console, f"run {new_id}, repaired from {run_id}: {record.judgement.verdict.value}")
+    return [rerun_command(new_id, config.local), *how_to_look(store, run_id=new_id)]

@@ -2,19 +2,19 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from mlp.causes.changes import GradientNorm
-from mlp.config import Execution, RunConfig
+from mlp.config import Execution, Own, RunConfig
 from mlp.curve import Judgement
-from mlp.data.dataset import Dataset, examples_for
-from mlp.engine.result import Result
+from mlp.data.dataset import Dataset
 from mlp.errors import DataError, RecordError, patiently
-from mlp.settings import with_settings
+from mlp.settings import located
 from mlp.stability.sharpness import gradient_norms
 from mlp.terminal.screen import say
 from mlp.tracking import spool
@@ -22,6 +22,7 @@ from mlp.tracking.batch import BATCH_FILE, batch_of, read_batch
 from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.drain import Drain, drain
 from mlp.tracking.listing import EXPLAINS, read_listing
+from mlp.tracking.read import fetch_source
 from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.store import Store, start_explanation
 from mlp.training.train_runs import n_threads, train_runs
@@ -53,31 +54,24 @@ def recorded_explanation(
     run_id = start_explanation(store, key=key, name=f"explain {name}", parent=parent)
     try:
         with Drain(key, lambda: (store, run_id)) as reruns:
-            yield from _ended(reruns, run_id, console, command)
+            try:
+                yield reruns, run_id
+                reruns.finish("FINISHED")
+            except (KeyboardInterrupt, BrokenPipeError):
+                reruns.give_up("KILLED")
+                n = reruns.n_given
+                kept = f"{n} reruns are kept; this goes on from there"
+                say(console, f"{kept if n else 'no rerun was at its end'}: {command}")
+                raise
+            except BaseException:
+                reruns.finish("FAILED")
+                _say_kept(reruns, console, command)
+                raise
+            _say_kept(reruns, console, command)
     finally:
         spool.leave(spool.folder_of_runs())
     if reruns.problem is not None:
         raise reruns.problem
-
-
-def _ended(
-    reruns: Drain, run_id: str, console: Console, command: str
-) -> Iterator[tuple[Drain, str]]:
-    """Sets the status that is true."""
-    try:
-        yield reruns, run_id
-        reruns.finish("FINISHED")
-    except (KeyboardInterrupt, BrokenPipeError):
-        reruns.give_up("KILLED")
-        n = reruns.n_given
-        said = f"{n} reruns are kept; this goes on from there" if n else "no rerun was at its end"
-        say(console, f"{said}: {command}")
-        raise
-    except BaseException:
-        reruns.finish("FAILED")
-        _say_kept(reruns, console, command)
-        raise
-    _say_kept(reruns, console, command)
 
 
 def _say_kept(reruns: Drain, console: Console, command: str) -> None:
@@ -99,27 +93,23 @@ def _kept_of(key: str) -> list[Path]:
     return places
 
 
-def examples_of(
-    config: RunConfig, root: str | None, digests: Set[str | None], what: str, console: Console
-) -> Dataset:
-    """The data that runs were trained on.
+def own_function(
+    recorded: Own, named: Own | None, store: Store, run_id: str, *, what: str, way: str
+) -> Own:
+    """An own function by the file that is named here, if that is what was trained.
 
     Args:
-        root: the folder of the data on this machine, if one is named.
-        digests: that the runs have recorded; None: of a run that recorded none.
-        what: was trained, `run` or `study`.
+        run_id: of a run that has the text of the file.
+        what: was trained by it, `run` or `study`.
+        way: out of it where the file is another one.
 
     Raises:
-        DataError: where the data here are other ones.
+        DataError: where it is.
     """
-    config = with_settings(config, {"data.root": root})
-    _, data = examples_for(config, notice=lambda line: say(console, line))
-    if others := digests - {None, data.digest}:
-        raise DataError(
-            f"the {what} was trained on other data than {data.name} is here: digest "
-            f"{min(map(str, others))}, here {data.digest}"
-        )
-    return data
+    own = located(recorded, named, lambda: fetch_source(store, run_id))
+    if own.program != recorded.program:
+        raise DataError(f"{own.program.file} is not what the {what} was trained by; {way}")
+    return own
 
 
 def norms_of(data: Dataset) -> GradientNorm:
@@ -129,42 +119,32 @@ def norms_of(data: Dataset) -> GradientNorm:
     return functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
 
 
+@dataclass(eq=False)
 class Retrainer:
     """Trains configs for an inquiry and keeps their loss curves, thinned.
 
     Attributes:
+        key: of what is explained.
+        told: called often with the reruns done and in work; may raise to stop.
         curves: plain config -> its loss.
         seconds: that the training of all of them took.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        executor: Executor,
-        reruns: Drain,
-        key: str,
-        told: Callable[[int, float], None],
-    ) -> None:
-        """Trains nothing yet.
-
-        Args:
-            told: called often with the reruns done and in work; may raise to stop.
-        """
-        self.curves: dict[RunConfig, ThinCurve] = {}
-        self.n_trained = 0
-        self.seconds = 0.0
-        self._data, self._executor, self._reruns, self._key = data, executor, reruns, key
-        self._told = told
+    data: Dataset
+    executor: Executor
+    reruns: Drain
+    key: str
+    told: Callable[[int, float], None]
+    curves: dict[RunConfig, ThinCurve] = field(default_factory=dict)
+    n_trained: int = 0
+    seconds: float = 0.0
 
     def __call__(self, configs: Sequence[RunConfig]) -> list[Judgement]:
         """Trains each and judges its loss."""
-        return [record.judgement for record in self._train(configs)]
+        return [record.judgement for record in self.train(configs)]
 
-    def results(self, configs: Sequence[RunConfig]) -> list[Result]:
+    def train(self, configs: Sequence[RunConfig]) -> list[RunRecord]:
         """Trains each; what is measured along the way is kept as well."""
-        return [record.result for record in self._train(configs)]
-
-    def _train(self, configs: Sequence[RunConfig]) -> list[RunRecord]:
         started = time.monotonic()
 
         def finished(made: Mapping[int, RunRecord]) -> None:
@@ -172,14 +152,14 @@ class Retrainer:
             for place, record in made.items():
                 result = record.result
                 self.curves[configs[place]] = thin(result.loss, result.loss_step)
-            batch = batch_of(self._key, list(made.values()))
-            self._reruns.add(spool.put_single(batch), len(made))
+            batch = batch_of(self.key, list(made.values()))
+            self.reruns.add(spool.put_single(batch), len(made))
 
         records = train_runs(
             configs,
-            self._data,
-            self._executor,
-            progress=lambda done, _losses: self._told(self.n_trained, done),
+            self.data,
+            self.executor,
+            progress=lambda done, _losses: self.told(self.n_trained, done),
             finished=finished,
         )
         self.seconds += time.monotonic() - started

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,10 +22,9 @@ from mlp.causes.observed import DEEDS, count_values
 from mlp.causes.plan import Side
 from mlp.config import RunConfig, Value
 from mlp.curve import VERDICT_COLOURS, Verdict
-from mlp.report.summary import CurvePair, PageContent
+from mlp.report.summary import CurvePair, PageContent, short_value
 from mlp.settings import learning_rate_of, settings_of
 from mlp.shares import Share
-from mlp.study.space import typed
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
@@ -227,58 +226,43 @@ def map_figure(
     for name, dots in by_row.items():
         n = sum(dot.kind == asked.value for dot in dots)
         words = f"{n} of {len(dots)} {DEEDS[asked].does if n == 1 else DEEDS[asked].do}"
-        edge = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
-        if edge is not None:
-            words += f"; edge near {edge.place:.2g}: {edge.below} below it, {edge.above} above"
-        rows.append(Row(name, words, tuple(dots), edge and edge.place))
-    rates = [rate for run in runs if (rate := _rate_of(run.config)) is not None]
+        edge, told = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
+        rows.append(Row(name, words + told, tuple(dots), edge))
+    rates = [dot.x for dots in by_row.values() for dot in dots]
     return Figure(_log_axis("learning rate", rates, margin=0.04), rows=tuple(rows))
 
 
-class RateEdge(NamedTuple):
-    """From which learning rate on runs swing or are lost.
+def edge_of(runs: Sequence[tuple[float, bool]]) -> tuple[float | None, str]:
+    """The learning rate that parts calm runs from those that swing or diverge, and words for it.
 
-    Attributes:
-        place: between the two rates on either side of it.
-        below: how many do so below it, as words.
-        above: and above it.
-    """
-
-    place: float
-    below: str
-    above: str
-
-
-def edge_of(runs: Sequence[tuple[float, bool]]) -> RateEdge | None:
-    """The learning rate that parts calm runs from those that swing or diverge.
-
-    It is the cut with the fewest runs on the wrong side.
+    It is between the two rates on either side of the cut with the fewest runs on the wrong side.
 
     Args:
         runs: learning rate, and whether the run swung or diverged.
 
     Returns:
-        None with fewer than two runs on a side, or where a quarter of them is on the wrong one:
-        then it is not the rate that parts them.
+        None, and no words, with fewer than two runs on a side, or where a quarter of them is on
+        the wrong one: then it is not the rate that parts them.
 
     Example:
         >>> edge_of([(0.1, False), (0.2, False), (0.8, True), (3.0, True), (9.0, True)])
-        RateEdge(place=0.4, below='0 of 2', above='3 of 3')
+        (0.4, '; edge near 0.4: 0 of 2 below it, 3 of 3 above')
     """
     in_order = sorted(runs)
     bad = np.array([is_bad for _, is_bad in in_order], dtype=int)
     if bad.size < 2 * _LEAST_BESIDE or bad.sum() in (0, bad.size):
-        return None
-    cuts = np.arange(_LEAST_BESIDE, bad.size - _LEAST_BESIDE + 1)
-    wrong = [int(bad[:cut].sum() + (1 - bad[cut:]).sum()) for cut in cuts]
-    cut = int(cuts[int(np.argmin(wrong))])
+        return None, ""
+    cuts = range(_LEAST_BESIDE, bad.size - _LEAST_BESIDE + 1)
+    wrong = {cut: int(bad[:cut].sum() + (1 - bad[cut:]).sum()) for cut in cuts}
+    cut = min(wrong, key=wrong.__getitem__)
     low, high = in_order[cut - 1][0], in_order[cut][0]
-    is_parted = 4 * min(wrong) <= bad.size and 2 * bad[cut:].sum() > bad.size - cut
+    below, above = bad[:cut], bad[cut:]
+    is_parted = 4 * wrong[cut] <= bad.size and 2 * above.sum() > above.size
     if not is_parted or low == high:
-        return None
-    sides = (bad[:cut], bad[cut:])
-    counts = [f"{int(side.sum())} of {side.size}" for side in sides]
-    return RateEdge(math.sqrt(low * high), *counts)
+        return None, ""
+    place = math.sqrt(low * high)
+    counts = f"{below.sum()} of {below.size} below it, {above.sum()} of {above.size} above"
+    return place, f"; edge near {place:.2g}: {counts}"
 
 
 def _rate_of(config: RunConfig) -> float | None:
@@ -315,17 +299,47 @@ def causes_figure(answer: Answer) -> Figure:
 
     rows = []
     for effect in sorted(filter(_tried_sides, answer.effects), key=turned):
-        words, sides = effect.conclusion.words(answer.asked), _tried_sides(effect)
-        if effect.conclusion is Conclusion.CAUSE and not _is_named(answer, effect):
+        sides, is_named = _tried_sides(effect), _is_named(answer, effect)
+        words = effect.conclusion.words(answer.asked)
+        if effect.conclusion is Conclusion.CAUSE and not is_named:
             words = _EXPLAINED
         did = ", ".join(f"{own.side.did} it in {own.n_with} of {own.n_expected}" for own in sides)
-        dots = tuple(_effect_dot(answer, effect, side) for side in sides)
+        dots = tuple(_effect_dot(effect, side, is_named=is_named) for side in sides)
         rows.append(Row(str(effect.factor), f"{words}: {did}", dots))
     lowest = min((dot.low or 0.0 for row in rows for dot in row.dots), default=0.0)
     axis = Axis(
         "share of the reruns that the change turned", min(-0.1, lowest) - 0.05, 1.05, is_share=True
     )
     return Figure(axis, rows=tuple(rows), baseline=0.0)
+
+
+def _effect_dot(effect: Effect, side: SideEffect, *, is_named: bool) -> Dot:
+    endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
+    share, conclusion = side.difference, effect.conclusion
+    if conclusion is Conclusion.CAUSE and (share.value <= 0 or not is_named):
+        conclusion = Conclusion.TOO_LITTLE  # a side that speaks against it, or what is not named
+    return Dot(
+        x=share.value,
+        lane=32 if side.side is Side.STOPS else 68,
+        kind=conclusion.name.lower().replace("_", "-"),
+        symbol=side.side.value,
+        words=(
+            f"{effect.factor}: turned {side.n_with} of {side.n_pairs} reruns, {side.n_against} "
+            f"the other way; they ended {endings} (p = {effect.p_value:.2g})"
+        ),
+        low=share.low,
+        high=share.high,
+    )
+
+
+def _is_named(answer: Answer, effect: Effect) -> bool:
+    return any(effect.factor.setting in cause.settings for cause in answer.causes)
+
+
+def _tried_sides(effect: Effect) -> list[SideEffect]:
+    """The sides with reruns, the cures first."""
+    sides = (effect.on(side) for side in (Side.STOPS, Side.STARTS))
+    return [own for own in sides if own is not None and own.n_pairs]
 
 
 def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> Figure:
@@ -393,56 +407,7 @@ def _steps(low: float, high: float) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _effect_dot(answer: Answer, effect: Effect, side: SideEffect) -> Dot:
-    endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
-    share = side.difference
-    return Dot(
-        x=share.value,
-        lane=32 if side.side is Side.STOPS else 68,
-        kind=_kind(answer, effect, side),
-        symbol="stops" if side.side is Side.STOPS else "starts",
-        words=(
-            f"{effect.factor}: turned {side.n_with} of {side.n_pairs} reruns, {side.n_against} "
-            f"the other way; they ended {endings} (p = {effect.p_value:.2g})"
-        ),
-        low=share.low,
-        high=share.high,
-    )
-
-
-def _kind(answer: Answer, effect: Effect, side: SideEffect | None = None) -> str:
-    """Its conclusion as the page's colours are called, such as `too-little`.
-
-    It is `too-little` as well where the answer does not name a cause, or a side speaks against it.
-    """
-    shown = effect.conclusion
-    against = side is not None and side.difference.value <= 0
-    if shown is Conclusion.CAUSE and (against or not _is_named(answer, effect)):
-        shown = Conclusion.TOO_LITTLE
-    return shown.name.lower().replace("_", "-")
-
-
-def _is_named(answer: Answer, effect: Effect) -> bool:
-    return any(effect.factor.setting in cause.settings for cause in answer.causes)
-
-
-def _tried_sides(effect: Effect) -> list[SideEffect]:
-    """The sides with reruns, the cures first."""
-    sides = (effect.on(side) for side in (Side.STOPS, Side.STARTS))
-    return [own for own in sides if own is not None and own.n_pairs]
-
-
 # The page
-
-
-@dataclass(frozen=True)
-class _RunRow:
-    """A line of the table of runs; of the cells after the verdict, None is an empty one."""
-
-    name: str
-    address: str
-    verdict: Verdict
-    cells: tuple[Value | None, ...]
 
 
 def render_page(content: PageContent) -> str:
@@ -451,7 +416,11 @@ def render_page(content: PageContent) -> str:
     Whatever comes from a store (names, settings) is escaped.
     """
     seen = {run.judgement.verdict for run in content.runs}
-    varied = _varied(content)
+    # Those drawn by another setting, or by layer, once; rate and normalization first.
+    names = {name.partition("[")[0]: None for run in content.observed for name in run.params}
+    first = {name: None for name in (LEARNING_RATE, NORMALIZATION) if name in names}
+    varied = list(first | names)
+    shown = list(zip(content.runs, content.addresses, strict=True))[:_MOST_ROWS]
     return TEMPLATES.get_template("page.html").render(
         content=content,
         asked=content.answer.asked,
@@ -461,33 +430,23 @@ def render_page(content: PageContent) -> str:
         verdicts=[verdict.value for verdict in Verdict if verdict in seen],
         varied=varied,
         is_built_in=all(run.config.own is None for run in content.runs),
-        rows=_rows(content, varied),
+        rows=[(run, address, _cells(run, varied)) for run, address in shown],
         combined=list(dict.fromkeys(name for own in content.combinations for name in own.settings)),
         style=_text("page.css") + STYLE,
         script=_text("page.js"),
     )
 
 
-def _varied(content: PageContent) -> list[str]:
-    """The settings in which the runs differ; those drawn by another one, or by layer, once."""
-    names = {name.partition("[")[0]: None for run in content.observed for name in run.params}
-    first = {name: None for name in (LEARNING_RATE, NORMALIZATION) if name in names}
-    return list(first | names)
-
-
-def _rows(content: PageContent, varied: Sequence[str]) -> list[_RunRow]:
-    rows = []
-    for run, address in zip(content.runs[:_MOST_ROWS], content.addresses, strict=False):
-        settings = settings_of(run.config) | {WIDTHS: list(run.config.model.layer_widths)}
-        cells = (
-            run.metrics.get("final_loss"),
-            run.metrics.get("final_validation_accuracy"),
-            run.judgement.amplitude,
-            run.judgement.period_steps,
-            *(settings[name] for name in varied),
-        )
-        rows.append(_RunRow(run.name, address, run.judgement.verdict, cells))
-    return rows
+def _cells(run: PastRun, varied: Sequence[str]) -> list[Value | None]:
+    """Of a line in the table of runs what comes after the verdict; None is an empty cell."""
+    settings = settings_of(run.config) | {WIDTHS: list(run.config.model.layer_widths)}
+    return [
+        run.metrics.get("final_loss"),
+        run.metrics.get("final_validation_accuracy"),
+        run.judgement.amplitude,
+        run.judgement.period_steps,
+        *(settings[name] for name in varied),
+    ]
 
 
 def _counted(counts: Mapping[Verdict, int]) -> str:
@@ -504,15 +463,9 @@ def _range(share: Share | None) -> str:
     return "" if share is None else f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
 
 
-def _value(value: Value | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else typed(value)
-
-
 TEMPLATES.filters |= {
     "counted": _counted,
     "interval": _interval,
     "range": _range,
-    "value": _value,
+    "value": short_value,
 }

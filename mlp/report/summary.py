@@ -2,17 +2,16 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from mlp.causes.answer import Answer
-from mlp.causes.changes import SEEDS, chance_of
+from mlp.causes.changes import SEEDS, Change, chance_of
 from mlp.causes.observed import StudyRun, is_repair
-from mlp.causes.plan import Plan, Results, Side
-from mlp.config import RunConfig, Value
+from mlp.causes.plan import Pick, Plan, Results, Side
+from mlp.config import Value
 from mlp.curve import Judgement, Verdict
-from mlp.settings import with_settings
 from mlp.stability.ratio import Forecast, Quality, forecast_quality
 from mlp.study.space import typed
 from mlp.tracking.display import ThinCurve
@@ -23,21 +22,8 @@ _MOST_GROUPS = 48  # lines of the table of combinations
 _FIRST_STEP = "stability_ratio_start"
 
 
-@dataclass(frozen=True)
-class Cure:
-    """A picked run, and a change of one setting that repairs it.
-
-    Attributes:
-        run: its place in the study.
-        text: the change as typed.
-        repaired: the changed run, with the run's own seed.
-        verdict: of the changed run.
-    """
-
-    run: int
-    text: str
-    repaired: RunConfig
-    verdict: Verdict
+Cure = tuple[Pick, Change]
+"""A picked run, and a change of one setting that repairs it with the run's own seed."""
 
 
 @dataclass(frozen=True)
@@ -112,38 +98,25 @@ def find_cures(
     """
     order = [effect.factor for cause in found.causes for effect in cause.effects]
     order += [effect.factor for effect in sorted(found.effects, key=lambda own: own.p_value)]
-    cures: list[Cure] = []
-    for pick in plan.on(Side.STOPS):
-        repairs = (
-            Cure(
-                pick.run,
-                change.text,
-                with_settings(pick.configs[0], dict(change.values)),
-                after.verdict,
-            )
-            for factor in dict.fromkeys(order)
-            for change in pick.by_strength(factor, results)
-            if (after := pick.judged([change], 0, results)) is not None
-            and is_repair(judged[pick.run], after, chance_of(pick.configs[0]))
-        )
-        cures += itertools.islice(repairs, 1)
-    return cures
+
+    def repairs(pick: Pick) -> Iterator[Cure]:
+        for factor in dict.fromkeys(order):
+            for change in pick.by_strength(factor, results):
+                after = pick.judged([change], 0, results)
+                chance = chance_of(pick.configs[0])
+                if after is not None and is_repair(judged[pick.run], after, chance):
+                    yield pick, change
+
+    return [cure for pick in plan.on(Side.STOPS) for cure in itertools.islice(repairs(pick), 1)]
 
 
 def spread_out(cures: Sequence[Cure]) -> list[Cure]:
     """A few cures: first one by each change, in the order of the runs, then further ones."""
     by_change: dict[str, list[Cure]] = {}
-    for cure in cures:
-        by_change.setdefault(cure.text, []).append(cure)
-    in_turn = sorted(
-        (
-            (place, n, cure)
-            for n, own in enumerate(by_change.values())
-            for place, cure in enumerate(own)
-        ),
-        key=lambda item: item[:2],
-    )
-    return [cure for _, _, cure in in_turn[:_MOST_PAIRS]]
+    for pick, change in cures:
+        by_change.setdefault(change.text, []).append((pick, change))
+    in_turn = itertools.chain(*itertools.zip_longest(*by_change.values()))
+    return [cure for cure in in_turn if cure is not None][:_MOST_PAIRS]
 
 
 def combinations_of(
@@ -171,7 +144,10 @@ def quality_of(runs: Sequence[PastRun]) -> dict[str, Quality]:
     )
 
 
-def _short(value: Value) -> str:
+def short_value(value: Value | None) -> str:
+    """A setting or number for a table; empty where there is none."""
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else typed(value)
 
 
@@ -180,7 +156,7 @@ def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
     losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
     by_setting: dict[str, list[str]] = {}  # what is drawn by another setting, or by layer, is one
     for name, value in _without_seeds(example.params).items():
-        by_setting.setdefault(name.partition("[")[0], []).append(_short(value))
+        by_setting.setdefault(name.partition("[")[0], []).append(short_value(value))
     return Combination(
         settings={name: ",".join(values) for name, values in by_setting.items()},
         counts=Counter(own.verdict for own in judged),

@@ -149,7 +149,11 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-        draw(space, base, noted(lambda name, domain, place=place: domain.at(place[name]), taken))
+
+        def at_place(name: str, domain: Domain, place: dict[str, float] = place) -> Value:
+            return domain.at(place[name])
+
+        draw(space, base, noted(at_place, taken))
         points.append(taken)
     return points
 

@@ -1,7 +1,6 @@
 """`python -m mlp.explain`: a small real study, its answer on screen, in MLflow and as a page."""
 
 import contextlib
-import dataclasses
 import io
 import re
 import shutil
@@ -10,9 +9,7 @@ import time
 import types
 from pathlib import Path
 
-import mlflow
 import pytest
-from mlflow.entities import Metric
 
 import mlp
 from mlp.causes.repair import describe_repair
@@ -34,7 +31,7 @@ from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.read import read_reruns, read_study
 from mlp.tracking.store import open_store
 from mlp.training.train_runs import train_runs
-from support.sweeping import command, failing_table, plain, sweep, tracked
+from support.sweeping import command, failing_table, plain, tracked
 from support.world import SWINGING, copy, said, swinging
 
 SMALL = {"interventions": 3, "seeds": 5, "timeout_s": 240.0}  # as in the world's explanation
@@ -101,29 +98,22 @@ def test_reruns_are_kept_small_in_files_of_the_explain_run(inside):
     assert list(below) == []
 
 
-def test_the_answer_stays_when_the_sweep_is_called_again(inside):
+def test_a_sweep_that_is_called_again_keeps_the_answer_and_ends_with_it(inside):
+    """The study is complete here, so that nothing else is left to be done."""
     _, found = inside
-    sweep(*SWINGING)
-    note = (
-        open_store(Tracking()).client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
-    )
+    store = open_store(Tracking())
+    assert run_study(read_sweep(compose("sweep", list(SWINGING)))).explanation is None
+    note = store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
     assert note.startswith(f"**{found.sentences[0]}**")
     assert note.count("Best is [#") == 1
-
-
-def test_a_sweep_ends_with_the_answer(inside):
-    """The study is complete here, so that nothing else is left to be done."""
     said = io.StringIO()
     overrides = [each for each in SWINGING if each != "study.explain=false"]
     end = run_study(read_sweep(compose("sweep", overrides)), console=plain(said))
-    assert end.explanation is not None
-    assert [cause.settings for cause in end.explanation.answer.causes] == [
-        ("optimizer.learning_rate",)
-    ]
+    causes = [cause.settings for cause in end.explanation.answer.causes]
+    assert causes == [("optimizer.learning_rate",)]
     shown = said.getvalue()
     assert shown.index("best is trial") < shown.index(end.explanation.sentences[0])
     assert shown.count("next:") == 1
-    assert run_study(read_sweep(compose("sweep", list(SWINGING)))).explanation is None
 
 
 def test_what_was_trained_is_not_trained_again(inside):
@@ -138,13 +128,12 @@ def test_what_was_trained_is_not_trained_again(inside):
     assert len(read_reruns(store, found.study.key)) == before
 
 
-@pytest.mark.parametrize("status", ["RUNNING", pytest.param("KILLED", marks=pytest.mark.system)])
-def test_a_study_that_is_not_at_its_end_is_explained_as_far_as_it_is(inside, status):
+def test_a_study_that_is_not_at_its_end_is_explained_as_far_as_it_is(inside):
     said, found = inside
     part = "The study is not at its end: this is about the 15 runs that it had."
     assert part not in said
     store = open_store(Tracking())
-    store.client.update_run(found.study.run_id, status=status)
+    store.client.update_run(found.study.run_id, status="KILLED")
     assert read_study(store, "small").is_at_end  # all trials are there, however it ended
     [*_, last] = found.study.runs
     store.client.delete_run(last.run_id)
@@ -155,7 +144,7 @@ def test_a_study_that_is_not_at_its_end_is_explained_as_far_as_it_is(inside, sta
     finally:
         store.client.restore_run(last.run_id)
         store.client.set_terminated(found.study.run_id)
-        explain_study("small", read_explain({"explain": SMALL}), console=plain(io.StringIO()))
+        explain_study("small", read_explain({"explain": SMALL}))
     assert part in again.getvalue()
     assert part in note
     assert part not in store.client.get_run(found.study.run_id).data.tags["mlflow.note.content"]
@@ -175,35 +164,6 @@ def test_a_study_is_found_by_its_name_its_parent_and_its_experiment(inside):
         read_study(store, "smal")
     with pytest.raises(RecordError, match="is not the parent of a study"):
         read_study(store, by_name.runs[0].run_id)
-
-
-def test_runs_that_another_program_recorded_are_judged_and_explained(made_store, tmp_path):
-    """Params that are settings and a metric `loss` are enough."""
-    shutil.copy(made_store, tmp_path / "foreign.db")
-    uri = f"sqlite:///{tmp_path}/foreign.db"
-    mlflow.set_tracking_uri(uri)
-    try:
-        client = mlflow.MlflowClient(uri)
-        experiment = client.create_experiment(
-            "foreign", artifact_location=(tmp_path / "a").as_uri()
-        )
-        for rate, high in ((0.1, 1.0), (50.0, 3.0)):
-            run = client.create_run(experiment).info.run_id
-            client.log_param(run, "optimizer.learning_rate", rate)
-            client.log_param(run, "data.name", "digits")
-            client.log_param(run, "colour", "blue")
-            losses = [high if step % 2 else 1 / (step + 1) for step in range(60)]
-            client.log_batch(run, [Metric("loss", v, 0, step) for step, v in enumerate(losses)])
-            client.set_terminated(run)
-        bare = client.create_run(experiment).info.run_id
-        client.set_terminated(bare)
-    finally:
-        mlflow.set_tracking_uri(None)
-    study = read_study(open_store(Tracking(uri=uri)), "foreign")
-    assert [run.config.optimizer.learning_rate for run in study.runs] == [0.1, 50.0]
-    assert {run.judgement.verdict for run in study.runs} == {Verdict.OSCILLATING}
-    assert study.n_left_out == 1
-    assert study.why_left_out == "1 FINISHED without a metric loss"
 
 
 @pytest.fixture
@@ -239,8 +199,6 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, r
         "With optimizer.guard=rollback it learns, and with 2 of 2 further seeds, without a search"
     )
     assert f"{offer}; the cause stays optimizer.learning_rate." in done.stdout
-    again = repair_run(run_id, read_explain({"explain": {"seeds": 2}}), console=plain(more))
-    assert dataclasses.replace(again, step=mended.step) == mended
     before = open_store(Tracking(uri=f"sqlite:///{world.explained()}/mlflow.db"))
     assert read_study(store, "small").runs == read_study(before, "small").runs
 
@@ -248,11 +206,9 @@ def test_a_run_that_oscillates_is_repaired_and_the_repaired_run_tracked(world, r
 def test_a_run_is_repaired_once_however_often_it_is_asked_for(repaired):
     _, done, run_id = repaired
     more = io.StringIO()
-    for _ in range(2):
-        config = read_explain({"explain": {"seeds": 2, "apply": True}})
-        repair_run(run_id, config, console=plain(more))
+    repair_run(run_id, read_explain({"explain": {"seeds": 2, "apply": True}}), console=plain(more))
     new_ids = re.findall(r"run ([0-9a-f]{32}), repaired from", done.stdout + more.getvalue())
-    assert len(new_ids) == 3
+    assert len(new_ids) == 2
     assert len(set(new_ids)) == 1
 
 
@@ -395,11 +351,6 @@ def test_the_help_names_its_settings_and_no_other(tmp_path):
     assert done.returncode == 0
     assert "explain.timeout_s" in done.stdout
     assert "\n  optimizer.learning_rate " not in done.stdout
-
-
-def test_setting_errors_are_those_of_the_door():
-    with pytest.raises(SettingError, match=r"explain\.timeout_s must be greater than 0"):
-        read_explain({"explain": {"timeout_s": 0.0}})
 
 
 def test_what_is_trained_when_a_person_stops_it_is_kept(inside, monkeypatch):
@@ -568,13 +519,12 @@ def test_a_study_whose_runs_stall_is_asked_what_stalls_them(here):
     settings |= {"model.depth": 3, "model.widths": 6, "training.steps": 150}
     end = run_study("smoke", settings | {"optimizer.learning_rate": 2.0})
     assert end.explanation is None  # none oscillates, and half of them learn
-    found = explain_study(end.name, {"timeout_s": 60.0, "verdict": "stalled"})
+    found = explain_study(end.name, {"timeout_s": 60.0})
     assert found.answer.asked is Verdict.STALLED
     assert found.sentences[0].startswith("initialization.scheme makes the loss stall: ")
     assert "<h1>Why does the loss stall?</h1>" in found.page
     assert "stalled and repaired" in found.page.lower()
-    assert f"explain {end.name} explain.verdict=stalled explain.interventions=16" in found.page
-    assert explain_study(end.name, {"timeout_s": 1.0}).answer.asked is Verdict.STALLED
+    assert f"explain {end.name} explain.interventions=16" in found.page
     assert explain_study(end.name, {"verdict": "diverged"}).sentences == (
         "None of the 8 runs diverges, so there is nothing to stop.",
     )

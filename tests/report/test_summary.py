@@ -1,6 +1,7 @@
 """What the page of a study shows, before anything is drawn."""
 
 import dataclasses
+from types import SimpleNamespace
 
 from mlp.causes.answer import answer, investigate
 from mlp.causes.observed import StudyRun
@@ -8,7 +9,6 @@ from mlp.causes.plan import Side, plan_reruns
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
 from mlp.report.summary import (
-    Cure,
     combinations_of,
     find_cures,
     quality_of,
@@ -75,16 +75,16 @@ def test_a_pair_of_curves_shows_no_run_that_ends_higher():
     found = answer(plan, results, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
     swings = past().judgement  # at a loss of 0.5; the quiet reruns end at 0.1
     picked = [pick.run for pick in plan.on(Side.STOPS)]
-    assert [cure.run for cure in find_cures(plan, results, found, [swings] * 24)] == picked
+    assert [pick.run for pick, _ in find_cures(plan, results, found, [swings] * 24)] == picked
     low = [
         dataclasses.replace(swings, tail_loss=0.09 if i == picked[0] else 0.5) for i in range(24)
     ]
-    assert [cure.run for cure in find_cures(plan, results, found, low)] == picked[1:]
+    assert [pick.run for pick, _ in find_cures(plan, results, found, low)] == picked[1:]
 
 
 def test_cures_of_different_kinds_are_drawn_before_more_of_one_kind():
-    cures = [Cure(i, text, RunConfig(), Verdict.LEARNING) for i, text in enumerate("aaab")]
-    assert [(cure.run, cure.text) for cure in spread_out(cures)] == [
+    cures = [(place, SimpleNamespace(text=text)) for place, text in enumerate("aaab")]
+    assert [(place, change.text) for place, change in spread_out(cures)] == [
         (0, "a"),
         (3, "b"),
         (1, "a"),

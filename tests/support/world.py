@@ -99,15 +99,6 @@ class World:
 
         return self._part("mended", make)
 
-    def examined(self) -> Path:
-        """The sweep's folder, after the doctor was there."""
-
-        def make(here: Path) -> Done:
-            copy(self.swept(), here)
-            return command("doctor", "data=digits", cwd=here, MLFLOW_TRACKING_URI="")
-
-        return self._part("examined", make)
-
     def _part(self, name: str, make: Callable[[Path], Done]) -> Path:
         """A folder in which a command was run, and ended well."""
 
