@@ -21,8 +21,8 @@ _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.
 # Files whose tests take longest, in their order: begun first, so that no core idles at the end.
 # The README comes before the pages of docs, which are typed in what it leaves.
 _LONGEST = (
-    *("README", "test_cluster", "test_servers", "test_outage", "test_readme", "test_crash"),
-    *("test_faults", "test_other_programs", "test_mlflow_pages", "test_lies"),
+    *("README", "test_cluster", "test_outage", "test_lies", "test_servers", "test_readme"),
+    *("test_mlflow_pages", "test_other_programs", "test_crash", "test_faults"),
     *("test_explain", "test_sweep", "test_confirmation", "test_packing", "test_population"),
     *("test_search", "test_doctor", "test_api", "test_rerun", "test_habits", "test_model"),
     *("test_compose", "test_attribution"),
@@ -30,6 +30,9 @@ _LONGEST = (
 
 # Files of which any worker takes any test. They share folders of the session, or nothing.
 _APART = ("test_crash", "test_faults", "test_other_programs")
+
+# Files that share a tracking server.
+_OF_ONE_SERVER = ("test_outage", "test_lies")
 
 # No test is failed by the clock: on a busy machine any of its examples may take a second.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,6 +93,8 @@ class _ByWhatIsShared(LoadFileScheduling):
         file = super()._split_scope(nodeid)
         if Path(file).stem in _APART:
             return nodeid
+        if Path(file).stem in _OF_ONE_SERVER:
+            return "tracking server"
         page = re.search(r"\[([\w/]+\.md)", nodeid) if file.endswith("test_readme.py") else None
         return f"{file} {page[1]}" if page else file
 

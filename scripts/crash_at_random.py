@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from support.crash import QUICK, STUDIES, assert_same_end, die_and_go_on, reference
-from support.sweeping import SMOKE, start, table, tracked
+from support.sweeping import SMOKE, environment_of_commands, table, tracked
 
 
 def made_store(folder: Path) -> Path:
@@ -75,7 +75,7 @@ def kill_processes(n_kills: int, seed: int) -> int:
         How many studies ended otherwise than one that nothing stopped.
     """
     chance = random.Random(seed)
-    words = [*SMOKE, *QUICK, *STUDIES["long"][0]]
+    words = [sys.executable, "-m", "mlp.sweep", *SMOKE, *QUICK, *STUDIES["long"][0]]
     n_done = n_different = n_studies = 0
     with tempfile.TemporaryDirectory() as top:
         store, whole = made_store(Path(top)), Path(top) / "whole"
@@ -89,7 +89,13 @@ def kill_processes(n_kills: int, seed: int) -> int:
             started = time.monotonic()
             n_here = 0
             while True:
-                process = start("sweep", *words, cwd=folder, stdout=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    words,
+                    cwd=folder,
+                    env=environment_of_commands(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
                 try:
                     # The last kill of all is followed by a run to the end.
                     process.wait(chance.uniform(0.5, 8) if n_done < n_kills else None)

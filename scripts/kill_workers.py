@@ -11,13 +11,14 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from support.clusters import two_nodes, workers
-from support.sweeping import command, parent, start, table, tracked
+from support.sweeping import command, environment_of_commands, parent, table, tracked
 
 
 def main() -> None:
@@ -52,7 +53,15 @@ def harm(folder: Path, cluster: object, asked: argparse.Namespace) -> int:
     draw, n_killed = random.Random(asked.seed), 0
     words = (*asked.overrides, "execution=ray", f"execution.address={cluster.address}")
     os.chdir(folder)
-    with (folder / "said").open("w") as said, start("sweep", *words, stdout=said) as process:
+    with (
+        (folder / "said").open("w") as said,
+        subprocess.Popen(
+            [sys.executable, "-m", "mlp.sweep", *words],
+            env=environment_of_commands(),
+            stdout=said,
+            stderr=said,
+        ) as process,
+    ):
         while process.poll() is None:
             time.sleep(draw.uniform(0.5, 1.5) * asked.every_s)
             at_work = workers(cluster)

@@ -1,4 +1,4 @@
-"""A way to a server that fails on request: a TCP proxy on loopback."""
+"""A tracking server, and a way to it that fails on request: a TCP proxy on loopback."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,11 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from support.servers import free_port, mlflow_server
 
 Mode = Literal["pass", "refuse", "reset", "black hole", "slow", "500", "lost answer"]
 
@@ -119,6 +123,41 @@ def faulty_way(server_port: int) -> Iterator[FaultyWay]:
         way.close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+@dataclass
+class Server:
+    """A real `mlflow server` over a store that is made, and the faulty way to it.
+
+    Attributes:
+        folder: of its database and its files.
+        port: its own.
+        way: to it.
+    """
+
+    folder: Path
+    port: int
+    way: FaultyWay
+    _running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def url(self) -> str:
+        """Its address without the faulty way."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.folder}/mlflow.db"
+        self._running.enter_context(mlflow_server(self.folder, store, port=self.port))
+
+    def kill(self) -> None:
+        self._running.close()
+
+
+@contextlib.contextmanager
+def tracking_server(folder: Path) -> Iterator[Server]:
+    port = free_port()
+    with faulty_way(port) as way:
+        server = Server(folder, port, way)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()

@@ -50,7 +50,7 @@ class Reader:
     ) -> None:
         self.steps, self.folder, self.servers = steps, folder, servers
         self.names = dict(names or {})  # as the page has them -> as they are here
-        self.known: dict[str, Said] = {}  # long commands that a page before has typed as well
+        self.known: dict[str, Said] = {}  # what was typed, here or in the README: not typed twice
         self.said: list[Said] = []
         self.was_changed: list[bool] = []
         self.missing: list[list[str]] = []
@@ -81,13 +81,12 @@ class Reader:
             step = self.steps[len(self.said)]
             text = self.own(step.text)
             rule = next(r for r in RULES if r.kind == step.kind and re.match(r.pattern, text))
-            words = " ".join(shlex.split(text, comments=True)) if rule.is_known else ""
+            words = " ".join(shlex.split(text, comments=True)) if step.kind == "command" else text
             try:
                 said = self.known.get(words) or rule.run(self, text)
             except (AssertionError, ValueError, OSError, subprocess.TimeoutExpired) as error:
                 said = Said(-1, f"{error}")  # this step's own failure; the next are typed as well
-            if words:
-                self.known[words] = said
+            self.known[words] = said
             names, missing = pairs_of_names(step.shown, said.text)
             self.names = names | self.names  # a name stands for what it first was
             self.said.append(said)
@@ -266,16 +265,12 @@ def page(url: str) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """How to run what begins like the pattern; `why` says why not as it stands.
-
-    What `is_known` to do the same again is typed once, though several pages have it.
-    """
+    """How to run what begins like the pattern; `why` says why not as it stands."""
 
     kind: str
     pattern: str
     run: Callable[[Reader, str], Said]
     why: str = ""
-    is_known: bool = False
 
 
 RULES = (
@@ -309,26 +304,13 @@ RULES = (
     ),
     Rule("command", r"python -m mlp\.sweep .*study\.dry_run=true", module),
     Rule("command", r"python -m mlp\.sweep", short_study, "It takes up to ten minutes."),
-    Rule(
-        "command",
-        r"python -m mlp\.train .*steps=10000",
-        short_run,
-        "It takes half a minute.",
-        is_known=True,
-    ),
+    Rule("command", r"python -m mlp\.train .*steps=10000", short_run, "It takes half a minute."),
     Rule("command", r"python -m mlp\.explain examples", short_function, "It takes minutes."),
     Rule(
         "command",
         r"python -m mlp\.explain EXPERIMENT",
         its_help,
         "It needs runs of another program; test_other_programs.py has some.",
-    ),
-    Rule(
-        "command",
-        r"python -m mlp\.explain [0-9a-f]{32}",
-        short_explanation,
-        "It takes up to ten minutes.",
-        is_known=True,
     ),
     Rule("command", r"python -m mlp\.explain", short_explanation, "It takes up to ten minutes."),
     Rule("command", r"python -m mlp\.doctor", module, "The README shows another folder's faults."),

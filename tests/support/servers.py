@@ -63,6 +63,7 @@ class Postgres:
 
     def start(self) -> None:
         words = ["-D", "data", "-k", str(self.folder), "-p", str(self.port), "-h", "127.0.0.1"]
+        words += ["-F"]  # nothing is flushed to the disk: the server may crash, the system does not
         self.process = subprocess.Popen(
             [self.programs / "postgres", *words],
             cwd=self.folder,
@@ -113,15 +114,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, store: str, *, patience_s: float = 120.0) -> Iterator[str]:
+def mlflow_server(folder: Path, store: str, *, port: int | None = None) -> Iterator[str]:
     """A tracking server that keeps runs in `store` and serves their files from a folder."""
-    port = free_port()
+    port = port or free_port()
     words = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
     words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command = [sys.executable, "-m", "mlflow", "server", *words]
     url = f"http://127.0.0.1:{port}"
     quiet = {**os.environ, **QUIET_MLFLOW}
-    with running(command, folder, f"{url}/health", environment=quiet, patience_s=patience_s):
+    with running(command, folder, f"{url}/health", environment=quiet):
         yield url
 
 

@@ -126,16 +126,14 @@ def cold_command(
 
 
 def start(
-    name: str, *arguments: str, cwd: Path | None = None, stdout: Any = subprocess.PIPE
-) -> subprocess.Popen[str]:
-    """Starts a command whose words are to be read while it runs."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"mlp.{name}", *arguments],
-        cwd=cwd,
-        env=environment_of_commands(),
-        stdout=stdout,
-        stderr=subprocess.PIPE if stdout == subprocess.PIPE else stdout,
-        text=True,
+    name: str, *arguments: str, cwd: Path | None = None, stdout: int = subprocess.PIPE
+) -> forks.Fork:
+    """Starts a command that is to be looked at, signalled or killed while it runs."""
+    return forks.start_module(
+        [f"mlp.{name}", *arguments],
+        cwd or Path.cwd(),
+        environment_of_commands(),
+        is_heard=stdout == subprocess.PIPE,
     )
 
 

@@ -1,5 +1,6 @@
 """What is here takes minutes and is asked for: `python -m pytest -m system`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,3 +11,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("system")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, made_store):
+    """A tracking server for the tests of outages and of lies."""
+    from support.faulty_way import tracking_server
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(made_store, folder / "mlflow.db")
+    with tracking_server(folder) as running:
+        yield running

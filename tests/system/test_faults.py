@@ -1,8 +1,10 @@
 """Faults of disks, files and first moments that no other tests meet; see docs/guarantees.md."""
 
+import contextlib
 import io
 import os
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -13,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
+import mlp.errors
 from mlp.errors import BusyError, StoreError
 from mlp.study import storage
+from support import forks
 from support.sweeping import (
     SMOKE,
     command,
     environment_of_commands,
     left_in,
     parent,
-    run_script,
     start,
     stored,
     sweep,
@@ -84,20 +87,22 @@ def test_importing_the_package_changes_no_signal():
 
 def test_nohup_is_respected(here):
     """A terminal that is closed ends a sweep, but not one that was started with nohup."""
-    with subprocess.Popen(
-        ["nohup", sys.executable, "-m", "mlp.sweep", *SMOKE],
-        env=environment_of_commands(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
+    with forks.Fork(under_nohup, ["mlp.sweep", *SMOKE], here, environment_of_commands()) as process:
         assert process.stdout.readline().startswith("study smoke-")
         process.send_signal(signal.SIGHUP)
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate()
     assert process.returncode == 0
     assert "best is trial" in said
+
+
+def in_a_fork(main, what):
+    return forks.run_in_fork(main, what, Path.cwd(), environment_of_commands())
+
+
+def under_nohup(words):
+    """As nohup does: it ignores the signal, and becomes the command."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    forks.as_main(words)
 
 
 def test_second_signal_ends_at_once_and_the_sweep_goes_on_later(here):
@@ -126,53 +131,48 @@ def doctor_is_well(here) -> bool:
 # Disks and folders
 
 
-LIMITED = """
-import contextlib, io, resource, runpy, sys
-sys.argv[1:] = {words}
-sys.modules.pop("mlp.sweep", None)
-said, (_, most) = io.StringIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
-try:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, most))
-        runpy.run_module("mlp.sweep", run_name="__main__", alter_sys=True)
-finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    print(said.getvalue(), end="", file=sys.stderr)
-"""
+def on_a_full_disk(what):
+    """A sweep of which no file can become larger than so many bytes, but for what it says."""
+    words, most = what
+    said, (_, limit) = io.StringIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limit))
+            forks.as_main(["mlp.sweep", *words])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        print(said.getvalue(), end="", file=sys.stderr)
+
+
 WIDE = "model.widths=64"
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory, made_store):
-    """The trials of the study for which the disk has room."""
-    folder = tmp_path_factory.mktemp("wide")
-    with working_in(folder, made_store):
-        sweep(WIDE)
-    return table(folder)
-
-
-@pytest.mark.parametrize("kilobytes", [0, 20, 100, 130])
-def test_full_disk_is_one_sentence_and_the_sweep_goes_on_when_there_is_room(here, wide, kilobytes):
+def test_full_disk_is_one_sentence_and_the_sweep_goes_on_when_there_is_room(
+    here, tmp_path, made_store
+):
     """Full at the lock, the tables of the search, a trial in the spool, a trial in the search.
 
-    No file can become larger than so many bytes.
+    No file can become larger than so many kilobytes.
     """
-    done = run_script(LIMITED.format(words=[*SMOKE, WIDE], most=kilobytes * 1000))
-    assert done.returncode in (74, 75)
-    errors = done.stderr.splitlines()
-    assert errors[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
-    with sqlite3.connect("mlflow.db") as file:
-        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    for kilobytes in (0, 20, 100, 130):
+        done = in_a_fork(on_a_full_disk, ([*SMOKE, WIDE], kilobytes * 1000))
+        assert done.returncode in (74, 75)
+        errors = done.stderr.splitlines()
+        assert errors[-1].startswith("error: ")
+        assert "Traceback" not in done.stderr
+        with sqlite3.connect("mlflow.db") as file:
+            assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     sweep(WIDE)
     ours = table(here)
     assert [row.status for row in ours] == ["FINISHED"] * 4
-    assert ours == wide
+    (whole := tmp_path / "whole").mkdir()
+    with working_in(whole, made_store):
+        sweep(WIDE)
+    assert ours == table(whole)
 
 
-@pytest.mark.parametrize("argument", ["study.storage=sqlite:////proc/x/optuna.db"])
-def test_folder_that_cannot_be_made_is_named(here, argument):
-    done = command("sweep", *SMOKE, argument)
+def test_folder_that_cannot_be_made_is_named(here):
+    done = command("sweep", *SMOKE, "study.storage=sqlite:////proc/x/optuna.db")
     assert done.returncode == 74
     assert re.fullmatch(r"error: cannot make /proc/x: .*\n", done.stderr)
 
@@ -253,20 +253,11 @@ def test_tracking_store_of_another_version_is_left_alone_and_the_sweep_kept(here
     assert "not yet in MLflow: 4 runs" in done.stdout
 
 
-def test_two_studies_that_make_the_stores_at_once_both_succeed(tmp_path):
+def test_two_studies_that_make_the_stores_at_once_both_succeed(tmp_path, monkeypatch):
     """Not even the folder's stores are there."""
-    sweeps = [
-        subprocess.Popen(
-            [sys.executable, "-m", "mlp.sweep", *SMOKE, f"study.seed={seed}"],
-            cwd=tmp_path,
-            env={**environment_of_commands(), "MLFLOW_TRACKING_URI": ""},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for seed in (1, 2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in sweeps]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweeps = [start("sweep", *SMOKE, f"study.seed={seed}", cwd=tmp_path) for seed in (1, 2)]
+    errors = [process.communicate()[1] for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0], errors
     runs = tracked(tmp_path)
     assert [run.status for run in runs] == ["FINISHED"] * 10
@@ -276,29 +267,27 @@ def test_two_studies_that_make_the_stores_at_once_both_succeed(tmp_path):
 # Another tracking store than before
 
 
-def test_study_whose_tracking_store_is_gone_is_recorded_again(here, made_store):
-    sweep()
-    before = table(here)
+def test_study_whose_tracking_store_is_gone_is_recorded_again(swept, made_store):
+    before = table(swept)
     shutil.rmtree("mlruns")
     shutil.copy(made_store, "mlflow.db")
     said = sweep()
     assert "4 earlier trials of this study have no run in the tracking store; they are" in said
-    assert table(here) == before
-    assert parent(here).status == "FINISHED"
+    assert table(swept) == before
+    assert parent(swept).status == "FINISHED"
     assert "have no run" not in sweep()
 
 
-def test_study_that_goes_on_in_another_store_is_whole_there(here, made_store):
-    sweep()
-    before = table(here)
-    (here / "other").mkdir()
+def test_study_that_goes_on_in_another_store_is_whole_there(swept, made_store):
+    before = table(swept)
+    (swept / "other").mkdir()
     shutil.copy(made_store, "other/mlflow.db")
     said = sweep("tracking.uri=sqlite:///other/mlflow.db", "study.n_trials=6")
     assert "4 earlier trials" in said
     shutil.copy("optuna.db", "other")
-    assert table(here / "other")[:4] == before
-    assert len(table(here / "other")) == 6
-    assert [run.status for run in tracked(here / "other")] == ["FINISHED"] * 7
+    assert table(swept / "other")[:4] == before
+    assert len(table(swept / "other")) == 6
+    assert [run.status for run in tracked(swept / "other")] == ["FINISHED"] * 7
 
 
 def test_pruned_trial_is_recorded_again_as_it_was(here, made_store):
@@ -319,8 +308,15 @@ def test_pruned_trial_is_recorded_again_as_it_was(here, made_store):
 
 
 def test_closed_output_of_the_other_commands(here):
+    """Both start cold, as their users start them."""
     for name, arguments in {"train": ("data=digits", "training.steps=30"), "doctor": ()}.items():
-        with start(name, *arguments) as process:
+        with subprocess.Popen(
+            [sys.executable, "-m", f"mlp.{name}", *arguments],
+            env=environment_of_commands(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
             assert process.stdout is not None
             process.stdout.close()
             assert process.stderr is not None
@@ -328,12 +324,19 @@ def test_closed_output_of_the_other_commands(here):
             assert process.wait(120) in (0, 1, 141)
 
 
+def hastily(words):
+    """A sweep that gives up a server at once."""
+    mlp.errors.PATIENCE_S = 0.1
+    forks.as_main(["mlp.sweep", *words])
+
+
 def test_passwords_are_in_no_file_and_on_no_screen(here):
     secret = "hush-9213"
-    done = command("sweep", *SMOKE, f"tracking.uri=http://ann:{secret}@127.0.0.1:1")
+    where = f"tracking.uri=http://ann:{secret}@127.0.0.1:1"
+    done = in_a_fork(hastily, [*SMOKE, where])
     assert done.returncode == 69
     assert secret not in done.stdout + done.stderr
     for file in here.rglob("*"):
         assert not file.is_file() or secret.encode() not in file.read_bytes(), file
-    said = io.StringIO(command("doctor", f"tracking.uri=http://ann:{secret}@127.0.0.1:1").stdout)
-    assert secret not in said.getvalue()
+    done = command("doctor", where)
+    assert secret not in done.stdout + done.stderr

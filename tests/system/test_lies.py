@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import pickle
-import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -23,7 +22,6 @@ from mlp.tracking.read import fetch_run
 from mlp.tracking.store import open_store
 from support import hostile
 from support.lying_server import Reply, instead, lying_server
-from support.servers import mlflow_server
 from support.sweeping import command, left_in, run_config
 
 # MLflow leaves the connection of an answer that it gave up to the garbage collector.
@@ -37,17 +35,16 @@ CONFIG, WEIGHTS, CURVE = (f"/artifacts/{name}" for name in ("config.json", "weig
 
 
 @pytest.fixture(scope="module")
-def true(tmp_path_factory, made_store):
+def true(server):
     """The address of a server, and the id of a run that it has."""
-    folder = tmp_path_factory.mktemp("true")
-    shutil.copy(made_store, folder / "mlflow.db")
-    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as url:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            settings = {"data": "digits", "training.steps": 30, "tracking.uri": url}
-            run_id = mlp.train_network(settings).run_id
-        fetch_run(at(url), run_id)  # imports what reading takes
-        yield url, run_id
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(server.folder)
+        settings = {"data": "digits", "training.steps": 30, "tracking.uri": server.url}
+        run_id = mlp.train_network(settings).run_id
+    fetch_run(at(server.url), run_id)  # imports what reading takes
+    gc.collect()
+    gc.freeze()  # so that what follows need not look through all that again
+    return server.url, run_id
 
 
 @pytest.fixture(autouse=True)

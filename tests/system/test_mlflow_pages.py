@@ -88,7 +88,7 @@ def test_bare_page_leads_to_the_study(seen):
     assert link.get_attribute("href") in seen.said
 
 
-def test_printed_page_is_of_model_training_and_lists_what_matters(seen):
+def test_printed_page_lists_what_matters_and_is_filtered_by_verdict(seen):
     seen.open_printed_page()
     page = seen.page
     assert page.get_by_role("link", name="Judges").count() == 0  # those are for language models
@@ -104,17 +104,13 @@ def test_printed_page_is_of_model_training_and_lists_what_matters(seen):
     first = page.locator(".ag-row[row-index='0']").all_inner_texts()
     assert re.search(r"#\d+ lr (10|30) (unit|mean)", " ".join(first))
     assert "oscillating" in " ".join(first)  # the study looks for oscillation, so the largest first
-
-
-def test_filter_by_verdict(seen):
-    seen.open_printed_page()
-    search = seen.page.get_by_test_id("search-box")
+    search = page.get_by_test_id("search-box")
     search.fill("tags.verdict = 'oscillating'")
     search.press("Enter")
     wanted = seen.run_ids("oscillating")
     # Exactly: "13 matching runs", of before, has "3 matching runs" in it. The rows follow the text.
-    seen.page.get_by_text(f"{len(wanted)} matching runs", exact=True).wait_for()
-    rows = seen.page.locator(".ag-center-cols-container .ag-row")
+    page.get_by_text(f"{len(wanted)} matching runs", exact=True).wait_for()
+    rows = page.locator(".ag-center-cols-container .ag-row")
     expect(rows).to_have_count(len(wanted))
     assert set(rows.evaluate_all("rows => rows.map(r => r.getAttribute('row-id'))")) == {*wanted}
     assert len(wanted) >= 2

@@ -4,14 +4,8 @@ What is asserted is read from the server's own database, not asked from it.
 """
 
 import io
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,7 +16,7 @@ from mlp.sweep import generation
 from mlp.terminal.compose import compose
 from mlp.tracking import drain, spool
 from mlp.tracking.drain import Drain
-from support.faulty_way import FaultyWay, faulty_way, free_port
+from support.faulty_way import Server
 from support.sweeping import (
     SMOKE,
     command,
@@ -32,75 +26,10 @@ from support.sweeping import (
     sweep,
     tracked,
     unpublished_sweep,
+    working_in,
 )
 
 OUTAGES = ["refuse", "reset", "black hole", "500", "lost answer"]
-
-
-@dataclass
-class Server:
-    """A real `mlflow server` of this test module, and the faulty way to it.
-
-    Attributes:
-        folder: of its database.
-        port: its own.
-        way: to it.
-        process: None while it is down.
-    """
-
-    folder: Path
-    port: int
-    way: FaultyWay
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        options = {
-            "host": "127.0.0.1",
-            "port": self.port,
-            "workers": 1,
-            "backend-store-uri": f"sqlite:///{self.folder}/mlflow.db",
-            "artifacts-destination": self.folder / "files",
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        end = time.monotonic() + 120
-        while not self.answers():
-            assert self.process.poll() is None, "the server has ended"
-            assert time.monotonic() < end, "the server does not start"
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)  # its own session: it and its workers
-        self.process.wait()
-        self.process = None
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1):
-                return True
-        except OSError:
-            return False
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, made_store):
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "mlflow.db").write_bytes(made_store.read_bytes())
-    port = free_port()
-    with faulty_way(port) as way:
-        running = Server(folder, port, way)
-        running.start()
-        yield running
-        running.stop()
 
 
 @pytest.fixture
@@ -117,10 +46,7 @@ def hasty(here, monkeypatch):
 def digests(tmp_path_factory, made_store) -> dict[str, str]:
     """Trial -> digest of its curve, of the study without any outage."""
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "mlflow.db").write_bytes(made_store.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with working_in(folder, made_store):
         sweep()
     return digests_of(tracked(folder))
 
@@ -146,7 +72,7 @@ def assert_whole(
     assert digests_of(runs) == digests
     assert [run.status for run in runs] == ["FINISHED"] * (len(digests) + 1)
     for run in runs:
-        files = {path.name for path in server.folder.glob(f"files/*/{run.run_id}/artifacts/*")}
+        files = {path.name for path in server.folder.glob(f"artifacts/*/{run.run_id}/artifacts/*")}
         expected = {"config.json", "curve.npz", "weights.npz", "loss.svg"}
         of_study = {"study.json"} if by_doctor else {"study.json", "losses.svg"}
         assert files == (expected if "mlp.trial" in run.tags else of_study)
@@ -210,7 +136,7 @@ def test_server_that_is_killed_and_started_again_during_the_sweep(
     def training(*args, **kwargs):
         if next(n_generations) == 1:
             wait_for(lambda: any(r.status == "FINISHED" for r in tracked(server.folder, "killed")))
-            server.stop()
+            server.kill()
         return original(*args, **kwargs)
 
     waits = Drain.finish
@@ -229,7 +155,7 @@ def test_server_that_is_killed_and_started_again_during_the_sweep(
 
 def test_slow_server_holds_up_no_training(server, hasty, digests, monkeypatch):
     """All is trained before the first trial is published; then what waits is waited for."""
-    server.way.pause_s = 0.1  # of each request; a model alone takes dozens
+    server.way.pause_s = 0.05  # of each request; a model alone takes dozens
     server.way.set("slow")
     uploaded_meanwhile = []
     original = Drain.finish

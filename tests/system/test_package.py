@@ -85,17 +85,14 @@ def test_script_works_beside_a_file_of_the_same_name(installed, tmp_path, made_s
     assert "  mlp-sweep rerun " in said
 
 
-def test_own_studies_are_found_beside_the_shipped_ones(installed, tmp_path, made_store):
-    shutil.copy(made_store, tmp_path / "mlflow.db")
+def test_own_studies_are_found_beside_the_shipped_ones(installed, tmp_path):
     (tmp_path / "sweeps").mkdir()
     study = (
         "study: {n_trials: 2, sampler: random, space: {optimizer.learning_rate: [0.1, 1.0]}}\n"
         "data: {name: digits}\n"
-        "training: {steps: 20}\n"
     )
     (tmp_path / "sweeps" / "mine.yaml").write_text(study)
     options = run(installed, "-m", "mlp.sweep", "--help", cwd=tmp_path)
     assert "  sweeps: accuracy, best, mine, oscillation, own, seed, smoke\n" in options
-    said = run(installed, "-m", "mlp.sweep", "sweeps=mine", cwd=tmp_path)
-    assert "study mine-" in said
-    assert "(new): 2 trials of 20 steps" in said
+    said = run(installed, "-m", "mlp.sweep", "sweeps=mine", "--cfg", "job", cwd=tmp_path)
+    assert "  n_trials: 2\n" in said

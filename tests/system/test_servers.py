@@ -1,11 +1,9 @@
 """Studies in PostgreSQL, runs behind a tracking server: real servers, stopped in the middle."""
 
-import os
+import contextlib
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from mlp.errors import BusyError, StoreError
 from mlp.study.lock import only_driver
 from mlp.sweep import generation
+from support import forks
 from support.servers import Postgres, long, mlflow_server, postgres
 from support.sweeping import (
     SMOKE,
@@ -26,15 +25,6 @@ from support.sweeping import (
     table,
     working_in,
 )
-
-HOLD = """
-import sys
-from pathlib import Path
-from mlp.study.lock import only_driver
-with only_driver(Path("nowhere"), "study-1", sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +72,7 @@ def test_second_driver_is_told_who_holds_it(database):
             pass
         with only_driver(Path("x"), "study-2", database):
             pass
-        os.kill(holder.pid, signal.SIGKILL)
+        holder.kill()
         holder.wait()
     take_within(database, patience_s=10)
 
@@ -111,26 +101,19 @@ def test_server_that_is_not_there_is_one_sentence(database, server):
     assert "secret" not in str(caught.value)
 
 
-class holding:  # noqa: N801  a context manager
+@contextlib.contextmanager
+def holding(storage):
     """Another process that holds study-1."""
+    with forks.Fork(hold, storage, Path.cwd(), environment_of_commands()) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
-    def __init__(self, storage: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, storage],
-            env=environment_of_commands(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "held\n"
 
-    def __enter__(self) -> "subprocess.Popen[str]":
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+def hold(storage):
+    with only_driver(Path("nowhere"), "study-1", storage):
+        print("held", flush=True)
+        signal.pause()
 
 
 def take_within(storage: str, patience_s: float) -> None:
@@ -166,7 +149,7 @@ def test_server_that_crashes_and_comes_back_is_waited_for(
 
     def crash():
         server.stop_immediately()
-        back = threading.Timer(3.0, server.start)
+        back = threading.Timer(1.0, server.start)
         back.start()
         restarts.append(back)
 
