@@ -479,17 +479,12 @@ def render_answer(answer: Answer) -> str:
 def evidence_table(answer: Answer) -> tuple[str, ...]:
     """What changing each setting did with new seeds, in lines for a screen; none without reruns.
 
-    The strongest evidence comes first. Of a setting that was cleared stands what cleared it: how
-    many reruns ended otherwise at all, with the runs' own seeds as well.
+    The strongest evidence comes first.
     """
     best: dict[str, float] = {}
     for own in answer.effects:
         best[own.factor.setting] = min(best.get(own.factor.setting, 1.0), own.p_value)
-    tried = [
-        own
-        for own in answer.effects
-        if own.conclusion is Conclusion.NO_EFFECT or any(side.n_pairs for side in own.sides)
-    ]
+    tried = [own for own in answer.effects if any(side.n_pairs for side in own.sides)]
     order = sorted(
         tried,
         key=lambda own: (best[own.factor.setting], own.factor.setting, own.factor.keeps_step),
@@ -500,9 +495,6 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     for own in order:
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
         words = own.conclusion.words(answer.asked)
-        if own.conclusion is Conclusion.NO_EFFECT:
-            rows.append((name, "·", "·", f"{words}: {_what_cleared(own)}"))
-            continue
         sides = (own.on(side) for side in (Side.STOPS, Side.STARTS))
         turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
         rows.append((name, *turned, words))
@@ -648,15 +640,7 @@ def _effect_lines(answer: Answer) -> str:
         words = effect.conclusion.words(answer.asked)
         lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
-        if effect.conclusion is Conclusion.NO_EFFECT:
-            lines.append(f"  {_what_cleared(effect)}")
     return "\n".join(lines)
-
-
-def _what_cleared(effect: Effect) -> str:
-    n_left = sum(side.n_left for side in effect.sides)
-    n_all = n_left + sum(side.n_stayed for side in effect.sides)
-    return f"{n_left} of {n_all} ended otherwise, own seeds too"
 
 
 def _side_words(side: SideEffect) -> str:

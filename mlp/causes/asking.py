@@ -1,7 +1,7 @@
 """What is trained next: the reruns that are expected to decide most for what they cost.
 
 Of each setting two things can be shown: that it acts, by pairs of reruns with further seeds, or
-that it does nothing, by reruns that stay as they were. What is known (how the study's runs ended,
+that it does nothing, by pairs that stay as they were. What is known (how the study's runs ended,
 earlier reruns) says how likely each is, and how many reruns it would still take. The settings are
 asked in the order of chance over cost, each for as many reruns as it needs and no more, until one
 population is full; then all is estimated anew.
@@ -13,9 +13,9 @@ own pairs say how often an unchanged run does what it was picked for.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, product, zip_longest
+from itertools import islice, product
 
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Change, Factor
 from mlp.causes.effects import (
@@ -48,12 +48,14 @@ class _Aim:
         chance: that it will be shown, as far as is known.
         cost: reruns that it still takes, about.
         asked: what to train for it, the most urgent first.
+        else_cost: reruns that are expected after it, where it is not shown.
     """
 
     chance: float
     cost: float
     asked: tuple[RunConfig, ...]
     worth: float = 1.0
+    else_cost: float = 0.0
 
     @property
     def rank(self) -> float:
@@ -75,7 +77,7 @@ def next_singles(
     aims = sorted(_aims(plan, results, seen, found), key=lambda aim: -aim.rank)
     wanted = dict.fromkeys(config for aim in aims for config in aim.asked)
     missing = tuple(config for config in wanted if config not in results)
-    return missing, round(sum(aim.cost for aim in aims)) if missing else 0
+    return missing, round(sum(aim.cost + aim.else_cost for aim in aims)) if missing else 0
 
 
 def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]) -> list[_Aim]:
@@ -92,10 +94,13 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
             _Arm(plan, effect, own.side, seen[factor, own.side], is_first=factor == first)
             for own in effect.sides
         ]
-        aims = [*(arm.naming() for arm in arms), _clearing(arms, results)]
-        possible = [aim for aim in aims if aim is not None]
+        cleared = _clearing(arms, results)
+        possible = [aim for aim in (*(arm.naming() for arm in arms), cleared) if aim is not None]
         if possible:
-            best.append(max(possible, key=lambda aim: aim.rank))
+            aim = max(possible, key=lambda aim: aim.rank)
+            if cleared is not None and aim is not cleared:
+                aim = replace(aim, else_cost=(1 - aim.chance) * cleared.cost)
+            best.append(aim)
     if (contrast := _contrasting(plan, results, seen, {e.factor: e for e in found})) is not None:
         best.append(contrast)
     return best
@@ -192,7 +197,11 @@ class _Arm:
         if is_hopeless or not (further or screens):
             return None
         is_short = len(further) < n_pairs
-        asked = [config for pair in further[:n_pairs] for config in self._pair(*pair)]
+        asked = [
+            config
+            for pick, seed in further[:n_pairs]
+            for config in self._pair(pick, seed, pick.of_factor(self.effect.factor)[0])
+        ]
         if is_bold or is_short:
             asked += screens
         chance = agreement if chosen else self.chance_of_turning
@@ -202,19 +211,12 @@ class _Arm:
         """Reruns that would have to stay as they were, to clear it from this side."""
         on = self.effect.on(self.side)
         assert on is not None
-        return stays_needed(on.n_left, on.n_stayed)
+        return stays_needed(on.n_turned, on.n_stayed)
 
     def idle_reruns(self) -> Iterator[tuple[RunConfig, ...]]:
-        """Reruns that may show that it does nothing, each with the unchanged run that it takes.
-
-        Those with the runs' own seeds first: their unchanged runs are the study's own.
-        """
-        for alike in zip_longest(*self.untried.values()):  # first of each run: runs differ most
-            for pick, change in zip(self.picks, alike, strict=True):
-                if change is not None:
-                    yield (_made(pick, change, 0),)
-        for pair in self._further(self.picks):
-            yield self._pair(*pair)
+        """Pairs that may show that it does nothing: the unchanged run and the changed one."""
+        for pick, seed in self._further(self.picks):
+            yield self._pair(pick, seed, pick.in_turn(self.effect.factor, seed))
 
     def _further(self, picks: Sequence[Pick]) -> list[tuple[Pick, int]]:
         """The pairs of further seeds that are not trained, in their fixed order."""
@@ -222,16 +224,20 @@ class _Arm:
         seeds = hopeful[0].seeds_in_doubt if hopeful else ()
         return [(p, seed) for seed, p in product(seeds, hopeful) if (p, seed) not in self.pairs]
 
-    def _pair(self, pick: Pick, seed: int) -> tuple[RunConfig, ...]:
-        """The unchanged run and the changed one, by what turned it, else by what is to be tried."""
-        changes = self.untried[pick] or pick.of_factor(self.effect.factor)
-        change = self.turning.get(pick) or changes[0]
-        return pick.configs[seed], _made(pick, change, seed)
+    def _pair(self, pick: Pick, seed: int, else_by: Change) -> tuple[RunConfig, ...]:
+        """The unchanged run and that with the change that turned its own seed, if one did."""
+        return pick.configs[seed], _made(pick, self.turning.get(pick, else_by), seed)
 
     def _is_in_vain(self, pick: Pick) -> bool:
-        """Whether a change that turned the own seed turned none of three further ones."""
+        """Whether its pairs are not worth another one.
+
+        Either it did what it was picked for by luck, and does it with none of two further seeds; or
+        the change that turned it did so by luck, and turns none of three further seeds.
+        """
         mine = [s for s in self.pairs.values() if s.pick is pick]
-        return pick in self.turning and len(mine) >= 3 and all(s.after in pick.start for s in mine)
+        is_luck = len(mine) >= 2 and not any(s.before in pick.start for s in mine)
+        is_idle = len(mine) >= 3 and all(s.after in pick.start for s in mine)
+        return is_luck or (pick in self.turning and is_idle)
 
 
 def _made(pick: Pick, change: Change, seed: int) -> RunConfig:

@@ -37,9 +37,9 @@ class SideEffect:
         n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: to healthy, or to the verdict that is asked about.
         n_against: pairs turned the other way.
-        n_stayed: reruns, with the run's own seed and with further ones, that ended like the
-            unchanged run, where that did what it was picked for.
-        n_left: reruns that ended otherwise, healthy or not, likewise.
+        n_stayed: of `n_expected`, pairs in which the change neither stopped nor started what is
+            asked about.
+        n_turned: of `n_expected`, pairs in which it did, in whichever way the rerun ended.
         difference: (with - against) / pairs with its interval.
         left: likewise for any other end than that which the run was picked for, healthy or not.
         endings: how the changed reruns ended, with further seeds.
@@ -53,7 +53,7 @@ class SideEffect:
     n_with: int
     n_against: int
     n_stayed: int
-    n_left: int
+    n_turned: int
     difference: Share
     left: Share
     endings: Mapping[Verdict, int]
@@ -145,6 +145,11 @@ class Seen:
         return self.before in self.pick.start and self.after in self.pick.goal
 
     @property
+    def is_turned(self) -> bool:
+        """Whether the change stopped or started what is asked about, healthy in the end or not."""
+        return (self.after is self.pick.asked) is (self.pick.side is Side.STARTS)
+
+    @property
     def is_against(self) -> bool:
         """Whether it was turned the other way."""
         return self.before in self.pick.goal and self.after in self.pick.start
@@ -188,13 +193,14 @@ def _in_pick(
         return (place[config], config) if config is not None and config in place else None
 
     own_end = pick.asked if pick.side is Side.STOPS else Verdict.LEARNING
-    asked = pick.of_factor(factor)[:1]  # of the others no seed is trained before the run's own
+    turned = []  # such changes are tried with all seeds
     for change in pick.of_factor(factor):
         if (own := known(change, 0)) is not None:
             yield Seen(own[0], pick, 0, change, own_end, results[own[1]].verdict)
-            asked += [change] * (change not in asked)
+            turned.append(change)
     for seed in seeds:
-        trained = [(*own, change) for change in asked if (own := known(change, seed)) is not None]
+        tried = dict.fromkeys([pick.of_factor(factor)[0], pick.in_turn(factor, seed), *turned])
+        trained = [(*own, change) for change in tried if (own := known(change, seed)) is not None]
         if trained:
             first, config, change = min(trained, key=lambda own: own[0])
             unchanged = pick.configs[seed]
@@ -214,9 +220,10 @@ def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
     A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
-    won: its own chance of error is `CLEARING_ERROR_RATE`. A stalled, climbing or diverged rerun
-    counts as turned there, although it is no cure, and so does every rerun with the run's own
-    seed: what regression to the mean does to these makes a setting look as if it acted.
+    won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
+    about counts as stopped there, although not all of it is a cure. Here, too, only further seeds
+    tell: with its own a run near the threshold was picked because it just swung, and whatever is
+    changed in it looks as if it acted.
 
     Whichever of the two is reached first holds; no later rerun takes it back.
 
@@ -277,11 +284,11 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
             highest = max(highest, _combined([*bets.values()]))
             if highest * level >= 1:
                 named_at = min(named_at, own.at)
-        if own.before in own.pick.start:
-            count["stayed" if own.after in own.pick.start else "left"] += 1
-            rests[side] = max(rests[side], idle_capital(count["left"], count["stayed"]))
-            if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
-                cleared_at = min(cleared_at, own.at)
+            if own.before in own.pick.start:
+                count["turned" if own.is_turned else "stayed"] += 1
+                rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
+                if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+                    cleared_at = min(cleared_at, own.at)
     sides = tuple(_side_effect(side, seen[factor, side], counts[side]) for side in asked)
     conclusion = Conclusion.TOO_LITTLE
     if named_at < math.inf and named_at <= cleared_at:
@@ -317,7 +324,7 @@ def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> 
         n_with=n_with,
         n_against=n_against,
         n_stayed=count["stayed"],
-        n_left=count["left"],
+        n_turned=count["turned"],
         difference=paired_difference(n_with, n_against, len(pairs)),
         left=paired_difference(ends.count((True, False)), ends.count((False, True)), len(pairs)),
         endings=dict(Counter(own.after for own in pairs)),

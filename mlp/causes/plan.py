@@ -115,6 +115,11 @@ class Pick:
         """The changes of one factor."""
         return self.by_factor.get(factor, [])
 
+    def in_turn(self, factor: Factor, seed: int) -> Change:
+        """Where none is known to turn the run, each change has its turn with a further seed."""
+        changes = self.by_factor[factor]
+        return changes[(seed - 1) % len(changes)]
+
     @cached_property
     def by_factor(self) -> dict[Factor, list[Change]]:
         """Everything that is changed in this run."""
