@@ -114,18 +114,14 @@ def find_causes(
     normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
     each other are one, and so are two settings that cure only if both are changed.
     """
-    groups = _own_causes(found, is_step=is_step)
     causes: list[Cause] = []
-    for linked in _linked(groups, bonds):
-        factors = [factor for group in linked for factor in group]
-        kind = Kind.TOGETHER if len(linked) > 1 else Kind.ALONE
-        if len(linked) == 1 and len(linked[0]) > 1:
-            kind = Kind.EFFECTIVE_STEP
-        own = {f.setting for f in factors}
+    for linked in _linked(_own_causes(found, is_step=is_step), bonds):
+        own = {factor.setting for group in linked for factor in group}
+        alone = Kind.EFFECTIVE_STEP if len(own) > 1 else Kind.ALONE
         causes.append(
             Cause(
                 settings=tuple(sorted(own)),
-                kind=kind,
+                kind=Kind.TOGETHER if len(linked) > 1 else alone,
                 effects=tuple(e for e in found if e.factor.setting in own),
                 dependences=tuple(b for b in bonds if {b.factor.setting, b.without.setting} <= own),
             )
@@ -484,20 +480,16 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     best: dict[str, float] = {}
     for own in answer.effects:
         best[own.factor.setting] = min(best.get(own.factor.setting, 1.0), own.p_value)
-    tried = [own for own in answer.effects if any(side.n_pairs for side in own.sides)]
-    order = sorted(
-        tried,
-        key=lambda own: (best[own.factor.setting], own.factor.setting, own.factor.keeps_step),
-    )
     rows: list[tuple[str, ...]] = [
         ("changed alone, new seeds", "stopped it", "started it", "so it")
     ]
-    for own in order:
+    for own in sorted(answer.effects, key=lambda own: (best[own.factor.setting], own.factor)):
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
         words = own.conclusion.words(answer.asked)
-        sides = (own.on(side) for side in (Side.STOPS, Side.STARTS))
-        turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
-        rows.append((name, *turned, words))
+        sides = [own.on(side) for side in Side]
+        if any(side and side.n_pairs for side in sides):
+            turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)
+            rows.append((name, *turned, words))
     if len(rows) == 1:
         return ()
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -538,24 +530,8 @@ def _cause_sentence(answer: Answer, cause: Cause) -> str:
 
 
 def _further_causes(causes: Sequence[Cause]) -> list[str]:
-    """One sentence on all but the first; those that decide the minority of runs are said to."""
-    parts = []
-    for words, is_most in (("likewise", True), ("in fewer runs", False)):
-        if own := [_in_short(cause) for cause in causes if _decides_most(cause) is is_most]:
-            parts.append(f"{words} {'; '.join(own)}")
-    return [f"{_capital(', and '.join(parts))}."] if parts else []
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _decides_most(cause: Cause) -> bool:
-    """Whether its change turned at least half of what it could have turned, on either side."""
-    if cause.kind is not Kind.ALONE:
-        return True
-    sides = [_acting_side(effect) for effect in _acting(cause)]
-    return any(2 * side.n_with >= side.n_expected for side in sides)
+    """One sentence on all but the first."""
+    return [f"Likewise {'; '.join(map(_in_short, causes))}."] if causes else []
 
 
 def _in_short(cause: Cause) -> str:
@@ -620,7 +596,7 @@ def _rest(answer: Answer) -> list[str]:
         parts.append("whether two of these act only together is not asked yet")
     text = "; ".join(parts)
     if not answer.without_effect:  # a setting's name keeps its small letter
-        text = _capital(text)
+        text = text[:1].upper() + text[1:]
     return [f"{text}."] if text else []
 
 

@@ -23,6 +23,7 @@ from mlp.causes.effects import (
     STEP_ERROR_RATE,
     Effect,
     Seen,
+    SideEffect,
     Sightings,
     step_contrast,
 )
@@ -91,8 +92,8 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
         if factor.keeps_step or effect.conclusion in _SETTLED:
             continue
         arms = [
-            _Arm(plan, effect, own.side, seen[factor, own.side], is_first=factor == first)
-            for own in effect.sides
+            _Arm(plan, factor, side, seen[factor, side.side], is_first=factor == first)
+            for side in effect.sides
         ]
         cleared = _clearing(arms, results)
         possible = [aim for aim in (*(arm.naming() for arm in arms), cleared) if aim is not None]
@@ -119,19 +120,20 @@ class _Arm:
     """One setting from one side.
 
     Attributes:
+        on: what is known of it.
         seen: what was seen of it, in order.
         is_first: whether no other setting is nearly as likely, before anything is trained.
     """
 
     plan: Plan
-    effect: Effect
-    side: Side
+    factor: Factor
+    on: SideEffect
     seen: Sequence[Seen]
     is_first: bool = False
 
     @cached_property
     def picks(self) -> list[Pick]:
-        return [p for p in self.plan.on(self.side) if self.effect.factor in p.by_factor]
+        return [p for p in self.plan.on(self.on.side) if self.factor in p.by_factor]
 
     @cached_property
     def own(self) -> dict[tuple[Pick, str], Seen]:
@@ -149,7 +151,7 @@ class _Arm:
         return {
             pick: change
             for pick in self.picks
-            for change in reversed(pick.of_factor(self.effect.factor))
+            for change in reversed(pick.of_factor(self.factor))
             if (own := self.own.get((pick, change.text))) is not None and own.after in pick.goal
         }
 
@@ -157,34 +159,32 @@ class _Arm:
     def untried(self) -> dict[Pick, list[Change]]:
         """The changes that a run's own seed was not tried with."""
         return {
-            pick: [c for c in pick.of_factor(self.effect.factor) if (pick, c.text) not in self.own]
+            pick: [c for c in pick.of_factor(self.factor) if (pick, c.text) not in self.own]
             for pick in self.picks
         }
 
     @cached_property
     def chance_of_turning(self) -> float:
         """That a change turns a run with its own seed."""
-        guess = self.plan.guesses[self.effect.factor]
-        guess *= _STARTS_LESS if self.side is Side.STARTS else 1.0
+        guess = self.plan.guesses[self.factor]
+        guess *= _STARTS_LESS if self.on.side is Side.STARTS else 1.0
         n_tried = len({pick for pick, _ in self.own})
         return (len(self.turning) + _WEIGHT_OF_GUESS * guess) / (n_tried + _WEIGHT_OF_GUESS)
 
     def naming(self) -> _Aim | None:
         """Pairs enough to show that it acts; None where that is out of reach."""
-        on = self.effect.on(self.side)
-        assert on is not None
         level = SINGLE_ERROR_RATE / len(self.plan.factors) * (2 / 3)
-        needed = pairs_needed(on.n_with, on.n_against, level)
+        needed = pairs_needed(self.on.n_with, self.on.n_against, level)
         if needed is None:
             return None
-        n_more = max(1, needed - on.n_with - on.n_against)
+        n_more = max(1, needed - self.on.n_with - self.on.n_against)
         screens = [
             _made(pick, changes[0], 0)
             for pick, changes in self.untried.items()
             if changes and pick not in self.turning
         ]
         # Screens would only delay what is likely.
-        is_bold = self.is_first and self.side is Side.STOPS and not self.own
+        is_bold = self.is_first and self.on.side is Side.STOPS and not self.own
         among = self.picks if is_bold else [pick for pick in self.picks if pick in self.turning]
         further = self._further(among)
         # Of its own pairs in the runs that it turns; a fair bet allows no look at others.
@@ -200,23 +200,17 @@ class _Arm:
         asked = [
             config
             for pick, seed in further[:n_pairs]
-            for config in self._pair(pick, seed, pick.of_factor(self.effect.factor)[0])
+            for config in self._pair(pick, seed, pick.of_factor(self.factor)[0])
         ]
         if is_bold or is_short:
             asked += screens
         chance = agreement if chosen else self.chance_of_turning
         return _Aim(chance, 1.6 * n_pairs + len(screens) * is_short, tuple(asked), _WORTH_OF_CAUSE)
 
-    def stays_left(self) -> int | None:
-        """Reruns that would have to stay as they were, to clear it from this side."""
-        on = self.effect.on(self.side)
-        assert on is not None
-        return stays_needed(on.n_turned, on.n_stayed)
-
     def idle_reruns(self) -> Iterator[tuple[RunConfig, ...]]:
         """Pairs that may show that it does nothing: the unchanged run and the changed one."""
         for pick, seed in self._further(self.picks):
-            yield self._pair(pick, seed, pick.in_turn(self.effect.factor, seed))
+            yield self._pair(pick, seed, pick.in_turn(self.factor, seed))
 
     def _further(self, picks: Sequence[Pick]) -> list[tuple[Pick, int]]:
         """The pairs of further seeds that are not trained, in their fixed order."""
@@ -252,7 +246,7 @@ def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
     asked: list[RunConfig] = []
     cost = 0
     for arm in arms:
-        n_more = arm.stays_left()
+        n_more = stays_needed(arm.on.n_turned, arm.on.n_stayed)
         reruns = list(islice(arm.idle_reruns(), n_more or 0))
         if n_more is None or len(reruns) < n_more:
             return None
@@ -272,11 +266,11 @@ def _contrasting(
     named = {factor for factor, own in found.items() if own.conclusion is Conclusion.CAUSE}
     if not named & {_RATE, Factor(LEARNING_RATE)}:
         return None
-    contrast = step_contrast(seen)
+    contrast, on = step_contrast(seen), found[_RATE].on(Side.STOPS)
     needed = pairs_needed(contrast.n_with, contrast.n_against, STEP_ERROR_RATE)
-    if contrast.is_shown or needed is None:
+    if contrast.is_shown or needed is None or on is None:
         return None
-    arm = _Arm(plan, found[_RATE], Side.STOPS, seen[_RATE, Side.STOPS])
+    arm = _Arm(plan, _RATE, on, seen[_RATE, Side.STOPS])
     n_more = max(1, needed - contrast.n_with - contrast.n_against)
     asked = list(islice(_beside(arm, results), math.ceil(n_more / _AGREEMENT)))
     if len(asked) < n_more:

@@ -102,7 +102,7 @@ class Change:
 def change_to(values: Values, distance: float) -> Change:
     """The first of the settings set to its value; what follows goes with it."""
     path, value = values[0]
-    return Change(Factor(path), f"{path}={shown_value(value)}", values, distance or 1.0)
+    return Change(Factor(path), f"{path}={shown_value(value)}", values, distance)
 
 
 Order = Callable[[str, Value], float]
@@ -221,7 +221,8 @@ def changes_of(
         for name, value, set_to in places(config, settings, entry):
             target = None if entry.path == DEPTH else targets.get(name)
             for other in _alternatives(domain, value, name, target, order, to_bounds):
-                changes.append(change_to(set_to(other), distance_between(domain, value, other)))
+                distance = distance_between(domain, value, other) or 1.0
+                changes.append(change_to(set_to(other), distance))
         if entry.path == NORMALIZATION:
             changes += _at_same_step(configs, domain, n_examples, gradient_norm, order)
     return tuple(c for c in changes if rerun(config, [c], 0) not in (None, plain(config)))
@@ -312,7 +313,7 @@ def _at_same_step(
         if values:
             rate = shown_value(dict(values)[LEARNING_RATE])
             text = f"{NORMALIZATION}={other} {LEARNING_RATE}={rate}"
-            by_seed = functools.partial(keeping, other)
+            by_seed = functools.cache(functools.partial(keeping, other))
             yield Change(Factor(NORMALIZATION, keeps_step=True), text, values, 1.0, by_seed)
 
 

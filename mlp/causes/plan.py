@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from itertools import zip_longest
@@ -80,16 +80,10 @@ class Pick:
     configs: tuple[RunConfig, ...]
     n_seeds: int
     changes: tuple[Change, ...]
-    _made: dict[tuple[tuple[str, ...], int], RunConfig | None] = field(
-        default_factory=dict, repr=False
-    )
 
     def changed(self, changes: Sequence[Change], seed: int) -> RunConfig | None:
         """The run with these changes and so many-th seed; None where that is not possible."""
-        own = (tuple(change.text for change in changes), seed)
-        if own not in self._made:
-            self._made[own] = rerun(self.configs[seed], changes, seed)
-        return self._made[own]
+        return rerun(self.configs[seed], changes, seed)
 
     def judged(self, changes: Sequence[Change], seed: int, results: Results) -> Judgement | None:
         """What that run gave; None if it was not trained or is not possible."""
