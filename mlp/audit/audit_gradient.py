@@ -412,14 +412,10 @@ def _increments(program: AuditedCode, last: Array) -> AuditedCode:
 
 
 def _as_layers(values: Array, like: Layers) -> Layers:
-    made, start = [], 0
-    for pair in like:
-        parts = []
-        for part in pair:
-            parts.append(values[start : start + part.size].reshape(part.shape))
-            start += part.size
-        made.append((parts[0], parts[1]))
-    return made
+    parts = [part for pair in like for part in pair]
+    split = np.split(values, np.cumsum([part.size for part in parts])[:-1])
+    made = [own.reshape(part.shape) for own, part in zip(split, parts, strict=True)]
+    return list(zip(made[::2], made[1::2], strict=True))
 
 
 def _has_few_digits(program: AuditedCode) -> bool:
