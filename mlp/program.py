@@ -208,7 +208,7 @@ def _digest(path: Path, text: str, function: str) -> str:
     texts = {path.name: text}
     waiting = [text]
     while waiting:
-        for beside in _beside(path.parent, _imported(waiting.pop())):
+        for beside in _beside(path.parent, imports_of(waiting.pop())):
             name = beside.relative_to(path.parent).as_posix()
             if name not in texts:
                 texts[name] = read_source(beside)
@@ -226,19 +226,19 @@ def _beside(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             yield from (folder / name).rglob("*.py")
 
 
-def _imported(text: str) -> list[str]:
-    """The first names of what a text imports, anywhere in it."""
+def imports_of(text: str) -> tuple[str, ...]:
+    """The packages that a file imports, anywhere in it, sorted."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
-        return []
-    names = []
+        return ()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name.partition(".")[0] for alias in node.names]
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.append(node.module.partition(".")[0])
-    return names
+            names.add(node.module.partition(".")[0])
+    return tuple(sorted(names))
 
 
 def difference(before: str, after: str) -> str:
@@ -252,11 +252,6 @@ def difference(before: str, after: str) -> str:
     changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     shown = [f"{line[0]} {one_line(line[1:], most=80)}" for line in changed[:_MOST_LINES]]
     return " ".join([*shown, "..."] if len(changed) > _MOST_LINES else shown)
-
-
-def imports_of(text: str) -> tuple[str, ...]:
-    """The packages that a file imports, sorted."""
-    return tuple(sorted(set(_imported(text))))
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, file: str) -> tuple[Argument, ...]:

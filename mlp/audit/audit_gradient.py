@@ -412,14 +412,10 @@ def _increments(program: AuditedCode, last: Array) -> AuditedCode:
 
 
 def _as_layers(values: Array, like: Layers) -> Layers:
-    made, start = [], 0
-    for pair in like:
-        parts = []
-        for part in pair:
-            parts.append(values[start : start + part.size].reshape(part.shape))
-            start += part.size
-        made.append((parts[0], parts[1]))
-    return made
+    parts = [part for pair in like for part in pair]
+    split = np.split(values, np.cumsum([part.size for part in parts])[:-1])
+    made = [own.reshape(part.shape) for own, part in zip(split, parts, strict=True)]
+    return list(zip(made[::2], made[1::2], strict=True))
 
 
 def _has_few_digits(program: AuditedCode) -> bool:
@@ -510,13 +506,15 @@ def _compare(
             start += array.size
     size = 1.0
     if not program.has_rate:
-        size = _norm([part.due for part in parts]) / (_norm([p.given for p in parts]) or 1.0)
+        all_given, all_due = _joined(parts)
+        size = float(np.linalg.norm(all_due) / (np.linalg.norm(all_given) or 1.0))
     floor = 1e-6 * max(float(np.abs(part.due).max()) for part in parts)
     return [dataclasses.replace(part, given=size * part.given, floor=floor) for part in parts]
 
 
-def _norm(arrays: Sequence[Array]) -> float:
-    return float(np.linalg.norm(np.concatenate(arrays)))
+def _joined(parts: Sequence[ComparedPart]) -> tuple[Array, Array]:
+    """The entries of all arrays: given by the program, and due."""
+    return np.concatenate([part.given for part in parts]), np.concatenate([p.due for p in parts])
 
 
 def _difference(
@@ -548,8 +546,7 @@ def _difference(
 
 
 def _angle(parts: Sequence[ComparedPart]) -> float:
-    given = np.concatenate([part.given for part in parts])
-    due = np.concatenate([part.due for part in parts])
+    given, due = _joined(parts)
     size = float(np.linalg.norm(given) * np.linalg.norm(due))
     if not size or not np.isfinite(size):
         return 90.0
@@ -604,37 +601,32 @@ def _from_formulas(
         return []  # one example alone is nothing that it takes
     if not all(np.isfinite(vector(at.gradient)).all() for at in examples):
         return []
-    steps = explain_steps(examples, tolerance=tolerance)
-    own_forward = ""
+    steps, own = explain_steps(examples, tolerance=tolerance), network
     if any(step.has_unknown for step in steps):
-        for said, other in _other_networks(network):
+        for other in _other_networks(network):
             tried = [_through(at, other) for at in examples]
             found = explain_steps(tried, tolerance=tolerance)
             if not any(step.has_unknown for step in found) and _cost(found) < _cost(steps):
-                steps, own_forward, network, examples = found, said, other, tried
+                steps, own, examples = found, other, tried
                 break
     if not program.has_rate:
         steps = _without_size(steps)
-    batch = _batch_ratios(program, network, steps, tolerance)
-    return step_flaws(steps, batch, examples, names, own_forward)
+    batch = _batch_ratios(program, own, steps, tolerance)
+    return step_flaws(steps, batch, examples, names, network)
 
 
 def _cost(steps: Sequence[LayerSteps]) -> float:
     return sum(step.cost for step in steps)
 
 
-def _other_networks(network: KnownNetwork) -> list[tuple[str, KnownNetwork]]:
+def _other_networks(network: KnownNetwork) -> list[KnownNetwork]:
     """What the gradient's own forward pass may be, where it is not that of the loss."""
     count = len(network.activations)
-    others = [
-        (
-            f"{name} in place of {', '.join(sorted(set(network.activations)))}",
-            dataclasses.replace(network, activations=(name,) * count),
-        )
-        for name in ACTIVATIONS
-        if count and (name,) * count != network.activations
+    others = [(name,) * count for name in ACTIVATIONS if (name,) * count != network.activations]
+    return [
+        dataclasses.replace(network, is_biased=False),
+        *(dataclasses.replace(network, activations=each) for each in others),
     ]
-    return [("no bias", dataclasses.replace(network, is_biased=False)), *others]
 
 
 def _through(at: ForwardPass, other: KnownNetwork) -> ForwardPass:

@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,29 +29,25 @@ def audit_file(path: Path, typed: Mapping[str, str], *, timeout_s: float) -> dic
     """
     if not path.is_file():
         raise MissingInputError(f"there is no file {path}")
-    reading, writing = os.pipe()
-    words = [sys.executable, "-m", "mlp.audit.own_process", str(writing), str(path.resolve())]
     here = str(Path(__file__).resolve().parents[2])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    child = subprocess.Popen(
-        [*words, str(timeout_s), json.dumps(dict(typed))],
+    words = [sys.executable, "-m", "mlp.audit.own_process"]
+    with subprocess.Popen(
+        [*words, str(path.resolve()), str(timeout_s), json.dumps(dict(typed))],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # prints of the file, also without end
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        pass_fds=[writing],
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "Agg"},
-    )
-    os.close(writing)
-    try:
-        report = _read(reading, timeout_s + _GRACE_S)
-    finally:
-        os.close(reading)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        code = child.wait()
-    if report is None:
-        raise DataError(_too_late(path.name, timeout_s))
+    ) as child:
+        try:
+            report, _ = child.communicate(timeout=timeout_s + _GRACE_S)
+        except subprocess.TimeoutExpired:
+            raise DataError(_too_late(path.name, timeout_s)) from None
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    code = child.returncode
     if not report:
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         raise DataError(f"{path.name} ended its process {ended} while it was audited")
@@ -63,20 +57,6 @@ def audit_file(path: Path, typed: Mapping[str, str], *, timeout_s: float) -> dic
             found["kind"], MlpError
         )(found["fault"])
     return found
-
-
-def _read(reading: int, patience_s: float) -> str | None:
-    """All that the child says; None: it was not ready in time."""
-    begun = time.monotonic()
-    parts: list[bytes] = []
-    while True:
-        left = patience_s - (time.monotonic() - begun)
-        if left <= 0 or not select.select([reading], [], [], left)[0]:
-            return None
-        part = os.read(reading, 1 << 16)
-        if not part:
-            return b"".join(parts).decode()
-        parts.append(part)
 
 
 def _too_late(name: str, timeout_s: float, line: int | None = None, text: str = "") -> str:
@@ -97,9 +77,11 @@ def _overdue(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """The child: audits, and writes what it found to a pipe."""
-    pipe, path, timeout_s = int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    typed = json.loads(sys.argv[4])
+    """The child: audits, and writes what it found to where its output went at first."""
+    path, timeout_s, typed = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    pipe = os.dup(sys.stdout.fileno())
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())  # prints of the file, also without end
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, _overdue)

@@ -159,19 +159,27 @@ def step_flaws(
     batch: BatchRatios | None,
     examples: Sequence[ForwardPass],
     names: Names,
-    own_forward: str,
+    network: KnownNetwork,
 ) -> list[Flaw]:
-    """All that is not as it is due, a flaw a kind."""
+    """All that is not as it is due, a flaw a kind.
+
+    Args:
+        examples: on their way through the network that the gradient takes.
+        network: that of the loss.
+    """
     flaws: list[Flaw] = []
-    network = examples[0].network
-    if own_forward:
+    own = examples[0].network
+    if own != network:
+        said = "no bias"
+        if own.is_biased:
+            activations = ", ".join(sorted(set(network.activations)))
+            said = f"{own.activations[0]} in place of {activations}"
         texts = (
-            f"{names.function} computes another network than the loss: {own_forward}",
+            f"{names.function} computes another network than the loss: {said}",
             "It is the gradient of another function",
             "Let both take the activations from one forward pass",
         )
-        flaw = names.flaw("another forward pass", [], "forward", 2.0, texts)
-        flaws.append(flaw)
+        flaws.append(names.flaw("another forward pass", [], "forward", 2.0, texts))
     if not steps[-1].delta.is_due:
         flaws.append(_output_flaw(steps[-1], examples, names))
     flaws += _hidden_flaws(steps[:-1], examples, names)
