@@ -238,8 +238,9 @@ def _measured_noise(curve: Curve, at: NDArray[np.int64], batches: Curve, batch_s
 
     A pair is the loss of a batch beside the exact one, at each end of an epoch. Where few of them
     are in the tail, the latest of the run tell, by their share of the root of the loss, with which
-    such an error grows. These tell less, so that no less is taken than half of what batches are
-    expected to have at most (healthy steps are apart by up to 0.8 of all of it), and no more.
+    such an error grows. These tell less. So what batches are expected to have at most bounds it
+    from above; and from below, so that no tail swings which is apart by 1.25 times that or less
+    (healthy ones are by up to 0.8 times).
     """
     tail = _tail(batches)
     is_pair = at < batches.size
@@ -251,7 +252,7 @@ def _measured_noise(curve: Curve, at: NDArray[np.int64], batches: Curve, batch_s
     shares = errors / np.sqrt(np.maximum(exact, np.finfo(np.float32).tiny))
     latest = 1.4826 * float(np.median(shares[-NOISE_PAIRS:])) * math.sqrt(float(np.mean(tail)))
     most = _batch_noise(tail, batch_size, CHANCE_LOSS)
-    return min(max(latest, most / 2), most)
+    return min(max(latest, NOISE_MARGIN * most / BEYOND_NOISE), most)
 
 
 def judge_curve(

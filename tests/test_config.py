@@ -5,7 +5,7 @@ import math
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import RESULT_GROUPS, Own, RunConfig, canonical_json, digest
@@ -58,6 +58,7 @@ def test_widths_are_a_list_among_the_settings():
     assert settings_of(run)["model.widths"] == [3, 4]
 
 
+@settings(max_examples=30)
 @given(JSON)
 def test_the_digest_does_not_depend_on_the_order_of_keys(value):
     turned = dict(reversed(value.items())) if isinstance(value, dict) else value

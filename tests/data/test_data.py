@@ -120,13 +120,9 @@ class TestMnist:
 
     @needs_mnist
     def test_loading_takes_less_than_a_second(self, whole: Dataset) -> None:
-        for _ in range(3):  # the machine may be busy with other things
-            start = time.perf_counter()
-            load_data(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
-            duration_s = time.perf_counter() - start
-            if duration_s < 1:
-                break
-        assert duration_s < 1
+        start = time.process_time()  # the machine may be busy with other things
+        load_data(Data(name="mnist", root=MNIST_ROOT), notice=pytest.fail)
+        assert time.process_time() - start < 1
 
     def test_the_environment_names_the_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
