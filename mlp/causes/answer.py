@@ -312,8 +312,7 @@ def answer(
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     undecided = tuple(s for s in tested if s not in (*named, *idle, *failing))
     runs = plan.runs
-    is_by_step = any(cause.kind is Kind.EFFECTIVE_STEP for cause in causes)
-    has_step = is_by_step or {LEARNING_RATE, NORMALIZATION} <= named
+    has_step = {LEARNING_RATE, NORMALIZATION} <= named
     batch, n_left = next_singles(plan, results, seen, found)
     is_complete = not (batch or next_pair_batch(plan, curing, results))
     return Answer(

@@ -400,35 +400,34 @@ class Bisection:
         return min(map(_first_bad, self.ends), default=math.inf)
 
     @property
-    def good_place(self) -> float | None:
-        """The last place up to which each seed ends well; None where one has no such place."""
-        lasts = list(map(_last_good, self.ends))
-        known = [last for last in lasts if last is not None]
-        return min(known) if len(known) == len(lasts) else None
+    def good_place(self) -> float:
+        """The last place up to which each seed ends well; -inf where one has no such place."""
+        return min(map(_last_good, self.ends), default=-math.inf)
 
     def wanted(self) -> list[tuple[int, float]]:
         """Seeds and places to train next; none where the edge is known, or beyond reach."""
         bad, good = self.bad_place, self.good_place
-        if good is not None and (bad - good) * self._length <= _TOLERANCE:
+        if (bad - good) * self._length <= _TOLERANCE:
             # What lies before a good place is good as a rule, not always.
             return [(seed, good) for seed, own in enumerate(self.ends) if good not in own]
         low = good
-        if low is None:
+        if low == -math.inf:
             back = min(0.5, math.log(10) / self._length) if self.is_log else 0.5
             low = 0.0 if bad > 0 else bad - back
             if low < (_FARTHEST_PLACE if self.is_log else 0.0):
                 return []
         places = [low + (bad - low) * i / (_POINTS + 1) for i in range(_POINTS + 1)]
-        asked = []
-        for seed, own in enumerate(self.ends):
-            last = _last_good(own)
-            asked += [(seed, p) for p in places if p not in own and (last is None or p > last)]
-        return asked
+        return [
+            (seed, place)
+            for seed, own in enumerate(self.ends)
+            for place in places
+            if place not in own and place > _last_good(own)
+        ]
 
     def edge(self, setting: str) -> Edge | None:
         """What is known of the edge; None where no value is known that is good with each seed."""
         good, bad = self.good_place, self.bad_place
-        if good is None or not good < bad < math.inf:
+        if not -math.inf < good < bad < math.inf:
             return None
         return Edge(setting, self.value(good), self.value(bad), len(self.ends))
 
@@ -441,10 +440,10 @@ def _first_bad(ends: Mapping[float, bool]) -> float:
     return min((place for place, is_good in ends.items() if not is_good), default=math.inf)
 
 
-def _last_good(ends: Mapping[float, bool]) -> float | None:
+def _last_good(ends: Mapping[float, bool]) -> float:
     first_bad = _first_bad(ends)
-    good = [place for place, is_good in ends.items() if is_good and place < first_bad]
-    return max(good, default=None)
+    good = (place for place, is_good in ends.items() if is_good and place < first_bad)
+    return max(good, default=-math.inf)
 
 
 def _find_edges(search: _Search) -> dict[str, Bisection]:
@@ -485,8 +484,8 @@ def _singles(search: _Search, ways: Mapping[str, Bisection]) -> list[Change]:
     found = []
     for factor, changes in search.of_factor().items():
         way = ways.get(factor.setting)
-        if way is not None and (place := way.good_place) is not None:
-            changes = [search.changed_to(factor.setting, way.value(place)), *changes]
+        if way is not None and way.good_place > -math.inf:
+            changes = [search.changed_to(factor.setting, way.value(way.good_place)), *changes]
             search.train([(changes[:1], 0)])
         found += [own for own in changes if search.is_cured([own])][:1]
     return found
@@ -544,12 +543,11 @@ def _hold(search: _Search, curing: list[tuple[Change, ...]], ways: Mapping[str, 
         return
     [setting] = best.settings
     way = ways.get(setting)
-    place = None if way is None else way.good_place
-    if way is None or place is None:
+    if way is None or way.good_place == -math.inf:
         return
     seeds = range(len(search.configs))
     for back in _NARROWER:
-        change = search.changed_to(setting, way.value(place - back))
+        change = search.changed_to(setting, way.value(way.good_place - back))
         if not search.train(([change], seed) for seed in seeds):
             return
         if all(search.ends_well([change], seed) for seed in seeds) and search.is_cured([change]):
