@@ -149,9 +149,13 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-        draw(space, base, noted(lambda name, domain, place=place: domain.at(place[name]), taken))
+        draw(space, base, noted(functools.partial(_at_place, place), taken))
         points.append(taken)
     return points
+
+
+def _at_place(place: Mapping[str, float], name: str, domain: Domain) -> Value:
+    return domain.at(place[name])
 
 
 def check_grid(space: Space, base: RunConfig) -> None:
