@@ -149,13 +149,13 @@ def _quasi_random(
     for row in coordinates:
         taken: dict[str, Value] = {}
         place = dict(zip(names, row.tolist(), strict=True))
-
-        def at_place(name: str, domain: Domain, place: dict[str, float] = place) -> Value:
-            return domain.at(place[name])
-
-        draw(space, base, noted(at_place, taken))
+        draw(space, base, noted(functools.partial(_at_place, place), taken))
         points.append(taken)
     return points
+
+
+def _at_place(place: Mapping[str, float], name: str, domain: Domain) -> Value:
+    return domain.at(place[name])
 
 
 def check_grid(space: Space, base: RunConfig) -> None:

@@ -65,8 +65,8 @@ def train_functions(
         results: dict[int, Result] = {}
         while len(results) < len(configs):
             for task, found in functions.wait(progress or (lambda _share, _losses: None)):
-                assert not isinstance(found, str)  # of a lost process as well there is a result
-                results.update(zip(task.numbers, found, strict=True))
+                assert not isinstance(found, str)  # whatever a run does, it has a result
+                results[task.numbers[0]] = found[0]
     return [results[number] for number in range(len(configs))]
 
 

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mlp.errors import SettingError
@@ -46,6 +46,7 @@ choices = st.lists(
 ).map(lambda values: read_domain(RATE, values))
 
 
+@settings(max_examples=50)
 @given(float_ranges() | integer_ranges() | choices, fractions)
 def test_a_fraction_never_leaves_the_domain(found, fraction):
     value = found.at(fraction)
@@ -54,6 +55,7 @@ def test_a_fraction_never_leaves_the_domain(found, fraction):
         assert isinstance(value, int if found.integer else (int, float))
 
 
+@settings(max_examples=50)
 @given(float_ranges() | integer_ranges() | choices)
 def test_fractions_reach_both_ends(found):
     ends = found.at(0.0), found.at(BELOW_ONE)
@@ -63,6 +65,7 @@ def test_fractions_reach_both_ends(found):
         assert ends == pytest.approx((found.low, found.high), rel=1e-9)
 
 
+@settings(max_examples=50)
 @given(integer_ranges() | choices, st.data())
 def test_every_value_of_a_countable_domain_is_reached(found, data):
     size = found.size()
@@ -94,6 +97,7 @@ def test_a_logarithmic_range_is_even_in_the_logarithm():
     assert found.at(0.25) == pytest.approx(1e-4)
 
 
+@settings(max_examples=50)
 @given(st.integers(-50, 50), st.integers(1, 40), st.integers(0, 60))
 def test_steps_are_decimals(low, step, n):
     found = domain("optimizer.momentum", low=low / 10, high=(low + n * step) / 10, step=step / 10)
@@ -205,6 +209,7 @@ def test_bad_domains_are_refused(path, value, message):
     assert str(caught.value).isprintable()
 
 
+@settings(max_examples=50)
 @given(
     st.sampled_from([RATE, DEPTH, WIDTHS, "nonsense"]),
     st.dictionaries(

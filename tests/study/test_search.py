@@ -126,17 +126,20 @@ def uninterrupted(tmp_path_factory, empty_store):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(sampler, folder, uninterrupted):
-    """The later trials come out the same every time.
+def test_a_study_that_was_stopped_anywhere_ends_as_one_that_was_not(
+    sampler, folder, uninterrupted, capfd
+):
+    """The later trials come out the same every time, and nothing is said.
 
-    Only tpe looks at earlier trials, after the tenth: for the others a few stops are enough.
+    Only tpe looks at earlier trials, after the tenth: for the others a stop is enough.
     """
     _, expected = uninterrupted(sampler)
     assert len(expected) == N_TRIALS
-    for count in (1, 4, 6, *range(10, N_TRIALS + 1)) if sampler == "tpe" else (1, 6, N_TRIALS):
+    for count in (1, 6, 11, 13, N_TRIALS) if sampler == "tpe" else (6, N_TRIALS):
         study = told(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS)), count)
         assert stored(study) == expected[:count]
     assert search.ask(opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_trial_that_another_sweep_has_stored_is_not_stored_again(folder):
@@ -158,7 +161,7 @@ def test_asking_changes_nothing(sampler, folder, uninterrupted):
     assert stored(study) == before == uninterrupted(sampler)[1][:6]
 
 
-@pytest.mark.parametrize(("sampler", "shorter"), [("tpe", 4), ("tpe", 6), ("qmc", 6), ("grid", 6)])
+@pytest.mark.parametrize(("sampler", "shorter"), [("tpe", 6), ("qmc", 6)])
 def test_a_longer_study_begins_with_the_shorter_one(sampler, shorter, folder, uninterrupted):
     study = told(opened(folder, sweep(sampler=sampler, n_trials=shorter)))
     assert search.ask(study) == []
@@ -217,11 +220,6 @@ def test_the_trials_of_a_generation_differ(sampler, folder):
     assert len(set(asked)) == 16
 
 
-def test_the_search_says_nothing(folder, capfd):
-    told(opened(folder, sweep(n_trials=16)))
-    assert capfd.readouterr() == ("", "")
-
-
 # -- what is stored
 
 
@@ -239,10 +237,11 @@ def test_the_stored_study_has_only_finished_trials_in_their_order(sampler, unint
 def test_every_stored_trial_can_be_made_again(sampler, uninterrupted):
     folder, trials = uninterrupted(sampler)
     study = opened(folder, sweep(sampler=sampler, n_trials=N_TRIALS))
-    for number, *_ in trials:
-        trial = search.trial_of(study, search.rows(study)[number])
-        assert trial.number == number
-        assert outcome_of(trial)["value"] == search.rows(study)[number].value
+    rows = search.rows(study)
+    assert [row.number for row in rows] == [number for number, *_ in trials]
+    for row in rows:
+        trial = search.trial_of(study, row)
+        assert (trial.number, outcome_of(trial)["value"]) == (row.number, row.value)
         assert isinstance(trial.config.model.depth, int)
 
 
@@ -290,14 +289,14 @@ def test_tpe_avoids_what_diverged(folder):
     space = {RATE: {"low": 1e-4, "high": 1e4, "log": True}}
     found = {}
     for sampler in ("random", "tpe"):
-        config = sweep(sampler=sampler, space=space, enqueue=[], n_trials=32)
+        config = sweep(sampler=sampler, space=space, enqueue=[], n_trials=24, generation=2)
         rows = search.rows(told(opened(folder, config), outcome_of=outcome))
         found[sampler] = sum(row.verdict is Verdict.DIVERGED for row in rows[12:])
-    assert found["random"] >= 8
+    assert found["random"] >= 4
     assert found["tpe"] < found["random"] / 2
 
 
-@pytest.mark.parametrize("objective", ["validation_accuracy", "training_loss", "oscillation"])
+@pytest.mark.parametrize("objective", ["training_loss", "oscillation"])
 def test_the_best_is_the_earliest_of_equals(objective, folder):
     study = opened(folder, sweep(objective=objective, n_trials=8))
     values = [None, 0.5, 0.9, 0.1, 0.9, 0.1, None, 0.5]
@@ -313,12 +312,11 @@ def test_the_best_is_the_earliest_of_equals(objective, folder):
 
 
 def test_there_is_no_best_where_all_diverged(folder):
-    study = opened(folder, sweep(n_trials=12))
-    while trials := search.ask(study):
-        for trial in trials:
-            search.tell(study, trial, value=None, facts={"verdict": "diverged"})
+    study = opened(folder, sweep(n_trials=4))
+    for trial in search.ask(study):
+        search.tell(study, trial, value=None, facts={"verdict": "diverged"})
     assert search.best_row(study) is None
-    assert len(search.rows(study)) == 12
+    assert len(search.rows(study)) == 4
 
 
 def test_numbers_of_a_trial_are_an_attribute_each_or_in_one(folder):
@@ -333,7 +331,7 @@ def test_numbers_of_a_trial_are_an_attribute_each_or_in_one(folder):
 
 
 def test_a_constant_objective_ends(folder):
-    study = opened(folder, sweep(n_trials=14))
+    study = opened(folder, sweep(n_trials=8))
     while trials := search.ask(study):
         for trial in trials:
             search.tell(study, trial, value=0.5, facts={"verdict": "stalled"})
@@ -501,20 +499,13 @@ def test_optunas_tools_read_the_stored_study(uninterrupted):
     )
 
 
-@pytest.mark.parametrize(
-    ("plot", "sampler"),
-    [
-        ("plot_parallel_coordinate", "tpe"),
-        ("plot_slice", "grid"),
-    ],
-)
-def test_optunas_plots_draw_the_stored_study(plot, sampler, uninterrupted):
+def test_optunas_plots_draw_the_stored_study(uninterrupted):
     pytest.importorskip("plotly")
-    folder, _ = uninterrupted(sampler)
+    folder, _ = uninterrupted("tpe")
     [summary] = optuna.get_all_study_summaries(url_of(folder))
     study = optuna.load_study(study_name=summary.study_name, storage=url_of(folder))
-    draw = getattr(optuna.visualization, plot)
-    assert draw(study, params=[DEPTH, MEAN_OR_SUM]).data
+    drawn = optuna.visualization.plot_parallel_coordinate(study, params=[DEPTH, MEAN_OR_SUM])
+    assert drawn.data
 
 
 # -- stores

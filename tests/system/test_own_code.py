@@ -118,21 +118,16 @@ def test_every_command_of_a_session(mine):
 REFUSED = {  # words -> exit code, and what is said
     ("train", "own.file=nowhere.py"): (66, "there is no file"),
     ("train", "own.file=mine.txt"): (2, "own.file must be FILE.py or FILE.py:FUNCTION"),
-    ("train", "own.file=mine.py:fit"): (2, "has no function fit at its top level"),
     ("train", "own.file=mine.py", "own.rat=1"): (2, "did you mean 'own.rate'?"),
-    ("train", "own.file=mine.py", "own.rate=x"): (2, "own.rate must be a number, but is 'x'"),
     ("train", "own.file=mine.py", "model.depth=3"): (2, "model.depth is of the built-in network"),
     ("train", "own.rate=1"): (2, "own.rate needs own.file=FILE.py"),
     ("train", "own.file=broken.py"): (65, "broken.py is no Python: line 1"),
     ("train", "own.file=raises.py"): (65, "ZeroDivisionError: division by zero (raises.py, line"),
     ("train", "own.file=mine.py", "own.timeout_s=0"): (2, "own.timeout_s must be greater than 0"),
     ("explain", "nowhere.py"): (66, "there is no file"),
-    ("explain", "mine.py:fit"): (2, "has no function fit at its top level"),
-    ("explain", "mine.py", "own.rat=1"): (2, "did you mean 'own.rate'?"),
     ("explain", "mine.py", "model.depth=3"): (2, "model.depth is of the built-in network"),
     ("explain", "raises.py"): (65, "ZeroDivisionError: division by zero (raises.py, line"),
     ("sweep", "sweeps=accuracy", "own.file=mine.py"): (2, "varies the arguments of your function"),
-    ("sweep", "sweeps=ours", "study.pruner=median"): (2, "study.pruner must be none with own.file"),
     ("sweep", "sweeps=ours", "study.objective=scor"): (2, "(loss, score), but is 'scor'"),
 }
 

@@ -4,7 +4,7 @@ import heapq
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import RunConfig
@@ -15,6 +15,7 @@ from mlp.training.train_runs import cost, cut
 COSTS = st.lists(st.floats(0, 1e6), max_size=30)
 
 
+@settings(max_examples=50)
 @given(COSTS, st.integers(1, 9), st.none() | st.integers(1, 5), st.booleans())
 def test_each_trial_is_in_one_population(costs, n_slots, most, has_columns):
     columns = [1 + i * 7 % 40 for i in range(len(costs))] if has_columns else None

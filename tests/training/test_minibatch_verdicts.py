@@ -24,7 +24,7 @@ SWINGING = [
         {"training.batch_size": size, "optimizer.learning_rate": rate, "model.activation": "tanh"}
         for rate in (25.0, 50.0)
     ]
-    for size in (145, 73, 49, 37)  # 2, 4, 6 and 8 steps an epoch
+    for size in (145, 37)  # 2 and 8 steps an epoch
 ]
 
 
@@ -58,8 +58,9 @@ def judged(settings: list[dict[str, object]], data: Dataset, *, own_batches: boo
         yield judge_run(result, config.training.batch_size).verdict, np.array(after)
 
 
-@pytest.mark.parametrize("own_batches", [True, False])
-@pytest.mark.parametrize("settings", HEALTHY)
+@pytest.mark.parametrize(
+    ("settings", "own_batches"), [*((each, False) for each in HEALTHY), (HEALTHY[1], True)]
+)
 def test_where_full_batch_descent_never_rises_batches_do_not_oscillate(
     settings, digits, own_batches
 ):
