@@ -70,7 +70,7 @@ def settings_of(config: RunConfig) -> dict[str, Value]:
     """
     own = config.own
     if own is None:
-        flat = leaves({name: dataclasses.asdict(getattr(config, name)) for name in RESULT_GROUPS})
+        flat = leaves({name: vars(getattr(config, name)) for name in RESULT_GROUPS})
         del flat["data.root"]  # it says where
     else:
         flat = {f"own.{name}": value for name, value in own.arguments.items()}
@@ -304,7 +304,7 @@ def with_settings(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         3
     """
     groups = [group for group in RUN_GROUPS if group != "own"]
-    values: dict[str, Any] = {group: dataclasses.asdict(getattr(config, group)) for group in groups}
+    values: dict[str, Any] = {group: {**vars(getattr(config, group))} for group in groups}
     own = config.own
     for path, value in changes.items():
         group, _, name = path.partition(".")

@@ -21,7 +21,7 @@ from mlp.causes.answer import (
     render_answer,
     sentences,
 )
-from mlp.causes.changes import plain, standard_space
+from mlp.causes.changes import GradientNorm, plain, standard_space
 from mlp.causes.effects import effects, look
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import DEEDS, complete_space, deed, observe, verdict_to_explain
@@ -85,6 +85,7 @@ _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than t
 _POPULATION = 64  # reruns that are trained at once, at most
 _FEWEST = 8  # fill the vectors of the engine: fewer take as long
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
+_MOST_MEASURED = 128  # runs whose first gradients are measured together
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
@@ -147,7 +148,9 @@ def explain_study(
     runs = _comparable(study, store, config, console)
     own_config = with_settings(runs[0].config, {"data.root": config.local.data.root})
     _, data = load_examples(own_config, console, {run.data_digest for run in runs}, "study")
-    plan = _plan(study, runs, data, config)
+    configs = [plain(_unmeasured(run.config)) for run in runs]
+    norms = norms_of(data, configs if len(configs) <= _MOST_MEASURED else ())
+    plan = _plan(study, runs, data, config, norms=norms)
     least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
     again = explain_again(study, config)
@@ -180,6 +183,7 @@ def explain_study(
             inquiry = _Inquiry(
                 plan=plan,
                 data=data,
+                norms=norms,
                 console=console,
                 started=started,
                 limit_s=limit_s,
@@ -300,7 +304,14 @@ def _trained_by(own: Own, run: PastRun) -> PastRun:
     return dataclasses.replace(run, config=dataclasses.replace(run.config, own=here))
 
 
-def _plan(study: PastStudy, runs: Sequence[PastRun], data: Dataset, config: ExplainConfig) -> Plan:
+def _plan(
+    study: PastStudy,
+    runs: Sequence[PastRun],
+    data: Dataset,
+    config: ExplainConfig,
+    *,
+    norms: GradientNorm,
+) -> Plan:
     """Which verdict is asked about, and what is changed in which runs."""
     configs = [_unmeasured(run.config) for run in runs]
     verdicts = [run.judgement.verdict for run in runs]
@@ -322,7 +333,7 @@ def _plan(study: PastStudy, runs: Sequence[PastRun], data: Dataset, config: Expl
         interventions=config.explain.interventions,
         seeds=config.explain.seeds,
         n_examples=data.train.n_examples,
-        gradient_norm=norms_of(data),
+        gradient_norm=norms,
     )
 
 
@@ -350,6 +361,7 @@ class _Inquiry:
 
     plan: Plan
     data: Dataset
+    norms: GradientNorm
     console: Console
     started: float
     limit_s: float
@@ -403,7 +415,7 @@ class _Inquiry:
             self.plan,
             self.known,
             n_examples=self.data.train.n_examples,
-            gradient_norm=norms_of(self.data),
+            gradient_norm=self.norms,
             pace_s=self._measured_s() or None,
         )
 

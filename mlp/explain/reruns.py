@@ -1,8 +1,7 @@
 """Reruns of an explanation: trained as populations, judged, kept, and uploaded meanwhile."""
 
-import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,11 +111,25 @@ def own_function(
     return own
 
 
-def norms_of(data: Dataset) -> GradientNorm:
-    """Gives gradients' norms at the first weights; 1 of an own function, which alone knows them."""
+def norms_of(data: Dataset, together: Collection[RunConfig] = ()) -> GradientNorm:
+    """Gives gradients' norms at the first weights; 1 of an own function, which alone knows them.
+
+    Args:
+        together: configs that are measured at once when the first norm is asked for: that takes
+            hardly longer than for one of them.
+    """
     if data.program is not None:
         return lambda configs: [1.0] * len(configs)
-    return functools.partial(gradient_norms, data=data, threads=n_threads(Execution()))
+    known: dict[RunConfig, float] = {}
+
+    def norms(configs: Sequence[RunConfig]) -> list[float]:
+        if not known.keys() >= set(configs):
+            new = [c for c in dict.fromkeys([*together, *configs]) if c not in known]
+            found = gradient_norms(new, data=data, threads=n_threads(Execution()))
+            known.update(zip(new, found, strict=True))
+        return [known[config] for config in configs]
+
+    return norms
 
 
 @dataclass(eq=False)
