@@ -64,8 +64,8 @@ def woven(function: Callable[..., Any]) -> Any:
     """A function that becomes part of each compiled function that calls it.
 
     Numba optimizes a function together with all that it calls, however deep, and each of those
-    likewise before: a chain of eight calls is optimized eight times. So only what is called from
-    many places stands by itself.
+    likewise before: a chain of eight calls is optimized eight times. So by themselves stand only
+    what is called from many places and what would make one function of all.
     """
     return njit(inline="always")(function)
 
