@@ -42,14 +42,16 @@ def spin(n):
 
 
 @njit(nogil=True)
-def forward(source, feature, weights, sums, n_blocks):
+def forward(source, work, n_blocks):
+    feature, weights, sums = work.feature, work.weights, work.sums
     for block in range(n_blocks):
         first, end = source.block_position[block], source.block_position[block + 1]
         kernels.forward_narrow(source, feature, weights, 0, first, end - first, sums)
 
 
 @njit(nogil=True)
-def backward(source, feature, n_pixels, delta, gradient, n_blocks):
+def backward(source, work, n_pixels, n_blocks):
+    feature, delta, gradient = work.feature, work.sums, work.gradient
     for block in range(n_blocks):
         kernels.backward_narrow(source, feature, block, n_pixels, delta, gradient, 0, block == 0)
 
@@ -97,9 +99,12 @@ def main() -> None:
     images = pack_images(part.pixels, part.labels, live)
     batches = cut_batches(images, np.arange(n), n, n_pixels, "float32")
     source, n_blocks = Handle(images, batches), len(batches.block_position) - 1
-    feature = pixel_features(data.scale, "float32")
-    weights, gradient = (aligned_zeros(n_pixels * TILE, np.float32) for _ in range(2))
-    sums = aligned_zeros(BLOCK * TILE, np.float32)
+    work = Handle(
+        feature=pixel_features(data.scale, "float32"),
+        weights=aligned_zeros(n_pixels * TILE, np.float32),
+        gradient=aligned_zeros(n_pixels * TILE, np.float32),
+        sums=aligned_zeros(BLOCK * TILE, np.float32),
+    )
 
     def steps(number: int) -> float:
         long = with_settings(SMALL, {"training.steps": number})
@@ -108,10 +113,8 @@ def main() -> None:
     ghz = 6e7 / best(lambda: spin(10**7)) / 1e9
     step = (steps(2 * STEPS) - steps(STEPS)) / STEPS
     passes = {
-        "forward over the pixels": best(lambda: forward(source, feature, weights, sums, n_blocks)),
-        "backward over the pixels": best(
-            lambda: backward(source, feature, n_pixels, sums, gradient, n_blocks)
-        ),
+        "forward over the pixels": best(lambda: forward(source, work, n_blocks)),
+        "backward over the pixels": best(lambda: backward(source, work, n_pixels, n_blocks)),
     }
     n_entries = len(images.pixel)
     print(f"{n} examples, {n_entries} non-zero pixels, {ghz:.2f} GHz, one thread")

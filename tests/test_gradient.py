@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.config import Gradient, Initialization, Model, Optimizer
@@ -79,6 +79,7 @@ magnitudes = st.one_of(st.just(0.0), st.floats(1e-30, 1e30), st.floats(-1e30, -1
 entries = st.lists(magnitudes, min_size=2, max_size=8)
 
 
+@settings(max_examples=40)
 @given(values=entries, dtype=st.sampled_from(["float32", "float64"]))
 def test_unit_has_norm_one_or_stays_zero(values, dtype):
     grads = params_of(values, dtype)
@@ -93,6 +94,7 @@ def test_unit_has_norm_one_or_stays_zero(values, dtype):
         assert np.sign(flat(unit)[largest]) == np.sign(flat(grads)[largest])
 
 
+@settings(max_examples=40)
 @given(
     values=entries, clip_norm=st.floats(1e-20, 1e20), dtype=st.sampled_from(["float32", "float64"])
 )

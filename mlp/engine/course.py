@@ -111,6 +111,6 @@ def next_epoch(course: Course) -> Handle:
     return Handle(images, cut)
 
 
-def chunk_count(batch_size: int, n_examples: int) -> int:
+def chunk_count(batch_size: int | None, n_examples: int) -> int:
     """Chunks of the largest batch, and with it copies of the gradient."""
-    return min(CHUNKS, -(-min(batch_size, n_examples) // BLOCK))
+    return min(CHUNKS, -(-min(batch_size or n_examples, n_examples) // BLOCK))

@@ -26,12 +26,7 @@ from llvmlite import ir
 from numba import from_dtype, njit, types
 from numba.core.cgutils import alloca_once, unpack_tuple
 from numba.core.datamodel.models import OpaqueModel
-from numba.core.typing.templates import (
-    AbstractTemplate,
-    AttributeTemplate,
-    infer_global,
-    signature,
-)
+from numba.core.typing.templates import AttributeTemplate, signature
 from numba.extending import (
     NativeValue,
     infer_getattr,
@@ -44,7 +39,7 @@ from numba.extending import (
 )
 from numpy.typing import NDArray
 
-from mlp.engine.simd import View, element_pointer, view_of
+from mlp.engine.simd import View, element_pointer, typed, view_of
 
 _SLOT = 4  # numbers of each entry: an address and up to three lengths
 _INT64 = ir.IntType(64)
@@ -69,8 +64,8 @@ def woven(function: Callable[..., Any]) -> Any:
     """A function that becomes part of each compiled function that calls it.
 
     Numba optimizes a function together with all that it calls, however deep, and each of those
-    likewise before: a chain of eight calls is optimized eight times. So only what is called from
-    many places stands by itself.
+    likewise before: a chain of eight calls is optimized eight times. So by themselves stand only
+    what is called from many places and what would make one function of all.
     """
     return njit(inline="always")(function)
 
@@ -153,38 +148,34 @@ def _read(context: Any, builder: Any, handle: _HandleType, value: Any, name: str
     if kind == types.int64:
         return entry(0)
     address = builder.inttoptr(entry(0), context.get_data_type(kind.dtype).as_pointer())
-    return view_of(context, builder, kind, address, [entry(1 + i) for i in range(kind.ndim)])
+    return view_of(builder, kind, address, [entry(1 + i) for i in range(kind.ndim)])
 
 
-@infer_global(operator.getitem)
-class _GetItem(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        view, index = args
-        if not isinstance(view, View):
-            return None
-        n_left = view.ndim - (len(index) if isinstance(index, types.BaseTuple) else 1)
-        return signature(View(view.dtype, n_left) if n_left else view.dtype, view, index)
+def _item_of(view: Any, index: Any) -> Any:
+    if not isinstance(view, View):
+        return None
+    n_left = view.ndim - (len(index) if isinstance(index, types.BaseTuple) else 1)
+    return signature(View(view.dtype, n_left) if n_left else view.dtype, view, index)
 
 
-@infer_global(operator.setitem)
-class _SetItem(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        if not isinstance(args[0], View):
-            return None
-        return signature(types.none, *args[:2], args[0].dtype)
+def _item_set(view: Any, index: Any, _value: Any) -> Any:
+    return signature(types.none, view, index, view.dtype) if isinstance(view, View) else None
 
 
-@infer_global(len)
-class _Len(AbstractTemplate):
-    def generic(self, args: Any, kws: Any) -> Any:
-        return signature(types.int64, *args) if isinstance(args[0], View) else None
+def _length_of(view: Any) -> Any:
+    return signature(types.int64, view) if isinstance(view, View) else None
+
+
+typed(operator.getitem, _item_of)
+typed(operator.setitem, _item_set)
+typed(len, _length_of)
 
 
 @lower_builtin(operator.getitem, View, types.Any)
 def _get_item(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     pointer, lengths = _place(context, builder, sig, args)
     if isinstance(sig.return_type, View):
-        return view_of(context, builder, sig.return_type, pointer, lengths)
+        return view_of(builder, sig.return_type, pointer, lengths)
     return builder.load(pointer)
 
 
@@ -229,7 +220,7 @@ def claim(_typing: Any, array: Any, index: Any, expected: Any, new: Any) -> Any:
     """Atomic compare-and-swap of an int64 element; True where it was `expected`."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, array, args)
+        pointer = element_pointer(builder, args)
         result = builder.cmpxchg(pointer, args[2], args[3], "seq_cst", "seq_cst")
         return builder.extract_value(result, 1)
 
@@ -241,7 +232,7 @@ def count_up(_typing: Any, array: Any, index: Any) -> Any:
     """Atomically adds one to an int64 element and returns what it was."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, array, args)
+        pointer = element_pointer(builder, args)
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "seq_cst")
 
     return types.int64(array, types.intp), generate
@@ -252,7 +243,7 @@ def peek(_typing: Any, array: Any, index: Any) -> Any:
     """Atomic read of an int64 element."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, array, args)
+        pointer = element_pointer(builder, args)
         return builder.load_atomic(pointer, "seq_cst", 8)
 
     return types.int64(array, types.intp), generate

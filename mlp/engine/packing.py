@@ -61,23 +61,17 @@ class Population:
     threads: list[Handle]  # what each has for itself
 
 
-@np.errstate(all="ignore")  # first weights may be beyond the dtype
-def begin(
-    number: int,
-    config: RunConfig,
-    course: Course,
-    thresholds: Mapping[int, float],
-    snapshots: dict[int, Params],
-) -> PackedTrial:
-    """A trial with its first weights."""
-    first = initialize(
+@np.errstate(all="ignore")  # they may be beyond the dtype
+def first_weights(config: RunConfig, n_inputs: int) -> Params:
+    """The weights that a run begins with."""
+    training = config.training
+    return initialize(
         config.model,
         config.initialization,
-        n_inputs=len(course.examples.live),
-        seed=config.training.seed,
-        dtype=config.training.dtype,
+        n_inputs=n_inputs,
+        seed=training.seed,
+        dtype=training.dtype,
     )
-    return PackedTrial(number, config, first, thresholds, snapshots)
 
 
 def assemble(
@@ -90,8 +84,7 @@ def assemble(
     """
     dtype = course.dtype
     widths = [trial.config.model.layer_widths for trial in trials]
-    n_examples = len(course.examples.train.label)
-    n_chunks = chunk_count(course.batch_size or n_examples, n_examples)
+    n_chunks = chunk_count(course.batch_size, len(course.examples.train.label))
     groups = _groups(widths, n_chunks, threads)
     layout = plan_layout(widths, groups, course.examples.n_pixels, dtype)
     state = _state(layout, [trial.config for trial in trials], n_chunks, dtype)

@@ -22,6 +22,8 @@ from mlp.engine.simd import NARROW, WIDE, lanes, store, zeros
 from mlp.engine.sparse import BLOCK
 
 RUNNING = 0
+# In a call, Numba takes a plain number for a type of its own, and compiles the kernel for it again.
+_ZERO, _ONE, _ROW = np.int64(0), np.int64(1), np.int64(ROW)
 BATCH, HELD_OUT, WHOLE = range(3)  # what is passed over; learned from is the batch alone
 
 
@@ -74,7 +76,7 @@ def pass_chunk(job, source, own, group, step, role, chunk, n_chunks):
         if role == BATCH:
             for number in range(first_tile, end_tile):
                 z0 = units + (number - first_tile) * tile * ROW
-                transpose_all(scratch, z0, ROW, tile, n_rows, scratch, 0, tile)
+                transpose_all(scratch, z0, _ROW, tile, n_rows, scratch, _ZERO, tile)
                 g0, is_first = chunk * job.size + number * n_pixels * tile, block == begin
                 gradient, feature = job.gradient, job.feature
                 if tile == lanes(scratch, WIDE):
@@ -138,7 +140,7 @@ def forward_tiles(job, source, scratch, first_tile, end_tile, block):
         else:
             forward_narrow(source, job.feature, job.weights, w0, first, n_rows, scratch)
         to = BLOCK * tile + (number - first_tile) * tile * ROW
-        transpose_all(scratch, 0, tile, n_padded, tile, scratch, to, ROW)
+        transpose_all(scratch, _ZERO, tile, n_padded, tile, scratch, to, _ROW)
     return n_padded
 
 
@@ -158,7 +160,7 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     for layer in range(1, depth):
         n_in, n_out = job.width[trial, layer - 1] + 1, job.width[trial, layer]
         w0, to = job.offset[trial, layer], a0 + n_in * ROW
-        mix(weights, w0, 1, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
+        mix(weights, w0, _ONE, n_out, n_in, scratch, a0, n_out, scratch, to, n_rows)
         activate(activation, n_out, n_rows, scratch, to, scratch, to)
         a0 = to
     n_in = job.width[trial, depth - 1] + 1
@@ -167,7 +169,7 @@ def forward_upper(job, scratch, z0, arena, trial, n_rows):
     one, zero = job.offset[trial, depth], job.offset[trial, depth + 1]
     for i in range(n_in):
         scratch[direction + i] = weights[one + i] - weights[zero + i]
-    mix(scratch, direction, 0, 1, n_in, scratch, a0, 1, scratch, logit, n_rows)
+    mix(scratch, direction, _ZERO, _ONE, n_in, scratch, a0, _ONE, scratch, logit, n_rows)
     return logit
 
 
@@ -182,9 +184,9 @@ def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
     n_above = job.width[trial, depth - 1]
     direction, a0 = logit + ROW, logit - (n_above + 1) * ROW
     g0 = copy + job.offset[trial, depth]
-    correlate(scratch, a0, n_above + 1, scratch, logit, 1, n_rows, job.gradient, g0)
+    correlate(scratch, a0, n_above + 1, scratch, logit, _ONE, n_rows, job.gradient, g0)
     delta = z0 if depth == 1 else direction + (n_above + ROW) // ROW * ROW
-    mix(scratch, direction, 1, 0, 1, scratch, logit, n_above, scratch, delta, n_rows)
+    mix(scratch, direction, _ONE, _ZERO, _ONE, scratch, logit, n_above, scratch, delta, n_rows)
     differentiate(activation, derivative, n_above, n_rows, scratch, a0, scratch, delta)
     for layer in range(depth - 1, 0, -1):
         n_below = job.width[trial, layer - 1]
@@ -193,6 +195,6 @@ def backward_upper(job, scratch, z0, logit, trial, chunk, n_rows):
         g0 = copy + w0
         correlate(scratch, a0, n_below + 1, scratch, delta, n_above, n_rows, job.gradient, g0)
         to = z0 if layer == 1 else delta + n_above * ROW
-        mix(job.weights, w0, n_above, 1, n_above, scratch, delta, n_below, scratch, to, n_rows)
+        mix(job.weights, w0, n_above, _ONE, n_above, scratch, delta, n_below, scratch, to, n_rows)
         differentiate(activation, derivative, n_below, n_rows, scratch, a0, scratch, to)
         delta, n_above = to, n_below

@@ -23,7 +23,7 @@ from mlp.engine.packing import (
     PackedTrial,
     Population,
     assemble,
-    begin,
+    first_weights,
     present_weights,
     run_slice,
 )
@@ -90,14 +90,19 @@ def train(
     populations = _populations(configs, data, threads, memory_bytes)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     copies: Sequence[dict[int, Params]] = snapshots or [{}] * len(configs)
-    losses = np.full(len(configs), np.nan)
+    n_inputs, losses = data.train.pixels.shape[1], np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
     n_before = 0
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
         for numbers in populations:
             first = configs[numbers[0]]
             course = plan_course(read_examples(data, first.training.shift), first)
-            trials = [begin(i, configs[i], course, bounds[i], copies[i]) for i in numbers]
+            trials = [
+                PackedTrial(
+                    i, configs[i], first_weights(configs[i], n_inputs), bounds[i], copies[i]
+                )
+                for i in numbers
+            ]
             for step in _slices(course, trials, threads, pool):
                 losses[numbers] = [trial.loss for trial in trials]
                 if progress is not None:
@@ -126,8 +131,8 @@ def _populations(
     filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
     for number, config in enumerate(configs):
         key = shared_settings(config)
-        n_chunks = chunk_count(config.training.batch_size or n_examples, n_examples)
-        needed = trial_bytes(config, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
+        sizes = {"n_inputs": n_inputs, "n_examples": n_examples, "threads": threads}
+        needed = trial_bytes(config, **sizes)
         if needed > limit:
             raise SystemLimitError(
                 f"model.widths={list(config.model.layer_widths)} must fit into "
@@ -235,16 +240,14 @@ def available_bytes() -> int:
     return min(_machine_bytes(), _container_bytes())
 
 
-def trial_bytes(config: RunConfig, *, n_inputs: int, n_chunks: int, threads: int) -> int:
+def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, threads: int) -> int:
     """Memory that a trial takes in a population, at most.
 
     Weights, velocity and each chunk's gradient, twice while trials that go on are packed anew; the
     scratch of each thread, as if no other trial shared it; the curves; the copies of the weights
     at which the sharpness will be measured.
-
-    Args:
-        n_chunks: copies of the gradient.
     """
+    n_chunks = chunk_count(config.training.batch_size, n_examples)
     item = np.dtype(config.training.dtype).itemsize
     lanes = WIDE // item
     widths = config.model.layer_widths

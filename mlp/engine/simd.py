@@ -45,30 +45,28 @@ class View(types.Type):
         super().__init__(name=f"View({dtype}, {ndim})")
 
 
+@register_model(Vector)
 @register_model(View)
-class _ViewModel(PrimitiveModel):
-    def __init__(self, manager: Any, view: View) -> None:
-        number = manager.lookup(view.dtype).get_value_type()
-        parts = [number.as_pointer(), *[ir.IntType(64)] * view.ndim]
-        super().__init__(manager, view, ir.LiteralStructType(parts))
+class _Model(PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector | View) -> None:
+        super().__init__(manager, kind, _llvm(kind))
+
+
+def _llvm(kind: Vector | View) -> Any:
+    if isinstance(kind, Vector):
+        return ir.VectorType(_scalar(kind.dtype), kind.lanes)
+    lengths = [ir.IntType(64)] * kind.ndim
+    return ir.LiteralStructType([_scalar(kind.dtype).as_pointer(), *lengths])
+
+
+def _scalar(dtype: Any) -> ir.Type:
+    if isinstance(dtype, types.Integer):
+        return ir.IntType(dtype.bitwidth)
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
 def _vector(array: Any, span: Any) -> Vector:
     return Vector(array.dtype, span.literal_value * 8 // array.dtype.bitwidth)
-
-
-def _llvm(vector: Vector) -> ir.VectorType:
-    return ir.VectorType(_scalar(vector.dtype), vector.lanes)
-
-
-def _scalar(dtype: Any) -> ir.Type:
-    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-
-
-@register_model(Vector)
-class _VectorModel(PrimitiveModel):
-    def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, _llvm(vector))
 
 
 def _splat(builder: Any, value: Any, lanes: int) -> Any:
@@ -92,34 +90,39 @@ def _call(builder: Any, name: str, vector: Vector, args: Sequence[Any]) -> Any:
     return builder.call(function, args)
 
 
-def view_of(context: Any, builder: Any, view: View, address: Any, lengths: Sequence[Any]) -> Any:
+def view_of(builder: Any, view: View, address: Any, lengths: Sequence[Any]) -> Any:
     """The value of a view."""
-    value = ir.Constant(context.get_value_type(view), ir.Undefined)
+    value = ir.Constant(_llvm(view), ir.Undefined)
     for i, part in enumerate((address, *lengths)):
         value = builder.insert_value(value, part, i)
     return value
 
 
-def element_pointer(context: Any, builder: Any, array: Any, args: Sequence[Any]) -> Any:
-    """Pointer to an element of a 1-D array or view, from its value and the index."""
-    if isinstance(array, View):
-        return builder.gep(builder.extract_value(args[0], 0), [args[1]])
-    return builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+def element_pointer(builder: Any, args: Sequence[Any]) -> Any:
+    """Pointer to an element of a 1-D view, from its value and the index."""
+    return builder.gep(builder.extract_value(args[0], 0), [args[1]])
 
 
-def _vector_pointer(
-    context: Any, builder: Any, array: Any, args: Sequence[Any], kind: ir.VectorType
-) -> Any:
-    return builder.bitcast(element_pointer(context, builder, array, args), kind.as_pointer())
+def _vector_pointer(builder: Any, args: Sequence[Any], kind: ir.VectorType) -> Any:
+    return builder.bitcast(element_pointer(builder, args), kind.as_pointer())
+
+
+def typed(symbol: Any, rule: Callable[..., Any]) -> None:
+    """Lets Numba know what a function gives: a signature by the arguments' types, or None."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            return rule(*args)
+
+    infer_global(symbol)(Template)
+
+
+def _same_vectors(a: Any, b: Any = None) -> Any:
+    return signature(a, a, b) if isinstance(a, Vector) and a == b else None
 
 
 def _operation(symbol: Any, name: str) -> None:
-    @infer_global(symbol)
-    class _Template(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
+    typed(symbol, _same_vectors)
 
     @lower_builtin(symbol, Vector, Vector)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -144,21 +147,21 @@ def lanes(_typing: Any, array: Any, span: Any) -> Any:
 
 @intrinsic
 def at(_typing: Any, array: Any, index: Any) -> Any:
-    """Element of a 1-D array, without the test for a negative index."""
+    """Element of a 1-D view, without the test for a negative index."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load(element_pointer(context, builder, array, args))
+        return builder.load(element_pointer(builder, args))
 
     return array.dtype(array, types.intp), generate
 
 
 @intrinsic(prefer_literal=True)
 def load(_typing: Any, array: Any, index: Any, span: Any) -> Any:
-    """Vector of `span` bytes that starts at element `index` of a 1-D array."""
+    """Vector of `span` bytes that starts at element `index` of a 1-D view."""
     vector = _vector(array, span)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _vector_pointer(context, builder, array, args, _llvm(vector))
+        pointer = _vector_pointer(builder, args, _llvm(vector))
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return vector(array, types.intp, span), generate
@@ -166,10 +169,10 @@ def load(_typing: Any, array: Any, index: Any, span: Any) -> Any:
 
 @intrinsic
 def store(_typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Writes a vector from element `index` of a 1-D array on."""
+    """Writes a vector from element `index` of a 1-D view on."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _vector_pointer(context, builder, array, args, _llvm(value))
+        pointer = _vector_pointer(builder, args, _llvm(value))
         builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -178,11 +181,11 @@ def store(_typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def spread(_typing: Any, array: Any, index: Any, span: Any) -> Any:
-    """Vector of `span` bytes with element `index` of a 1-D array in every lane."""
+    """Vector of `span` bytes with element `index` of a 1-D view in every lane."""
     vector = _vector(array, span)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value = builder.load(element_pointer(context, builder, array, args))
+        value = builder.load(element_pointer(builder, args))
         return _splat(builder, value, vector.lanes)
 
     return vector(array, types.intp, span), generate
@@ -287,7 +290,7 @@ def _accumulation(add: Callable[[Any, Vector, Any, Any], Any]) -> Any:
         double = Vector(types.float64, x.lanes)
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointer = _vector_pointer(context, builder, total, args, _llvm(double))
+            pointer = _vector_pointer(builder, args, _llvm(double))
             wide = args[2] if x.dtype == types.float64 else builder.fpext(args[2], _llvm(double))
             before = builder.load(pointer, align=8)
             builder.store(add(builder, double, before, wide), pointer, align=8)
@@ -314,16 +317,13 @@ def transpose(
     n = NARROW * 8 // source.dtype.bitwidth
     kind = ir.VectorType(_scalar(source.dtype), n)
 
-    def pointer(context: Any, builder: Any, array: Any, args: Any, i: int) -> Any:
+    def pointer(builder: Any, args: Any, i: int) -> Any:
         step = builder.mul(args[2], ir.Constant(ir.IntType(64), i))
-        return _vector_pointer(context, builder, array, (args[0], builder.add(args[1], step)), kind)
+        return _vector_pointer(builder, (args[0], builder.add(args[1], step)), kind)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         align = source.dtype.bitwidth // 8
-        rows = [
-            builder.load(pointer(context, builder, source, args[:3], i), align=align)
-            for i in range(n)
-        ]
+        rows = [builder.load(pointer(builder, args[:3], i), align=align) for i in range(n)]
         half = n // 2
         while half:
             low = _mask([k if not k & half else n + k - half for k in range(n)])
@@ -335,7 +335,7 @@ def transpose(
                     rows[i + half] = builder.shuffle_vector(a, b, high)
             half //= 2
         for i, row in enumerate(rows):
-            builder.store(row, pointer(context, builder, target, args[3:], i), align=align)
+            builder.store(row, pointer(builder, args[3:], i), align=align)
         return context.get_dummy_value()
 
     ints = types.intp
@@ -361,7 +361,7 @@ def store_sums(_typing: Any, target: Any, index: Any, vectors: Any) -> Any:
             size = half
         for i, part in enumerate(parts):
             place = builder.add(args[1], ir.Constant(ir.IntType(64), i * n))
-            pointer = _vector_pointer(context, builder, target, (args[0], place), _llvm(vectors[0]))
+            pointer = _vector_pointer(builder, (args[0], place), _llvm(vectors[0]))
             builder.store(part, pointer, align=vectors[0].dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -369,7 +369,7 @@ def store_sums(_typing: Any, target: Any, index: Any, vectors: Any) -> Any:
 
 
 def aligned_zeros(size: int, dtype: Any) -> Any:
-    """1-D array of zeros whose first element lies on a border of 128 bytes.
+    """1-D view of zeros whose first element lies on a border of 128 bytes.
 
     A vector that straddles two cache lines loads at half the speed.
     """

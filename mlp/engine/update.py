@@ -148,7 +148,7 @@ def measure_upper(job, trial, first, end):
     return squares_g, squares_v, squares_w
 
 
-@inner
+@woven
 def note_norms(job, trial, step, layer, n_examples, g, v, w):
     """The norms of one layer, from its squares; one of zeros that stays so moved by nothing."""
     job.layer_gradient[trial, step, layer] = math.sqrt(g) / n_examples

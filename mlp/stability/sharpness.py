@@ -17,13 +17,14 @@ from threadpoolctl import threadpool_limits
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset
+from mlp.engine.packing import first_weights
 from mlp.engine.pixels import Matrix, Pixels, collect, project, read_pixels
 from mlp.engine.population import available_bytes, train
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.errors import SystemLimitError
 from mlp.gradient import rate_share
-from mlp.network import Array, Params, initialize
+from mlp.network import Array, Params
 from mlp.settings import with_settings
 from mlp.stability.curvature import MAX_PRODUCTS, Measurement, Sharpness, measure
 from mlp.stability.ratio import effective_step, sharpness_steps, stability_ratio
@@ -205,15 +206,8 @@ def _distance(before: Params, after: Sequence[tuple[Array, Array]]) -> float:
     return math.sqrt(sum(squares))
 
 
-@np.errstate(all="ignore")  # first weights may be beyond the dtype
 def _first_weights(config: RunConfig, data: Dataset) -> Params:
-    return initialize(
-        config.model,
-        config.initialization,
-        n_inputs=data.train.pixels.shape[1],
-        seed=config.training.seed,
-        dtype=config.training.dtype,
-    )
+    return first_weights(config, data.train.pixels.shape[1])
 
 
 @np.errstate(over="ignore")

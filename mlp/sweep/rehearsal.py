@@ -198,15 +198,13 @@ def _largest_bytes(opened: Search, data: Dataset) -> int:
     """Memory that the largest trial of the space takes; 0 where nobody knows."""
     if opened.base.own is not None:
         return 0
-    from mlp.engine.course import chunk_count
     from mlp.engine.population import trial_bytes
 
     drawn = draw(opened.space, opened.base, lambda _, domain: max(domain.corners(), key=_size))
     largest = with_settings(opened.base, drawn)
     n_examples, n_inputs = data.train.pixels.shape
-    n_chunks = chunk_count(largest.training.batch_size or n_examples, n_examples)
     threads = n_threads(opened.base.execution)
-    return trial_bytes(largest, n_inputs=n_inputs, n_chunks=n_chunks, threads=threads)
+    return trial_bytes(largest, n_inputs=n_inputs, n_examples=n_examples, threads=threads)
 
 
 def _size(value: Value) -> float:

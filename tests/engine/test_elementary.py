@@ -5,16 +5,18 @@ import pytest
 from numba import njit
 
 from mlp.engine import kernels
+from mlp.engine.handle import Handle
 from mlp.engine.simd import WIDE, aligned_zeros, lanes, load, store
 
 
 def over_vectors(function):
     @njit
-    def apply(x, y):
+    def apply(handle):
+        x, y = handle.x, handle.y
         for i in range(0, len(x), lanes(x, WIDE)):
             store(y, i, function(load(x, i, WIDE)))
 
-    return apply
+    return lambda x, y: apply(Handle(x=x, y=y))
 
 
 def wide(values):

@@ -6,7 +6,7 @@ from mlp.settings import read_run
 
 def bytes_of(widths, **training):
     run = read_run({"model": {"depth": len(widths), "widths": widths}, "training": training})
-    return trial_bytes(run, n_inputs=784, n_chunks=8, threads=2)
+    return trial_bytes(run, n_inputs=784, n_examples=12_396, threads=2)
 
 
 def test_a_trial_counts_its_weights_several_times_and_its_curves():

@@ -154,7 +154,7 @@ def test_mnist_deep_in_the_oscillation(dtype):
 
 def test_mnist_minibatches_alone_and_together():
     data = mnist()
-    one = question(batch_size=1000, steps=25)
+    one = question(batch_size=1000, steps=15)
     two = with_settings(one, {"training.seed": 1, "model.depth": 3, "model.widths": [9, 40, 2]})
     together = fingerprints([one, two], data, threads=2)
     assert together == [*fingerprints([one], data), *fingerprints([two], data)]

@@ -188,7 +188,7 @@ def test_weights_beyond_all_numbers_have_no_finite_sharpness_and_disturb_nobody(
 
 
 def test_a_network_does_not_notice_the_others():
-    networks = [network(1 + i % 4, RULES[i % 4], seed=i, scale=1.5) for i in range(40)]
+    networks = [network(1 + i % 4, RULES[i % 4], seed=i, scale=1.5) for i in range(24)]
     together = measured_in(networks, DATA)
     assert measured_in(networks[::-1], DATA)[::-1] == together
     assert measured_in(networks, DATA, threads=3) == together
