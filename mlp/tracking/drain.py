@@ -79,7 +79,6 @@ class Drain:
         how_to_serve: command that serves the model that was logged; None: none was.
         deleted: trial number -> id of its run, which a person deleted; known after `missing`.
         n_given: runs that were handed over, each rerun of a batch counted.
-        n_uploaded: runs and batches that the store has taken.
     """
 
     def __init__(self, key: str, begin: Callable[[], tuple["Store", str]]) -> None:
@@ -94,7 +93,7 @@ class Drain:
         self.parent_id: str | None = None
         self.how_to_serve: str | None = None
         self.deleted: dict[int, str] = {}
-        self.n_given = self.n_uploaded = 0
+        self.n_given = 0
         self._key = key
         self._store: Store | None = None
         self._outage: MlpError | None = None
@@ -139,7 +138,6 @@ class Drain:
             run_id, tags = _upload(store, place, self.parent_id)
             if TRIAL in tags:
                 self.run_ids[int(tags[TRIAL])] = run_id
-            self.n_uploaded += 1
 
         self._add(upload)
 

@@ -250,6 +250,7 @@ class BroughtRun:
     """A run of another program.
 
     Attributes:
+        status: as MLflow has it; a run that was stopped has a curve as well.
         params: as they were logged, numbers as numbers.
         loss: `(entry,)`, in order.
         step: `(entry,)`, as they were logged.
@@ -259,6 +260,7 @@ class BroughtRun:
 
     run_id: str
     name: str
+    status: str
     params: Mapping[str, Value]
     judgement: Judgement
     loss: NDArray[np.float64]
@@ -673,6 +675,7 @@ def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
     return BroughtRun(
         run_id=str(run.info.run_id),
         name=one_line(run.info.run_name or run.info.run_id),
+        status=str(run.info.status),
         params={name: parsed(text) for name, text in run.data.params.items()},
         judgement=judge_as_logged(loss, read.config),
         loss=loss,
