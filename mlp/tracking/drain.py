@@ -37,6 +37,7 @@ from mlp.tracking.listing import (
     StudyPage,
     explanation_key,
     read_listing,
+    trial_key,
 )
 from mlp.tracking.record import RunRecord, read_record, read_text
 
@@ -344,9 +345,9 @@ class Drain:
 
     def _run_id(self, store: "Store", of_trial: int) -> str | None:
         """Of an uploaded trial, by this process or an earlier one."""
-        from mlp.tracking.store import find_trial
+        from mlp.tracking.store import find_key
 
-        run_id = self.run_ids.get(of_trial) or find_trial(store, self._key, of_trial)
+        run_id = self.run_ids.get(of_trial) or find_key(store, trial_key(self._key, str(of_trial)))
         if run_id is not None:
             self.run_ids[of_trial] = run_id
         return run_id
