@@ -67,7 +67,7 @@ from mlp.settings import (
 from mlp.tracking import record
 from mlp.tracking.batch import Batch, configs_in, read_batch
 from mlp.tracking.display import PROGRAM, ThinCurve, noted_program, read_numbers
-from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, explanation_key
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params, settings_paths
 from mlp.tracking.record import (
     CONFIG_FILE,
@@ -484,17 +484,21 @@ def read_study(store: Store, which: str | None, meaning: Meaning | None = None) 
 def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
     """The reruns that earlier explanations of a study or a run have trained, by its key.
 
-    They are files of the explanation's run. One that cannot be read is as good as none: its reruns
-    are trained again.
+    They are files of the explanation's run; earlier versions made a run of each. One that cannot be
+    read is as good as none: it is trained again.
     """
     reruns: list[PastRun] = []
     with one_sentence(store.uri):
-        for run in _search(store, f"tags.`{KEY}` = '{explanation_key(key)}'"):
-            files, sizes = _files_of(store, run)
-            for name in filter(_BATCH_NAME.fullmatch, sizes):
-                with suppress(RecordError):
-                    batch = read_batch(_text(files, sizes, name))
-                    reruns += reruns_of(batch, str(run.info.run_id))
+        for run in _search(store, f"tags.`{EXPLAINS}` = '{checked_key(key)}'"):
+            if run.data.tags.get(KEY) == explanation_key(key):
+                files, sizes = _files_of(store, run)
+                for name in filter(_BATCH_NAME.fullmatch, sizes):
+                    with suppress(RecordError):
+                        batch = read_batch(_text(files, sizes, name))
+                        reruns += reruns_of(batch, str(run.info.run_id))
+            elif "verdict" in run.data.tags and run.info.status == "FINISHED":
+                with suppress(RecordError, SettingError):
+                    reruns.append(read_past_run(store, run))
     return tuple(reruns)
 
 
