@@ -37,6 +37,7 @@ from mlp.tracking.listing import (
     StudyPage,
     explanation_key,
     read_listing,
+    trial_key,
 )
 from mlp.tracking.record import RunRecord, read_record, read_text
 
@@ -79,7 +80,6 @@ class Drain:
         how_to_serve: command that serves the model that was logged; None: none was.
         deleted: trial number -> id of its run, which a person deleted; known after `missing`.
         n_given: runs that were handed over, each rerun of a batch counted.
-        n_uploaded: runs and batches that the store has taken.
     """
 
     def __init__(self, key: str, begin: Callable[[], tuple["Store", str]]) -> None:
@@ -94,7 +94,7 @@ class Drain:
         self.parent_id: str | None = None
         self.how_to_serve: str | None = None
         self.deleted: dict[int, str] = {}
-        self.n_given = self.n_uploaded = 0
+        self.n_given = 0
         self._key = key
         self._store: Store | None = None
         self._outage: MlpError | None = None
@@ -139,7 +139,6 @@ class Drain:
             run_id, tags = _upload(store, place, self.parent_id)
             if TRIAL in tags:
                 self.run_ids[int(tags[TRIAL])] = run_id
-            self.n_uploaded += 1
 
         self._add(upload)
 
@@ -346,9 +345,9 @@ class Drain:
 
     def _run_id(self, store: "Store", of_trial: int) -> str | None:
         """Of an uploaded trial, by this process or an earlier one."""
-        from mlp.tracking.store import find_trial
+        from mlp.tracking.store import find_key
 
-        run_id = self.run_ids.get(of_trial) or find_trial(store, self._key, of_trial)
+        run_id = self.run_ids.get(of_trial) or find_key(store, trial_key(self._key, str(of_trial)))
         if run_id is not None:
             self.run_ids[of_trial] = run_id
         return run_id

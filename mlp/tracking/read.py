@@ -67,7 +67,7 @@ from mlp.settings import (
 from mlp.tracking import record
 from mlp.tracking.batch import Batch, configs_in, read_batch
 from mlp.tracking.display import PROGRAM, ThinCurve, noted_program, read_numbers
-from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, explanation_key
+from mlp.tracking.listing import CONFIRMS, EXPLAINS, KEY, STUDY, checked_key, explanation_key
 from mlp.tracking.params import ReadParams, parsed, read_params, settings_paths
 from mlp.tracking.record import (
     CONFIG_FILE,
@@ -250,6 +250,7 @@ class BroughtRun:
     """A run of another program.
 
     Attributes:
+        status: as MLflow has it; a run that was stopped has a curve as well.
         params: as they were logged, numbers as numbers.
         loss: `(entry,)`, in order.
         step: `(entry,)`, as they were logged.
@@ -259,6 +260,7 @@ class BroughtRun:
 
     run_id: str
     name: str
+    status: str
     params: Mapping[str, Value]
     judgement: Judgement
     loss: NDArray[np.float64]
@@ -482,17 +484,21 @@ def read_study(store: Store, which: str | None, meaning: Meaning | None = None) 
 def read_reruns(store: Store, key: str) -> tuple[PastRun, ...]:
     """The reruns that earlier explanations of a study or a run have trained, by its key.
 
-    They are files of the explanation's run. One that cannot be read is as good as none: its reruns
-    are trained again.
+    They are files of the explanation's run; earlier versions made a run of each. One that cannot be
+    read is as good as none: it is trained again.
     """
     reruns: list[PastRun] = []
     with one_sentence(store.uri):
-        for run in _search(store, f"tags.`{KEY}` = '{explanation_key(key)}'"):
-            files, sizes = _files_of(store, run)
-            for name in filter(_BATCH_NAME.fullmatch, sizes):
-                with suppress(RecordError):
-                    batch = read_batch(_text(files, sizes, name))
-                    reruns += reruns_of(batch, str(run.info.run_id))
+        for run in _search(store, f"tags.`{EXPLAINS}` = '{checked_key(key)}'"):
+            if run.data.tags.get(KEY) == explanation_key(key):
+                files, sizes = _files_of(store, run)
+                for name in filter(_BATCH_NAME.fullmatch, sizes):
+                    with suppress(RecordError):
+                        batch = read_batch(_text(files, sizes, name))
+                        reruns += reruns_of(batch, str(run.info.run_id))
+            elif "verdict" in run.data.tags and run.info.status == "FINISHED":
+                with suppress(RecordError, SettingError):
+                    reruns.append(read_past_run(store, run))
     return tuple(reruns)
 
 
@@ -673,6 +679,7 @@ def _brought(store: Store, run: Run, meaning: Meaning) -> BroughtRun:
     return BroughtRun(
         run_id=str(run.info.run_id),
         name=one_line(run.info.run_name or run.info.run_id),
+        status=str(run.info.status),
         params={name: parsed(text) for name, text in run.data.params.items()},
         judgement=judge_as_logged(loss, read.config),
         loss=loss,

@@ -686,8 +686,8 @@ def write_record(folder: Path, record: RunRecord) -> None:
     """Writes the whole record into an existing folder."""
     write_artifacts(folder, record)
     values: dict[str, Any] = {name: getattr(record, name) for name in _FACT_NAMES}
-    facts = _Facts(**(values | _all_digests(record.result)))
-    (folder / FACTS_FILE).write_bytes(_facts.dump_json(facts))
+    values |= _all_digests(record.result)
+    (folder / FACTS_FILE).write_bytes(_facts.dump_json(_Facts(**values)))
 
 
 def read_record(folder: Path) -> RunRecord:

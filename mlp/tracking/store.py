@@ -524,11 +524,6 @@ def find_key(store: Store, key: str) -> str | None:
     return str(run.info.run_id) if run else None
 
 
-def find_trial(store: Store, key: str, number: int) -> str | None:
-    """The id of the run of a study's trial; None if the store has none."""
-    return find_key(store, trial_key(key, str(number)))
-
-
 def get_run(store: Store, run_id: str) -> Run:
     """MLflow's own view of a run."""
     try:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp.settings import read_run
@@ -61,6 +61,7 @@ def test_spike_of_one_entry_survives():
         assert shown.step[shown.value == 7].tolist() == [place]
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(width=32) | st.just(1.0), min_size=1, max_size=2000),
     st.integers(4, 400),

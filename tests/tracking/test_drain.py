@@ -11,7 +11,7 @@ from mlp.errors import StoreError
 from mlp.tracking import drain, record, spool
 from mlp.tracking.drain import Drain, study_below
 from mlp.tracking.listing import Label, StudyPage, label_of_trial, read_listing
-from mlp.tracking.store import find_trial, open_store, recorded_trials
+from mlp.tracking.store import find_key, open_store, recorded_trials
 from support.sample_records import make_record
 from support.sweeping import parent, tracked
 
@@ -153,7 +153,7 @@ def test_run_that_a_person_deleted_is_not_missing(here):
         uploads.finish("FINISHED")
 
 
-@pytest.mark.parametrize("finds", [recorded_trials, lambda s, key: find_trial(s, key, 0)])
+@pytest.mark.parametrize("finds", [recorded_trials, lambda s, key: find_key(s, f"{key}/0")])
 def test_second_run_of_a_trial_goes(here, finds):
     """Made by a request whose answer was lost on the way."""
     with draining() as uploads:

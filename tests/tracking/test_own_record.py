@@ -326,7 +326,8 @@ def test_tracked_run_comes_back_from_its_files_and_from_its_params(mine, store):
 
 def test_long_file_is_recorded_whole_and_its_difference_said(mine, store):
     arguments = ", ".join(f"argument_number_{i}={i}.5" for i in range(150))
-    lines = [f"number_{i} = {i} # one of many" for i in range(10_000)]
+    lines = [f"number_{i} = {i} # one of many" for i in range(2000)]
+    lines[0] = f"many = '{'.' * 300_000}'"
     long = TEXT.replace("width=3 * 3", f"width=3 * 3, {arguments}") + "\n".join(lines)
     mine.write_text(long)
     made = own_record(mine)
@@ -336,7 +337,7 @@ def test_long_file_is_recorded_whole_and_its_difference_said(mine, store):
     assert fetch_source(store, run_id) == long
     assert len(run.data.tags[display.PROGRAM]) == display.LONGEST_TAG
     assert read_past_run(store, run).config == made.config
-    mine.write_text(long.replace("number_7000 = 7000", "number_7000 = -1"))
+    mine.write_text(long.replace("number_700 = 700", "number_700 = -1"))
     with pytest.raises(DataError) as caught:
         located(
             made.config.own,
@@ -344,8 +345,8 @@ def test_long_file_is_recorded_whole_and_its_difference_said(mine, store):
             lambda: fetch_source(store, run_id),
         )
     assert str(caught.value) == (
-        "mine.py is not what the run was trained by: - number_7000 = 7000 # one of many "
-        "+ number_7000 = -1 # one of many; own.changed=true trains it all the same"
+        "mine.py is not what the run was trained by: - number_700 = 700 # one of many "
+        "+ number_700 = -1 # one of many; own.changed=true trains it all the same"
     )
 
 
@@ -356,22 +357,19 @@ def test_file_that_the_params_of_a_run_name_is_not_taken(mine, store):
     assert read_past_run(store, store.client.get_run(run_id)).config.own is None
 
 
-@pytest.mark.parametrize(
-    ("tag", "value"),
-    [
+def test_params_and_program_that_lie_are_refused(mine, store, only_here):
+    run_id = uploaded(store, own_record(mine), Label("x", {}))
+    for tag, value in [
         (display.PROGRAM, "{"),
         (display.PROGRAM, '{"file": "/tmp/evil.py"}'),
         (display.PROGRAM, "__import__('os').system('true')"),
         ("own.rate", "__import__('os').system('true')"),
         ("own.kind", "c"),
         ("own.sizes", "[" * 500),
-    ],
-)
-def test_params_and_program_that_lie_are_refused(mine, store, only_here, tag, value):
-    run_id = uploaded(store, own_record(mine), Label("x", {}))
-    run = store.client.get_run(run_id)
-    (run.data.tags if tag == display.PROGRAM else run.data.params)[tag] = value
-    with hostile.watched(only_here) as seen, pytest.raises(RecordError) as caught:
-        read_past_run(store, run)
-    assert [event for event in seen if not event.startswith(("open", "socket"))] == []
-    assert str(caught.value).isprintable()
+    ]:
+        run = store.client.get_run(run_id)
+        (run.data.tags if tag == display.PROGRAM else run.data.params)[tag] = value
+        with hostile.watched(only_here) as seen, pytest.raises(RecordError) as caught:
+            read_past_run(store, run)
+        assert [event for event in seen if not event.startswith(("open", "socket"))] == []
+        assert str(caught.value).isprintable()
