@@ -147,7 +147,9 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
             yield Finding(f"{folder.name} is being worked on by {holder}")
             continue
         n_waiting += (n := len(spool.waiting_in(folder)))
-        if n:
+        if n and not spool.has_page(folder):
+            yield Finding(f"{folder} does not say whose its {n} runs are", "remove it")
+        elif n:
             yield Finding(
                 f"{n} runs of {folder.name} wait for MLflow",
                 f"the same sweep command publishes them, or {FIX}",

@@ -332,11 +332,6 @@ class Guard:
         self._row = row_of(reference or 0.0, batch_size=batch_size, noise=noise, patience=patience)
         self._keep = Action("keep", False, 0)
 
-    @property
-    def n_restores(self) -> int:
-        """How often weights were restored so far."""
-        return int(self._row[N_RESTORES])
-
     def observe(self, loss: float) -> Action:
         """Takes the loss of the present weights, once a step, and says what to do.
 

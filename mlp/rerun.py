@@ -240,8 +240,8 @@ def _first_weight(old: Result, new: Result) -> str | None:
         if before is None or after is None or before[0].shape != after[0].shape:
             return f"layer {layer} has another shape"
         for name, a, b in zip("Wb", before, after, strict=True):
-            bits = f"u{a.itemsize}"
-            found = _first_entry(f"{name}{layer}", a, b, a.view(bits) == b.view(bits))
+            same = a.view(f"u{a.itemsize}") == b.view(f"u{b.itemsize}")
+            found = _first_entry(f"{name}{layer}", a, b, same)
             if found is not None:
                 return found
     return None

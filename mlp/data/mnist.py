@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -245,6 +246,9 @@ def _download(folder: Path, source: Source, notice: Callable[[str], None]) -> No
     mirrors = _answering(source) if source.is_asked_first else source.mirrors
     notice(f"MNIST (11 MB) is downloaded into {folder}")
     for file in source.files:
+        with suppress(DataError):
+            if read_either(folder, file) is not None:
+                continue
         failures: list[str] = []
         kind: type[DataError | UnavailableError] = UnavailableError
         for mirror in mirrors:

@@ -85,7 +85,6 @@ _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than t
 _POPULATION = 64  # reruns that are trained at once, at most
 _FEWEST = 8  # fill the vectors of the engine: fewer take as long
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
-_MOST_MEASURED = 128  # runs whose first gradients are measured together
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
@@ -149,7 +148,7 @@ def explain_study(
     own_config = with_settings(runs[0].config, {"data.root": config.local.data.root})
     _, data = load_examples(own_config, console, {run.data_digest for run in runs}, "study")
     configs = [plain(_unmeasured(run.config)) for run in runs]
-    norms = norms_of(data, configs if len(configs) <= _MOST_MEASURED else ())
+    norms = norms_of(data, configs)
     plan = _plan(study, runs, data, config, norms=norms)
     least_s = _LEAST_AFTER_SWEEP_S if is_after_sweep else _LEAST_LIMIT_S
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)

@@ -12,7 +12,7 @@ from mlp.causes.changes import GradientNorm
 from mlp.config import Execution, Own, RunConfig
 from mlp.curve import Judgement
 from mlp.data.dataset import Dataset
-from mlp.errors import DataError, RecordError, patiently
+from mlp.errors import DataError, RecordError, SystemLimitError, patiently
 from mlp.settings import located
 from mlp.stability.sharpness import gradient_norms
 from mlp.terminal.screen import say
@@ -26,6 +26,8 @@ from mlp.tracking.record import RunRecord, read_text
 from mlp.tracking.store import Store, start_explanation
 from mlp.training.train_runs import n_threads, train_runs
 from mlp.training.work import Executor
+
+_MEASURED_TOGETHER = 32  # first gradients; all their weights are held at once
 
 
 @contextmanager
@@ -115,18 +117,23 @@ def norms_of(data: Dataset, together: Collection[RunConfig] = ()) -> GradientNor
     """Gives gradients' norms at the first weights; 1 of an own function, which alone knows them.
 
     Args:
-        together: configs that are measured at once when the first norm is asked for: that takes
-            hardly longer than for one of them.
+        together: configs of which some are measured with each that is asked for: that takes hardly
+            longer than for one of them.
     """
     if data.program is not None:
         return lambda configs: [1.0] * len(configs)
     known: dict[RunConfig, float] = {}
 
     def norms(configs: Sequence[RunConfig]) -> list[float]:
-        if not known.keys() >= set(configs):
-            new = [c for c in dict.fromkeys([*together, *configs]) if c not in known]
-            found = gradient_norms(new, data=data, threads=n_threads(Execution()))
-            known.update(zip(new, found, strict=True))
+        if missing := [config for config in dict.fromkeys(configs) if config not in known]:
+            others = [config for config in together if config not in {*known, *missing}]
+            some = [*missing, *others[:_MEASURED_TOGETHER]]
+            try:
+                found = gradient_norms(some, data=data, threads=n_threads(Execution()))
+            except SystemLimitError:  # one of the others may be too large for this machine
+                some = missing
+                found = gradient_norms(some, data=data, threads=n_threads(Execution()))
+            known.update(zip(some, found, strict=True))
         return [known[config] for config in configs]
 
     return norms

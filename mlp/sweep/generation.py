@@ -20,7 +20,7 @@ from mlp.study.search import Search, Trial
 from mlp.tracking import spool
 from mlp.tracking.display import ThinCurve, numbers, run_name, shown_numbers, thin
 from mlp.tracking.drain import Drain
-from mlp.tracking.listing import Label, StudyPage, label_of_trial
+from mlp.tracking.listing import Label, StudyPage, label_of_trial, read_listing
 from mlp.tracking.picture import SMALL_POINTS
 from mlp.tracking.record import RunRecord, read_record
 from mlp.training.train_runs import make_record, n_threads, train_runs
@@ -91,6 +91,7 @@ class Keeper:
         """
         try:
             record = read_record(place)
+            read_listing(place)  # without it nothing can be uploaded
         except RecordError as error:
             self.notice(f"{name} is trained again: {error}")
             return None
@@ -150,37 +151,35 @@ def train_generation(
     records = _kept(trials, keeper, data.digest)
     failed: dict[int, RunRecord] = {}
 
-    def train(missing: Sequence[Trial]) -> None:
-        def finished(made: Mapping[int, RunRecord]) -> None:
-            own = {missing[place].number: record for place, record in made.items()}
-            keeper.keep_trials(own)
-            records.update(own)
-            for number, record in own.items():
-                if record.result.ending is Ending.CRASHED:
-                    keeper.notice(f"trial {number} is recorded as crashed")
-                if record.result.ending is Ending.FAILED:
-                    failed[number] = record
-
-        if missing:
-            _forecast(opened, missing, data)
-            train_runs(
-                [trial.config for trial in missing],
-                data,
-                where,
-                thresholds=search.thresholds_at(opened, trials[0].number),
-                progress=progress,
-                finished=finished,
-            )
-
     def left() -> list[Trial]:
         return [trial for trial in trials if trial.number not in records]
+
+    def finished(made: Mapping[int, RunRecord]) -> None:
+        own = {missing[place].number: record for place, record in made.items()}
+        keeper.keep_trials(own)
+        records.update(own)
+        for number, record in own.items():
+            if record.result.ending is Ending.CRASHED:
+                keeper.notice(f"trial {number} is recorded as crashed")
+            if record.result.ending is Ending.FAILED:
+                failed[number] = record
 
     same_as = _repeats(opened, left())
     _copy(trials, same_as, records, data, keeper)
     unknown = {trial.number for trial in left()}
-    train([trial for trial in left() if same_as.get(trial.number) not in unknown])
-    _copy(trials, same_as, records, data, keeper)
-    train(left())  # what they repeat has failed; each is tried by itself
+    missing = [trial for trial in left() if same_as.get(trial.number) not in unknown]
+    while missing:
+        _forecast(opened, missing, data)
+        train_runs(
+            [trial.config for trial in missing],
+            data,
+            where,
+            thresholds=search.thresholds_at(opened, trials[0].number),
+            progress=progress,
+            finished=finished,
+        )
+        _copy(trials, same_as, records, data, keeper)
+        missing = left()  # what they repeat has failed; each is tried by itself
     if failed:
         number, record = min(failed.items(), key=lambda pair: pair[0])
         fault = record.result.own.fault if record.result.own is not None else None

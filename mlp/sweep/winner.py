@@ -254,7 +254,8 @@ def _records(
 ) -> dict[_Seed, RunRecord]:
     """The networks not tested or not uploaded yet: those kept, and the others trained."""
     kept_at = {seed: place for seed, place in keeper.waiting().items() if seed[1]}
-    unseen = [seed for seed in wanted if seed not in _looks(opened)]
+    seen = _looks(opened)
+    unseen = [seed for seed in wanted if seed not in seen]
     configs = {seed: _config(opened, seed) for seed in sorted({*unseen, *kept_at})}
     records = {}
     for seed, place in kept_at.items():

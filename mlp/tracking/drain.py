@@ -31,6 +31,7 @@ from mlp.tracking import spool
 from mlp.tracking.batch import BATCH_FILE, read_batch
 from mlp.tracking.display import ThinCurve, thin
 from mlp.tracking.listing import (
+    EXPLAINS,
     NOTE_TAG,
     TRIAL,
     Label,
@@ -498,6 +499,8 @@ def _upload(store: "Store", place: Path, parent_id: str | None) -> tuple[str, Ma
     listing = read_listing(place)
     if parent_id is None and listing.parent is not None:
         parent_id = find_key(store, listing.parent)
+        if parent_id is None and EXPLAINS in listing.tags:
+            raise RecordError("it explains a run of another experiment: tracking.experiment=NAME")
     run_id = upload_run(store, place, listing, parent_id)
     spool.drop(place)
     return run_id, listing.tags

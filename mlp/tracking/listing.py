@@ -108,6 +108,7 @@ class StudyPage:
         config: its composed settings, plain values.
         description: Markdown for its page.
         searched: path of each setting that varies -> what it is drawn from, in words.
+        view: of pages that earlier versions have written.
     """
 
     name: str
@@ -115,6 +116,7 @@ class StudyPage:
     config: dict[str, Any]
     description: str
     searched: dict[str, Any] = field(default_factory=dict)
+    view: Any = None
 
 
 def label_of_trial(page: StudyPage, number: int, name: str, seed: int = 0) -> Label:

@@ -357,8 +357,13 @@ def _judgement(store: "Store", run: "Run", metrics: Mapping[str, float]) -> Judg
     # The earlier rule, which noted no ripples, called them oscillation; its other verdicts hold.
     is_doubtful = verdict == Verdict.OSCILLATING.value and "ripples" not in metrics
     if verdict not in set(Verdict) or "amplitude" not in metrics or is_doubtful:
-        loss, step = _curve(store, run, "loss")
-        return judge_curve(loss, steps=step, reference=CHANCE_LOSS, noise=0.0)
+        points = store.client.get_metric_history(run.info.run_id, "loss")
+        known = {int(point.step): float(point.value) for point in points}  # uploaded twice: once
+        if not known:
+            raise RecordError("it has no loss curve")
+        loss = np.array([known[step] for step in sorted(known)])
+        finite = np.where(np.abs(loss) < _LARGEST, loss, np.nan)
+        return judge_curve(finite, steps=sorted(known), reference=CHANCE_LOSS, noise=0.0)
     period = metrics.get("period_steps")
     return Judgement(
         verdict=Verdict(verdict),

@@ -144,7 +144,8 @@ class Functions:
             DataError: for a file that cannot be imported, before any run.
         """
         while self._waiting and len(self._running) < self._n_workers:
-            self._start(self._waiting.popleft())
+            if not self._start(self._waiting.popleft()).can_fork:
+                break  # it has imported the file anew; the others are heard before the next one
         for key, _ in self._selector.select(_PACE_S):
             key.data()
         for run in self._running.values():
@@ -172,7 +173,7 @@ class Functions:
         self._selector.close()
         self._folder.cleanup()
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: Task) -> _Host:
         own = _own(task)
         host = self._host_for(task)
         folder = Path(self._folder.name) / str(next(self._numbers))
@@ -188,6 +189,7 @@ class Functions:
         run = _Run(task, own, host, folder, output)
         self._running[str(folder)] = run
         self._selector.register(output, selectors.EVENT_READ, lambda: self._hear_output(run))
+        return host
 
     def _host_for(self, task: Task) -> _Host:
         """A host of the function that can take a run; waits for a new one to have imported it."""
