@@ -63,7 +63,7 @@ def _audit() -> None:
     typed = dict(word.split("=", 1) for word in arguments if "=" in word)
     timeout_s, as_json = _timeout(typed.pop("timeout_s", "")), _flag(typed.pop("json", "false"))
     known = [*_TYPED, "timeout_s", "json"]
-    for name in typed.keys() - set(known):
+    for name in (name for name in typed if name not in known):
         hint = did_you_mean(name, known, f"known are {', '.join(known)}")
         raise SettingError(f"unknown name {name!r}{hint}")
     found = audit_file(Path(files[0]), typed, timeout_s=timeout_s)

@@ -207,8 +207,8 @@ class Answer:
         n_left: reruns that the single settings still take, about.
         is_complete: whether everything is trained that is worth it.
         causes: the best supported first.
-        without_effect: settings of which reruns show that changing them does nothing -> the values
-            that they had in these.
+        without_effect: settings of which reruns show that changing them neither stops nor starts
+            it -> the values that they had in these.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
@@ -583,7 +583,8 @@ def _rest(answer: Answer) -> list[str]:
     parts = []
     if answer.without_effect:
         names = [f"{name} ({tried})" for name, tried in answer.without_effect.items()]
-        parts.append(f"{_listed(names)} {'does' if len(names) == 1 else 'do'} nothing")
+        do = "stops nor starts" if len(names) == 1 else "stop nor start"
+        parts.append(f"{_listed(names)} neither {do} {DEEDS[answer.asked].noun}")
     if answer.only_failing:
         which = _listed(answer.only_failing)
         is_swing = answer.asked is Verdict.OSCILLATING

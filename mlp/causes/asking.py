@@ -1,10 +1,10 @@
 """What is trained next: the reruns that are expected to decide most for what they cost.
 
-Of each setting two things can be shown: that it acts, by pairs of reruns with further seeds, or
-that it does nothing, by pairs that stay as they were. What is known (how the study's runs ended,
-earlier reruns) says how likely each is, and how many reruns it would still take. The settings are
-asked in the order of chance over cost, each for as many reruns as it needs and no more, until one
-population is full; then all is estimated anew.
+Of each setting two things can be shown, by pairs of reruns with further seeds: that it acts, or
+that it does not. What is known (how the study's runs ended, earlier reruns) says how likely each
+is, and how many reruns it would still take. The settings are asked in the order of chance over
+cost, each for as many reruns as it needs and no more, until one population is full; then all is
+estimated anew.
 
 A pair may not be chosen by how its own unchanged run ended, or the bet on it would not be fair. So
 the pairs of a setting come in a fixed order (a seed of each run, then the next seed), and only its
@@ -38,7 +38,7 @@ _RATE, _SAME_STEP = Factor(NORMALIZATION), Factor(NORMALIZATION, keeps_step=True
 _STARTS_LESS = 0.5  # of these, from healthy runs: there one large step is far away
 _WEIGHT_OF_GUESS = 2.0  # reruns that a guess counts as
 _AGREEMENT = 0.85  # of further seeds with a change that turned the run's own seed
-_WORTH_OF_CAUSE = 3.0  # a cause is what is asked for; that a setting does nothing is worth 1
+_WORTH_OF_CAUSE = 3.0  # a cause is what is asked for; that a setting does not act is worth 1
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class _Arm:
         return _Aim(chance, 1.6 * n_pairs + len(screens) * is_short, tuple(asked), _WORTH_OF_CAUSE)
 
     def idle_reruns(self) -> Iterator[tuple[RunConfig, ...]]:
-        """Pairs that may show that it does nothing: the unchanged run and the changed one."""
+        """Pairs that may show that it does not act: the unchanged run and the changed one."""
         for pick, seed in self._further(self.picks):
             yield self._pair(pick, seed, pick.in_turn(self.factor, seed))
 
@@ -242,7 +242,7 @@ def _made(pick: Pick, change: Change, seed: int) -> RunConfig:
 
 
 def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
-    """Reruns enough on both sides to show that it does nothing; None where that is too far."""
+    """Reruns enough on both sides to show that it does not act; None where that is too far."""
     asked: list[RunConfig] = []
     cost = 0
     for arm in arms:

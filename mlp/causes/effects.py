@@ -72,8 +72,8 @@ class Effect:
 
     Attributes:
         sides: from runs with the verdict, and from healthy ones; those without runs are left out.
-        p_value: that it does nothing; corrected for all settings and looks.
-        odds: how many times likelier the reruns are if it acts than if it does nothing.
+        p_value: that it has no effect on that; corrected for all settings and looks.
+        odds: how many times likelier the reruns are if it acts than if it does not.
         pairs_needed: differing pairs on the better side that would settle it; None where nothing
             hints at an effect.
     """
@@ -200,6 +200,8 @@ def _in_pick(
             turned.append(change)
     for seed in seeds:
         tried = dict.fromkeys([pick.of_factor(factor)[0], pick.in_turn(factor, seed), *turned])
+        if factor.keeps_step:  # any may be trained, to be compared with the rate kept
+            tried = dict.fromkeys(pick.of_factor(factor))
         trained = [(*own, change) for change in tried if (own := known(change, seed)) is not None]
         if trained:
             first, config, change = min(trained, key=lambda own: own[0])

@@ -31,7 +31,7 @@ class Conclusion(StrEnum):
     """What the reruns say about a setting: changing it alone ..."""
 
     CAUSE = "decides it"
-    NO_EFFECT = "makes no difference"
+    NO_EFFECT = "neither stops nor starts it"
     ONLY_FAILS = "ends it and learning"  # or in another bad way
     TOO_LITTLE = "too little evidence"
 

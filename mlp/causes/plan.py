@@ -67,7 +67,8 @@ class Pick:
         asked: the verdict that is asked about.
         start: the verdicts that runs on this side are picked for.
         goal: those that a change on this side is to lead to.
-        configs: unchanged, with its own seed first and then with twice the further ones wanted.
+        configs: unchanged, with its own seed first and then with further ones, twice as many as
+            can be wanted.
         n_seeds: how many further seeds are wanted.
         changes: all that are tried, those of a factor in the order in which they are tried.
     """

@@ -82,7 +82,7 @@ def test_a_setting_without_effect_is_said_to_have_none():
     assert idle.conclusion is Conclusion.NO_EFFECT
     assert idle.on(Side.STOPS).n_stayed >= 15
     said = " ".join(sentences(found))
-    assert "do nothing" in said
+    assert "neither stop nor start the swings" in said
     assert "model.depth (1 to 3)" in said
 
 
