@@ -108,7 +108,7 @@ def find_causes(
     *,
     is_step: bool,
 ) -> tuple[Cause, ...]:
-    """The causes, the best supported first.
+    """The causes, that which turns the largest share of reruns first.
 
     Normalization and learning rate are one cause, the effective step, where changing the
     normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
@@ -129,7 +129,7 @@ def find_causes(
     for cure in pairs:
         if cure.conclusion is Conclusion.CAUSE:
             causes = _with_pair(causes, cure, found)
-    return tuple(sorted(causes, key=_smallest_p_value))
+    return tuple(sorted(causes, key=_order))
 
 
 def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect]) -> list[Cause]:
@@ -178,9 +178,14 @@ def _linked(
     return joined
 
 
-def _smallest_p_value(cause: Cause) -> float:
-    values = [e.p_value for e in cause.effects if e.conclusion is Conclusion.CAUSE]
-    return min([*values, *(cure.p_value for cure in cause.pairs)], default=1.0)
+def _order(cause: Cause) -> tuple[float, float]:
+    """All are shown; a smaller p-value may only mean that more reruns were trained."""
+    acting = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
+    sides = [_acting_side(effect) for effect in acting]
+    shares = [side.n_with / max(1, side.n_expected) for side in sides]
+    shares += [cure.n_cured / max(1, cure.n_pairs) for cure in cause.pairs]
+    values = [*(own.p_value for own in acting), *(own.p_value for own in cause.pairs)]
+    return -max(shares, default=0.0), min(values, default=1.0)
 
 
 def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
@@ -206,7 +211,7 @@ class Answer:
         n_trained: reruns that the answer rests on.
         n_left: reruns that the single settings still take, about.
         is_complete: whether everything is trained that is worth it.
-        causes: the best supported first.
+        causes: that which turns the largest share of reruns first.
         without_effect: settings of which reruns show that changing them neither stops nor starts
             it -> the values that they had in these.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.

@@ -12,6 +12,7 @@ from mlp.causes.answer import (
     Kind,
     answer,
     evidence_table,
+    find_causes,
     investigate,
     next_trainings,
     render_answer,
@@ -352,3 +353,17 @@ def test_nothing_is_claimed_where_nothing_was_rerun():
     said = sentences(answer_of(plan, {}))
     assert evidence_table(answer_of(plan, {})) == ()
     assert said[0].startswith("Nothing has been rerun yet; likeliest, by how the study's own runs")
+
+
+def test_the_cause_that_turns_the_largest_share_comes_first():
+    """More pairs give a smaller p-value to a setting that turns only half of them."""
+    [rate] = (e for e in explain(RATE, 0, 64).effects if e.factor == Factor(LEARNING_RATE))
+    halves = [
+        dataclasses.replace(side, n_with=n, n_expected=2 * n)
+        for side, n in ((side, max(30, side.n_with)) for side in rate.sides)
+    ]
+    half = dataclasses.replace(
+        rate, factor=Factor("model.depth"), sides=tuple(halves), p_value=rate.p_value / 1e6
+    )
+    first, second = find_causes((half, rate), (), (), is_step=False)
+    assert (first.settings, second.settings) == ((LEARNING_RATE,), ("model.depth",))
