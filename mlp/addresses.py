@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ _SECRET_IN_QUERY = re.compile(
 _AMBIGUOUS = re.compile(r"\?|%[0-9a-fA-F]{2}")
 
 _LOCK_PATIENCE_S = 120.0  # another process makes the tables meanwhile, which takes seconds
+_ALEMBIC = threading.Lock()  # it keeps the tables that it makes in globals of its modules
 
 
 def resolve(tracking: Tracking) -> str:
@@ -157,11 +159,24 @@ def _asked(path: Path, query: str, patience_s: float, *, mode: str = "rw") -> li
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Lets one process at a time in, among those that ask for the same folder.
+def only_one(folder: Path | None) -> Iterator[None]:
+    """Lets one thread at a time make the tables of a store, and one process in the same folder.
 
     The folder itself is locked: no lock file stays behind, and a process that dies lets go.
+
+    Args:
+        folder: where the file is; None: the tables are a server's.
     """
+    with _ALEMBIC:
+        if folder is None:
+            yield
+        else:
+            with _only_process(folder):
+                yield
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
 
     def lock() -> None:

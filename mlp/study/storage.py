@@ -4,7 +4,7 @@ A store is an SQLite file, or a database server, which may be out of reach for a
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     with (
         _faults(url),
         translated(other_version | dict.fromkeys(wrong, lambda _: _bad_address(url))),
-        only_one(path.parent) if path is not None else nullcontext(),
+        only_one(path.parent if path is not None else None),
     ):
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
 

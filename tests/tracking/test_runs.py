@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mlp.errors import (
     StoreError,
     UnavailableError,
 )
+from mlp.study.storage import open_storage
 from mlp.tracking import display, record
 from mlp.tracking.listing import Label, StudyPage, study_key
 from mlp.tracking.read import fetch_run, meant_run, read_past_run
@@ -267,6 +269,18 @@ def test_one_background_thread_may_upload(store):
     upload(store, make_record(), 2, study="thread")
     thread.join()
     assert fetch_run(store, ids[0]).tags["mlp.trial"] == "1"
+
+
+def test_threads_make_the_tables_of_their_stores_one_after_the_other(tmp_path):
+    """As where a sweep ends early, whose own thread is still opening its store."""
+    tables = [
+        lambda: open_store(Tracking(uri=f"sqlite:///{tmp_path}/a/mlflow.db")),
+        lambda: open_store(Tracking(uri=f"sqlite:///{tmp_path}/b/mlflow.db")),
+        lambda: open_storage(f"sqlite:///{tmp_path}/c/study.db"),
+    ]
+    with ThreadPoolExecutor(3) as threads:
+        for made in [threads.submit(make) for make in tables]:
+            made.result()
 
 
 @pytest.mark.parametrize("run_id", ["", "x", "../../../etc/passwd", "A" * 32, "a" * 33, "a\n" * 16])
