@@ -227,6 +227,7 @@ def map_figure(
         n = sum(dot.kind == asked.value for dot in dots)
         words = f"{n} of {len(dots)} {DEEDS[asked].does if n == 1 else DEEDS[asked].do}"
         edge, told = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
+        dots.sort(key=lambda dot: dot.kind == asked.value)  # the last is drawn on top
         rows.append(Row(name, words + told, tuple(dots), edge))
     rates = [dot.x for dots in by_row.values() for dot in dots]
     return Figure(_log_axis("learning rate", rates, margin=0.04), rows=tuple(rows))

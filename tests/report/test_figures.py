@@ -115,8 +115,8 @@ def test_each_run_is_on_the_map_once_in_the_colour_of_its_verdict():
     }
     assert drawn == {
         "mean": [
-            (3.0, "oscillating", "oscillating", "a", "lr 3.0: oscillating"),
             (9.0, "diverged", "diverged", "c", "lr 9.0: diverged"),
+            (3.0, "oscillating", "oscillating", "a", "lr 3.0: oscillating"),  # on top
         ],
         "sum": [(0.5, "learning", "learning", "b", "lr 0.5: learning")],
     }
