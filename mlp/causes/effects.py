@@ -30,11 +30,12 @@ STEP_ERROR_RATE = ERROR_RATE / 4
 class SideEffect:
     """What changing one setting did from one side.
 
-    A pair is the same run with the same further seed, changed and unchanged.
+    A pair is the same run with the same further seed, changed and unchanged. Where the unchanged
+    one was not trained, it is taken to do what the run was picked for, and shows no difference.
 
     Attributes:
         n_runs: picked runs in which it was changed.
-        n_expected: pairs whose unchanged run still did what it was picked for.
+        n_expected: pairs but those whose unchanged run is known to do something else.
         n_with: pairs turned the expected way: to healthy, or to the verdict that is asked about.
         n_against: pairs turned the other way.
         n_stayed: of `n_expected`, pairs in which the change neither stopped nor started what is
@@ -128,16 +129,29 @@ class Seen:
     """One rerun with a setting changed, beside the unchanged run.
 
     Attributes:
-        at: when it was known, as a place among the results.
+        at: when the rerun was known, as a place among the results.
         seed: 0 for the run's own, whose unchanged run was picked for how it ended.
+        before: how the unchanged run ended; None where it was not trained.
+        before_at: when that was known; behind all results where it was not.
     """
 
     at: int
     pick: Pick
     seed: int
     change: Change
-    before: Verdict
+    before: Verdict | None
+    before_at: float
     after: Verdict
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it is a bet on the change: the unchanged run was not asked for its outcome."""
+        return self.seed > 0 and self.before_at < self.at
+
+    @property
+    def is_unexpected(self) -> bool:
+        """Whether the unchanged run is known to do something else than it was picked for."""
+        return self.before is not None and self.before not in self.pick.start
 
     @property
     def is_with(self) -> bool:
@@ -170,11 +184,11 @@ def look(plan: Plan, results: Results) -> Sightings:
         (factor, side): [] for factor in plan.factors for side in Side
     }
     for pick in plan.picks:
-        unchanged = [s for s in range(1, len(pick.configs)) if pick.configs[s] in place]
         with_rate: dict[str, list[int]] = {}
         for factor in sorted(pick.by_factor):  # the rate kept comes before the step kept
             # The step kept only where the rate kept is known: its rates may be dear to compute.
-            seeds = with_rate.get(factor.setting, []) if factor.keeps_step else unchanged
+            further = range(1, len(pick.configs))
+            seeds = with_rate.get(factor.setting, []) if factor.keeps_step else further
             seen = list(_in_pick(pick, factor, seeds, place, results))
             with_rate.setdefault(factor.setting, sorted(own.seed for own in seen if own.seed))
             found[factor, pick.side] += seen
@@ -196,7 +210,7 @@ def _in_pick(
     turned = []  # such changes are tried with all seeds
     for change in pick.of_factor(factor):
         if (own := known(change, 0)) is not None:
-            yield Seen(own[0], pick, 0, change, own_end, results[own[1]].verdict)
+            yield Seen(own[0], pick, 0, change, own_end, -1, results[own[1]].verdict)
             turned.append(change)
     for seed in seeds:
         tried = dict.fromkeys([pick.of_factor(factor)[0], pick.in_turn(factor, seed), *turned])
@@ -204,10 +218,11 @@ def _in_pick(
             tried = dict.fromkeys(pick.of_factor(factor))
         trained = [(*own, change) for change in tried if (own := known(change, seed)) is not None]
         if trained:
-            first, config, change = min(trained, key=lambda own: own[0])
-            unchanged = pick.configs[seed]
-            at, before = max(first, place[unchanged]), results[unchanged].verdict
-            yield Seen(at, pick, seed, change, before, results[config].verdict)
+            at, config, change = min(trained, key=lambda own: own[0])
+            unchanged = results.get(pick.configs[seed])
+            before = unchanged.verdict if unchanged is not None else None
+            before_at = place.get(pick.configs[seed], math.inf)
+            yield Seen(at, pick, seed, change, before, before_at, results[config].verdict)
 
 
 def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
@@ -221,11 +236,14 @@ def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     that acts both ways as well as for one that acts one way. The chance of calling any setting a
     cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
-    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
-    won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
-    about counts as stopped there, although not all of it is a cure. Here, too, only further seeds
-    tell: with its own a run near the threshold was picked because it just swung, and whatever is
-    changed in it looks as if it acted.
+    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` of the
+    reruns have won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than
+    as is asked about counts as stopped there, although not all of it is a cure. Here, too, only
+    further seeds tell: with its own a run near the threshold was picked because it just swung, and
+    whatever is changed in it looks as if it acted. A rerun that stays as the run was picked needs
+    no unchanged one beside it: whatever that does, the change did not turn it. One that does not
+    stay counts as turned until its unchanged run is known to have ended otherwise as well. Such a
+    pair is no bet on a cause: there the unchanged run was asked for because of the changed one.
 
     Whichever of the two is reached first holds; no later rerun takes it back.
 
@@ -248,7 +266,7 @@ def step_contrast(seen: Sightings) -> StepContrast:
         is_same = step is not None and _target(rate.change) == _target(step.change)
         if step is not None and is_same and rate.before is rate.pick.asked:
             both.append((rate, step))
-    both.sort(key=lambda pair: max(own.at for own in pair))
+    both.sort(key=lambda pair: max(max(own.at, own.before_at) for own in pair))
     ends: Counter[tuple[bool, bool]] = Counter()
     highest = 0.0
     for pair in both:
@@ -276,21 +294,26 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
     highest, named_at, cleared_at = 1.0, math.inf, math.inf
     bets, rests = dict.fromkeys(asked, 1.0), dict.fromkeys(asked, 1.0)
     counts = {side: Counter[str]() for side in asked}
-    events = sorted((own for side in asked for own in seen[factor, side]), key=lambda e: e.at)
-    for own in events:
+    further = [own for side in asked for own in seen[factor, side] if own.seed]
+    events: list[tuple[float, Seen]] = [(own.at, own) for own in further]
+    events += [(own.before_at, own) for own in further if own.at < own.before_at < math.inf]
+    for at, own in sorted(events, key=lambda event: event[0]):
         side, count = own.pick.side, counts[own.pick.side]
-        if own.seed:
+        if own.is_fair:
             count["with"] += own.is_with
             count["against"] += own.is_against
             bets[side] = capital(count["with"], count["against"])
             highest = max(highest, _combined([*bets.values()]))
             if highest * level >= 1:
-                named_at = min(named_at, own.at)
-            if own.before in own.pick.start:
-                count["turned" if own.is_turned else "stayed"] += 1
-                rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
-                if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
-                    cleared_at = min(cleared_at, own.at)
+                named_at = min(named_at, at)
+        end = "turned" if own.is_turned else "stayed"
+        if at < own.before_at or not own.is_unexpected:
+            count[end] += at == own.at
+        elif at == own.before_at:
+            count[end] -= 1  # of a pair that is none after all
+        rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
+        if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+            cleared_at = min(cleared_at, at)
     sides = tuple(_side_effect(side, seen[factor, side], counts[side]) for side in asked)
     conclusion = Conclusion.TOO_LITTLE
     if named_at < math.inf and named_at <= cleared_at:
@@ -315,14 +338,18 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
 def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> SideEffect:
     pairs = [own for own in seen if own.seed]
     n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
-    n_turned.update(own.change.text for own in pairs if own.is_with)
-    ends = [(own.before in own.pick.start, own.after in own.pick.start) for own in pairs]
+    n_turned.update(own.change.text for own in pairs if own.is_with and own.is_fair)
+    ends = [
+        (not own.is_unexpected, own.after in own.pick.start)
+        for own in pairs
+        if own.before is not None
+    ]
     n_with, n_against = count["with"], count["against"]
     return SideEffect(
         side=side,
         n_runs=len({own.pick for own in seen}),
         n_pairs=len(pairs),
-        n_expected=sum(before for before, _ in ends),
+        n_expected=sum(not own.is_unexpected for own in pairs),
         n_with=n_with,
         n_against=n_against,
         n_stayed=count["stayed"],
