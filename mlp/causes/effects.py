@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.changes import NORMALIZATION, Change, Factor
+from mlp.causes.changes import NORMALIZATION, Change, Factor, own_seed
 from mlp.causes.evidence import (
     CLEARING_ERROR_RATE,
     ERROR_RATE,
@@ -183,11 +183,12 @@ def look(plan: Plan, results: Results) -> Sightings:
     found: dict[tuple[Factor, Side], list[Seen]] = {
         (factor, side): [] for factor in plan.factors for side in Side
     }
+    trained = {own_seed(config) for config in results}
     for pick in plan.picks:
+        further = [i for i, seed in enumerate(pick.own_seeds) if i and seed in trained]
         with_rate: dict[str, list[int]] = {}
         for factor in sorted(pick.by_factor):  # the rate kept comes before the step kept
             # The step kept only where the rate kept is known: its rates may be dear to compute.
-            further = range(1, len(pick.configs))
             seeds = with_rate.get(factor.setting, []) if factor.keeps_step else further
             seen = list(_in_pick(pick, factor, seeds, place, results))
             with_rate.setdefault(factor.setting, sorted(own.seed for own in seen if own.seed))
