@@ -2,9 +2,9 @@
 
     python scripts/figures.py [CHECKOUT]
 
-Trains the study `smoke` of the checkout (this one, if none is named) in a temporary folder, and
-counts the package's own functions and files that it enters. Needs an environment with the package's
-dependencies.
+Trains the study `smoke` of the checkout (this one, if none is named) in a temporary folder, with its
+explanation and without, and counts the package's own functions and files that it enters. Needs an
+environment with the package's dependencies.
 """
 
 import ast
@@ -18,7 +18,7 @@ from pathlib import Path
 
 TRACED = """
 import json, os, runpy, sys, threading
-package, steps = sys.argv[1:3]
+package, *words = sys.argv[1:]
 entered, deepest = set(), []
 def note(frame, event, _):
     if event != "call" or not frame.f_code.co_filename.startswith(package):
@@ -33,13 +33,13 @@ def note(frame, event, _):
             frame = frame.f_back
 threading.setprofile(note)
 sys.setprofile(note)
-sys.argv = ["mlp.sweep", "sweeps=smoke"]
+sys.argv = ["mlp.sweep", "sweeps=smoke", *words]
 try:
     runpy.run_module("mlp.sweep", run_name="__main__", alter_sys=True)
 except SystemExit:
     pass
 sys.setprofile(None)
-named = {e for e in entered if e[2] != "<module>"}
+named = {e for e in entered if e[2] != "<module>" and e[0].endswith(".py")}
 print("FIGURES", json.dumps([len(named), len({e[0] for e in named}), deepest[::-1]]))
 """
 
@@ -53,6 +53,7 @@ def main() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in files)
     readme = (checkout / "README.md").read_text()
     functions, entered, path = smoke(checkout)
+    alone, entered_alone, _ = smoke(checkout, "study.explain=false")
     figures = {
         "files in mlp/ (package faces not counted)": len(modules),
         "lines in mlp/": lines,
@@ -61,6 +62,8 @@ def main() -> None:
         "files on that path": len({file for file, _ in path}),
         "functions that a smoke sweep enters": functions,
         "files that a smoke sweep enters": entered,
+        "functions without the explanation": alone,
+        "files without the explanation": entered_alone,
         "lines of the import contract": contract_lines(checkout / "pyproject.toml"),
         "lines of README.md": len(readme.splitlines()),
         "words of README.md": len(readme.split()),
@@ -70,13 +73,13 @@ def main() -> None:
     print("the path:", " > ".join(f"{file}:{name}" for file, name in path))
 
 
-def smoke(checkout: Path) -> tuple[int, int, list[list[str]]]:
+def smoke(checkout: Path, *words: str) -> tuple[int, int, list[list[str]]]:
     """Functions and files entered by a smoke sweep, and the path to the step loop."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "MLFLOW_DISABLE_TELEMETRY": "true"}
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-c", TRACED, str(checkout / "mlp"), "60"]
+        command = [sys.executable, "-c", TRACED, str(checkout / "mlp"), *words]
         done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, check=True
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=True
         )
     [line] = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
     functions, files, path = json.loads(line.removeprefix("FIGURES "))
