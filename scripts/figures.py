@@ -2,9 +2,9 @@
 
     python scripts/figures.py [CHECKOUT]
 
-Trains the study `smoke` of the checkout (this one, if none is named) in a temporary folder, with its
-explanation and without, and counts the package's own functions and files that it enters. Needs an
-environment with the package's dependencies.
+Trains the study `smoke` of the checkout (this one, if none is named) in a temporary folder, with
+its explanation and without, and counts the package's own functions and files that it enters. Needs
+an environment with the package's dependencies.
 """
 
 import ast
