@@ -34,6 +34,7 @@ from mlp.config import RunConfig
 
 _SETTLED = (Conclusion.CAUSE, Conclusion.NO_EFFECT)
 _RATE, _SAME_STEP = Factor(NORMALIZATION), Factor(NORMALIZATION, keeps_step=True)
+_LEARNING_RATE = Factor(LEARNING_RATE)
 
 # Guesses: they decide what is asked first, and nothing that is said.
 _STARTS_LESS = 0.5  # of these, from healthy runs: there one large step is far away
@@ -87,10 +88,13 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
     if not plan.on(Side.STOPS):
         return []
     first = _clearly_first(plan.guesses)
-    best = []
+    is_step, contrast = _by_step(plan, results, seen, {e.factor: e for e in found})
+    best = [] if contrast is None else [contrast]
     for effect in found:
         factor = effect.factor
         if factor.keeps_step or effect.conclusion in _SETTLED:
+            continue
+        if is_step and factor in (_RATE, _LEARNING_RATE):
             continue
         arms = [
             _Arm(plan, factor, side, seen[factor, side.side], is_first=factor == first)
@@ -103,14 +107,12 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
             if cleared is not None and aim is not cleared:
                 aim = replace(aim, else_cost=(1 - aim.chance) * cleared.cost)
             best.append(aim)
-    if (contrast := _contrasting(plan, results, seen, {e.factor: e for e in found})) is not None:
-        best.append(contrast)
     return best
 
 
 def _clearly_first(guesses: Mapping[Factor, float]) -> Factor | None:
     """The setting that alone goes along with the verdict; a rate goes with its normalization."""
-    rates = {_RATE, _SAME_STEP} if Factor(LEARNING_RATE) in guesses else {_SAME_STEP}
+    rates = {_RATE, _SAME_STEP} if _LEARNING_RATE in guesses else {_SAME_STEP}
     order = sorted((f for f in guesses if f not in rates), key=lambda f: -guesses[f])
     midway = (CHANCE_OF_FIRST + CHANCE_OF_OTHER) / 2
     return order[0] if order and all(guesses[f] < midway for f in order[1:2]) else None
@@ -267,26 +269,30 @@ def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
     return _Aim(chance, cost, tuple(asked)) if asked else None
 
 
-def _contrasting(
+def _by_step(
     plan: Plan, results: Results, seen: Sightings, found: Mapping[Factor, Effect]
-) -> _Aim | None:
-    """Pairs enough to show whether the normalization acts through the step; None if not asked."""
-    if _SAME_STEP not in found or found[_SAME_STEP].conclusion is Conclusion.CAUSE:
-        return None
+) -> tuple[bool, _Aim | None]:
+    """Whether learning rate and normalization need no reruns of their own, and what they need.
+
+    Where one of them is named, the other one acts through the effective step as well if that is
+    shown, or if it can be: by pairs enough with the rate kept and with the step kept.
+    """
     named = {factor for factor, own in found.items() if own.conclusion is Conclusion.CAUSE}
-    if not named & {_RATE, Factor(LEARNING_RATE)}:
-        return None
+    if _SAME_STEP not in found or _SAME_STEP in named or not named & {_RATE, _LEARNING_RATE}:
+        return False, None
     contrast, on = step_contrast(seen), found[_RATE].on(Side.STOPS)
+    if contrast.is_shown:
+        return True, None
     needed = pairs_needed(contrast.n_with, contrast.n_against, STEP_ERROR_RATE)
-    if contrast.is_shown or needed is None or on is None:
-        return None
+    if needed is None or on is None:
+        return False, None
     arm = _Arm(plan, _RATE, on, seen[_RATE, Side.STOPS])
     n_more = max(1, needed - contrast.n_with - contrast.n_against)
     asked = list(islice(_beside(arm, results), math.ceil(n_more / _AGREEMENT)))
     if len(asked) < n_more:
-        return None
+        return False, None
     missing = tuple(config for both in asked for config in both if config not in results)
-    return _Aim(_AGREEMENT, len(missing), missing, _WORTH_OF_CAUSE)
+    return True, _Aim(_AGREEMENT, len(missing), missing, _WORTH_OF_CAUSE)
 
 
 def _beside(arm: _Arm, results: Results) -> Iterator[tuple[RunConfig, ...]]:
