@@ -317,8 +317,8 @@ def _not_deterministic(own: Own) -> str:
     seed = own.program.role("seed")
     how = f"its argument {seed}" if seed else "the global streams of NumPy, random and PyTorch"
     return (
-        f"your function is not deterministic: the same file with the same arguments gave something "
-        f"else, though {how} had the same seed"
+        "your function is not deterministic, or reads other data than then: the same file with "
+        f"the same arguments gave something else, though {how} had the same seed"
     )
 
 

@@ -108,7 +108,7 @@ def find_causes(
     *,
     is_step: bool,
 ) -> tuple[Cause, ...]:
-    """The causes, that which turns the largest share of reruns first.
+    """The causes, those that stop it first, of these that which turns the largest share of reruns.
 
     Normalization and learning rate are one cause, the effective step, where changing the
     normalization stops clearly fewer with the step kept than with the rate kept. Causes that need
@@ -178,14 +178,14 @@ def _linked(
     return joined
 
 
-def _order(cause: Cause) -> tuple[float, float]:
-    """All are shown; a smaller p-value may only mean that more reruns were trained."""
+def _order(cause: Cause) -> tuple[bool, float, float]:
+    """What stops it first; then the largest share, as more reruns give a smaller p-value."""
     acting = [e for e in cause.effects if e.conclusion is Conclusion.CAUSE]
     sides = [_acting_side(effect) for effect in acting]
     shares = [side.n_with / max(1, side.n_expected) for side in sides]
     shares += [cure.n_cured / max(1, cure.n_pairs) for cure in cause.pairs]
     values = [*(own.p_value for own in acting), *(own.p_value for own in cause.pairs)]
-    return -max(shares, default=0.0), min(values, default=1.0)
+    return not cause.stops, -max(shares, default=0.0), min(values, default=1.0)
 
 
 def next_trainings(plan: Plan, results: Results) -> tuple[RunConfig, ...]:
@@ -251,6 +251,15 @@ class Answer:
     dependences: tuple[Dependence, ...]
     pair_cures: tuple[PairCure, ...]
     pace_s: float | None = None
+
+    @property
+    def n_to_decide(self) -> int | None:
+        """Pairs that would name the likeliest setting; None where none is likely, or one named."""
+        best = self.likeliest
+        if self.causes or best is None or best.pairs_needed is None:
+            return None
+        side = _better_side(best)
+        return max(1, best.pairs_needed - side.n_with - side.n_against)
 
 
 def investigate(
@@ -430,8 +439,9 @@ def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
     do = DEEDS[answer.asked].do
     said = f"Not decided yet, by {answer.n_trained} reruns of {sum(answer.n_picked)} runs"
-    if answer.is_complete:
-        said = f"No setting was shown to make the loss {do}, by {answer.n_trained} reruns"
+    if answer.is_complete or not answer.undecided:
+        which = "setting" if answer.is_complete else "single setting"
+        said = f"No {which} was shown to make the loss {do}, by {answer.n_trained} reruns"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
@@ -442,10 +452,11 @@ def _undecided_sentence(answer: Answer) -> str:
     if best is not None:
         side = _better_side(best)
         said += f"; likeliest is {best.factor.setting} (odds {_odds(best.odds)}): changing it "
-        said += f"{side.side.did} {side.n_with} of {side.n_expected} so far"
-        if best.pairs_needed is not None:
-            n_more = max(1, best.pairs_needed - side.n_with - side.n_against)
-            missing = f", and {n_more} more would decide{_duration(answer, 2 * n_more)}"
+        said += f"{side.side.did} {DEEDS[answer.asked].noun} in {side.n_with} of {side.n_expected} "
+        said += "reruns so far"
+        if answer.n_to_decide is not None:
+            missing = f", and {answer.n_to_decide} more would decide"
+            missing += _duration(answer, 2 * answer.n_to_decide)
     elif answer.guess is not None:
         said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
         missing = f": about {answer.n_left} reruns would decide{_duration(answer, answer.n_left)}"
@@ -606,8 +617,9 @@ def _rest(answer: Answer) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = list(names[:_MOST_NAMED])
-    if len(names) > _MOST_NAMED:
+    shown = list(names[: _MOST_NAMED + 1])  # "and 1 more" would be as long as the name
+    if len(names) > _MOST_NAMED + 1:
+        shown.pop()
         shown[-1:] = [shown[-1], f"{len(names) - _MOST_NAMED} more"]
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 

@@ -80,7 +80,8 @@ def next_singles(
     aims = sorted(_aims(plan, results, seen, found), key=lambda aim: -aim.rank)
     wanted = dict.fromkeys(config for aim in aims for config in aim.asked)
     missing = tuple(config for config in wanted if config not in results)
-    return missing, round(sum(aim.cost + aim.else_cost for aim in aims)) if missing else 0
+    n_left = math.ceil(sum(aim.cost + aim.else_cost for aim in aims))
+    return missing, max(1, n_left) if missing else 0
 
 
 def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]) -> list[_Aim]:

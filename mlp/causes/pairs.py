@@ -251,9 +251,10 @@ def _most_curing(uncured: Sequence[Pick], results: Results) -> list[Both]:
 
 
 def _screening_uncured(plan: Plan, results: Results) -> Iterator[RunConfig | None]:
-    """Every change of the runs that none has cured so far."""
+    """Every change of the runs that none has cured so far, where two settings can be changed."""
     for pick in plan.on(Side.STOPS):
-        if not any(pick.is_turned([change], results) for change in pick.changes):
+        is_cured = any(pick.is_turned([change], results) for change in pick.changes)
+        if _factor_pairs([pick]) and not is_cured:
             yield from (pick.changed([change], 0) for change in pick.changes)
 
 

@@ -56,7 +56,7 @@ from mlp.settings import with_settings
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config, named_by_study
 from mlp.terminal.screen import counting, say, silent, waiting
-from mlp.tracking.display import ThinCurve, explain_command, rerun_command
+from mlp.tracking.display import ThinCurve, audit_command, explain_command, rerun_command
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import (
     Meaning,
@@ -85,6 +85,7 @@ _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than t
 _POPULATION = 64  # reruns that are trained at once, at most
 _FEWEST = 8  # fill the vectors of the engine: fewer take as long
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
+_OVERRUN = 0.1  # of the limit, where that names the first cause
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
 
@@ -458,9 +459,16 @@ class _Inquiry:
         return max(_FEWEST, min(_POPULATION, int(room_s / max(self._pace_s(), 1e-3))))
 
     def _has_time(self) -> bool:
-        """Whether there is time for another rerun; for the first population there always is."""
+        """Whether there is time for another rerun; for the first population there always is.
+
+        Where the first cause is a few pairs away, the limit is not what keeps it back.
+        """
         half_s = self._pace_s() * _FEWEST / 2  # half a population beyond the limit is as near to it
-        return self.n_begun == 0 or self._passed_s() + half_s < self.limit_s
+        if self.n_begun == 0 or self._passed_s() + half_s < self.limit_s:
+            return True
+        n_pairs = self.answer().n_to_decide
+        needed_s = math.inf if n_pairs is None else 2 * n_pairs * self._pace_s()
+        return self._passed_s() + needed_s < (1 + _OVERRUN) * self.limit_s
 
 
 def _left(n: int, pace_s: float) -> str:
@@ -477,8 +485,10 @@ def _say_answer(said: Sequence[str], found: Answer, again: str, console: Console
     table = evidence_table(found)
     say(console, "", *said, "", *table, *([""] if table else []))
     if not found.is_complete:
-        left = _left(found.n_left, found.pace_s or 0.0)
-        say(console, f"the time was up; reruns left to settle the rest: {left}: {again}")
+        left = f"reruns left to settle the rest: {_left(found.n_left, found.pace_s or 0.0)}"
+        if found.n_left == 0:
+            left = "whether two settings act only together is left to ask"
+        say(console, f"the time was up; {left}: {again}")
 
 
 def _commands(
@@ -489,6 +499,8 @@ def _commands(
     if found.is_complete:
         more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
     commands = [more]
+    if (written := runs[0].config.own) is not None and not found.causes:
+        commands.append(f"{audit_command(written)}   # whether its gradient is right")
     brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     own = [run for run in runs if run.run_id not in brought]
     for run in [run for run in own if run.judgement.verdict is found.asked][:1]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from mlp.causes.repair import (
 from mlp.causes.symptoms import symptoms_of
 from mlp.config import Execution, ExplainConfig, RunConfig, canonical_json, digest
 from mlp.curve import Judgement, Verdict
-from mlp.data.dataset import Dataset
+from mlp.data.dataset import ROOT_VARIABLE, Dataset
 from mlp.engine.result import Result
 from mlp.errors import SettingError, patiently
 from mlp.explain.reruns import Retrainer, norms_of, own_function, recorded_explanation
@@ -31,7 +32,13 @@ from mlp.settings import settings_of, with_arguments, with_settings
 from mlp.stability.sharpness import forecast
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
-from mlp.tracking.display import doctor_command, explain_command, rerun_command, run_name
+from mlp.tracking.display import (
+    audit_command,
+    doctor_command,
+    explain_command,
+    rerun_command,
+    run_name,
+)
 from mlp.tracking.drain import record_run
 from mlp.tracking.listing import KEY, Label
 from mlp.tracking.read import fetch_run, read_reruns
@@ -83,6 +90,9 @@ def repair_run(
     say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
     if not needs_repair(judged):
         say(console, "this run ends well: there is nothing to stop in it")
+        if trained.own is not None:
+            named = ", ".join(f"own.{name}" for name in trained.own.arguments)
+            say(console, f"other arguments are typed behind the file: {named}")
         return None
     if judged.verdict is Verdict.FAILED:
         trace = original.result.own
@@ -132,6 +142,8 @@ def repair_run(
         commands = _apply(store, run_id, trained, found.cures[0], data, config, console)
     elif found.is_verified:
         commands = [f"{command} explain.apply=true   # tracks the repaired run", *commands]
+    elif base.own is not None:
+        commands = [f"{audit_command(base.own)}   # whether its gradient is right", *commands]
     say(console, "next:", *(f"  {line}" for line in commands))
     return found
 
@@ -153,7 +165,9 @@ def explain_function(config: ExplainConfig, *, console: Console) -> Repair | Non
     typed = {path.removeprefix("own."): v for path, v in given if path.startswith("own.")}
     local = dataclasses.replace(config.local, own=with_arguments(named, typed))
     store = patiently(lambda: open_store(local.tracking))
-    what = digest([settings_of(local), named.program.digest, named.program.roles])
+    # Its examples may come from there.
+    root = [os.environ[ROOT_VARIABLE]] if ROOT_VARIABLE in os.environ else []
+    what = digest([settings_of(local), named.program.digest, named.program.roles, *root])
     key, run_id = patiently(lambda: _last_run(store, what))
     if run_id is not None:
         say(console, f"run {run_id} of before is explained: the same file with the same arguments")

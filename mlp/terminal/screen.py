@@ -217,8 +217,8 @@ def counting(
         def told(done: int, in_work: float) -> None:
             now = done + in_work
             total = max(1, n_expected, math.ceil(now))
-            line = f"{now:.0f} {what}"
-            shown.move(now, total, f"{now:.0f} of {total} {what}", line=line)
+            line = f"{now:.0f} of {total} {what}"
+            shown.move(now, total, line, line=line)
 
         yield told
 

@@ -77,6 +77,11 @@ def explain_command(which: str, config: RunConfig) -> str:
     return shlex.join([*_program("explain"), which, *_places(config)])
 
 
+def audit_command(own: Own) -> str:
+    """What to type to have an own function's gradient checked."""
+    return shlex.join([*_program("audit"), own_file(own).removesuffix(f":{own.program.function}")])
+
+
 def doctor_command(config: RunConfig, storage: str | None = None) -> str:
     """What to type to have published what waits.
 

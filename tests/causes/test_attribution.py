@@ -10,6 +10,7 @@ import pytest
 
 from mlp.causes.answer import (
     Kind,
+    _listed,
     answer,
     evidence_table,
     find_causes,
@@ -393,15 +394,29 @@ def test_nothing_is_claimed_where_nothing_was_rerun():
     assert said[0].startswith("Nothing has been rerun yet; likeliest, by how the study's own runs")
 
 
-def test_the_cause_that_turns_the_largest_share_comes_first():
+def test_what_stops_it_comes_first_and_then_what_turns_the_largest_share():
     """More pairs give a smaller p-value to a setting that turns only half of them."""
     [rate] = (e for e in explain(RATE, 0, 64).effects if e.factor == Factor(LEARNING_RATE))
-    halves = [
-        dataclasses.replace(side, n_with=n, n_expected=2 * n)
-        for side, n in ((side, max(30, side.n_with)) for side in rate.sides)
-    ]
-    half = dataclasses.replace(
-        rate, factor=Factor("model.depth"), sides=tuple(halves), p_value=rate.p_value / 1e6
+
+    def turning(setting, n_stopped, n_started, p_value):
+        counts = {Side.STOPS: n_stopped, Side.STARTS: n_started}
+        sides = [
+            dataclasses.replace(own, n_with=counts[own.side], n_against=0, n_expected=60)
+            for own in rate.sides
+        ]
+        effect = dataclasses.replace(rate, factor=Factor(setting), p_value=p_value)
+        return dataclasses.replace(effect, sides=tuple(sides))
+
+    found = (
+        turning("model.widths", 0, 60, 1e-9),
+        turning("model.depth", 30, 0, 1e-9),
+        turning(LEARNING_RATE, 50, 0, 1e-3),
     )
-    first, second = find_causes((half, rate), (), (), is_step=False)
-    assert (first.settings, second.settings) == ((LEARNING_RATE,), ("model.depth",))
+    names = [cause.settings for cause in find_causes(found, (), (), is_step=False)]
+    assert names == [(LEARNING_RATE,), ("model.depth",), ("model.widths",)]
+
+
+def test_a_list_leaves_no_single_name_out():
+    """A word for it, such as "and 1 more", is as long."""
+    assert _listed("abcde") == "a, b, c, d and e"
+    assert _listed("abcdef") == "a, b, c, d and 2 more"

@@ -236,7 +236,9 @@ def test_hanging_trials_cost_themselves(mine):
     assert faults == {None, "it was ended after own.timeout_s=2 seconds"}
 
 
-def test_explain_tries_a_function_again_that_failed_and_goes_on_with_one_that_did_not(here):
+def test_explain_tries_a_function_again_that_failed_and_goes_on_with_one_that_did_not(
+    here, monkeypatch
+):
     text = "def train(rate=0.1, eta=0.1, seed=0):\n    if Path('full').exists():\n        1 / 0\n"
     text += "    for i in range(60):\n        yield 1 / (1 + i)\n"
     Path("mine.py").write_text(f"from pathlib import Path\n\n\n{text}")
@@ -256,3 +258,7 @@ def test_explain_tries_a_function_again_that_failed_and_goes_on_with_one_that_di
     other = command("explain", "mine.py", "own.roles={learning_rate: eta}")
     assert "of before is explained" not in other.stdout, other.stderr
     assert len(tracked(here)) == 3
+    monkeypatch.setenv("MLP_DATA_ROOT", str(here))  # where its examples may come from
+    there = command("explain", "mine.py")
+    assert "of before is explained" not in there.stdout, there.stderr
+    assert len(tracked(here)) == 4

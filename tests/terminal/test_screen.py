@@ -112,7 +112,7 @@ def test_counting_outside_of_a_terminal_is_a_line_now_and_then(monkeypatch):
     with counting(plain(said), "reruns", 8) as told:
         for done in (1, 2, 3):
             told(done, 0.4)
-    assert said.getvalue() == "2 reruns\n"
+    assert said.getvalue() == "2 of 8 reruns\n"
 
 
 def test_lines_are_said_as_they_are():
