@@ -404,10 +404,9 @@ def thresholds_at(search: Search, number: int) -> dict[int, float]:
     return thresholds(finished, percentile, search.base.training.steps)
 
 
-def best_row(search: Search) -> TrialRow | None:
+def best_of(table: Sequence[TrialRow], objective: str) -> TrialRow | None:
     """The trial with the best value, the earliest of equals; None where all diverged."""
-    sign = 1 if direction_of(search.objective) == "minimize" else -1
-    table = rows(search)
+    sign = 1 if direction_of(objective) == "minimize" else -1
     values = [(sign * row.value, row.number) for row in table if row.value is not None]
     return table[min(values)[1]] if values else None
 

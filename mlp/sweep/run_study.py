@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from mlp.data.dataset import Dataset, examples_for, parts_of
 from mlp.errors import AllDivergedError
 from mlp.settings import with_settings
 from mlp.study import search
-from mlp.study.identity import check_study, identity, study_name, tracking_key
+from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
 from mlp.study.lock import only_driver
 from mlp.study.search import Search
 from mlp.study.space import describe_entry
@@ -189,7 +189,7 @@ def _train_all(
 ) -> RunRecord | None:
     """Trains generation after generation; gives the record of the best trial, if it is of these."""
     started, timeout_s = time.monotonic(), opened.config.timeout_s
-    standing, best_record = standing_of(opened), None
+    standing, best_record = _standing(opened, search.rows(opened)), None
     was_away = False
     with meter(console, standing.n_done) as shown:
         shown.training(standing, 0.0)
@@ -210,10 +210,11 @@ def _train_all(
             if (idle := where.idle_share()) is not None:  # on a cluster
                 number = trials[0].number // opened.config.generation
                 keeper.drain.describe(metrics={"idle_share": idle}, step=number)
-            best = search.best_row(opened)
+            table = search.rows(opened)
+            best = search.best_of(table, opened.objective)
             if best is not None and best.number in records:
                 best_record = records[best.number]
-            standing = standing_of(opened)
+            standing = _standing(opened, table)
             shown.stored(standing)
             problem = keeper.drain.problem
             if problem is not None and not was_away:
@@ -224,15 +225,14 @@ def _train_all(
     return best_record
 
 
-def standing_of(opened: Search) -> Standing:
+def _standing(opened: Search, table: Sequence[TrialRow]) -> Standing:
     """How far the study is, by what is stored."""
-    rows, best = search.rows(opened), search.best_row(opened)
-    name = search.superlative(opened.objective)
+    best, name = search.best_of(table, opened.objective), search.superlative(opened.objective)
     return Standing(
-        n_done=len(rows),
+        n_done=len(table),
         n_planned=search.n_planned(opened),
         best=f"{name} {best.value:.4f} (trial {best.number})" if best else "",
-        verdicts=Counter(row.verdict for row in rows),
+        verdicts=Counter(row.verdict for row in table),
     )
 
 

@@ -96,7 +96,8 @@ def name_winner(
         where: who trains what is needed for the test.
         best: record of the best trial, where it was trained just now.
     """
-    table, row, drain = search.rows(opened), search.best_row(opened), keeper.drain
+    table, drain = search.rows(opened), keeper.drain
+    row = search.best_of(table, opened.objective)
     verdicts = [each.verdict for each in table]
     n_oscillating = verdicts.count(Verdict.OSCILLATING)
     is_complete = len(table) >= search.n_planned(opened)

@@ -148,6 +148,8 @@ class Meter:
             trials_in_work: trials' worth of steps done in the present generation.
             losses: `(trial,)`, the latest ones of the trials in training.
         """
+        if self.bar is None and time.monotonic() - self.said < _LINE_EVERY_S:
+            return  # nothing is shown
         worth, counts = standing.n_done + trials_in_work, standing.in_counts()
         heading = "each network's loss (log) "
         room = self.console.width - len(heading) - len("0.0001  0.0001") - 1

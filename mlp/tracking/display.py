@@ -433,7 +433,7 @@ def tags(run: RunRecord) -> dict[str, str]:
         "mlflow.runColor": _color(run),
         "mlp.ending": run.result.ending.value,
         "mlp.data_digest": run.data_digest,
-        **{f"mlp.{name}": digest for name, digest in record.digests(run.result).items()},
+        **{f"mlp.{name}": digest for name, digest in run.digests.items()},
         "mlp.n_train": str(run.n_train),
         "mlp.n_validation": str(run.n_validation),
         "mlp.n_test": str(run.n_test),
@@ -475,7 +475,7 @@ def noted_program(tags: Mapping[str, str]) -> str | None:
 def _color(run: RunRecord) -> str:
     """Of a run in MLflow's charts; the same run has the same one."""
     shades = VERDICT_SHADES[run.judgement.verdict]
-    return shades[int(record.weights_digest(run.result)[:8], 16) % len(shades)]
+    return shades[int(run.digests["weights_digest"][:8], 16) % len(shades)]
 
 
 def _listed(widths: tuple[int, ...]) -> str:

@@ -207,7 +207,7 @@ def _key_of(run: RunRecord, tags: Mapping[str, str]) -> str:
     """What makes this run the same one when it is recorded again."""
     if KEY in tags:
         return checked_key(tags[KEY])
-    parts = [record.config_json(run), run.started_ms, record.weights_digest(run.result)]
+    parts = [record.config_json(run), run.started_ms, run.digests["weights_digest"]]
     return digest(parts)
 
 

@@ -14,6 +14,7 @@ compressed: no two versions of zlib to agree on, and no file that grows when it 
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -310,7 +311,9 @@ def write_recipe(recipe: Recipe) -> str:
 
 def program_values(program: Program) -> dict[str, Any]:
     """A program as plain values."""
-    return {**dataclasses.asdict(program), "roles": dict(program.roles)}
+    # What `dataclasses.asdict` gives, without its copies of copies: each run has it twice.
+    arguments = tuple({**vars(own)} for own in program.arguments)
+    return {**vars(program), "arguments": arguments, "roles": dict(program.roles)}
 
 
 def read_program_values(values: Any) -> Program:
@@ -570,6 +573,11 @@ class RunRecord:
     threads: int
     test_accuracy: float | None = None
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """As the function `digests`; of many weights each hash takes its time."""
+        return digests(self.result)
+
     @property
     def stability(self) -> Stability | None:
         """The stability ratio in short, and the mechanism; None where nobody measured."""
@@ -613,10 +621,10 @@ def digests(result: Result) -> dict[str, str]:
     }
 
 
-def _all_digests(result: Result) -> dict[str, str | None]:
-    """As `digests`, and that of the layers, which records of before do not have."""
+def _layers_digest(result: Result) -> str | None:
+    """That of the layers, which records of before do not have."""
     layers = _layer_arrays(result)
-    return {**digests(result), "layers_digest": arrays_digest(layers.values()) if layers else None}
+    return arrays_digest(layers.values()) if layers else None
 
 
 def write_artifacts(folder: Path, record: RunRecord) -> None:
@@ -686,7 +694,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
     """Writes the whole record into an existing folder."""
     write_artifacts(folder, record)
     values: dict[str, Any] = {name: getattr(record, name) for name in _FACT_NAMES}
-    values |= _all_digests(record.result)
+    values |= record.digests | {"layers_digest": _layers_digest(record.result)}
     (folder / FACTS_FILE).write_bytes(_facts.dump_json(_Facts(**values)))
 
 
@@ -694,7 +702,8 @@ def read_record(folder: Path) -> RunRecord:
     """Reads a whole record; the inverse of `write_record`, but for the settings that say where."""
     recipe, result = read_artifacts(folder)
     facts = read_json(read_text(folder / FACTS_FILE), _facts, source=FACTS_FILE)
-    if any(getattr(facts, name) != digest for name, digest in _all_digests(result).items()):
+    found = {**digests(result), "layers_digest": _layers_digest(result)}
+    if any(getattr(facts, name) != digest for name, digest in found.items()):
         raise RecordError(f"the arrays of {folder.name} are not those that were written")
     kept = {name: getattr(facts, name) for name in _FACT_NAMES if name != "judgement"}
     return RunRecord(

@@ -8,6 +8,7 @@ and networks of further seeds lie in a folder of their study; runs that belong t
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import os
 import re
@@ -258,11 +259,17 @@ def _make(folder: Path) -> None:
 def _flush_all(paths: Sequence[Path]) -> None:
     """As `_flush`; side by side, since a disk writes many in the time of one."""
     try:
-        with ThreadPoolExecutor(_FLUSHES) as pool:
-            list(pool.map(_flush, paths))
+        list(_flushing(os.getpid()).map(_flush, paths))
     except RuntimeError:  # the machine gives no more threads
         for path in paths:
             _flush(path)
+
+
+@functools.cache
+def _flushing(process: int) -> ThreadPoolExecutor:
+    """The threads that do it, kept: to start them takes longer; a fork does not have them."""
+    del process
+    return ThreadPoolExecutor(_FLUSHES, "flush")
 
 
 def _flush(path: Path) -> None:

@@ -305,7 +305,7 @@ def test_the_best_is_the_earliest_of_equals(objective, folder):
         for trial in trials:
             attributes = {"verdict": verdicts[trial.number]}
             search.tell(study, trial, value=values[trial.number], facts=attributes)
-    best = search.best_row(study)
+    best = search.best_of(search.rows(study), study.objective)
     assert best is not None
     assert best.number == (3 if objective == "training_loss" else 2)
     assert study.study.best_value == best.value
@@ -315,8 +315,8 @@ def test_there_is_no_best_where_all_diverged(folder):
     study = opened(folder, sweep(n_trials=4))
     for trial in search.ask(study):
         search.tell(study, trial, value=None, facts={"verdict": "diverged"})
-    assert search.best_row(study) is None
     assert len(search.rows(study)) == 4
+    assert search.best_of(search.rows(study), study.objective) is None
 
 
 def test_numbers_of_a_trial_are_an_attribute_each_or_in_one(folder):
@@ -335,7 +335,7 @@ def test_a_constant_objective_ends(folder):
     while trials := search.ask(study):
         for trial in trials:
             search.tell(study, trial, value=0.5, facts={"verdict": "stalled"})
-    best = search.best_row(study)
+    best = search.best_of(search.rows(study), study.objective)
     assert best is not None
     assert best.number == 0
     with pytest.warns(UserWarning, match="importances will be equal"):
