@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -40,6 +42,23 @@ def test_trials_wait_in_the_order_of_their_numbers(tmp_path):
     for number in (1_000_000, 3, 20, 100):
         put(tmp_path, number, make_record())
     assert [number for number, _ in spool.waiting_in(tmp_path)] == [3, 20, 100, 1_000_000]
+
+
+def test_a_fork_keeps_runs_as_well(tmp_path):
+    """Without the threads that flush the files of its parent."""
+    put(tmp_path, 0, make_record())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for the threads
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            put(tmp_path, 1, make_record())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert [number for number, _ in spool.waiting_in(tmp_path)] == [0, 1]
 
 
 def test_spool_that_is_not_there_is_empty(tmp_path):
