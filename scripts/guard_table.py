@@ -1,6 +1,6 @@
 """How runs end left alone, and in three ways of mending them: docs/guard.md.
 
-    python scripts/guard_table.py digits 700 600 22         data set, runs, steps from 600 on, seed
+    python scripts/guard_table.py digits 700 600 22         data set, runs, steps, seed
     python scripts/guard_table.py mnist 700 600 22 alarms   only left alone and with the guard
 
 Networks of five shapes, all activations, normalizations and both derivatives, on the full batch
@@ -37,7 +37,7 @@ RATES = {"sum": (0.03, 100), "mean": (0.03, 100), "unit": (0.01, 8), "clip": (0.
 WELL = Verdict.LEARNING, Verdict.CONVERGED
 SEARCHED = [4.0**power for power in range(-6, 3)]  # times the rate
 BEST = "best constant rate"
-PATIENCES = 64, 150, guard.PATIENCE, 400
+PATIENCES = 64, 150, 300, 400  # and half of the steps, which is what it waits
 LEAST_LOSS = 1e-6  # lower ones count as equal
 ROLLBACK = {"optimizer.guard": "rollback"}
 
@@ -155,7 +155,8 @@ def show_waiting(
 ) -> list[int | None]:
     """In how many runs it goes back if it waits longer or shorter; at which steps as it is."""
     found: dict[int, list[int | None]] = {}
-    for patience in PATIENCES:
+    own = configs[0].training.steps // 2
+    for patience in sorted({*PATIENCES, own}):
         found[patience] = [
             first_back(config, result, patience)
             for config, result in zip(configs, results, strict=True)
@@ -170,7 +171,7 @@ def show_waiting(
                 n_back = sum(found[patience][i] is not None for i in these)
                 print(f" {word}, goes back in {n_back} of {len(these)};", end="")
             print()
-    return found[guard.PATIENCE]
+    return found[own]
 
 
 def first_back(config: RunConfig, result: Result, patience: int) -> int | None:

@@ -222,6 +222,20 @@ def test_the_stability_ratio_goes_with_the_rate_that_is_left():
     assert record.judgement.n_rollbacks == result.restored_step.size > 0
 
 
+@pytest.mark.parametrize("steps", [300, 900])
+def test_a_run_waits_for_half_of_its_steps(steps):
+    run = read_run(
+        {
+            "data": {"name": "digits"},
+            "model": {"widths": 8},
+            "optimizer": {"learning_rate": 300.0, "guard": "rollback"},
+            "training": {"steps": steps},
+        }
+    )
+    [record] = train_runs([run], DATA, Execution(threads=1))
+    assert steps // 2 <= record.result.restored_step[0] < steps // 2 + 50
+
+
 def test_it_is_fast_and_small():
     guard, losses = Guard(), swinging(20_000, since=10_000)
     started = time.process_time()
