@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISIBLE_SHARE, Verdict
 
-PATIENCE = 300  # steps; of the digits' runs that end well, 1 in 200 swings on then (docs/guard.md)
+PATIENCE = 300  # steps, where nobody knows how many there will be (docs/guard.md)
 BEST_PATIENCE = 64  # steps since the last new best, which a run that goes down while it swings has
 FAR_PATIENCE = 1.5  # times the other: steps after a blow-up that the loss does not fall in
 LATER_PATIENCE = 16  # steps, once weights were restored
