@@ -1,86 +1,50 @@
-"""What the guard costs, as ratios of processor time.
+"""What the guard costs, in processor time, where it watches and where it is off.
 
-    python scripts/guard_cost.py digits 200 15           data set, steps, turns
-    python scripts/guard_cost.py mnist 10 15 ../before   and where it is off, against a checkout
+    python scripts/guard_cost.py digits 100 300          data set, steps, turns
+    python scripts/guard_cost.py mnist 4 100
 
-Each checkout trains in a process of its own, on one thread; in a turn they follow each other, and
-the fastest of all turns counts. Since two processes of the same code differ by some per cent, all
-are started anew, and the median of the starts is taken. The networks learn, so that the guard
-copies weights as often as it ever does. The checkout may be one from before there was a guard. In
-the end, what an observation takes in a loop of one's own.
+One process, one thread, the same networks: in a turn they are trained with the guard, without it,
+without it by the step loop compiled once more, and by a step loop compiled from sources in which
+nothing asks for a guard, in an order that is drawn. Each time is divided by that without the
+guard in the same turn; shown is the median of the turns with its 95 % interval. By what the same
+code differs that was compiled once more, any two programs do. The networks learn, so that the
+guard copies weights as often as it ever does. In the end, what an observation takes in a loop of
+one's own.
 """
 
-import itertools
+import inspect
+import math
 import os
-import statistics
-import subprocess
+import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlp import Guard
+from mlp.data.dataset import load_data
+from mlp.engine import steps, update
+from mlp.engine.handle import version_of
+from mlp.engine.population import train
+from mlp.settings import read_run
 
 N_NETWORKS = 16
-N_STARTS = 7
-CHILD = "child"
 
 
-def child(name: str, n_steps: int) -> None:
-    """Trains as often as it is told to, and says how long that took."""
-    from mlp.config import Optimizer
-    from mlp.data.dataset import load_data
-    from mlp.engine.population import train
-    from mlp.settings import read_run
-
-    data = load_data(read_run({"data": {"name": name}}).data, notice=lambda _: None)
-    has_guard = any(field.name == "guard" for field in fields(Optimizer))
-    configs = {
-        word: [
-            read_run(
-                {
-                    "data": {"name": name},
-                    "model": {"depth": 2, "widths": 8},
-                    "optimizer": {"learning_rate": 0.3, **({"guard": word} if has_guard else {})},
-                    "training": {"steps": n_steps, "seed": seed, "evaluate_every": n_steps},
-                }
-            )
-            for seed in range(N_NETWORKS)
-        ]
-        for word in ("none", "rollback")
-    }
-    for line in itertools.chain(("none", "rollback"), sys.stdin):
-        started = time.process_time()
-        train(configs[line.strip()], data)
-        print(time.process_time() - started, flush=True)
-
-
-def start(checkout: Path, name: str, n_steps: int) -> subprocess.Popen[str]:
-    """A process that trains with the package of that checkout."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, CHILD, name, str(n_steps)],
-        env={**os.environ, "PYTHONPATH": str(checkout.resolve())},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    for _ in range(2):  # compiled, and warm
-        process.stdout.readline()
-    return process
-
-
-def timed(process: subprocess.Popen[str], word: str) -> float:
-    """Processor seconds of training once with that guard."""
-    assert process.stdin
-    assert process.stdout
-    print(word, file=process.stdin, flush=True)
-    return float(process.stdout.readline())
+def loop_without() -> Any:
+    """The step loop as it would be had there never been a guard."""
+    source = inspect.getsource(update) + inspect.getsource(steps)
+    source = re.sub(r"from mlp\.engine\.update import .*", "", source)
+    source, n_changed = re.subn(r"job\.is_guarded\[\w+\]", "False", source)
+    assert n_changed == 4, n_changed
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(source, steps.__file__, "exec"), names)
+    return names["_compile"]("without a guard " + version_of(*steps._COMPILED))
 
 
 def observation() -> float:
     """Processor seconds of one loss shown to `mlp.Guard`, while it swings."""
-    from mlp import Guard
-
     guard, losses = Guard(patience=10**9), [1.0, 3.0, 0.9, 2.5] * 25_000
     started = time.process_time()
     for loss in losses:
@@ -88,31 +52,47 @@ def observation() -> float:
     return (time.process_time() - started) / len(losses)
 
 
-def main(name: str, n_steps: int, n_turns: int, before: Sequence[str]) -> None:
+def main(name: str, n_steps: int, n_turns: int) -> None:
     """Prints the ratios."""
-    watching, off = [], []
-    for _ in range(N_STARTS):
-        here = start(Path(__file__).parents[1], name, n_steps)
-        there = [start(Path(checkout), name, n_steps) for checkout in before]
-        turns = [
-            (timed(here, "none"), timed(here, "rollback"), *(timed(each, "none") for each in there))
-            for _ in range(n_turns)
+    data = load_data(read_run({"data": {"name": name}}).data, notice=print)
+
+    def networks(guard: str) -> list[Any]:
+        return [
+            read_run(
+                {
+                    "data": {"name": name},
+                    "model": {"depth": 2, "widths": 8},
+                    "optimizer": {"learning_rate": 0.3, "guard": guard},
+                    "training": {"steps": n_steps, "seed": seed, "evaluate_every": n_steps},
+                }
+            )
+            for seed in range(N_NETWORKS)
         ]
-        own, watched, *others = (min(seconds) for seconds in zip(*turns, strict=True))
-        watching.append(watched / own)
-        off += [own / other for other in others]
-        for process in (here, *there):
-            process.communicate()
-    print(f"{name}: {N_NETWORKS} networks, {n_steps} steps, load {os.getloadavg()}")
-    for said, ratios in (("watching over off", watching), ("off over the checkout", off)):
-        if ratios:
-            each = ", ".join(f"{ratio - 1:+.1%}" for ratio in sorted(ratios))
-            print(f"{said}: {statistics.median(ratios) - 1:+.1%} (of each start {each})")
+
+    off, watched, loop = networks("none"), networks("rollback"), steps.advance
+    again = steps._compile("again " + version_of(*steps._COMPILED))
+    ways = {
+        "off": (off, loop),
+        "watching": (watched, loop),
+        "off, compiled again": (off, again),
+        "no guard in the code": (off, loop_without()),
+    }
+    rng, seconds = np.random.RandomState(0), np.empty((n_turns, len(ways)))
+    for turn in range(-1, n_turns):  # the first compiles
+        for place in rng.permutation(len(ways)):
+            configs, steps.advance = list(ways.values())[place]
+            started = time.process_time()
+            train(configs, data)
+            seconds[max(turn, 0), place] = time.process_time() - started
+    ratios = seconds / seconds[:, :1] - 1
+    away = 0.98 / math.sqrt(n_turns)  # in ranks: the median's 95 % interval
+    low, middle, high = np.quantile(ratios, [0.5 - away, 0.5, 0.5 + away], axis=0)
+    print(f"{name}: {N_NETWORKS} networks, {n_steps} steps, {n_turns} turns, ", end="")
+    print(f"{np.median(seconds[:, 0]):.3f} s each, load {os.getloadavg()}")
+    for place, way in enumerate(ways):
+        print(f"  {way}: {middle[place]:+.2%} ({low[place]:+.2%} to {high[place]:+.2%})")
     print(f"Guard.observe: {1e6 * observation():.1f} microseconds")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == CHILD:
-        child(sys.argv[2], int(sys.argv[3]))
-    else:
-        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(sys.argv[1], *map(int, sys.argv[2:4]))

@@ -1,13 +1,14 @@
 """How runs end left alone, and in three ways of mending them: docs/guard.md.
 
-    python scripts/guard_table.py digits 700 600 11          data set, runs, steps, seed
-    python scripts/guard_table.py digits 1000 600 12 alarms  only how often the guard acts in vain
+    python scripts/guard_table.py digits 700 600 22         data set, runs, steps, seed
+    python scripts/guard_table.py mnist 700 600 22 alarms   only left alone and with the guard
 
 Networks of five shapes, all activations, normalizations and both derivatives, on the full batch
 and on minibatches, with rates drawn over three decades, are trained as they are, with the rate
 halved where the loss stops falling, with the guard, and with `optimizer.learning_rate=auto`. The
 best constant rate of each is that of nine, each four times the last, which ends well with the
-lowest loss. Runs that neither end well nor oscillate when left alone are left out.
+lowest loss. Runs that neither end well nor oscillate when left alone are left out. The guard sees
+nothing but the losses, so how long it should wait is told from those of the runs left alone.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 
 from mlp import guard
 from mlp.config import RunConfig
-from mlp.curve import Verdict, judge_run
+from mlp.curve import CHANCE_LOSS, Verdict, judge_run
 from mlp.data.dataset import Dataset, load_data
 from mlp.engine import steps
 from mlp.engine.handle import inner, version_of
@@ -36,6 +37,7 @@ RATES = {"sum": (0.03, 100), "mean": (0.03, 100), "unit": (0.01, 8), "clip": (0.
 WELL = Verdict.LEARNING, Verdict.CONVERGED
 SEARCHED = [4.0**power for power in range(-6, 3)]  # times the rate
 BEST = "best constant rate"
+PATIENCES = 64, 150, 300, 400  # and half of the steps, which is what it waits
 LEAST_LOSS = 1e-6  # lower ones count as equal
 ROLLBACK = {"optimizer.guard": "rollback"}
 
@@ -119,23 +121,71 @@ def ends(configs: Sequence[RunConfig], results: Sequence[Result]) -> list[End]:
     ]
 
 
-def main(name: str, n: int, n_steps: int, seed: int, only_alarms: bool) -> None:
+def main(name: str, n: int, n_steps: int, seed: int, *, only_alarms: bool) -> None:
     """Trains and prints."""
     rng, data = np.random.RandomState(seed), data_called(name)
-    configs = [drawn(rng, name, n_steps, data.train.n_examples) for _ in range(n)]
-    alone = ends(configs, train(configs, data))
-    shown = [place for place, end in enumerate(alone) if is_shown(end.verdict)]
-    configs, alone = [configs[i] for i in shown], [alone[i] for i in shown]
-    guarded = train([with_settings(config, ROLLBACK) for config in configs], data)
+    drew = [drawn(rng, name, n_steps, data.train.n_examples) for _ in range(n)]
+    trained = train(drew, data)
+    rows = zip(drew, trained, ends(drew, trained), strict=True)
+    configs, results, alone = zip(*(row for row in rows if is_shown(row[2].verdict)), strict=True)
     print(f"{name}: {n} runs of {n_steps} steps, seed {seed}")
-    well = [i for i, end in enumerate(alone) if end.verdict in WELL]
-    alarms = [i for i in well if guarded[i].restored_step.size > 0]
-    print(f"gone back in {len(alarms)} of {len(well)} that end well alone, at the steps", end=" ")
-    print([int(guarded[i].restored_step[0]) for i in alarms])
-    ways = {"left alone": alone, "rollback": ends(configs, guarded)}
+    first = show_waiting(configs, results, alone)
+    back = [i for i, step in enumerate(first) if step is not None]
+    guarded = list(results)  # where it does not go back, they are the same
+    for i, result in zip(
+        back, train([with_settings(configs[i], ROLLBACK) for i in back], data), strict=True
+    ):
+        guarded[i] = result
+    mended = ends(configs, guarded)
+    alarms = [i for i in back if alone[i].verdict in WELL]
+    n_lower = sum(mended[i].loss < alone[i].loss for i in alarms)
+    n_well = sum(mended[i].verdict in WELL for i in alarms)
+    print(
+        f"of the {len(alarms)} that it went back in and that end well alone, {n_lower} end", end=""
+    )
+    print(f" with a lower loss than alone, {n_well} end well")
+    ways: dict[str, list[End]] = {"left alone": list(alone), "rollback": mended}
     if not only_alarms:
         ways |= other_ways(name, configs, data)
     show_groups(configs, alone, guarded, ways)
+
+
+def show_waiting(
+    configs: Sequence[RunConfig], results: Sequence[Result], alone: Sequence[End]
+) -> list[int | None]:
+    """In how many runs it goes back if it waits longer or shorter; at which steps as it is."""
+    found: dict[int, list[int | None]] = {}
+    own = configs[0].training.steps // 2
+    for patience in sorted({*PATIENCES, own}):
+        found[patience] = [
+            first_back(config, result, patience)
+            for config, result in zip(configs, results, strict=True)
+        ]
+        for is_full in (True, False):
+            chosen = [
+                i for i, c in enumerate(configs) if (c.training.batch_size is None) == is_full
+            ]
+            print(f"waits {patience} steps, {'full batch' if is_full else 'minibatches'}:", end="")
+            for word, is_well in (("ends well", True), ("oscillates", False)):
+                these = [i for i in chosen if is_well == (alone[i].verdict in WELL)]
+                n_back = sum(found[patience][i] is not None for i in these)
+                print(f" {word}, goes back in {n_back} of {len(these)};", end="")
+            print()
+    return found[own]
+
+
+def first_back(config: RunConfig, result: Result, patience: int) -> int | None:
+    """The step at which the guard would first go back; until then it changes nothing."""
+    batch_size = config.training.batch_size
+    watching = guard.Guard(
+        reference=CHANCE_LOSS,
+        batch_size=batch_size,
+        noise=0.0 if batch_size is None else None,
+        patience=patience,
+    )
+    losses = result.loss if result.step_loss is None else result.step_loss
+    names = (watching.observe(loss).name for loss in losses[: config.training.steps])
+    return next((step for step, name in enumerate(names) if name != "keep"), None)
 
 
 def other_ways(name: str, configs: Sequence[RunConfig], data: Dataset) -> dict[str, list[End]]:
@@ -226,4 +276,4 @@ def quartiles(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5:] == ["alarms"])
+    main(sys.argv[1], *map(int, sys.argv[2:5]), only_alarms=sys.argv[5:] == ["alarms"])

@@ -85,6 +85,25 @@ def test_noise_is_left_alone(batch_size, known):
         assert acts(losses, reference=math.log(2), **told) == []
 
 
+@pytest.mark.parametrize(("n_hard", "n_times"), [(4, 0), (5, 1)])
+def test_a_few_hard_batches_are_no_swings(n_hard, n_times):
+    """Between n peaks are n - 1 swings: three of them, and four."""
+    quiet = [0.30, 0.33, 0.27, 0.31, 0.29] * 80
+    losses = [0.7, *quiet, *[2.0, 0.3, 0.3, 0.3] * n_hard, *quiet]
+    assert len(acts(losses, batch_size=64, reference=math.log(2))) == n_times
+
+
+def test_three_swings_suffice_where_most_losses_lie_beyond_the_noise():
+    losses = [0.7, *[0.3, 1.2] * 5]
+    assert acts(losses, batch_size=512, reference=math.log(2), patience=1)[0][0] == 8
+
+
+def test_swings_about_the_first_loss_are_seen():
+    """The loss has come down to them by less than a swing."""
+    losses = [0.7, *[0.3] * 400, *[1.6, 0.2] * 20]
+    assert acts(losses, batch_size=64, reference=math.log(2))[0][0] < 420
+
+
 def test_a_network_at_chance_is_no_better_than_the_first():
     """It is saturated, and what goes on from there stalls."""
     losses = [0.8, 3.0, *([0.69, 3.0] * 200)]
@@ -201,6 +220,20 @@ def test_the_stability_ratio_goes_with_the_rate_that_is_left():
     np.testing.assert_allclose(shares[-1], result.restored_share[-1])
     assert record.judgement.verdict is Verdict.LEARNING
     assert record.judgement.n_rollbacks == result.restored_step.size > 0
+
+
+@pytest.mark.parametrize("steps", [300, 900])
+def test_a_run_waits_for_half_of_its_steps(steps):
+    run = read_run(
+        {
+            "data": {"name": "digits"},
+            "model": {"widths": 8},
+            "optimizer": {"learning_rate": 300.0, "guard": "rollback"},
+            "training": {"steps": steps},
+        }
+    )
+    [record] = train_runs([run], DATA, Execution(threads=1))
+    assert steps // 2 <= record.result.restored_step[0] < steps // 2 + 50
 
 
 def test_it_is_fast_and_small():

@@ -172,13 +172,17 @@ def _state(layout: Layout, configs: Sequence[RunConfig], n_chunks: int, dtype: s
 
 
 def _row(config: RunConfig) -> list[float]:
-    """The row that a trial's guard begins with; in a short run there is less to wait for."""
+    """The row that a trial's guard begins with.
+
+    It waits for half of the steps: a longer run has more to lose by a false alarm, and as much left
+    to learn in once it went back (docs/guard.md).
+    """
     batch_size = config.training.batch_size
     return guard.row_of(
         CHANCE_LOSS,
         batch_size=batch_size,
         noise=0.0 if batch_size is None else None,
-        patience=min(guard.PATIENCE, config.training.steps // 2),
+        patience=config.training.steps // 2,
     )
 
 

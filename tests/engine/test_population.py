@@ -16,7 +16,7 @@ from mlp.engine.population import train
 from mlp.engine.result import Ending
 from mlp.errors import SystemLimitError
 from mlp.gradient import descend, normalize, rate_share
-from mlp.guard import PATIENCE, Guard
+from mlp.guard import Guard
 from mlp.network import Layer, accuracy, example_losses, forward, gradient, initialize, loss
 from mlp.settings import read_run, with_settings
 
@@ -319,8 +319,7 @@ def guarded_loop(run, data, batches):
     params = initialize(run.model, run.initialization, n_inputs=9, seed=0, dtype=X.dtype)
     rest = velocity = tuple(Layer(0 * W, 0 * b) for W, b in params)
     noise = 0 if batch_size is None else None
-    patience = min(PATIENCE, run.training.steps // 2)  # as long as it can wait
-    known = {"batch_size": batch_size, "noise": noise, "patience": patience}
+    known = {"batch_size": batch_size, "noise": noise, "patience": run.training.steps // 2}
     guard, share = Guard(reference=CHANCE_LOSS, **known), 1.0
     losses, restores, best = [], [], params
     for step, rows in zip(range(run.training.steps), batches, strict=False):
