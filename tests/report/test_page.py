@@ -227,6 +227,9 @@ def test_a_long_study_has_all_its_points_and_the_first_rows(content):
         {run.judgement.verdict for run in content.runs}
     )
     assert "The first 500 of 700 are shown." in page
+    click = "A click shows the run in MLflow"
+    assert click not in part(page, "map"), "so many points are no links"
+    assert click in part(render_page(content), "map")
 
 
 def test_without_reruns_there_is_still_a_page(content):
