@@ -5,8 +5,10 @@ const isFramed = location.protocol === "blob:";
 
 function addressOf(address) {
   const hash = address.slice(address.indexOf("#"));
-  const server = isFramed ? new URL(location.href.slice("blob:".length)).origin + "/" : null;
-  return server ? server + hash : address;
+  if (isFramed) return `${new URL(location.href.slice("blob:".length)).origin}/${hash}`;
+  const url = new URL(address);
+  url.port = new URLSearchParams(location.search).get("port") ?? url.port;
+  return url.href;
 }
 
 function hint() {
@@ -59,6 +61,7 @@ function sortRuns() {
   }));
 }
 
+document.getElementById("server").hidden = location.protocol !== "file:";
 linkRuns();
 filterRuns();
 sortRuns();

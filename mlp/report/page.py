@@ -5,6 +5,7 @@ the width and the colours of the page.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from mlp.config import RunConfig, Value
 from mlp.curve import VERDICT_COLOURS, Verdict
 from mlp.report.summary import CurvePair, PageContent, short_value
 from mlp.settings import learning_rate_of, settings_of
-from mlp.shares import Share
+from mlp.shares import Share, wilson
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
@@ -32,7 +33,7 @@ _EXPLAINED = "another setting explains it"  # a cause by itself that the answer 
 _MOST_TICKS = 6
 _MOST_ROWS = 500  # of the table of runs; a longer one is MLflow's task
 _LEAST_BESIDE = 2  # runs on each side of an edge
-_TOO_LARGE = (Verdict.OSCILLATING.value, Verdict.DIVERGED.value)  # what too large a step makes
+_TOO_LARGE = (Verdict.OSCILLATING, Verdict.DIVERGED)  # what too large a step makes
 TEMPLATES = Environment(  # whatever comes from a store is escaped
     loader=PackageLoader("mlp", "report"),
     autoescape=True,
@@ -87,23 +88,24 @@ class Axis:
 
     @cached_property
     def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Round numbers on it, as (percent of the way, text).
+        """Round numbers on it, as (percent of the way, text); all are written in one way.
 
         Example:
             >>> Axis("step", 0, 1200).ticks
             ((0.0, '0'), (41.67, '500'), (83.33, '1,000'))
         """
         numbers = _powers(self.low, self.high) if self.is_log else _steps(self.low, self.high)
-        return tuple((self.place(number), self._text(number)) for number in numbers)
+        is_plain = not self.is_log or all(1e-3 <= number < 1e5 for number in numbers)
+        return tuple((self.place(n), self._text(n, is_plain=is_plain)) for n in numbers)
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.is_log else value
 
-    def _text(self, number: float) -> str:
+    def _text(self, number: float, *, is_plain: bool) -> str:
         if self.is_share:
             return f"{number:.0%}"
-        if number == 0 or 1e-3 <= abs(number) < 1e5:
-            return f"{number:,.6g}"
+        if is_plain:
+            return f"{number:,.10g}"
         mantissa, exponent = f"{number:.0e}".split("e")
         power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
         return power if mantissa == "1" else f"{mantissa}·{power}"
@@ -168,7 +170,7 @@ class Figure:
 
     Attributes:
         y: the upright axis of curves; None of rows.
-        baseline: a place on `x` in rows, a level of `y` with curves.
+        baseline: a level of `y`; None without one.
     """
 
     x: Axis
@@ -189,7 +191,7 @@ def figures_of(content: PageContent) -> dict[str, Figure]:
         drawn["map"] = map_figure(content.runs, content.addresses, content.answer.asked)
     for i, pair in enumerate(content.pairs):
         drawn[f"curves-{i}"] = curves_figure(pair, content.answer.asked)
-    if any(side.n_pairs for effect in content.answer.effects for side in effect.sides):
+    if any(_tried_sides(effect) for effect in content.answer.effects):
         drawn["causes"] = causes_figure(content.answer)
     if content.ratios:
         drawn["stability"] = stability_figure(content.runs, content.ratios)
@@ -227,7 +229,9 @@ def map_figure(
         n = sum(dot.kind == asked.value for dot in dots)
         words = f"{n} of {len(dots)} {DEEDS[asked].does if n == 1 else DEEDS[asked].do}"
         edge, told = edge_of([(dot.x, dot.kind in _TOO_LARGE) for dot in dots])
-        dots.sort(key=lambda dot: dot.kind == asked.value)  # the last is drawn on top
+        common = Counter(dot.kind for dot in dots)
+        # The last is drawn on top: what is asked about, and below it what is rare.
+        dots.sort(key=lambda dot: (dot.kind == asked.value, -common[dot.kind]))
         rows.append(Row(name, words + told, tuple(dots), edge))
     rates = [dot.x for dots in by_row.values() for dot in dots]
     return Figure(_log_axis("learning rate", rates, margin=0.04), rows=tuple(rows))
@@ -247,7 +251,7 @@ def edge_of(runs: Sequence[tuple[float, bool]]) -> tuple[float | None, str]:
 
     Example:
         >>> edge_of([(0.1, False), (0.2, False), (0.8, True), (3.0, True), (9.0, True)])
-        (0.4, '; edge near 0.4: 0 of 2 below it, 3 of 3 above')
+        (0.4, '; edge near 0.4: 0 of 2 oscillate or diverge below it, 3 of 3 above')
     """
     in_order = sorted(runs)
     bad = np.array([is_bad for _, is_bad in in_order], dtype=int)
@@ -262,7 +266,8 @@ def edge_of(runs: Sequence[tuple[float, bool]]) -> tuple[float | None, str]:
     if not is_parted or low == high:
         return None, ""
     place = math.sqrt(low * high)
-    counts = f"{below.sum()} of {below.size} below it, {above.sum()} of {above.size} above"
+    do = " or ".join(DEEDS[verdict].do for verdict in _TOO_LARGE)
+    counts = f"{below.sum()} of {below.size} {do} below it, {above.sum()} of {above.size} above"
     return place, f"; edge near {place:.2g}: {counts}"
 
 
@@ -292,10 +297,10 @@ def curves_figure(pair: CurvePair, asked: Verdict = Verdict.OSCILLATING) -> Figu
 
 
 def causes_figure(answer: Answer) -> Figure:
-    """What changing each setting alone did, with 95 % intervals, in pairs with the same seed."""
+    """In which share of the reruns changing each setting alone did something, of both sides."""
 
-    def turned(effect: Effect) -> list[float]:
-        shares = {own.side: own.difference.value for own in _tried_sides(effect)}
+    def turned(effect: Effect) -> list[float]:  # for sure: 3 of 3 are less than 13 of 14
+        shares = {own.side: _share(own).low for own in _tried_sides(effect)}
         return [-shares.get(side, 0.0) for side in (Side.STOPS, Side.STARTS)]
 
     rows = []
@@ -307,17 +312,19 @@ def causes_figure(answer: Answer) -> Figure:
         did = ", ".join(f"{own.side.did} it in {own.n_with} of {own.n_expected}" for own in sides)
         dots = tuple(_effect_dot(effect, side, is_named=is_named) for side in sides)
         rows.append(Row(str(effect.factor), f"{words}: {did}", dots))
-    lowest = min((dot.low or 0.0 for row in rows for dot in row.dots), default=0.0)
-    axis = Axis(
-        "share of the reruns that the change turned", min(-0.1, lowest) - 0.05, 1.05, is_share=True
-    )
-    return Figure(axis, rows=tuple(rows), baseline=0.0)
+    axis = Axis("share of the reruns that the change turned", 0.0, 1.0, is_share=True)
+    return Figure(axis, rows=tuple(rows))
+
+
+def _share(side: SideEffect) -> Share:
+    """Of the reruns that unchanged end as they were picked for, those that the change turned."""
+    return wilson(side.n_with, side.n_expected)
 
 
 def _effect_dot(effect: Effect, side: SideEffect, *, is_named: bool) -> Dot:
     endings = ", ".join(f"{n} {verdict.value}" for verdict, n in side.endings.items())
-    share, conclusion = side.difference, effect.conclusion
-    if conclusion is Conclusion.CAUSE and (share.value <= 0 or not is_named):
+    share, conclusion = _share(side), effect.conclusion
+    if conclusion is Conclusion.CAUSE and (side.n_with <= side.n_against or not is_named):
         conclusion = Conclusion.TOO_LITTLE  # a side that speaks against it, or what is not named
     return Dot(
         x=share.value,
@@ -325,8 +332,9 @@ def _effect_dot(effect: Effect, side: SideEffect, *, is_named: bool) -> Dot:
         kind=conclusion.name.lower().replace("_", "-"),
         symbol=side.side.value,
         words=(
-            f"{effect.factor}: turned {side.n_with} of {side.n_pairs} reruns, {side.n_against} "
-            f"the other way; they ended {endings} (p = {effect.p_value:.2g})"
+            f"{effect.factor}: {side.side.did} it in {side.n_with} of {side.n_expected}, the "
+            f"opposite in {side.n_against}; the {side.n_pairs} reruns with it changed ended "
+            f"{endings} (p = {effect.p_value:.2g})"
         ),
         low=share.low,
         high=share.high,
@@ -338,9 +346,9 @@ def _is_named(answer: Answer, effect: Effect) -> bool:
 
 
 def _tried_sides(effect: Effect) -> list[SideEffect]:
-    """The sides with reruns, the cures first."""
+    """The sides with reruns that there was something to turn in, the cures first."""
     sides = (effect.on(side) for side in (Side.STOPS, Side.STARTS))
-    return [own for own in sides if own is not None and own.n_pairs]
+    return [own for own in sides if own is not None and own.n_expected]
 
 
 def stability_figure(runs: Sequence[PastRun], ratios: Mapping[int, ThinCurve]) -> Figure:
@@ -445,7 +453,7 @@ def _cells(run: PastRun, varied: Sequence[str]) -> list[Value | None]:
         run.metrics.get("final_loss"),
         run.metrics.get("final_validation_accuracy"),
         run.judgement.amplitude,
-        run.judgement.period_steps,
+        run.judgement.period_steps if run.judgement.amplitude else None,
         *(settings[name] for name in varied),
     ]
 

@@ -49,7 +49,7 @@ class Combination:
         settings: those that vary, as typed.
         counts: verdict -> runs.
         amplitude: median over the runs.
-        periods: period in steps -> runs.
+        periods: period in steps -> runs that swing.
         final_loss: median over the runs that stayed finite; None without any.
     """
 
@@ -153,6 +153,7 @@ def short_value(value: Value | None) -> str:
 
 def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
     judged = [run.judgement for run in runs]
+    swinging = [own.period_steps for own in judged if own.amplitude]
     losses = [run.metrics["final_loss"] for run in runs if "final_loss" in run.metrics]
     by_setting: dict[str, list[str]] = {}  # what is drawn by another setting, or by layer, is one
     for name, value in _without_seeds(example.params).items():
@@ -161,7 +162,7 @@ def _combination(runs: Sequence[PastRun], example: StudyRun) -> Combination:
         settings={name: ",".join(values) for name, values in by_setting.items()},
         counts=Counter(own.verdict for own in judged),
         amplitude=median(own.amplitude for own in judged),
-        periods=Counter(own.period_steps for own in judged if own.period_steps is not None),
+        periods=Counter(period for period in swinging if period is not None),
         final_loss=median(losses) if losses else None,
     )
 

@@ -18,6 +18,7 @@ from mlp.report.page import (
 )
 from mlp.report.summary import CurvePair
 from mlp.settings import with_settings
+from mlp.shares import wilson
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 from support.planted import RATE, explain
@@ -28,12 +29,12 @@ SYMBOLS = {Side.STARTS: "starts", Side.STOPS: "stops"}
 
 @pytest.fixture(scope="module")
 def found():
-    """Both sides of the named cause; when one has settled it, the other is not asked."""
+    """Both sides of the named cause; when one has settled it, the other is hardly asked."""
 
     def mirrored(effect):
-        [own] = [side for side in effect.sides if side.side is Side.STOPS]
-        sides = (own, dataclasses.replace(own, side=Side.STARTS))
-        return dataclasses.replace(effect, sides=sides)
+        counts = {"n_pairs": 16, "n_expected": 14, "n_with": 13, "n_against": 1}
+        sides = (dataclasses.replace(effect.sides[0], side=side, **counts) for side in Side)
+        return dataclasses.replace(effect, sides=tuple(sides))
 
     return with_effect(explain(RATE, 0, 64), mirrored)
 
@@ -68,9 +69,7 @@ def test_a_named_cause_is_red_on_both_sides(found):
 def test_a_side_that_turns_the_other_way_is_not(found):
     def turned(effect):
         sides = [
-            dataclasses.replace(s, difference=s.difference._replace(value=-0.3))
-            if s.side is Side.STARTS
-            else s
+            dataclasses.replace(s, n_with=1, n_against=4) if s.side is Side.STARTS else s
             for s in effect.sides
         ]
         return dataclasses.replace(effect, sides=tuple(sides))
@@ -88,14 +87,24 @@ def test_what_the_answer_does_not_name_is_not(found):
 
 def test_what_was_tried_has_a_row_with_its_numbers_and_its_interval(found):
     figure = causes_figure(found)
-    assert {row.label for row in figure.rows} == {str(e.factor) for e in found.effects if e.sides}
+    tried = [e for e in found.effects if any(side.n_expected for side in e.sides)]
+    assert {row.label for row in figure.rows} == {str(e.factor) for e in tried}
     assert figure.rows[0].label == LEARNING_RATE, "the strongest cure comes first"
-    [effect] = [e for e in found.effects if str(e.factor) == LEARNING_RATE]
-    stops = effect.on(Side.STOPS)
     [dot] = [dot for dot in figure.rows[0].dots if dot.symbol == "stops"]
-    assert (dot.x, dot.low, dot.high) == stops.difference
-    assert f"stopped it in {stops.n_with} of {stops.n_expected}" in figure.rows[0].words
+    assert (dot.x, dot.low, dot.high) == wilson(13, 14)
+    assert "stopped it in 13 of 14" in figure.rows[0].words
+    assert "stopped it in 13 of 14, the opposite in 1" in dot.words
     assert all(0 <= figure.x.place(d.low) < figure.x.place(d.high) <= 100 for d in all_dots(figure))
+
+
+def test_where_no_unchanged_rerun_did_as_its_run_there_is_no_point(found):
+    def unexpected(effect):
+        sides = (dataclasses.replace(own, n_expected=0, n_with=0) for own in effect.sides)
+        return dataclasses.replace(effect, sides=tuple(sides))
+
+    shown = causes_figure(with_effect(found, unexpected))
+    assert LEARNING_RATE not in {row.label for row in shown.rows}
+    assert len(shown.rows) == len(causes_figure(found).rows) - 1
 
 
 def all_dots(figure):
@@ -123,6 +132,22 @@ def test_each_run_is_on_the_map_once_in_the_colour_of_its_verdict():
     assert [row.words for row in figure.rows] == ["1 of 2 oscillates", "0 of 1 oscillate"]
     places = [figure.x.place(dot.x) for dot in all_dots(figure)]
     assert all(0 < place < 100 for place in places)
+
+
+def test_what_is_asked_lies_on_top_and_below_it_what_is_rare():
+    verdicts = [Verdict.STALLED, Verdict.CONVERGED, *[Verdict.LEARNING] * 3, Verdict.STALLED]
+    runs = [past(verdict, 0.1) for verdict in verdicts]
+    [row] = map_figure(runs, asked=Verdict.STALLED).rows
+    drawn = [dot.kind for dot in row.dots]
+    assert drawn == ["learning"] * 3 + ["converged"] + ["stalled"] * 2
+
+
+def test_the_words_of_a_row_say_what_an_edge_parts():
+    verdicts = [*[Verdict.STALLED] * 2, Verdict.OSCILLATING, Verdict.DIVERGED]
+    runs = [past(verdict, 10.0**place) for place, verdict in enumerate(verdicts)]
+    [row] = map_figure(runs, asked=Verdict.STALLED).rows
+    edge = "edge near 32: 0 of 2 oscillate or diverge below it, 2 of 2 above"
+    assert row.words == f"2 of 4 stall; {edge}"
 
 
 def test_runs_of_one_rate_stand_in_the_middle_and_apart():
@@ -177,7 +202,10 @@ def test_a_path_is_on_a_square_of_a_thousand():
     ("axis", "texts"),
     [
         (Axis("a", 0.02, 0.3, is_log=True), ["0.02", "0.05", "0.1", "0.2"]),
-        (Axis("a", 1e-7, 10.0, is_log=True), ["10⁻⁷", "10⁻⁵", "0.001", "0.1", "10"]),
+        (Axis("a", 1e-7, 10.0, is_log=True), ["10⁻⁷", "10⁻⁵", "10⁻³", "10⁻¹", "10¹"]),
+        (Axis("a", 2e-4, 3e-3, is_log=True), ["2·10⁻⁴", "5·10⁻⁴", "10⁻³", "2·10⁻³"]),
+        (Axis("a", 0.01, 10_000, is_log=True), ["0.01", "1", "100", "10,000"]),
+        (Axis("a", 0, 200_000), ["0", "50,000", "100,000", "150,000", "200,000"]),
         (Axis("a", 0, 10_000), ["0", "2,000", "4,000", "6,000", "8,000", "10,000"]),
         (Axis("a", 0, 1), ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
         (Axis("a", -0.6, 1.05, is_share=True), ["-50%", "0%", "50%", "100%"]),

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from mlp.causes.plan import Side
 from mlp.curve import Judgement, Verdict
 from mlp.report.page import figures_of, render_page
 from mlp.report.summary import CurvePair, PageContent
@@ -135,13 +136,13 @@ def test_each_verdict_has_a_symbol_that_is_seen(page):
 
 def test_every_effect_is_drawn_and_said(page, content):
     shown = part(page, "causes")
-    sides = [side for effect in content.answer.effects for side in effect.sides if side.n_pairs]
-    assert shown.count('class="interval"') == len(sides) > 4
-    assert {str(effect.factor) for effect in content.answer.effects if effect.sides} <= set(
-        re.findall(r"<b>(.*?)</b>", shown)
-    )
-    for effect in content.answer.effects:
-        assert f"{effect.conclusion.value}: stopped it in " in shown
+    asked = [(own, side) for own in content.answer.effects for side in own.sides if side.n_expected]
+    assert shown.count('class="interval"') == len(asked) > 4
+    assert {str(effect.factor) for effect, _ in asked} == set(re.findall(r"<b>(.*?)</b>", shown))
+    for effect, side in asked:
+        said = f"{side.side.did} it in {side.n_with} of {side.n_expected}"
+        assert f"{effect.factor}: {said}, " in shown
+        assert re.search(rf"{effect.conclusion.value}: [^<]*{said}", shown)
     for count in ("optimizer.learning_rate", "95 % interval"):
         assert count in shown
 
@@ -159,6 +160,59 @@ def test_the_table_has_one_column_for_the_rate_and_the_final_loss(page, content)
     assert f"<td>{content.runs[0].config.optimizer.learning_rate:.4g}</td>" in rows[0]
 
 
+def test_what_does_not_swing_has_no_period(content):
+    still = dataclasses.replace(content.runs[0].judgement, amplitude=0.0)
+    runs = (dataclasses.replace(content.runs[0], judgement=still), *content.runs[1:])
+    page = render_page(dataclasses.replace(content, runs=runs))
+    assert "<td>0.25</td><td>0.75</td><td>0</td><td></td>" in page
+
+
+@pytest.mark.system
+def test_a_browser_shows_what_matters_and_how_to_reach_mlflow(content, tmp_path):
+    from support.mlflow_pages import browser, chromium, open_fresh
+
+    if chromium() is None:
+        pytest.skip("Chromium is not installed: nobody looks at the page")
+    name = "#46 lr 0.00585 unit glorot_uniform [15,11,2]"
+    runs = tuple(dataclasses.replace(run, name=name) for run in content.runs)
+    file = tmp_path / "report.html"
+    file.write_text(render_page(dataclasses.replace(content, runs=runs)), encoding="utf-8")
+    cells = """cells => cells.map(c => {
+        const text = document.createRange();
+        text.selectNodeContents(c);
+        return [text.getBoundingClientRect().left, text.getBoundingClientRect().right];
+    })"""
+    with browser(400, 900) as page:
+        open_fresh(page, file.as_uri())
+        shown = page.locator("#runs tr > :nth-child(-n+3)").evaluate_all(cells)
+        assert len(shown) == 3 * (N_RUNS + 1)
+        assert all(0 <= left < right <= 400 for left, right in shown)
+        width = "document.documentElement.scrollWidth"
+        assert page.evaluate(width) == 400
+        page.set_viewport_size({"width": 1600, "height": 900})
+        shown = page.locator("#runs tr > *").evaluate_all(cells)
+        assert all(0 <= left <= right <= 1600 for left, right in shown)
+        assert page.evaluate(width) == 1600
+        assert "MLflow at http://127.0.0.1:5000 " in page.locator("#server").inner_text()
+        first = page.locator("#runs a.run").first
+        assert first.get_attribute("href") == f"http://127.0.0.1:5000/#/runs/{0:032x}"
+        open_fresh(page, f"{file.as_uri()}?port=5001")
+        assert first.get_attribute("href") == f"http://127.0.0.1:5001/#/runs/{0:032x}"
+        # In MLflow's view the page lies in a frame, and its runs are on the same server.
+        page.route("http://mlflow.test/**", lambda route: route.fulfill(body="<iframe></iframe>"))
+        open_fresh(page, "http://mlflow.test/")
+        put = """text => document.querySelector("iframe").src =
+            URL.createObjectURL(new Blob([text], {type: "text/html"}))"""
+        page.evaluate(put, file.read_text(encoding="utf-8"))
+        framed = page.frame_locator("iframe")
+        framed.locator("#hint").wait_for(state="attached")
+        framed.locator("#runs a.run").first.click()
+        framed.locator("#hint").wait_for()
+        assert not framed.locator("#server").is_visible()
+        href = framed.locator("#runs a.run").first.get_attribute("href")
+        assert href == f"http://mlflow.test/#/runs/{0:032x}"
+
+
 def test_a_long_study_has_all_its_points_and_the_first_rows(content):
     n = 700
     many = dataclasses.replace(
@@ -173,6 +227,9 @@ def test_a_long_study_has_all_its_points_and_the_first_rows(content):
         {run.judgement.verdict for run in content.runs}
     )
     assert "The first 500 of 700 are shown." in page
+    click = "A click shows the run in MLflow"
+    assert click not in part(page, "map"), "so many points are no links"
+    assert click in part(render_page(content), "map")
 
 
 def test_without_reruns_there_is_still_a_page(content):
@@ -185,5 +242,29 @@ def test_without_reruns_there_is_still_a_page(content):
     )
     page = render_page(bare)
     assert part(page, "map").count('<a class="run') == N_RUNS
-    assert 'id="curves"' not in page
+    assert "No run that oscillates was repaired so far" in part(page, "curves")
     assert 'id="stability"' not in page
+
+
+def test_where_no_run_ended_as_is_asked_no_repair_is_missed(content):
+    calm = [
+        dataclasses.replace(
+            run, judgement=dataclasses.replace(run.judgement, verdict=Verdict.LEARNING)
+        )
+        for run in content.runs
+    ]
+    page = render_page(dataclasses.replace(content, runs=tuple(calm), pairs=()))
+    assert 'id="curves"' not in page
+
+
+@pytest.mark.parametrize("side", Side)
+def test_only_marks_that_are_drawn_are_explained(content, side):
+    effects = [
+        dataclasses.replace(effect, sides=tuple(own for own in effect.sides if own.side is side))
+        for effect in content.answer.effects
+    ]
+    answer = dataclasses.replace(content.answer, effects=tuple(effects))
+    shown = part(render_page(dataclasses.replace(content, answer=answer)), "causes")
+    is_drawn = ["#form-stops" in shown, "#form-starts" in shown]
+    assert is_drawn == ["Filled circle" in shown, "Open diamond" in shown]
+    assert is_drawn == [side is Side.STOPS, side is Side.STARTS]
