@@ -160,12 +160,12 @@ def _asked(path: Path, query: str, patience_s: float, *, mode: str = "rw") -> li
 
 @contextmanager
 def only_one(folder: Path | None) -> Iterator[None]:
-    """Lets one thread at a time make the tables of a store, and one process in the same folder.
+    """Lets one thread at a time make the tables of a file, and one process in the same folder.
 
     The folder itself is locked: no lock file stays behind, and a process that dies lets go.
 
     Args:
-        folder: where the file is; None: the tables are a server's.
+        folder: where the file is; None: the tables are those of Optuna on a server.
     """
     with _ALEMBIC:
         if folder is None:

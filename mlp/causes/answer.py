@@ -146,11 +146,12 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
     named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
+    cleared = {effect.factor for effect in found if effect.conclusion is Conclusion.NO_EFFECT}
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
     # is no cure. That ends the swings as well, which is enough if the learning rate cures.
-    if is_step and named & set(_STEP) and _SAME_STEP not in named:
+    if is_step and named & set(_STEP) and _SAME_STEP not in named and not cleared & set(_STEP):
         groups.append(_STEP)
         named -= set(_STEP)
     elif learning_rate in named and normalization not in named:
@@ -256,10 +257,7 @@ class Answer:
     def n_to_decide(self) -> int | None:
         """Pairs that would name the likeliest setting; None where none is likely, or one named."""
         best = self.likeliest
-        if self.causes or best is None or best.pairs_needed is None:
-            return None
-        side = _better_side(best)
-        return max(1, best.pairs_needed - side.n_with - side.n_against)
+        return best.pairs_missing if best is not None and not self.causes else None
 
 
 def investigate(
@@ -455,7 +453,7 @@ def _undecided_sentence(answer: Answer) -> str:
         said += f"{side.side.did} {DEEDS[answer.asked].noun} in {side.n_with} of {side.n_expected} "
         said += "reruns so far"
         if answer.n_to_decide is not None:
-            missing = f", and {answer.n_to_decide} more would decide"
+            missing = f", and {answer.n_to_decide} more pairs would decide"
             missing += _duration(answer, 2 * answer.n_to_decide)
     elif answer.guess is not None:
         said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"
@@ -628,8 +626,8 @@ def _effect_lines(answer: Answer) -> str:
     lines = []
     for effect in sorted(answer.effects, key=lambda own: own.p_value):
         needed = ""
-        if effect.pairs_needed and effect.conclusion is Conclusion.TOO_LITTLE:
-            needed = f" (about {effect.pairs_needed} differing pairs are needed)"
+        if effect.pairs_missing and effect.conclusion is Conclusion.TOO_LITTLE:
+            needed = f" (about {effect.pairs_missing} more differing pairs are needed)"
         words = effect.conclusion.words(answer.asked)
         lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]

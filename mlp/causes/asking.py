@@ -8,8 +8,7 @@ estimated anew.
 
 A pair may not be chosen by how its own unchanged run ended, or the bet on it would not be fair. So
 the pairs of a setting come in a fixed order (a seed of each run, then the next seed), and only its
-own pairs say how often an unchanged run does what it was picked for. To show that a setting does
-not act, the unchanged run is only trained where the changed one did not stay as it was picked.
+own pairs say how often an unchanged run does what it was picked for.
 """
 
 import math
@@ -192,7 +191,7 @@ class _Arm:
         among = self.picks if is_bold else [pick for pick in self.picks if pick in self.turning]
         further = self._further(among)
         # Of its own pairs in the runs that it turns; a fair bet allows no look at others.
-        chosen = [s for s in self.pairs.values() if s.pick in self.turning and s.is_fair]
+        chosen = [s for s in self.pairs.values() if s.pick in self.turning]
         agreement = (sum(s.is_with for s in chosen) + 4 * _AGREEMENT) / (len(chosen) + 4)
         n_pairs = math.ceil(n_more / agreement)
         n_screened = 0 if is_bold else len(screens) * len(self.picks[0].seeds_in_doubt)
@@ -211,19 +210,10 @@ class _Arm:
         chance = agreement if chosen else self.chance_of_turning
         return _Aim(chance, 1.6 * n_pairs + len(screens) * is_short, tuple(asked), _WORTH_OF_CAUSE)
 
-    @property
-    def unexplained(self) -> list[RunConfig]:
-        """Unchanged runs that are not trained, whose changed ones did not stay as was picked."""
-        return [
-            pick.configs[seed]
-            for (pick, seed), own in self.pairs.items()
-            if own.before is None and own.is_turned
-        ]
-
-    def idle_reruns(self) -> Iterator[RunConfig]:
-        """Changed runs that may show that it does not act."""
+    def idle_reruns(self) -> Iterator[tuple[RunConfig, ...]]:
+        """Pairs that may show that it does not act: the unchanged run and the changed one."""
         for pick, seed in self._further(self.picks):
-            yield self._pair(pick, seed, pick.in_turn(self.factor, seed))[1]
+            yield self._pair(pick, seed, pick.in_turn(self.factor, seed))
 
     def _further(self, picks: Sequence[Pick]) -> list[tuple[Pick, int]]:
         """The pairs of further seeds that are not trained, in their fixed order."""
@@ -242,8 +232,7 @@ class _Arm:
         the change that turned it did so by luck, and turns none of three further seeds.
         """
         mine = [s for s in self.pairs.values() if s.pick is pick]
-        befores = [s.before for s in mine if s.before is not None]
-        is_luck = len(befores) >= 2 and not any(before in pick.start for before in befores)
+        is_luck = len(mine) >= 2 and not any(s.before in pick.start for s in mine)
         is_idle = len(mine) >= 3 and all(s.after in pick.start for s in mine)
         return is_luck or (pick in self.turning and is_idle)
 
@@ -258,14 +247,15 @@ def _made(pick: Pick, change: Change, seed: int) -> RunConfig:
 def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
     """Reruns enough on both sides to show that it does not act; None where that is too far."""
     asked: list[RunConfig] = []
+    cost = 0
     for arm in arms:
-        doubtful = arm.unexplained  # most are runs that do something else without the change, too
-        n_more = stays_needed(arm.on.n_turned - len(doubtful), arm.on.n_stayed)
+        n_more = stays_needed(arm.on.n_turned, arm.on.n_stayed)
         reruns = list(islice(arm.idle_reruns(), n_more or 0))
         if n_more is None or len(reruns) < n_more:
             return None
-        asked = [*doubtful, *asked, *reruns]
-    cost = sum(config not in results for config in asked)
+        configs = [config for rerun in reruns for config in rerun]
+        cost += sum(config not in results for config in configs)
+        asked += configs
     chance = math.prod(1 - arm.chance_of_turning for arm in arms)
     return _Aim(chance, cost, tuple(asked)) if asked else None
 
@@ -278,8 +268,11 @@ def _by_step(
     Where one of them is named, the other one acts through the effective step as well if that is
     shown, or if it can be: by pairs enough with the rate kept and with the step kept.
     """
-    named = {factor for factor, own in found.items() if own.conclusion is Conclusion.CAUSE}
-    if _SAME_STEP not in found or _SAME_STEP in named or not named & {_RATE, _LEARNING_RATE}:
+    ends = {found[own].conclusion for own in (_RATE, _LEARNING_RATE) if own in found}
+    is_named = Conclusion.CAUSE in ends and Conclusion.NO_EFFECT not in ends
+    if not is_named or _SAME_STEP not in found:
+        return False, None
+    if found[_SAME_STEP].conclusion is Conclusion.CAUSE:
         return False, None
     contrast, on = step_contrast(seen), found[_RATE].on(Side.STOPS)
     if contrast.is_shown:

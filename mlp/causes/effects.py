@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlp.causes.changes import NORMALIZATION, Change, Factor, own_seed
+from mlp.causes.changes import NORMALIZATION, Change, Factor
 from mlp.causes.evidence import (
     CLEARING_ERROR_RATE,
     ERROR_RATE,
@@ -30,12 +30,11 @@ STEP_ERROR_RATE = ERROR_RATE / 4
 class SideEffect:
     """What changing one setting did from one side.
 
-    A pair is the same run with the same further seed, changed and unchanged. Where the unchanged
-    one was not trained, it is taken to do what the run was picked for, and shows no difference.
+    A pair is the same run with the same further seed, changed and unchanged.
 
     Attributes:
         n_runs: picked runs in which it was changed.
-        n_expected: pairs but those whose unchanged run is known to do something else.
+        n_expected: pairs whose unchanged run still did what it was picked for.
         n_with: pairs turned the expected way: to healthy, or to the verdict that is asked about.
         n_against: pairs turned the other way.
         n_stayed: of `n_expected`, pairs in which the change neither stopped nor started what is
@@ -75,15 +74,15 @@ class Effect:
         sides: from runs with the verdict, and from healthy ones; those without runs are left out.
         p_value: that it has no effect on that; corrected for all settings and looks.
         odds: how many times likelier the reruns are if it acts than if it does not.
-        pairs_needed: differing pairs on the better side that would settle it; None where nothing
-            hints at an effect.
+        pairs_missing: differing pairs of one side that would name it, beside those there are; None
+            where nothing hints at an effect.
     """
 
     factor: Factor
     sides: tuple[SideEffect, ...]
     p_value: float
     odds: float
-    pairs_needed: int | None
+    pairs_missing: int | None
     conclusion: Conclusion
 
     def on(self, side: Side) -> SideEffect | None:
@@ -129,29 +128,16 @@ class Seen:
     """One rerun with a setting changed, beside the unchanged run.
 
     Attributes:
-        at: when the rerun was known, as a place among the results.
+        at: when it was known, as a place among the results.
         seed: 0 for the run's own, whose unchanged run was picked for how it ended.
-        before: how the unchanged run ended; None where it was not trained.
-        before_at: when that was known; behind all results where it was not.
     """
 
     at: int
     pick: Pick
     seed: int
     change: Change
-    before: Verdict | None
-    before_at: float
+    before: Verdict
     after: Verdict
-
-    @property
-    def is_fair(self) -> bool:
-        """Whether it is a bet on the change: the unchanged run was not asked for its outcome."""
-        return self.seed > 0 and self.before_at < self.at
-
-    @property
-    def is_unexpected(self) -> bool:
-        """Whether the unchanged run is known to do something else than it was picked for."""
-        return self.before is not None and self.before not in self.pick.start
 
     @property
     def is_with(self) -> bool:
@@ -183,13 +169,12 @@ def look(plan: Plan, results: Results) -> Sightings:
     found: dict[tuple[Factor, Side], list[Seen]] = {
         (factor, side): [] for factor in plan.factors for side in Side
     }
-    trained = {own_seed(config) for config in results}
     for pick in plan.picks:
-        further = [i for i, seed in enumerate(pick.own_seeds) if i and seed in trained]
+        unchanged = [s for s in range(1, len(pick.configs)) if pick.configs[s] in place]
         with_rate: dict[str, list[int]] = {}
         for factor in sorted(pick.by_factor):  # the rate kept comes before the step kept
             # The step kept only where the rate kept is known: its rates may be dear to compute.
-            seeds = with_rate.get(factor.setting, []) if factor.keeps_step else further
+            seeds = with_rate.get(factor.setting, []) if factor.keeps_step else unchanged
             seen = list(_in_pick(pick, factor, seeds, place, results))
             with_rate.setdefault(factor.setting, sorted(own.seed for own in seen if own.seed))
             found[factor, pick.side] += seen
@@ -211,7 +196,7 @@ def _in_pick(
     turned = []  # such changes are tried with all seeds
     for change in pick.of_factor(factor):
         if (own := known(change, 0)) is not None:
-            yield Seen(own[0], pick, 0, change, own_end, -1, results[own[1]].verdict)
+            yield Seen(own[0], pick, 0, change, own_end, results[own[1]].verdict)
             turned.append(change)
     for seed in seeds:
         tried = dict.fromkeys([pick.of_factor(factor)[0], pick.in_turn(factor, seed), *turned])
@@ -219,11 +204,10 @@ def _in_pick(
             tried = dict.fromkeys(pick.of_factor(factor))
         trained = [(*own, change) for change in tried if (own := known(change, seed)) is not None]
         if trained:
-            at, config, change = min(trained, key=lambda own: own[0])
-            unchanged = results.get(pick.configs[seed])
-            before = unchanged.verdict if unchanged is not None else None
-            before_at = place.get(pick.configs[seed], math.inf)
-            yield Seen(at, pick, seed, change, before, before_at, results[config].verdict)
+            first, config, change = min(trained, key=lambda own: own[0])
+            unchanged = pick.configs[seed]
+            at, before = max(first, place[unchanged]), results[unchanged].verdict
+            yield Seen(at, pick, seed, change, before, results[config].verdict)
 
 
 def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
@@ -237,14 +221,11 @@ def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     that acts both ways as well as for one that acts one way. The chance of calling any setting a
     cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
-    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` of the
-    reruns have won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than
-    as is asked about counts as stopped there, although not all of it is a cure. Here, too, only
-    further seeds tell: with its own a run near the threshold was picked because it just swung, and
-    whatever is changed in it looks as if it acted. A rerun that stays as the run was picked needs
-    no unchanged one beside it: whatever that does, the change did not turn it. One that does not
-    stay counts as turned until its unchanged run is known to have ended otherwise as well. Such a
-    pair is no bet on a cause: there the unchanged run was asked for because of the changed one.
+    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
+    won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
+    about counts as stopped there, although not all of it is a cure. Here, too, only further seeds
+    tell: with its own a run near the threshold was picked because it just swung, and whatever is
+    changed in it looks as if it acted.
 
     Whichever of the two is reached first holds; no later rerun takes it back.
 
@@ -267,7 +248,7 @@ def step_contrast(seen: Sightings) -> StepContrast:
         is_same = step is not None and _target(rate.change) == _target(step.change)
         if step is not None and is_same and rate.before is rate.pick.asked:
             both.append((rate, step))
-    both.sort(key=lambda pair: max(max(own.at, own.before_at) for own in pair))
+    both.sort(key=lambda pair: max(own.at for own in pair))
     ends: Counter[tuple[bool, bool]] = Counter()
     highest = 0.0
     for pair in both:
@@ -295,26 +276,21 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
     highest, named_at, cleared_at = 1.0, math.inf, math.inf
     bets, rests = dict.fromkeys(asked, 1.0), dict.fromkeys(asked, 1.0)
     counts = {side: Counter[str]() for side in asked}
-    further = [own for side in asked for own in seen[factor, side] if own.seed]
-    events: list[tuple[float, Seen]] = [(own.at, own) for own in further]
-    events += [(own.before_at, own) for own in further if own.at < own.before_at < math.inf]
-    for at, own in sorted(events, key=lambda event: event[0]):
+    events = sorted((own for side in asked for own in seen[factor, side]), key=lambda e: e.at)
+    for own in events:
         side, count = own.pick.side, counts[own.pick.side]
-        if own.is_fair:
+        if own.seed:
             count["with"] += own.is_with
             count["against"] += own.is_against
             bets[side] = capital(count["with"], count["against"])
             highest = max(highest, _combined([*bets.values()]))
             if highest * level >= 1:
-                named_at = min(named_at, at)
-        end = "turned" if own.is_turned else "stayed"
-        if at < own.before_at or not own.is_unexpected:
-            count[end] += at == own.at
-        elif at == own.before_at:
-            count[end] -= 1  # of a pair that is none after all
-        rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
-        if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
-            cleared_at = min(cleared_at, at)
+                named_at = min(named_at, own.at)
+            if own.before in own.pick.start:
+                count["turned" if own.is_turned else "stayed"] += 1
+                rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
+                if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+                    cleared_at = min(cleared_at, own.at)
     sides = tuple(_side_effect(side, seen[factor, side], counts[side]) for side in asked)
     conclusion = Conclusion.TOO_LITTLE
     if named_at < math.inf and named_at <= cleared_at:
@@ -325,13 +301,17 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
         conclusion = Conclusion.ONLY_FAILS
     # From one side alone, of which the combined bet keeps about two thirds where there are two.
     of_side = level if len(sides) == 1 else level * 2 / 3
-    needed = [pairs_needed(side.n_with, side.n_against, of_side) for side in sides]
+    missing = [
+        max(1, needed - side.n_with - side.n_against)
+        for side in sides
+        if (needed := pairs_needed(side.n_with, side.n_against, of_side)) is not None
+    ]
     return Effect(
         factor=factor,
         sides=sides,
         p_value=min(1.0, len(plan.factors) * p_value_of(highest)),
         odds=_combined([*bets.values()]),
-        pairs_needed=min((n for n in needed if n is not None), default=None),
+        pairs_missing=min(missing, default=None),
         conclusion=conclusion,
     )
 
@@ -339,18 +319,14 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
 def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> SideEffect:
     pairs = [own for own in seen if own.seed]
     n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
-    n_turned.update(own.change.text for own in pairs if own.is_with and own.is_fair)
-    ends = [
-        (not own.is_unexpected, own.after in own.pick.start)
-        for own in pairs
-        if own.before is not None
-    ]
+    n_turned.update(own.change.text for own in pairs if own.is_with)
+    ends = [(own.before in own.pick.start, own.after in own.pick.start) for own in pairs]
     n_with, n_against = count["with"], count["against"]
     return SideEffect(
         side=side,
         n_runs=len({own.pick for own in seen}),
         n_pairs=len(pairs),
-        n_expected=sum(not own.is_unexpected for own in pairs),
+        n_expected=sum(before for before, _ in ends),
         n_with=n_with,
         n_against=n_against,
         n_stayed=count["stayed"],

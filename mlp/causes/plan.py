@@ -123,11 +123,6 @@ class Pick:
             found.setdefault(change.factor, []).append(change)
         return found
 
-    @cached_property
-    def own_seeds(self) -> tuple[int, ...]:
-        """The seed of each of `configs`."""
-        return tuple(own_seed(config) for config in self.configs)
-
     @property
     def seeds_in_doubt(self) -> range:
         """The further seeds that there are where a setting is in doubt."""

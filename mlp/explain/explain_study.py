@@ -56,7 +56,13 @@ from mlp.settings import with_settings
 from mlp.study.space import read_space
 from mlp.terminal.compose import explain_config, named_by_study
 from mlp.terminal.screen import counting, say, silent, waiting
-from mlp.tracking.display import ThinCurve, audit_command, explain_command, rerun_command
+from mlp.tracking.display import (
+    AUDIT_ASKS,
+    ThinCurve,
+    audit_command,
+    explain_command,
+    rerun_command,
+)
 from mlp.tracking.drain import Drain
 from mlp.tracking.read import (
     Meaning,
@@ -434,7 +440,9 @@ class _Inquiry:
         """Says how many reruns are left to train, about, and how long they take; gives how many."""
         found = self.answer()
         told = "reruns to train: none"
-        if not found.is_complete:
+        if not found.is_complete and found.n_left == 0:
+            told = "reruns to train: those of two settings together"
+        elif not found.is_complete:
             told = f"reruns to train: {_left(found.n_left, self._pace_s())}"
             if found.n_left * self._pace_s() > self.limit_s:
                 told += f", of which explain.timeout_s={self.limit_s:.0f} leaves a part for later"
@@ -467,7 +475,7 @@ class _Inquiry:
         if self.n_begun == 0 or self._passed_s() + half_s < self.limit_s:
             return True
         n_pairs = self.answer().n_to_decide
-        needed_s = math.inf if n_pairs is None else 2 * n_pairs * self._pace_s()
+        needed_s = math.inf if n_pairs is None else max(_FEWEST, 2 * n_pairs) * self._pace_s()
         return self._passed_s() + needed_s < (1 + _OVERRUN) * self.limit_s
 
 
@@ -500,7 +508,7 @@ def _commands(
         more += f" explain.interventions={2 * config.explain.interventions}   # rests on more"
     commands = [more]
     if (written := runs[0].config.own) is not None and not found.causes:
-        commands.append(f"{audit_command(written)}   # whether its gradient is right")
+        commands.append(f"{audit_command(written)}   # {AUDIT_ASKS}")
     brought = {run.run_id for run in study.brought}  # what `rerun` cannot read
     own = [run for run in runs if run.run_id not in brought]
     for run in [run for run in own if run.judgement.verdict is found.asked][:1]:

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +34,7 @@ from mlp.stability.sharpness import forecast
 from mlp.terminal.compose import explain_config
 from mlp.terminal.screen import counting, say, silent
 from mlp.tracking.display import (
+    AUDIT_ASKS,
     audit_command,
     doctor_command,
     explain_command,
@@ -87,12 +89,9 @@ def repair_run(
     run_id, trained = original.run_id, original.recipe.config  # the whole id
     store = dataclasses.replace(store, experiment_id=original.experiment_id)
     judged = judge_result(trained, original.result)
-    say(console, f"{judged.verdict.value}: {judged.verdict.sentence}")
+    say(console, f"{judged.words}: {judged.sentence}")
     if not needs_repair(judged):
         say(console, "this run ends well: there is nothing to stop in it")
-        if trained.own is not None:
-            named = ", ".join(f"own.{name}" for name in trained.own.arguments)
-            say(console, f"other arguments are typed behind the file: {named}")
         return None
     if judged.verdict is Verdict.FAILED:
         trace = original.result.own
@@ -143,7 +142,7 @@ def repair_run(
     elif found.is_verified:
         commands = [f"{command} explain.apply=true   # tracks the repaired run", *commands]
     elif base.own is not None:
-        commands = [f"{audit_command(base.own)}   # whether its gradient is right", *commands]
+        commands = [f"{audit_command(base.own)}   # {AUDIT_ASKS}", *commands]
     say(console, "next:", *(f"  {line}" for line in commands))
     return found
 
@@ -165,9 +164,9 @@ def explain_function(config: ExplainConfig, *, console: Console) -> Repair | Non
     typed = {path.removeprefix("own."): v for path, v in given if path.startswith("own.")}
     local = dataclasses.replace(config.local, own=with_arguments(named, typed))
     store = patiently(lambda: open_store(local.tracking))
-    # Its examples may come from there.
-    root = [os.environ[ROOT_VARIABLE]] if ROOT_VARIABLE in os.environ else []
-    what = digest([settings_of(local), named.program.digest, named.program.roles, *root])
+    root = os.environ.get(ROOT_VARIABLE)  # where the file may read its examples
+    folders = [str(Path(root).resolve())] if root else []
+    what = digest([settings_of(local), named.program.digest, named.program.roles, *folders])
     key, run_id = patiently(lambda: _last_run(store, what))
     if run_id is not None:
         say(console, f"run {run_id} of before is explained: the same file with the same arguments")
@@ -176,7 +175,12 @@ def explain_function(config: ExplainConfig, *, console: Console) -> Repair | Non
         label, remedy = Label(run_name(record.config), {KEY: key}), doctor_command(local)
         _, run_id = record_run(lambda: store, record, label, remedy=remedy)
         say(console, f"run {run_id} in {store.uri}")
-    return repair_run(run_id, config, console=console)
+    found = repair_run(run_id, config, console=console)
+    own, seed = named.program.arguments, named.program.role("seed")
+    names = ", ".join(f"own.{argument.name}" for argument in own if argument.name != seed)
+    if found is None and names:
+        say(console, f"other arguments can be typed behind the file: {names}")
+    return found
 
 
 def _check_asked(config: ExplainConfig) -> None:

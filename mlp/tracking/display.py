@@ -77,6 +77,9 @@ def explain_command(which: str, config: RunConfig) -> str:
     return shlex.join([*_program("explain"), which, *_places(config)])
 
 
+AUDIT_ASKS = "whether its gradient is right, if it is written by hand"
+
+
 def audit_command(own: Own) -> str:
     """What to type to have an own function's gradient checked."""
     return shlex.join([*_program("audit"), own_file(own).removesuffix(f":{own.program.function}")])

@@ -19,8 +19,7 @@ from mlp.causes.answer import (
     render_answer,
     sentences,
 )
-from mlp.causes.changes import LEARNING_RATE, Factor
-from mlp.causes.effects import effects, look
+from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.evidence import Conclusion
 from mlp.causes.observed import DEEDS, observe, verdict_to_explain
 from mlp.causes.plan import Side, plan_reruns, spread
@@ -94,8 +93,8 @@ def test_too_few_pairs_are_too_little_evidence():
     assert found.causes == ()
     assert "optimizer.learning_rate" in found.undecided
     effect = next(e for e in found.effects if e.factor == Factor("optimizer.learning_rate"))
-    assert effect.pairs_needed > 4
-    assert "differing pairs are needed" in render_answer(found)
+    assert effect.pairs_missing > 4
+    assert "more differing pairs are needed" in render_answer(found)
     assert found.likeliest == effect
     assert "likeliest is optimizer.learning_rate (odds " in sentences(found)[0]
 
@@ -136,43 +135,6 @@ def test_what_cleared_a_setting_are_pairs_with_new_seeds_on_both_sides():
     for own in cleared:
         assert all(side.n_turned == 0 and side.n_stayed >= 15 for side in own.sides)
         assert all(side.n_expected == side.n_stayed <= side.n_pairs for side in own.sides)
-
-
-def test_an_unchanged_run_is_only_needed_beside_a_changed_one_that_did_not_stay():
-    """It clears; a cause is no fair bet where one was asked for because of the other."""
-    plan, factor = plan_of(RATE), Factor(LEARNING_RATE)
-    pick = plan.on(Side.STOPS)[0]
-    unchanged, changed = pick.configs[1], pick.changed(pick.of_factor(factor)[:1], 1)
-    [judged] = training(RATE, 0)([unchanged])
-    swings = dataclasses.replace(judged, verdict=Verdict.OSCILLATING)
-    calm = dataclasses.replace(judged, verdict=Verdict.LEARNING)
-
-    def counted(results):
-        [own] = [e for e in effects(plan, look(plan, results)) if e.factor == factor]
-        side = own.on(Side.STOPS)
-        return side.n_stayed, side.n_turned, side.n_with, side.n_against, side.n_expected
-
-    assert counted({changed: swings}) == (1, 0, 0, 0, 1)
-    assert counted({changed: calm}) == (0, 1, 0, 0, 1)
-    assert counted({changed: calm, unchanged: swings}) == (0, 1, 0, 0, 1)
-    assert counted({changed: calm, unchanged: calm}) == (0, 0, 0, 0, 0)
-    assert counted({changed: swings, unchanged: calm}) == (0, 0, 0, 0, 0)
-    assert counted({unchanged: swings, changed: calm}) == (0, 1, 1, 0, 1)
-    assert counted({unchanged: calm, changed: swings}) == (0, 0, 0, 1, 0)
-
-
-def test_what_clears_a_setting_looks_at_the_unchanged_run_of_each_that_did_not_stay():
-    plan, train = plan_of(SCHEME), training(dataclasses.replace(SCHEME, noise=0.1), 0)
-    results = {}
-    while asked := next_trainings(plan, results)[:32]:
-        results.update(zip(asked, train(asked), strict=True))
-    seen = look(plan, results)
-    cleared = [e.factor for e in effects(plan, seen) if e.conclusion is Conclusion.NO_EFFECT]
-    assert cleared
-    further = [own for factor in cleared for side in Side for own in seen[factor, side] if own.seed]
-    assert any(own.before is None for own in further)
-    assert any(own.is_turned and own.before_at > own.at for own in further)
-    assert not any(own.is_turned and own.before is None for own in further)
 
 
 def test_two_that_act_only_together_are_shown_as_a_pair():
@@ -416,7 +378,29 @@ def test_what_stops_it_comes_first_and_then_what_turns_the_largest_share():
     assert names == [(LEARNING_RATE,), ("model.depth",), ("model.widths",)]
 
 
+def test_what_was_cleared_is_no_part_of_the_effective_step():
+    [rate] = (e for e in explain(RATE, 0, 64).effects if e.factor == Factor(LEARNING_RATE))
+    normalization = dataclasses.replace(rate, factor=Factor(NORMALIZATION))
+    idle = dataclasses.replace(rate, conclusion=Conclusion.NO_EFFECT)
+
+    def named(*found):
+        return [cause.settings for cause in find_causes(found, (), (), is_step=True)]
+
+    assert named(rate, normalization) == [(NORMALIZATION, LEARNING_RATE)]
+    assert named(idle, normalization) == [(NORMALIZATION,)]
+
+
 def test_a_list_leaves_no_single_name_out():
     """A word for it, such as "and 1 more", is as long."""
     assert _listed("abcde") == "a, b, c, d and e"
     assert _listed("abcdef") == "a, b, c, d and 2 more"
+
+
+def test_pairs_that_are_missing_are_those_of_one_side():
+    """Six of six on one side need fewer more than twelve of sixteen on the other."""
+    found = answer_of(plan_of(RATE), {})
+    assert found.n_to_decide is None
+    [rate] = (e for e in explain(RATE, 0, 64).effects if e.factor == Factor(LEARNING_RATE))
+    waiting = dataclasses.replace(found, likeliest=dataclasses.replace(rate, pairs_missing=7))
+    assert waiting.n_to_decide == 7
+    assert "and 7 more pairs would decide" in sentences(waiting)[0]
