@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.errors import WithSentence
+from mlp.errors import WithSentence, counted
 
 if TYPE_CHECKING:  # this module judges before an engine is there
     from mlp.engine.result import Result
@@ -159,7 +159,7 @@ class Judgement:
     @property
     def words(self) -> str:
         """The verdict, and what it took: `learning, after 3 rollbacks`."""
-        times = "1 rollback" if self.n_rollbacks == 1 else f"{self.n_rollbacks} rollbacks"
+        times = counted(self.n_rollbacks, "rollback")
         return f"{self.verdict}, after {times}" if self.n_rollbacks else str(self.verdict)
 
     @property

@@ -24,6 +24,7 @@ from mlp.errors import (
     MissingInputError,
     MlpError,
     SettingError,
+    counted,
     did_you_mean,
     one_line,
     shown,
@@ -338,7 +339,10 @@ def _from_events(paths: Sequence[Path], options: Mapping[str, str]) -> Iterator[
             name, earlier = known[-1]
             kept = [point for point in earlier if point.step < points[0].step]
             if len(kept) < len(earlier):
-                said = f"{len(earlier) - len(kept)} entries of {name} give way to those of {path}"
+                said = (
+                    counted(n_cut := len(earlier) - len(kept), "entry", "entries") + f" of {name} "
+                )
+                said += f"{'gives' if n_cut == 1 else 'give'} way to those of {path}"
                 print(f"{said}, from step {points[0].step} on", file=sys.stderr)
             known[-1] = name, kept + points
     for column, of_column in curves.items():

@@ -469,6 +469,31 @@ def line_finder(
     return find
 
 
+def activation_names(function: Function, arrangement: Arrangement) -> dict[str, str]:
+    """`a1`, ... -> what the function calls it: the one name of its own that meets the next weights.
+
+    Left out where it is not one name, or that of several layers, or the function has another `a1`.
+    """
+    own = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    steps = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+    made = {name for step in steps for name in _bound(step)}
+    layers = range(len(arrangement.weights))
+    params = {arrangement.name(k, bias=is_bias) for k in layers for is_bias in (False, True)}
+    names = {}
+    for layer in layers[1:]:
+        weights = arrangement.name(layer)
+        first = min(
+            (step for step in steps if weights in _loaded(step) - set(_bound(step))),
+            key=lambda step: step.lineno,
+            default=None,
+        )
+        met = _loaded(first) & made - params if first else set()
+        if len(met) == 1 and f"a{layer}" not in own:
+            names[f"a{layer}"] = met.pop()
+    shared = list(names.values())
+    return {usual: name for usual, name in names.items() if shared.count(name) == 1}
+
+
 def _places(function: Function) -> list[_Place]:
     """Names and keys that are given something; of a dict its keys, each with its value."""
     places = []

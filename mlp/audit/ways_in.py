@@ -21,7 +21,15 @@ from mlp.audit.audit_gradient import (
     same_random_numbers,
 )
 from mlp.audit.known_networks import Array, Layers, vector
-from mlp.audit.own_file import YIELDED, Function, OwnFile, is_main, line_finder, yielded_loss
+from mlp.audit.own_file import (
+    YIELDED,
+    Function,
+    OwnFile,
+    activation_names,
+    is_main,
+    line_finder,
+    yielded_loss,
+)
 from mlp.audit.parameters import Arrangement, ShapeError, arrange, as_numpy, is_array, leaves
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError, did_you_mean, shown
@@ -345,7 +353,8 @@ def _names(file: OwnFile, program: AuditedCode, function: Function | None, said:
     if function is None:
         return names
     find = line_finder(function, file.lines, program.arrangement)
-    return dataclasses.replace(names, function=function.name, find=find)
+    own = activation_names(function, program.arrangement)
+    return dataclasses.replace(names, function=function.name, find=find, activations=own)
 
 
 # A class

@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,7 +299,8 @@ def test_the_loss_is_the_one_that_is_yielded(audited, text):
     found = audited(text)
     assert "compared with the loss that it yields in line" in found["said"]
     [flaw] = found["flaws"]
-    assert flaw["sentence"] == "the delta of layer 1 has the factor 1 - a1; 1 - a1**2 is due"
+    assert flaw["sentence"] == "the delta of layer 1 has the factor 1 - h; 1 - h**2 is due"
+    assert flaw["remedy"] == "Write 1 - h**2"
     assert audited(text.replace("(1 - h)", "(1 - h**2)"))["flaws"] == []
 
 
@@ -363,6 +365,12 @@ def test_a_single_output_may_have_a_line_of_weights_and_a_number_for_its_bias(au
     assert "sigmoid with binary cross-entropy" in right["network"]
     assert kinds(audited(LINE.replace("MEAN", "1"))) == ["summed"]
     assert kinds(audited(LINE.replace("MEAN", "1").replace("b2 - rate * d.sum()", "0.0"))) != []
+
+
+def test_the_file_of_the_docs_is_audited_as_it_stands(audited):
+    page = Path(__file__).parents[2] / "docs" / "own.md"
+    [flaw] = audited(page.read_text().split("```py\n# ./mine.py\n")[1].split("```")[0])["flaws"]
+    assert "summed over 200 examples, and the loss is their mean" in flaw["sentence"]
 
 
 def test_weights_that_are_no_layers_are_not_passed_over(audited):
