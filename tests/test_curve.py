@@ -398,6 +398,13 @@ def test_what_is_high_and_held_there_or_began_at_next_to_nothing_has_not_diverge
     assert judge_curve(1e12 * 0.9 ** np.arange(100)).verdict is Verdict.LEARNING
 
 
+def test_no_labelled_curve_is_near_to_what_counts_as_exploded() -> None:
+    finite = [curve for curve in LABELLED if np.isfinite(curve.loss).all()]
+    ends = [judge_curve(curve.loss).tail_loss / abs(curve.loss[0]) for curve in finite]
+    assert len(finite) > 400
+    assert max(ends) < 3000
+
+
 def test_nothing_is_said_of_learning_where_the_loss_is_negative() -> None:
     flat = judge_curve(learned(0.69, -55))
     assert flat.verdict is Verdict.FLAT
