@@ -30,7 +30,15 @@ from mlp.audit.own_file import (
     line_finder,
     yielded_loss,
 )
-from mlp.audit.parameters import Arrangement, ShapeError, arrange, as_numpy, is_array, leaves
+from mlp.audit.parameters import (
+    Arrangement,
+    ExampleForm,
+    ShapeError,
+    arrange,
+    as_numpy,
+    is_array,
+    leaves,
+)
 from mlp.audit.sentences import Names
 from mlp.errors import SettingError, did_you_mean, shown
 
@@ -541,7 +549,7 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[A
     if compared:
         own_loss = _loss(file, typed, loss)
     else:
-        own_loss, compared = _training_loss(file, name, runs, arrangement)
+        own_loss, compared = _training_loss(file, name, runs, arrangement, form)
 
     def loss_of(params: Any, X: Any, y: Any) -> Any:
         file.set_data(X, y)
@@ -579,7 +587,7 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[A
 
 
 def _training_loss(
-    file: OwnFile, name: str, runs: "_ShortRuns", arrangement: Arrangement
+    file: OwnFile, name: str, runs: "_ShortRuns", arrangement: Arrangement, form: ExampleForm
 ) -> tuple[_Call, str]:
     """The loss that a training yields, and what it is called.
 
@@ -610,26 +618,27 @@ def _training_loss(
                 if is_left and np.isclose(value, second, rtol=1e-5, atol=0):
                     return loss, f"the loss that it yields in line {found.line}"
     names = [*_by_names(arrangement.template), *file.data_names]
-    example = _example_of_loss(arrangement, *file.data_names, np.asarray(y))
+    example = _example_of_loss(arrangement, form, *file.data_names)
     raise SettingError(
         f"{_no_loss(file.path.name)} an expression of {', '.join(names[:-1])} and {names[-1]}, such"
         f" as loss='{example}'"
     )
 
 
-def _example_of_loss(arrangement: Arrangement, X: str, y: str, labels: Array) -> str:
+def _example_of_loss(arrangement: Arrangement, form: ExampleForm, X: str, y: str) -> str:
     """A loss of this network that can be typed: hidden layers of tanh, and what fits the labels."""
-    z, sizes = X, arrangement.shapes
+    z = X
     for layer, biases in enumerate(arrangement.biases):
-        turned = ".T" if arrangement.are_transposed else ""
-        z = f"{f'np.tanh({z})' if layer else z} @ {arrangement.name(layer)}{turned}"
-        if biases is not None:
-            z += f" + {arrangement.name(layer, bias=True)}"
-    if labels.ndim == 2:
-        return f"np.mean(({z} - {y})**2)"
-    if sizes[-1][1] == 1:
-        return f"np.mean((({z}).ravel() - {y})**2)"
-    return f"np.mean(np.log(np.exp({z}).sum(axis=1)) - ({z})[range(len({y})), {y}])"
+        inputs, W = f"np.tanh({z})" if layer else z, arrangement.name(layer)
+        W += "" if arrangement.are_transposed == form.in_columns else ".T"
+        z = f"{W} @ {inputs}" if form.in_columns else f"{inputs} @ {W}"
+        z += "" if biases is None else f" + {arrangement.name(layer, bias=True)}"
+    if form.labels == "classes":
+        own, axis = f"range({y}.size), {y}.ravel()", 1
+        if form.in_columns:
+            own, axis = f"{y}.ravel(), range({y}.size)", 0
+        return f"np.mean(np.log(np.exp({z}).sum(axis={axis})) - ({z})[{own}])"
+    return f"np.mean((({z}).ravel() - {y})**2)" if form.y_ndim == 1 else f"np.mean(({z} - {y})**2)"
 
 
 def _check_layers(arrangement: Arrangement, loss: _Call, params: Any, X: Any, y: Any) -> None:

@@ -327,6 +327,35 @@ def test_a_yielded_loss_that_the_text_does_not_show_is_typed_with_the_names_of_t
     assert kinds(audited(text, loss=example)) == ["factor lost"]
 
 
+SHAPES = """
+import numpy as np
+
+X = np.random.RandomState(0).randn(4, 40)TURN
+LABELS
+
+def train(lr=0.05, epochs=9):
+    W, b = np.full(SHAPE, 0.1), np.zeros(BIAS)
+    for _ in range(epochs):
+        W, b = W - lr * np.ones_like(W) * X.mean(), b - lr * np.ones_like(b)
+    return {"W": W, "b": b}
+"""
+
+
+@pytest.mark.parametrize("labels", ["t = np.arange(40) % 3", "t = np.ones((3, 40))TURN"])
+@pytest.mark.parametrize("in_columns", [True, False])
+def test_the_expression_that_is_proposed_works_when_it_is_typed(audited, labels, in_columns):
+    text = SHAPES.replace("LABELS", labels).replace("TURN", "" if in_columns else ".T")
+    text = text.replace("SHAPE", "(3, 4)" if in_columns else "(4, 3)")
+    text = text.replace("BIAS", "(3, 1)" if in_columns else "3")
+    with pytest.raises(SettingError, match="an expression of W, b, X and t") as refused:
+        audited(text)
+    found = audited(
+        text, loss=str(refused.value).partition("loss='")[2].partition("loss='")[2][:-1]
+    )
+    assert "linear with squared" in found["network"] or "softmax" in found["network"]
+    assert found["flaws"] != []
+
+
 def test_names_in_an_expression_are_known_or_told(audited):
     text = yielding()
     with pytest.raises(SettingError, match="loss has the name w3, which is not known") as refused:
