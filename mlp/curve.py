@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlp.errors import WithSentence
+from mlp.errors import WithSentence, counted
 
 if TYPE_CHECKING:  # this module judges before an engine is there
     from mlp.engine.result import Result
@@ -57,6 +57,10 @@ SPIKE_SHARE = 1.0  # of the best loss so far: a doubled loss stands out in any p
 
 FAR_ABOVE = 2.0  # times the start and the reference: such a fall is no learning
 LOST_ABOVE = 100.0  # likewise: it is not only high but lost, also where it is flat
+# Likewise, and above 1: it is on its way to infinity. A network of this package with a rate of 6e4
+# on the sum goes on swinging at 1e7 times; one with 1e5, up to 1e8. No labelled curve that stays
+# finite ends above 3e3 times. Above 1, since some losses begin at next to nothing.
+EXPLODED_ABOVE = 1e9
 SETTLED_TURNS = 5  # that came before the end: two whole swings and a half
 FEW_ENTRIES = 40  # of a curve; the last quarter, which is judged, has ten of them
 _LARGEST = float(np.finfo(np.float64).max)
@@ -69,7 +73,7 @@ LossKind = Literal["cross_entropy", "squared_error"]
 class Verdict(WithSentence):
     """What a loss curve did in the end; the members carry a sentence for a person."""
 
-    DIVERGED = "diverged", "The loss became infinite or undefined, and the run ended there."
+    DIVERGED = "diverged", "The loss became infinite or undefined, or is on its way there."
     OSCILLATING = "oscillating", "The loss keeps swinging up and down and does not settle."
     CLIMBING = "climbing", "The loss drifts upwards at the end."
     LEARNING = "learning", "The loss is still falling; more steps would lower it."
@@ -135,6 +139,7 @@ class Judgement:
         first_loss: where it began, in units of the loss; None: not known.
         n_entries: how many finite values were judged; None: not known.
         n_rollbacks: how often `mlp.guard` went back to better weights on the way.
+        last_loss: where it ended, in units of the loss; None: not known, or not finite.
     """
 
     verdict: Verdict
@@ -150,20 +155,21 @@ class Judgement:
     first_loss: float | None = None
     n_entries: int | None = None
     n_rollbacks: int = 0
+    last_loss: float | None = None
 
     @property
     def words(self) -> str:
         """The verdict, and what it took: `learning, after 3 rollbacks`."""
-        times = "1 rollback" if self.n_rollbacks == 1 else f"{self.n_rollbacks} rollbacks"
+        times = counted(self.n_rollbacks, "rollback")
         return f"{self.verdict}, after {times}" if self.n_rollbacks else str(self.verdict)
 
     @property
     def sentence(self) -> str:
         """The verdict's sentence, and a word about what else a person would say."""
         said = [self.verdict.sentence]
-        first, last, n_entries = self.first_loss, self.tail_loss, self.n_entries
-        if self.verdict is Verdict.CLIMBING and first is not None and _is_far_above(last, first):
-            said = [f"The loss ends at {last:.4g}, far above {first:.4g}, where it began."]
+        n_entries = self.n_entries
+        if (far := self._far_end()) and self.verdict in (Verdict.CLIMBING, Verdict.DIVERGED):
+            said = [far]
         if self.ripples:
             share = f"{100 * self.ripples:.0f} % of its level"
             said.append(f"It ripples by {share}, which is too little to matter.")
@@ -173,6 +179,14 @@ class Judgement:
             values = "one value" if n_entries == 1 else f"only {n_entries} values"
             said.append(f"The verdict rests on {values} of the loss; more make it surer.")
         return " ".join(said)
+
+    def _far_end(self) -> str:
+        """Where it ended, if that is far above its start; of a swing that dips there, its level."""
+        first, last, level = self.first_loss, self.last_loss, self.tail_loss
+        if first is None or last is None or not _is_far_above(level, first):
+            return ""
+        end = f"ends at {last:.4g}" if _is_far_above(last, first) else f"lies at about {level:.4g}"
+        return f"The loss {end}, far above {first:.4g}, where it began."
 
 
 class _Limits(NamedTuple):
@@ -268,11 +282,12 @@ def judge_curve(
 ) -> Judgement:
     """Judges any loss curve by its last quarter; what is known of it may be left out.
 
-    Decided in this order: `diverged` (a non-finite entry); `oscillating` (two rises and two falls
-    of more than 5 % of where the loss then is and of more than 2 % of the reference, neither dying
-    out nor over, and higher than the loss falls over the tail); `climbing` (it drifts up by more
-    than 5 % of its level over the tail, or ends far above its start), `learning` (it drifts down by
-    as much); `stalled`, `converged` (flat, above and below a tenth of the reference), `flat` (of a
+    Decided in this order: `diverged` (a non-finite entry, or an end above 1e9 times the start, the
+    reference and 1, that does not swing at one height); `oscillating` (two rises and two falls of
+    more than 5 % of where the loss then is and of more than 2 % of the reference, neither dying out
+    nor over, and higher than the loss falls over the tail); `climbing` (it drifts up by more than
+    5 % of its level over the tail, or ends far above its start), `learning` (it drifts down by as
+    much); `stalled`, `converged` (flat, above and below a tenth of the reference), `flat` (of a
     loss that becomes negative, which has no such tenth; there swings and drifts are compared with
     the span of the curve as well).
 
@@ -341,6 +356,8 @@ def _judge(
     if finite.size == curve.size:
         verdict = _verdict(tail, notable, is_rippled, limits, is_noise=is_noise)
         verdict = _corrected(verdict, float(finite[0]), end, limits)
+        if _has_exploded(tail, verdict, max(abs(float(finite[0])), reference / unit, 1 / unit)):
+            verdict = Verdict.DIVERGED
     is_quiet = verdict not in (Verdict.DIVERGED, Verdict.OSCILLATING)
     amplitude = _again_and_again(notable.share)
     ripples = _again_and_again(turns.share) if is_quiet and is_rippled and not is_noise else 0.0
@@ -363,6 +380,7 @@ def _judge(
         swung=swung,
         first_loss=float(finite[0]) * unit,
         n_entries=finite.size,
+        last_loss=float(finite[-1]) * unit if finite.size == curve.size else None,
     )
 
 
@@ -509,6 +527,14 @@ def _corrected(verdict: Verdict, start: float, end: float, limits: _Limits) -> V
     if limits.least and verdict in (Verdict.STALLED, Verdict.CONVERGED):
         return Verdict.FLAT
     return verdict
+
+
+def _has_exploded(tail: Curve, verdict: Verdict, usual: float) -> bool:
+    """Whether it ends where no loss comes back from; of swings, only if they still grow."""
+    n_third = max(1, tail.size // 3)
+    before, end = _level(tail[:n_third]), _level(tail[-n_third:])
+    is_held = verdict is Verdict.OSCILLATING and not _is_far_above(end, before)
+    return end > EXPLODED_ABOVE * usual and not is_held
 
 
 def _swung(finite: Curve, at: NDArray[np.int64], limits: _Limits, unit: float) -> Swung | None:

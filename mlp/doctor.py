@@ -25,7 +25,7 @@ from mlp.addresses import check_sqlite, mask, resolve, sqlite_path
 from mlp.config import Execution, SweepConfig
 from mlp.data.dataset import ROOT_VARIABLE
 from mlp.data.mnist import MNIST, cache_folder, read_either
-from mlp.errors import DataError, MlpError, RecordError, SettingError, one_line, patiently
+from mlp.errors import DataError, MlpError, RecordError, SettingError, counted, one_line, patiently
 from mlp.settings import read_sweep
 from mlp.study.lock import holder_of, only_driver
 from mlp.terminal.compose import compose
@@ -148,25 +148,26 @@ def _check_spool(config: SweepConfig) -> Iterator[Finding]:
             continue
         n_waiting += (n := len(spool.waiting_in(folder)))
         if n and not spool.has_page(folder):
-            yield Finding(f"{folder} does not say whose its {n} runs are", "remove it")
+            yield Finding(f"{folder} does not say whose {counted(n, 'run')} it holds", "remove it")
         elif n:
             yield Finding(
-                f"{n} runs of {folder.name} wait for MLflow",
+                f"{counted(n, 'run')} of {folder.name} {'waits' if n == 1 else 'wait'} for MLflow",
                 f"the same sweep command publishes them, or {FIX}",
                 lambda folder=folder: _publish_study(config, folder),  # type: ignore[misc]
             )
         elif (left := spool.unfinished(folder)) or spool.has_page(folder):
             yield Finding(
                 f"{folder} was left by a sweep that was killed"
-                + (f", with {len(left)} unfinished trials" if left else ""),
+                + (f", with {counted(len(left), 'unfinished trial')}" if left else ""),
                 f"{FIX} removes it; the sweep trains unfinished trials again",
                 lambda folder=folder: _clear_spool(top, folder),  # type: ignore[misc]
             )
     n = len(spool.left_behind())
     if n:
         yield Finding(
-            f"{n} single runs wait for MLflow in {spool.folder_of_runs()}",
-            f"{FIX} publishes them",
+            f"{counted(n, 'single run waits', 'single runs wait')} for MLflow in "
+            f"{spool.folder_of_runs()}",
+            f"{FIX} publishes {'it' if n == 1 else 'them'}",
             lambda: _publish_singles(config),
         )
     if n_waiting + n == 0:
@@ -276,7 +277,9 @@ def _check_study_store(config: SweepConfig) -> Iterator[Finding]:
             yield Finding(f"{mask(url)} is not there yet; a sweep makes it")
             return
     studies = _studies(url)
-    yield Finding(f"{mask(url)} holds {len(studies)} studies, {sum(studies.values())} trials")
+    n_studies, n_trials = len(studies), sum(studies.values())
+    held = f"{counted(n_studies, 'study', 'studies')}, {counted(n_trials, 'trial')}"
+    yield Finding(f"{mask(url)} holds {held}")
 
 
 def _check_tracking_store(config: SweepConfig) -> Iterator[Finding]:
@@ -332,13 +335,14 @@ def _check_running(config: SweepConfig) -> Iterator[Finding]:
         own = _studies(config.study.storage) if storage is None or storage.exists() else {}
         stale = [run for run in stale if running[run] in own]
     if stale:
+        those = "it" if len(stale) == 1 else "them"
         yield Finding(
-            f"{len(stale)} runs say RUNNING, but no sweep works on them",
-            f"{FIX} sets them to KILLED; an explain in progress sets its own right at its end",
+            f"{counted(len(stale), 'run says', 'runs say')} RUNNING, but no sweep works on {those}",
+            f"{FIX} sets {those} to KILLED; an explain in progress sets its own right at its end",
             lambda: _end_runs(config, stale),
         )
     elif running:
-        yield Finding(f"{len(running)} runs are being worked on")
+        yield Finding(f"{counted(len(running), 'run is', 'runs are')} being worked on")
     else:
         yield Finding("none is left over")
 
@@ -366,7 +370,7 @@ def _end_runs(config: SweepConfig, run_ids: Sequence[str]) -> str:
     store = _opened_tracking(config)
     for run_id in run_ids:
         end_stale(store, run_id)
-    return f"{len(run_ids)} runs ended"
+    return f"{counted(len(run_ids), 'run')} ended"
 
 
 def _publish_study(config: SweepConfig, folder: Path) -> str:
@@ -387,9 +391,12 @@ def _publish_study(config: SweepConfig, folder: Path) -> str:
             n_published, damaged = drain(store, places)
         n_left = len(spool.waiting_in(folder)) - len(damaged)
         spool.clear(folder)
-    said = f"{n_published} runs published"
+    said = f"{counted(n_published, 'run')} published"
     if n_left:
-        said += f"; {n_left} are not in the study yet: the same sweep command goes on with them"
+        are, those = ("is", "it") if n_left == 1 else ("are", "them")
+        said += (
+            f"; {n_left} {are} not in the study yet: the same sweep command goes on with {those}"
+        )
     if damaged:
         said += f"; damaged, the same sweep command trains them again: {', '.join(damaged)}"
     return said
@@ -401,10 +408,11 @@ def _publish_singles(config: SweepConfig) -> str:
 
     store = _opened_tracking(config)
     n_published, damaged = drain(store, spool.left_behind())
+    published = f"{counted(n_published, 'run')} published"
     spool.leave(spool.folder_of_runs())
     if damaged:
-        raise RecordError(f"{n_published} runs published; these cannot be: {', '.join(damaged)}")
-    return f"{n_published} runs published"
+        raise RecordError(f"{published}; these cannot be: {', '.join(damaged)}")
+    return published
 
 
 def _clear_spool(top: Path, folder: Path) -> str:

@@ -168,6 +168,16 @@ def shown(value: object, *, most: int = 80) -> str:
         return "a number of thousands of digits"
 
 
+def counted(n: int, one: str, several: str = "") -> str:
+    """How many there are of something.
+
+    Example:
+        >>> counted(1, "run"), counted(2, "run"), counted(0, "study", "studies")
+        ('1 run', '2 runs', '0 studies')
+    """
+    return f"{n} {one if n == 1 else several or one + 's'}"
+
+
 def one_line(error: object, *, most: int = 300) -> str:
     r"""What an error says, as one line that is safe to print.
 

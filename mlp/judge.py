@@ -24,6 +24,7 @@ from mlp.errors import (
     MissingInputError,
     MlpError,
     SettingError,
+    counted,
     did_you_mean,
     one_line,
     shown,
@@ -40,7 +41,7 @@ WHAT is
               text: numbers, or lines with `loss ... 0.4547` as programs print them
   a folder    every such file in it
   -           standard input, as text
-  a run or an experiment of MLflow, by id or name
+  a run, a study or an experiment of MLflow, by id or name
 
 options:
   column=NAME        which column, array, metric or tag; without it the one that is called loss
@@ -180,7 +181,11 @@ def _as_json(series: LossSeries, judgement: Judgement) -> str:
 
 
 def _as_text(series: LossSeries, judgement: Judgement) -> str:
-    numbers = [f"ends at {judgement.tail_loss:.4g}"]
+    numbers = []
+    if judgement.last_loss is not None:
+        numbers.append(f"ends at {judgement.last_loss:.4g}")
+    if judgement.n_entries is not None:
+        numbers.append(f"level {judgement.tail_loss:.4g}")
     if judgement.amplitude:
         numbers.append(f"swings by {100 * judgement.amplitude:.0f} %")
     if judgement.period_steps:
@@ -334,7 +339,10 @@ def _from_events(paths: Sequence[Path], options: Mapping[str, str]) -> Iterator[
             name, earlier = known[-1]
             kept = [point for point in earlier if point.step < points[0].step]
             if len(kept) < len(earlier):
-                said = f"{len(earlier) - len(kept)} entries of {name} give way to those of {path}"
+                said = (
+                    counted(n_cut := len(earlier) - len(kept), "entry", "entries") + f" of {name} "
+                )
+                said += f"{'gives' if n_cut == 1 else 'give'} way to those of {path}"
                 print(f"{said}, from step {points[0].step} on", file=sys.stderr)
             known[-1] = name, kept + points
     for column, of_column in curves.items():
@@ -436,27 +444,29 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _from_mlflow(source: str, options: Mapping[str, str]) -> Iterator[LossSeries]:
-    """A run, or the runs of an experiment; those of this package as they are judged there."""
+    """A run, or those of a study or experiment; this package's own as they are judged there."""
     from mlp.config import Tracking
     from mlp.run import existing_store
 
-    store = existing_store(
-        Tracking(uri=options.get("uri")), f"file, run or experiment {shown(source)}"
-    )
+    wanted = f"file, run, study or experiment {shown(source)}"
+    store = existing_store(Tracking(uri=options.get("uri")), wanted)
 
     from mlp.tracking.read import fetch_run, is_run_id
     from mlp.tracking.record import judge_result
-    from mlp.tracking.store import one_sentence
+    from mlp.tracking.store import all_runs, one_sentence
 
     with one_sentence(store.uri):
         if is_run_id(source):
             runs = [store.client.get_run(source)]
-        else:
-            experiment = store.client.get_experiment_by_name(source)
-            if experiment is None:
-                raise MissingInputError(f"there is no file, run or experiment {shown(source)}")
+        elif (experiment := store.client.get_experiment_by_name(source)) is not None:
             found = store.client.search_runs([experiment.experiment_id], max_results=50_000)
             runs = [run for run in reversed(found) if run.data.metrics]
+        else:
+            study = source.replace("'", "-")  # no study is called so; it is quoted here
+            trials = all_runs(store, f"tags.`mlp.study` = '{study}' AND tags.`mlp.trial` LIKE '%'")
+            runs = sorted(trials, key=lambda run: int(run.data.tags["mlp.trial"]))
+            if not runs:
+                raise MissingInputError(f"there is no {wanted}")
         for run in runs:
             run_id, name = run.info.run_id, f"{run.info.run_name} ({run.info.run_id})"
             if "mlp.curve_digest" in run.data.tags and "column" not in options:

@@ -370,9 +370,39 @@ def test_a_cost_that_ends_far_above_its_start_is_never_learning() -> None:
     loss = np.concatenate([[1.0], 300 + 100 * np.exp(-np.arange(300) / 100)])
     judgement = judge_curve(loss)
     assert judgement.verdict is Verdict.CLIMBING
-    assert judgement.sentence == "The loss ends at 305.7, far above 1, where it began."
+    assert judgement.sentence == "The loss ends at 305, far above 1, where it began."
+    dips = judge_curve(np.append(loss, 1.5))
+    assert dips.sentence == "The loss lies at about 305.6, far above 1, where it began."
     assert judge_curve(np.append(1.0, np.linspace(400, 100, 200))).verdict is Verdict.CLIMBING
     assert judge_curve(np.append(1.0, np.linspace(4, 0.5, 200))).verdict is Verdict.LEARNING
+
+
+def test_a_finite_loss_that_grew_out_of_all_proportion_has_diverged() -> None:
+    exploding = 1.9 * 50.0 ** np.arange(150)
+    for loss in (exploding, exploding[::50], np.append(-5.0, exploding)):
+        judgement = judge_curve(loss)
+        assert judgement.verdict is Verdict.DIVERGED
+        assert judgement.sentence.startswith(f"The loss ends at {loss[-1]:.4g}, far above")
+    assert judge(exploding).verdict is Verdict.DIVERGED
+    swings = np.cos(np.arange(400)) ** 2 + 0.01
+    assert judge_curve(1.2 ** np.arange(400) * swings).verdict is Verdict.DIVERGED
+
+
+def test_what_is_high_and_held_there_or_began_at_next_to_nothing_has_not_diverged() -> None:
+    swings = np.append(1.0, 1e10 * (1 + 0.5 * FLIP))
+    assert judge_curve(swings).verdict is Verdict.OSCILLATING
+    assert judge_curve(np.append(1.0, np.linspace(1e7, 1e8, 200))).verdict is Verdict.CLIMBING
+    assert judge_curve(np.append(0.0, np.ones(50))).verdict is Verdict.CLIMBING
+    grown = np.append(1e-12 * 10 ** np.linspace(0, 12, 60), np.ones(40))
+    assert judge_curve(grown).verdict is Verdict.CLIMBING
+    assert judge_curve(1e12 * 0.9 ** np.arange(100)).verdict is Verdict.LEARNING
+
+
+def test_no_labelled_curve_is_near_to_what_counts_as_exploded() -> None:
+    finite = [curve for curve in LABELLED if np.isfinite(curve.loss).all()]
+    ends = [judge_curve(curve.loss).tail_loss / abs(curve.loss[0]) for curve in finite]
+    assert len(finite) > 400
+    assert max(ends) < 3000
 
 
 def test_nothing_is_said_of_learning_where_the_loss_is_negative() -> None:
@@ -503,7 +533,7 @@ def numbers_of(judgement: Judgement) -> list[float]:
 @given(any_losses)
 def test_any_finite_curve_gives_finite_numbers(loss: Curve) -> None:
     judgement = judge(loss)
-    assert judgement.verdict != Verdict.DIVERGED
+    assert judgement.verdict != Verdict.DIVERGED or judgement.tail_loss > 1e9
     assert np.isfinite(numbers_of(judgement)).all()
     assert judgement.amplitude >= 0
     if loss.min() >= 0:
@@ -542,6 +572,7 @@ def test_a_power_of_two_scales_everything_and_changes_nothing(
         largest_rise=factor * one.largest_rise,
         tail_loss=factor * one.tail_loss,
         first_loss=factor * (one.first_loss or 0.0),
+        last_loss=factor * (one.last_loss or 0.0),
         swung=swung and swung._replace(low=factor * swung.low, high=factor * swung.high),
     )
 
@@ -564,7 +595,7 @@ def test_a_constant_curve_is_flat(level: float, n_entries: int) -> None:
     is_low = level <= 0.1 * CHANCE_LOSS
     assert judgement.verdict == (Verdict.CONVERGED if is_low else Verdict.STALLED)
     nothing = (0.0, 0.0, level, 0.0, None, 0.0, None, False, None)
-    assert dataclasses.astuple(judgement)[1:] == (*nothing, level, n_entries, 0)
+    assert dataclasses.astuple(judgement)[1:] == (*nothing, level, n_entries, 0, level)
 
 
 @settings(max_examples=40)

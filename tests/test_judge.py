@@ -287,10 +287,23 @@ def test_people_see_verdict_sentence_numbers_and_plot(monkeypatch, capsys, tmp_p
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("a.npy: oscillating")
     assert lines[1] == "  The loss keeps swinging up and down and does not settle."
-    assert lines[2] == "  ends at 1 · swings by 80 % · period 2 steps · values 80"
+    assert lines[2] == "  ends at 0.6 · level 1 · swings by 80 % · period 2 steps · values 80"
     assert lines[3].startswith("  1.4 █")
     assert lines[-1].startswith("  0.6 █")
     assert len(lines) == 11
+
+
+def test_what_is_said_to_end_somewhere_ends_there(monkeypatch, capsys):
+    loss = [1 + 7.8 * (number / 99) ** 4 for number in range(100)]
+    monkeypatch.setattr(sys, "argv", ["judge", "-"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" ".join(map(str, loss))))
+    command._judge()
+    _, sentence, numbers, *_ = capsys.readouterr().out.splitlines()
+    assert sentence == "  The loss ends at 8.8, far above 1, where it began."
+    assert numbers == "  ends at 8.8 · level 7.755 · values 100"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("3 2 nan"))
+    command._judge()
+    assert capsys.readouterr().out.splitlines()[2] == "  level 2 · values 2"
 
 
 def test_a_plot_spans_what_the_curve_does():
@@ -332,8 +345,18 @@ def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, empty, world):
     for source in ("mine", foreign):
         code, [found] = ask(source, "fail_on=oscillating")  # ordered by their times
         assert (code, found["verdict"]) == (1, "oscillating")
-    with pytest.raises(MissingInputError, match="there is no file, run or experiment 'other'"):
+    with pytest.raises(MissingInputError, match="no file, run, study or experiment 'other'"):
         ask("other")
+    with pytest.raises(MissingInputError, match="study or experiment"):
+        ask("Ada's study")
+
+
+def test_a_study_is_judged_by_its_name(ask, empty, world):
+    copy(world.swept(), empty)
+    [study] = {run.tags["mlp.study"] for run in tracked(empty)}
+    trials = [run for run in tracked(empty) if "mlp.trial" in run.tags]
+    trials.sort(key=lambda run: int(run.tags["mlp.trial"]))
+    assert verdicts(ask(study)) == [run.tags["verdict"] for run in trials]
 
 
 def test_from_python_it_is_a_function():

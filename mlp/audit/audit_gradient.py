@@ -335,8 +335,12 @@ def _steps_one_by_one(program: AuditedCode, network: KnownNetwork, rate: float) 
         layers = at
         for k in order:
             step = right_gradient(forward_pass(network, layers, X[k : k + 1], y[k : k + 1]))
-            layers = _as_layers(vector(layers) - rate * vector(step), at)
-        due = (vector(at) - vector(layers)) / rate
+            layers = [
+                (W - rate * dW, b - rate * db if own.size else b)  # without a bias none moves
+                for (W, b), (dW, db), (_, own) in zip(layers, step, gradient, strict=True)
+            ]
+        moved = zip(at, layers, gradient, strict=True)
+        due = vector([(W - V, (b - c)[: own.size]) for (W, b), (V, c), (_, own) in moved]) / rate
         if np.linalg.norm(vector(gradient) - due) < 1e-6 * np.linalg.norm(due):
             return True
     return False

@@ -6,6 +6,7 @@ which the audited functions need. A statement that calls an audited function is 
 
 import ast
 import contextlib
+import copy
 import os
 import re
 import sys
@@ -32,6 +33,7 @@ _SETS_UP = (
     "set_default_dtype",
 )
 _FILLS = ("append", "extend", "insert", "update", "add", "setdefault")
+YIELDED = "_yielded_loss"
 _ARRAYS = ("w", "ws", "weight", "weights"), ("b", "bs", "bias", "biases")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -61,6 +63,12 @@ class OwnFile:
     _again: list[tuple[ast.stmt, types.CodeType]] = field(default_factory=list)
     _counts: list[str] = field(default_factory=list)
     _width: int = 0
+
+    @property
+    def data_names(self) -> tuple[str, str]:
+        """What an expression calls them: X and y, if the file has no other names."""
+        X, y = self._data_names
+        return X or "X", y or "y"
 
     @property
     def data(self) -> tuple[Any, Any]:
@@ -322,6 +330,100 @@ def is_main(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.If) and "__name__" in _loaded(statement.test)
 
 
+class YieldedLoss(NamedTuple):
+    """The loss that a generator yields while it trains, as a function of its own arguments.
+
+    Attributes:
+        function: called `YIELDED`; takes also `_weights`, arranged as what the generator returns.
+        line: where it is yielded.
+    """
+
+    function: Function
+    line: int
+
+
+def yielded_loss(function: Function) -> YieldedLoss | None:
+    """The loss of a training, by its own text; None: that does not show it.
+
+    The function goes as far as its loop, takes the given weights there, and returns the loss in the
+    place of yielding it: before anything changes the weights.
+    """
+    yields = [node for node in ast.walk(function) if isinstance(node, ast.Yield | ast.YieldFrom)]
+    back = function.body[-1]
+    if len(yields) != 1 or not isinstance(back, ast.Return) or back.value is None:
+        return None
+    given = _given_back(back.value, "_weights")
+    names = {name for name, _ in given or ()}
+    for at, loop in enumerate(function.body):
+        if not isinstance(loop, ast.For | ast.While):
+            continue
+        for place, step in enumerate(loop.body):
+            if not (names and isinstance(step, ast.Expr) and step.value is yields[0]):
+                continue
+            before = [n for n in range(place) if _changes(loop.body[n], names)]
+            cut = min([place, *before])
+            loss = _loss_in(yields[0].value)
+            later = {name for each in loop.body[cut:place] for name in _bound(each)} - names
+            if loss is None or _loaded(loss) & later:
+                return None
+            taken = ast.parse("\n".join(f"{name} = {way}" for name, way in given or ())).body
+            inner = copy.copy(loop)
+            inner.body, inner.orelse = [*taken, *loop.body[:cut], ast.Return(loss)], []
+            made = copy.copy(function)
+            made.args = copy.deepcopy(function.args)
+            made.args.kwonlyargs.append(ast.arg("_weights"))
+            made.args.kw_defaults.append(None)
+            made.name, made.decorator_list = YIELDED, []
+            made.body = [*function.body[:at], inner]
+            return YieldedLoss(ast.fix_missing_locations(made), step.lineno)
+    return None
+
+
+def _given_back(node: ast.expr, way: str) -> list[tuple[str, str]] | None:
+    """The names in what a function returns, each with the way to it; None: not only names."""
+    if isinstance(node, ast.Name):
+        return [(node.id, way)]
+    parts: list[tuple[str, ast.expr]] = []
+    if isinstance(node, ast.Tuple | ast.List):
+        parts = [(str(place), each) for place, each in enumerate(node.elts)]
+    elif isinstance(node, ast.Dict) and None not in node.keys:
+        parts = [
+            (ast.unparse(key), each)
+            for key, each in zip(node.keys, node.values, strict=True)
+            if key
+        ]
+    elif isinstance(node, ast.Call) and _called_name(node) == "dict" and not node.args:
+        parts = [(repr(each.arg), each.value) for each in node.keywords if each.arg]
+    found = [_given_back(each, f"{way}[{key}]") for key, each in parts]
+    return None if None in found or not found else [own for each in found for own in each or ()]
+
+
+def _loss_in(value: ast.expr | None) -> ast.expr | None:
+    """The loss in what is yielded: a number, or the entry `loss` of a dict."""
+    if not isinstance(value, ast.Dict):
+        return value
+    return next(
+        (
+            own
+            for key, own in zip(value.keys, value.values, strict=True)
+            if isinstance(key, ast.Constant) and key.value == "loss"
+        ),
+        None,
+    )
+
+
+def _changes(statement: ast.stmt, names: set[str]) -> bool:
+    """Whether a statement may change what has one of these names."""
+    if names & set(_bound(statement)):
+        return True
+    if isinstance(statement, ast.Expr):  # a call of something that changes its arguments
+        return bool(names & _loaded(statement))
+    if isinstance(statement, ast.For) and names & _loaded(statement.iter):
+        own = {n.id for n in ast.walk(statement.target) if isinstance(n, ast.Name)}
+        return any(own & set(_bound(each)) for each in statement.body)
+    return False
+
+
 class _Place(NamedTuple):
     """Something that is given a value; an entry of what is called a gradient, or not."""
 
@@ -365,6 +467,31 @@ def line_finder(
         return found.lineno, lines[found.lineno - 1].strip()
 
     return find
+
+
+def activation_names(function: Function, arrangement: Arrangement) -> dict[str, str]:
+    """`a1`, ... -> what the function calls it: the one name of its own that meets the next weights.
+
+    Left out where it is not one name, or that of several layers, or the function has another `a1`.
+    """
+    own = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    steps = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+    made = {name for step in steps for name in _bound(step)}
+    layers = range(len(arrangement.weights))
+    params = {arrangement.name(k, bias=is_bias) for k in layers for is_bias in (False, True)}
+    names = {}
+    for layer in layers[1:]:
+        weights = arrangement.name(layer)
+        first = min(
+            (step for step in steps if weights in _loaded(step) - set(_bound(step))),
+            key=lambda step: step.lineno,
+            default=None,
+        )
+        met = _loaded(first) & made - params if first else set()
+        if len(met) == 1 and f"a{layer}" not in own:
+            names[f"a{layer}"] = met.pop()
+    shared = list(names.values())
+    return {usual: name for usual, name in names.items() if shared.count(name) == 1}
 
 
 def _places(function: Function) -> list[_Place]:

@@ -118,7 +118,7 @@ class Arrangement:
     def shapes(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of each layer."""
         found = self._found
-        shapes = [tuple(found[path].shape) for path in self.weights]
+        shapes = [_shape_of(found[path]) for path in self.weights]
         return [(s[1], s[0]) if self.are_transposed else (s[0], s[1]) for s in shapes]
 
     def own(self, layers: Layers) -> Any:
@@ -127,6 +127,7 @@ class Arrangement:
         new = {}
         for (W, b), weights, biases in zip(layers, self.weights, self.biases, strict=True):
             W_own = W.T if self.are_transposed else W
+            W_own = W_own.reshape(tuple(found[weights].shape))
             new[weights] = alike(found[weights], W_own, is_double=self.is_double)
             if biases is not None:
                 shape = tuple(found[biases].shape)
@@ -138,7 +139,7 @@ class Arrangement:
         found = dict(leaves(params))
         made = []
         for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
-            W = as_numpy(found[weights])
+            W = as_numpy(found[weights]).reshape(_shape_of(self._found[weights]))
             W = W.T if self.are_transposed else W
             n_out = self.shapes[layer][1]
             b = np.zeros(n_out) if biases is None else as_numpy(found[biases]).reshape(n_out)
@@ -157,7 +158,7 @@ class Arrangement:
         parts = _matched(found, ways, due)
         made: Layers = []
         for weights, biases in zip(self.weights, self.biases, strict=True):
-            W = parts[weights]
+            W = parts[weights].reshape(_shape_of(due[weights]))
             b = np.zeros(0) if biases is None else parts[biases].reshape(-1)
             made.append((W.T if self.are_transposed else W, b))
         return made
@@ -205,6 +206,8 @@ def arrange(params: Any, n_inputs: int | None = None) -> Arrangement:
         )
         for wanted in ("W", "b")
     )
+    if any(value.ndim == 1 for _, value in weights[:-1]):  # no layers: gains, or a cache
+        weights = [leaf for leaf in weights if leaf[1].ndim == 2]
     if not weights:
         is_dict = isinstance(params, Mapping)
         keys = f"has the keys {', '.join(map(str, list(params)[:8]))}" if is_dict else ""
@@ -212,7 +215,7 @@ def arrange(params: Any, n_inputs: int | None = None) -> Arrangement:
             "params must be weights and biases: a list of (W, b), or a dict with W1, b1, W2, ...;"
             f" but {keys or f'is {type(params).__name__}'}"
         )
-    shapes = [tuple(value.shape) for _, value in weights]
+    shapes = [_shape_of(value) for _, value in weights]
     plain = _chain(shapes) and n_inputs in (None, shapes[0][0])
     turned = _chain([s[::-1] for s in shapes]) and n_inputs in (None, shapes[0][1])
     sizes = [int(np.prod(value.shape)) for _, value in biases]
@@ -229,6 +232,12 @@ def arrange(params: Any, n_inputs: int | None = None) -> Arrangement:
         tuple(_biases_of(outputs, biases)),
         not plain,
     )
+
+
+def _shape_of(weights: Any) -> tuple[int, int]:
+    """Of weights as they are kept; those of a single output may be one line of numbers."""
+    shape = tuple(weights.shape)
+    return (shape[0], 1) if len(shape) == 1 else (shape[0], shape[1])
 
 
 def _biases_of(outputs: Sequence[int], biases: Sequence[tuple[Path, Any]]) -> Iterator[Path | None]:
@@ -260,7 +269,9 @@ def _kind_of(index: int, found: Sequence[tuple[Path, Any]]) -> str:
         if start.match(word)
     ]
     named = kinds[0] if kinds else "b" if value.ndim != 2 or _is_second(index, found) else "W"
-    return named if value.ndim == 2 or (value.ndim == 1 and named == "b") else ""
+    # A single output may have a line of weights and a number for its bias; a name tells.
+    is_known = value.ndim == 1 or (value.ndim == 0 and bool(kinds) and named == "b")
+    return named if value.ndim == 2 or is_known else ""
 
 
 def _is_second(index: int, found: Sequence[tuple[Path, Any]]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +52,7 @@ class Names:
         n_examples: of the program's own data, if known.
         rate: its learning rate, if known.
         said: by which functions the gradient is had, one line.
+        activations: `a1`, ... -> what the code calls it, where that is known.
     """
 
     arrangement: Arrangement
@@ -60,6 +61,7 @@ class Names:
     n_examples: int | None = None
     rate: float | None = None
     said: str = ""
+    activations: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, layers: Sequence[int], *, bias: bool = False) -> str:
         """The weights or biases of some layers (0 is the first)."""
@@ -80,7 +82,11 @@ class Names:
         """
         found = [self.find(what, layer) for layer in layers or [-1]]
         lines = tuple(sorted({line for line in found if line}))
-        return Flaw(kind, tuple(k + 1 for k in layers), *texts, size, lines)
+        sentence, meaning, remedy = (
+            re.sub(r"\ba\d+\b", lambda name: self.activations.get(name[0], name[0]), text)
+            for text in texts
+        )
+        return Flaw(kind, tuple(k + 1 for k in layers), sentence, meaning, remedy, size, lines)
 
 
 def accumulation_flaw(names: Names) -> Flaw:

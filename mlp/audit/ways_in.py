@@ -1,6 +1,7 @@
 """The loss and the gradient that a user's file offers, whichever way it offers them."""
 
 import ast
+import builtins
 import contextlib
 import copy
 import dataclasses
@@ -8,7 +9,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,26 @@ from mlp.audit.audit_gradient import (
     same_random_numbers,
 )
 from mlp.audit.known_networks import Array, Layers, vector
-from mlp.audit.own_file import Function, OwnFile, is_main, line_finder
-from mlp.audit.parameters import ShapeError, arrange, is_array, leaves
+from mlp.audit.own_file import (
+    YIELDED,
+    Function,
+    OwnFile,
+    activation_names,
+    is_main,
+    line_finder,
+    yielded_loss,
+)
+from mlp.audit.parameters import (
+    Arrangement,
+    ExampleForm,
+    ShapeError,
+    arrange,
+    as_numpy,
+    is_array,
+    leaves,
+)
 from mlp.audit.sentences import Names
-from mlp.errors import SettingError, did_you_mean
+from mlp.errors import SettingError, did_you_mean, shown
 
 _Given = Mapping[str, Any]  # what there is for the arguments of a function, by their roles
 _Call = Callable[..., Any]  # of what is given, and perhaps of the forward pass
@@ -170,17 +187,57 @@ def _loss(file: OwnFile, typed: Mapping[str, str], name: str, model: Any = None)
     """The loss as a call of what is given: a function, a method of the model, or an expression."""
     text = typed.get("loss", "")
     if text and not text.isidentifier():
-        code = compile(text, "loss", "eval")
-        file.namespace.setdefault("np", np)
-        return lambda given, _forward=None: eval(code, file.namespace, dict(given))
+        return _expression(file, text)
     if name:
         method = getattr(model, name, None)
         return _call_of(file, method if callable(method) else file.namespace[name], name)
     whose, of = (file.path.name, "params") if model is None else (type(model).__name__, "model")
-    raise SettingError(
-        f"{whose} has no loss that is called as usual; type loss=NAME, or loss='...'"
-        f" with an expression of {of}, X and y"
-    )
+    raise SettingError(f"{_no_loss(whose)} an expression of {of}, X and y")
+
+
+def _no_loss(whose: str) -> str:
+    return f"{whose} has no loss that is called as usual; type loss=NAME, or loss='...' with"
+
+
+def _expression(file: OwnFile, text: str) -> _Call:
+    """A loss that was typed: of what is given, the weights by their names, and the file's names."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise SettingError(f"loss={shown(text)} is no expression: {error.msg}") from None
+    code = compile(tree, "loss", "eval")
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    own = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+    def call(given: _Given, _forward: _Call | None = None) -> Any:
+        local = {**_by_names(given["params"]), **given}
+        known = {"np": np, **file.namespace, **local}
+        for name in (node.id for node in names if node.id not in own):
+            if name not in known and not hasattr(builtins, name):
+                there = f"there are {', '.join(local)}, and the names of {file.path.name}"
+                hint = did_you_mean(name, known, there)
+                raise SettingError(f"loss has the name {name}, which is not known{hint}")
+        return eval(code, known)  # typed on this command line
+
+    return call
+
+
+def _by_names(params: Any) -> dict[str, Any]:
+    """The weights by what an expression calls them: their own names, else W1, b1, ..."""
+    if isinstance(params, Mapping):
+        return {name: each for name, each in params.items() if str(name).isidentifier()}
+    try:
+        found, arrays = arrange(params), dict(leaves(params))
+    except (SettingError, IndexError):
+        return {}
+    ways = [(found.weights, False), (found.biases, True)]
+    return {
+        found.name(layer, bias=is_bias): arrays[way]
+        for paths, is_bias in ways
+        for layer, way in enumerate(paths)
+        if way is not None
+    }
 
 
 # Functions
@@ -304,7 +361,8 @@ def _names(file: OwnFile, program: AuditedCode, function: Function | None, said:
     if function is None:
         return names
     find = line_finder(function, file.lines, program.arrangement)
-    return dataclasses.replace(names, function=function.name, find=find)
+    own = activation_names(function, program.arrangement)
+    return dataclasses.replace(names, function=function.name, find=find, activations=own)
 
 
 # A class
@@ -483,14 +541,21 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[A
         )
     call = ast.parse(train, mode="eval").body
     found = file.given_in(call) if isinstance(call, ast.Call) else file.arguments(name)
-    weights, rate = _short_runs(file, name, found or ([], {}))
+    runs = _short_runs(file, name, found or ([], {}))
+    weights, rate = runs.weights, runs.rate
     own_forward = _call_of(file, file.namespace[forward], forward) if forward else None
-    own_loss = _loss(file, typed, loss)
     arrangement, [form] = arranged(weights(1, *_some(X, y)), X, y)
+    compared = loss or typed.get("loss", "")
+    if compared:
+        own_loss = _loss(file, typed, loss)
+    else:
+        own_loss, compared = _training_loss(file, name, runs, arrangement, form)
 
     def loss_of(params: Any, X: Any, y: Any) -> Any:
         file.set_data(X, y)
         return own_loss({"params": params, "X": X, "y": y}, own_forward)
+
+    _check_layers(arrangement, loss_of, weights(2, *_some(X, y)), *_some(X, y))
 
     def gradient_of(_: Layers | None, X: Array, y: Array) -> tuple[Layers, Layers]:
         before, after = (arrangement.layers(weights(k, *form.own(X, y))) for k in (1, 2))
@@ -517,9 +582,82 @@ def _by_training(file: OwnFile, typed: Mapping[str, str], train: str) -> tuple[A
     said = f"{name}, by the weights after one and two passes"
     if re.search("momentum|velocity|adam|beta1|rmsprop", ast.unparse(file.functions[name]).lower()):
         said += " (its momentum counts as gradient: gradient=NAME may say more)"
-    said += f"; compared with {loss or typed.get('loss')}"
-    names = _names(file, program, file.functions[name], said)
+    names = _names(file, program, file.functions[name], f"{said}; compared with {compared}")
     return program, dataclasses.replace(names, rate=rate)
+
+
+def _training_loss(
+    file: OwnFile, name: str, runs: "_ShortRuns", arrangement: Arrangement, form: ExampleForm
+) -> tuple[_Call, str]:
+    """The loss that a training yields, and what it is called.
+
+    It is believed if it is, at the weights after one pass or two, what a run yields there, and
+    leaves the weights as they are.
+
+    Raises:
+        SettingError: where there is none, with an expression to type.
+    """
+    X, y = _some(*file.data)
+    found = yielded_loss(file.functions[name])
+    if found is not None:
+        module = ast.Module([found.function], [])
+        exec(compile(module, str(file.path), "exec"), file.namespace)
+        function = file.namespace.pop(YIELDED)
+
+        def loss(given: _Given, _forward: _Call | None = None) -> Any:
+            return runs.called(function, 1, given["X"], given["y"], _weights=given["params"])
+
+        with contextlib.suppress(Exception):  # whatever a foreign file raises
+            second = runs.losses(2, X, y)[1]
+            for passes in (1, 2):
+                params = runs.weights(passes, X, y)
+                kept = copy.deepcopy(params)
+                value = float(loss({"params": params, "X": X, "y": y}))
+                pairs = zip(leaves(params), leaves(kept), strict=True)
+                is_left = all(np.array_equal(as_numpy(a), as_numpy(b)) for (_, a), (_, b) in pairs)
+                if is_left and np.isclose(value, second, rtol=1e-5, atol=0):
+                    return loss, f"the loss that it yields in line {found.line}"
+    names = [*_by_names(arrangement.template), *file.data_names]
+    example = _example_of_loss(arrangement, form, *file.data_names)
+    raise SettingError(
+        f"{_no_loss(file.path.name)} an expression of {', '.join(names[:-1])} and {names[-1]}, such"
+        f" as loss='{example}'"
+    )
+
+
+def _example_of_loss(arrangement: Arrangement, form: ExampleForm, X: str, y: str) -> str:
+    """A loss of this network that can be typed: hidden layers of tanh, and what fits the labels."""
+    z = X
+    for layer, biases in enumerate(arrangement.biases):
+        inputs, W = f"np.tanh({z})" if layer else z, arrangement.name(layer)
+        W += "" if arrangement.are_transposed == form.in_columns else ".T"
+        z = f"{W} @ {inputs}" if form.in_columns else f"{inputs} @ {W}"
+        z += "" if biases is None else f" + {arrangement.name(layer, bias=True)}"
+    if form.labels == "classes":
+        own, axis = f"range({y}.size), {y}.ravel()", 1
+        if form.in_columns:
+            own, axis = f"{y}.ravel(), range({y}.size)", 0
+        return f"np.mean(np.log(np.exp({z}).sum(axis={axis})) - ({z})[{own}])"
+    return f"np.mean((({z}).ravel() - {y})**2)" if form.y_ndim == 1 else f"np.mean(({z} - {y})**2)"
+
+
+def _check_layers(arrangement: Arrangement, loss: _Call, params: Any, X: Any, y: Any) -> None:
+    """Raises SettingError where the loss hangs on arrays that are not taken for weights."""
+    known = {*arrangement.weights, *arrangement.biases}
+    others = [(way, tuple(array.shape)) for way, array in leaves(params) if way not in known]
+    if not others:
+        return
+    losses = []
+    for each in (params, arrangement.own(arrangement.layers(params))):
+        same_random_numbers()
+        losses.append(float(loss(copy.deepcopy(each), X, y)))
+    if np.isclose(losses[0], losses[1], rtol=1e-3, equal_nan=True):
+        return
+    said = ", ".join(f"{'.'.join(map(str, way))} of shape {shape}" for way, shape in others)
+    raise SettingError(
+        "the weights must be layers W1, b1, W2, ... of shapes that follow on each other, but the"
+        f" loss hangs on {said} as well"
+    )
 
 
 def _check_training(program: AuditedCode, name: str) -> None:
@@ -550,16 +688,37 @@ def _some(X: Any, y: Any) -> tuple[Any, Any]:
     return (X[:5], y[:5]) if len(y) == len(X) else (X[:, :5], y[..., :5])
 
 
-def _short_runs(
-    file: OwnFile, name: str, found: tuple[list[Any], dict[str, Any]]
-) -> tuple[Callable[[int, Any, Any], Any], float | None]:
-    """A training function, called as its own file calls it, as one of passes, X and y; its rate.
+class _ShortRuns(NamedTuple):
+    """A training function, called as its own file calls it.
+
+    Attributes:
+        called: calls a function that has its arguments with a number of passes, examples, labels.
+        function: that trains.
+        rate: its learning rate, None where it is not known.
+    """
+
+    called: _Call
+    function: _Call
+    rate: float | None
+
+    def weights(self, passes: int, X: Any, y: Any) -> Any:
+        """The weights after so many passes."""
+        value = self.called(self.function, passes, X, y)
+        if inspect.isgenerator(value):  # yields losses, and returns the weights
+            value = _ended(value)[1]
+        return _params_in(copy.deepcopy(value))
+
+    def losses(self, passes: int, X: Any, y: Any) -> list[float]:
+        """What a generator yields on the way."""
+        yielded, _ = _ended(self.called(self.function, passes, X, y))
+        return [float(each["loss"] if isinstance(each, dict) else each) for each in yielded]
+
+
+def _short_runs(file: OwnFile, name: str, found: tuple[list[Any], dict[str, Any]]) -> _ShortRuns:
+    """Short runs of a training function.
 
     Args:
         found: arguments by their place, and by their names.
-
-    Returns:
-        A function that gives the weights; and the learning rate, None where it is not known.
     """
     function = file.namespace[name]
     signature = inspect.signature(function)
@@ -589,21 +748,20 @@ def _short_runs(
         source = ast.unparse(file.functions[name])
         rate = _first_number({n: v for n, v in file.namespace.items() if n in source})
 
-    def weights(passes: int, X: Any, y: Any) -> Any:
+    def called(function: _Call, passes: int, X: Any, y: Any, **more: Any) -> Any:
         same_random_numbers()
         file.set_data(X, y)
         examples = {n: {"X": X, "y": y}[role] for n, role in roles.items() if role in ("X", "y")}
-        value = function(**{**given, **examples, passes_name: passes})
-        if inspect.isgenerator(value):  # yields losses, and returns the weights
-            value = _returned(value)
-        return _params_in(copy.deepcopy(value))
+        return function(**{**given, **examples, **more, passes_name: passes})
 
-    return weights, rate
+    return _ShortRuns(called, function, rate)
 
 
-def _returned(steps: Generator[Any, Any, Any]) -> Any:
+def _ended(steps: Generator[Any, Any, Any]) -> tuple[list[Any], Any]:
+    """All that a generator yields, and what it returns."""
+    yielded = []
     while True:
         try:
-            next(steps)
+            yielded.append(next(steps))
         except StopIteration as end:
-            return end.value
+            return yielded, end.value

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mlp.config import RunConfig, Study, SweepConfig, Value, canonical_json
 from mlp.curve import Verdict
-from mlp.errors import BusyError, SettingError
+from mlp.errors import BusyError, SettingError, counted
 from mlp.settings import with_settings
 from mlp.study.identity import TrialRow, differences, identity, study_name
 from mlp.study.points import enqueued, enqueued_base, list_points
@@ -265,7 +265,7 @@ def size_note(study: Study, n_planned: int) -> list[str]:
     """What to say of a grid that has fewer trials than `study.n_trials`."""
     if study.sampler != "grid" or n_planned >= study.n_trials:
         return []
-    trials = "1 trial" if n_planned == 1 else f"{n_planned} trials"
+    trials = counted(n_planned, "trial")
     return [f"the grid has {trials} in all, fewer than study.n_trials={study.n_trials}"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlp.config import OBJECTIVES, Execution, RunConfig, canonical_json
 from mlp.data.dataset import Dataset
 from mlp.engine.result import Ending
-from mlp.errors import RecordError, SettingError, shown
+from mlp.errors import RecordError, SettingError, counted, shown
 from mlp.settings import settings_of
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
@@ -258,14 +258,18 @@ def restore_missing(
     missing = keeper.drain.missing(range(n_earlier)) if n_earlier else []
     if keeper.drain.deleted:
         number, run_id = min(keeper.drain.deleted.items())
+        deleted = counted(n_deleted := len(keeper.drain.deleted), "run")
+        were, stay = ("was", "stays") if n_deleted == 1 else ("were", "stay")
         keeper.notice(
-            f"{len(keeper.drain.deleted)} runs of this study were deleted in MLflow and stay so, "
+            f"{deleted} of this study {were} deleted in MLflow and {stay} so, "
             f"such as that of trial {number}; mlflow runs restore --run-id {run_id} brings it back"
         )
     if not missing:
         return
+    trials = counted(len(missing), "earlier trial")
+    have, they_are = ("has", "it is") if len(missing) == 1 else ("have", "they are")
     keeper.notice(
-        f"{len(missing)} earlier trials of this study have no run in the tracking store; they are "
+        f"{trials} of this study {have} no run in the tracking store; {they_are} "
         "trained again, which gives the same, and recorded"
     )
     table = search.rows(opened)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mlp.config import RunConfig, SweepConfig, Value
 from mlp.data.dataset import Dataset, parts_of
+from mlp.errors import counted
 from mlp.settings import with_settings
 from mlp.stability.ratio import sharpness_steps
 from mlp.study import search
@@ -89,20 +90,20 @@ def rehearse(config: SweepConfig, data: Dataset) -> Rehearsal:
 def render_rehearsal(found: Rehearsal, config: SweepConfig, data: Dataset) -> list[str]:
     """The lines that a person reads."""
     study, own = config.study, config.base.own
-    of_what = f"{config.base.training.steps} steps" if own is None else own_file(own)
+    of_what = counted(config.base.training.steps, "step") if own is None else own_file(own)
     width = max(map(len, found.domains), default=0)
     memory = (
-        f"memory: at most {_size_of(found.needed_bytes)} for {found.n_together} trials at once, "
-        f"{_size_of(found.free_bytes)} are free"
+        f"memory: at most {_size_of(found.needed_bytes)} for "
+        f"{counted(found.n_together, 'trial')} at once, {_size_of(found.free_bytes)} are free"
     )
     return [
-        f"study {found.name}: {found.n_trials} trials of {of_what}, "
+        f"study {found.name}: {counted(found.n_trials, 'trial')} of {of_what}, "
         f"{study.sampler} for {config.objective}",
         *search.size_note(study, found.n_trials),
         *([parts_of(data)] if own is None else []),
         "space:",
         *(f"  {name:<{width}}  {describe(domain)}" for name, domain in found.domains.items()),
-        f"the first {len(found.first)} trials:",
+        "the first trial:" if len(found.first) == 1 else f"the first {len(found.first)} trials:",
         *(
             f"  {trial.number}: " + ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
             for trial in found.first
@@ -117,8 +118,8 @@ def _time(found: Rehearsal) -> str:
     if math.isnan(found.training_s):
         return f"training: longer than {found.measured_s:.1f} s, the time of this trial"
     return (
-        f"training: about {_duration(found.training_s)} on {found.threads} threads, by a trial of "
-        f"{found.measured_s:.1f} s; the runs are recorded meanwhile"
+        f"training: about {_duration(found.training_s)} on {counted(found.threads, 'thread')}, "
+        f"by a trial of {found.measured_s:.1f} s; the runs are recorded meanwhile"
     )
 
 

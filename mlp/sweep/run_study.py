@@ -13,7 +13,7 @@ from rich.console import Console
 from mlp.addresses import mask, resolve
 from mlp.config import RUN_GROUPS, Explain, ExplainConfig, SweepConfig
 from mlp.data.dataset import Dataset, examples_for, parts_of
-from mlp.errors import AllDivergedError
+from mlp.errors import AllDivergedError, counted
 from mlp.settings import with_settings
 from mlp.study import search
 from mlp.study.identity import TrialRow, check_study, identity, study_name, tracking_key
@@ -261,10 +261,10 @@ def _announce(
 ) -> None:
     n_done, n_planned = len(search.rows(opened)), search.n_planned(opened)
     n_trials, own = max(n_done, n_planned), config.base.own
-    of_what = f"{config.base.training.steps} steps" if own is None else own_file(own)
+    of_what = counted(config.base.training.steps, "step") if own is None else own_file(own)
     state = "new" if opened.is_new else "complete" if n_done >= n_planned else "continued"
     lines = [
-        f"study {opened.name} ({state}): {n_trials} trials of {of_what}, "
+        f"study {opened.name} ({state}): {counted(n_trials, 'trial')} of {of_what}, "
         f"{config.study.sampler} for {config.objective}",
         *search.size_note(config.study, n_planned),
         *([parts_of(data)] if own is None else []),

@@ -20,7 +20,7 @@ from mlp.config import RunConfig, canonical_json
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, Part, example_images, features, load_data
 from mlp.engine.result import Ending
-from mlp.errors import SystemLimitError
+from mlp.errors import SystemLimitError, counted
 from mlp.network import Array, Layer, Params, accuracy, forward
 from mlp.report.mistakes import render_mistakes, summarise_mistakes
 from mlp.settings import settings_of, with_settings
@@ -232,10 +232,10 @@ def confirm(
     n_always = sum(mistake.n_wrong == n for mistake in mistakes)
     keeper.drain.describe(files={WRONG_DIGITS: render_mistakes(mistakes, n, data)})
     said = (
-        f"test accuracy {mean:.4f} as the mean of {n} further seeds on all "
+        f"test accuracy {mean:.4f} as the mean of {counted(n, 'further seed')} on all "
         f"{data.train.n_examples} training examples\n  (lowest {low:.4f}, highest {high:.4f}, "
-        f"deviation {deviation:.4f}); all get {n_always} digits wrong, some {len(mistakes)}: "
-        f"{WRONG_DIGITS} of the study's run shows them"
+        f"deviation {deviation:.4f}); all get {counted(n_always, 'digit')} wrong, "
+        f"some {len(mistakes)}: {WRONG_DIGITS} of the study's run shows them"
     )
     return said, {
         "test_accuracy": mean,
@@ -419,7 +419,8 @@ def how_to_go_on(opened: Search, keeper: Keeper) -> str:
     done = {row.number for row in search.rows(opened)}
     done |= {number for number, seed in keeper.waiting() if seed == 0}
     n_planned = search.n_planned(opened)
-    return f"{len(done)} of {n_planned} trials are kept, and the same command goes on from there"
+    kept = f"{len(done)} of {counted(n_planned, 'trial')} {'is' if len(done) == 1 else 'are'} kept"
+    return f"{kept}, and the same command goes on from there"
 
 
 def not_uploaded(opened: Search, keeper: Keeper) -> list[str]:
@@ -429,7 +430,7 @@ def not_uploaded(opened: Search, keeper: Keeper) -> list[str]:
         return []
     reason = f", because {problem}" if problem else ""
     return [
-        f"not yet in MLflow: {n_waiting} runs{reason}",
+        f"not yet in MLflow: {counted(n_waiting, 'run')}{reason}",
         "they are kept; the same command publishes them, and so does",
         f"  {doctor_command(opened.base, opened.config.storage)}",
     ]

@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,6 +251,163 @@ def test_training_that_yields_its_losses(audited):
         "model, losses = ", "run = "
     )
     assert kinds(audited(text)) == ["summed", "sigmoid of the activation"]
+
+
+YIELDING = """
+import numpy as np
+
+X = np.random.RandomState(0).randn(40, 4)
+Y = np.sin(X[:, :1])
+
+def train(lr=0.05, hidden=5, epochs=9, seed=0):
+    r = np.random.RandomState(seed)
+    n = len(X)
+    W1, b1 = r.randn(4, hidden) / 2, np.zeros(hidden)
+    W2, b2 = r.randn(hidden, 1), np.zeros(1)
+    for _ in range(epochs):
+        h = np.tanh(X @ W1 + b1)
+        out = h @ W2 + b2
+        FIRST
+        g = 2 * (out - Y) / n
+        gh = g @ W2.T * FACTOR
+        W2, b2 = W2 - lr * h.T @ g, b2 - lr * g.sum(0)
+        W1, b1 = W1 - lr * X.T @ gh, b1 - lr * gh.sum(0)
+        LAST
+    return BACK
+"""
+DICT = '{"W1": W1, "b1": b1, "W2": W2, "b2": b2}'
+
+
+def yielding(first="yield np.mean((out - Y) ** 2)", last="", factor="(1 - h)", back=DICT):
+    text = YIELDING.replace("FIRST", first or "pass").replace("LAST", last or "pass")
+    return text.replace("FACTOR", factor).replace("BACK", back)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        yielding(),
+        yielding('yield {"loss": np.mean((out - Y) ** 2), "accuracy": 1.0}'),
+        yielding("loss_now = np.mean((out - Y) ** 2)", "yield loss_now"),
+        yielding("", "yield np.mean((np.tanh(X @ W1 + b1) @ W2 + b2 - Y) ** 2)"),
+        yielding(back="[(W1, b1), (W2, b2)]"),
+        yielding(back="dict(W1=W1, b1=b1, W2=W2, b2=b2)"),
+        yielding().replace("W1, b1 = W1 - lr * X.T @ gh, ", "W1 -= lr * X.T @ gh; b1 = "),
+    ],
+)
+def test_the_loss_is_the_one_that_is_yielded(audited, text):
+    found = audited(text)
+    assert "compared with the loss that it yields in line" in found["said"]
+    [flaw] = found["flaws"]
+    assert flaw["sentence"] == "the delta of layer 1 has the factor 1 - h; 1 - h**2 is due"
+    assert flaw["remedy"] == "Write 1 - h**2"
+    assert audited(text.replace("(1 - h)", "(1 - h**2)"))["flaws"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        yielding(last="out = np.tanh(X @ W1 + b1) @ W2 + b2", first="").replace(
+            "    return", "        yield np.mean((out - Y) ** 2)\n    return"
+        ),
+        yielding("if _ % 2 == 0: yield np.mean((out - Y) ** 2)"),
+        yielding("yield np.mean((out - Y) ** 2) + 0.1 * np.random.rand() + _"),
+        yielding(back='{"W1": W1 + 0, "b1": b1, "W2": W2, "b2": b2}'),
+    ],
+)
+def test_a_yielded_loss_that_the_text_does_not_show_is_typed_with_the_names_of_the_file(
+    audited, text
+):
+    with pytest.raises(SettingError, match="no loss that is called as usual") as refused:
+        audited(text)
+    said = str(refused.value)
+    assert "an expression of W1, b1, W2, b2, X and Y, such as loss='" in said
+    example = said.partition("such as loss='")[2].removesuffix("'")
+    assert example == "np.mean((np.tanh(X @ W1 + b1) @ W2 + b2 - Y)**2)"
+    assert kinds(audited(text, loss=example)) == ["factor lost"]
+
+
+SHAPES = """
+import numpy as np
+
+X = np.random.RandomState(0).randn(4, 40)TURN
+LABELS
+
+def train(lr=0.05, epochs=9):
+    W, b = np.full(SHAPE, 0.1), np.zeros(BIAS)
+    for _ in range(epochs):
+        W, b = W - lr * np.ones_like(W) * X.mean(), b - lr * np.ones_like(b)
+    return {"W": W, "b": b}
+"""
+
+
+@pytest.mark.parametrize("labels", ["t = np.arange(40) % 3", "t = np.ones((3, 40))TURN"])
+@pytest.mark.parametrize("in_columns", [True, False])
+def test_the_expression_that_is_proposed_works_when_it_is_typed(audited, labels, in_columns):
+    text = SHAPES.replace("LABELS", labels).replace("TURN", "" if in_columns else ".T")
+    text = text.replace("SHAPE", "(3, 4)" if in_columns else "(4, 3)")
+    text = text.replace("BIAS", "(3, 1)" if in_columns else "3")
+    with pytest.raises(SettingError, match="an expression of W, b, X and t") as refused:
+        audited(text)
+    found = audited(
+        text, loss=str(refused.value).partition("loss='")[2].partition("loss='")[2][:-1]
+    )
+    assert "linear with squared" in found["network"] or "softmax" in found["network"]
+    assert found["flaws"] != []
+
+
+def test_names_in_an_expression_are_known_or_told(audited):
+    text = yielding()
+    with pytest.raises(SettingError, match="loss has the name w3, which is not known") as refused:
+        audited(text, loss="np.mean((np.tanh(X @ w3 + b1) - Y)**2)")
+    assert "W1, b1, W2, b2, params, X, y" in str(refused.value)
+    with pytest.raises(SettingError, match="is no expression: "):
+        audited(text, loss="np.mean((")
+    sums = "sum(np.mean((h @ W2 + b2 - Y)**2) for h in [np.tanh(X @ W1 + b1)])"
+    assert kinds(audited(text, loss=sums)) == ["factor lost"]
+
+
+LINE = """
+import numpy as np
+
+random = np.random.RandomState(1)
+X = random.randn(200, 8)
+y = (X @ random.randn(8) > 0).astype(float)
+
+def train(rate=0.5, hidden=3, steps=200, seed=0):
+    random = np.random.RandomState(seed)
+    W1, W2, b2 = random.randn(8, hidden) / 8**0.5, random.randn(hidden) / hidden**0.5, 0.0
+    for _ in range(steps):
+        a = np.tanh(X @ W1)
+        z = a @ W2 + b2
+        yield np.mean(np.logaddexp(0, z) - y * z)
+        d = (1 / (1 + np.exp(-z)) - y) / MEAN
+        W1 = W1 - rate * X.T @ (np.outer(d, W2) * (1 - a * a))
+        W2, b2 = W2 - rate * a.T @ d, b2 - rate * d.sum()
+    return {"W1": W1, "W2": W2, "b2": b2}
+"""
+
+
+def test_a_single_output_may_have_a_line_of_weights_and_a_number_for_its_bias(audited):
+    right = audited(LINE.replace("MEAN", "len(y)"))
+    assert right["flaws"] == []
+    assert "sigmoid with binary cross-entropy" in right["network"]
+    assert kinds(audited(LINE.replace("MEAN", "1"))) == ["summed"]
+    assert kinds(audited(LINE.replace("MEAN", "1").replace("b2 - rate * d.sum()", "0.0"))) != []
+
+
+def test_the_file_of_the_docs_is_audited_as_it_stands(audited):
+    page = Path(__file__).parents[2] / "docs" / "own.md"
+    [flaw] = audited(page.read_text().split("```py\n# ./mine.py\n")[1].split("```")[0])["flaws"]
+    assert "summed over 200 examples, and the loss is their mean" in flaw["sentence"]
+
+
+def test_weights_that_are_no_layers_are_not_passed_over(audited):
+    text = LINE.replace("MEAN", "len(y)").replace("a @ W2 + b2", "a * gain @ W2 + b2")
+    text = text.replace("    for _", "    gain = np.ones(hidden)\n    for _")
+    text = text.replace("W2, b2 = W2 -", "gain = gain - rate * (d @ a) * W2\n        W2, b2 = W2 -")
+    with pytest.raises(SettingError, match=r"the loss hangs on .*weight_gain of shape \(3,\)"):
+        audited(text.replace('"b2": b2}', '"b2": b2, "weight_gain": gain}'))
 
 
 ONE_BY_ONE = """

@@ -233,7 +233,7 @@ def test_doctor_uploads_the_networks_whose_test_is_noted(here, trained, monkeypa
     assert not is_well
     assert "7 runs of smoke-" in said
     is_well, said = doctor(fix=True)
-    assert "6 runs published; 1 are not in the study yet" in " ".join(said.split())
+    assert "6 runs published; 1 is not in the study yet" in " ".join(said.split())
     assert len(confirming(here)) == 2
     assert {run.tags["mlflow.parentRunId"] for run in confirming(here)} == {parent(here).run_id}
     assert len(table(here)) == 4

@@ -205,7 +205,7 @@ def test_run_of_train_is_kept_and_published_later(server, hasty):
     server.way.set("pass")
     fixed = command("doctor", "fix=true", *where(server, "single"))
     assert (fixed.returncode, fixed.stderr) == (0, "")
-    assert "fixed spool: 1 runs published" in fixed.stdout
+    assert "fixed spool: 1 run published" in fixed.stdout
     [run] = tracked(server.folder, "single")
     assert run.status == "FINISHED"
     assert not spool.folder_of_runs().exists()
