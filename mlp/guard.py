@@ -2,9 +2,9 @@
 
 The judge of `mlp.curve` sees a whole curve; this one sees a value at a time, in constant time and
 memory, with the same words and thresholds. A swing is a peak and the fall to the trough behind it.
-Swings count as long as they are not dying out and no new best loss comes; three in a row are an
+Swings count as long as they are not dying out and no new best loss comes; a few in a row are an
 oscillation. That is said at once. But most runs that swing in the beginning settle by themselves,
-so the first `PATIENCE` steps are theirs (docs/guard.md has the numbers).
+so the first steps are theirs, in the engine half of them (docs/guard.md has the numbers).
 
 Halving the rate where the weights stand does not help: by then the units are saturated. So the
 answer is to go back to the best weights first. Near the loss of knowing nothing, lower is not
@@ -22,7 +22,7 @@ from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISI
 
 PATIENCE = 300  # steps, where nobody knows how many there will be (docs/guard.md)
 BEST_PATIENCE = 64  # steps since the last new best, which a run that goes down while it swings has
-FAR_PATIENCE = 1.5  # times the other: steps after a blow-up that the loss does not fall in
+FAR_PATIENCE = 1.5  # times the other, at most 300: steps after a blow-up without a fall
 LATER_PATIENCE = 16  # steps, once weights were restored
 SWINGS = 3  # in a row; one more where most of the losses lie within the noise of their batches
 FACTOR = 0.5
@@ -132,7 +132,8 @@ def watch(row: MutableSequence[float], loss: float) -> int:
         count_far(row, loss, is_learned)
         patience = row[PATIENCE_STEPS]
         is_due = step >= patience and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
-        is_climbing = row[N_FAR] >= max(FAR_PATIENCE * patience, 1)
+        # A blow-up may come late, and a long run has no more reason to wait for its fall.
+        is_climbing = row[N_FAR] >= max(FAR_PATIENCE * min(patience, PATIENCE), 1)
     else:
         is_due, is_climbing = True, rises(row, loss)
     if is_due and swings(row):

@@ -251,3 +251,9 @@ def test_what_cannot_be_is_refused(known):
     with pytest.raises(ValueError, match=f"^{name} must be at least"):
         Guard(**known)
     assert judge_curve([1.0]).n_rollbacks == 0
+
+
+def test_a_blow_up_is_gone_back_from_however_long_the_run_is():
+    losses = [*falling(1500), *[6.0] * 1000]
+    [(step, action), *_] = acts(losses, noise=0, reference=math.log(2), patience=2000)
+    assert (step, action.verdict) == (1500 + 449, Verdict.CLIMBING)
