@@ -13,7 +13,7 @@ from mlp.addresses import mask, resolve, sqlite_path
 from mlp.config import RunConfig, Tracking
 from mlp.curve import Judgement, Verdict
 from mlp.engine.result import Result
-from mlp.errors import MissingInputError, RecordError, SettingError, one_line
+from mlp.errors import MissingInputError, RecordError, SettingError, counted, one_line
 from mlp.network import Layer, Params
 from mlp.settings import settings_of
 from mlp.study.space import typed
@@ -48,7 +48,7 @@ class Run:
     result: Result = field(repr=False)
 
     def __str__(self) -> str:
-        loss = f"loss {self.result.loss[-1]:.6g} after {self.result.last_step} steps"
+        loss = f"loss {self.result.loss[-1]:.6g} after {counted(self.result.last_step, 'step')}"
         return f"run {self.run_id}: {self.verdict.value}, {loss}"
 
     __repr__ = __str__

@@ -12,7 +12,7 @@ from mlp.addresses import resolve
 from mlp.config import RunConfig
 from mlp.curve import Verdict
 from mlp.data.dataset import Dataset, example_images, examples_for, load_data
-from mlp.errors import DataError
+from mlp.errors import DataError, counted
 from mlp.run import Run
 from mlp.settings import read_run
 from mlp.terminal.compose import Settings, run_config, typed_configs
@@ -186,7 +186,7 @@ def say_result(record: RunRecord, console: Console) -> None:
     line = f"{judgement.words}: {judgement.sentence}"
     if own is not None and own.fault is not None:
         line = f"{judgement.verdict.value}: {own.fault}"
-    last = f"loss {result.loss[-1]:.6g} after {result.last_step} steps"
+    last = f"loss {result.loss[-1]:.6g} after {counted(result.last_step, 'step')}"
     if judgement.verdict is Verdict.FAILED and not np.isfinite(result.loss).any():
         last = "it gave no loss"
     if result.validation_accuracy.size:

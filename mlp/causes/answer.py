@@ -48,6 +48,7 @@ from mlp.causes.pairs import Dependence, PairCure, dependences, next_pair_batch,
 from mlp.causes.plan import Plan, Results, Side
 from mlp.config import RunConfig
 from mlp.curve import Judgement, Verdict
+from mlp.errors import counted
 from mlp.settings import settings_of
 from mlp.study.space import typed
 
@@ -436,10 +437,14 @@ def sentences(answer: Answer) -> tuple[str, ...]:
 def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
     do = DEEDS[answer.asked].do
-    said = f"Not decided yet, by {answer.n_trained} reruns of {sum(answer.n_picked)} runs"
+    said = (
+        f"Not decided yet, by {counted(answer.n_trained, 'rerun')} of {sum(answer.n_picked)} runs"
+    )
     if answer.is_complete or not answer.undecided:
         which = "setting" if answer.is_complete else "single setting"
-        said = f"No {which} was shown to make the loss {do}, by {answer.n_trained} reruns"
+        said = (
+            f"No {which} was shown to make the loss {do}, by {counted(answer.n_trained, 'rerun')}"
+        )
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:
@@ -453,7 +458,7 @@ def _undecided_sentence(answer: Answer) -> str:
         said += f"{side.side.did} {DEEDS[answer.asked].noun} in {side.n_with} of {side.n_expected} "
         said += "reruns so far"
         if answer.n_to_decide is not None:
-            missing = f", and {answer.n_to_decide} more pairs would decide"
+            missing = f", and {counted(answer.n_to_decide, 'more pair')} would decide"
             missing += _duration(answer, 2 * answer.n_to_decide)
     elif answer.guess is not None:
         said += f"; likeliest, by how the study's own runs ended, is {answer.guess}"

@@ -29,7 +29,7 @@ from mlp.causes.plan import Plan, Results, plan_reruns
 from mlp.config import Data, ExplainConfig, Own, RunConfig, Training
 from mlp.curve import Judgement, Verdict
 from mlp.data.dataset import Dataset
-from mlp.errors import RecordError, patiently
+from mlp.errors import RecordError, counted, patiently
 from mlp.explain.experiment import (
     check_code,
     check_given,
@@ -433,7 +433,7 @@ class _Inquiry:
             if is_settled and not effect.factor.keeps_step and setting not in self.settled:
                 self.settled.add(setting)
                 if self.n_trained:
-                    at = f"after {self._passed_s():.0f} s and {self.n_trained} reruns"
+                    at = f"after {self._passed_s():.0f} s and {counted(self.n_trained, 'rerun')}"
                     say(self.console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")
 
     def _say_what_is_left(self) -> int:

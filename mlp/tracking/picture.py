@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlp.curve import CHANCE_LOSS, TAIL_SHARE, VERDICT_COLOURS, Judgement, Verdict
+from mlp.errors import counted
 
 if TYPE_CHECKING:  # a curve of a file is judged without them
     from mlp.config import RunConfig
@@ -229,14 +230,14 @@ def facts_of(config: "RunConfig", result: "Result", judgement: Judgement) -> lis
     from mlp.engine.result import Ending
 
     if result.own is not None and result.own.fault is not None:
-        return [f"failed after {result.last_step} steps"]
+        return [f"failed after {counted(result.last_step, 'step')}"]
     if result.ending is Ending.CRASHED:
         return ["its worker died: nothing is known"]
     lines = []
     if result.ending is Ending.NON_FINITE or not result.loss.size:
         lines.append(f"lost at step {diverged_at(result)}")
     else:
-        lines.append(f"loss {result.loss[-1]:.4g} after {result.last_step} steps")
+        lines.append(f"loss {result.loss[-1]:.4g} after {counted(result.last_step, 'step')}")
         if result.validation_accuracy.size:
             lines.append(f"validation accuracy {result.validation_accuracy[-1]:.4f}")
     if result.ending is Ending.PRUNED:
@@ -302,7 +303,8 @@ def _plot(
         _text(_RIGHT, _HEIGHT - 6, str(at[-1]), _SOFT, right),
     ]
     if scale.is_log:
-        parts.append(_text(_LEFT - 6, (_TOP + _BOTTOM) / 2 + 4, "log", _SOFT, right))
+        middle = 'text-anchor="middle"'  # beside the numbers there may be words
+        parts.append(_text((_LEFT + _RIGHT) / 2, _HEIGHT - 6, "loss on a log scale", _SOFT, middle))
     return parts
 
 
