@@ -132,8 +132,9 @@ def watch(row: MutableSequence[float], loss: float) -> int:
         count_far(row, loss, is_learned)
         patience = row[PATIENCE_STEPS]
         is_due = step >= patience and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
-        # A blow-up may come late, and a long run has no more reason to wait for its fall.
-        is_climbing = row[N_FAR] >= max(FAR_PATIENCE * min(patience, PATIENCE), 1)
+        # A late blow-up is not waited for as long as half of a long run.
+        is_far = row[N_FAR] >= max(FAR_PATIENCE * min(patience, PATIENCE), 1)
+        is_climbing = is_far and step >= patience
     else:
         is_due, is_climbing = True, rises(row, loss)
     if is_due and swings(row):
