@@ -253,7 +253,8 @@ def test_what_cannot_be_is_refused(known):
     assert judge_curve([1.0]).n_rollbacks == 0
 
 
-def test_a_blow_up_is_gone_back_from_however_long_the_run_is():
-    losses = [*falling(1500), *[6.0] * 1000]
+@pytest.mark.parametrize(("blown_up", "acted"), [(1500, 2000), (2100, 2100 + 449)])
+def test_a_blow_up_is_gone_back_from_in_the_second_half_of_a_long_run(blown_up, acted):
+    losses = [*falling(blown_up), *[6.0] * 1000]
     [(step, action), *_] = acts(losses, noise=0, reference=math.log(2), patience=2000)
-    assert (step, action.verdict) == (1500 + 449, Verdict.CLIMBING)
+    assert (step, action.verdict) == (acted, Verdict.CLIMBING)
