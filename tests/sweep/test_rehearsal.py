@@ -117,6 +117,22 @@ def test_time_is_by_the_share_that_was_done(digits, monkeypatch):
     assert plan.training_s == pytest.approx(100 * 50)  # a hundred generations of two trials
 
 
+def test_steps_that_have_not_moved_yet_are_waited_for(digits, monkeypatch):
+    """As on a busy machine: nothing is done in the first five seconds."""
+    now = [0.0]
+
+    def training(configs, _data, _execution, *, progress=None):
+        for tick in range(1, 101) if progress else ():
+            now[0] += 0.5
+            progress(len(configs) * max(0, tick - 10) / 100, None)
+
+    monkeypatch.setattr(rehearsal, "train_runs", training)
+    monkeypatch.setattr(rehearsal.time, "perf_counter", lambda: now[0])
+    plan = rehearse(study(study__n_trials=2), digits)
+    assert plan.measured_s == 5.5
+    assert plan.training_s == pytest.approx(5.5 + 99 * 5.0)
+
+
 def test_sharpness_takes_its_time(digits, monkeypatch):
     seen = []
     original = rehearsal.train_runs
