@@ -150,8 +150,9 @@ def _form(line: str) -> str:
     """
     for pattern in (_NAMES, _PATHS, _NUMBERS):
         line = pattern.sub("#", line)
-    # A busy machine says minutes where the README has seconds.
-    return " ".join(re.sub(r"# (s|min|h)\b", "# s", line).split())
+    # A busy machine says minutes where the README has seconds, and one thread where it has two.
+    line = re.sub(r"# thread\b", "# threads", re.sub(r"# (s|min|h)\b", "# s", line))
+    return " ".join(line.split())
 
 
 def run_module(words: list[str], folder: Path, environment: Mapping[str, str]) -> Said:
