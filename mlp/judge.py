@@ -339,11 +339,9 @@ def _from_events(paths: Sequence[Path], options: Mapping[str, str]) -> Iterator[
             name, earlier = known[-1]
             kept = [point for point in earlier if point.step < points[0].step]
             if len(kept) < len(earlier):
-                said = (
-                    counted(n_cut := len(earlier) - len(kept), "entry", "entries") + f" of {name} "
-                )
-                said += f"{'gives' if n_cut == 1 else 'give'} way to those of {path}"
-                print(f"{said}, from step {points[0].step} on", file=sys.stderr)
+                replaced = counted(len(earlier) - len(kept), "entry", "entries")
+                said = f"{path} replaces {replaced} of {name}, from step {points[0].step} on"
+                print(said, file=sys.stderr)
             known[-1] = name, kept + points
     for column, of_column in curves.items():
         for name, points in of_column:
@@ -462,8 +460,9 @@ def _from_mlflow(source: str, options: Mapping[str, str]) -> Iterator[LossSeries
             found = store.client.search_runs([experiment.experiment_id], max_results=50_000)
             runs = [run for run in reversed(found) if run.data.metrics]
         else:
-            study = source.replace("'", "-")  # no study is called so; it is quoted here
-            trials = all_runs(store, f"tags.`mlp.study` = '{study}' AND tags.`mlp.trial` LIKE '%'")
+            study = source.replace("'", "-")  # a quote would end the text; no name has one
+            every = all_runs(store, f"tags.`mlp.study` = '{study}' AND tags.`mlp.trial` LIKE '%'")
+            trials = [run for run in every if run.data.tags["mlp.trial"].isdecimal()]
             runs = sorted(trials, key=lambda run: int(run.data.tags["mlp.trial"]))
             if not runs:
                 raise MissingInputError(f"there is no {wanted}")

@@ -352,10 +352,16 @@ def test_a_run_and_an_experiment_of_mlflow_are_judged(ask, empty, world):
 
 
 def test_a_study_is_judged_by_its_name(ask, empty, world):
+    from mlflow import MlflowClient
+
     copy(world.swept(), empty)
     [study] = {run.tags["mlp.study"] for run in tracked(empty)}
     trials = [run for run in tracked(empty) if "mlp.trial" in run.tags]
     trials.sort(key=lambda run: int(run.tags["mlp.trial"]))
+    strange = {"mlp.study": study, "mlp.trial": "the third"}
+    client = MlflowClient(f"sqlite:///{empty}/mlflow.db")
+    experiment = client.get_run(trials[0].run_id).info.experiment_id
+    client.create_run(experiment, tags=strange)  # by hand: no trial of it
     assert verdicts(ask(study)) == [run.tags["verdict"] for run in trials]
 
 

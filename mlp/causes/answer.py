@@ -213,7 +213,7 @@ class Answer:
         n_trained: reruns that the answer rests on.
         n_left: reruns that the single settings still take, about.
         is_complete: whether everything is trained that is worth it.
-        causes: that which turns the largest share of reruns first.
+        causes: those that stop it first, of these that which turns the largest share of reruns.
         without_effect: settings of which reruns show that changing them neither stops nor starts
             it -> the values that they had in these.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
@@ -436,15 +436,11 @@ def sentences(answer: Answer) -> tuple[str, ...]:
 
 def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
-    do = DEEDS[answer.asked].do
-    said = (
-        f"Not decided yet, by {counted(answer.n_trained, 'rerun')} of {sum(answer.n_picked)} runs"
-    )
+    do, reruns = DEEDS[answer.asked].do, counted(answer.n_trained, "rerun")
+    said = f"Not decided yet, by {reruns} of {sum(answer.n_picked)} runs"
     if answer.is_complete or not answer.undecided:
         which = "setting" if answer.is_complete else "single setting"
-        said = (
-            f"No {which} was shown to make the loss {do}, by {counted(answer.n_trained, 'rerun')}"
-        )
+        said = f"No {which} was shown to make the loss {do}, by {reruns}"
     elif answer.n_trained == 0:
         said = "Nothing has been rerun yet"
     if answer.shared:

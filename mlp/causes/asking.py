@@ -270,9 +270,8 @@ def _by_step(
     """
     ends = {found[own].conclusion for own in (_RATE, _LEARNING_RATE) if own in found}
     is_named = Conclusion.CAUSE in ends and Conclusion.NO_EFFECT not in ends
-    if not is_named or _SAME_STEP not in found:
-        return False, None
-    if found[_SAME_STEP].conclusion is Conclusion.CAUSE:
+    kept = found.get(_SAME_STEP)
+    if not is_named or kept is None or kept.conclusion is Conclusion.CAUSE:
         return False, None
     contrast, on = step_contrast(seen), found[_RATE].on(Side.STOPS)
     if contrast.is_shown:
