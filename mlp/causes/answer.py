@@ -35,8 +35,8 @@ from mlp.causes.changes import (
 )
 from mlp.causes.effects import (
     Effect,
-    Seen,
     SideEffect,
+    Sightings,
     StepContrast,
     effects,
     look,
@@ -147,7 +147,8 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
     named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
-    cleared = {effect.factor for effect in found if effect.conclusion is Conclusion.NO_EFFECT}
+    no_effect = (Conclusion.NO_EFFECT, Conclusion.NO_STOP)
+    cleared = {effect.factor for effect in found if effect.conclusion in no_effect}
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
@@ -216,6 +217,7 @@ class Answer:
         causes: those that stop it first, of these that which turns the largest share of reruns.
         without_effect: settings of which reruns show that changing them neither stops nor starts
             it -> the values that they had in these.
+        not_stopping: likewise of those that do not stop it, and may start it.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
@@ -241,6 +243,7 @@ class Answer:
     is_complete: bool
     causes: tuple[Cause, ...]
     without_effect: Mapping[str, str]
+    not_stopping: Mapping[str, str]
     only_failing: tuple[str, ...]
     undecided: tuple[str, ...]
     likeliest: Effect | None
@@ -321,9 +324,10 @@ def answer(
     causes = find_causes(found, bonds, pairs, is_step=contrast.is_shown)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _concluded(found, Conclusion.NO_EFFECT, named)
+    no_stop = _concluded(found, Conclusion.NO_STOP, named)
     failing = _concluded(found, Conclusion.ONLY_FAILS, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
-    undecided = tuple(s for s in tested if s not in (*named, *idle, *failing))
+    undecided = tuple(s for s in tested if s not in (*named, *idle, *no_stop, *failing))
     runs = plan.runs
     has_step = {LEARNING_RATE, NORMALIZATION} <= named
     batch, n_left = next_singles(plan, results, seen, found)
@@ -337,12 +341,8 @@ def answer(
         n_left=n_left,
         is_complete=is_complete,
         causes=causes,
-        without_effect={
-            setting: _tried(
-                own for (f, _), each in seen.items() if f.setting == setting for own in each
-            )
-            for setting in idle
-        },
+        without_effect={setting: _tried(seen, setting, Side) for setting in idle},
+        not_stopping={setting: _tried(seen, setting, [Side.STOPS]) for setting in no_stop},
         only_failing=failing,
         undecided=undecided,
         likeliest=_likeliest(found, undecided),
@@ -380,9 +380,15 @@ def _concluded(found: Sequence[Effect], conclusion: Conclusion, named: set[str])
     )
 
 
-def _tried(events: Iterable[Seen]) -> str:
+def _tried(seen: Sightings, setting: str, sides: Iterable[Side]) -> str:
     """The values that a setting had in reruns: `1 to 3`, or a list of words."""
-    values = [value for own in events for value in values_of(own.pick.configs[0], own.change)]
+    values = [
+        value
+        for (factor, side), events in seen.items()
+        if factor.setting == setting and side in sides
+        for own in events
+        for value in values_of(own.pick.configs[0], own.change)
+    ]
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(numbers) == len(values):
         return f"{shown_value(min(numbers))} to {shown_value(max(numbers))}"
@@ -600,17 +606,22 @@ def _rest(answer: Answer) -> list[str]:
         names = [f"{name} ({tried})" for name, tried in answer.without_effect.items()]
         do = "stops nor starts" if len(names) == 1 else "stop nor start"
         parts.append(f"{_listed(names)} neither {do} {DEEDS[answer.asked].noun}")
+    if answer.not_stopping:
+        names = [f"{name} ({tried})" for name, tried in answer.not_stopping.items()]
+        do = "does" if len(names) == 1 else "do"
+        parts.append(f"{_listed(names)} {do} not stop {DEEDS[answer.asked].noun}")
     if answer.only_failing:
         which = _listed(answer.only_failing)
         is_swing = answer.asked is Verdict.OSCILLATING
         how = "learn nothing" if is_swing else "end badly otherwise"
         parts.append(f"changing {which} ends {DEEDS[answer.asked].noun} only in runs that {how}")
-    if answer.undecided and (answer.causes or answer.without_effect):
+    is_named_first = bool(answer.without_effect or answer.not_stopping)
+    if answer.undecided and (answer.causes or is_named_first):
         parts.append(f"not known of {_listed(answer.undecided)}")
     if not answer.is_asked_together:
         parts.append("whether two of these act only together is not asked yet")
     text = "; ".join(parts)
-    if not answer.without_effect:  # a setting's name keeps its small letter
+    if not is_named_first:  # a setting's name keeps its small letter
         text = text[:1].upper() + text[1:]
     return [f"{text}."] if text else []
 

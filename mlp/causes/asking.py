@@ -31,7 +31,6 @@ from mlp.causes.evidence import Conclusion, pairs_needed, stays_needed
 from mlp.causes.plan import CHANCE_OF_FIRST, CHANCE_OF_OTHER, Pick, Plan, Results, Side
 from mlp.config import RunConfig
 
-_SETTLED = (Conclusion.CAUSE, Conclusion.NO_EFFECT)
 _RATE, _SAME_STEP = Factor(NORMALIZATION), Factor(NORMALIZATION, keeps_step=True)
 _LEARNING_RATE = Factor(LEARNING_RATE)
 
@@ -39,7 +38,8 @@ _LEARNING_RATE = Factor(LEARNING_RATE)
 _STARTS_LESS = 0.5  # of these, from healthy runs: there one large step is far away
 _WEIGHT_OF_GUESS = 2.0  # reruns that a guess counts as
 _AGREEMENT = 0.85  # of further seeds with a change that turned the run's own seed
-_WORTH_OF_CAUSE = 3.0  # a cause is what is asked for; that a setting does not act is worth 1
+# A cause is what is asked for; then what does not stop the verdict, then what does not start it.
+_WORTH_OF_CAUSE, _WORTH_OF_NO_STOP, _WORTH_OF_NO_START = 3.0, 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,15 @@ class _Aim:
         chance: that it will be shown, as far as is known.
         cost: reruns that it still takes, about.
         asked: what to train for it, the most urgent first.
-        else_cost: reruns that are expected after it, where it is not shown.
+        worth: how much it says, beside other aims.
+        later_cost: reruns that the setting is expected to take after it.
     """
 
     chance: float
     cost: float
     asked: tuple[RunConfig, ...]
-    worth: float = 1.0
-    else_cost: float = 0.0
+    worth: float
+    later_cost: float = 0.0
 
     @property
     def rank(self) -> float:
@@ -79,7 +80,7 @@ def next_singles(
     aims = sorted(_aims(plan, results, seen, found), key=lambda aim: -aim.rank)
     wanted = dict.fromkeys(config for aim in aims for config in aim.asked)
     missing = tuple(config for config in wanted if config not in results)
-    n_left = math.ceil(sum(aim.cost + aim.else_cost for aim in aims))
+    n_left = math.ceil(sum(aim.cost + aim.later_cost for aim in aims))
     return missing, max(1, n_left) if missing else 0
 
 
@@ -92,7 +93,7 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
     best = [] if contrast is None else [contrast]
     for effect in found:
         factor = effect.factor
-        if factor.keeps_step or effect.conclusion in _SETTLED:
+        if factor.keeps_step or effect.is_settled:
             continue
         if is_step and factor in (_RATE, _LEARNING_RATE):
             continue
@@ -105,7 +106,8 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
         if possible:
             aim = max(possible, key=lambda aim: aim.rank)
             if cleared is not None and aim is not cleared:
-                aim = replace(aim, else_cost=(1 - aim.chance) * cleared.cost)
+                both = cleared.cost + cleared.later_cost
+                aim = replace(aim, later_cost=(1 - aim.chance) * both)
             best.append(aim)
     return best
 
@@ -245,19 +247,21 @@ def _made(pick: Pick, change: Change, seed: int) -> RunConfig:
 
 
 def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
-    """Reruns enough on both sides to show that it does not act; None where that is too far."""
-    asked: list[RunConfig] = []
-    cost = 0
-    for arm in arms:
+    """Reruns enough to show that it does not stop the verdict, and then that it does not start it.
+
+    None where the first that is not shown is too far.
+    """
+    aims: list[_Aim] = []
+    for arm in (arm for arm in arms if not arm.on.is_idle):
         n_more = stays_needed(arm.on.n_turned, arm.on.n_stayed)
         reruns = list(islice(arm.idle_reruns(), n_more or 0))
         if n_more is None or len(reruns) < n_more:
-            return None
-        configs = [config for rerun in reruns for config in rerun]
-        cost += sum(config not in results for config in configs)
-        asked += configs
-    chance = math.prod(1 - arm.chance_of_turning for arm in arms)
-    return _Aim(chance, cost, tuple(asked)) if asked else None
+            break
+        asked = tuple(config for rerun in reruns for config in rerun)
+        cost = sum(config not in results for config in asked)
+        worth = _WORTH_OF_NO_STOP if arm.on.side is Side.STOPS else _WORTH_OF_NO_START
+        aims.append(_Aim(1 - arm.chance_of_turning, cost, asked, worth))
+    return replace(aims[0], later_cost=sum(aim.cost for aim in aims[1:])) if aims else None
 
 
 def _by_step(
@@ -269,7 +273,7 @@ def _by_step(
     shown, or if it can be: by pairs enough with the rate kept and with the step kept.
     """
     ends = {found[own].conclusion for own in (_RATE, _LEARNING_RATE) if own in found}
-    is_named = Conclusion.CAUSE in ends and Conclusion.NO_EFFECT not in ends
+    is_named = Conclusion.CAUSE in ends and not ends & {Conclusion.NO_EFFECT, Conclusion.NO_STOP}
     kept = found.get(_SAME_STEP)
     if not is_named or kept is None or kept.conclusion is Conclusion.CAUSE:
         return False, None

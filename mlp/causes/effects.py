@@ -44,6 +44,7 @@ class SideEffect:
         left: likewise for any other end than that which the run was picked for, healthy or not.
         endings: how the changed reruns ended, with further seeds.
         changes: as typed -> how many pairs it turned, the most first.
+        is_idle: whether it was shown, at any time, that it turns fewer than `NEGLIGIBLE`.
     """
 
     side: Side
@@ -58,6 +59,7 @@ class SideEffect:
     left: Share
     endings: Mapping[Verdict, int]
     changes: Mapping[str, int]
+    is_idle: bool
 
     @property
     def only_fails(self) -> bool:
@@ -93,9 +95,16 @@ class Effect:
     def stops(self) -> bool:
         """Whether it is a cause whose change stops what is asked about."""
         side = self.on(Side.STOPS)
+        if side is None or side.is_idle or self.conclusion is not Conclusion.CAUSE:
+            return False
         # The side agrees with what was shown, by itself at the 5 % level.
-        is_shown = side is not None and capital(side.n_with, side.n_against) >= 20
-        return is_shown and self.conclusion is Conclusion.CAUSE
+        return capital(side.n_with, side.n_against) >= 20
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no further rerun would change what is concluded."""
+        is_idle = all(side.is_idle for side in self.sides)
+        return is_idle or self.conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
 
 
 @dataclass(frozen=True)
@@ -221,8 +230,9 @@ def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     that acts both ways as well as for one that acts one way. The chance of calling any setting a
     cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
-    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
-    won: its own chance of error is `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
+    A setting is cleared where the bets on both sides that it turns fewer than `NEGLIGIBLE` have
+    won, and half cleared where that from runs with the verdict has: the chance of error of each is
+    `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
     about counts as stopped there, although not all of it is a cure. Here, too, only further seeds
     tell: with its own a run near the threshold was picked because it just swung, and whatever is
     changed in it looks as if it acted.
@@ -274,7 +284,7 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
     asked = [side for side in Side if any(factor in pick.by_factor for pick in plan.on(side))]
     level = SINGLE_ERROR_RATE / len(plan.factors)
     highest, named_at, cleared_at = 1.0, math.inf, math.inf
-    bets, rests = dict.fromkeys(asked, 1.0), dict.fromkeys(asked, 1.0)
+    bets, idle = dict.fromkeys(asked, 1.0), set[Side]()
     counts = {side: Counter[str]() for side in asked}
     events = sorted((own for side in asked for own in seen[factor, side]), key=lambda e: e.at)
     for own in events:
@@ -288,15 +298,20 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
                 named_at = min(named_at, own.at)
             if own.before in own.pick.start:
                 count["turned" if own.is_turned else "stayed"] += 1
-                rests[side] = max(rests[side], idle_capital(count["turned"], count["stayed"]))
-                if min(rests.values()) * CLEARING_ERROR_RATE >= 1:
+                if idle_capital(count["turned"], count["stayed"]) * CLEARING_ERROR_RATE >= 1:
+                    idle.add(side)
+                if len(idle) == len(Side):
                     cleared_at = min(cleared_at, own.at)
-    sides = tuple(_side_effect(side, seen[factor, side], counts[side]) for side in asked)
+    sides = tuple(
+        _side_effect(side, seen[factor, side], counts[side], is_idle=side in idle) for side in asked
+    )
     conclusion = Conclusion.TOO_LITTLE
     if named_at < math.inf and named_at <= cleared_at:
         conclusion = Conclusion.CAUSE
     elif cleared_at < math.inf:
         conclusion = Conclusion.NO_EFFECT
+    elif Side.STOPS in idle:
+        conclusion = Conclusion.NO_STOP
     elif any(side.only_fails for side in sides):
         conclusion = Conclusion.ONLY_FAILS
     # From one side alone, of which the combined bet keeps about two thirds where there are two.
@@ -316,7 +331,9 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
     )
 
 
-def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> SideEffect:
+def _side_effect(
+    side: Side, seen: Sequence[Seen], count: Mapping[str, int], *, is_idle: bool
+) -> SideEffect:
     pairs = [own for own in seen if own.seed]
     n_turned = Counter(dict.fromkeys((own.change.text for own in pairs), 0))
     n_turned.update(own.change.text for own in pairs if own.is_with)
@@ -335,6 +352,7 @@ def _side_effect(side: Side, seen: Sequence[Seen], count: Mapping[str, int]) -> 
         left=paired_difference(ends.count((True, False)), ends.count((False, True)), len(pairs)),
         endings=dict(Counter(own.after for own in pairs)),
         changes={text: n for text, n in n_turned.most_common() if n},
+        is_idle=is_idle,
     )
 
 

@@ -32,6 +32,7 @@ class Conclusion(StrEnum):
 
     CAUSE = "decides it"
     NO_EFFECT = "neither stops nor starts it"
+    NO_STOP = "does not stop it"  # whether it starts it is not known
     ONLY_FAILS = "ends it and learning"  # or in another bad way
     TOO_LITTLE = "too little evidence"
 

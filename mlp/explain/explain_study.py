@@ -91,6 +91,7 @@ _LEAST_AFTER_SWEEP_S = 2.0  # whoever only wanted a sweep waits no longer than t
 _POPULATION = 64  # reruns that are trained at once, at most
 _FEWEST = 8  # fill the vectors of the engine: fewer take as long
 _MOST_DRAWN = 60  # runs whose stability ratio is drawn; more are a grey cloud
+_TOLD = (Conclusion.CAUSE, Conclusion.NO_EFFECT, Conclusion.NO_STOP)  # as soon as it is known
 _OVERRUN = 0.1  # of the limit, where that names the first cause
 _LOOKS = 8  # in the time there is, at least: what is known chooses what is trained next
 
@@ -362,7 +363,7 @@ class _Inquiry:
         n_earlier: reruns of earlier calls, among what is known.
         busy_s: in which reruns were trained, by earlier calls as well.
         first_pace_s: of one rerun, as long as none is measured.
-        settled: settings of which it was said what changing them does.
+        told: settings with what was said of them.
     """
 
     plan: Plan
@@ -377,7 +378,7 @@ class _Inquiry:
     first_pace_s: float
     n_trained: int = 0
     n_begun: int = 0
-    settled: set[str] = field(default_factory=set)
+    told: set[tuple[str, Conclusion]] = field(default_factory=set)
 
     def ask(self, where: Executor, reruns: Drain, key: str) -> Retrainer:
         """Trains what decides most, population after population, while there is time."""
@@ -429,9 +430,10 @@ class _Inquiry:
         """Says what was settled since, and when."""
         for effect in effects(self.plan, look(self.plan, self.known)):
             setting, conclusion = effect.factor.setting, effect.conclusion
-            is_settled = conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
-            if is_settled and not effect.factor.keeps_step and setting not in self.settled:
-                self.settled.add(setting)
+            if conclusion not in _TOLD or effect.factor.keeps_step:
+                continue
+            if (setting, conclusion) not in self.told:
+                self.told.add((setting, conclusion))
                 if self.n_trained:
                     at = f"after {self._passed_s():.0f} s and {counted(self.n_trained, 'rerun')}"
                     say(self.console, f"{at}: {setting} {conclusion.words(self.plan.asked)}")

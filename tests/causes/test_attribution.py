@@ -88,6 +88,30 @@ def test_a_setting_without_effect_is_said_to_have_none():
     assert "model.depth (1 to 3)" in said
 
 
+def test_what_does_not_stop_it_is_known_before_what_does_not_start_it():
+    quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
+    plan, looks = plan_of(quiet), []
+    investigate(
+        plan,
+        training(quiet, 0),
+        population=16,
+        heard=lambda results: looks.append(answer_of(plan, results)),
+    )
+    idle = {"model.depth", "model.widths", "optimizer.momentum", "initialization.scheme"}
+    half = next(found for found in looks if set(found.not_stopping) == idle)
+    assert not half.without_effect
+    assert not half.undecided
+    said = " ".join(sentences(half))
+    assert "initialization.scheme (glorot_uniform, " in said
+    assert said.endswith(" do not stop the swings.")
+    momentum = next(e for e in half.effects if e.factor == Factor("optimizer.momentum"))
+    assert momentum.on(Side.STOPS).n_stayed >= 15
+    assert not momentum.is_settled
+    assert "does not stop it" in " ".join(evidence_table(half))
+    assert set(looks[-1].without_effect) == idle
+    assert not looks[-1].not_stopping
+
+
 def test_too_few_pairs_are_too_little_evidence():
     found = explain(RATE, 0, 48, interventions=1, seeds=2)
     assert found.causes == ()

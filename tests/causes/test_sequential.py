@@ -5,6 +5,7 @@ The runs of a few studies are drawn once; chance then decides anew how each reru
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 
@@ -44,8 +45,16 @@ def plan_of(planted: Planted, repetition: int) -> Plan:
     )
 
 
-def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[tuple[set[str], set[str]]]:
-    """What is named and what is cleared, after every population."""
+class Told(NamedTuple):
+    """The settings that are named, cleared, and shown not to stop it."""
+
+    named: set[str]
+    idle: set[str]
+    no_stop: set[str]
+
+
+def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[Told]:
+    """What is told after every population."""
     train = training(planted, 1000 + chance)
     results: dict[RunConfig, Judgement] = {}
     sightings = look(plan, results)
@@ -58,9 +67,12 @@ def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[tuple[set[str],
         sightings = look(plan, results)
         found = effects(plan, sightings)
         causes = find_causes(found, (), (), is_step=step_contrast(sightings).is_shown)
-        alone = [effect for effect in found if not effect.factor.keeps_step]
-        idle = {e.factor.setting for e in alone if e.conclusion is Conclusion.NO_EFFECT}
-        yield {setting for cause in causes for setting in cause.settings}, idle
+        idle, no_stop = (
+            {e.factor.setting for e in found if e.conclusion is kind and not e.factor.keeps_step}
+            for kind in (Conclusion.NO_EFFECT, Conclusion.NO_STOP)
+        )
+        named = {setting for cause in causes for setting in cause.settings}
+        yield Told(named, idle, no_stop)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +94,7 @@ def told():
 def test_the_chance_of_ever_naming_a_false_cause_is_one_in_a_hundred(told):
     n_studies = sum(len(studies) for _, studies in told.values())
     n_false = sum(
-        any(named - settings for named, _ in study)
+        any(told.named - settings for told in study)
         for settings, studies in told.values()
         for study in studies
     )
@@ -93,19 +105,23 @@ def test_the_chance_of_ever_naming_a_false_cause_is_one_in_a_hundred(told):
 def test_what_was_named_or_cleared_stays_so(told):
     for _, studies in told.values():
         for study_ in studies:
-            for (named, idle), (later_named, later_idle) in pairwise(study_):
-                assert named <= later_named
-                assert idle <= later_idle | later_named
-                assert not later_named & later_idle
+            for told_first, later in pairwise(study_):
+                assert told_first.named <= later.named
+                assert told_first.idle <= later.idle | later.named
+                assert told_first.no_stop <= later.no_stop | later.idle | later.named
+                assert not later.named & later.idle
 
 
 def test_the_planted_cause_is_mostly_named(told):
     for name in ("rate", "scheme"):
         settings, studies = told[name]
-        n_found = sum(study_[-1][0] == settings for study_ in studies)
+        n_found = sum(study_[-1].named == settings for study_ in studies)
         assert n_found >= 0.8 * len(studies), name
 
 
 def test_a_setting_that_acts_is_seldom_cleared(told):
     for settings, studies in told.values():
-        assert sum(bool(study_[-1][1] & settings) for study_ in studies) <= 0.1 * len(studies)
+        n_cleared = sum(
+            bool((study_[-1].idle | study_[-1].no_stop) & settings) for study_ in studies
+        )
+        assert n_cleared <= 0.1 * len(studies)
