@@ -492,6 +492,17 @@ def render_answer(answer: Answer) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def words_of(answer: Answer, effect: Effect) -> str:
+    """What a table says of a setting, in accord with the answer."""
+    of = next((c for c in answer.causes if effect.factor.setting in c.settings), None)
+    is_cause = effect.conclusion is Conclusion.CAUSE
+    if of is None and is_cause:
+        return "another setting explains it"
+    if of is not None and of.kind is Kind.EFFECTIVE_STEP and not is_cause:
+        return "so the step acts" if effect.factor.keeps_step else "acts through the step"
+    return effect.conclusion.words(answer.asked)
+
+
 def evidence_table(answer: Answer) -> tuple[str, ...]:
     """What changing each setting did with new seeds, in lines for a screen; none without reruns.
 
@@ -505,7 +516,7 @@ def evidence_table(answer: Answer) -> tuple[str, ...]:
     ]
     for own in sorted(answer.effects, key=lambda own: (best[own.factor.setting], own.factor)):
         name = "  at the same effective step" if own.factor.keeps_step else own.factor.setting
-        words = own.conclusion.words(answer.asked)
+        words = words_of(answer, own)
         sides = [own.on(side) for side in Side]
         if any(side and side.n_pairs for side in sides):
             turned = (f"{s.n_with} of {s.n_expected}" if s and s.n_pairs else "·" for s in sides)

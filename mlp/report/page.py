@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mlp.causes.answer import Answer
+from mlp.causes.answer import Answer, words_of
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, WIDTHS
 from mlp.causes.effects import Effect, SideEffect
 from mlp.causes.evidence import Conclusion
@@ -29,7 +29,6 @@ from mlp.shares import Share, wilson
 from mlp.tracking.display import ThinCurve
 from mlp.tracking.read import PastRun
 
-_EXPLAINED = "another setting explains it"  # a cause by itself that the answer does not name
 _MOST_TICKS = 6
 _MOST_ROWS = 500  # of the table of runs; a longer one is MLflow's task
 _LEAST_BESIDE = 2  # runs on each side of an edge
@@ -306,9 +305,7 @@ def causes_figure(answer: Answer) -> Figure:
     rows = []
     for effect in sorted(filter(_tried_sides, answer.effects), key=turned):
         sides, is_named = _tried_sides(effect), _is_named(answer, effect)
-        words = effect.conclusion.words(answer.asked)
-        if effect.conclusion is Conclusion.CAUSE and not is_named:
-            words = _EXPLAINED
+        words = words_of(answer, effect)
         did = ", ".join(f"{own.side.did} it in {own.n_with} of {own.n_expected}" for own in sides)
         dots = tuple(_effect_dot(effect, side, is_named=is_named) for side in sides)
         rows.append(Row(str(effect.factor), f"{words}: {did}", dots))

@@ -18,6 +18,7 @@ from mlp.causes.answer import (
     next_trainings,
     render_answer,
     sentences,
+    words_of,
 )
 from mlp.causes.changes import LEARNING_RATE, NORMALIZATION, Factor
 from mlp.causes.evidence import Conclusion
@@ -143,9 +144,10 @@ def test_the_table_counts_what_the_sentence_counts():
         (kept, lines[at + 1]),
         *((e, lines[at]) for e in found.effects if e.factor == Factor("gradient.normalization")),
     ):
-        assert line.endswith(f"  {effect.conclusion.words(found.asked)}")
+        assert line.endswith(f"  {words_of(found, effect)}")
         side = effect.on(Side.STOPS)
         assert f"  {side.n_with} of {side.n_expected}  " in line
+    assert words_of(found, kept) == "so the step acts"
     rate = next(own for own in found.effects if own.factor == Factor(LEARNING_RATE))
     strongest = rate.on(Side.STOPS)
     counts = f"stopped it in {strongest.n_with} of {strongest.n_expected} reruns"
