@@ -18,7 +18,7 @@ later. Every answer on the way is valid, and what was named or cleared once stay
 """
 
 from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,7 +95,7 @@ def curing_factors(found: Sequence[Effect], *, is_step: bool) -> list[Factor]:
     stopping = {
         effect.factor
         for effect in found
-        if (side := effect.on(Side.STOPS)) and side.n_with > side.n_against
+        if (side := effect.on(Side.STOPS)) and side.n_with > side.n_against and not side.is_idle
     }
     own = _own_causes(found, is_step=is_step)
     groups = [[f for f in reversed(group) if f in stopping] for group in own]
@@ -147,8 +147,8 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
     named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
-    no_effect = (Conclusion.NO_EFFECT, Conclusion.NO_STOP)
-    cleared = {effect.factor for effect in found if effect.conclusion in no_effect}
+    no_effect = Conclusion.NO_EFFECT
+    cleared = {e.factor for e in found if e.conclusion is no_effect or e.does_not_stop}
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
@@ -217,7 +217,7 @@ class Answer:
         causes: those that stop it first, of these that which turns the largest share of reruns.
         without_effect: settings of which reruns show that changing them neither stops nor starts
             it -> the values that they had in these.
-        not_stopping: likewise of those that do not stop it, and may start it.
+        not_stopping: likewise of those that do not stop it, and may start it or do.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
         likeliest: the undecided setting that most speaks for, and how many times likelier what is
@@ -324,7 +324,9 @@ def answer(
     causes = find_causes(found, bonds, pairs, is_step=contrast.is_shown)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _concluded(found, Conclusion.NO_EFFECT, named)
-    no_stop = _concluded(found, Conclusion.NO_STOP, named)
+    alone = [effect for effect in found if not effect.factor.keeps_step]
+    no_stop = [e.factor.setting for e in alone if e.does_not_stop]
+    no_stop = [setting for setting in no_stop if setting not in idle]
     failing = _concluded(found, Conclusion.ONLY_FAILS, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     undecided = tuple(s for s in tested if s not in (*named, *idle, *no_stop, *failing))
@@ -341,11 +343,11 @@ def answer(
         n_left=n_left,
         is_complete=is_complete,
         causes=causes,
-        without_effect={setting: _tried(seen, setting, Side) for setting in idle},
+        without_effect={setting: _tried(seen, setting, [*Side]) for setting in idle},
         not_stopping={setting: _tried(seen, setting, [Side.STOPS]) for setting in no_stop},
         only_failing=failing,
         undecided=undecided,
-        likeliest=_likeliest(found, undecided),
+        likeliest=_likeliest(found, {*undecided, *no_stop} - named),
         guess=_guess(plan, undecided),
         shared=_shared(plan),
         is_asked_together=is_complete or len(curing) < 2,
@@ -380,7 +382,7 @@ def _concluded(found: Sequence[Effect], conclusion: Conclusion, named: set[str])
     )
 
 
-def _tried(seen: Sightings, setting: str, sides: Iterable[Side]) -> str:
+def _tried(seen: Sightings, setting: str, sides: Collection[Side]) -> str:
     """The values that a setting had in reruns: `1 to 3`, or a list of words."""
     values = [
         value
@@ -395,7 +397,7 @@ def _tried(seen: Sightings, setting: str, sides: Iterable[Side]) -> str:
     return ", ".join(sorted({shown_value(value) for value in values}))
 
 
-def _likeliest(found: Sequence[Effect], undecided: Sequence[str]) -> Effect | None:
+def _likeliest(found: Sequence[Effect], undecided: Collection[str]) -> Effect | None:
     """The undecided setting that its reruns speak for most."""
     open_ones = [e for e in found if e.factor.setting in undecided and not e.factor.keeps_step]
     best = max(open_ones, key=lambda effect: effect.odds, default=None)
@@ -444,7 +446,7 @@ def _undecided_sentence(answer: Answer) -> str:
     """What is likeliest, with its odds, and what is missing."""
     do, reruns = DEEDS[answer.asked].do, counted(answer.n_trained, "rerun")
     said = f"Not decided yet, by {reruns} of {sum(answer.n_picked)} runs"
-    if answer.is_complete or not answer.undecided:
+    if answer.is_complete or not (answer.undecided or answer.not_stopping):
         which = "setting" if answer.is_complete else "single setting"
         said = f"No {which} was shown to make the loss {do}, by {reruns}"
     elif answer.n_trained == 0:
@@ -494,11 +496,12 @@ def render_answer(answer: Answer) -> str:
 
 def words_of(answer: Answer, effect: Effect) -> str:
     """What a table says of a setting, in accord with the answer."""
-    of = next((c for c in answer.causes if effect.factor.setting in c.settings), None)
-    is_cause = effect.conclusion is Conclusion.CAUSE
-    if of is None and is_cause:
-        return "another setting explains it"
-    if of is not None and of.kind is Kind.EFFECTIVE_STEP and not is_cause:
+    setting, step = effect.factor.setting, {NORMALIZATION, LEARNING_RATE}
+    named = next((c.settings for c in answer.causes if setting in c.settings), None)
+    if effect.conclusion is Conclusion.CAUSE:
+        words = effect.conclusion.words(answer.asked)
+        return words if named is not None else "another setting explains it"
+    if named is not None and setting in step <= {*named} and answer.contrast.is_shown:
         return "so the step acts" if effect.factor.keeps_step else "acts through the step"
     return effect.conclusion.words(answer.asked)
 
@@ -607,7 +610,7 @@ def _acting_side(effect: Effect) -> SideEffect:
 
 
 def _better_side(effect: Effect) -> SideEffect:
-    return max(effect.sides, key=lambda own: own.n_with - own.n_against)
+    return max(effect.sides, key=lambda own: (not own.is_idle, own.n_with - own.n_against))
 
 
 def _rest(answer: Answer) -> list[str]:
@@ -648,10 +651,9 @@ def _listed(names: Sequence[str]) -> str:
 def _effect_lines(answer: Answer) -> str:
     lines = []
     for effect in sorted(answer.effects, key=lambda own: own.p_value):
-        needed = ""
-        if effect.pairs_missing and effect.conclusion is Conclusion.TOO_LITTLE:
+        needed, words = "", words_of(answer, effect)
+        if effect.pairs_missing and words == Conclusion.TOO_LITTLE:
             needed = f" (about {effect.pairs_missing} more differing pairs are needed)"
-        words = effect.conclusion.words(answer.asked)
         lines.append(f"{effect.factor}: {words}, p = {effect.p_value:.2g}{needed}")
         lines += [f"  {_side_words(side)}" for side in effect.sides if side.n_pairs]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """What is trained next: the reruns that are expected to decide most for what they cost.
 
 Of each setting two things can be shown, by pairs of reruns with further seeds: that it acts, or
-that it does not. What is known (how the study's runs ended, earlier reruns) says how likely each
+that it does not, first that it does not stop the verdict, then that it does not start it, either.
+What is known (how the study's runs ended, earlier reruns) says how likely each
 is, and how many reruns it would still take. The settings are asked in the order of chance over
 cost, each for as many reruns as it needs and no more, until one population is full; then all is
 estimated anew.
@@ -27,7 +28,7 @@ from mlp.causes.effects import (
     Sightings,
     step_contrast,
 )
-from mlp.causes.evidence import Conclusion, pairs_needed, stays_needed
+from mlp.causes.evidence import Conclusion, chance_of_clearing, pairs_needed, stays_needed
 from mlp.causes.plan import CHANCE_OF_FIRST, CHANCE_OF_OTHER, Pick, Plan, Results, Side
 from mlp.config import RunConfig
 
@@ -38,6 +39,7 @@ _LEARNING_RATE = Factor(LEARNING_RATE)
 _STARTS_LESS = 0.5  # of these, from healthy runs: there one large step is far away
 _WEIGHT_OF_GUESS = 2.0  # reruns that a guess counts as
 _AGREEMENT = 0.85  # of further seeds with a change that turned the run's own seed
+_LEAST_CHANCE = 0.2  # of clearing a setting, to be worth the reruns
 # A cause is what is asked for; then what does not stop the verdict, then what does not start it.
 _WORTH_OF_CAUSE, _WORTH_OF_NO_STOP, _WORTH_OF_NO_START = 3.0, 0.5, 0.25
 
@@ -102,7 +104,8 @@ def _aims(plan: Plan, results: Results, seen: Sightings, found: Sequence[Effect]
             for side in effect.sides
         ]
         cleared = _clearing(arms, results)
-        possible = [aim for aim in (*(arm.naming() for arm in arms), cleared) if aim is not None]
+        naming = [arm.naming() for arm in arms if not arm.on.is_idle]
+        possible = [aim for aim in (*naming, cleared) if aim is not None]
         if possible:
             aim = max(possible, key=lambda aim: aim.rank)
             if cleared is not None and aim is not cleared:
@@ -253,11 +256,12 @@ def _clearing(arms: Sequence[_Arm], results: Results) -> _Aim | None:
     """
     aims: list[_Aim] = []
     for arm in (arm for arm in arms if not arm.on.is_idle):
-        n_more = stays_needed(arm.on.n_turned, arm.on.n_stayed)
-        reruns = list(islice(arm.idle_reruns(), n_more or 0))
-        if n_more is None or len(reruns) < n_more:
+        turned, stayed = arm.on.n_turned, arm.on.n_stayed
+        n_more, reruns = stays_needed(turned, stayed), [*arm.idle_reruns()]
+        possible = n_more is not None and n_more <= len(reruns)
+        if not possible or chance_of_clearing(turned, stayed, len(reruns)) < _LEAST_CHANCE:
             break
-        asked = tuple(config for rerun in reruns for config in rerun)
+        asked = tuple(config for rerun in reruns[:n_more] for config in rerun)
         cost = sum(config not in results for config in asked)
         worth = _WORTH_OF_NO_STOP if arm.on.side is Side.STOPS else _WORTH_OF_NO_START
         aims.append(_Aim(1 - arm.chance_of_turning, cost, asked, worth))
@@ -272,8 +276,10 @@ def _by_step(
     Where one of them is named, the other one acts through the effective step as well if that is
     shown, or if it can be: by pairs enough with the rate kept and with the step kept.
     """
-    ends = {found[own].conclusion for own in (_RATE, _LEARNING_RATE) if own in found}
-    is_named = Conclusion.CAUSE in ends and not ends & {Conclusion.NO_EFFECT, Conclusion.NO_STOP}
+    either = [found[own] for own in (_RATE, _LEARNING_RATE) if own in found]
+    ends = {effect.conclusion for effect in either}
+    is_named = Conclusion.CAUSE in ends and Conclusion.NO_EFFECT not in ends
+    is_named = is_named and not any(effect.does_not_stop for effect in either)
     kept = found.get(_SAME_STEP)
     if not is_named or kept is None or kept.conclusion is Conclusion.CAUSE:
         return False, None

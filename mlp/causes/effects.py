@@ -101,8 +101,14 @@ class Effect:
         return capital(side.n_with, side.n_against) >= 20
 
     @property
+    def does_not_stop(self) -> bool:
+        """Whether it was shown not to stop what is asked about, whatever it starts."""
+        side = self.on(Side.STOPS)
+        return side is not None and side.is_idle
+
+    @property
     def is_settled(self) -> bool:
-        """Whether no further rerun would change what is concluded."""
+        """Whether it is named, or cleared on every side there is."""
         is_idle = all(side.is_idle for side in self.sides)
         return is_idle or self.conclusion in (Conclusion.CAUSE, Conclusion.NO_EFFECT)
 
@@ -230,14 +236,16 @@ def effects(plan: Plan, seen: Sightings) -> tuple[Effect, ...]:
     that acts both ways as well as for one that acts one way. The chance of calling any setting a
     cause by mistake, at any time, stays below `SINGLE_ERROR_RATE` over all settings.
 
-    A setting is cleared where the bets on both sides that it turns fewer than `NEGLIGIBLE` have
-    won, and half cleared where that from runs with the verdict has: the chance of error of each is
-    `CLEARING_ERROR_RATE`. Whatever ends otherwise than as is asked
-    about counts as stopped there, although not all of it is a cure. Here, too, only further seeds
-    tell: with its own a run near the threshold was picked because it just swung, and whatever is
-    changed in it looks as if it acted.
+    A setting is cleared where the bets on every side that it turns fewer than `NEGLIGIBLE` have
+    won, and half cleared where the one on runs with the verdict has; if there are no others, it
+    stays so. The chance of error of each is `CLEARING_ERROR_RATE`. Whatever ends otherwise than as
+    is asked about counts as stopped there, although not all of it is a cure. Here, too, only
+    further seeds tell: with its own a run near the threshold was picked because it just swung, and
+    whatever is changed in it looks as if it acted.
 
-    Whichever of the two is reached first holds; no later rerun takes it back.
+    Whether it is named or cleared first holds; no later rerun takes it back. A side that has been
+    cleared says nothing for naming it any more: what does not stop the verdict may be shown to
+    start it, but not to stop it after all.
 
     Args:
         seen: what `look` found in the results.
@@ -292,15 +300,17 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
         if own.seed:
             count["with"] += own.is_with
             count["against"] += own.is_against
-            bets[side] = capital(count["with"], count["against"])
+            if side not in idle:  # else nothing is bet on it any more, so that nothing turns round
+                bets[side] = capital(count["with"], count["against"])
             highest = max(highest, _combined([*bets.values()]))
             if highest * level >= 1:
                 named_at = min(named_at, own.at)
             if own.before in own.pick.start:
                 count["turned" if own.is_turned else "stayed"] += 1
-                if idle_capital(count["turned"], count["stayed"]) * CLEARING_ERROR_RATE >= 1:
+                rest = idle_capital(count["turned"], count["stayed"])
+                if named_at == math.inf and rest * CLEARING_ERROR_RATE >= 1:
                     idle.add(side)
-                if len(idle) == len(Side):
+                if Side.STARTS in asked and idle == set(asked):
                     cleared_at = min(cleared_at, own.at)
     sides = tuple(
         _side_effect(side, seen[factor, side], counts[side], is_idle=side in idle) for side in asked
@@ -319,7 +329,8 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
     missing = [
         max(1, needed - side.n_with - side.n_against)
         for side in sides
-        if (needed := pairs_needed(side.n_with, side.n_against, of_side)) is not None
+        if not side.is_idle
+        and (needed := pairs_needed(side.n_with, side.n_against, of_side)) is not None
     ]
     return Effect(
         factor=factor,

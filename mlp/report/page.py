@@ -323,8 +323,10 @@ def _effect_dot(effect: Effect, side: SideEffect, *, is_named: bool) -> Dot:
     share, conclusion = _share(side), effect.conclusion
     if conclusion is Conclusion.CAUSE and (side.n_with <= side.n_against or not is_named):
         conclusion = Conclusion.TOO_LITTLE  # a side that speaks against it, or what is not named
-    if conclusion is Conclusion.NO_STOP:
-        conclusion = Conclusion.NO_EFFECT if side.is_idle else Conclusion.TOO_LITTLE
+    if side.is_idle:
+        conclusion = Conclusion.NO_EFFECT
+    elif conclusion is Conclusion.NO_STOP:
+        conclusion = Conclusion.TOO_LITTLE
     return Dot(
         x=share.value,
         lane=32 if side.side is Side.STOPS else 68,

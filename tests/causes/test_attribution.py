@@ -113,6 +113,61 @@ def test_what_does_not_stop_it_is_known_before_what_does_not_start_it():
     assert not looks[-1].not_stopping
 
 
+def test_what_does_not_stop_it_is_never_said_to_stop_it_after_all():
+    """Changing the momentum cures one run of sixteen: less than is worth a change, but not none."""
+    quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
+    plan = plan_of(quiet, n_runs=64, interventions=16, seeds=8)
+    momentum, obeys = Factor("optimizer.momentum"), training(quiet, 0)
+    cured = plan.on(Side.STOPS)[-1].configs[0]
+
+    def train(configs):
+        return [
+            dataclasses.replace(judged, verdict=Verdict.CONVERGED)
+            if config.model == cured.model and config.optimizer != cured.optimizer
+            else judged
+            for config, judged in zip(configs, obeys(configs), strict=True)
+        ]
+
+    looks = []
+    investigate(
+        plan, train, population=16, heard=lambda results: looks.append(answer_of(plan, results))
+    )
+    effects = [next(e for e in found.effects if e.factor == momentum) for found in looks]
+    kinds = [effect.conclusion for effect in effects]
+    assert Conclusion.NO_STOP in kinds
+    for effect, found in list(zip(effects, looks, strict=True))[kinds.index(Conclusion.NO_STOP) :]:
+        assert effect.does_not_stop
+        assert not effect.stops
+        assert momentum.setting in {*found.not_stopping, *found.without_effect}
+
+
+def test_where_no_run_is_healthy_nothing_is_said_of_what_starts_it():
+    quiet = dataclasses.replace(RATE, noise=0.0, slope=np.inf)
+    runs, space = study(quiet, 0, 64)
+    runs = [run for run in runs if run.verdict is Verdict.OSCILLATING]
+    plan = plan_reruns(runs, space, n_examples=N_EXAMPLES, gradient_norm=gradient_norms)
+    found = answer_of(plan, investigate(plan, training(quiet, 0)))
+    assert found.is_complete
+    assert not found.without_effect
+    assert {"model.depth", "optimizer.momentum"} <= set(found.not_stopping)
+    assert "do not stop the swings" in " ".join(sentences(found))
+
+
+def test_what_acts_in_healthy_runs_alone_is_cleared_by_these():
+    """The bound of `clip` does something where gradients are clipped, which here never swings."""
+    planted = dataclasses.replace(
+        STEP,
+        score=lambda c: 0.5 if c.gradient.normalization in ("sum", "mean") else -0.5,
+        space={**STEP.space, "gradient.clip_norm": {"low": 0.1, "high": 10.0, "log": True}},
+        noise=0.0,
+        slope=np.inf,
+    )
+    found = explain(planted, 0, 64)
+    effect = next(e for e in found.effects if e.factor == Factor("gradient.clip_norm"))
+    assert [side.side for side in effect.sides] == [Side.STARTS]
+    assert effect.conclusion is Conclusion.NO_EFFECT
+
+
 def test_too_few_pairs_are_too_little_evidence():
     found = explain(RATE, 0, 48, interventions=1, seeds=2)
     assert found.causes == ()

@@ -46,11 +46,12 @@ def plan_of(planted: Planted, repetition: int) -> Plan:
 
 
 class Told(NamedTuple):
-    """The settings that are named, cleared, and shown not to stop it."""
+    """The settings that are named, cleared, shown not to stop it, and said to stop it."""
 
     named: set[str]
     idle: set[str]
     no_stop: set[str]
+    stops: set[str]
 
 
 def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[Told]:
@@ -72,7 +73,8 @@ def looks(plan: Plan, planted: Planted, chance: int) -> Iterator[Told]:
             for kind in (Conclusion.NO_EFFECT, Conclusion.NO_STOP)
         )
         named = {setting for cause in causes for setting in cause.settings}
-        yield Told(named, idle, no_stop)
+        stops = {effect.factor.setting for effect in found if effect.stops}
+        yield Told(named, idle, no_stop, stops)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,8 @@ def test_what_was_named_or_cleared_stays_so(told):
                 assert told_first.named <= later.named
                 assert told_first.idle <= later.idle | later.named
                 assert told_first.no_stop <= later.no_stop | later.idle | later.named
+                assert not told_first.no_stop & later.stops
+                assert told_first.stops <= later.stops
                 assert not later.named & later.idle
 
 
