@@ -205,8 +205,8 @@ FAULTS = (
         "search sweep",
         'sign = 1 if DIRECTIONS[search.config.objective] == "minimize" else -1',
         'sign = -1 if DIRECTIONS[search.config.objective] == "minimize" else 1',
-        'sign = 1 if direction_of(search.objective) == "minimize" else -1',
-        'sign = -1 if direction_of(search.objective) == "minimize" else 1',
+        'sign = 1 if direction_of(objective) == "minimize" else -1',
+        'sign = -1 if direction_of(objective) == "minimize" else 1',
     ),
     fault(
         "pruned at the last step, too",
