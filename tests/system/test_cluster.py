@@ -385,7 +385,11 @@ def test_killed_machine(configs, data, expected, notices, capfd):
 
 @long
 def test_frozen_machine(configs, data, expected, notices):
-    with two_nodes() as cluster, open_executor(over(cluster), notice=notices.append) as executor:
+    """Its worker may wait for ever for examples, and Ray does not miss it for minutes."""
+    with (
+        two_nodes() as cluster,
+        open_executor(over(cluster, silence_s=20.0), notice=notices.append) as executor,
+    ):
         [other] = cluster.worker_nodes
 
         with meanwhile(cluster, lambda _: os.kill(raylet_of(other), signal.SIGSTOP)):
