@@ -220,7 +220,7 @@ class Answer:
         not_stopping: likewise of those that do not stop it, and may start it or do.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
-        likeliest: the undecided setting that most speaks for, and how many times likelier what is
+        likeliest: the setting, neither named nor cleared, that most speaks for, and how many times likelier what is
             known is if it acts; None where nothing speaks for any.
         guess: the undecided setting that goes along with the verdict most; None without any.
         shared: settings, as typed, that all runs have in common and one of which may do it; empty
@@ -399,8 +399,12 @@ def _tried(seen: Sightings, setting: str, sides: Collection[Side]) -> str:
 
 def _likeliest(found: Sequence[Effect], undecided: Collection[str]) -> Effect | None:
     """The undecided setting that its reruns speak for most."""
-    open_ones = [e for e in found if e.factor.setting in undecided and not e.factor.keeps_step]
-    best = max(open_ones, key=lambda effect: effect.odds, default=None)
+    open_ones = [e for e in found if e.factor.setting in undecided and not e.is_settled]
+    best = max(
+        (e for e in open_ones if not e.factor.keeps_step),
+        key=lambda effect: effect.odds,
+        default=None,
+    )
     return best if best is not None and best.odds > 1 else None
 
 
