@@ -220,8 +220,8 @@ class Answer:
         not_stopping: likewise of those that do not stop it, and may start it or do.
         only_failing: settings whose change ends it, but mostly in runs that end badly otherwise.
         undecided: settings of which the reruns show neither.
-        likeliest: the setting, neither named nor cleared, that most speaks for, and how many times likelier what is
-            known is if it acts; None where nothing speaks for any.
+        likeliest: the setting, neither named nor cleared, that most speaks for, and how many times
+            likelier what is known is if it acts; None where nothing speaks for any.
         guess: the undecided setting that goes along with the verdict most; None without any.
         shared: settings, as typed, that all runs have in common and one of which may do it; empty
             unless every run has the verdict.
