@@ -489,7 +489,7 @@ print("outlived")
 HASTY = """
 import sys
 from mlp.training import ray_cluster
-from mlp.sweep import main
+from mlp.sweep.__main__ import main
 ray_cluster._HEAD_PATIENCE_S, ray_cluster._LOOK_S = 3.0, 0.5
 sys.argv[0] = "sweep"
 main()
@@ -515,7 +515,7 @@ def test_sweep_whose_head_was_lost_goes_on_with_another_cluster(here, made_store
             text=True,
         ) as process:
             while n_stored(here) < 4 or not workers(cluster):
-                assert process.poll() is None
+                assert process.poll() is None, process.stderr.read()
                 time.sleep(0.05)
             kill(head)
             _, errors = process.communicate(timeout=120)
