@@ -35,6 +35,7 @@ LONG_PAUSE, SHORT_PAUSE = 4.0, 16  # a swing that comes later than so many pause
 
 _SMOOTHING = 0.125  # of batches' losses: the mean of about eight
 _SMOOTHED = 0.25  # of a loss's error: what is left of it in such a mean
+_LUCK = 5.0  # errors of such a mean: the best of a thousand lies three below the others
 _MEMORY = 1 / 32  # of what tells swings from noise
 _FEWEST = 24  # values before points can tell them, as of the judge
 # A sixth of the mean squared second difference is the variance of independent errors, and 2.7 times
@@ -119,8 +120,7 @@ def watch(row: MutableSequence[float], loss: float) -> int:
         begin_again(row, loss)
         return BEST
     see(row, loss)
-    is_exact = row[IS_UNKNOWN] == 0 and row[NOISE_SQUARED] == 0 and row[NOISE_PER_LOSS] == 0
-    row[LEVEL] = loss if is_exact else row[LEVEL] + (loss - row[LEVEL]) * _SMOOTHING
+    row[LEVEL] = loss if is_exact(row) else row[LEVEL] + (loss - row[LEVEL]) * _SMOOTHING
     count_swings(row, loss)
     better = max((1 - BETTER_SHARE) * abs(row[BEST_LOSS]), BETTER_LEAST * row[REFERENCE])
     is_learned = row[LEVEL] < (1 - VISIBLE_SHARE) * row[REFERENCE]
@@ -176,9 +176,16 @@ def swings(row: MutableSequence[float]) -> bool:
 
 
 def rises(row: MutableSequence[float], loss: float) -> bool:
-    """Whether the loss rises from weights that were gone back to: a small enough step goes down."""
-    best = row[BEST_LOSS]
-    far = best + (1 - BETTER_SHARE) * abs(best) + _SMOOTHED * noise_of(row, best)
+    """Whether the loss rises from weights that were gone back to: a small enough step goes down.
+
+    Over noise the best was the best by luck as well. Batches of a small loss have more noise than
+    is known, as few examples make it; so what is seen since then counts, too.
+    """
+    best, noise = row[BEST_LOSS], noise_of(row, row[BEST_LOSS])
+    if not is_exact(row):
+        n_bends = max(row[N_SEEN] - 2, 1.0)
+        noise = max(noise, math.sqrt(row[CURVED] / (1 - (1 - _MEMORY) ** n_bends)))
+    far = best + (1 - BETTER_SHARE) * abs(best) + _LUCK * _SMOOTHED * noise
     row[N_FAR] = row[N_FAR] + 1 if row[LEVEL] > far else 0
     high = RISE * max(abs(best), row[REFERENCE])
     if loss > high + 2 * BEYOND_NOISE * noise_of(row, high):
@@ -231,6 +238,11 @@ def least_swing(row: MutableSequence[float], level: float) -> float:
     """The smallest swing that counts about a level, in units of the loss."""
     noise = noise_of(row, max(level, row[LEVEL]))
     return max(VISIBLE_SHARE * level, NOTABLE_SHARE * row[REFERENCE], 2 * BEYOND_NOISE * noise)
+
+
+def is_exact(row: MutableSequence[float]) -> bool:
+    """Whether each loss is known to be over all examples."""
+    return row[IS_UNKNOWN] == 0 and row[NOISE_SQUARED] == 0 and row[NOISE_PER_LOSS] == 0
 
 
 def noise_of(row: MutableSequence[float], level: float) -> float:

@@ -129,6 +129,17 @@ def test_no_further_catapult_once_it_went_back():
     assert [step for step, _ in acts(losses, noise=0)] == [301, 303]
 
 
+@pytest.mark.parametrize("known", [{}, {"batch_size": 64}])
+def test_noise_about_the_luckiest_loss_is_no_rise(known):
+    """The best of a thousand noisy losses was lucky; what comes after it once went back is more."""
+    random = np.random.RandomState(0)
+    guard, n_back = Guard(patience=1000, **known), 0
+    for step in range(3000):
+        loss = (0.2 if step < 1000 or n_back else 3.0 + 2 * (-1) ** step) + 0.02 * random.randn()
+        n_back += guard.observe(0.7 if step == 0 else loss).name == "restore"
+    assert n_back <= 2
+
+
 def test_a_blow_up_that_nothing_comes_of_is_gone_back_from():
     losses = [0.7, 50.0, *[0.6931] * 500]  # where it has fallen for the last time
     [(step, action)] = acts(losses, noise=0)

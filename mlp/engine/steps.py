@@ -51,6 +51,7 @@ for _function in (
     guard.count_swings,
     guard.take_swing,
     guard.least_swing,
+    guard.is_exact,
     guard.noise_of,
     guard.see,
     guard.tells_swings,
