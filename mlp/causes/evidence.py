@@ -153,7 +153,7 @@ def chance_of_clearing(n_turned: int, n_stayed: int, n_more: int) -> float:
 
     Example:
         >>> [round(chance_of_clearing(n, 9, 50), 1) for n in (0, 1, 2, 4)]
-        [0.9, 0.5, 0.2, 0.0]
+        [0.9, 0.4, 0.2, 0.0]
     """
     allowed = [
         k
