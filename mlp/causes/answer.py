@@ -147,8 +147,11 @@ def _with_pair(causes: Sequence[Cause], cure: PairCure, found: Sequence[Effect])
 def _own_causes(found: Sequence[Effect], *, is_step: bool) -> list[tuple[Factor, ...]]:
     """The factors that act, those that are one and the same cause together."""
     named = {effect.factor for effect in found if effect.conclusion is Conclusion.CAUSE}
-    no_effect = Conclusion.NO_EFFECT
-    cleared = {e.factor for e in found if e.conclusion is no_effect or e.does_not_stop}
+    cleared = {
+        effect.factor
+        for effect in found
+        if effect.conclusion is Conclusion.NO_EFFECT or effect.does_not_stop
+    }
     normalization, learning_rate = _STEP
     groups: list[tuple[Factor, ...]] = []
     # Most often the mean at the sum's learning rate learns nothing, so that the normalization alone
@@ -324,9 +327,13 @@ def answer(
     causes = find_causes(found, bonds, pairs, is_step=contrast.is_shown)
     named = {setting for cause in causes for setting in cause.settings}
     idle = _concluded(found, Conclusion.NO_EFFECT, named)
-    alone = [effect for effect in found if not effect.factor.keeps_step]
-    no_stop = [e.factor.setting for e in alone if e.does_not_stop]
-    no_stop = [setting for setting in no_stop if setting not in idle]
+    no_stop = [
+        effect.factor.setting
+        for effect in found
+        if effect.does_not_stop
+        and not effect.factor.keeps_step
+        and effect.factor.setting not in idle
+    ]
     failing = _concluded(found, Conclusion.ONLY_FAILS, named)
     tested = dict.fromkeys(effect.factor.setting for effect in found)
     undecided = tuple(s for s in tested if s not in (*named, *idle, *no_stop, *failing))
@@ -399,12 +406,14 @@ def _tried(seen: Sightings, setting: str, sides: Collection[Side]) -> str:
 
 def _likeliest(found: Sequence[Effect], undecided: Collection[str]) -> Effect | None:
     """The undecided setting that its reruns speak for most."""
-    open_ones = [e for e in found if e.factor.setting in undecided and not e.is_settled]
-    best = max(
-        (e for e in open_ones if not e.factor.keeps_step),
-        key=lambda effect: effect.odds,
-        default=None,
-    )
+    open_ones = [
+        effect
+        for effect in found
+        if effect.factor.setting in undecided
+        and not effect.factor.keeps_step
+        and not effect.is_settled
+    ]
+    best = max(open_ones, key=lambda effect: effect.odds, default=None)
     return best if best is not None and best.odds > 1 else None
 
 

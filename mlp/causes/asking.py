@@ -2,10 +2,9 @@
 
 Of each setting two things can be shown, by pairs of reruns with further seeds: that it acts, or
 that it does not, first that it does not stop the verdict, then that it does not start it, either.
-What is known (how the study's runs ended, earlier reruns) says how likely each
-is, and how many reruns it would still take. The settings are asked in the order of chance over
-cost, each for as many reruns as it needs and no more, until one population is full; then all is
-estimated anew.
+What is known (how the study's runs ended, earlier reruns) says how likely each is, and how many
+reruns it would still take. The settings are asked in the order of chance over cost, each for as
+many reruns as it needs and no more, until one population is full; then all is estimated anew.
 
 A pair may not be chosen by how its own unchanged run ended, or the bet on it would not be fair. So
 the pairs of a setting come in a fixed order (a seed of each run, then the next seed), and only its

@@ -308,6 +308,7 @@ def _effect(plan: Plan, factor: Factor, seen: Sightings) -> Effect:
             if own.before in own.pick.start:
                 count["turned" if own.is_turned else "stayed"] += 1
                 rest = idle_capital(count["turned"], count["stayed"])
+                # Of what is named, no side is cleared: it may act on fewer than `NEGLIGIBLE`.
                 if named_at == math.inf and rest * CLEARING_ERROR_RATE >= 1:
                     idle.add(side)
                 if Side.STARTS in asked and idle == set(asked):
