@@ -22,6 +22,8 @@ from mlp.curve import BEYOND_NOISE, FAR_ABOVE, HARD_EXAMPLE, NOTABLE_SHARE, VISI
 
 PATIENCE = 300  # steps, where nobody knows how many there will be (docs/guard.md)
 BEST_PATIENCE = 64  # steps since the last new best, which a run that goes down while it swings has
+LOW = 1.5  # times the reference: swings about a lower mean settle by themselves more often, and
+LOW_PATIENCE = 4 / 3  # times the other have time for it
 FAR_PATIENCE = 1.5  # times the other, at most 300: steps after a blow-up without a fall
 LATER_PATIENCE = 16  # steps, once weights were restored
 SWINGS = 3  # in a row; one more where most of the losses lie within the noise of their batches
@@ -131,7 +133,9 @@ def watch(row: MutableSequence[float], loss: float) -> int:
     if row[N_RESTORES] == 0:
         count_far(row, loss, is_learned)
         patience = row[PATIENCE_STEPS]
-        is_due = step >= patience and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
+        is_low = is_exact(row) and row[MEAN] < LOW * row[REFERENCE]
+        least = LOW_PATIENCE * patience if is_low else patience
+        is_due = step >= least and step - row[BEST_STEP] >= min(patience, BEST_PATIENCE)
         # A late blow-up is not waited for as long as half of a long run.
         is_far = row[N_FAR] >= max(FAR_PATIENCE * min(patience, PATIENCE), 1)
         is_climbing = is_far and step >= patience
@@ -266,8 +270,12 @@ def see(row: MutableSequence[float], loss: float) -> None:
 
 
 def tells_swings(row: MutableSequence[float]) -> bool:
-    """Whether swings are no noise: known, far above the start, or told by the points."""
-    if row[IS_UNKNOWN] == 0 or row[MEAN] > FAR_ABOVE * row[REFERENCE]:
+    """Whether swings are no noise: of exact losses, far above the start, or told by the points.
+
+    That batches have so many examples says little of their noise where a network is sure of what
+    it gets wrong: one example in a hundred then costs more than all others.
+    """
+    if is_exact(row) or row[MEAN] > FAR_ABOVE * row[REFERENCE]:
         return True
     alternates = row[CURVED] > _ALTERNATES * row[VARIANCE]
     is_slow = row[LAST_HEIGHT] > _SLOW * math.sqrt(row[CURVED])
