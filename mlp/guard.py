@@ -77,13 +77,14 @@ KEEP, BEST, RESTORE, STOP = range(4)
     LAST,
     BEFORE_LAST,
     CURVED,
+    UNSEEN,
     MEAN,
     VARIANCE,
     REASON,
     SHARE,
     BEYOND,
-) = range(34)
-ROW_SIZE = 34
+) = range(35)
+ROW_SIZE = 35
 
 
 def row_of(
@@ -187,8 +188,7 @@ def rises(row: MutableSequence[float], loss: float) -> bool:
     """
     best, noise = row[BEST_LOSS], noise_of(row, row[BEST_LOSS])
     if not is_exact(row):
-        n_bends = max(row[N_SEEN] - 2, 1.0)
-        noise = max(noise, math.sqrt(row[CURVED] / (1 - (1 - _MEMORY) ** n_bends)))
+        noise = max(noise, math.sqrt(row[CURVED] / (1 - min(row[UNSEEN], 1 - _MEMORY))))
     far = best + (1 - BETTER_SHARE) * abs(best) + _LUCK * _SMOOTHED * noise
     row[N_FAR] = row[N_FAR] + 1 if row[LEVEL] > far else 0
     high = RISE * max(abs(best), row[REFERENCE])
@@ -262,6 +262,7 @@ def see(row: MutableSequence[float], loss: float) -> None:
     if row[N_SEEN] >= 2:
         bend = loss - 2 * row[LAST] + row[BEFORE_LAST]
         row[CURVED] += (bend * bend / 6 - row[CURVED]) * _MEMORY
+        row[UNSEEN] *= 1 - _MEMORY
     away = loss - row[MEAN]
     row[MEAN] += away * _MEMORY
     row[VARIANCE] += (away * (loss - row[MEAN]) - row[VARIANCE]) * _MEMORY
@@ -299,7 +300,8 @@ def begin_again(row: MutableSequence[float], loss: float) -> None:
     row[SECOND_PEAK], row[SECOND_HEIGHT] = -math.inf, 0.0
     row[THIRD_PEAK], row[THIRD_HEIGHT] = -math.inf, 0.0
     row[N_SWINGS], row[N_FAR], row[N_SEEN], row[PAUSE] = 0.0, 0.0, 1.0, 0.0
-    row[LAST], row[MEAN], row[VARIANCE], row[CURVED], row[BEYOND] = loss, loss, 0.0, 0.0, 1.0
+    row[LAST], row[MEAN], row[VARIANCE], row[BEYOND] = loss, loss, 0.0, 1.0
+    row[CURVED], row[UNSEEN] = 0.0, 1.0  # the share of the mean that is zeros still
 
 
 _REASONS = (Verdict.OSCILLATING, Verdict.DIVERGED, Verdict.CLIMBING)
