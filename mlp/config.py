@@ -272,7 +272,10 @@ class Execution:
     """Where and how wide the training runs. Changes no result."""
 
     engine: Annotated[
-        Literal["local", "ray"], Field(description="local: this process; ray: a Ray cluster")
+        Literal["local", "ray", "cuda"],
+        Field(
+            description="local: this process; ray: a Ray cluster; cuda: a GPU here (experimental)"
+        ),
     ] = "local"
     address: Annotated[
         _Text,

@@ -64,7 +64,7 @@ NAMES = {
     "training.dtype": "float32 or float64",
     "study.sampler": "one of tpe, random, qmc or grid",
     "study.pruner": "one of none, median or percentile",
-    "execution.engine": "local or ray",
+    "execution.engine": "one of local, ray or cuda",
 }
 TEXTS = [
     "data.root",

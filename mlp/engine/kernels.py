@@ -28,11 +28,14 @@ from mlp.engine.simd import (
     load,
     lowest_exponent,
     magnitude,
+    meet,
     power_of_two,
+    rank,
     rounding_shift,
     spread,
     store,
     store_sums,
+    team_size,
     transpose,
     where_less,
     widen_sum,
@@ -134,11 +137,15 @@ def _pixel_passes(span):
             store(target, r * tile, total)
 
     @inner
-    def backward(source, feature, block, n_pixels, delta, gradient, g0, is_first):
-        """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :]."""
+    def backward(source, feature, block, n_pixels, pixels, delta, gradient, g0, is_first):
+        """gradient[pixel, :] (+)= sum over the block's rows of feature * delta[row, :].
+
+        Args:
+            pixels: the first and the end of those to do.
+        """
         tile = lanes(delta, span)
         start, row, value = source.pixel_start, source.row, source.row_value
-        for pixel in range(n_pixels):
+        for pixel in range(pixels[0], pixels[1]):
             place = block * n_pixels + pixel
             begin, end = at(start, place), at(start, place + 1)
             place = g0 + pixel * tile
@@ -238,9 +245,10 @@ def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
                 s32, s33 = fma(y, x2, s32), fma(y, x3, s33)
             rows = (s00, s01, s02, s03, s10, s11, s12, s13, s20, s21, s22, s23, s30, s31, s32, s33)
             store_sums(a, 0, rows)
-            for u in range(min(4, n_a - i)):
-                for v in range(min(4, n_d - j)):
-                    gradient[g0 + (i + u) * n_d + j + v] += a[4 * u + v]
+            if rank() == 0:
+                for u in range(min(4, n_a - i)):
+                    for v in range(min(4, n_d - j)):
+                        gradient[g0 + (i + u) * n_d + j + v] += a[4 * u + v]
 
 
 @inner
@@ -284,13 +292,15 @@ def differentiate(activation, derivative, n_units, n_rows, output, o0, delta, d0
 @woven
 def clear_lanes(totals):
     """Sets the sums of all lanes to zero."""
-    for lane in range(len(totals)):
+    meet()
+    for lane in range(rank(), len(totals), team_size()):
         totals[lane] = 0
 
 
 @woven
 def add_lanes(totals, first, n_lanes):
     """The sums of some lanes, added in their order."""
+    meet()
     total = 0.0
     for lane in range(first, first + n_lanes):
         total += totals[lane]

@@ -64,7 +64,12 @@ def tile_columns(most: int, dtype: DTypeLike) -> int:
 
 
 def plan_layout(
-    widths: Sequence[Sequence[int]], groups: Sequence[int], n_pixels: int, dtype: str
+    widths: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    n_pixels: int,
+    dtype: str,
+    *,
+    is_wide: bool = False,
 ) -> Layout:
     """Lays networks out in the order given.
 
@@ -72,11 +77,12 @@ def plan_layout(
         widths: units of each hidden layer, for each trial.
         groups: how many trials each group takes; they begin at a tile of their own.
         n_pixels: live pixels and the one for the biases.
+        is_wide: whether tiles are wide where narrow ones would do.
     """
     n, deepest = len(widths), max(map(len, widths))
     trial = np.cumsum([0, *groups], dtype=np.int64)
     most = max(sum(shape[0] for shape in widths[i:j]) for i, j in pairwise(trial))
-    lanes = tile_columns(most, dtype)
+    lanes = WIDE // np.dtype(dtype).itemsize if is_wide else tile_columns(most, dtype)
     tile, column = [0], []
     for first, end in pairwise(trial):
         free = tile[-1] * lanes

@@ -2,10 +2,10 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ _NORMALIZATIONS = {
     "unit": update.UNIT,
     "clip": update.CLIP,
 }
+LONGEST_SLICE = 256  # steps
 _GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cache
 
 
@@ -61,6 +62,17 @@ class Population:
     threads: list[Handle]  # what each has for itself
 
 
+class Slice(NamedTuple):
+    """Steps of a population that are done without a look at it."""
+
+    course: Course
+    population: Population
+    sources: tuple[Handle, ...]  # what the steps may pass over, as in `mlp.engine.passes`
+    record: steps.Record  # receives what they leave
+    first_step: int  # updates done before
+    n_steps: int
+
+
 @np.errstate(all="ignore")  # they may be beyond the dtype
 def first_weights(config: RunConfig, n_inputs: int) -> Params:
     """The weights that a run begins with."""
@@ -80,13 +92,14 @@ def assemble(
     """Packs trials side by side.
 
     Args:
+        threads: that train them; 0: a GPU does, for which they are one group of wide tiles.
         old: the population they were in; None at the start.
     """
     dtype = course.dtype
     widths = [trial.config.model.layer_widths for trial in trials]
     n_chunks = chunk_count(course.batch_size, len(course.examples.train.label))
-    groups = _groups(widths, n_chunks, threads)
-    layout = plan_layout(widths, groups, course.examples.n_pixels, dtype)
+    groups = _groups(widths, n_chunks, threads) if threads else [len(trials)]
+    layout = plan_layout(widths, groups, course.examples.n_pixels, dtype, is_wide=threads == 0)
     state = _state(layout, [trial.config for trial in trials], n_chunks, dtype)
     for place, trial in enumerate(trials):
         if old is None:
@@ -192,7 +205,7 @@ def run_slice(
     batches: Handle,
     first_step: int,
     n_steps: int,
-    pool: ThreadPoolExecutor,
+    advance: Callable[[Slice], None],
 ) -> None:
     """Advances a population and notes what its trials did.
 
@@ -200,26 +213,11 @@ def run_slice(
         batches: of the epoch.
         first_step: updates done before.
         n_steps: steps to do, within the epoch.
-        pool: a thread for each but the first, which is this one.
+        advance: does them.
     """
     state, sources = population.state, (batches, course.held_out or course.whole, course.whole)
     record = _record(course, population, sources, first_step, n_steps)
-    job = Handle(
-        population.layout,
-        state,
-        record,
-        feature=course.feature,
-        size=population.layout.size,
-        epoch=course.epoch,
-        first_step=first_step,
-        n_steps=n_steps,
-    )
-    state.control[:] = 0
-    own, *others_own = population.threads
-    others = [pool.submit(_take_part, job, sources, other) for other in others_own]
-    _take_part(job, sources, own)
-    for other in others:
-        other.result()
+    advance(Slice(course, population, sources, record, first_step, n_steps))
     for place, trial in enumerate(population.trials):
         _note(trial, place, record, first_step)
         trial.ending = int(state.ending[place])
@@ -227,6 +225,31 @@ def run_slice(
         trial.loss = float(record.batch_loss[place, trial.last_step - first_step])
         if trial.ending != RUNNING:
             trial.weights = present_weights(course, population, place)
+
+
+def on_threads(pool: ThreadPoolExecutor) -> Callable[[Slice], None]:
+    """Does slices on this thread and others of a pool."""
+
+    def advance(part: Slice) -> None:
+        course, population, sources, record, first_step, n_steps = part
+        job = Handle(
+            population.layout,
+            population.state,
+            record,
+            feature=course.feature,
+            size=population.layout.size,
+            epoch=course.epoch,
+            first_step=first_step,
+            n_steps=n_steps,
+        )
+        population.state.control[:] = 0
+        own, *others_own = population.threads
+        others = [pool.submit(_take_part, job, sources, other) for other in others_own]
+        _take_part(job, sources, own)
+        for other in others:
+            other.result()
+
+    return advance
 
 
 def _take_part(job: Handle, sources: tuple[Handle, ...], own: Handle) -> None:

@@ -18,7 +18,7 @@ from mlp.engine.kernels import (
     transpose_all,
 )
 from mlp.engine.layout import Layout
-from mlp.engine.simd import NARROW, WIDE, lanes, store, zeros
+from mlp.engine.simd import NARROW, WIDE, lanes, rank, store, zeros
 from mlp.engine.sparse import BLOCK
 
 RUNNING = 0
@@ -49,7 +49,7 @@ def pass_chunk(job, source, own, group, step, role, chunk, n_chunks):
         step: updates done.
         role: which of the sums receives losses and hits.
     """
-    scratch, totals, side = own.scratch, own.totals, source.side
+    scratch = own.scratch
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     first_tile, end_tile = job.group_tile[group], job.group_tile[group + 1]
     units = BLOCK * tile
@@ -65,26 +65,41 @@ def pass_chunk(job, source, own, group, step, role, chunk, n_chunks):
         for trial in range(job.group_trial[group], job.group_trial[group + 1]):
             if job.ending[trial] == RUNNING:
                 z0 = units + (job.column[trial] - first_tile * tile) * ROW
-                logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
-                loss, hits = judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
-                job.losses[role, chunk, trial] += loss
-                job.hits[role, chunk, trial] += hits
-                if role == BATCH:
-                    if is_measured(job, trial, step):
-                        add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows)
-                    backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
+                pass_upper(
+                    job, own, source.side, z0, arena, trial, step, role, chunk, block, n_rows
+                )
         if role == BATCH:
             for number in range(first_tile, end_tile):
                 z0 = units + (number - first_tile) * tile * ROW
                 transpose_all(scratch, z0, _ROW, tile, n_rows, scratch, _ZERO, tile)
                 g0, is_first = chunk * job.size + number * n_pixels * tile, block == begin
-                gradient, feature = job.gradient, job.feature
+                gradient, feature, pixels = job.gradient, job.feature, (_ZERO, n_pixels)
                 if tile == lanes(scratch, WIDE):
-                    backward_wide(source, feature, block, n_pixels, scratch, gradient, g0, is_first)
+                    backward_wide(
+                        source, feature, block, n_pixels, pixels, scratch, gradient, g0, is_first
+                    )
                 else:
                     backward_narrow(
-                        source, feature, block, n_pixels, scratch, gradient, g0, is_first
+                        source, feature, block, n_pixels, pixels, scratch, gradient, g0, is_first
                     )
+
+
+@woven
+def pass_upper(job, own, side, z0, arena, trial, step, role, chunk, block, n_rows):
+    """Adds what one network makes of a block to its sums: from its first layer's sums on.
+
+    Where it is learned from, the derivatives by those sums take their place.
+    """
+    scratch, totals = own.scratch, own.totals
+    logit = forward_upper(job, scratch, z0, arena, trial, n_rows)
+    loss, hits = judge_rows(side, block * BLOCK, n_rows, scratch, logit, totals)
+    if rank() == 0:
+        job.losses[role, chunk, trial] += loss
+        job.hits[role, chunk, trial] += hits
+    if role == BATCH:
+        if is_measured(job, trial, step):
+            add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows)
+        backward_upper(job, scratch, z0, logit, trial, chunk, n_rows)
 
 
 @woven
@@ -115,9 +130,11 @@ def add_idle(job, side, block, scratch, arena, totals, trial, chunk, n_rows):
     unit, place = 0, arena
     for layer in range(job.depth[trial]):
         for _ in range(job.width[trial, layer]):
-            job.idle[chunk, trial, unit] += count_idle(
+            n_idle = count_idle(
                 job.activation[trial], side, block * BLOCK, n_rows, scratch, place, totals
             )
+            if rank() == 0:
+                job.idle[chunk, trial, unit] += n_idle
             unit += 1
             place += ROW
         place += ROW  # the unit of ones

@@ -151,7 +151,10 @@ def _compile(version: str) -> tuple[Any, Any]:
             for number in range(len(gradient) // size):
                 g0, start = number * size, number * tile * stride + block * BLOCK
                 transpose_all(deltas, start, stride, tile, BLOCK, scratch, 0, tile)
-                backward_wide(source, feature, block, n_inputs, scratch, gradient, g0, block == 0)
+                pixels = 0, n_inputs
+                backward_wide(
+                    source, feature, block, n_inputs, pixels, scratch, gradient, g0, block == 0
+                )
 
     return project_all, collect_all
 

@@ -4,12 +4,13 @@ Configs in, results out: whoever calls `train` does not see how the trials share
 trial's result does not depend on its neighbours, their order or the number of threads.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,10 +21,13 @@ from mlp.engine import steps
 from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_course, read_examples
 from mlp.engine.kernels import ROW
 from mlp.engine.packing import (
+    LONGEST_SLICE,
     PackedTrial,
     Population,
+    Slice,
     assemble,
     first_weights,
+    on_threads,
     present_weights,
     run_slice,
 )
@@ -35,7 +39,6 @@ from mlp.network import N_CLASSES, Params
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
-_LONGEST_SLICE = 256
 _NEVER = 2**62  # steps
 
 _ENDINGS = {
@@ -63,6 +66,7 @@ def train(
     progress: Progress | None = None,
     snapshots: Sequence[dict[int, Params]] | None = None,
     memory_bytes: int | None = None,
+    engine: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Result]:
     """Trains one network for each config.
 
@@ -80,6 +84,7 @@ def train(
         snapshots: one a trial, number of updates -> weights: a copy takes the place of each value,
             if the trial gets so far. No result depends on them.
         memory_bytes: to be used at most; None: most of what is free.
+        engine: what trains; it changes nothing but the time.
 
     Returns:
         One result for each config, in the same order.
@@ -87,10 +92,20 @@ def train(
     Raises:
         SystemLimitError: for a network that does not fit into memory, before any is trained.
     """
-    populations = _populations(configs, data, threads, memory_bytes)
+    n_examples, n_inputs = data.train.pixels.shape
+    sizes = {"n_inputs": n_inputs, "n_examples": n_examples}
+    device, limit = None, memory_bytes or int(_MEMORY_SHARE * available_bytes())
+    needed: Callable[[RunConfig], int] = functools.partial(trial_bytes, threads=threads, **sizes)
+    if engine == "cuda":
+        from mlp.engine import cuda_steps  # of an extra
+
+        device = cuda_steps.Device()
+        limit = memory_bytes or int(_MEMORY_SHARE * cuda_steps.free_bytes())
+        needed = functools.partial(cuda_steps.trial_bytes, **sizes)
+    populations = _populations(configs, limit, needed)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     copies: Sequence[dict[int, Params]] = snapshots or [{}] * len(configs)
-    n_inputs, losses = data.train.pixels.shape[1], np.full(len(configs), np.nan)
+    losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
     n_before = 0
     with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
@@ -103,7 +118,8 @@ def train(
                 )
                 for i in numbers
             ]
-            for step in _slices(course, trials, threads, pool):
+            advance = on_threads(pool) if device is None else device.advance
+            for step in _slices(course, trials, 0 if device else threads, advance):
                 losses[numbers] = [trial.loss for trial in trials]
                 if progress is not None:
                     n_own = sum(_updates(trial, step) for trial in trials)
@@ -122,17 +138,19 @@ def shared_settings(config: RunConfig) -> tuple[object, ...]:
 
 
 def _populations(
-    configs: Sequence[RunConfig], data: Dataset, threads: int, memory_bytes: int | None
+    configs: Sequence[RunConfig], limit: int, bytes_of: Callable[[RunConfig], int]
 ) -> list[list[int]]:
-    """Numbers of the configs that are trained together: they agree in what they share, and fit."""
-    limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
-    n_examples, n_inputs = data.train.pixels.shape
+    """Numbers of the configs that are trained together: they agree in what they share, and fit.
+
+    Args:
+        limit: memory, in bytes.
+        bytes_of: what a trial takes of it.
+    """
     populations: list[list[int]] = []
     filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
     for number, config in enumerate(configs):
         key = shared_settings(config)
-        sizes = {"n_inputs": n_inputs, "n_examples": n_examples, "threads": threads}
-        needed = trial_bytes(config, **sizes)
+        needed = bytes_of(config)
         if needed > limit:
             raise SystemLimitError(
                 f"model.widths={list(config.model.layer_widths)} must fit into "
@@ -151,7 +169,7 @@ def _slices(
     course: Course,
     trials: list[PackedTrial],
     threads: int,
-    pool: ThreadPoolExecutor,
+    advance: Callable[[Slice], None],
 ) -> Iterator[int]:
     """Trains a population to the last trial's end; yields the last step of each slice."""
     population: Population | None = None
@@ -161,14 +179,14 @@ def _slices(
         if population is None or len(running) < len(population.trials):
             population = assemble(course, running, threads, population)
             last = max(trial.config.training.steps for trial in running)
-            longest = _slice_steps(course.examples, running)
+            longest = _slice_steps(course.examples, running) if threads else LONGEST_SLICE
         if course.epoch and step and step % course.epoch == 0:
             batches = next_epoch(course)
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
         n_steps = min(n_steps, _take_snapshots(course, population, step))
-        run_slice(course, population, batches, step, n_steps, pool)
+        run_slice(course, population, batches, step, n_steps, advance)
         step += n_steps
         yield step - 1
 
@@ -197,7 +215,7 @@ def _slice_steps(examples: Examples, trials: Sequence[PackedTrial]) -> int:
         + n_rows * sum(layer.W.size for layer in trial.first[1:])
         for trial in trials
     )
-    return int(np.clip(_SLICE_WORK / work, 1, _LONGEST_SLICE))
+    return int(np.clip(_SLICE_WORK / work, 1, LONGEST_SLICE))
 
 
 def _result(trial: PackedTrial, epoch: int) -> Result:
@@ -256,7 +274,7 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, threads: i
     n_packed = n_weights + lanes * (n_inputs + 1)  # a group may leave part of a tile empty
     n_units = widths[0] + lanes + 2 * sum(widths) + len(widths) + 2
     n_steps, n_layers = config.training.steps + 1, len(sizes) - 1
-    measured = 3 * n_layers * (n_steps // config.training.evaluate_every + 2 + _LONGEST_SLICE)
+    measured = 3 * n_layers * (n_steps // config.training.evaluate_every + 2 + LONGEST_SLICE)
     curves = 2 * 8 * (5 * n_steps + measured)
     n_best = int(config.optimizer.guard != "none")
     return (

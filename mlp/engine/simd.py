@@ -24,6 +24,22 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 WIDE = 128
 NARROW = 64
+
+# Of float32 and of float64. Adding the shift to a number of small magnitude rounds it to an integer
+# and leaves that in the lowest bits. Below the lowest exponent, 2^n would leave the range of normal
+# numbers.
+CONSTANTS = {
+    "rounding_shift": (1.5 * 2.0**23, 1.5 * 2.0**52),
+    "lowest_exponent": (-87.0, -708.0),
+    "ln2_high": (float(np.float32(log(2))), log(2)),
+    "ln2_low": (log(2) - float(np.float32(log(2))), 2.3190468138462996e-17),
+}
+# Taylor's terms, as many as the type can feel on the interval the kernels use: |x| <= ln(2) / 2
+# for the exponential, 0 <= x <= 1 / 9 for the logarithm.
+SERIES = {
+    "expm1": [[1 / factorial(i + 2) for i in range(n)] for n in (6, 12)],
+    "atanh": [[1 / (2 * i + 3) for i in range(n)] for n in (7, 15)],
+}
 _INT32 = ir.IntType(32)
 
 
@@ -138,6 +154,24 @@ for _symbol, _name in (
     _operation(_symbol, _name)
 
 
+@intrinsic
+def rank(_typing: Any) -> Any:
+    """Number of this thread among those that do one sequence of operations: here one does, 0."""
+    return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), 0)
+
+
+@intrinsic
+def team_size(_typing: Any) -> Any:
+    """How many threads do one sequence of operations: here 1, on a GPU one for each lane."""
+    return types.intp(), lambda _c, _b, _s, _a: ir.Constant(ir.IntType(64), 1)
+
+
+@intrinsic
+def meet(_typing: Any) -> Any:
+    """Waits until all those threads are here and see what the others have written."""
+    return types.none(), lambda context, _b, _s, _a: context.get_dummy_value()
+
+
 @intrinsic(prefer_literal=True)
 def lanes(_typing: Any, array: Any, span: Any) -> Any:
     """How many elements of `array` a vector of `span` bytes holds (a compile-time constant)."""
@@ -245,10 +279,10 @@ def power_of_two(_typing: Any, shifted: Any) -> Any:
     return shifted(shifted), generate
 
 
-def _series(coefficients: Any) -> Any:
+def _series(name: str) -> Any:
     @intrinsic
     def evaluate(_typing: Any, x: Any) -> Any:
-        values = coefficients(x.dtype == types.float32)
+        values = SERIES[name][x.dtype != types.float32]
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             total: Any = _constant(x, values[-1])
@@ -261,27 +295,19 @@ def _series(coefficients: Any) -> Any:
     return evaluate
 
 
-# Taylor's terms, as many as the type can feel on the interval the kernels use: |x| <= ln(2) / 2
-# for the exponential, 0 <= x <= 1 / 9 for the logarithm.
-expm1_series = _series(lambda single: [1 / factorial(i + 2) for i in range(6 if single else 12)])
-atanh_series = _series(lambda single: [1 / (2 * i + 3) for i in range(7 if single else 15)])
+expm1_series, atanh_series = _series("expm1"), _series("atanh")
 
 
-def _constant_by_type(single: float, double: float) -> Any:
+def _constant_by_type(name: str) -> Any:
     @intrinsic
     def constant(_typing: Any, x: Any) -> Any:
-        value = single if x.dtype == types.float32 else double
+        value = CONSTANTS[name][x.dtype != types.float32]
         return x(x), lambda _c, _b, _s, _a: _constant(x, value)
 
     return constant
 
 
-# Adding this to a number of small magnitude rounds it to an integer and leaves that in the lowest
-# bits. Below the lowest exponent, 2^n would leave the range of normal numbers.
-rounding_shift = _constant_by_type(1.5 * 2.0**23, 1.5 * 2.0**52)
-lowest_exponent = _constant_by_type(-87.0, -708.0)
-ln2_high = _constant_by_type(float(np.float32(log(2))), log(2))
-ln2_low = _constant_by_type(log(2) - float(np.float32(log(2))), 2.3190468138462996e-17)
+rounding_shift, lowest_exponent, ln2_high, ln2_low = map(_constant_by_type, CONSTANTS)
 
 
 def _accumulation(add: Callable[[Any, Vector, Any, Any], Any]) -> Any:

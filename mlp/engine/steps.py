@@ -137,21 +137,12 @@ def finish_step(job, sources, group, step):
     n_chunks, n_held_out = job.n_chunks[group, step, BATCH], job.n_chunks[group, step, HELD_OUT]
     n_whole = job.n_chunks[group, step, WHOLE]
     goes_on, is_due = False, False
+    n_each = n_examples, len(sources[HELD_OUT].order), len(sources[WHOLE].order)
     for t in range(job.group_trial[group], job.group_trial[group + 1]):
         if job.ending[t] == RUNNING:
-            job.batch_loss[t, step] = add(job.losses, BATCH, n_chunks, t) / n_examples
-            if n_whole > 0:
-                total = add(job.losses, WHOLE, n_whole, t)
-                job.whole_loss[t, step] = total / len(sources[WHOLE].order)
-            if n_held_out > 0:
-                total = add(job.hits, HELD_OUT, n_held_out, t)
-                job.accuracy[t, step] = total / len(sources[HELD_OUT].order)
-            if job.is_broken[t]:
-                job.batch_loss[t, step] = math.nan
-                job.whole_loss[t, step] = math.nan
-            if job.is_guarded[t]:
-                ask_guard(job, t, step, done)
-            judge_step(job, t, step, done)
+            close_step(job, t, step, (n_chunks, n_held_out, n_whole), n_each)
+            if job.is_guarded[t] and job.action[t] == guard.BEST:
+                keep_weights(job, t)
             goes_on |= job.ending[t] == RUNNING
             is_due |= is_measured(job, t, done)
     if goes_on or is_due:
@@ -164,8 +155,32 @@ def finish_step(job, sources, group, step):
 
 
 @woven
+def close_step(job, t, step, n_chunks, n_examples):
+    """Records what a trial's networks came to at a step, and decides how it goes on.
+
+    Args:
+        step: number of the step within the slice.
+        n_chunks: of each source, that were passed over; 0 of one that is not due.
+        n_examples: of each source.
+    """
+    job.batch_loss[t, step] = add(job.losses, BATCH, n_chunks[BATCH], t) / n_examples[BATCH]
+    if n_chunks[WHOLE] > 0:
+        total = add(job.losses, WHOLE, n_chunks[WHOLE], t)
+        job.whole_loss[t, step] = total / n_examples[WHOLE]
+    if n_chunks[HELD_OUT] > 0:
+        total = add(job.hits, HELD_OUT, n_chunks[HELD_OUT], t)
+        job.accuracy[t, step] = total / n_examples[HELD_OUT]
+    if job.is_broken[t]:
+        job.batch_loss[t, step] = math.nan
+        job.whole_loss[t, step] = math.nan
+    if job.is_guarded[t]:
+        ask_guard(job, t, step, job.first_step + step)
+    judge_step(job, t, step, job.first_step + step)
+
+
+@woven
 def ask_guard(job, t, column, step):
-    """Shows the guard a trial's loss, keeps the weights that are best, and sets the step's rate.
+    """Shows the guard a trial's loss, and sets the step's rate.
 
     The last loss is of weights that will not be updated, so only one that is lost matters. A
     restored step makes no update; where its loss is no finite number, that of the best weights is
@@ -181,8 +196,6 @@ def ask_guard(job, t, column, step):
     if not (is_last and math.isfinite(loss)):
         job.action[t] = _watch(job.watched[t], loss)
         job.rate[t, column] *= job.watched[t, guard.SHARE]
-    if job.action[t] == guard.BEST:
-        keep_weights(job, t)
     if job.action[t] == guard.RESTORE:
         job.rate[t, column] = 0
         job.restored[t, column] = int(job.watched[t, guard.BEST_STEP])

@@ -14,7 +14,19 @@ from mlp import guard
 from mlp.engine.handle import inner, woven
 from mlp.engine.kernels import RELU
 from mlp.engine.passes import RUNNING, is_measured
-from mlp.engine.simd import NARROW, lanes, load, magnitude, store, where_less, widen_square, zeros
+from mlp.engine.simd import (
+    NARROW,
+    lanes,
+    load,
+    magnitude,
+    meet,
+    rank,
+    store,
+    team_size,
+    where_less,
+    widen_square,
+    zeros,
+)
 
 SUM, MEAN, UNIT, CLIP = range(4)
 
@@ -22,6 +34,7 @@ SUM, MEAN, UNIT, CLIP = range(4)
 # a few of them and is still a switch that no longer learns; a relu unit that any example reaches
 # learns from that one.
 _SATURATED_SHARE = 0.95
+_NONE, _ONE = np.int64(0), np.int64(1)  # a plain number would be a type of its own
 
 
 @inner
@@ -45,41 +58,70 @@ def update_group(job, group, step, n_chunks, n_examples):
             is_due |= is_measured(job, t, job.first_step + step)
             if job.normalization[t] >= UNIT:
                 is_normed = True
-                largest = largest_entry(job, t)
-                for column in range(job.column[t], job.column[t] + job.width[t, 0]):
-                    job.divisor[column] = largest
+                set_unit(job, t)
     if is_normed:
         square_first(job, begin, end)
     for t in trials:
         if is_here(job, t, step):
-            norm = relative_norm(job, t) if job.normalization[t] >= UNIT else 0.0
-            largest = job.divisor[job.column[t]]
-            divisor, factor = scale_of(
-                job.normalization[t], job.clip_norm[t], n_examples, largest, norm
-            )
-            for column in range(job.column[t], job.column[t] + job.width[t, 0]):
-                job.divisor[column], job.factor[column] = divisor, factor
-                job.column_momentum[column] = job.momentum[t]
+            set_scale(job, t, n_examples)
     if is_due:
-        measure_group(job, group, begin, end, step, n_chunks, n_examples)
+        measure_first(job, begin, end)
+        for t in trials:
+            if is_here(job, t, step) and is_measured(job, t, job.first_step + step):
+                measure_trial(job, t, step, n_chunks, n_examples)
     for t in trials:
         if job.ending[t] == RUNNING:
-            for column in range(job.column[t], job.column[t] + job.width[t, 0]):
-                job.column_rate[column] = job.rate[t, step]
+            set_rate(job, t, step)
             step_upper(job, t)
-    step_first(job, begin, end)
+    step_first(job, begin, end, _NONE, _ONE)
     for t in trials:
-        for column in range(job.column[t], job.column[t] + job.width[t, 0]):
-            if job.doubt[column] != 0:
-                job.is_broken[t] = 1
+        doubt_weights(job, t, _ONE)
 
 
 @woven
 def clear_columns(job, begin, end):
     """Lets the columns of trials that take no step stay as they are."""
-    for column in range(begin, end):
+    for column in range(begin + rank(), end, team_size()):
         job.divisor[column], job.factor[column] = 1, 0
         job.column_rate[column], job.column_momentum[column] = 0, 0
+
+
+@woven
+def set_unit(job, trial):
+    """Makes the largest entry of a trial's gradient its unit, for the norm."""
+    largest = largest_entry(job, trial)
+    for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
+        job.divisor[column] = largest
+
+
+@woven
+def set_scale(job, trial, n_examples):
+    """Sets by what a trial's gradient is divided and multiplied, and its momentum."""
+    norm = relative_norm(job, trial) if job.normalization[trial] >= UNIT else 0.0
+    largest = job.divisor[job.column[trial]]
+    divisor, factor = scale_of(
+        job.normalization[trial], job.clip_norm[trial], n_examples, largest, norm
+    )
+    for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
+        job.divisor[column], job.factor[column] = divisor, factor
+        job.column_momentum[column] = job.momentum[trial]
+
+
+@woven
+def set_rate(job, trial, step):
+    """Sets the learning rate of a trial's columns."""
+    for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
+        job.column_rate[column] = job.rate[trial, step]
+
+
+@woven
+def doubt_weights(job, trial, n_parts):
+    """Notes whether a trial's first weights are finite still, from what `step_first` left."""
+    n_columns = len(job.largest)
+    for part in range(n_parts):
+        for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
+            if job.doubt[part * n_columns + column] != 0:
+                job.is_broken[trial] = 1
 
 
 @woven
@@ -91,23 +133,20 @@ def is_here(job, trial, step):
 
 
 @woven
-def measure_group(job, group, begin, end, step, n_chunks, n_examples):
-    """Notes the norms in each layer and the share of idle units, where they are due."""
-    measure_first(job, begin, end)
-    for t in range(job.group_trial[group], job.group_trial[group + 1]):
-        if is_here(job, t, step) and is_measured(job, t, job.first_step + step):
-            g, v, w = 0.0, 0.0, 0.0
-            for column in range(job.column[t], job.column[t] + job.width[t, 0]):
-                g += job.gradient_squares[column]
-                v += job.velocity_squares[column]
-                w += job.weight_squares[column]
-            note_norms(job, t, step, 0, n_examples, g, v, w)
-            depth = job.depth[t]
-            for layer in range(1, depth + 1):
-                last = job.upper[t + 1] if layer == depth else job.offset[t, layer + 1]
-                g, v, w = measure_upper(job, t, job.offset[t, layer], last)
-                note_norms(job, t, step, layer, n_examples, g, v, w)
-            note_idle(job, t, step, n_chunks, n_examples)
+def measure_trial(job, t, step, n_chunks, n_examples):
+    """Notes the norms in each layer of a trial and the shares of its idle units."""
+    g, v, w = 0.0, 0.0, 0.0
+    for column in range(job.column[t], job.column[t] + job.width[t, 0]):
+        g += job.gradient_squares[column]
+        v += job.velocity_squares[column]
+        w += job.weight_squares[column]
+    note_norms(job, t, step, 0, n_examples, g, v, w)
+    depth = job.depth[t]
+    for layer in range(1, depth + 1):
+        last = job.upper[t + 1] if layer == depth else job.offset[t, layer + 1]
+        g, v, w = measure_upper(job, t, job.offset[t, layer], last)
+        note_norms(job, t, step, layer, n_examples, g, v, w)
+    note_idle(job, t, step, n_chunks, n_examples)
 
 
 @inner
@@ -115,7 +154,7 @@ def measure_first(job, begin, end):
     """Each column's sums of the squared gradient, next velocity and weights, in float64."""
     weights, velocity, gradient = job.weights, job.velocity, job.gradient
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
-    for column in range(begin, end):
+    for column in range(begin + rank(), end, team_size()):
         job.gradient_squares[column] = 0
         job.velocity_squares[column] = 0
         job.weight_squares[column] = 0
@@ -152,7 +191,7 @@ def measure_upper(job, trial, first, end):
 def note_norms(job, trial, step, layer, n_examples, g, v, w):
     """The norms of one layer, from its squares; one of zeros that stays so moved by nothing."""
     job.layer_gradient[trial, step, layer] = math.sqrt(g) / n_examples
-    moved = job.rate[trial, step] * math.sqrt(v)
+    moved = np.float64(job.rate[trial, step]) * math.sqrt(v)
     job.layer_update[trial, step, layer] = moved / math.sqrt(w) if moved != 0 else 0.0
 
 
@@ -178,10 +217,11 @@ def scale_of(normalization, clip_norm, n_examples, largest, norm):
     """Divisor and factor of a trial's gradient; `norm` is in units of `largest`."""
     if normalization == SUM or (normalization == UNIT and norm == 0):
         return 1.0, 1.0
+    unit = np.float64(largest)
     if normalization == UNIT:
-        return float(largest), 1.0 / norm
-    if normalization == CLIP and largest / n_examples * norm > clip_norm:
-        return float(largest), clip_norm / norm
+        return unit, 1.0 / norm
+    if normalization == CLIP and unit / n_examples * norm > clip_norm:
+        return unit, clip_norm / norm
     return float(n_examples), 1.0
 
 
@@ -216,13 +256,14 @@ def add_upper(job, trial, n_chunks):
     """Adds the chunks' gradients of a trial's upper layers; output 0 mirrors output 1."""
     gradient, size = job.gradient, job.size
     mirror = job.offset[trial, job.depth[trial] + 1]
-    for i in range(job.upper[trial], mirror):
+    for i in range(job.upper[trial] + rank(), mirror, team_size()):
         total = gradient[i]
         for chunk in range(1, n_chunks):
             total += gradient[chunk * size + i]
         gradient[i] = total
     n = job.upper[trial + 1] - mirror
-    for i in range(mirror, mirror + n):
+    meet()
+    for i in range(mirror + rank(), mirror + n, team_size()):
         gradient[i] = -gradient[i - n]
 
 
@@ -245,7 +286,7 @@ def square_first(job, begin, end):
     """Each column's sum of the squared entries, in float64 and in units of the divisor."""
     gradient = job.gradient
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
-    for column in range(begin, end):
+    for column in range(begin + rank(), end, team_size()):
         job.gradient_squares[column] = 0
     for column in range(begin, end, lanes(gradient, NARROW)):
         place = first_place(job, column)
@@ -276,29 +317,33 @@ def step_upper(job, trial):
     c = job.column[trial]
     divisor, factor = job.divisor[c], job.factor[c]
     rate, momentum = job.column_rate[c], job.column_momentum[c]
-    for i in range(job.upper[trial], job.upper[trial + 1]):
+    for i in range(job.upper[trial] + rank(), job.upper[trial + 1], team_size()):
         velocity[i] = momentum * velocity[i] + gradient[i] / divisor * factor
         weights[i] -= rate * velocity[i]
 
 
 @inner
-def step_first(job, begin, end):
+def step_first(job, begin, end, part, n_parts):
     """The same for the first layers; columns without a rate stay as they are.
 
     The pass over the examples leaves zero pixels out, but zero times a weight that is no finite
     number is none either. So `doubt` receives what tells such columns apart: zero where all weights
     are finite. (The last row, the biases, meets no zero.)
+
+    Args:
+        part: of the pixels, in which each has a row of `doubt` of its own; there are `n_parts`.
     """
     weights, velocity, gradient = job.weights, job.velocity, job.gradient
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
+    first_pixel, end_pixel = n_pixels * part // n_parts, n_pixels * (part + 1) // n_parts
     for column in range(begin, end, lanes(weights, NARROW)):
-        place = first_place(job, column)
+        place = first_place(job, column) + first_pixel * tile
         divisor, factor = load(job.divisor, column, NARROW), load(job.factor, column, NARROW)
         rate = load(job.column_rate, column, NARROW)
         momentum = load(job.column_momentum, column, NARROW)
         none = zeros(weights, NARROW)
         doubt = none
-        for pixel in range(n_pixels):
+        for pixel in range(first_pixel, end_pixel):
             g = load(gradient, place, NARROW) / divisor * factor
             v = momentum * load(velocity, place, NARROW) + g
             w = load(weights, place, NARROW)
@@ -308,7 +353,7 @@ def step_first(job, begin, end):
             if pixel < n_pixels - 1:
                 doubt = doubt + (new - new)
             place += tile
-        store(job.doubt, column, doubt)
+        store(job.doubt, part * len(job.largest) + column, doubt)
 
 
 @inner
@@ -318,9 +363,9 @@ def keep_weights(job, trial):
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
         start = first_place(job, column)
-        for place in range(start, start + n_pixels * tile, tile):
+        for place in range(start + rank() * tile, start + n_pixels * tile, team_size() * tile):
             best[place] = weights[place]
-    for place in range(job.upper[trial], job.upper[trial + 1]):
+    for place in range(job.upper[trial] + rank(), job.upper[trial + 1], team_size()):
         best[place] = weights[place]
 
 
@@ -331,7 +376,7 @@ def restore_weights(job, trial):
     n_pixels, tile = job.tile_shape[0], job.tile_shape[1]
     for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
         start = first_place(job, column)
-        for place in range(start, start + n_pixels * tile, tile):
+        for place in range(start + rank() * tile, start + n_pixels * tile, team_size() * tile):
             weights[place], velocity[place] = best[place], 0
-    for place in range(job.upper[trial], job.upper[trial + 1]):
+    for place in range(job.upper[trial] + rank(), job.upper[trial + 1], team_size()):
         weights[place], velocity[place] = best[place], 0

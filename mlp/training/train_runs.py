@@ -3,6 +3,7 @@
 Where a run is trained, with which others, and how often it was begun changes no result.
 """
 
+import functools
 import os
 import time
 from collections import Counter, deque
@@ -200,7 +201,7 @@ def open_executor(
 
     Raises:
         SettingError: for a cluster where Ray is not installed.
-        UnavailableError: for a cluster that does not answer.
+        UnavailableError: for a cluster that does not answer, or where there is no GPU.
         SystemLimitError: for a cluster of other versions than are here.
     """
     if not isinstance(where, Execution):
@@ -216,6 +217,10 @@ def open_executor(
             ) from None
         executor = RayCluster(where, n_threads(where), notice)
     else:
+        if where.engine == "cuda":
+            from mlp.engine.cuda_steps import check_gpu  # an extra
+
+            check_gpu()
         executor = _ThisProcess(where, notice)
     try:
         yield executor
@@ -246,7 +251,7 @@ def cut_for(
 
 
 class _ThisProcess:
-    """Trains in this process, one population after the other, each on all threads.
+    """Trains in this process, one population after the other, each on all threads or on a GPU.
 
     Own functions train in processes of their own, as many side by side as there are threads.
     """
@@ -255,6 +260,7 @@ class _ThisProcess:
         self.n_threads = n_threads(execution)
         self.population = execution.population
         self.notice = notice
+        self._is_on_gpu = execution.engine == "cuda"
         self._waiting: deque[Task] = deque()
         self._functions: Functions | None = None
 
@@ -273,7 +279,10 @@ class _ThisProcess:
         if self._functions is not None and self._functions.is_busy:
             return self._functions.wait(progress)
         task = self._waiting.popleft()
-        results = task.trainer(
+        trainer = task.trainer
+        if self._is_on_gpu and trainer is train_population:
+            trainer = functools.partial(train_population, engine="cuda")
+        results = trainer(
             task.configs,
             task.data,
             threads=self.n_threads,

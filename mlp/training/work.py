@@ -8,7 +8,7 @@ one that is built in. An *executor* decides where a trainer runs: in this proces
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ def train_population(
     threads: int,
     thresholds: Thresholds | None,
     progress: WorkDone | None,
+    engine: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Result]:
     """The built-in trainer: all networks in one pass over the data, in this process.
 
@@ -49,6 +50,7 @@ def train_population(
 
     Args:
         progress: called a few times a second; may raise to stop.
+        engine: what trains them; the sharpness is measured on the CPU.
 
     Raises:
         SystemLimitError: for what does not fit into memory, before anything is trained.
@@ -69,6 +71,7 @@ def train_population(
         thresholds=None if thresholds is None else [thresholds] * len(configs),
         progress=tell,
         snapshots=taken,
+        engine=engine,
     )
     return _measured(results, configs, taken, data, threads)
 

@@ -1,0 +1,120 @@
+"""Trains on a simulated GPU and on the CPU: `python -m engine.simulated NAME ...`.
+
+Numba's simulator has to be asked for before Numba is imported, so this is a program of its own. It
+prints what differs in any bit.
+"""
+
+import dataclasses
+import os
+import sys
+
+if __name__ == "__main__":
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+
+import numpy as np
+
+from mlp.data.dataset import load_data
+from mlp.engine import course, steps
+from mlp.engine.population import train
+from mlp.settings import read_run
+
+SIGMOID = {"model.widths": [3, 2]}
+TANH = {"model.widths": [3], "model.activation": "tanh"}
+RELU = {"model.widths": [2, 3, 2], "model.activation": "relu"}
+BATCHES = {"training.batch_size": 8, "training.steps": 3}
+GUARD = {"optimizer.guard": "rollback", "training.steps": 12, "training.evaluate_every": 6}
+
+# Name -> examples, and the settings of each network.
+CASES = {
+    "depth": (12, [SIGMOID, TANH | {"optimizer.momentum": 0.9}, RELU]),
+    "normalization": (
+        12,
+        [
+            SIGMOID | {"gradient.normalization": "unit", "gradient.derivative": "question"},
+            TANH | {"gradient.normalization": "clip", "gradient.clip_norm": 0.1},
+            RELU | {"gradient.normalization": "sum", "optimizer.decay": "cosine"},
+        ],
+    ),
+    "wide": (12, [TANH | {"model.widths": [33, 2]}]),
+    "float64": (12, [TANH | {"training.dtype": "float64", "gradient.normalization": "unit"}]),
+    "batches": (20, [TANH | BATCHES, RELU | BATCHES | {"gradient.normalization": "unit"}]),
+    "moved": (12, [TANH | BATCHES | {"training.shift": 1}]),
+    "non_finite": (
+        12,
+        [
+            {"model.widths": [2], "model.activation": "relu", "optimizer.learning_rate": 1e30},
+            SIGMOID,
+        ],
+    ),
+    "guard": (
+        20,
+        [
+            {"model.widths": [2], "optimizer.learning_rate": 80.0, "training.seed": 1} | GUARD,
+            RELU | GUARD | {"optimizer.learning_rate": 1e30},
+        ],
+    ),
+    "pruned": (12, [TANH | {"training.steps": 4}]),
+    "blocks": (270, [TANH | {"model.widths": [2], "training.steps": 1}]),
+}
+
+
+def data_of(n):
+    data = load_data(read_run({"data": {"name": "digits"}}).data, notice=lambda _: None)
+
+    def first(part, n):
+        return dataclasses.replace(part, pixels=part.pixels[:n], labels=part.labels[:n])
+
+    return dataclasses.replace(
+        data, train=first(data.train, n), validation=first(data.validation, 8)
+    )
+
+
+def config_of(settings):
+    grouped = {
+        "data": {"name": "digits"},
+        "model": {},
+        "gradient": {},
+        "optimizer": {"learning_rate": 0.5},
+        "training": {"steps": 2, "evaluate_every": 2},
+    }
+    for name, value in settings.items():
+        group, key = name.split(".")
+        grouped[group][key] = value
+    grouped["model"]["depth"] = len(grouped["model"]["widths"])
+    return read_run(grouped)
+
+
+def differences(ours, theirs):
+    """Names of the fields of two results that differ in any bit."""
+
+    def bits(value):
+        if isinstance(value, tuple):
+            return [bits(each) for each in value]
+        return (
+            (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+        )
+
+    return [
+        field.name
+        for field in dataclasses.fields(ours)
+        if bits(getattr(ours, field.name)) != bits(getattr(theirs, field.name))
+    ]
+
+
+def compare(name):
+    n, settings = CASES[name]
+    data, configs = data_of(n), [config_of(each) for each in settings]
+    thresholds = [{2: 1.1}] * len(configs) if name == "pruned" else None
+    if name == "blocks":  # both blocks in one chunk
+        course.CHUNKS = steps.CHUNKS = 1
+    here = train(configs, data, thresholds=thresholds)
+    there = train(configs, data, thresholds=thresholds, engine="cuda")
+    for place, (ours, theirs) in enumerate(zip(here, there, strict=True)):
+        found = differences(ours, theirs)
+        ending = f"{ours.ending.value}, {ours.restored_step.size} rollbacks"
+        print(f"{name} {place}: {', '.join(found) or 'same'} ({ending})", flush=True)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:] or CASES:
+        compare(each)
