@@ -237,14 +237,32 @@ def _judge_losses(result: "Result", batch_size: int | None) -> Judgement:
     if batch_size is None or batches is None or judged.verdict is Verdict.DIVERGED:
         return judged
     tail = _tail(batches)
-    if _deviation(tail) >= BEYOND_NOISE * _measured_noise(curve, at, batches, batch_size):
-        by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
-        return by_steps if by_steps.verdict is Verdict.OSCILLATING else judged
     margin = NOTABLE_SHARE if judged.period_steps is None else 0.0
     is_below = float(np.mean(tail)) < (1 + margin) * CHANCE_LOSS
-    if judged.verdict is Verdict.OSCILLATING and is_below:
-        return _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
+    if _deviation(tail) >= BEYOND_NOISE * _measured_noise(curve, at, batches, batch_size):
+        by_steps = _judge(batches, np.arange(batches.size), CHANCE_LOSS, 0.0)
+        if by_steps.verdict is Verdict.OSCILLATING:
+            return by_steps
+    elif judged.verdict is Verdict.OSCILLATING and is_below:
+        judged = _judge(curve, at, CHANCE_LOSS, _scatter(_tail(curve)), is_noise=True)
+    if judged.verdict is Verdict.LEARNING and not _falls_late(curve, at, tail):
+        is_high = judged.tail_loss > CONVERGED_SHARE * CHANCE_LOSS
+        return replace(judged, verdict=Verdict.STALLED if is_high else Verdict.CONVERGED)
     return judged
+
+
+def _falls_late(curve: Curve, at: NDArray[np.int64], batches: Curve) -> bool:
+    """Whether a run that has fallen still does.
+
+    Of few epochs the tail is most of the run. So the losses of the second half must fall, or those
+    of the batches in its last quarter.
+    """
+    if curve.size >= MIN_TAIL_ENTRIES / TAIL_SHARE or batches.size < MIN_TAIL_ENTRIES:
+        return True  # the tail is the last quarter, or there is nothing else to tell
+    late = curve[min(int(np.searchsorted(at, at[-1] / 2)), max(curve.size - 3, 0)) :]
+    n_third = max(1, batches.size // 3)
+    is_lower = _level(batches[-n_third:]) < _level(batches[:n_third])
+    return bool(late[-1] < (1 - VISIBLE_SHARE) * late[0]) or (is_lower and _has_trend(batches))
 
 
 def _measured_noise(curve: Curve, at: NDArray[np.int64], batches: Curve, batch_size: int) -> float:

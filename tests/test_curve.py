@@ -509,6 +509,26 @@ def test_noise_of_batches_is_no_swing_beside_few_ends_of_epochs(n_steps: int) ->
         assert judgement.verdict is Verdict.LEARNING
 
 
+@pytest.mark.parametrize("n_epochs", [4, 7, 12])
+@pytest.mark.parametrize(("level", "flat"), [(0.3, Verdict.STALLED), (0.03, Verdict.CONVERGED)])
+def test_a_fall_in_the_first_of_few_epochs_is_no_learning_at_the_end(
+    n_epochs: int, level: float, flat: Verdict
+) -> None:
+    steps = np.arange(100 * n_epochs + 1)
+    early = level + 0.5 * np.exp(-steps / 30)
+    late = level + 0.5 * np.exp(-steps / (40 * n_epochs))
+    for seed in range(10):
+        noise = 0.2 * level * random(seed).randn(steps.size)
+        assert judge_run(run_on_batches(early, noise, 100), 64).verdict is flat
+        assert judge_run(run_on_batches(late, noise, 100), 64).verdict is Verdict.LEARNING
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 9])
+def test_a_run_of_a_few_steps_on_batches_is_judged(n_steps: int) -> None:
+    judgement = judge_run(run_on_batches(learned(0.7, 0.1, n_steps), np.zeros(n_steps), 4), 64)
+    assert judgement.verdict in (Verdict.LEARNING, Verdict.STALLED)
+
+
 # --- laws ---
 
 any_losses = arrays(
