@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 from numba import config as numba_config
-from numba import cuda, float64, from_dtype
+from numba import cuda, float64, from_dtype, njit
 
 from mlp import guard
 from mlp.engine import kernels, passes, steps, update
+from mlp.engine.handle import flush_subnormals
 from mlp.engine.kernels import backward_wide as backward
 from mlp.engine.kernels import forward_wide as forward
 from mlp.engine.layout import Layout
@@ -369,7 +370,27 @@ def kernels_of(dtype: str) -> dict[str, Any]:
     weave = _taken(kernels._pixel_passes, names | {"woven": _device, "inner": _device})
     names["forward"], names["backward"] = weave(WIDE)
     names["LANES"] = WIDE // np.dtype(dtype).itemsize
-    return {function.__name__: cuda.jit(_taken(function, names)) for function in _KERNELS}
+    return {
+        function.__name__: cuda.jit(_flushing(_taken(function, names))) for function in _KERNELS
+    }
+
+
+def _flushing(kernel: FunctionType) -> Callable[..., None]:
+    """In the simulator, a kernel whose threads take subnormal numbers as zero, as a GPU does."""
+    if not IS_SIMULATED:
+        return kernel
+
+    @functools.wraps(kernel)
+    def run(*arguments: Any) -> None:
+        _flush()  # for this thread, which ends with the kernel
+        kernel(*arguments)
+
+    return run
+
+
+@njit
+def _flush() -> None:
+    flush_subnormals()
 
 
 def _taken(function: Any, names: dict[str, Any]) -> FunctionType:

@@ -53,6 +53,19 @@ CASES = {
             RELU | GUARD | {"optimizer.learning_rate": 1e30},
         ],
     ),
+    "subnormal": (
+        12,
+        [
+            {
+                "model.widths": [1, 1],
+                "model.activation": "tanh",
+                "gradient.normalization": "sum",
+                "optimizer.learning_rate": 1e30,
+                "training.batch_size": 8,
+                "training.seed": 4,
+            }
+        ],
+    ),
     "pruned": (12, [TANH | {"training.steps": 4}]),
     "blocks": (270, [TANH | {"model.widths": [2], "training.steps": 1}]),
 }
