@@ -60,7 +60,7 @@ def main(name: str, steps: int, most: int) -> None:
     """Measures and prints."""
     check_gpu()
     data = load_data(read_run({"data": {"name": name}}).data, notice=print)
-    card = "simulated" if IS_SIMULATED else cuda.get_current_device().name.decode()
+    card = "simulated" if IS_SIMULATED else str(cuda.get_current_device().name)
     found: dict[str, object] = {"card": card}
     for n, widths in WORKS:
         if n > most:

@@ -99,7 +99,7 @@ def halve(row: MutableSequence[float], loss: float) -> int:
 
 def halved(name: str, texts: Sequence[str]) -> list[End]:
     """How runs end, in a process of its own whose engine halves in the place of the guard."""
-    steps._watch = inner(halve)
+    steps.watch = inner(halve)
     steps.advance = steps._compile("halved " + version_of(*steps._COMPILED))
     configs = [with_settings(read_run(json.loads(text)), ROLLBACK) for text in texts]
     return ends(configs, train(configs, data_called(name)))

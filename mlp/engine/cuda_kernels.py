@@ -63,17 +63,27 @@ PARTS = 2 if IS_SIMULATED else 16
 ADDERS = 2 if IS_SIMULATED else 2048  # blocks that add the chunks' gradients
 
 _JOB = (
-    *Layout._fields,
+    *(name for name in Layout._fields if not name.startswith("group_")),
     *(name for name in steps.State._fields if name != "control"),
     *steps.Record._fields,
     "feature",
-    "room_start",  # (trials + 1,), where the room of each trial's teams begins
+    "room_start",  # (trials,), where the room of each trial's teams begins
+    "room_size",  # (trials,), of each of them
     *("size", "epoch", "first_step"),
 )
 _named: Any = namedtuple  # whose fields are those of others
 Job = _named("Job", _JOB)
 Source = _named("Source", (*Images._fields, *Batches._fields))
 Own = namedtuple("Own", "scratch totals")
+
+
+def _jit(**how: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compiles for the GPU, and not at link time, when no rounding would be kept as written.
+
+    (`cuda.jit(lto=False)` alone, without a function, forgets that it is False.)
+    """
+    kept = how if IS_SIMULATED else how | {"lto": False}
+    return lambda function: cuda.jit(function, **kept)
 
 
 def _vectors(dtype: str) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def _vectors(dtype: str) -> dict[str, Any]:
     n_narrow = NARROW // np.dtype(dtype).itemsize
     wide = np.float64
     names = _simulated(dtype, n_lanes) if IS_SIMULATED else _compiled(dtype, n_lanes)
-    rank, meet, fma = names["rank"], names["meet"], names["fma"]
+    rank, meet, fma, fma64 = (names[name] for name in ("rank", "meet", "fma", "fma64"))
     sums_room = names["sums_room"]
 
     def team_size():
@@ -117,7 +127,7 @@ def _vectors(dtype: str) -> dict[str, Any]:
         totals[index + rank()] += wide(x)
 
     def widen_square(totals, index, x):
-        totals[index + rank()] = names_fma64(wide(x), wide(x), totals[index + rank()])
+        totals[index + rank()] = fma64(wide(x), wide(x), totals[index + rank()])
 
     def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
         """As in `mlp.engine.kernels`: half of the team takes a pair of units at a time."""
@@ -143,7 +153,6 @@ def _vectors(dtype: str) -> dict[str, Any]:
                 gradient[g0 + pair] += sums[rank()]
             meet()
 
-    names_fma64 = names["fma64"]
     own = (team_size, lanes, load, spread, store, zeros, like, magnitude, where_less)
     for function in (*own, widen_sum, widen_square):
         names[function.__name__] = _device(function)
@@ -158,7 +167,7 @@ def _vectors(dtype: str) -> dict[str, Any]:
 
 def _device(function: Callable[..., Any]) -> Any:
     """A function that kernels call; the simulator runs it as it is."""
-    return function if IS_SIMULATED else cuda.jit(device=True)(function)
+    return function if IS_SIMULATED else _jit(device=True)(function)
 
 
 def _constant(value: Any) -> Any:
@@ -187,55 +196,55 @@ def _compiled(dtype: str, n_lanes: int) -> dict[str, Any]:
     fused = libdevice.fmaf_rn if is_single else libdevice.fma_rn
     fused64 = libdevice.fma_rn
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def rank():
         return cuda.threadIdx.x
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def meet():
         cuda.syncthreads()
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def place(axis):
         if axis == 0:
             return cuda.blockIdx.x
         return cuda.blockIdx.y if axis == 1 else cuda.blockIdx.z
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def at(array, index):
         return array[index]
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def fma(a, b, c):
         return fused(a, b, c)
 
-    @cuda.jit(device=True)
+    @_jit(device=True)
     def fma64(a, b, c):
         return fused64(a, b, c)
 
     if is_single:
 
-        @cuda.jit(device=True)
+        @_jit(device=True)
         def power_of_two(shifted):
             bits = libdevice.float_as_int(shifted)
             return libdevice.int_as_float(np.int32((bits << 23) + (127 << 23)))
 
     else:
 
-        @cuda.jit(device=True)
+        @_jit(device=True)
         def power_of_two(shifted):
             bits = libdevice.double_as_longlong(shifted)
             return libdevice.longlong_as_double((bits << 52) + (1023 << 52))
 
-    @cuda.jit(device=True, inline="always")
+    @_jit(device=True, inline="always")
     def sums_room():
         return cuda.shared.array(n_lanes, shared)
 
-    @cuda.jit(device=True, inline="always")
+    @_jit(device=True, inline="always")
     def tile_room():
         return cuda.shared.array(n_room, shared)
 
-    @cuda.jit(device=True, inline="always")
+    @_jit(device=True, inline="always")
     def totals_room():
         return cuda.shared.array(n_totals, wide)
 
@@ -366,13 +375,10 @@ def kernels_of(dtype: str) -> dict[str, Any]:
     for function in _TAKEN:
         plain = getattr(function, "py_func", function)
         names[plain.__name__] = _device(_taken(plain, names))
-        names["_watch"] = names.get("watch")
     weave = _taken(kernels._pixel_passes, names | {"woven": _device, "inner": _device})
     names["forward"], names["backward"] = weave(WIDE)
     names["LANES"] = WIDE // np.dtype(dtype).itemsize
-    return {
-        function.__name__: cuda.jit(_flushing(_taken(function, names))) for function in _KERNELS
-    }
+    return {function.__name__: _jit()(_flushing(_taken(function, names))) for function in _KERNELS}
 
 
 def _flushing(kernel: FunctionType) -> Callable[..., None]:
@@ -454,9 +460,8 @@ def upper_layers(job, source, batch, received, delta, room, role, step):
     meet()
     if job.ending[t] != RUNNING:
         return
-    size = (job.room_start[t + 1] - job.room_start[t]) // (len(job.gradient) // job.size)
-    start = job.room_start[t] + chunk * size
-    own = Own(room[start : start + size], totals_room())
+    start = job.room_start[t] + chunk * job.room_size[t]
+    own = Own(room[start : start + job.room_size[t]], totals_room())
     scratch = own.scratch
     z0, width = 0, job.width[t, 0]
     arena = width * ROW

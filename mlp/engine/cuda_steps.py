@@ -21,6 +21,7 @@ from mlp.engine.packing import LONGEST_SLICE, Population, Slice
 from mlp.engine.passes import BATCH, HELD_OUT, WHOLE
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
+from mlp.engine.steps import CHUNKS
 from mlp.errors import UnavailableError, one_line
 from mlp.network import N_CLASSES
 
@@ -51,7 +52,7 @@ def free_bytes() -> int:
     return 8 * 10**9 if IS_SIMULATED else int(cuda.current_context().get_memory_info().free)
 
 
-def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int) -> int:
+def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out: int) -> int:
     """Memory of the GPU that a trial takes in a population, at most.
 
     Weights, velocity, best weights and each chunk's gradient; what its first layer receives from
@@ -65,12 +66,12 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int) -> int:
     n_packed = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
     n_packed += (n_columns - widths[0]) * (n_inputs + 1)
     n_copies = 2 + int(config.optimizer.guard != "none") + n_chunks
-    n_rows = -(-n_examples // BLOCK) * BLOCK
+    n_blocks = -(-max(n_examples, n_held_out) // BLOCK)
     n_curves = LONGEST_SLICE * (8 + 3 * (len(widths) + 1))
     return (
         n_copies * n_packed * item
-        + 2 * n_columns * n_rows * item
-        + n_chunks * team_units(widths) * ROW * item
+        + 2 * n_columns * n_blocks * BLOCK * item
+        + min(n_blocks, CHUNKS) * team_units(widths) * ROW * item
         + n_curves * 8
     )
 
@@ -97,7 +98,13 @@ class Device:
         with rounded_as_written():
             if population not in self._states:
                 self._states = WeakKeyDictionary()  # of the trials that go on, as packed before
-                on_device = {name: cuda.to_device(own) for name, own in arrays_of(part).items()}
+                arrays, rooms = arrays_of(part), rooms_of(part)
+                on_device = {name: cuda.to_device(array) for name, array in arrays.items()}
+                # Whatever stands there for rows without an example and columns without a trial, no
+                # number of a trial comes of it.
+                on_device |= {
+                    name: cuda.device_array(size, course.dtype) for name, size in rooms.items()
+                }
                 self._states[population] = on_device
             state = self._states[population]
             taken = {name: cuda.to_device(array) for name, array in record._asdict().items()}
@@ -128,26 +135,35 @@ class Device:
 
 
 def arrays_of(part: Slice) -> dict[str, NDArray[Any]]:
-    """Layout and state of a population, and room for what a step leaves."""
+    """Layout and state of a population."""
     layout, dtype = part.population.layout, part.course.dtype
     arrays = layout._asdict() | part.population.state._asdict() | {"feature": part.course.feature}
-    del arrays["control"]
+    del arrays["control"], arrays["group_tile"], arrays["group_trial"]
     arrays["doubt"] = np.zeros(PARTS * layout.n_columns, dtype)
-    arrays |= {name: np.zeros(1, own.dtype) for name, own in arrays.items() if own.size == 0}
-    n_blocks = max(
-        int(np.diff(source.arrays["batch_block"]).max())
-        for source in (*part.sources, part.course.whole)
+    sizes = ROW * np.array(
+        [team_units(t.config.model.layer_widths) for t in part.population.trials]
     )
-    n_chunks = len(arrays["gradient"]) // layout.size
-    rooms = [team_units(trial.config.model.layer_widths) for trial in part.population.trials]
-    arrays["room_start"] = np.cumsum([0, *rooms]) * n_chunks * ROW
-    for name, size in (
-        ("received", n_blocks * layout.n_columns * BLOCK),
-        ("delta", n_blocks * layout.n_columns * BLOCK),
-        ("room", int(arrays["room_start"][-1])),
-    ):
-        arrays[name] = np.zeros(size, dtype)
-    return arrays
+    n_teams = min(_most_blocks(part), CHUNKS)
+    arrays["room_size"] = sizes
+    arrays["room_start"] = (np.cumsum(sizes) - sizes) * n_teams
+    return arrays | {name: np.zeros(1, own.dtype) for name, own in arrays.items() if own.size == 0}
+
+
+def rooms_of(part: Slice) -> dict[str, int]:
+    """How many numbers a step leaves: from the first layers to the others, back, and between."""
+    n_blocks, n_columns = _most_blocks(part), part.population.layout.n_columns
+    widths = [trial.config.model.layer_widths for trial in part.population.trials]
+    return {
+        "received": n_blocks * n_columns * BLOCK,
+        "delta": n_blocks * n_columns * BLOCK,
+        "room": min(n_blocks, CHUNKS) * sum(map(team_units, widths)) * ROW,
+    }
+
+
+def _most_blocks(part: Slice) -> int:
+    """Of a batch of any source."""
+    sources = *part.sources, part.course.whole
+    return max(int(np.diff(source.arrays["batch_block"]).max()) for source in sources)
 
 
 class _Launches:
@@ -219,8 +235,10 @@ def rounded_as_written() -> Iterator[None]:
     if IS_SIMULATED:
         yield
         return
+    from numba.cuda.core import config
     from numba.cuda.cudadrv import nvvm
 
+    config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small studies are welcome
     plain = nvvm.compile_ir
 
     def exact(code: Any, **options: Any) -> Any:

@@ -20,7 +20,7 @@ from mlp.engine.layout import Array, Integers, Layout, move, pack, plan_layout, 
 from mlp.engine.passes import RUNNING, scratch_size
 from mlp.engine.simd import WIDE, aligned_zeros
 from mlp.gradient import rate_share
-from mlp.network import Params, initialize
+from mlp.network import Layer, Params, initialize
 
 _ACTIVATIONS = {"sigmoid": kernels.SIGMOID, "tanh": kernels.TANH, "relu": kernels.RELU}
 _DERIVATIVES = {"exact": kernels.EXACT, "question": kernels.QUESTION}
@@ -267,8 +267,8 @@ def _note(trial: PackedTrial, place: int, record: steps.Record, first_step: int)
         "accuracy": record.accuracy[place],
         "restored": record.restored[place],
         "layer_step": first_step + at,
-        "layer_gradient": record.layer_gradient[place, at, : depth + 1],
-        "layer_update": record.layer_update[place, at, : depth + 1],
+        "layer_gradient": one_nan(record.layer_gradient[place, at, : depth + 1]),
+        "layer_update": one_nan(record.layer_update[place, at, : depth + 1]),
         "layer_idle": record.layer_idle[place, at, :depth],
     }
     for name, part in parts.items():
@@ -278,7 +278,13 @@ def _note(trial: PackedTrial, place: int, record: steps.Record, first_step: int)
 def present_weights(course: Course, population: Population, place: int) -> Params:
     """A copy of the weights that the trial in this place has between two slices."""
     first, live = population.trials[place].first[0], course.examples.live
-    return unpack(population.layout, population.state.weights, place, first, live)
+    weights = unpack(population.layout, population.state.weights, place, first, live)
+    return tuple(Layer(one_nan(layer.W), one_nan(layer.b)) for layer in weights)
+
+
+def one_nan(numbers: NDArray[Any]) -> NDArray[Any]:
+    """The numbers, with the same bits in each that is none: processors differ in these."""
+    return np.where(np.isnan(numbers), numbers.dtype.type(np.nan), numbers)
 
 
 @np.errstate(over="ignore")  # a rate may be beyond the dtype

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlp import guard
 from mlp.config import RunConfig
@@ -94,15 +95,17 @@ def train(
     """
     n_examples, n_inputs = data.train.pixels.shape
     sizes = {"n_inputs": n_inputs, "n_examples": n_examples}
-    device, limit = None, memory_bytes or int(_MEMORY_SHARE * available_bytes())
-    needed: Callable[[RunConfig], int] = functools.partial(trial_bytes, threads=threads, **sizes)
+    limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
+    budgets = [_Budget(limit, functools.partial(trial_bytes, threads=threads, **sizes))]
+    device = None
     if engine == "cuda":
         from mlp.engine import cuda_steps  # of an extra
 
         device = cuda_steps.Device()
-        limit = memory_bytes or int(_MEMORY_SHARE * cuda_steps.free_bytes())
-        needed = functools.partial(cuda_steps.trial_bytes, **sizes)
-    populations = _populations(configs, limit, needed)
+        sizes["n_held_out"] = data.validation.n_examples
+        limit = int(_MEMORY_SHARE * cuda_steps.free_bytes())
+        budgets.append(_Budget(limit, functools.partial(cuda_steps.trial_bytes, **sizes)))
+    populations = _populations(configs, budgets)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     copies: Sequence[dict[int, Params]] = snapshots or [{}] * len(configs)
     losses = np.full(len(configs), np.nan)
@@ -137,28 +140,30 @@ def shared_settings(config: RunConfig) -> tuple[object, ...]:
     return training.dtype, training.batch_size, order_seed, training.shift, scale
 
 
-def _populations(
-    configs: Sequence[RunConfig], limit: int, bytes_of: Callable[[RunConfig], int]
-) -> list[list[int]]:
-    """Numbers of the configs that are trained together: they agree in what they share, and fit.
+class _Budget(NamedTuple):
+    """Memory, and what a trial takes of it, in bytes."""
 
-    Args:
-        limit: memory, in bytes.
-        bytes_of: what a trial takes of it.
-    """
+    limit: int
+    bytes_of: Callable[[RunConfig], int]
+
+
+def _populations(configs: Sequence[RunConfig], budgets: Sequence[_Budget]) -> list[list[int]]:
+    """Numbers of the configs that are trained together: they agree in what they share, and fit."""
     populations: list[list[int]] = []
-    filling: dict[tuple[object, ...], tuple[list[int], int]] = {}
+    limits = np.array([budget.limit for budget in budgets])
+    filling: dict[tuple[object, ...], tuple[list[int], NDArray[np.int64]]] = {}
     for number, config in enumerate(configs):
         key = shared_settings(config)
-        needed = bytes_of(config)
-        if needed > limit:
-            raise SystemLimitError(
-                f"model.widths={list(config.model.layer_widths)} must fit into "
-                f"{limit / 1e9:.3g} GB of memory, but needs {needed / 1e9:.3g} GB to be trained"
-            )
-        members, used = filling.get(key, ([], 0))
-        if not members or used + needed > limit:
-            members, used = [], 0
+        needed = np.array([budget.bytes_of(config) for budget in budgets])
+        for limit, own in zip(limits, needed, strict=True):
+            if own > limit:
+                raise SystemLimitError(
+                    f"model.widths={list(config.model.layer_widths)} must fit into "
+                    f"{limit / 1e9:.3g} GB of memory, but needs {own / 1e9:.3g} GB to be trained"
+                )
+        members, used = filling.get(key, ([], np.zeros_like(limits)))
+        if not members or (used + needed > limits).any():
+            members, used = [], np.zeros_like(limits)
             populations.append(members)
         members.append(number)
         filling[key] = members, used + needed

@@ -59,7 +59,7 @@ for _function in (
     guard.begin_again,
 ):
     register_jitable(_function)
-_watch = inner(guard.watch)
+watch = inner(guard.watch)
 
 
 class State(NamedTuple):
@@ -194,7 +194,7 @@ def ask_guard(job, t, column, step):
             loss = whole
     job.action[t] = guard.KEEP
     if not (is_last and math.isfinite(loss)):
-        job.action[t] = _watch(job.watched[t], loss)
+        job.action[t] = watch(job.watched[t], loss)
         job.rate[t, column] *= job.watched[t, guard.SHARE]
     if job.action[t] == guard.RESTORE:
         job.rate[t, column] = 0

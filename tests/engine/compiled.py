@@ -37,7 +37,8 @@ def arguments(dtype):
     sources = course.whole, course.held_out, course.whole
     record = packing._record(course, population, sources, 0, 2)
     fields = population.layout._asdict() | population.state._asdict() | record._asdict()
-    fields |= {"feature": course.feature, "room_start": population.layout.upper}
+    fields |= {"feature": course.feature}
+    fields |= dict.fromkeys(["room_start", "room_size"], population.layout.upper)
     fields |= {"size": 1, "epoch": 1, "first_step": 1}
     names = cuda_kernels.Job._fields
     job = types.NamedTuple([type_of(fields[name]) for name in names], cuda_kernels.Job)
@@ -66,10 +67,13 @@ def main():
     for dtype in "float32", "float64":
         kernels = cuda_kernels.kernels_of(dtype)
         assert set(kernels) == set(arguments(dtype))
+        assert not any(kernel.targetoptions["lto"] for kernel in kernels.values())
         for name, kinds in arguments(dtype).items():
             with rounded_as_written():
                 code, _ = compile_ptx(kernels[name].py_func, kinds, cc=HOPPER)
-            found = re.findall(r"^\s*([a-z]+\d?\.[a-z.]*f(?:32|64))\s", code, re.M)
+            found = re.findall(
+                r"^\s*(?:@!?%p\d+\s+)?([a-z]+\d?\.[a-z0-9.]*f(?:32|64))\s", code, re.M
+            )
             print(json.dumps([dtype, name, Counter(found)]), flush=True)
 
 

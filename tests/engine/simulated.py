@@ -46,6 +46,19 @@ CASES = {
             SIGMOID,
         ],
     ),
+    "not_a_number": (
+        12,
+        [
+            TANH
+            | {
+                "model.widths": [2],
+                "gradient.normalization": "unit",
+                "optimizer.learning_rate": 1e308,
+                "training.dtype": "float64",
+                "training.steps": 5,
+            }
+        ],
+    ),
     "guard": (
         20,
         [
@@ -67,19 +80,23 @@ CASES = {
         ],
     ),
     "pruned": (12, [TANH | {"training.steps": 4}]),
-    "blocks": (270, [TANH | {"model.widths": [2], "training.steps": 1}]),
+    "blocks": (530, [TANH | {"model.widths": [2], "training.steps": 1}]),
+    "one_chunk": (530, [TANH | {"model.widths": [2], "training.steps": 1}]),
+    "blocks_beside_batches": (530, [TANH | BATCHES | {"model.widths": [2], "training.steps": 1}]),
+    "held_out": (12, [TANH | {"model.widths": [2], "training.steps": 1}]),
+    "left_alone": (12, [TANH, SIGMOID | GUARD | {"training.steps": 5}]),
 }
 
 
-def data_of(n):
+def data_of(n, n_held_out=8):
     data = load_data(read_run({"data": {"name": "digits"}}).data, notice=lambda _: None)
 
     def first(part, n):
-        return dataclasses.replace(part, pixels=part.pixels[:n], labels=part.labels[:n])
+        take = np.arange(n) % part.n_examples  # again and again where there are too few
+        return dataclasses.replace(part, pixels=part.pixels[take], labels=part.labels[take])
 
-    return dataclasses.replace(
-        data, train=first(data.train, n), validation=first(data.validation, 8)
-    )
+    held_out = first(data.validation, n_held_out)
+    return dataclasses.replace(data, train=first(data.train, n), validation=held_out)
 
 
 def config_of(settings):
@@ -116,12 +133,18 @@ def differences(ours, theirs):
 
 def compare(name):
     n, settings = CASES[name]
-    data, configs = data_of(n), [config_of(each) for each in settings]
+    data = data_of(n, 600 if name == "held_out" else 8)
+    configs = [config_of(each) for each in settings]
     thresholds = [{2: 1.1}] * len(configs) if name == "pruned" else None
-    if name == "blocks":  # both blocks in one chunk
+    if name == "one_chunk":
         course.CHUNKS = steps.CHUNKS = 1
-    here = train(configs, data, thresholds=thresholds)
-    there = train(configs, data, thresholds=thresholds, engine="cuda")
+    here, there = (
+        # Copies of the weights end a slice, after which those that go on are packed anew.
+        train(
+            configs, data, thresholds=thresholds, engine=engine, snapshots=[{3: ()}] * len(configs)
+        )
+        for engine in ("cpu", "cuda")
+    )
     for place, (ours, theirs) in enumerate(zip(here, there, strict=True)):
         found = differences(ours, theirs)
         ending = f"{ours.ending.value}, {ours.restored_step.size} rollbacks"

@@ -9,13 +9,15 @@ from numba import cuda
 from mlp.engine.cuda_steps import IS_SIMULATED
 from mlp.engine.population import train
 
-DATA = data_of(12 if IS_SIMULATED else 280)
-SHARED = st.fixed_dictionaries(
-    {
-        "training.dtype": st.sampled_from(["float32", "float64"]),
-        "training.batch_size": st.sampled_from([None, 8, 50]),
-        "training.shift": st.sampled_from([0, 1]),
-    }
+DATA = data_of(12) if IS_SIMULATED else data_of(2600, 600)
+SHARED = st.builds(
+    lambda dtype, batches: {
+        "training.dtype": dtype,
+        "training.batch_size": batches[0],
+        "training.shift": batches[1],
+    },
+    st.sampled_from(["float32", "float64"]),
+    st.sampled_from([(None, 0), (8, 0), (8, 1), (50, 0)]),
 )
 OWN = st.fixed_dictionaries(
     {
