@@ -317,7 +317,8 @@ class Action(NamedTuple):
         is_best: whether the present weights are the best so far: copy them.
         step: of the best weights, counted in calls of `observe` from 0.
         factor: for the learning rate, 0 to 1.
-        verdict: what the loss did; None as long as it is fine.
+        verdict: what the loss did; None as long as it is fine, and, while it swings but may settle,
+            between the ends of two swings.
         why: in a sentence; empty as long as it is fine.
     """
 

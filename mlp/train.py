@@ -193,9 +193,11 @@ def say_result(record: RunRecord, console: Console) -> None:
         last += f", validation accuracy {result.validation_accuracy[-1]:.4f}"
     for name, values in (own.series if own is not None else {}).items():
         last += f", {name} {values[-1]:.6g}"
-    marks = result.restored_step
-    plot = plot_curve(result.loss, result.loss_step, judgement.verdict, marks=marks)
-    say(console, line, last, *plot)
+    losses, at, marks = result.loss, result.loss_step, result.restored_step
+    if judgement.verdict is Verdict.OSCILLATING and result.step_loss is not None:
+        losses = result.step_loss  # what swings, which the ends of few epochs do not show
+        at, last = np.arange(losses.size), f"{last}; the loss of each step's batch:"
+    say(console, line, last, *plot_curve(losses, at, judgement.verdict, marks=marks))
 
 
 main = functools.partial(run_command, _train)

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
+from numba import cuda
 
 from mlp.config import Tracking
 from mlp.doctor import run_doctor
@@ -40,6 +41,13 @@ def doctor(*overrides, fix=False) -> tuple[bool, str]:
     said = io.StringIO()
     is_well = run_doctor(config, plain(said), fix=fix)
     return is_well, said.getvalue()
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_found():
+    is_well, said = doctor("execution.engine=cuda")
+    assert not is_well
+    assert "execution.engine=cuda needs" in said or "found no NVIDIA GPU" in said
 
 
 def wrong(said: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the GPU engine needs of a GPU; its bits: tests/system/test_cuda.py."""
+"""What the GPU engine needs of a GPU; its bits: tests/system/test_simulated_gpu.py."""
 
 import numpy as np
 import pytest
