@@ -23,13 +23,14 @@ _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.
 _LONGEST = (
     *("README", "test_cluster", "test_outage", "test_lies", "test_servers", "test_readme"),
     *("test_mlflow_pages", "test_other_programs", "test_crash", "test_faults"),
+    "test_simulated_gpu",
     *("test_explain", "test_sweep", "test_confirmation", "test_packing", "test_population"),
     *("test_search", "test_doctor", "test_api", "test_rerun", "test_habits", "test_model"),
     *("test_compose", "test_attribution"),
 )
 
 # Files of which any worker takes any test. They share folders of the session, or nothing.
-_APART = ("test_crash", "test_faults", "test_other_programs")
+_APART = ("test_crash", "test_faults", "test_other_programs", "test_simulated_gpu")
 
 # Files that share a tracking server.
 _OF_ONE_SERVER = ("test_outage", "test_lies")
@@ -57,11 +58,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Each tier imports only files that have tests of it: all of them take a process a minute."""
     tests = Path(__file__).parent / "tests"
     is_system = collection_path.is_relative_to(tests / "system")
-    if config.option.markexpr == "not system":
+    wanted = config.option.markexpr
+    if wanted.startswith("not system"):
         return True if is_system else None
-    if config.option.markexpr != "system" or is_system or collection_path.is_dir():
+    if wanted not in ("system", "gpu") or collection_path.is_dir():
         return None
-    return None if b"mark.system" in collection_path.read_bytes() else True
+    if is_system:
+        return None if wanted == "system" else True
+    return None if f"mark.{wanted}".encode() in collection_path.read_bytes() else True
 
 
 def pytest_collection_finish() -> None:

@@ -424,9 +424,12 @@ def totals_room():
     raise NotImplementedError
 
 
-def forward_rows(job, source, first_block, received):
-    """What each column receives from each row: `(block, column, BLOCK)`. Grid: rows, tiles."""
-    n_groups = BLOCK // LANES
+def forward_rows(job, source, first_block, n_groups, received):
+    """What each column receives from each row: `(block, column, BLOCK)`. Grid: rows, tiles.
+
+    Args:
+        n_groups: of rows of a block; each has as many as there are lanes.
+    """
     b, group, tile = place(0) // n_groups, place(0) % n_groups, place(1)
     first_row = group * LANES
     first = source.block_position[first_block + b]

@@ -195,7 +195,8 @@ class _Launches:
             first, end = int(blocks[batch]), int(blocks[batch + 1])
             n_examples.append(int(position[end] - position[first]))
             if n_chunks[role]:
-                self._pass_over(role, step, batch, first, end - first, n_chunks[role])
+                rows = int(np.diff(position[first : end + 1]).max())
+                self._pass_over(role, step, batch, first, end - first, rows, n_chunks[role])
         counts = n_chunks, tuple(n_examples)
         self._run("add_chunks", (ADDERS,), job, step)
         self._run("largest_entries", tiles, job)
@@ -210,20 +211,25 @@ class _Launches:
         self._run("end_step", trials, job)
 
     def _pass_over(
-        self, role: int, step: int, batch: int, first: int, n_blocks: int, n_chunks: int
+        self, role: int, step: int, batch: int, first: int, n_blocks: int, rows: int, n_chunks: int
     ) -> None:
-        """What a source gives: losses, hits and, of the batch, gradients."""
+        """What a source gives: losses, hits and, of the batch, gradients.
+
+        Args:
+            rows: of a block, at most.
+        """
         job, source, state = self._job, self._sources[role], self._state
-        rows = n_blocks * (BLOCK // self._n_lanes)
-        self._run("forward_rows", (rows, self._n_tiles), job, source, first, state["received"])
+        n_groups = -(-rows // self._n_lanes)
+        grid = n_blocks * n_groups, self._n_tiles
+        self._run("forward_rows", grid, job, source, first, n_groups, state["received"])
         self._run(
             "upper_layers",
             (n_chunks, self._n_trials),
             *(job, source, batch, state["received"], state["delta"], state["room"], role, step),
         )
         if role == BATCH:
-            grid = n_chunks, self._n_tiles, PARTS
-            self._run("backward_pixels", grid, job, source, batch, state["delta"], step)
+            parts = n_chunks, self._n_tiles, PARTS
+            self._run("backward_pixels", parts, job, source, batch, state["delta"], step)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def arguments(dtype):
     source = types.NamedTuple(arrays, cuda_kernels.Source)
     numbers = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
     return {
-        "forward_rows": (job, source, WHOLE, numbers),
+        "forward_rows": (job, source, WHOLE, WHOLE, numbers),
         "upper_layers": (job, source, WHOLE, numbers, numbers, numbers, WHOLE, WHOLE),
         "backward_pixels": (job, source, WHOLE, numbers, WHOLE),
         "add_chunks": (job, WHOLE),

@@ -22,7 +22,7 @@ SIGMOID = {"model.widths": [3, 2]}
 TANH = {"model.widths": [3], "model.activation": "tanh"}
 RELU = {"model.widths": [2, 3, 2], "model.activation": "relu"}
 BATCHES = {"training.batch_size": 8, "training.steps": 3}
-GUARD = {"optimizer.guard": "rollback", "training.steps": 12, "training.evaluate_every": 6}
+GUARD = {"optimizer.guard": "rollback", "training.steps": 8, "training.evaluate_every": 4}
 
 # Name -> examples, and the settings of each network.
 CASES = {
@@ -60,9 +60,9 @@ CASES = {
         ],
     ),
     "guard": (
-        20,
+        8,
         [
-            {"model.widths": [2], "optimizer.learning_rate": 80.0, "training.seed": 1} | GUARD,
+            TANH | GUARD | {"model.widths": [2], "optimizer.learning_rate": 30.0},
             RELU | GUARD | {"optimizer.learning_rate": 1e30},
         ],
     ),
