@@ -37,7 +37,7 @@ def loop_without() -> Any:
     source = inspect.getsource(update) + inspect.getsource(steps)
     source = re.sub(r"from mlp\.engine\.update import .*", "", source)
     source, n_changed = re.subn(r"job\.is_guarded\[\w+\]", "False", source)
-    assert n_changed == 4, n_changed
+    assert n_changed == 5, n_changed
     names: dict[str, Any] = {"__name__": __name__}
     exec(compile(source, steps.__file__, "exec"), names)
     return names["_compile"]("without a guard " + version_of(*steps._COMPILED))
