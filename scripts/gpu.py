@@ -41,14 +41,14 @@ def configs_of(name: str, n: int, widths: list[int], steps: int) -> list[RunConf
 def step_ms(configs: list[RunConfig], data: Dataset) -> float:
     """Milliseconds of a step of all networks, compiling and copying left out."""
     seen: list[tuple[float, int]] = []
-    train(configs, data, engine="cuda", progress=lambda n, _: seen.append((time.time(), n)))
+    train(configs, data, gpu=0, progress=lambda n, _: seen.append((time.time(), n)))
     (began, first), (ended, last) = seen[0], seen[-1]
     return (ended - began) / (last - first) * len(configs) * 1e3 if last > first else float("nan")
 
 
 def has_bits(configs: list[RunConfig], data: Dataset) -> bool:
     """Whether losses and weights are those of the CPU."""
-    pairs = zip(train(configs, data), train(configs, data, engine="cuda"), strict=True)
+    pairs = zip(train(configs, data), train(configs, data, gpu=0), strict=True)
     return all(
         here.loss.tobytes() == there.loss.tobytes()
         and [W.tobytes() for W, _ in here.weights] == [W.tobytes() for W, _ in there.weights]

@@ -8,6 +8,9 @@ keeps its order; what has none is spread over the GPU. A step is a handful of la
 forward (rows and tiles of columns), upper (chunks and trials), backward (chunks, tiles and pixels),
 then sums over chunks, norms, the decision how each trial goes on, and the update.
 
+Which step it is, a clock on the GPU says: so every step launches the same, and a graph of these
+launches does for all of them.
+
 Products and sums must be rounded as written: NVVM would fuse them, and keep subnormal numbers in
 float32. In float64 a GPU cannot flush these; there the bits are the same as long as no number
 falls below 2.2e-308.
@@ -66,10 +69,13 @@ _JOB = (
     *(name for name in Layout._fields if not name.startswith("group_")),
     *(name for name in steps.State._fields if name != "control"),
     *steps.Record._fields,
+    "n_examples",  # (1, steps, 3), of each source
+    "clock",  # (2,), the step within the slice; updates done before the slice
     "feature",
     "room_start",  # (trials,), where the room of each trial's teams begins
     "room_size",  # (trials,), of each of them
-    *("size", "epoch", "first_step"),
+    *("received", "delta", "room"),  # what a step leaves between its launches
+    *("size", "epoch"),
 )
 _named: Any = namedtuple  # whose fields are those of others
 Job = _named("Job", _JOB)
@@ -378,6 +384,7 @@ def kernels_of(dtype: str) -> dict[str, Any]:
     weave = _taken(kernels._pixel_passes, names | {"woven": _device, "inner": _device})
     names["forward"], names["backward"] = weave(WIDE)
     names["LANES"] = WIDE // np.dtype(dtype).itemsize
+    names["blocks_of"] = _device(_taken(blocks_of, names))
     return {function.__name__: _jit()(_flushing(_taken(function, names))) for function in _KERNELS}
 
 
@@ -414,6 +421,11 @@ def place(_axis):
     raise NotImplementedError
 
 
+def at(_array, _index):
+    """An element that is an integer."""
+    raise NotImplementedError
+
+
 def tile_room():
     """Memory of a block for a square of lanes."""
     raise NotImplementedError
@@ -424,16 +436,25 @@ def totals_room():
     raise NotImplementedError
 
 
-def forward_rows(job, source, first_block, n_groups, received):
+def blocks_of(job, source):
+    """First block of the batch that is due, and the end of its blocks."""
+    batch = (at(job.clock, 0) + at(job.clock, 1)) % (len(source.batch_block) - 1)
+    return source.batch_block[batch], source.batch_block[batch + 1]
+
+
+def forward_rows(job, source, n_groups):
     """What each column receives from each row: `(block, column, BLOCK)`. Grid: rows, tiles.
 
     Args:
-        n_groups: of rows of a block; each has as many as there are lanes.
+        n_groups: of rows of a block, at most; each has as many as there are lanes.
     """
     b, group, tile = place(0) // n_groups, place(0) % n_groups, place(1)
     first_row = group * LANES
-    first = source.block_position[first_block + b]
-    n_rows = source.block_position[first_block + b + 1] - first
+    first_block, end_block = blocks_of(job, source)
+    first, n_rows = 0, 0
+    if first_block + b < end_block:
+        first = source.block_position[first_block + b]
+        n_rows = source.block_position[first_block + b + 1] - first
     if first_row < n_rows:
         room = tile_room()
         n_own = min(LANES, n_rows - first_row)
@@ -445,13 +466,15 @@ def forward_rows(job, source, first_block, n_groups, received):
         n_columns = len(job.largest)
         for c in range(LANES):
             to = (b * n_columns + tile * LANES + c) * BLOCK + first_row
-            received[to + rank()] = room[rank() * LANES + c]
+            job.received[to + rank()] = room[rank() * LANES + c]
 
 
-def upper_layers(job, source, batch, received, delta, room, role, step):
+def upper_layers(job, source, role):
     """From what the first layers receive to the sums of a chunk. Grid: chunks, trials."""
-    chunk, t = place(0), place(1)
+    chunk, t, step = place(0), place(1), at(job.clock, 0)
     n_chunks, n_columns = job.n_chunks[0, step, role], len(job.largest)
+    if chunk >= n_chunks:
+        return
     if rank() == 0:
         job.losses[role, chunk, t] = 0
         job.hits[role, chunk, t] = 0
@@ -464,12 +487,12 @@ def upper_layers(job, source, batch, received, delta, room, role, step):
     if job.ending[t] != RUNNING:
         return
     start = job.room_start[t] + chunk * job.room_size[t]
-    own = Own(room[start : start + job.room_size[t]], totals_room())
+    own = Own(job.room[start : start + job.room_size[t]], totals_room())
     scratch = own.scratch
     z0, width = 0, job.width[t, 0]
     arena = width * ROW
-    first_block = source.batch_block[batch]
-    n_blocks = source.batch_block[batch + 1] - first_block
+    first_block, end_block = blocks_of(job, source)
+    n_blocks = end_block - first_block
     for b in range(n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks):
         block = first_block + b
         n_rows = source.block_position[block + 1] - source.block_position[block]
@@ -477,11 +500,10 @@ def upper_layers(job, source, batch, received, delta, room, role, step):
         for unit in range(width):
             place0 = (b * n_columns + job.column[t] + unit) * BLOCK
             for row in range(rank(), n_rows, LANES):
-                scratch[z0 + unit * ROW + row] = received[place0 + row]
+                scratch[z0 + unit * ROW + row] = job.received[place0 + row]
         meet()
-        pass_upper(
-            job, own, source.side, z0, arena, t, job.first_step + step, role, chunk, block, n_rows
-        )
+        done = at(job.clock, 1) + step
+        pass_upper(job, own, source.side, z0, arena, t, done, role, chunk, block, n_rows)
         meet()
         if role == BATCH:
             for unit in range(width):
@@ -489,33 +511,36 @@ def upper_layers(job, source, batch, received, delta, room, role, step):
                 place0 = (b * n_columns // LANES + column // LANES) * BLOCK * LANES
                 for row in range(rank(), n_rows, LANES):
                     to = place0 + row * LANES + column % LANES
-                    delta[to] = scratch[z0 + unit * ROW + row]
+                    job.delta[to] = scratch[z0 + unit * ROW + row]
         meet()
 
 
-def backward_pixels(job, source, batch, delta, step):
+def backward_pixels(job, source):
     """The chunks' gradients of the first layers. Grid: chunks, tiles, parts of the pixels."""
     chunk, tile, part = place(0), place(1), place(2)
-    n_pixels, n_chunks = job.tile_shape[0], job.n_chunks[0, step, BATCH]
+    n_pixels, n_chunks = job.tile_shape[0], job.n_chunks[0, at(job.clock, 0), BATCH]
+    if chunk >= n_chunks:
+        return
     n_tiles = len(job.largest) // LANES
     pixels = n_pixels * part // PARTS, n_pixels * (part + 1) // PARTS
     g0 = chunk * job.size + tile * n_pixels * LANES
-    first_block = source.batch_block[batch]
-    n_blocks = source.batch_block[batch + 1] - first_block
+    first_block, end_block = blocks_of(job, source)
+    n_blocks = end_block - first_block
     begin, end = n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks
     for b in range(begin, end):
-        own = delta[(b * n_tiles + tile) * BLOCK * LANES :]
+        own = job.delta[(b * n_tiles + tile) * BLOCK * LANES :]
         backward(
             source, job.feature, first_block + b, n_pixels, pixels, own, job.gradient, g0,
             b == begin,
         )  # fmt: skip
 
 
-def add_chunks(job, step):
+def add_chunks(job):
     """Adds the chunks' gradients. Grid: `ADDERS`."""
+    n_chunks = job.n_chunks[0, at(job.clock, 0), BATCH]
     for i in range(place(0) * LANES + rank(), job.size, ADDERS * LANES):
         total = job.gradient[i]
-        for chunk in range(1, job.n_chunks[0, step, BATCH]):
+        for chunk in range(1, n_chunks):
             total = total + job.gradient[chunk * job.size + i]
         job.gradient[i] = total
 
@@ -527,19 +552,20 @@ def largest_entries(job):
     add_first(job, begin, begin + LANES, 1)
 
 
-def close_trials(job, step, n_chunks, n_examples):
+def close_trials(job):
     """Records each trial's step and decides how it goes on. Grid: trials."""
-    t = place(0)
+    t, step = place(0), at(job.clock, 0)
+    done = at(job.clock, 1) + step
     if job.ending[t] == RUNNING:
         meet()
         if rank() == 0:
-            close_step(job, t, step, n_chunks, n_examples)
+            close_step(job, t, step, done, job.n_chunks[0, step], job.n_examples[0, step])
         meet()
         if job.is_guarded[t] and job.action[t] == guard.BEST:
             keep_weights(job, t)
     add_upper(job, t, 1)
     meet()
-    if rank() == 0 and job.normalization[t] >= update.UNIT and is_here(job, t, step):
+    if rank() == 0 and job.normalization[t] >= update.UNIT and is_here(job, t, step, done):
         set_unit(job, t)
 
 
@@ -548,10 +574,11 @@ def square_columns(job):
     square_first(job, place(0) * LANES, (place(0) + 1) * LANES)
 
 
-def scale_trials(job, step, n_examples):
+def scale_trials(job):
     """By what each gradient is divided and multiplied. Grid: trials."""
-    if rank() == 0 and is_here(job, place(0), step):
-        set_scale(job, place(0), n_examples)
+    t, step = place(0), at(job.clock, 0)
+    if rank() == 0 and is_here(job, t, step, at(job.clock, 1) + step):
+        set_scale(job, t, job.n_examples[0, step, BATCH])
 
 
 def measure_columns(job):
@@ -559,10 +586,12 @@ def measure_columns(job):
     measure_first(job, place(0) * LANES, (place(0) + 1) * LANES)
 
 
-def step_trials(job, step, n_chunks, n_examples):
+def step_trials(job):
     """Notes the norms that are due, and takes the step of the upper layers. Grid: trials."""
-    t = place(0)
-    if rank() == 0 and is_here(job, t, step) and is_measured(job, t, job.first_step + step):
+    t, step = place(0), at(job.clock, 0)
+    done = at(job.clock, 1) + step
+    if rank() == 0 and is_here(job, t, step, done) and is_measured(job, t, done):
+        n_chunks, n_examples = job.n_chunks[0, step, BATCH], job.n_examples[0, step, BATCH]
         measure_trial(job, t, step, n_chunks, n_examples)
     meet()
     if job.ending[t] == RUNNING:
@@ -578,8 +607,10 @@ def step_columns(job):
 
 
 def end_step(job):
-    """Looks for weights that are not finite, and takes trials back. Grid: trials."""
+    """Looks for weights that are not finite, takes trials back, sets the clock. Grid: trials."""
     t = place(0)
+    if t == 0 and rank() == 0:
+        job.clock[0] += 1  # no other block of this launch reads it
     is_back = job.is_guarded[t] and job.action[t] == guard.RESTORE
     if rank() == 0:
         doubt_weights(job, t, PARTS)

@@ -1,7 +1,9 @@
 """Slices of steps on a GPU: what is copied there and back, and the launches between."""
 
+import functools
 import importlib.util
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -17,15 +19,22 @@ from mlp.engine.course import chunk_count
 from mlp.engine.cuda_kernels import ADDERS, IS_SIMULATED, PARTS, Job, Source
 from mlp.engine.handle import Handle
 from mlp.engine.kernels import ROW
-from mlp.engine.packing import LONGEST_SLICE, Population, Slice
-from mlp.engine.passes import BATCH, HELD_OUT, WHOLE
+from mlp.engine.packing import LONGEST_SLICE, Slice
+from mlp.engine.passes import BATCH, HELD_OUT, RUNNING, WHOLE
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
 from mlp.engine.steps import CHUNKS
 from mlp.errors import UnavailableError, one_line
 from mlp.network import N_CLASSES
 
-_KEPT = "weights", "velocity", "best", "ending", "last_step", "is_broken", "watched", "action"
+# What comes back: of the record, and of the state after each slice and when it is looked at.
+_LEFT = (
+    *("batch_loss", "whole_loss", "accuracy", "restored"),
+    *("layer_gradient", "layer_update", "layer_idle"),
+)
+_KEPT = "ending", "last_step", "is_broken", "watched", "action"
+_WEIGHTS = "weights", "velocity", "best"
+_compiling = threading.Lock()  # the patch of `rounded_as_written` is of the process
 
 
 def check_gpu() -> None:
@@ -47,9 +56,12 @@ def check_gpu() -> None:
         )
 
 
-def free_bytes() -> int:
-    """Free memory of the GPU; the simulator has as much as one of 8 GB."""
-    return 8 * 10**9 if IS_SIMULATED else int(cuda.current_context().get_memory_info().free)
+def free_bytes(gpu: int) -> int:
+    """Free memory of a GPU; the simulator has as much as one of 8 GB."""
+    if IS_SIMULATED:
+        return 8 * 10**9
+    with cuda.gpus[gpu]:
+        return int(cuda.current_context().get_memory_info().free)
 
 
 def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out: int) -> int:
@@ -86,45 +98,30 @@ def team_units(widths: Sequence[int]) -> int:
 
 
 class Device:
-    """A GPU and what lies on it."""
+    """A GPU, for the thread that uses it.
 
-    def __init__(self) -> None:
+    Args:
+        number: of the GPU, among those that are visible.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
         self._sources: WeakKeyDictionary[Handle, Any] = WeakKeyDictionary()
-        self._states: WeakKeyDictionary[Population, dict[str, Any]] = WeakKeyDictionary()
+        self._resident: _Resident | None = None
 
     def advance(self, part: Slice) -> None:
-        """Does the steps of a slice; leaves the record and the state where the CPU leaves them."""
-        course, population, record = part.course, part.population, part.record
-        with rounded_as_written():
-            if population not in self._states:
-                self._states = WeakKeyDictionary()  # of the trials that go on, as packed before
-                arrays, rooms = arrays_of(part), rooms_of(part)
-                on_device = {name: cuda.to_device(array) for name, array in arrays.items()}
-                # Whatever stands there for rows without an example and columns without a trial, no
-                # number of a trial comes of it.
-                on_device |= {
-                    name: cuda.device_array(size, course.dtype) for name, size in rooms.items()
-                }
-                self._states[population] = on_device
-            state = self._states[population]
-            taken = {name: cuda.to_device(array) for name, array in record._asdict().items()}
-            job = Job(
-                **{name: state[name] for name in Job._fields if name in state},
-                **taken,
-                size=population.layout.size,
-                epoch=course.epoch,
-                first_step=part.first_step,
-            )
-            sources = [self._source(source) for source in part.sources]
-            launch = _Launches(part, job, sources, state)
-            for step in range(part.n_steps):
-                launch.step(step)
-        for name, array in taken.items():
-            array.copy_to_host(getattr(record, name))
-        for name in _KEPT:
-            host = getattr(population.state, name)
-            if host.size:
-                state[name].copy_to_host(host)
+        """Does the steps of a slice; leaves the record and the state where the CPU leaves them.
+
+        Weights are copied back only where somebody looks at them: where a trial ended, and with it
+        the population, and where its weights are to be kept.
+        """
+        with cuda.gpus[self._number]:
+            resident = self._resident
+            if resident is None or resident.population is not part.population:
+                # One population at a time: that of before has given what its trials go on with.
+                self._resident = resident = None
+                resident = self._resident = _Resident(part, self._number, self._source)
+            resident.advance(part)
 
     def _source(self, source: Handle) -> Any:
         if source not in self._sources:
@@ -134,11 +131,172 @@ class Device:
         return self._sources[source]
 
 
+class _Resident:
+    """A population on a GPU, with the room that its steps need, and their launches."""
+
+    def __init__(self, part: Slice, number: int, source_of: Callable[[Handle], Any]) -> None:
+        course, self.population = part.course, part.population
+        layout, state = self.population.layout, self.population.state
+        self._stream = _Stream(number)
+        self._kernels = cuda_kernels.kernels_of(course.dtype)
+        self._n_lanes = WIDE // np.dtype(course.dtype).itemsize
+        self._n_trials, self._n_tiles = len(layout.depth), int(layout.group_tile[-1])
+        self._is_normed = bool((state.normalization >= update.UNIT).any())
+        self._state = {name: cuda.to_device(array) for name, array in arrays_of(part).items()}
+        # Whatever stands there for rows without an example and columns without a trial, no number
+        # of a trial comes of it.
+        rooms = {
+            name: cuda.device_array(size, course.dtype) for name, size in rooms_of(part).items()
+        }
+        # A slice has less steps than there is room for.
+        self._staged = {
+            name: np.zeros((array.shape[0], LONGEST_SLICE, *array.shape[2:]), array.dtype)
+            for name, array in _record_of(part).items()
+        }
+        self._record = {name: cuda.to_device(array) for name, array in self._staged.items()}
+        self._job = Job(
+            **{name: self._state[name] for name in Job._fields if name in self._state},
+            **self._record,
+            **rooms,
+            size=layout.size,
+            epoch=course.epoch,
+        )
+        self._sources = [source_of(source) for source in part.sources]
+        self._epoch: Handle | None = part.sources[BATCH]
+        if course.epoch:  # each epoch lies where the first one does, and none is larger
+            self._sources[BATCH] = Source(*map(cuda.to_device, _room_of_epoch(part)))
+            self._epoch = None
+        self._shapes = [_shape_of(source) for source in part.sources]
+
+    def advance(self, part: Slice) -> None:
+        """Does the steps of a slice."""
+        batches, record, n_steps = part.sources[BATCH], _record_of(part), part.n_steps
+        if batches is not self._epoch:
+            for name, room in self._sources[BATCH]._asdict().items():
+                array = batches.arrays[name]
+                room[: array.size].copy_to_device(array)
+            self._epoch = batches
+        for name, array in record.items():
+            self._staged[name][:, :n_steps] = array
+            self._record[name].copy_to_device(self._staged[name])
+        self._state["clock"].copy_to_device(np.array([0, part.first_step]))
+        cuda.synchronize()  # a copy may return before it has arrived
+        for due in zip(*self._due(part), strict=True):
+            self._stream.run(due, functools.partial(self._launch, due))
+        self._stream.wait()
+        for name in _LEFT:
+            self._record[name].copy_to_host(self._staged[name])
+            record[name][:] = self._staged[name][:, :n_steps]
+        state, end = self.population.state, part.first_step + n_steps
+        for name in _KEPT:
+            self._state[name].copy_to_host(getattr(state, name))
+        has_ended = bool((state.ending != RUNNING).any())
+        if has_ended or any(end in trial.snapshots for trial in self.population.trials):
+            for name in _WEIGHTS:
+                host = getattr(state, name)
+                if host.size:
+                    self._state[name].copy_to_host(host)
+
+    def _due(self, part: Slice) -> tuple[list[bool], ...]:
+        """At each step, whether accuracies, the loss over the whole and norms are due."""
+        state, n_chunks = self.population.state, part.record.n_chunks[0]
+        at = np.arange(part.first_step, part.first_step + part.n_steps)[:, None]
+        is_measured = ((at % state.evaluate_every == 0) | (at == state.steps)).any(axis=1)
+        held_out, whole = n_chunks[:, HELD_OUT] > 0, n_chunks[:, WHOLE] > 0
+        return held_out.tolist(), whole.tolist(), is_measured.tolist()
+
+    def _launch(self, due: tuple[bool, bool, bool], stream: Any) -> None:
+        """All of one step."""
+        is_held_out, is_whole, is_measured = due
+
+        def run(name: str, grid: tuple[int, ...], *arguments: Any) -> None:
+            self._kernels[name][grid, self._n_lanes, stream](self._job, *arguments)
+
+        trials, tiles = (self._n_trials,), (self._n_tiles,)
+        for role, is_due in ((BATCH, True), (HELD_OUT, is_held_out), (WHOLE, is_whole)):
+            if is_due:
+                source, (n_blocks, n_rows) = self._sources[role], self._shapes[role]
+                n_groups, n_chunks = -(-n_rows // self._n_lanes), min(n_blocks, CHUNKS)
+                run("forward_rows", (n_blocks * n_groups, self._n_tiles), source, n_groups)
+                run("upper_layers", (n_chunks, self._n_trials), source, role)
+                if role == BATCH:
+                    run("backward_pixels", (n_chunks, self._n_tiles, PARTS), source)
+        run("add_chunks", (ADDERS,))
+        run("largest_entries", tiles)
+        run("close_trials", trials)
+        if self._is_normed:
+            run("square_columns", tiles)
+        run("scale_trials", trials)
+        if is_measured:
+            run("measure_columns", tiles)
+        run("step_trials", trials)
+        run("step_columns", (self._n_tiles, PARTS))
+        run("end_step", trials)
+
+
+class _Stream:
+    """Where a GPU is told what to do; what it is told again is recorded, and then said at once.
+
+    A launch by itself takes the host longer than a small one takes the GPU.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._graphs: dict[Hashable, Any] = {}
+        self._stream: Any = 0
+        if not IS_SIMULATED:
+            from cuda.core import Device as Card  # with the extra
+
+            card = Card(number)
+            card.set_current()
+            self._stream = card.create_stream()
+
+    def run(self, key: Hashable, launch: Callable[[Any], None]) -> None:
+        """Does what `launch` launches on a stream; for the same key, that is always the same."""
+        if key in self._graphs:
+            self._graphs[key].launch(self._stream)
+            return
+        with rounded_as_written():
+            launch(self._stream)  # and compile, which must not be recorded
+        if not IS_SIMULATED:
+            builder = self._stream.create_graph_builder().begin_building()
+            launch(builder)
+            self._graphs[key] = builder.end_building().complete()
+
+    def wait(self) -> None:
+        """Until all is done."""
+        if not IS_SIMULATED:
+            self._stream.sync()
+
+
+def _record_of(part: Slice) -> dict[str, NDArray[Any]]:
+    """What a slice goes by and leaves, `(trials, steps)` or `(1, steps)`."""
+    at, n_examples = np.arange(part.first_step, part.first_step + part.n_steps), []
+    for source in part.sources:
+        blocks, position = source.arrays["batch_block"], source.arrays["block_position"]
+        n_examples.append(np.diff(position[blocks])[at % (len(blocks) - 1)])
+    return part.record._asdict() | {"n_examples": np.stack(n_examples, axis=-1)[None]}
+
+
+def _room_of_epoch(part: Slice) -> Iterator[NDArray[Any]]:
+    """An array for each part of a source, long enough for any epoch: moving loses pixels only."""
+    first, whole = part.sources[BATCH].arrays, part.course.whole.arrays
+    for name in Source._fields:
+        size = max(first[name].size, whole[name].size)
+        yield np.zeros(size, first[name].dtype)
+
+
+def _shape_of(source: Handle) -> tuple[int, int]:
+    """Blocks of a batch and rows of a block, at most."""
+    arrays = source.arrays
+    return int(np.diff(arrays["batch_block"]).max()), int(np.diff(arrays["block_position"]).max())
+
+
 def arrays_of(part: Slice) -> dict[str, NDArray[Any]]:
     """Layout and state of a population."""
     layout, dtype = part.population.layout, part.course.dtype
     arrays = layout._asdict() | part.population.state._asdict() | {"feature": part.course.feature}
     del arrays["control"], arrays["group_tile"], arrays["group_trial"]
+    arrays["clock"] = np.zeros(2, np.int64)
     arrays["doubt"] = np.zeros(PARTS * layout.n_columns, dtype)
     sizes = ROW * np.array(
         [team_units(t.config.model.layer_widths) for t in part.population.trials]
@@ -166,72 +324,6 @@ def _most_blocks(part: Slice) -> int:
     return max(int(np.diff(source.arrays["batch_block"]).max()) for source in sources)
 
 
-class _Launches:
-    """The launches of each step of a slice."""
-
-    def __init__(self, part: Slice, job: Any, sources: list[Any], state: dict[str, Any]) -> None:
-        self._part, self._job, self._sources, self._state = part, job, sources, state
-        self._kernels = cuda_kernels.kernels_of(part.course.dtype)
-        self._n_lanes = WIDE // np.dtype(part.course.dtype).itemsize
-        layout = part.population.layout
-        self._n_trials, self._n_tiles = len(layout.depth), int(layout.group_tile[-1])
-        own = part.population.state
-        self._is_normed = bool((own.normalization >= update.UNIT).any())
-        at = np.arange(part.first_step, part.first_step + part.n_steps)[:, None]
-        self._is_due = ((at % own.evaluate_every == 0) | (at == own.steps)).any(axis=1)
-
-    def _run(self, name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-        self._kernels[name][grid, self._n_lanes](*arguments)
-
-    def step(self, step: int) -> None:
-        """All of one step; its number within the slice."""
-        n_chunks = tuple(int(n) for n in self._part.record.n_chunks[0, step])
-        trials, tiles, job = (self._n_trials,), (self._n_tiles,), self._job
-        n_examples = []
-        for role in (BATCH, HELD_OUT, WHOLE):
-            arrays = self._part.sources[role].arrays
-            blocks, position = arrays["batch_block"], arrays["block_position"]
-            batch = (self._part.first_step + step) % (len(blocks) - 1) if role == BATCH else 0
-            first, end = int(blocks[batch]), int(blocks[batch + 1])
-            n_examples.append(int(position[end] - position[first]))
-            if n_chunks[role]:
-                rows = int(np.diff(position[first : end + 1]).max())
-                self._pass_over(role, step, batch, first, end - first, rows, n_chunks[role])
-        counts = n_chunks, tuple(n_examples)
-        self._run("add_chunks", (ADDERS,), job, step)
-        self._run("largest_entries", tiles, job)
-        self._run("close_trials", trials, job, step, *counts)
-        if self._is_normed:
-            self._run("square_columns", tiles, job)
-        self._run("scale_trials", trials, job, step, n_examples[BATCH])
-        if self._is_due[step]:
-            self._run("measure_columns", tiles, job)
-        self._run("step_trials", trials, job, step, n_chunks[BATCH], n_examples[BATCH])
-        self._run("step_columns", (self._n_tiles, PARTS), job)
-        self._run("end_step", trials, job)
-
-    def _pass_over(
-        self, role: int, step: int, batch: int, first: int, n_blocks: int, rows: int, n_chunks: int
-    ) -> None:
-        """What a source gives: losses, hits and, of the batch, gradients.
-
-        Args:
-            rows: of a block, at most.
-        """
-        job, source, state = self._job, self._sources[role], self._state
-        n_groups = -(-rows // self._n_lanes)
-        grid = n_blocks * n_groups, self._n_tiles
-        self._run("forward_rows", grid, job, source, first, n_groups, state["received"])
-        self._run(
-            "upper_layers",
-            (n_chunks, self._n_trials),
-            *(job, source, batch, state["received"], state["delta"], state["room"], role, step),
-        )
-        if role == BATCH:
-            parts = n_chunks, self._n_tiles, PARTS
-            self._run("backward_pixels", parts, job, source, batch, state["delta"], step)
-
-
 @contextmanager
 def rounded_as_written() -> Iterator[None]:
     """While kernels are compiled: no product and sum become one, no subnormal number stays.
@@ -245,13 +337,14 @@ def rounded_as_written() -> Iterator[None]:
     from numba.cuda.cudadrv import nvvm
 
     config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small studies are welcome
-    plain = nvvm.compile_ir
 
     def exact(code: Any, **options: Any) -> Any:
         return plain(code, **options, fma=False, ftz=True)
 
-    nvvm.compile_ir = exact
-    try:
-        yield
-    finally:
-        nvvm.compile_ir = plain
+    with _compiling:
+        plain = nvvm.compile_ir
+        nvvm.compile_ir = exact
+        try:
+            yield
+        finally:
+            nvvm.compile_ir = plain

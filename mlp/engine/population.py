@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def train(
     progress: Progress | None = None,
     snapshots: Sequence[dict[int, Params]] | None = None,
     memory_bytes: int | None = None,
-    engine: Literal["cpu", "cuda"] = "cpu",
+    gpu: int | None = None,
 ) -> list[Result]:
     """Trains one network for each config.
 
@@ -85,7 +85,7 @@ def train(
         snapshots: one a trial, number of updates -> weights: a copy takes the place of each value,
             if the trial gets so far. No result depends on them.
         memory_bytes: to be used at most; None: most of what is free.
-        engine: what trains; it changes nothing but the time.
+        gpu: its number; None: the CPU trains. It changes nothing but the time.
 
     Returns:
         One result for each config, in the same order.
@@ -98,12 +98,12 @@ def train(
     limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
     budgets = [_Budget(limit, functools.partial(trial_bytes, threads=threads, **sizes))]
     device = None
-    if engine == "cuda":
+    if gpu is not None:
         from mlp.engine import cuda_steps  # of an extra
 
-        device = cuda_steps.Device()
+        device = cuda_steps.Device(gpu)
         sizes["n_held_out"] = data.validation.n_examples
-        limit = int(_MEMORY_SHARE * cuda_steps.free_bytes())
+        limit = int(_MEMORY_SHARE * cuda_steps.free_bytes(gpu))
         budgets.append(_Budget(limit, functools.partial(cuda_steps.trial_bytes, **sizes)))
     populations = _populations(configs, budgets)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds

@@ -140,7 +140,7 @@ def finish_step(job, sources, group, step):
     n_each = n_examples, len(sources[HELD_OUT].order), len(sources[WHOLE].order)
     for t in range(job.group_trial[group], job.group_trial[group + 1]):
         if job.ending[t] == RUNNING:
-            close_step(job, t, step, (n_chunks, n_held_out, n_whole), n_each)
+            close_step(job, t, step, done, (n_chunks, n_held_out, n_whole), n_each)
             if job.is_guarded[t] and job.action[t] == guard.BEST:
                 keep_weights(job, t)
             goes_on |= job.ending[t] == RUNNING
@@ -155,11 +155,12 @@ def finish_step(job, sources, group, step):
 
 
 @woven
-def close_step(job, t, step, n_chunks, n_examples):
+def close_step(job, t, step, done, n_chunks, n_examples):
     """Records what a trial's networks came to at a step, and decides how it goes on.
 
     Args:
         step: number of the step within the slice.
+        done: updates done.
         n_chunks: of each source, that were passed over; 0 of one that is not due.
         n_examples: of each source.
     """
@@ -174,8 +175,8 @@ def close_step(job, t, step, n_chunks, n_examples):
         job.batch_loss[t, step] = math.nan
         job.whole_loss[t, step] = math.nan
     if job.is_guarded[t]:
-        ask_guard(job, t, step, job.first_step + step)
-    judge_step(job, t, step, job.first_step + step)
+        ask_guard(job, t, step, done)
+    judge_step(job, t, step, done)
 
 
 @woven

@@ -49,25 +49,26 @@ def update_group(job, group, step, n_chunks, n_examples):
     tile = job.tile_shape[1]
     begin, end = job.group_tile[group] * tile, job.group_tile[group + 1] * tile
     trials = range(job.group_trial[group], job.group_trial[group + 1])
+    done = job.first_step + step
     clear_columns(job, begin, end)
     add_first(job, begin, end, n_chunks)
     is_normed, is_due = False, False
     for t in trials:
         add_upper(job, t, n_chunks)
-        if is_here(job, t, step):
-            is_due |= is_measured(job, t, job.first_step + step)
+        if is_here(job, t, step, done):
+            is_due |= is_measured(job, t, done)
             if job.normalization[t] >= UNIT:
                 is_normed = True
                 set_unit(job, t)
     if is_normed:
         square_first(job, begin, end)
     for t in trials:
-        if is_here(job, t, step):
+        if is_here(job, t, step, done):
             set_scale(job, t, n_examples)
     if is_due:
         measure_first(job, begin, end)
         for t in trials:
-            if is_here(job, t, step) and is_measured(job, t, job.first_step + step):
+            if is_here(job, t, step, done) and is_measured(job, t, done):
                 measure_trial(job, t, step, n_chunks, n_examples)
     for t in trials:
         if job.ending[t] == RUNNING:
@@ -125,11 +126,11 @@ def doubt_weights(job, trial, n_parts):
 
 
 @woven
-def is_here(job, trial, step):
-    """Whether a trial takes this step, or has ended at it with a finite loss."""
+def is_here(job, trial, step, done):
+    """Whether a trial takes the step after `done` updates, or ended at it with a finite loss."""
     is_restored = job.is_guarded[trial] and job.action[trial] == guard.RESTORE
     is_finite = job.ending[trial] == RUNNING or math.isfinite(job.batch_loss[trial, step])
-    return not is_restored and is_finite and job.last_step[trial] == job.first_step + step
+    return not is_restored and is_finite and job.last_step[trial] == done
 
 
 @woven

@@ -281,7 +281,7 @@ class _ThisProcess:
         task = self._waiting.popleft()
         trainer = task.trainer
         if self._is_on_gpu and trainer is train_population:
-            trainer = functools.partial(train_population, engine="cuda")
+            trainer = functools.partial(train_population, gpu=0)
         results = trainer(
             task.configs,
             task.data,

@@ -8,7 +8,7 @@ one that is built in. An *executor* decides where a trainer runs: in this proces
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def train_population(
     threads: int,
     thresholds: Thresholds | None,
     progress: WorkDone | None,
-    engine: Literal["cpu", "cuda"] = "cpu",
+    gpu: int | None = None,
 ) -> list[Result]:
     """The built-in trainer: all networks in one pass over the data, in this process.
 
@@ -50,7 +50,7 @@ def train_population(
 
     Args:
         progress: called a few times a second; may raise to stop.
-        engine: what trains them; the sharpness is measured on the CPU.
+        gpu: number of the GPU that trains them; None: the CPU does.
 
     Raises:
         SystemLimitError: for what does not fit into memory, before anything is trained.
@@ -71,7 +71,7 @@ def train_population(
         thresholds=None if thresholds is None else [thresholds] * len(configs),
         progress=tell,
         snapshots=taken,
-        engine=engine,
+        gpu=gpu,
     )
     return _measured(results, configs, taken, data, threads)
 

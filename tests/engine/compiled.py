@@ -15,11 +15,10 @@ from numba.cuda import compile_ptx, dispatcher
 
 from mlp.engine import cuda_kernels, packing
 from mlp.engine.course import plan_course, read_examples
-from mlp.engine.cuda_steps import rounded_as_written
+from mlp.engine.cuda_steps import arrays_of, rooms_of, rounded_as_written
 
 HOPPER = 9, 0
 WHOLE = types.int64
-EACH = types.UniTuple(WHOLE, 3)
 
 
 def type_of(value):
@@ -36,37 +35,27 @@ def arguments(dtype):
     population = packing.assemble(course, trials, threads=0)
     sources = course.whole, course.held_out, course.whole
     record = packing._record(course, population, sources, 0, 2)
-    fields = population.layout._asdict() | population.state._asdict() | record._asdict()
-    fields |= {"feature": course.feature}
-    fields |= dict.fromkeys(["room_start", "room_size"], population.layout.upper)
-    fields |= {"size": 1, "epoch": 1, "first_step": 1}
+    part = packing.Slice(course, population, sources, record, 0, 2)
+    numbers = np.zeros(1, dtype)
+    fields = arrays_of(part) | record._asdict() | dict.fromkeys(rooms_of(part), numbers)
+    fields |= {"n_examples": record.n_chunks, "size": 1, "epoch": 1}
     names = cuda_kernels.Job._fields
     job = types.NamedTuple([type_of(fields[name]) for name in names], cuda_kernels.Job)
     names = cuda_kernels.Source._fields
     arrays = [type_of(course.whole.arrays[name]) for name in names]
     source = types.NamedTuple(arrays, cuda_kernels.Source)
-    numbers = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
-    return {
-        "forward_rows": (job, source, WHOLE, WHOLE, numbers),
-        "upper_layers": (job, source, WHOLE, numbers, numbers, numbers, WHOLE, WHOLE),
-        "backward_pixels": (job, source, WHOLE, numbers, WHOLE),
-        "add_chunks": (job, WHOLE),
-        "largest_entries": (job,),
-        "close_trials": (job, WHOLE, EACH, EACH),
-        "square_columns": (job,),
-        "scale_trials": (job, WHOLE, WHOLE),
-        "measure_columns": (job,),
-        "step_trials": (job, WHOLE, WHOLE, WHOLE),
-        "step_columns": (job,),
-        "end_step": (job,),
+    others = {
+        "forward_rows": (source, WHOLE),
+        "upper_layers": (source, WHOLE),
+        "backward_pixels": (source,),
     }
+    return {name: (job, *others.get(name, ())) for name in cuda_kernels.kernels_of(dtype)}
 
 
 def main():
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=HOPPER)
     for dtype in "float32", "float64":
         kernels = cuda_kernels.kernels_of(dtype)
-        assert set(kernels) == set(arguments(dtype))
         assert not any(kernel.targetoptions["lto"] for kernel in kernels.values())
         for name, kinds in arguments(dtype).items():
             with rounded_as_written():

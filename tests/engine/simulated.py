@@ -140,10 +140,8 @@ def compare(name):
         course.CHUNKS = steps.CHUNKS = 1
     here, there = (
         # Copies of the weights end a slice, after which those that go on are packed anew.
-        train(
-            configs, data, thresholds=thresholds, engine=engine, snapshots=[{3: ()}] * len(configs)
-        )
-        for engine in ("cpu", "cuda")
+        train(configs, data, thresholds=thresholds, gpu=gpu, snapshots=[{3: ()}] * len(configs))
+        for gpu in (None, 0)
     )
     for place, (ours, theirs) in enumerate(zip(here, there, strict=True)):
         found = differences(ours, theirs)

@@ -46,6 +46,6 @@ def test_random_mixtures_have_the_bits_of_the_cpu(shared, owns):
             own["gradient.derivative"] if own["model.activation"] == "sigmoid" else "exact"
         )
     configs = [config_of(shared | own) for own in owns]
-    there = train(configs, DATA, engine="cuda")
+    there = train(configs, DATA, gpu=0)
     for ours, theirs in zip(train(configs, DATA), there, strict=True):
         assert differences(ours, theirs) == []

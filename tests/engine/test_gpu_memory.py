@@ -44,8 +44,8 @@ def test_the_memory_that_is_asked_for_suffices(
     ]
     population = packing.assemble(course, trials, threads=0)
     sources = course.whole, course.held_out, course.whole
-    record = packing._record(course, population, sources, 0, 2)
-    part = packing.Slice(course, population, sources, record, 0, 2)
+    record = packing._record(course, population, sources, 0, packing.LONGEST_SLICE)
+    part = packing.Slice(course, population, sources, record, 0, packing.LONGEST_SLICE)
     used = sum(array.nbytes for array in (*arrays_of(part).values(), *record))
     used += sum(rooms_of(part).values()) * np.dtype(dtype).itemsize
     sizes = {"n_inputs": n_inputs, "n_examples": n_examples, "n_held_out": n_held_out}
