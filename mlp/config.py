@@ -274,9 +274,13 @@ class Execution:
     engine: Annotated[
         Literal["local", "ray", "cuda"],
         Field(
-            description="local: this process; ray: a Ray cluster; cuda: a GPU here (experimental)"
+            description="local: this process; ray: a Ray cluster; cuda: GPUs here (experimental)"
         ),
     ] = "local"
+    gpu: Annotated[
+        Annotated[bool, Strict()],
+        Field(description="ray: a population asks for a GPU, and trains on it (experimental)"),
+    ] = False
     address: Annotated[
         _Text,
         Field(min_length=1, description="the cluster: auto, HOST:PORT, ray://HOST:PORT, local"),
@@ -296,6 +300,13 @@ class Execution:
         Annotated[_Int, Field(ge=1, le=1024)] | None,
         Field(description="threads of a population; null: one for each core (ray: one CPU)"),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.gpu and self.engine != "ray":
+            raise ValueError(
+                f"execution.gpu=true needs execution.engine=ray, but that is {self.engine}; "
+                "execution.engine=cuda trains on the GPUs of this machine"
+            )
 
 
 @dataclass(frozen=True, config=_CLOSED, kw_only=True)

@@ -254,11 +254,11 @@ def _check_threads(config: SweepConfig) -> Iterator[Finding]:
         for pool in threadpool_info()
         if pool["user_api"] == "blas"
     }
-    if config.base.execution.engine == "cuda":
-        from mlp.engine.cuda_steps import check_gpu  # compiled code
-
-        check_gpu()
     said = f"{wanted} train, on {cores} cores; NumPy's own: {', '.join(sorted(blas)) or 'unknown'}"
+    if config.base.execution.engine == "cuda":
+        from mlp.engine.cuda_steps import count_gpus  # compiled code
+
+        said += f"; GPUs: {count_gpus()}"
     if wanted > cores:
         yield Finding(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
     else:

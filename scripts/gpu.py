@@ -14,7 +14,7 @@ from numba import cuda
 
 from mlp.config import RunConfig
 from mlp.data.dataset import Dataset, load_data
-from mlp.engine.cuda_steps import IS_SIMULATED, check_gpu
+from mlp.engine.cuda_steps import IS_SIMULATED, count_gpus
 from mlp.engine.population import train
 from mlp.errors import MlpError
 from mlp.settings import read_run
@@ -58,7 +58,7 @@ def has_bits(configs: list[RunConfig], data: Dataset) -> bool:
 
 def main(name: str, steps: int, most: int) -> None:
     """Measures and prints."""
-    check_gpu()
+    count_gpus()
     data = load_data(read_run({"data": {"name": name}}).data, notice=print)
     card = "simulated" if IS_SIMULATED else str(cuda.get_current_device().name)
     found: dict[str, object] = {"card": card}

@@ -216,7 +216,7 @@ def test_values_are_in_range():
 
 
 def test_a_claim_is_true_or_false():
-    for path in ("study.dry_run", "study.explain", "study.force", "own.changed"):
+    for path in ("study.dry_run", "study.explain", "study.force", "own.changed", "execution.gpu"):
         for value in (0, 1, "true", None):
             assert refusal(nested(path, value)).startswith(f"{path} must be")
 
@@ -237,7 +237,7 @@ def test_objective_is_named_or_the_first():
 def test_the_tables_above_know_every_setting():
     described = {*INTEGERS, *NUMBERS, *NAMES, *TEXTS}
     rest = {"model.widths", "study.space", "study.enqueue", "study.dry_run", "study.explain"}
-    rest |= {"study.force", "study.objective", *OWN}
+    rest |= {"study.force", "study.objective", "execution.gpu", *OWN}
     assert described | rest == set(setting_paths("sweep"))
     assert set(default_settings("sweep")) == set(setting_paths("sweep"))
     assert all(setting_paths("sweep").values()), "a setting without a description"

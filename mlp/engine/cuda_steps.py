@@ -37,23 +37,25 @@ _WEIGHTS = "weights", "velocity", "best"
 _compiling = threading.Lock()  # the patch of `rounded_as_written` is of the process
 
 
-def check_gpu() -> None:
-    """Makes sure that there is a GPU.
+def count_gpus() -> int:
+    """How many GPUs there are; CUDA_VISIBLE_DEVICES can hide some.
 
     Raises:
         UnavailableError: where there is none, no driver, or not the extra.
     """
     if IS_SIMULATED:
-        return
+        return 1
     if importlib.util.find_spec("numba_cuda") is None:
         raise UnavailableError(
-            "execution.engine=cuda needs numba-cuda: python -m pip install 'mlp-sweep[cuda]'"
+            "a GPU needs numba-cuda to train: python -m pip install 'mlp-sweep[cuda]'"
         )
     if not cuda.is_available():
         why = one_line(cuda.cuda_error() or "none is visible")
         raise UnavailableError(
-            f"execution.engine=cuda found no NVIDIA GPU ({why}); leave it out to train on the CPU"
+            f"no NVIDIA GPU is found ({why}); without execution.engine=cuda and execution.gpu "
+            "the CPU trains"
         )
+    return len(cuda.gpus)
 
 
 def free_bytes(gpu: int) -> int:

@@ -92,6 +92,7 @@ def train(
 
     Raises:
         SystemLimitError: for a network that does not fit into memory, before any is trained.
+        UnavailableError: for a GPU where there is none.
     """
     n_examples, n_inputs = data.train.pixels.shape
     sizes = {"n_inputs": n_inputs, "n_examples": n_examples}
@@ -101,6 +102,7 @@ def train(
     if gpu is not None:
         from mlp.engine import cuda_steps  # of an extra
 
+        cuda_steps.count_gpus()
         device = cuda_steps.Device(gpu)
         sizes["n_held_out"] = data.validation.n_examples
         limit = int(_MEMORY_SHARE * cuda_steps.free_bytes(gpu))

@@ -49,7 +49,7 @@ from mlp.errors import (
     translated,
 )
 from mlp.tracking.display import cpu
-from mlp.training.work import Answer, Task, Trainer, WorkDone
+from mlp.training.work import Answer, Task, Trainer, WorkDone, trainer_on
 
 _LEAVING = "leaving Ray"  # name of a thread
 _CONNECT_S = 40.0  # within which another try begins; Ray itself gives up one after 30
@@ -88,10 +88,13 @@ class RayCluster:
         self.n_threads = n_threads
         self.notice = notice
         self.population = execution.population
+        self.is_on_gpu = execution.gpu
         self._silence_s = execution.silence_s
         options: dict[str, Any] = {"num_cpus": n_threads, "max_retries": 0}
         if execution.memory_gb is not None:
             options["memory"] = int(execution.memory_gb * 1e9)
+        if execution.gpu:
+            options["num_gpus"] = 1
         self._train = ray.remote(**options)(_train)
         self._data: tuple[Dataset, Any] | None = None
         self._running: dict[Any, tuple[int, Task]] = {}  # reference -> its name on the board
@@ -128,7 +131,7 @@ class RayCluster:
                 self._board,
                 key,
                 versions(),
-                task.trainer,
+                trainer_on(task.trainer, 0 if self.is_on_gpu else None),
                 task.configs,
                 (self._data[1],),
                 self.n_threads,
@@ -221,7 +224,10 @@ class RayCluster:
         return lost
 
     def _n_slots(self) -> int:
-        return sum(int(cpus // self.n_threads) for cpus in self._cpus)
+        return sum(
+            int(min(cpus // self.n_threads, gpus if self.is_on_gpu else cpus))
+            for cpus, gpus in self._machines
+        )
 
     def _count_slots(self) -> None:
         """Adds up the time in which populations could have trained."""
@@ -232,9 +238,12 @@ class RayCluster:
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
+            n_cpus, n_gpus = map(sum, zip(*self._machines, strict=True))
+            and_gpus = f" and {n_gpus:g} GPUs" if self.is_on_gpu else ""
+            and_one = " and a GPU" if self.is_on_gpu else ""
             self.notice(
-                f"waiting for a worker: the cluster has {sum(self._cpus):g} CPUs, none of them is "
-                f"free for a population, which takes {self.n_threads}"
+                f"waiting for a worker: the cluster has {n_cpus:g} CPUs{and_gpus}, none of them is "
+                f"free for a population, which takes {self.n_threads}{and_one}"
             )
 
     def _look_around(self) -> None:
@@ -244,7 +253,7 @@ class RayCluster:
 
     def _look(self) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._cpus = [resources.get("CPU", 0.0) for resources in nodes]
+        self._machines = [(own.get("CPU", 0.0), own.get("GPU", 0.0)) for own in nodes]
         self._seen_at = time.monotonic()
 
 

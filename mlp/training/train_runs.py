@@ -3,13 +3,15 @@
 Where a run is trained, with which others, and how often it was begun changes no result.
 """
 
-import functools
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from mlp.training.work import (
     WorkDone,
     bare_result,
     train_population,
+    trainer_on,
 )
 
 # The first populations take half of an equal share of what is left, and so on: early ones are wide,
@@ -36,6 +39,7 @@ from mlp.training.work import (
 _SHARE_AHEAD = 2
 # A population has its own fixed costs; one this small leaves 1/16 of a worker's time idle at most.
 _FINEST = 16
+_TICK_S = 0.2  # how long GPUs are waited for at most before it is told how far they are
 # A pass over the pixels takes as long for one column of a tile as for all of them, see
 # `mlp.engine.layout.tile_columns`; so populations end where a tile does.
 _TILE_BYTES, _NARROW_BYTES = 128, 64
@@ -217,11 +221,12 @@ def open_executor(
             ) from None
         executor = RayCluster(where, n_threads(where), notice)
     else:
+        n_gpus = 0
         if where.engine == "cuda":
-            from mlp.engine.cuda_steps import check_gpu  # an extra
+            from mlp.engine.cuda_steps import count_gpus  # an extra
 
-            check_gpu()
-        executor = _ThisProcess(where, notice)
+            n_gpus = count_gpus()
+        executor = (_Gpus if n_gpus > 1 else _ThisProcess)(where, notice, n_gpus)
     try:
         yield executor
     finally:
@@ -241,6 +246,8 @@ def cut_for(
         return [numbers[first : first + size] for first in range(0, len(configs), size)]
     n_examples, n_entries = len(data.train), int(np.count_nonzero(data.train.pixels))
     costs = [cost(config, n_examples=n_examples, n_entries=n_entries) for config in configs]
+    if where.is_on_gpu:
+        return deal(costs, n_slots=n_slots, most=most)
     return cut(
         costs,
         n_slots=n_slots,
@@ -256,11 +263,13 @@ class _ThisProcess:
     Own functions train in processes of their own, as many side by side as there are threads.
     """
 
-    def __init__(self, execution: Execution, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, execution: Execution, notice: Callable[[str], None], n_gpus: int = 0
+    ) -> None:
         self.n_threads = n_threads(execution)
         self.population = execution.population
         self.notice = notice
-        self._is_on_gpu = execution.engine == "cuda"
+        self.is_on_gpu = n_gpus > 0
         self._waiting: deque[Task] = deque()
         self._functions: Functions | None = None
 
@@ -279,17 +288,16 @@ class _ThisProcess:
         if self._functions is not None and self._functions.is_busy:
             return self._functions.wait(progress)
         task = self._waiting.popleft()
-        trainer = task.trainer
-        if self._is_on_gpu and trainer is train_population:
-            trainer = functools.partial(train_population, gpu=0)
-        results = trainer(
+        return [(task, self._train(task, 0 if self.is_on_gpu else None, progress))]
+
+    def _train(self, task: Task, gpu: int | None, progress: WorkDone) -> list[Result]:
+        return trainer_on(task.trainer, gpu)(
             task.configs,
             task.data,
             threads=self.n_threads,
             thresholds=task.thresholds,
             progress=progress,
         )
-        return [(task, results)]
 
     def idle_share(self) -> float | None:
         return None
@@ -298,6 +306,77 @@ class _ThisProcess:
         self._waiting.clear()
         if self._functions is not None:
             self._functions.close()
+
+
+class _Gpus(_ThisProcess):
+    """Trains on several GPUs, on each one population at a time, which a thread of its own leads."""
+
+    def __init__(self, execution: Execution, notice: Callable[[str], None], n_gpus: int) -> None:
+        super().__init__(execution, notice, n_gpus)
+        self._n_gpus = n_gpus
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for gpu in range(n_gpus):
+            self._free.put(gpu)
+        self._pool = ThreadPoolExecutor(n_gpus)
+        self._running: dict[Future[list[Result]], Task] = {}
+        self._n_done: dict[Task, float] = {}
+        self._is_closing = False
+
+    def slots(self) -> int:
+        return self._n_gpus
+
+    def submit(self, task: Task) -> None:
+        if task.data.program is None:
+            self._running[self._pool.submit(self._lead, task)] = task
+        else:
+            super().submit(task)
+
+    def wait(self, progress: WorkDone) -> list[Answer]:
+        if not self._running:
+            return super().wait(progress)
+        done, _ = futures.wait(self._running, timeout=_TICK_S, return_when=futures.FIRST_COMPLETED)
+        answers: list[Answer] = [(self._running.pop(future), future.result()) for future in done]
+        in_work = self._running.values()
+        progress(sum(self._n_done.get(task, 0.0) for task in in_work), np.empty(0))
+        return answers
+
+    def _lead(self, task: Task) -> list[Result]:
+        def tell(n_done: float, _losses: NDArray[np.float64]) -> None:
+            if self._is_closing:
+                raise futures.CancelledError
+            self._n_done[task] = n_done
+
+        gpu = self._free.get()
+        try:
+            return self._train(task, gpu, tell)
+        finally:
+            self._free.put(gpu)
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._pool.shutdown(cancel_futures=True)
+        super().close()
+
+
+def deal(costs: Sequence[float], *, n_slots: int, most: int | None = None) -> list[list[int]]:
+    """Deals trials out to workers, one wide population each, by turns in falling order of cost.
+
+    Args:
+        costs: one a trial, in any unit, not negative.
+        n_slots: populations that train side by side; 1 or more.
+        most: trials in one population at most; None: no such limit.
+
+    Returns:
+        The numbers of the trials of each population. Each trial is in one of them.
+
+    Example:
+        >>> deal([1.0, 3.0, 2.0, 2.0, 1.0], n_slots=2)
+        [[1, 3, 4], [2, 0]]
+    """
+    order = sorted(range(len(costs)), key=lambda number: (-costs[number], number))
+    hands = [order[slot::n_slots] for slot in range(min(n_slots, len(order)))]
+    size = most or len(order)
+    return [hand[first : first + size] for hand in hands for first in range(0, len(hand), size)]
 
 
 def cut(

@@ -6,6 +6,7 @@ one that is built in. An *executor* decides where a trainer runs: in this proces
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,6 +77,13 @@ def train_population(
     return _measured(results, configs, taken, data, threads)
 
 
+def trainer_on(trainer: Trainer, gpu: int | None) -> Trainer:
+    """The trainer, on a GPU if it is the built-in one; None: on the CPU, as any other is."""
+    if gpu is None or trainer is not train_population:
+        return trainer
+    return functools.partial(train_population, gpu=gpu)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A population to train.
@@ -107,11 +115,13 @@ class Executor(Protocol):
     Attributes:
         n_threads: that train one population.
         population: trials trained at once at most; None: no limit of its own.
+        is_on_gpu: whether GPUs train: a narrow population takes one nearly as long as a wide one.
         notice: told in one line what a person should know: a worker that died, say.
     """
 
     n_threads: int
     population: int | None
+    is_on_gpu: bool
     notice: Callable[[str], None]
 
     def slots(self) -> int:

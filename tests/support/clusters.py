@@ -41,18 +41,28 @@ class Head:
 
 @contextlib.contextmanager
 def two_nodes(
-    *, head_cpus: int = 1, others: int = 1, root: Path = Path(__file__).parents[2]
+    *,
+    head_cpus: int = 1,
+    head_gpus: int = 0,
+    others: int = 1,
+    root: Path = Path(__file__).parents[2],
 ) -> Iterator[Cluster]:
     """A head and other machines of one CPU each, all of them processes of this machine.
 
     Args:
+        head_gpus: that the head says it has; Ray does not look.
         root: folder where their workers find this program.
     """
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(root)  # workers take it from the processes that start them
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": head_cpus, "include_dashboard": False, **_SMALL},
+        head_node_args={
+            "num_cpus": head_cpus,
+            "num_gpus": head_gpus,
+            "include_dashboard": False,
+            **_SMALL,
+        },
     )
     try:
         for _ in range(others):

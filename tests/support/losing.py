@@ -7,6 +7,7 @@ class Losing:
     """Trains at once, but first asks `fate` of each population why it is lost, if it is."""
 
     n_threads = 2
+    is_on_gpu = False
 
     def __init__(self, fate, *, population=None, n_slots=2):
         self.population, self.n_slots = population, n_slots

@@ -4,6 +4,7 @@ The cluster is real, but all of it runs here. Each test ends with the same bits 
 """
 
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -195,6 +196,28 @@ def first_waits(victim):
         raise RuntimeError("nobody has killed this worker")
 
     return train
+
+
+def test_a_population_that_asks_for_a_gpu_gets_one(monkeypatch, data):
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")  # for the workers
+    few = dataclasses.replace(
+        data,
+        train=examples(data.train, 12),
+        validation=examples(data.validation, 8),
+    )
+    small = {"model.widths": [2, 2], "training.steps": 2, "training.sharpness_points": 0}
+    configs = [with_settings(BASE, small | {"training.seed": seed}) for seed in range(2)]
+    with (
+        two_nodes(head_gpus=1) as cluster,
+        open_executor(over(cluster, gpu=True)) as executor,
+    ):
+        assert executor.slots() == 1  # the other machine has none
+        found = [record.result for record in train_runs(configs, few, executor)]
+    assert digests(found) == digests(results_of(configs, few, Execution()))
+
+
+def examples(part, n):
+    return dataclasses.replace(part, pixels=part.pixels[:n], labels=part.labels[:n])
 
 
 @long

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlp.config import RunConfig
 from mlp.engine.layout import tile_columns
 from mlp.settings import with_settings
-from mlp.training.train_runs import cost, cut
+from mlp.training.train_runs import cost, cut, deal
 
 COSTS = st.lists(st.floats(0, 1e6), max_size=30)
 
@@ -23,6 +23,18 @@ def test_each_trial_is_in_one_population(costs, n_slots, most, has_columns):
     assert sorted(n for numbers in populations for n in numbers) == list(range(len(costs)))
     assert all(populations)
     assert most is None or max(map(len, populations), default=0) <= most
+
+
+@given(COSTS, st.integers(1, 9), st.none() | st.integers(1, 5))
+def test_dealt_populations_are_as_wide_as_can_be(costs, n_slots, most):
+    populations = deal(costs, n_slots=n_slots, most=most)
+    assert sorted(n for numbers in populations for n in numbers) == list(range(len(costs)))
+    widths = [len(numbers) for numbers in populations]
+    if most is None:
+        assert len(widths) == min(n_slots, len(costs))
+        assert max(widths, default=0) - min(widths, default=0) <= 1
+    else:
+        assert all(0 < width <= most for width in widths)
 
 
 def idle_share(costs, populations, n_slots):

@@ -8,7 +8,9 @@ import pytest
 from mlp.config import Execution
 from mlp.curve import Verdict, judge_run
 from mlp.data.dataset import load_data
+from mlp.engine import cuda_steps, population
 from mlp.engine.result import Ending
+from mlp.errors import SystemLimitError
 from mlp.settings import read_run, with_settings
 from mlp.sweep.generation import is_record_of
 from mlp.tracking.record import curve_digest, weights_digest
@@ -93,6 +95,54 @@ def test_run_that_kills_its_workers_has_a_record_too(data):
     ]
     assert found[2].judgement.verdict is Verdict.DIVERGED
     assert found[2].config == CONFIGS[2]
+
+
+class TwoGpus:
+    """Stands for two GPUs, on which the CPU trains; knows who trained how many."""
+
+    def __init__(self, monkeypatch):
+        self.trained = []
+        monkeypatch.setattr(cuda_steps, "count_gpus", lambda: 2)
+        monkeypatch.setattr(population, "train", self.train)
+
+    def train(self, configs, data, *, gpu, **how):
+        self.trained.append((gpu, len(configs)))
+        return TRAIN(configs, data, **how)
+
+
+TRAIN = population.train
+
+
+def test_each_of_several_gpus_trains_a_population(monkeypatch, data):
+    gpus, told = TwoGpus(monkeypatch), []
+    where = Execution(engine="cuda", threads=1)
+    found = train_runs(CONFIGS, data, where, progress=lambda n_done, _: told.append(n_done))
+    assert sorted(n for _, n in gpus.trained) == [2, 3]
+    assert {gpu for gpu, _ in gpus.trained} <= {0, 1}
+    assert told == sorted(told)
+    monkeypatch.undo()
+    here = train_runs(CONFIGS, data, Execution(threads=1))
+    assert [seen(record) for record in found] == [seen(record) for record in here]
+
+
+def test_gpus_are_let_go_where_the_training_is_stopped(monkeypatch, data):
+    gpus = TwoGpus(monkeypatch)
+    long = [with_settings(config, {"training.steps": 10**6}) for config in CONFIGS]
+
+    def progress(n_done, _losses):
+        if n_done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(long, data, Execution(engine="cuda", threads=1), progress=progress)
+    assert len(gpus.trained) == 2
+
+
+def test_what_fits_no_gpu_is_said_by_it(monkeypatch, data):
+    TwoGpus(monkeypatch)
+    wide = with_settings(CONFIGS[0], {"model.depth": 2, "model.widths": [65536, 65536]})
+    with pytest.raises(SystemLimitError, match="must fit into"):
+        train_runs([CONFIGS[1], wide], data, Execution(engine="cuda", threads=1))
 
 
 def test_nothing_to_train_is_no_record(data):
