@@ -622,7 +622,43 @@ def end_step(job):
             job.action[t] = guard.KEEP
 
 
+# The products of mlp.engine.pixels, in float64
+
+
+def project_rows(source, feature, weights, received, n_inputs, stride, n_groups):
+    """What each column receives from each row: `(column, stride)`. Grid: rows, tiles."""
+    block, group, tile = place(0) // n_groups, place(0) % n_groups, place(1)
+    first_row, first = group * LANES, source.block_position[block]
+    n_rows = source.block_position[block + 1] - first
+    if first_row < n_rows:
+        room = tile_room()
+        n_own = min(LANES, n_rows - first_row)
+        w0 = tile * n_inputs * LANES
+        forward(source, feature, weights, w0, first + first_row, n_own, room)
+        meet()
+        if rank() < n_own:
+            for c in range(LANES):
+                to = (tile * LANES + c) * stride + block * BLOCK + first_row
+                received[to + rank()] = room[rank() * LANES + c]
+
+
+def collect_pixels(source, feature, delta, gradient, n_inputs):
+    """What each input receives from each column. Grid: tiles, parts of the inputs.
+
+    Args:
+        delta: `(tile, block, BLOCK, lane)`.
+    """
+    tile, part, n_blocks = place(0), place(1), len(source.block_position) - 1
+    inputs = n_inputs * part // PARTS, n_inputs * (part + 1) // PARTS
+    for block in range(n_blocks):
+        own = delta[(tile * n_blocks + block) * BLOCK * LANES :]
+        g0 = tile * n_inputs * LANES
+        backward(source, feature, block, n_inputs, inputs, own, gradient, g0, block == 0)
+
+
 _KERNELS = (
+    project_rows,
+    collect_pixels,
     forward_rows,
     upper_layers,
     backward_pixels,

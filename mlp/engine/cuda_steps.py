@@ -127,9 +127,7 @@ class Device:
 
     def _source(self, source: Handle) -> Any:
         if source not in self._sources:
-            self._sources[source] = Source(
-                *(cuda.to_device(source.arrays[name]) for name in Source._fields)
-            )
+            self._sources[source] = source_on_gpu(source)
         return self._sources[source]
 
 
@@ -291,6 +289,11 @@ def _shape_of(source: Handle) -> tuple[int, int]:
     """Blocks of a batch and rows of a block, at most."""
     arrays = source.arrays
     return int(np.diff(arrays["batch_block"]).max()), int(np.diff(arrays["block_position"]).max())
+
+
+def source_on_gpu(source: Handle) -> Any:
+    """A copy of what is passed over, a `Handle` on `Images` and `Batches`."""
+    return Source(*(cuda.to_device(source.arrays[name]) for name in Source._fields))
 
 
 def arrays_of(part: Slice) -> dict[str, NDArray[Any]]:

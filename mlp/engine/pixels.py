@@ -21,7 +21,7 @@ from mlp.engine.sparse import BLOCK, cut_batches, pack_images, pixel_features
 
 Matrix = NDArray[np.float64]
 
-_TILE = WIDE // np.dtype(np.float64).itemsize
+TILE = WIDE // np.dtype(np.float64).itemsize
 # Whole cache lines more than the rows, so that the same row of neighbouring units does not fall
 # into the same set of the cache.
 _ROOM = 8
@@ -79,9 +79,9 @@ def project(pixels: Pixels, weights: Matrix) -> Matrix:
     Returns:
         `(units, rows)`; 0 in rows without an example.
     """
-    columns = _padded(weights)
+    columns = padded(weights)
     tiles = _aligned(columns.size)
-    tiles[:] = columns.reshape(-1, _TILE, pixels.n_inputs).transpose(0, 2, 1).ravel()
+    tiles[:] = to_tiles(columns)
     received = np.zeros((len(columns), pixels.n_rows))
     _project(pixels.source, _work(tiles, received.ravel()))
     return received[: len(weights)]
@@ -96,20 +96,29 @@ def collect(pixels: Pixels, deltas: Matrix) -> Matrix:
     Returns:
         `(units, inputs)`.
     """
-    columns = _padded(deltas)
+    columns = padded(deltas)
     tiles = _aligned(len(columns) * pixels.n_inputs)
     _collect(pixels.source, _work(columns.ravel(), tiles))
-    by_unit = tiles.reshape(-1, pixels.n_inputs, _TILE).transpose(0, 2, 1)
-    return by_unit.reshape(-1, pixels.n_inputs)[: len(deltas)]
+    return from_tiles(tiles, pixels.n_inputs)[: len(deltas)]
 
 
-def _padded(rows: Matrix) -> Matrix:
+def padded(rows: Matrix) -> Matrix:
     """The rows, and such of zeros up to a whole tile."""
-    return np.pad(rows, ((0, -len(rows) % _TILE), (0, 0)))
+    return np.pad(rows, ((0, -len(rows) % TILE), (0, 0)))
+
+
+def to_tiles(columns: Matrix) -> Matrix:
+    """Numbers of whole tiles of columns, `(columns, n)`, as `(tile, n, lane)`, in one line."""
+    return columns.reshape(-1, TILE, columns.shape[1]).transpose(0, 2, 1).ravel()
+
+
+def from_tiles(tiles: Matrix, n: int) -> Matrix:
+    """The other way round: `(columns, n)`."""
+    return tiles.reshape(-1, n, TILE).transpose(0, 2, 1).reshape(-1, n)
 
 
 def _work(given: Matrix, wanted: Matrix) -> Handle:
-    return Handle(given=given, scratch=_aligned(BLOCK * _TILE), wanted=wanted)
+    return Handle(given=given, scratch=_aligned(BLOCK * TILE), wanted=wanted)
 
 
 def _aligned(size: int) -> Matrix:

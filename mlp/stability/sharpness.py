@@ -4,9 +4,10 @@ A network's result is the same bit for bit whatever other networks are measured 
 order, with any number of threads.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -33,8 +34,10 @@ Numbers = NDArray[np.float64]
 
 _LARGEST_RATE = 1000.0  # that `auto` becomes
 _NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
-_COLUMNS = 128  # first-layer units from which on a thread takes no further network beside them
-_WORKING_BYTES = 2**28  # likewise for the memory they take
+# First-layer units from which on a thread takes no further network beside them, and likewise the
+# bytes they take; a GPU is busy with more.
+_COLUMNS, _COLUMNS_OF_GPU = 128, 1024
+_WORKING_BYTES, _WORKING_BYTES_OF_GPU = 2**28, 2**30
 
 # Steps of length 1 along the mean gradient, so that a step is the gradient. In float64, because it
 # is seen in the difference of weights that may be a million times as large.
@@ -70,7 +73,12 @@ class SharpnessCurve(NamedTuple):
 
 
 def measure_sharpness(
-    configs: Sequence[RunConfig], weights: Sequence[Params], data: Dataset, *, threads: int = 1
+    configs: Sequence[RunConfig],
+    weights: Sequence[Params],
+    data: Dataset,
+    *,
+    threads: int = 1,
+    gpu: int | None = None,
 ) -> list[Sharpness]:
     """Measures the sharpness of networks over the whole training part.
 
@@ -78,6 +86,8 @@ def measure_sharpness(
         configs: one a network, by which it is trained.
         weights: one a network.
         threads: they change nothing but the time.
+        gpu: number of one that takes the products with the data; None: the CPU does. It changes
+            nothing but the time.
     """
     found: dict[int, Sharpness] = {}
     for scale in dict.fromkeys(config.data.scale for config in configs):
@@ -88,7 +98,8 @@ def measure_sharpness(
                 queue.put((number, config, params))
         # A product that is shared out over threads adds up in another order.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            tasks = [pool.submit(_measure_all, queue, pixels) for _ in range(threads)]
+            products = _products(pixels, gpu)
+            tasks = [pool.submit(_measure_all, queue, pixels, products) for _ in range(threads)]
             for task in tasks:
                 found |= task.result()
     return [found[number] for number in range(len(configs))]
@@ -100,19 +111,21 @@ def measure_sharpness_curves(
     data: Dataset,
     *,
     threads: int = 1,
+    gpu: int | None = None,
 ) -> list[SharpnessCurve]:
     """Measures the sharpness along runs, all of them together.
 
     Args:
         configs: one a run.
         snapshots: one a run: updates done -> weights.
+        gpu: as in `measure_sharpness`.
 
     Returns:
         One for each run. Points where weights or curvature are not finite are left out.
     """
     of_each = [c for c, taken in zip(configs, snapshots, strict=True) for _ in taken]
     weights = [weights for taken in snapshots for weights in taken.values()]
-    measured = iter(measure_sharpness(of_each, weights, data, threads=threads))
+    measured = iter(measure_sharpness(of_each, weights, data, threads=threads, gpu=gpu))
     curves = []
     for config, taken in zip(configs, snapshots, strict=True):
         points = [(step, next(measured)) for step in taken]
@@ -256,15 +269,37 @@ def _check_memory(
         )
 
 
+class _Products(NamedTuple):
+    """The products with the data, and how much is multiplied at once."""
+
+    project: Callable[[Matrix], Matrix]
+    collect: Callable[[Matrix], Matrix]
+    columns: int
+    working_bytes: int
+
+
+def _products(pixels: Pixels, gpu: int | None) -> _Products:
+    if gpu is None:
+        own = functools.partial(project, pixels), functools.partial(collect, pixels)
+        return _Products(*own, _COLUMNS, _WORKING_BYTES)
+    from mlp.engine.cuda_pixels import PixelsOnGpu  # of an extra
+
+    there = PixelsOnGpu(pixels, gpu)
+    return _Products(there.project, there.collect, _COLUMNS_OF_GPU, _WORKING_BYTES_OF_GPU)
+
+
 @np.errstate(all="ignore")  # weights may be beyond all numbers
-def _measure_all(queue: _Queue, pixels: Pixels) -> dict[int, Sharpness]:
+def _measure_all(queue: _Queue, pixels: Pixels, products: _Products) -> dict[int, Sharpness]:
     """Measures networks until none is left, some side by side."""
     done: dict[int, Sharpness] = {}
     running: dict[int, Measurement] = {}
     asks: dict[int, Matrix] = {}
     n_bytes: dict[int, int] = {}
     while True:
-        while sum(map(len, asks.values())) < _COLUMNS and sum(n_bytes.values()) < _WORKING_BYTES:
+        while (
+            sum(map(len, asks.values())) < products.columns
+            and sum(n_bytes.values()) < products.working_bytes
+        ):
             try:
                 number, config, params = queue.get_nowait()
             except Empty:
@@ -277,8 +312,8 @@ def _measure_all(queue: _Queue, pixels: Pixels) -> dict[int, Sharpness]:
             n_bytes[number] = _measuring_bytes(widths, **sizes)
         if not running:
             return done
-        for product in (project, collect):
-            answers = product(pixels, np.vstack(list(asks.values())))
+        for product in (products.project, products.collect):
+            answers = product(np.vstack(list(asks.values())))
             ends = np.cumsum([len(ask) for ask in asks.values()])[:-1]
             for number, answer in zip(list(asks), np.split(answers, ends), strict=True):
                 further = _send(running[number], answer)

@@ -51,7 +51,7 @@ def train_population(
 
     Args:
         progress: called a few times a second; may raise to stop.
-        gpu: number of the GPU that trains them; None: the CPU does.
+        gpu: number of the GPU that trains and measures them; None: the CPU does.
 
     Raises:
         SystemLimitError: for what does not fit into memory, before anything is trained.
@@ -74,7 +74,7 @@ def train_population(
         snapshots=taken,
         gpu=gpu,
     )
-    return _measured(results, configs, taken, data, threads)
+    return _measured(results, configs, taken, data, threads, gpu)
 
 
 def trainer_on(trainer: Trainer, gpu: int | None) -> Trainer:
@@ -175,6 +175,7 @@ def _measured(
     taken: Sequence[dict[int, Params]],
     data: Dataset,
     threads: int,
+    gpu: int | None,
 ) -> list[Result]:
     """The results with the sharpness at the weights that were kept, if any were."""
     if not any(taken):
@@ -182,7 +183,7 @@ def _measured(
     from mlp.stability.sharpness import measure_sharpness_curves  # compiled code, likewise
 
     reached = [{step: weights for step, weights in each.items() if weights} for each in taken]
-    curves = measure_sharpness_curves(configs, reached, data, threads=threads)
+    curves = measure_sharpness_curves(configs, reached, data, threads=threads, gpu=gpu)
     return [
         dataclasses.replace(
             result,

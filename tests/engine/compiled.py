@@ -36,20 +36,28 @@ def arguments(dtype):
     sources = course.whole, course.held_out, course.whole
     record = packing._record(course, population, sources, 0, 2)
     part = packing.Slice(course, population, sources, record, 0, 2)
-    numbers = np.zeros(1, dtype)
-    fields = arrays_of(part) | record._asdict() | dict.fromkeys(rooms_of(part), numbers)
+    fields = arrays_of(part) | record._asdict() | dict.fromkeys(rooms_of(part), np.zeros(1, dtype))
     fields |= {"n_examples": record.n_chunks, "size": 1, "epoch": 1}
     names = cuda_kernels.Job._fields
     job = types.NamedTuple([type_of(fields[name]) for name in names], cuda_kernels.Job)
     names = cuda_kernels.Source._fields
     arrays = [type_of(course.whole.arrays[name]) for name in names]
     source = types.NamedTuple(arrays, cuda_kernels.Source)
+    numbers = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
     others = {
         "forward_rows": (source, WHOLE),
         "upper_layers": (source, WHOLE),
         "backward_pixels": (source,),
     }
-    return {name: (job, *others.get(name, ())) for name in cuda_kernels.kernels_of(dtype)}
+    kinds = {name: (job, *others.get(name, ())) for name in cuda_kernels.kernels_of(dtype)}
+    products = source, numbers, numbers, numbers
+    products = {"project_rows": (*products, *[WHOLE] * 3), "collect_pixels": (*products, WHOLE)}
+    for name, kind in products.items():
+        if dtype == "float64":
+            kinds[name] = kind
+        else:
+            del kinds[name]
+    return kinds
 
 
 def main():

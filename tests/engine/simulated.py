@@ -15,6 +15,8 @@ import numpy as np
 
 from mlp.data.dataset import load_data
 from mlp.engine import course, steps
+from mlp.engine.cuda_pixels import PixelsOnGpu
+from mlp.engine.pixels import collect, project, read_pixels
 from mlp.engine.population import train
 from mlp.settings import read_run
 
@@ -149,6 +151,21 @@ def compare(name):
         print(f"{name} {place}: {', '.join(found) or 'same'} ({ending})", flush=True)
 
 
+def compare_products(n=270, n_units=3):
+    """Of the first layers with the data, on which the sharpness stands."""
+    pixels = read_pixels(data_of(n).train, 1.0)
+    there, draw = PixelsOnGpu(pixels, 0), np.random.RandomState(0)
+    weights = draw.standard_normal((n_units, pixels.n_inputs))
+    weights[0, 0] = np.inf
+    received = project(pixels, weights)
+    pairs = {
+        "project": (received, there.project(weights)),
+        "collect": (collect(pixels, received), there.collect(received)),
+    }
+    for name, (ours, theirs) in pairs.items():
+        print(f"{name}: {'same' if ours.tobytes() == theirs.tobytes() else 'different'}")
+
+
 if __name__ == "__main__":
-    for each in sys.argv[1:] or CASES:
-        compare(each)
+    for each in sys.argv[1:] or [*CASES, "products"]:
+        compare_products() if each == "products" else compare(each)

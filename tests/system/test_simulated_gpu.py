@@ -11,7 +11,10 @@ from engine.simulated import CASES
 
 TESTS = Path(__file__).parents[1]
 # A fused multiply-add stands where the CPU has one, or in the library's division and root.
-FUSED = {"forward_rows", "upper_layers", "backward_pixels", "square_columns", "measure_columns"}
+FUSED = {
+    *("forward_rows", "upper_layers", "backward_pixels", "square_columns", "measure_columns"),
+    *("project_rows", "collect_pixels"),
+}
 
 
 def output_of(module, *names):
@@ -35,10 +38,14 @@ def test_a_simulated_gpu_gives_the_bits_of_the_cpu(name):
     assert f"({endings.get(name, 'completed')}, " in lines[0]
 
 
+def test_products_on_a_simulated_gpu_have_the_bits_of_the_cpu():
+    assert output_of("engine.simulated", "products") == ["project: same", "collect: same"]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="the extra cuda")
 def test_a_real_gpu_rounds_as_is_written():
     lines = [json.loads(line) for line in output_of("engine.compiled")]
-    assert len({(dtype, name) for dtype, name, _ in lines}) == 24
+    assert len({(dtype, name) for dtype, name, _ in lines}) == 26
     for dtype, name, found in lines:
         for operation in found:
             kind, *how = operation.split(".")
