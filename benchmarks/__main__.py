@@ -8,6 +8,7 @@ calls, between its first and its last report of progress; so no contender is cha
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from mlp.errors import MlpError
 from mlp.network import initialize
 from mlp.settings import read_run
 from mlp.terminal.console import run_command
+from mlp.tracking.record import curve_digest, weights_digest
 from mlp.training.train_runs import n_threads
 
 _ROUNDS = 7
@@ -53,26 +55,30 @@ class Row:
     Attributes:
         work: its name.
         ms: milliseconds per model and step of each contender; None for one that is absent.
-        limit_ms: what the dense products over the live pixels take at the machine's speed.
+        limit_ms: what the dense products over the live pixels take at the machine's speed; None on
+            a GPU.
         notes: why a contender is absent.
     """
 
     work: str
     ms: dict[str, float | None]
-    limit_ms: float
+    limit_ms: float | None
     notes: dict[str, str]
 
 
-def works() -> list[Work]:
-    """The works that the README's table shows."""
+def works(gpu: int | None = None) -> list[Work]:
+    """The works that docs/speed.md shows; on a GPU there are wide ones, which it is for."""
     rng = np.random.RandomState(0)
     mixed = tuple(
         tuple(round(2 ** rng.uniform(1, 6)) for _ in range(rng.randint(1, 5))) for _ in range(32)
     )
+    between = [Work("8 x 784-3-3-2", ((3, 3),) * 8)]
+    if gpu is not None:
+        between = [Work(f"{n} x 784-3-3-2", ((3, 3),) * n) for n in (256, 1024)]
     return [
         Work("1 x 784-3-3-2", ((3, 3),)),
-        Work("8 x 784-3-3-2", ((3, 3),) * 8),
         Work("32 x 784-3-3-2", ((3, 3),) * 32),
+        *between,
         Work("32 x mixed", mixed),
         Work("32 x 784-32-32-2", ((32, 32),) * 32),
         Work("4 x 784-256-128-2", ((256, 128),) * 4),
@@ -100,7 +106,9 @@ def find_data() -> Dataset:
     return Dataset("made up", 255, (side, side), part, nothing, nothing, "")
 
 
-def time_work(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) -> Row:
+def time_work(
+    work: Work, data: Dataset, threads: int, chosen: Sequence[str], gpu: int | None = None
+) -> Row:
     """Times every contender in turns.
 
     Args:
@@ -108,12 +116,13 @@ def time_work(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) ->
         data: on what; nothing need be held out.
         threads: cores to use.
         chosen: names of the peers.
+        gpu: number of the GPU that trains; None: the CPU does.
 
     Raises:
-        RuntimeError: where a contender computes other losses than the engine.
+        RuntimeError: where a contender computes other losses than the engine on the CPU.
     """
     configs = [_config(widths, seed) for seed, widths in enumerate(work.widths)]
-    problem = _problem(configs, data, threads)
+    problem = _problem(configs, data, threads, gpu)
     contenders: dict[str, Steps] = {}
     notes: dict[str, str] = {}
     for name in chosen:
@@ -121,20 +130,22 @@ def time_work(work: Work, data: Dataset, threads: int, chosen: Sequence[str]) ->
             contenders[name] = PEERS[name](problem)
         except (NotApplicableError, ImportError) as error:
             notes[name] = str(error)
-    _check_losses(configs, data, threads, contenders)
+    _check_losses(configs, data, threads, contenders, gpu)
+    time_engine = partial(_time_engine, configs, data, threads, gpu)
     turns = {name: _turn(partial(_time, run)) for name, run in contenders.items()}
-    own_turn = max(4, _turn(lambda n: _time_engine(configs, data, threads, max(n, 2))))
+    own_turn = max(4, _turn(lambda n: time_engine(max(n, 2))))
     seconds: dict[str, list[float]] = {name: [] for name in ("engine", *contenders)}
     gflops = []
     for _ in range(_ROUNDS):
         gflops.append(product_gflops())
-        seconds["engine"].append(_time_engine(configs, data, threads, own_turn))
+        seconds["engine"].append(time_engine(own_turn))
         for name, run in contenders.items():
             seconds[name].append(_time(run, turns[name]))
     ms: dict[str, float | None] = dict.fromkeys(("engine", *chosen))
     ms |= {name: float(np.median(s)) / len(configs) * 1e3 for name, s in seconds.items()}
     limit_s = _products(work, data) / float(np.median(gflops)) / 1e9
-    return Row(work.name, ms, limit_s / len(configs) * 1e3, notes)
+    limit_ms = limit_s / len(configs) * 1e3 if gpu is None else None
+    return Row(work.name, ms, limit_ms, notes)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -150,11 +161,11 @@ def render(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         own = row.ms["engine"] or math.nan
-        share = f"{row.limit_ms / own:.0%}".replace("%", " %")
-        lines.append(
-            f"{row.work}: engine {own:.3g} ms, {share} of the dense limit's speed "
-            f"({row.limit_ms:.3g} ms)"
-        )
+        line = f"{row.work}: engine {own:.3g} ms"
+        if row.limit_ms is not None:
+            share = f"{row.limit_ms / own:.0%}".replace("%", " %")
+            line += f", {share} of the dense limit's speed ({row.limit_ms:.3g} ms)"
+        lines.append(line)
         for name, ms in row.ms.items():
             if name != "engine":
                 value = "-" if ms is None else f"{ms:<8.3g} ms {ms / own:>8.1f} x"
@@ -173,7 +184,7 @@ def _config(widths: Sequence[int], seed: int) -> RunConfig:
     )
 
 
-def _problem(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Problem:
+def _problem(configs: Sequence[RunConfig], data: Dataset, threads: int, gpu: int | None) -> Problem:
     n_inputs = data.train.pixels.shape[1]
     first = [
         initialize(
@@ -182,7 +193,7 @@ def _problem(configs: Sequence[RunConfig], data: Dataset, threads: int) -> Probl
         for c in configs
     ]
     X = features(data.train.pixels, data.scale, "float32")
-    return Problem(first, X, data.train.labels, _LEARNING_RATE, threads)
+    return Problem(first, X, data.train.labels, _LEARNING_RATE, threads, gpu)
 
 
 def _with_steps(configs: Sequence[RunConfig], n: int) -> list[RunConfig]:
@@ -190,11 +201,22 @@ def _with_steps(configs: Sequence[RunConfig], n: int) -> list[RunConfig]:
 
 
 def _check_losses(
-    configs: Sequence[RunConfig], data: Dataset, threads: int, contenders: Mapping[str, Steps]
+    configs: Sequence[RunConfig],
+    data: Dataset,
+    threads: int,
+    contenders: Mapping[str, Steps],
+    gpu: int | None,
 ) -> None:
     """Takes the first steps with every contender, which also compiles and warms up."""
-    results = train(_with_steps(configs, _CHECKED_STEPS), data, threads=threads)
+    few = _with_steps(configs, _CHECKED_STEPS)
+    results = train(few, data, threads=threads)
     expected = np.array([result.loss[:_CHECKED_STEPS] for result in results])
+    if gpu is not None:
+        for here, there in zip(results, train(few, data, gpu=gpu), strict=True):
+            if curve_digest(here) != curve_digest(there) or (
+                weights_digest(here) != weights_digest(there)
+            ):
+                raise RuntimeError(f"the GPU computes other bits: {there.loss}, not {here.loss}")
     for name, run in contenders.items():
         losses = run(_CHECKED_STEPS)
         if name not in _OWN_LOSSES and not np.allclose(losses, expected, rtol=_LIKE):
@@ -213,18 +235,21 @@ def _time(run: Steps, n: int) -> float:
     return (time.perf_counter() - begin) / n
 
 
-def _time_engine(configs: Sequence[RunConfig], data: Dataset, threads: int, n: int) -> float:
+def _time_engine(
+    configs: Sequence[RunConfig], data: Dataset, threads: int, gpu: int | None, n: int
+) -> float:
     """The same for the engine, between the reports of progress of one training."""
     marks: list[tuple[float, int]] = []
     train(
         _with_steps(configs, n),
         data,
         threads=threads,
+        gpu=gpu,
         progress=lambda done, _: marks.append((time.perf_counter(), done)),
     )
     (begin, first), (end, last) = marks[0], marks[-1]
     if len(marks) < _FEWEST_REPORTS:
-        return _time_engine(configs, data, threads, 4 * n)
+        return _time_engine(configs, data, threads, gpu, 4 * n)
     return (end - begin) / ((last - first) / len(configs))
 
 
@@ -253,6 +278,12 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, default=threads, metavar="N", help=f"that compute ({threads})"
     )
+    parser.add_argument(
+        "--gpu",
+        type=int,
+        metavar="NUMBER",
+        help="of the GPU that the engine, PyTorch and JAX take (experimental; none: the CPU)",
+    )
     names = "; ".join(work.name for work in works())
     parser.add_argument(
         "--works", nargs="*", metavar="PART", help=f"those whose name has a part in it, of: {names}"
@@ -270,13 +301,18 @@ def _options() -> argparse.ArgumentParser:
 
 def _bench() -> None:
     options = _options().parse_args()
+    if options.gpu is not None:
+        from mlp.engine.cuda_steps import count_gpus  # of an extra
+
+        count_gpus()
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take it all
     data = find_data()
     rows = []
-    for work in works():
+    for work in works(options.gpu):
         if options.works is None or any(text in work.name for text in options.works):
-            rows.append(time_work(work, data, options.threads, options.peers))
+            rows.append(time_work(work, data, options.threads, options.peers, options.gpu))
             print(render(rows[-1:]), flush=True)
-    for growth in measure_growth(options.threads):
+    for growth in measure_growth(options.threads) if options.gpu is None else ():
         print(
             f"{growth.n_trials} trials of {STUDY_STEPS} steps on digits: "
             f"{growth.trials_per_s:.0f} trials/s, peak memory {growth.peak_bytes / 1e6:.0f} MB; "
@@ -292,7 +328,7 @@ def _bench() -> None:
             {"work": row.work, "ms_per_model_step": row.ms, "limit_ms": row.limit_ms}
             for row in rows
         ],
-        "machine": machine(options.threads),
+        "machine": machine(options.threads, options.gpu),
     }
     print("next: python -m benchmarks --works mixed --peers question   (one part of it)")
     print(json.dumps(summary))  # the last line, for programs

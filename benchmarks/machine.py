@@ -33,10 +33,11 @@ def memory_gbytes_per_s() -> float:
     return 2 * source.nbytes / (time.perf_counter() - begin) / 1e9
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, gpu: int | None = None) -> dict[str, Any]:
     """What it was measured on."""
-    names = ("numpy", "numba", "torch", "jax", "sklearn")
+    names = ("numpy", "numba", "numba_cuda", "torch", "jax", "sklearn")
     return {
+        "gpu": None if gpu is None else _gpu(gpu),
         "cpu": _cpu(),
         "threads": threads,
         "gflops_float32": round(float(np.median([product_gflops() for _ in range(_REPEATS)]))),
@@ -52,6 +53,13 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+
+
+def _gpu(gpu: int) -> str:
+    from numba import cuda
+
+    name = getattr(cuda.gpus[gpu].device, "name", "simulated")
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _version(package: str) -> str | None:

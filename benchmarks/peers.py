@@ -29,6 +29,7 @@ class Problem:
         labels: `(n,)`, 0 or 1.
         learning_rate: of the mean loss.
         threads: cores to use.
+        gpu: number of the GPU to use; None: the CPU.
     """
 
     first: Sequence[Params]
@@ -36,6 +37,7 @@ class Problem:
     labels: Labels
     learning_rate: float
     threads: int
+    gpu: int | None = None
 
     @property
     def is_uniform(self) -> bool:
@@ -53,6 +55,8 @@ class NotApplicableError(Exception):
 
 def question(problem: Problem) -> Steps:
     """The question's code: float64, dense, one network after the other."""
+    if problem.gpu is not None:
+        raise NotApplicableError("runs on the CPU")
     X, y = problem.features.astype(np.float64), problem.labels
     rows = np.arange(len(X))
     models = [[(W.astype(np.float64), b.astype(np.float64)) for W, b in p] for p in problem.first]
@@ -82,47 +86,93 @@ def question(problem: Problem) -> Steps:
 def torch_eager(problem: Problem) -> Steps:
     """PyTorch's own training loop: modules, CrossEntropyLoss, SGD, one model after the other."""
     torch, X, y = _torch(problem)
-    models = [_torch_module(torch, params) for params in problem.first]
+    models = [_torch_module(torch, params, X.device) for params in problem.first]
     loss_of = torch.nn.CrossEntropyLoss()
     optimizers = [torch.optim.SGD(m.parameters(), lr=problem.learning_rate) for m in models]
 
-    def step(model: Any, optimizer: Any) -> float:
+    def step(model: Any, optimizer: Any) -> Any:
         optimizer.zero_grad()
         loss = loss_of(model(X), y)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
-    return lambda n: np.array(
+    return lambda n: _numbers(
+        torch,
         [
             [step(model, optimizer) for _ in range(n)]
             for model, optimizer in zip(models, optimizers, strict=True)
-        ]
+        ],
     )
+
+
+def torch_graph(problem: Problem) -> Steps:
+    """The same recorded once as a CUDA graph and replayed; GPU only."""
+    if problem.gpu is None:
+        raise NotApplicableError("runs on a GPU")
+    torch, X, y = _torch(problem)
+    models = [_torch_module(torch, params, X.device) for params in problem.first]
+    loss_of = torch.nn.CrossEntropyLoss()
+    replays = []
+    for model in models:
+        optimizer = torch.optim.SGD(model.parameters(), lr=problem.learning_rate)
+        first = {name: value.clone() for name, value in model.state_dict().items()}
+
+        def step(model: Any = model, optimizer: Any = optimizer) -> Any:
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(model(X), y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = step()
+        model.load_state_dict(first)  # in place, so that the graph sees them
+        replays.append((graph, loss))
+
+    def steps(n: int) -> NDArray[np.float64]:
+        losses = []
+        for graph, loss in replays:
+            row = []
+            for _ in range(n):
+                graph.replay()
+                row.append(loss.clone())
+            losses.append(row)
+        return _numbers(torch, losses)
+
+    return steps
 
 
 def torch_compile(problem: Problem) -> Steps:
     """The same with the model and its loss compiled."""
     torch, X, y = _torch(problem)
-    models = [_torch_module(torch, params) for params in problem.first]
+    models = [_torch_module(torch, params, X.device) for params in problem.first]
     loss_of = torch.nn.CrossEntropyLoss()
     optimizers = [torch.optim.SGD(m.parameters(), lr=problem.learning_rate) for m in models]
     # Models of one shape share their code; many shapes would pass the limit of recompilations.
     torch._dynamo.config.cache_size_limit = 256
     forward = torch.compile(lambda model: loss_of(model(X), y), dynamic=False)
 
-    def step(model: Any, optimizer: Any) -> float:
+    def step(model: Any, optimizer: Any) -> Any:
         optimizer.zero_grad()
         loss = forward(model)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
-    return lambda n: np.array(
+    return lambda n: _numbers(
+        torch,
         [
             [step(model, optimizer) for _ in range(n)]
             for model, optimizer in zip(models, optimizers, strict=True)
-        ]
+        ],
     )
 
 
@@ -131,7 +181,7 @@ def torch_vmap(problem: Problem) -> Steps:
     if not problem.is_uniform:
         raise NotApplicableError("models of different shapes cannot be stacked")
     torch, X, y = _torch(problem)
-    models = [_torch_module(torch, params) for params in problem.first]
+    models = [_torch_module(torch, params, X.device) for params in problem.first]
     params, buffers = torch.func.stack_module_state(models)
     params = {name: value.detach() for name, value in params.items()}
     model = models[0]
@@ -149,8 +199,8 @@ def torch_vmap(problem: Problem) -> Steps:
             for _ in range(n):
                 grads, loss = both(params)
                 params = {k: v - problem.learning_rate * grads[k] for k, v in params.items()}
-                losses.append(loss.numpy().astype(np.float64))
-        return np.stack(losses, axis=1)
+                losses.append(loss)
+        return np.asarray(torch.stack(losses, dim=1).cpu().numpy().astype(np.float64))
 
     return steps
 
@@ -167,15 +217,15 @@ def jax_jit(problem: Problem) -> Steps:
             row = []
             for _ in range(n):
                 models[i], loss = update(models[i])
-                row.append(float(loss))
+                row.append(loss)
             losses.append(row)
-        return np.array(losses)
+        return np.array(jax.device_get(losses), np.float64)
 
     return steps
 
 
-def jax_vmap(problem: Problem) -> Steps:
-    """The same update, vmapped over stacked parameters."""
+def jax_vmap(problem: Problem, precision: str | None = None) -> Steps:
+    """The same update, vmapped over stacked parameters; a GPU multiplies in TF32 by default."""
     if not problem.is_uniform:
         raise NotApplicableError("models of different shapes cannot be stacked")
     jax, update = _jax_update(problem)
@@ -190,16 +240,26 @@ def jax_vmap(problem: Problem) -> Steps:
     def steps(n: int) -> NDArray[np.float64]:
         nonlocal params
         losses = []
-        for _ in range(n):
-            params, loss = update(params)
-            losses.append(np.asarray(loss, np.float64))
-        return np.stack(losses, axis=1)
+        with jax.default_matmul_precision(precision):
+            for _ in range(n):
+                params, loss = update(params)
+                losses.append(loss)
+        return np.stack(jax.device_get(losses), axis=1).astype(np.float64)
 
     return steps
 
 
+def jax_vmap_float32(problem: Problem) -> Steps:
+    """The same with products in float32; GPU only, as on a CPU they are."""
+    if problem.gpu is None:
+        raise NotApplicableError("runs on a GPU")
+    return jax_vmap(problem, "float32")
+
+
 def sklearn(problem: Problem) -> Steps:
     """MLPClassifier: one logistic output and weights of its own, so its losses are others."""
+    if problem.gpu is not None:
+        raise NotApplicableError("runs on the CPU")
     module = importlib.import_module("sklearn.neural_network")
 
     def classifier(params: Params, seed: int) -> Any:
@@ -234,10 +294,12 @@ def sklearn(problem: Problem) -> Steps:
 PEERS: dict[str, Callable[[Problem], Steps]] = {
     "question": question,
     "torch_eager": torch_eager,
+    "torch_graph": torch_graph,
     "torch_compile": torch_compile,
     "torch_vmap": torch_vmap,
     "jax_jit": jax_jit,
     "jax_vmap": jax_vmap,
+    "jax_vmap_float32": jax_vmap_float32,
     "sklearn": sklearn,
 }
 
@@ -245,11 +307,18 @@ PEERS: dict[str, Callable[[Problem], Steps]] = {
 def _torch(problem: Problem) -> tuple[Any, Any, Any]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(problem.threads)
-    X = torch.from_numpy(np.ascontiguousarray(problem.features))
-    return torch, X, torch.from_numpy(problem.labels.astype(np.int64))
+    where = torch.device("cpu" if problem.gpu is None else f"cuda:{problem.gpu}")
+    X = torch.from_numpy(np.ascontiguousarray(problem.features)).to(where)
+    return torch, X, torch.from_numpy(problem.labels.astype(np.int64)).to(where)
 
 
-def _torch_module(torch: Any, params: Params) -> Any:
+def _numbers(torch: Any, losses: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    """They are read when all are known: reading one would wait for a GPU at each step."""
+    rows = [torch.stack([*row]) for row in losses]
+    return np.asarray(torch.stack(rows).cpu().numpy().astype(np.float64))
+
+
+def _torch_module(torch: Any, params: Params, where: Any) -> Any:
     layers: list[Any] = []
     for W, b in params:
         linear = torch.nn.Linear(*W.shape)
@@ -257,7 +326,7 @@ def _torch_module(torch: Any, params: Params) -> Any:
             linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(W.T)))
             linear.bias.copy_(torch.from_numpy(b))
         layers += [linear, torch.nn.Sigmoid()]
-    return torch.nn.Sequential(*layers[:-1])
+    return torch.nn.Sequential(*layers[:-1]).to(where)
 
 
 def _jax_update(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
