@@ -16,300 +16,72 @@ float32. In float64 a GPU cannot flush these; there the bits are the same as lon
 falls below 2.2e-308.
 """
 
-import ctypes
 import functools
 import sys
-import threading
 from collections import namedtuple
-from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import config as numba_config
-from numba import cuda, float64, from_dtype, njit
 
 from mlp import guard
 from mlp.engine import kernels, passes, steps, update
-from mlp.engine.handle import flush_subnormals
+from mlp.engine.cuda_team import IS_SIMULATED, flushing, jit, on_device, vectors_of
 from mlp.engine.kernels import backward_wide as backward
 from mlp.engine.kernels import forward_wide as forward
 from mlp.engine.layout import Layout
 from mlp.engine.passes import is_measured, pass_upper
-from mlp.engine.simd import CONSTANTS, NARROW, SERIES, WIDE, meet, rank, store, zeros
+from mlp.engine.simd import WIDE, meet, rank, store, zeros
 from mlp.engine.sparse import BLOCK, Batches, Images
 from mlp.engine.steps import close_step
 from mlp.engine.update import (
-    add_first,
     add_upper,
     clear_columns,
     doubt_weights,
     is_here,
     keep_weights,
-    measure_first,
     measure_trial,
     restore_weights,
     set_rate,
     set_scale,
     set_unit,
-    square_first,
     step_first,
     step_upper,
 )
 
-IS_SIMULATED = bool(numba_config.ENABLE_CUDASIM)
-
 ROW = kernels.ROW
 RUNNING, BATCH = passes.RUNNING, passes.BATCH
-# Of the pixels: how many blocks share a backward pass or an update of a tile.
-PARTS = 2 if IS_SIMULATED else 16
-ADDERS = 2 if IS_SIMULATED else 2048  # blocks that add the chunks' gradients
+PARTS = 2 if IS_SIMULATED else 32  # of the pixels: how many teams share an update of a tile
+ADDERS = 2 if IS_SIMULATED else 2048  # teams that add the gradients of chunks and blocks
 
 _JOB = (
     *(name for name in Layout._fields if not name.startswith("group_")),
     *(name for name in steps.State._fields if name != "control"),
     *steps.Record._fields,
-    "n_examples",  # (1, steps, 3), of each source
+    *("n_examples", "n_blocks"),  # (1, steps, 3), of each source
     "clock",  # (2,), the step within the slice; updates done before the slice
     "feature",
     "room_start",  # (trials,), where the room of each trial's teams begins
     "room_size",  # (trials,), of each of them
     *("received", "delta", "room"),  # what a step leaves between its launches
+    # Of each block, what State has of each chunk: (3, blocks, trials); (blocks, trials, units);
+    # (blocks * upper weights,)
+    *("block_losses", "block_hits", "block_idle", "block_gradient"),
+    "upper_offset",  # the layout's, from the first upper weight on
+    # (PARTS * columns,), the largest entry of a part of the pixels; 1 where one is no number
+    *("part_largest", "part_is_lost"),
     *("size", "epoch"),
 )
 _named: Any = namedtuple  # whose fields are those of others
 Job = _named("Job", _JOB)
 Source = _named("Source", (*Images._fields, *Batches._fields))
 Own = namedtuple("Own", "scratch totals")
-
-
-def _jit(**how: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compiles for the GPU, and not at link time, when no rounding would be kept as written.
-
-    (`cuda.jit(lto=False)` alone, without a function, forgets that it is False.)
-    """
-    kept = how if IS_SIMULATED else how | {"lto": False}
-    return lambda function: cuda.jit(function, **kept)
-
-
-def _vectors(dtype: str) -> dict[str, Any]:
-    """What `mlp.engine.simd` and `mlp.engine.handle` offer, for a team of threads."""
-    real, is_double = np.dtype(dtype).type, int(dtype == "float64")
-    n_lanes = WIDE // np.dtype(dtype).itemsize
-    n_narrow = NARROW // np.dtype(dtype).itemsize
-    wide = np.float64
-    names = _simulated(dtype, n_lanes) if IS_SIMULATED else _compiled(dtype, n_lanes)
-    rank, meet, fma, fma64 = (names[name] for name in ("rank", "meet", "fma", "fma64"))
-    sums_room = names["sums_room"]
-
-    def team_size():
-        return n_lanes
-
-    def lanes(_array, _span):
-        return n_lanes
-
-    def load(array, index, _span):
-        return array[index + rank()]
-
-    def spread(array, index, _span):
-        return array[index]
-
-    def store(array, index, value):
-        array[index + rank()] = value
-
-    def zeros(_array, _span):
-        return real(0)
-
-    def like(_x, value):
-        return real(value)
-
-    def magnitude(x):
-        return abs(x)
-
-    def where_less(a, b, yes, no):
-        return yes if a < b else no
-
-    def widen_sum(totals, index, x):
-        totals[index + rank()] += wide(x)
-
-    def widen_square(totals, index, x):
-        totals[index + rank()] = fma64(wide(x), wide(x), totals[index + rank()])
-
-    def correlate(a, a0, n_a, d, d0, n_d, n_rows, gradient, g0):
-        """As in `mlp.engine.kernels`: half of the team takes a pair of units at a time."""
-        sums, lane = sums_room(), rank() % n_narrow
-        n_pairs = n_a * n_d
-        meet()
-        for first in range(0, n_pairs, n_lanes // n_narrow):
-            pair = first + rank() // n_narrow
-            unit = min(pair, n_pairs - 1)
-            x0, y0 = a0 + unit // n_d * ROW, d0 + unit % n_d * ROW
-            total = real(0)
-            for row in range(lane, n_rows, n_narrow):
-                total = fma(a[x0 + row], d[y0 + row], total)
-            sums[rank()] = total
-            meet()
-            half = n_narrow // 2
-            while half > 0:
-                if lane < half:
-                    sums[rank()] += sums[rank() + half]
-                half //= 2
-                meet()
-            if lane == 0 and pair < n_pairs:
-                gradient[g0 + pair] += sums[rank()]
-            meet()
-
-    own = (team_size, lanes, load, spread, store, zeros, like, magnitude, where_less)
-    for function in (*own, widen_sum, widen_square):
-        names[function.__name__] = _device(function)
-    for name, values in CONSTANTS.items():
-        names[name] = _device(_constant(real(values[is_double])))
-    for name, series in SERIES.items():
-        terms = tuple(real(value) for value in series[is_double])
-        names[f"{name}_series"] = _device(_series(terms, fma))
-    names["correlate"] = _device(correlate)
-    return names
-
-
-def _device(function: Callable[..., Any]) -> Any:
-    """A function that kernels call; the simulator runs it as it is."""
-    return function if IS_SIMULATED else _jit(device=True)(function)
-
-
-def _constant(value: Any) -> Any:
-    return lambda _x: value
-
-
-def _series(terms: tuple[Any, ...], fma: Any) -> Any:
-    last = len(terms) - 1
-
-    def evaluate(x):
-        total = terms[last]
-        for i in range(last):
-            total = fma(total, x, terms[last - 1 - i])
-        return total
-
-    return evaluate
-
-
-def _compiled(dtype: str, n_lanes: int) -> dict[str, Any]:
-    """What depends on the machine, for a GPU."""
-    from numba.cuda import libdevice
-
-    n_room, n_totals = n_lanes * n_lanes, 2 * n_lanes
-    shared, wide = from_dtype(np.dtype(dtype)), float64
-    is_single = dtype == "float32"
-    fused = libdevice.fmaf_rn if is_single else libdevice.fma_rn
-    fused64 = libdevice.fma_rn
-
-    @_jit(device=True)
-    def rank():
-        return cuda.threadIdx.x
-
-    @_jit(device=True)
-    def meet():
-        cuda.syncthreads()
-
-    @_jit(device=True)
-    def place(axis):
-        if axis == 0:
-            return cuda.blockIdx.x
-        return cuda.blockIdx.y if axis == 1 else cuda.blockIdx.z
-
-    @_jit(device=True)
-    def at(array, index):
-        return array[index]
-
-    @_jit(device=True)
-    def fma(a, b, c):
-        return fused(a, b, c)
-
-    @_jit(device=True)
-    def fma64(a, b, c):
-        return fused64(a, b, c)
-
-    if is_single:
-
-        @_jit(device=True)
-        def power_of_two(shifted):
-            bits = libdevice.float_as_int(shifted)
-            return libdevice.int_as_float(np.int32((bits << 23) + (127 << 23)))
-
-    else:
-
-        @_jit(device=True)
-        def power_of_two(shifted):
-            bits = libdevice.double_as_longlong(shifted)
-            return libdevice.longlong_as_double((bits << 52) + (1023 << 52))
-
-    @_jit(device=True, inline="always")
-    def sums_room():
-        return cuda.shared.array(n_lanes, shared)
-
-    @_jit(device=True, inline="always")
-    def tile_room():
-        return cuda.shared.array(n_room, shared)
-
-    @_jit(device=True, inline="always")
-    def totals_room():
-        return cuda.shared.array(n_totals, wide)
-
-    functions = (rank, meet, place, at, fma, fma64, power_of_two, sums_room, tile_room, totals_room)
-    return {function.py_func.__name__: function for function in functions}
-
-
-def _simulated(dtype: str, n_lanes: int) -> dict[str, Any]:
-    """The same in Numba's simulator, which runs each thread of a GPU as a thread of Python.
-
-    Its multiply-add is rounded twice, so the C library's takes that place.
-    """
-    from numba.cuda.simulator.kernel import _get_kernel_context
-
-    real, n_room = np.dtype(dtype).type, n_lanes * n_lanes
-    library = ctypes.CDLL(None)
-    once, once64 = library.fmaf, library.fma
-    for function, kind in ((once, ctypes.c_float), (once64, ctypes.c_double)):
-        function.argtypes, function.restype = [kind] * 3, kind
-    fused = once if dtype == "float32" else once64
-    whole, bits, bias = (np.int32, 23, 127) if dtype == "float32" else (np.int64, 52, 1023)
-
-    def thread() -> Any:
-        return threading.current_thread()
-
-    def rank():
-        return thread().threadIdx.x
-
-    def meet():
-        thread().syncthreads()
-
-    def place(axis):
-        block = thread().blockIdx
-        return (block.x, block.y, block.z)[axis]
-
-    def at(array, index):
-        return int(array[index])  # a uint8 of NumPy would overflow in a product
-
-    def fma(a, b, c):
-        return real(fused(a, b, c))
-
-    def fma64(a, b, c):
-        return np.float64(once64(a, b, c))
-
-    def power_of_two(shifted):
-        number = int(np.asarray(shifted).view(whole))
-        return whole(((number << bits) + (bias << bits)) & (2**bits * (2 * bias + 1))).view(real)
-
-    def sums_room():
-        return _get_kernel_context().shared.array(n_lanes, real)
-
-    def tile_room():
-        return _get_kernel_context().shared.array(n_room, real)
-
-    def totals_room():
-        return _get_kernel_context().shared.array(2 * n_lanes, np.float64)
-
-    functions = (rank, meet, place, at, fma, fma64, power_of_two, sums_room, tile_room, totals_room)
-    return {function.__name__: function for function in functions}
+# What `pass_upper` takes for a job: the upper weights alone, and the sums of blocks for chunks.
+Upper = namedtuple(
+    "Upper",
+    "weights gradient offset size losses hits idle "
+    "depth width activation derivative evaluate_every steps",
+)
 
 
 # The functions that are taken over, callees first.
@@ -359,14 +131,11 @@ _TAKEN = (
     update.set_scale,
     update.set_rate,
     update.doubt_weights,
-    update.measure_first,
     update.measure_upper,
     update.note_norms,
     update.note_idle,
     update.measure_trial,
-    update.add_first,
     update.add_upper,
-    update.square_first,
     update.step_upper,
     update.step_first,
     update.keep_weights,
@@ -377,33 +146,15 @@ _TAKEN = (
 @functools.cache
 def kernels_of(dtype: str) -> dict[str, Any]:
     """The kernels for one dtype, each a function of a grid; compiled when they are first called."""
-    names = _vectors(dtype)
+    names = vectors_of(dtype)
     for function in _TAKEN:
         plain = getattr(function, "py_func", function)
-        names[plain.__name__] = _device(_taken(plain, names))
-    weave = _taken(kernels._pixel_passes, names | {"woven": _device, "inner": _device})
+        names[plain.__name__] = on_device(_taken(plain, names))
+    weave = _taken(kernels._pixel_passes, names | {"woven": on_device, "inner": on_device})
     names["forward"], names["backward"] = weave(WIDE)
     names["LANES"] = WIDE // np.dtype(dtype).itemsize
-    names["blocks_of"] = _device(_taken(blocks_of, names))
-    return {function.__name__: _jit()(_flushing(_taken(function, names))) for function in _KERNELS}
-
-
-def _flushing(kernel: FunctionType) -> Callable[..., None]:
-    """In the simulator, a kernel whose threads take subnormal numbers as zero, as a GPU does."""
-    if not IS_SIMULATED:
-        return kernel
-
-    @functools.wraps(kernel)
-    def run(*arguments: Any) -> None:
-        _flush()  # for this thread, which ends with the kernel
-        kernel(*arguments)
-
-    return run
-
-
-@njit
-def _flush() -> None:
-    flush_subnormals()
+    names["blocks_of"] = on_device(_taken(blocks_of, names))
+    return {function.__name__: jit()(flushing(_taken(function, names))) for function in _KERNELS}
 
 
 def _taken(function: Any, names: dict[str, Any]) -> FunctionType:
@@ -417,7 +168,7 @@ LANES = WIDE // 4  # of float32
 
 
 def place(_axis):
-    """A block's place in the grid along an axis."""
+    """A team's place in the grid along an axis."""
     raise NotImplementedError
 
 
@@ -426,13 +177,18 @@ def at(_array, _index):
     raise NotImplementedError
 
 
+def fma64(_a, _b, _c):
+    """A multiply-add in float64, rounded once."""
+    raise NotImplementedError
+
+
 def tile_room():
-    """Memory of a block for a square of lanes."""
+    """Memory of a team for a square of lanes."""
     raise NotImplementedError
 
 
 def totals_room():
-    """Memory of a block for two sums in float64 of each lane."""
+    """Memory of a team for two sums in float64 of each lane."""
     raise NotImplementedError
 
 
@@ -442,58 +198,81 @@ def blocks_of(job, source):
     return source.batch_block[batch], source.batch_block[batch + 1]
 
 
-def forward_rows(job, source, n_groups):
+# A grid's first axis may have a few teams more than asked for, which leave at once.
+
+
+def forward_rows(job, source, n_groups, n_rows_of_group):
     """What each column receives from each row: `(block, column, BLOCK)`. Grid: rows, tiles.
 
     Args:
-        n_groups: of rows of a block, at most; each has as many as there are lanes.
+        n_groups: of rows of a block, at most.
+        n_rows_of_group: at most as many as there are lanes.
     """
     b, group, tile = place(0) // n_groups, place(0) % n_groups, place(1)
-    first_row = group * LANES
+    first_row = group * n_rows_of_group
     first_block, end_block = blocks_of(job, source)
     first, n_rows = 0, 0
     if first_block + b < end_block:
         first = source.block_position[first_block + b]
         n_rows = source.block_position[first_block + b + 1] - first
-    if first_row < n_rows:
-        room = tile_room()
-        n_own = min(LANES, n_rows - first_row)
-        w0 = tile * job.tile_shape[0] * LANES
-        forward(source, job.feature, job.weights, w0, first + first_row, n_own, room)
-        for row in range(n_own, LANES):
-            store(room, row * LANES, zeros(room, WIDE))
-        meet()
-        n_columns = len(job.largest)
+    if first_row >= (n_rows + LANES - 1) // LANES * LANES:
+        return
+    room = tile_room()
+    n_own = max(0, min(n_rows_of_group, n_rows - first_row))
+    w0 = tile * job.tile_shape[0] * LANES
+    forward(source, job.feature, job.weights, w0, first + first_row, n_own, room)
+    for row in range(n_own, n_rows_of_group):  # without an example, in the last vector
+        store(room, row * LANES, zeros(room, WIDE))
+    meet()
+    n_columns = len(job.largest)
+    if rank() < n_rows_of_group:
         for c in range(LANES):
             to = (b * n_columns + tile * LANES + c) * BLOCK + first_row
             job.received[to + rank()] = room[rank() * LANES + c]
 
 
-def upper_layers(job, source, role):
-    """From what the first layers receive to the sums of a chunk. Grid: chunks, trials."""
-    chunk, t, step = place(0), place(1), at(job.clock, 0)
-    n_chunks, n_columns = job.n_chunks[0, step, role], len(job.largest)
-    if chunk >= n_chunks:
+def upper_layers(job, source, role, n_slots):
+    """From what the first layers receive to the sums of each block. Grid: slots, trials.
+
+    Args:
+        n_slots: of blocks; those of each are passed one after the other.
+    """
+    slot, t, step = place(0), place(1), at(job.clock, 0)
+    if slot >= n_slots or job.ending[t] != RUNNING:
         return
-    if rank() == 0:
-        job.losses[role, chunk, t] = 0
-        job.hits[role, chunk, t] = 0
-    if role == BATCH:
-        for unit in range(rank(), job.idle.shape[2], LANES):
-            job.idle[chunk, t, unit] = 0
-        for i in range(job.upper[t] + rank(), job.upper[t + 1], LANES):
-            job.gradient[chunk * job.size + i] = 0
-    meet()
-    if job.ending[t] != RUNNING:
-        return
-    start = job.room_start[t] + chunk * job.room_size[t]
+    first_upper, n_columns = job.upper[0], len(job.largest)
+    n_upper = job.size - first_upper
+    upper = Upper(
+        job.weights[first_upper:],
+        job.block_gradient,
+        job.upper_offset,
+        n_upper,
+        job.block_losses,
+        job.block_hits,
+        job.block_idle,
+        job.depth,
+        job.width,
+        job.activation,
+        job.derivative,
+        job.evaluate_every,
+        job.steps,
+    )
+    start = job.room_start[t] + slot * job.room_size[t]
     own = Own(job.room[start : start + job.room_size[t]], totals_room())
-    scratch = own.scratch
+    scratch, done = own.scratch, at(job.clock, 1) + step
     z0, width = 0, job.width[t, 0]
     arena = width * ROW
     first_block, end_block = blocks_of(job, source)
     n_blocks = end_block - first_block
-    for b in range(n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks):
+    for b in range(n_blocks * slot // n_slots, n_blocks * (slot + 1) // n_slots):
+        if rank() == 0:
+            job.block_losses[role, b, t] = 0
+            job.block_hits[role, b, t] = 0
+        if role == BATCH:
+            for unit in range(rank(), job.block_idle.shape[2], LANES):
+                job.block_idle[b, t, unit] = 0
+            for i in range(job.upper[t] + rank(), job.upper[t + 1], LANES):
+                job.block_gradient[b * n_upper + i - first_upper] = 0
         block = first_block + b
         n_rows = source.block_position[block + 1] - source.block_position[block]
         n_rows = (n_rows + LANES - 1) // LANES * LANES
@@ -502,8 +281,7 @@ def upper_layers(job, source, role):
             for row in range(rank(), n_rows, LANES):
                 scratch[z0 + unit * ROW + row] = job.received[place0 + row]
         meet()
-        done = at(job.clock, 1) + step
-        pass_upper(job, own, source.side, z0, arena, t, done, role, chunk, block, n_rows)
+        pass_upper(upper, own, source.side, z0, arena, t, done, role, b, block, n_rows)
         meet()
         if role == BATCH:
             for unit in range(width):
@@ -515,14 +293,14 @@ def upper_layers(job, source, role):
         meet()
 
 
-def backward_pixels(job, source):
-    """The chunks' gradients of the first layers. Grid: chunks, tiles, parts of the pixels."""
-    chunk, tile, part = place(0), place(1), place(2)
+def backward_pixels(job, source, n_parts):
+    """The chunks' gradients of the first layers. Grid: parts of the pixels, chunks, tiles."""
+    part, chunk, tile = place(0), place(1), place(2)
     n_pixels, n_chunks = job.tile_shape[0], job.n_chunks[0, at(job.clock, 0), BATCH]
-    if chunk >= n_chunks:
+    if part >= n_parts or chunk >= n_chunks:
         return
     n_tiles = len(job.largest) // LANES
-    pixels = n_pixels * part // PARTS, n_pixels * (part + 1) // PARTS
+    pixels = n_pixels * part // n_parts, n_pixels * (part + 1) // n_parts
     g0 = chunk * job.size + tile * n_pixels * LANES
     first_block, end_block = blocks_of(job, source)
     n_blocks = end_block - first_block
@@ -536,27 +314,63 @@ def backward_pixels(job, source):
 
 
 def add_chunks(job):
-    """Adds the chunks' gradients. Grid: `ADDERS`."""
-    n_chunks = job.n_chunks[0, at(job.clock, 0), BATCH]
+    """Adds the gradients of chunks, and those of blocks to them. Grid: `ADDERS`."""
+    step, first_upper = at(job.clock, 0), job.upper[0]
+    n_chunks, n_blocks = job.n_chunks[0, step, BATCH], job.n_blocks[0, step, BATCH]
     for i in range(place(0) * LANES + rank(), job.size, ADDERS * LANES):
-        total = job.gradient[i]
-        for chunk in range(1, n_chunks):
-            total = total + job.gradient[chunk * job.size + i]
+        if i < first_upper:
+            total = job.gradient[i]
+            for chunk in range(1, n_chunks):
+                total = total + job.gradient[chunk * job.size + i]
+        else:
+            total = zeros(job.gradient, WIDE)
+            for chunk in range(n_chunks):
+                own = zeros(job.gradient, WIDE)
+                for b in range(n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks):
+                    own = own + job.block_gradient[b * (job.size - first_upper) + i - first_upper]
+                total = own if chunk == 0 else total + own
         job.gradient[i] = total
+    n_columns = len(job.largest)
+    for begin in range(place(0) * LANES, n_columns, ADDERS * LANES):
+        clear_columns(job, begin, begin + LANES)
 
 
 def largest_entries(job):
-    """The largest entry of each column. Grid: tiles."""
-    begin = place(0) * LANES
-    clear_columns(job, begin, begin + LANES)
-    add_first(job, begin, begin + LANES, 1)
+    """The largest entry of each part of a column. Grid: `PARTS`, tiles.
+
+    An entry that is no number hides those before it, as in `mlp.engine.update.add_first`.
+    """
+    part, tile, n_pixels = place(0), place(1), job.tile_shape[0]
+    if part >= PARTS:
+        return
+    most, is_lost = zeros(job.gradient, WIDE), 0
+    first, end = n_pixels * part // PARTS, n_pixels * (part + 1) // PARTS
+    for pixel in range(first, end):
+        entry = abs(job.gradient[(tile * n_pixels + pixel) * LANES + rank()])
+        if entry != entry:
+            is_lost = 1
+        most = most if entry < most else entry
+    place0 = part * len(job.largest) + tile * LANES + rank()
+    job.part_largest[place0] = most
+    job.part_is_lost[place0] = is_lost
 
 
 def close_trials(job):
     """Records each trial's step and decides how it goes on. Grid: trials."""
     t, step = place(0), at(job.clock, 0)
+    if t >= len(job.depth):
+        return
     done = at(job.clock, 1) + step
     if job.ending[t] == RUNNING:
+        for role in range(3):
+            n_chunks, n_blocks = job.n_chunks[0, step, role], job.n_blocks[0, step, role]
+            for chunk in range(rank(), n_chunks, LANES):
+                loss, hits = 0.0, 0.0
+                for b in range(n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks):
+                    loss += job.block_losses[role, b, t]
+                    hits += job.block_hits[role, b, t]
+                job.losses[role, chunk, t] = loss
+                job.hits[role, chunk, t] = hits
         meet()
         if rank() == 0:
             close_step(job, t, step, done, job.n_chunks[0, step], job.n_examples[0, step])
@@ -564,35 +378,78 @@ def close_trials(job):
         if job.is_guarded[t] and job.action[t] == guard.BEST:
             keep_weights(job, t)
     add_upper(job, t, 1)
+    if job.normalization[t] >= update.UNIT:
+        n_columns = len(job.largest)
+        for column in range(job.column[t] + rank(), job.column[t] + job.width[t, 0], LANES):
+            most = zeros(job.gradient, WIDE)
+            for part in range(PARTS):
+                entry = job.part_largest[part * n_columns + column]
+                if job.part_is_lost[part * n_columns + column] != 0 or not entry < most:
+                    most = entry
+            job.largest[column] = most
     meet()
     if rank() == 0 and job.normalization[t] >= update.UNIT and is_here(job, t, step, done):
         set_unit(job, t)
 
 
 def square_columns(job):
-    """Each column's sum of squares. Grid: tiles."""
-    square_first(job, place(0) * LANES, (place(0) + 1) * LANES)
+    """Each column's sum of squares, as `mlp.engine.update.square_first` has it. Grid: tiles."""
+    tile, n_pixels = place(0), job.tile_shape[0]
+    if tile * LANES >= len(job.largest):
+        return
+    column = tile * LANES + rank()
+    unit, total, entry0 = job.divisor[column], 0.0, tile * n_pixels * LANES + rank()
+    for pixel in range(n_pixels):
+        entry = np.float64(job.gradient[entry0 + pixel * LANES] / unit)
+        total = fma64(entry, entry, total)
+    job.gradient_squares[column] = total
 
 
 def scale_trials(job):
     """By what each gradient is divided and multiplied. Grid: trials."""
     t, step = place(0), at(job.clock, 0)
+    if t >= len(job.depth):
+        return
     if rank() == 0 and is_here(job, t, step, at(job.clock, 1) + step):
         set_scale(job, t, job.n_examples[0, step, BATCH])
 
 
 def measure_columns(job):
-    """Each column's norms. Grid: tiles."""
-    measure_first(job, place(0) * LANES, (place(0) + 1) * LANES)
+    """Each column's norms, as `mlp.engine.update.measure_first` has them. Grid: tiles."""
+    tile, n_pixels = place(0), job.tile_shape[0]
+    if tile * LANES >= len(job.largest):
+        return
+    column, entry0 = tile * LANES + rank(), tile * n_pixels * LANES + rank()
+    divisor, factor, momentum = job.divisor[column], job.factor[column], job.column_momentum[column]
+    squares_g, squares_v, squares_w = 0.0, 0.0, 0.0
+    for pixel in range(n_pixels):
+        i = entry0 + pixel * LANES
+        v = np.float64(momentum * job.velocity[i] + job.gradient[i] / divisor * factor)
+        g, w = np.float64(job.gradient[i]), np.float64(job.weights[i])
+        squares_g = fma64(g, g, squares_g)
+        squares_v = fma64(v, v, squares_v)
+        squares_w = fma64(w, w, squares_w)
+    job.gradient_squares[column] = squares_g
+    job.velocity_squares[column] = squares_v
+    job.weight_squares[column] = squares_w
 
 
 def step_trials(job):
     """Notes the norms that are due, and takes the step of the upper layers. Grid: trials."""
     t, step = place(0), at(job.clock, 0)
+    if t >= len(job.depth):
+        return
     done = at(job.clock, 1) + step
-    if rank() == 0 and is_here(job, t, step, done) and is_measured(job, t, done):
-        n_chunks, n_examples = job.n_chunks[0, step, BATCH], job.n_examples[0, step, BATCH]
-        measure_trial(job, t, step, n_chunks, n_examples)
+    if is_here(job, t, step, done) and is_measured(job, t, done):
+        n_chunks, n_blocks = job.n_chunks[0, step, BATCH], job.n_blocks[0, step, BATCH]
+        for unit in range(rank(), job.idle.shape[2], LANES):
+            for chunk in range(n_chunks):
+                job.idle[chunk, t, unit] = 0
+                for b in range(n_blocks * chunk // n_chunks, n_blocks * (chunk + 1) // n_chunks):
+                    job.idle[chunk, t, unit] += job.block_idle[b, t, unit]
+        meet()
+        if rank() == 0:
+            measure_trial(job, t, step, n_chunks, job.n_examples[0, step, BATCH])
     meet()
     if job.ending[t] == RUNNING:
         if rank() == 0:
@@ -602,18 +459,21 @@ def step_trials(job):
 
 
 def step_columns(job):
-    """Takes the step of the first layers. Grid: tiles, parts of the pixels."""
-    step_first(job, place(0) * LANES, (place(0) + 1) * LANES, place(1), PARTS)
+    """Takes the step of the first layers. Grid: `PARTS` of the pixels, tiles."""
+    part, tile = place(0), place(1)
+    if part < PARTS:
+        step_first(job, tile * LANES, (tile + 1) * LANES, part, PARTS)
 
 
 def end_step(job):
     """Looks for weights that are not finite, takes trials back, sets the clock. Grid: trials."""
     t = place(0)
+    if t >= len(job.depth):
+        return
     if t == 0 and rank() == 0:
-        job.clock[0] += 1  # no other block of this launch reads it
+        job.clock[0] += 1  # no other team of this launch reads it
     is_back = job.is_guarded[t] and job.action[t] == guard.RESTORE
-    if rank() == 0:
-        doubt_weights(job, t, PARTS)
+    doubt_weights(job, t, PARTS)
     meet()
     if is_back:
         restore_weights(job, t)
@@ -628,6 +488,8 @@ def end_step(job):
 def project_rows(source, feature, weights, received, n_inputs, stride, n_groups):
     """What each column receives from each row: `(column, stride)`. Grid: rows, tiles."""
     block, group, tile = place(0) // n_groups, place(0) % n_groups, place(1)
+    if block >= len(source.block_position) - 1:
+        return
     first_row, first = group * LANES, source.block_position[block]
     n_rows = source.block_position[block + 1] - first
     if first_row < n_rows:
@@ -643,12 +505,14 @@ def project_rows(source, feature, weights, received, n_inputs, stride, n_groups)
 
 
 def collect_pixels(source, feature, delta, gradient, n_inputs):
-    """What each input receives from each column. Grid: tiles, parts of the inputs.
+    """What each input receives from each column. Grid: `PARTS` of the inputs, tiles.
 
     Args:
         delta: `(tile, block, BLOCK, lane)`.
     """
-    tile, part, n_blocks = place(0), place(1), len(source.block_position) - 1
+    part, tile, n_blocks = place(0), place(1), len(source.block_position) - 1
+    if part >= PARTS:
+        return
     inputs = n_inputs * part // PARTS, n_inputs * (part + 1) // PARTS
     for block in range(n_blocks):
         own = delta[(tile * n_blocks + block) * BLOCK * LANES :]

@@ -1,5 +1,6 @@
 """The products of `mlp.engine.pixels` on a GPU, with the bits of the CPU."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from numba import cuda
 
 from mlp.engine import cuda_kernels
 from mlp.engine.cuda_kernels import PARTS
-from mlp.engine.cuda_steps import rounded_as_written, source_on_gpu
+from mlp.engine.cuda_steps import rounded_as_written, source_on_gpu, teams_of_block
 from mlp.engine.pixels import TILE, Matrix, Pixels, from_tiles, padded, to_tiles
 from mlp.engine.sparse import BLOCK
 
@@ -40,7 +41,7 @@ class PixelsOnGpu:
         columns, n_inputs = padded(deltas), self._pixels.n_inputs
         tiles = np.empty(len(columns) * n_inputs)
         delta = to_tiles(columns[:, : self._n_blocks * BLOCK])
-        self._run("collect_pixels", (len(columns) // TILE, PARTS), delta, tiles, n_inputs)
+        self._run("collect_pixels", (PARTS, len(columns) // TILE), delta, tiles, n_inputs)
         return from_tiles(tiles, n_inputs)[: len(deltas)]
 
     def _run(
@@ -49,8 +50,10 @@ class PixelsOnGpu:
         kernel: Any = cuda_kernels.kernels_of("float64")[name]
         with cuda.gpus[self._gpu]:
             there = cuda.to_device(wanted)
+            n_teams = teams_of_block(math.prod(grid), TILE)
+            blocks = -(-grid[0] // n_teams), grid[1]
             with rounded_as_written():
-                kernel[grid, TILE](
+                kernel[blocks, n_teams * TILE](
                     self._source, self._feature, cuda.to_device(given), there, *sizes
                 )
             there.copy_to_host(wanted)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from mlp.config import RunConfig
 from mlp.engine import cuda_kernels, update
 from mlp.engine.course import chunk_count
-from mlp.engine.cuda_kernels import ADDERS, IS_SIMULATED, PARTS, Job, Source
+from mlp.engine.cuda_kernels import ADDERS, PARTS, Job, Source
+from mlp.engine.cuda_team import IS_SIMULATED, THREADS
 from mlp.engine.handle import Handle
 from mlp.engine.kernels import ROW
 from mlp.engine.packing import LONGEST_SLICE, Slice
@@ -34,6 +36,10 @@ _LEFT = (
 )
 _KEPT = "ending", "last_step", "is_broken", "watched", "action"
 _WEIGHTS = "weights", "velocity", "best"
+_FEW = 2048  # teams that are too few to share blocks: some for each multiprocessor
+_MANY = 16 if IS_SIMULATED else 4096  # teams from which on none is cut further
+_FEWEST_ROWS = 2  # of a team, on the way forward
+_SMALL_ROOM = 2**25  # bytes, of all networks' passes over a block
 _compiling = threading.Lock()  # the patch of `rounded_as_written` is of the process
 
 
@@ -81,11 +87,15 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out
     n_packed += (n_columns - widths[0]) * (n_inputs + 1)
     n_copies = 2 + int(config.optimizer.guard != "none") + n_chunks
     n_blocks = -(-max(n_examples, n_held_out) // BLOCK)
+    n_upper = n_packed - n_columns * (n_inputs + 1)
+    of_block = (6 + sum(widths)) * 8 + (n_upper + WIDE) * item
     n_curves = LONGEST_SLICE * (8 + 3 * (len(widths) + 1))
     return (
         n_copies * n_packed * item
         + 2 * n_columns * n_blocks * BLOCK * item
         + min(n_blocks, CHUNKS) * team_units(widths) * ROW * item
+        + n_blocks * of_block
+        + PARTS * n_columns * (2 * item + 8)
         + n_curves * 8
     )
 
@@ -167,6 +177,7 @@ class _Resident:
             self._sources[BATCH] = Source(*map(cuda.to_device, _room_of_epoch(part)))
             self._epoch = None
         self._shapes = [_shape_of(source) for source in part.sources]
+        self._n_slots = slots_of(part)
 
     def advance(self, part: Slice) -> None:
         """Does the steps of a slice."""
@@ -210,28 +221,40 @@ class _Resident:
         is_held_out, is_whole, is_measured = due
 
         def run(name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-            self._kernels[name][grid, self._n_lanes, stream](self._job, *arguments)
+            n_teams = teams_of_block(math.prod(grid), self._n_lanes)
+            blocks = -(-grid[0] // n_teams), *grid[1:]
+            self._kernels[name][blocks, n_teams * self._n_lanes, stream](self._job, *arguments)
 
-        trials, tiles = (self._n_trials,), (self._n_tiles,)
+        n_trials, n_tiles, n_lanes = self._n_trials, self._n_tiles, self._n_lanes
         for role, is_due in ((BATCH, True), (HELD_OUT, is_held_out), (WHOLE, is_whole)):
             if is_due:
                 source, (n_blocks, n_rows) = self._sources[role], self._shapes[role]
-                n_groups, n_chunks = -(-n_rows // self._n_lanes), min(n_blocks, CHUNKS)
-                run("forward_rows", (n_blocks * n_groups, self._n_tiles), source, n_groups)
-                run("upper_layers", (n_chunks, self._n_trials), source, role)
+                n_of_group = n_lanes
+                while (
+                    n_of_group > _FEWEST_ROWS and n_blocks * n_rows * n_tiles < n_of_group * _MANY
+                ):
+                    n_of_group //= 2
+                n_groups = -(-n_rows // n_lanes) * n_lanes // n_of_group
+                run("forward_rows", (n_blocks * n_groups, n_tiles), source, n_groups, n_of_group)
+                slots = min(self._n_slots, n_blocks)
+                run("upper_layers", (slots, n_trials), source, role, slots)
                 if role == BATCH:
-                    run("backward_pixels", (n_chunks, self._n_tiles, PARTS), source)
+                    n_chunks = min(n_blocks, CHUNKS)
+                    n_pixels = int(self.population.layout.tile_shape[0])
+                    n_parts = min(max(_MANY // (n_chunks * n_tiles), PARTS), -(-n_pixels // 2))
+                    run("backward_pixels", (n_parts, n_chunks, n_tiles), source, n_parts)
         run("add_chunks", (ADDERS,))
-        run("largest_entries", tiles)
-        run("close_trials", trials)
         if self._is_normed:
-            run("square_columns", tiles)
-        run("scale_trials", trials)
+            run("largest_entries", (PARTS, n_tiles))
+        run("close_trials", (n_trials,))
+        if self._is_normed:
+            run("square_columns", (n_tiles,))
+        run("scale_trials", (n_trials,))
         if is_measured:
-            run("measure_columns", tiles)
-        run("step_trials", trials)
-        run("step_columns", (self._n_tiles, PARTS))
-        run("end_step", trials)
+            run("measure_columns", (n_tiles,))
+        run("step_trials", (n_trials,))
+        run("step_columns", (PARTS, n_tiles))
+        run("end_step", (n_trials,))
 
 
 class _Stream:
@@ -268,13 +291,35 @@ class _Stream:
             self._stream.sync()
 
 
+def teams_of_block(n_teams: int, n_lanes: int) -> int:
+    """How many teams make a block: as many as leave each multiprocessor some blocks."""
+    n_of_block = 1
+    if not IS_SIMULATED:
+        while n_of_block * n_lanes < THREADS and n_teams > n_of_block * _FEW:
+            n_of_block *= 2
+    return n_of_block
+
+
+def slots_of(part: Slice) -> int:
+    """Into how many runs the blocks of a batch are cut for the upper layers.
+
+    As many as chunks at least, and of a few networks as many as there are blocks.
+    """
+    n_blocks, widths = _most_blocks(part), _widths(part)
+    number = ROW * np.dtype(part.course.dtype).itemsize * sum(map(team_units, widths))
+    room = max(_MANY // len(widths), CHUNKS) if CHUNKS * number < _SMALL_ROOM else CHUNKS
+    return min(n_blocks, room)
+
+
 def _record_of(part: Slice) -> dict[str, NDArray[Any]]:
     """What a slice goes by and leaves, `(trials, steps)` or `(1, steps)`."""
-    at, n_examples = np.arange(part.first_step, part.first_step + part.n_steps), []
+    at, counts = np.arange(part.first_step, part.first_step + part.n_steps), []
     for source in part.sources:
         blocks, position = source.arrays["batch_block"], source.arrays["block_position"]
-        n_examples.append(np.diff(position[blocks])[at % (len(blocks) - 1)])
-    return part.record._asdict() | {"n_examples": np.stack(n_examples, axis=-1)[None]}
+        batch = at % (len(blocks) - 1)
+        counts.append((np.diff(position[blocks])[batch], np.diff(blocks)[batch]))
+    n_examples, n_blocks = np.moveaxis(np.array(counts), 0, -1)[:, None]
+    return part.record._asdict() | {"n_examples": n_examples, "n_blocks": n_blocks}
 
 
 def _room_of_epoch(part: Slice) -> Iterator[NDArray[Any]]:
@@ -297,30 +342,38 @@ def source_on_gpu(source: Handle) -> Any:
 
 
 def arrays_of(part: Slice) -> dict[str, NDArray[Any]]:
-    """Layout and state of a population."""
+    """Layout and state of a population, and what a step leaves of each block."""
     layout, dtype = part.population.layout, part.course.dtype
     arrays = layout._asdict() | part.population.state._asdict() | {"feature": part.course.feature}
     del arrays["control"], arrays["group_tile"], arrays["group_trial"]
+    n_blocks, n, first_upper = _most_blocks(part), len(layout.depth), layout.upper[0]
     arrays["clock"] = np.zeros(2, np.int64)
     arrays["doubt"] = np.zeros(PARTS * layout.n_columns, dtype)
-    sizes = ROW * np.array(
-        [team_units(t.config.model.layer_widths) for t in part.population.trials]
-    )
-    n_teams = min(_most_blocks(part), CHUNKS)
+    arrays["part_largest"] = np.zeros(PARTS * layout.n_columns, dtype)
+    arrays["part_is_lost"] = np.zeros(PARTS * layout.n_columns, np.int64)
+    for name in "losses", "hits":
+        arrays[f"block_{name}"] = np.zeros((3, n_blocks, n))
+    arrays["block_idle"] = np.zeros((n_blocks, *arrays["idle"].shape[1:]))
+    arrays["block_gradient"] = np.zeros(n_blocks * (layout.size - first_upper), dtype)
+    arrays["upper_offset"] = layout.offset - first_upper
+    sizes = ROW * np.array([team_units(widths) for widths in _widths(part)])
     arrays["room_size"] = sizes
-    arrays["room_start"] = (np.cumsum(sizes) - sizes) * n_teams
+    arrays["room_start"] = (np.cumsum(sizes) - sizes) * slots_of(part)
     return arrays | {name: np.zeros(1, own.dtype) for name, own in arrays.items() if own.size == 0}
 
 
 def rooms_of(part: Slice) -> dict[str, int]:
     """How many numbers a step leaves: from the first layers to the others, back, and between."""
     n_blocks, n_columns = _most_blocks(part), part.population.layout.n_columns
-    widths = [trial.config.model.layer_widths for trial in part.population.trials]
     return {
         "received": n_blocks * n_columns * BLOCK,
         "delta": n_blocks * n_columns * BLOCK,
-        "room": min(n_blocks, CHUNKS) * sum(map(team_units, widths)) * ROW,
+        "room": slots_of(part) * sum(map(team_units, _widths(part))) * ROW,
     }
+
+
+def _widths(part: Slice) -> list[tuple[int, ...]]:
+    return [trial.config.model.layer_widths for trial in part.population.trials]
 
 
 def _most_blocks(part: Slice) -> int:

@@ -120,7 +120,8 @@ def doubt_weights(job, trial, n_parts):
     """Notes whether a trial's first weights are finite still, from what `step_first` left."""
     n_columns = len(job.largest)
     for part in range(n_parts):
-        for column in range(job.column[trial], job.column[trial] + job.width[trial, 0]):
+        first = job.column[trial]
+        for column in range(first + rank(), first + job.width[trial, 0], team_size()):
             if job.doubt[part * n_columns + column] != 0:
                 job.is_broken[trial] = 1
 

@@ -37,7 +37,7 @@ def arguments(dtype):
     record = packing._record(course, population, sources, 0, 2)
     part = packing.Slice(course, population, sources, record, 0, 2)
     fields = arrays_of(part) | record._asdict() | dict.fromkeys(rooms_of(part), np.zeros(1, dtype))
-    fields |= {"n_examples": record.n_chunks, "size": 1, "epoch": 1}
+    fields |= {"n_examples": record.n_chunks, "n_blocks": record.n_chunks, "size": 1, "epoch": 1}
     names = cuda_kernels.Job._fields
     job = types.NamedTuple([type_of(fields[name]) for name in names], cuda_kernels.Job)
     names = cuda_kernels.Source._fields
@@ -45,9 +45,9 @@ def arguments(dtype):
     source = types.NamedTuple(arrays, cuda_kernels.Source)
     numbers = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
     others = {
-        "forward_rows": (source, WHOLE),
-        "upper_layers": (source, WHOLE),
-        "backward_pixels": (source,),
+        "forward_rows": (source, WHOLE, WHOLE),
+        "upper_layers": (source, WHOLE, WHOLE),
+        "backward_pixels": (source, WHOLE),
     }
     kinds = {name: (job, *others.get(name, ())) for name in cuda_kernels.kernels_of(dtype)}
     products = source, numbers, numbers, numbers
