@@ -76,15 +76,11 @@ LARGE = {
     ),
     "mixed_moved": (
         *("digits", 100, 50),
-        mixed(
-            *(30, 40), seed=4, steps=60, **{"training.batch_size": 8, "training.shift": 1}
-        ),
+        mixed(30, 40, seed=4, steps=60, **{"training.batch_size": 8, "training.shift": 1}),
     ),
     "mixed_double_batches": (
         *("digits", 600, 100),
-        mixed(
-            20, 20, seed=5, steps=60, **{"training.batch_size": 50, "training.dtype": "float64"}
-        ),
+        mixed(20, 20, seed=5, steps=60, **{"training.batch_size": 50, "training.dtype": "float64"}),
     ),
     "guarded": (
         *("digits", 300, 100),

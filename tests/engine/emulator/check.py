@@ -4,8 +4,8 @@ import sys
 
 from engine import emulator
 
-WHAT, ORDER = sys.argv[1], int((sys.argv[2:] or ["0"])[0])
-DRIVER = emulator.start(ORDER)
+if __name__ == "__main__":
+    DRIVER = emulator.start(int((sys.argv[2:] or ["0"])[0]))
 
 import warnings
 
@@ -54,13 +54,17 @@ MODULE = """
 """
 
 
-@cuda.jit(lto=False)
+def jit(function):
+    return cuda.jit(function, lto=False)  # without the function, Numba forgets that it is False
+
+
+@jit
 def scale(a, b, factor):
     i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     b[i] = a[i] * factor + 1
 
 
-@cuda.jit(lto=False)
+@jit
 def reverse(a, b):
     room = cuda.shared.array(8, np.float32)
     first = cuda.blockIdx.x * 8
@@ -69,17 +73,17 @@ def reverse(a, b):
     a[first + cuda.threadIdx.x] = room[7 - cuda.threadIdx.x]
 
 
-@cuda.jit(lto=False)
+@jit
 def race(a):
     a[0] = cuda.blockIdx.x * 8 + cuda.threadIdx.x
 
 
-@cuda.jit(lto=False)
+@jit
 def outside(a):
     a[a.size + cuda.threadIdx.x] = 1
 
 
-@cuda.jit(lto=False)
+@jit
 def apart(a):
     if cuda.threadIdx.x > 2:
         cuda.syncthreads()
@@ -134,13 +138,11 @@ def unknown():
     ObjectCode.from_ptx(MODULE.format("popc.b64 %o, %a;").encode()).get_kernel("one")
 
 
-def main():
-    if WHAT in ("graph", "instructions", "unknown"):
-        globals()[WHAT]()
-        return
-    a, _ = arrays()
-    globals()[WHAT][3, 8](a)
-    print(int(a.copy_to_host()[0]))
-
-
-main()
+if __name__ == "__main__":
+    what = globals()[sys.argv[1]]
+    if what in (race, outside, apart):
+        numbers, _ = arrays()
+        what[3, 8](numbers)
+        print(int(numbers.copy_to_host()[0]))
+    else:
+        what()

@@ -268,14 +268,16 @@ API cuGetProcAddress(const char *name, void **function, int version, cuuint64_t 
     static const char *const versions[] = {"_v4", "_v3", "_v2", ""};
     static void *own;
     char full[256];
-    (void)version, (void)flags;
+    (void)flags;
     if (!own) {
         Dl_info info;
         dladdr((void *)cuInit, &info);
         own = dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
     }
     *function = NULL;
-    for (int i = 0; i < 4 && !*function; i++) {
+    /* The one function of which both sorts of arguments are in use. */
+    int is_old = version < 12030 && !strcmp(name, "cuStreamGetCaptureInfo");
+    for (int i = is_old ? 2 : 0; i < 4 && !*function; i++) {
         snprintf(full, sizeof full, "%s%s", name, versions[i]);
         *function = dlsym(own, full);
     }
@@ -406,7 +408,7 @@ static CUresult copy(u64 to, u64 from, size_t n, CUstream s, int is_awaited) {
     if (!n) return CUDA_SUCCESS;
     return submit(s, (Work){.kind = COPY, .to = to, .from = from, .size = n}, is_awaited);
 }
-#define WITHIN(at, n) NEEDS(!(n) || (room_of(at) && room_of((at) + (n) - 1) == room_of(at)))
+#define WITHIN(at, n) NEEDS((n) == 0 || (room_of(at) && room_of((at) + (n) - 1) == room_of(at)))
 API cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t n) {
     WITHIN(to, n);
     return copy(to, (u64)from, n, NULL, 1);
@@ -572,15 +574,19 @@ API cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus *status) {
                                      : CU_STREAM_CAPTURE_STATUS_NONE;
     return CUDA_SUCCESS;
 }
-API cuStreamGetCaptureInfo(CUstream s, CUstreamCaptureStatus *status, cuuint64_t *id,
-                           CUgraph *graph, const CUgraphNode **nodes, const CUgraphEdgeData **edges,
-                           size_t *n) {
+API cuStreamGetCaptureInfo_v2(CUstream s, CUstreamCaptureStatus *status, cuuint64_t *id,
+                              CUgraph *graph, const CUgraphNode **nodes, size_t *n) {
     if (id) *id = stream_of(s)->id;
     if (graph) *graph = stream_of(s)->captured;
     if (nodes) *nodes = NULL;
-    if (edges) *edges = NULL;
     if (n) *n = 0;
     return cuStreamIsCapturing(s, status);
+}
+API cuStreamGetCaptureInfo_v3(CUstream s, CUstreamCaptureStatus *status, cuuint64_t *id,
+                              CUgraph *graph, const CUgraphNode **nodes,
+                              const CUgraphEdgeData **edges, size_t *n) {
+    if (edges) *edges = NULL;
+    return cuStreamGetCaptureInfo_v2(s, status, id, graph, nodes, n);
 }
 API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
     static _Thread_local CUstreamCaptureMode own = CU_STREAM_CAPTURE_MODE_GLOBAL;

@@ -43,7 +43,7 @@ def translated(ptx: str) -> str:
             functions.append((found, code[at : end - 1]))
             at = end
     rest += code[at:]
-    shared, offset, lines = {}, 0, ['#include "ptx.h"']
+    shared, offset, lines = {}, 0, ['#include "ptx.h"']  # places within a block's memory
     for found in _VARIABLE.finditer(rest):
         kind, size = _C_TYPES[found["type"]], int(found["size"] or 1)
         align = int(found["align"] or 8)
@@ -169,7 +169,7 @@ class _Function:
             self._kinds |= dict.fromkeys(names, kind)
             return f"{_C_TYPES[kind]} {', '.join(map(_c_name, names))};"
         if words[0] == ".param":
-            name, size, kind = _declared(text)
+            name, _, kind = _declared(text)
             return f"{kind} {name};"
         if words[0] == ".local":
             found = re.fullmatch(r"\.local \.align (\d+) \.b8 ([\w$]+)\[(\d+)\]", text)
