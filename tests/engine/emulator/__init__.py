@@ -20,7 +20,7 @@ _BUILT = Path(tempfile.gettempdir()) / "mlp-emulated-gpu"
 # Rounded as written; an opcode that `ptx.h` lacks is an error.
 _GCC = (
     *("gcc", "-O2", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv"),
-    *("-Werror=implicit-function-declaration", "-w", "-shared", "-fPIC"),
+    *("-Werror=implicit-function-declaration", "-Wno-overflow", "-shared", "-fPIC"),
 )
 _LOADER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
 _kept = []  # what C still points to
