@@ -23,14 +23,17 @@ _TRACKING = ("mlp.explain.", "mlp.rerun.", "mlp.run.", "mlp.sweep.", "mlp.train.
 _LONGEST = (
     *("README", "test_cluster", "test_outage", "test_lies", "test_servers", "test_readme"),
     *("test_mlflow_pages", "test_other_programs", "test_crash", "test_faults"),
-    "test_simulated_gpu",
+    *("test_emulated_gpu", "test_simulated_gpu"),
     *("test_explain", "test_sweep", "test_confirmation", "test_packing", "test_population"),
     *("test_search", "test_doctor", "test_api", "test_rerun", "test_habits", "test_model"),
     *("test_compose", "test_attribution"),
 )
 
 # Files of which any worker takes any test. They share folders of the session, or nothing.
-_APART = ("test_crash", "test_faults", "test_other_programs", "test_simulated_gpu")
+_APART = (
+    *("test_crash", "test_faults", "test_other_programs"),
+    *("test_emulated_gpu", "test_simulated_gpu"),
+)
 
 # Files that share a tracking server.
 _OF_ONE_SERVER = ("test_outage", "test_lies")

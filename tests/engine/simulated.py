@@ -90,8 +90,8 @@ CASES = {
 }
 
 
-def data_of(n, n_held_out=8):
-    data = load_data(read_run({"data": {"name": "digits"}}).data, notice=lambda _: None)
+def data_of(n, n_held_out=8, name="digits"):
+    data = load_data(read_run({"data": {"name": name}}).data, notice=lambda _: None)
 
     def first(part, n):
         take = np.arange(n) % part.n_examples  # again and again where there are too few
@@ -138,8 +138,14 @@ def compare(name):
     data = data_of(n, 600 if name == "held_out" else 8)
     configs = [config_of(each) for each in settings]
     thresholds = [{2: 1.1}] * len(configs) if name == "pruned" else None
+    chunks = course.CHUNKS
     if name == "one_chunk":
         course.CHUNKS = steps.CHUNKS = 1
+    print_differences(name, configs, data, thresholds)
+    course.CHUNKS = steps.CHUNKS = chunks
+
+
+def print_differences(name, configs, data, thresholds=None):
     here, there = (
         # Copies of the weights end a slice, after which those that go on are packed anew.
         train(configs, data, thresholds=thresholds, gpu=gpu, snapshots=[{3: ()}] * len(configs))
