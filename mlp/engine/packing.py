@@ -110,7 +110,8 @@ def assemble(
             source, target = getattr(old.state, name), getattr(state, name)
             if target.size:
                 move((old.layout, source, before), (layout, target, place))
-        state.watched[place] = old.state.watched[before]
+        for name in ("watched", "is_broken"):
+            getattr(state, name)[place] = getattr(old.state, name)[before]
     threads = min(threads, layout.n_groups * n_chunks)  # more would find nothing to do
     n_lanes = WIDE // np.dtype(dtype).itemsize
     handles = [
@@ -262,8 +263,8 @@ def _note(trial: PackedTrial, place: int, record: steps.Record, first_step: int)
     depth = trial.config.model.depth
     at = np.flatnonzero(~np.isnan(record.layer_gradient[place, :, 0]))
     parts = {
-        "batch_loss": record.batch_loss[place],
-        "whole_loss": record.whole_loss[place],
+        "batch_loss": one_nan(record.batch_loss[place]),
+        "whole_loss": one_nan(record.whole_loss[place]),
         "accuracy": record.accuracy[place],
         "restored": record.restored[place],
         "layer_step": first_step + at,

@@ -395,6 +395,23 @@ def test_a_guarded_trial_never_notices_the_others():
     assert all(result.restored_step.size == 0 for result in alone[len(guarded_configs()) :])
 
 
+@pytest.mark.parametrize("n_steps", range(1, 6))
+def test_weights_that_are_lost_stay_so_where_a_neighbour_ends(n_steps):
+    """Sigmoids hide an infinite weight from the loss; trials that go on are packed anew."""
+    lost = config(
+        model={"depth": 1, "widths": [17]},
+        gradient={"normalization": "clip", "derivative": "question"},
+        optimizer={"learning_rate": 1e38, "momentum": 0.9, "guard": "rollback"},
+        training={"seed": 7},
+    )
+    (alone,) = train([lost], DATA)
+    neighbour = config(training={"steps": n_steps})
+    copies = {step: () for step in range(1, 9)}  # each ends a slice
+    beside, _ = train([lost, neighbour], DATA, snapshots=[copies, {}])
+    assert_same(alone, beside)
+    assert alone.restored_step.tolist() == beside.restored_step.tolist() != []
+
+
 def test_a_divergence_is_gone_back_from():
     run = with_settings(wild_config(), {"optimizer.guard": "rollback", "training.steps": 900})
     (result,) = train([run], DATA)
