@@ -77,7 +77,10 @@ class Verdict(WithSentence):
     OSCILLATING = "oscillating", "The loss keeps swinging up and down and does not settle."
     CLIMBING = "climbing", "The loss drifts upwards at the end."
     LEARNING = "learning", "The loss is still falling; more steps would lower it."
-    STALLED = "stalled", "The loss is high and falls by less than 5 % in the end: little was learned."
+    STALLED = (
+        "stalled",
+        "The loss is high and falls by less than 5 % in the end: little was learned.",
+    )
     FLAT = "flat", "The loss is flat; whether that is low is not known of a loss below zero."
     CONVERGED = "converged", "The loss is flat and low: the run has learned and settled."
     FAILED = "failed", "The function did not come to its end, so there is nothing to judge."

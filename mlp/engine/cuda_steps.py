@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+import re
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,22 @@ _FEW = 2048  # teams that are too few to share blocks: some for each multiproces
 _MANY = 16 if IS_SIMULATED else 4096  # teams from which on none is cut further
 _FEWEST_ROWS = 2  # of a team, on the way forward
 _SMALL_ROOM = 2**25  # bytes, of all networks' passes over a block
+# LLVM's code for arithmetic in float64, up to the end of the result's name, and from there on.
+_DOUBLE = re.compile(
+    r"""^( +%"[^"]+)"( = (?:f(?:add|sub|mul|div) double|call double @"__nv_(?:fma_rn|sqrt)").*)$""",
+    re.MULTILINE,
+)
+_FLUSHED = """
+define linkonce_odr double @flushed(double %x) alwaysinline {
+  %bits = bitcast double %x to i64
+  %exponent = and i64 %bits, 9218868437227405312
+  %is_small = icmp eq i64 %exponent, 0
+  %sign = and i64 %bits, -9223372036854775808
+  %kept = select i1 %is_small, i64 %sign, i64 %bits
+  %result = bitcast i64 %kept to double
+  ret double %result
+}
+"""
 _compiling = threading.Lock()  # the patch of `rounded_as_written` is of the process
 
 
@@ -382,11 +399,24 @@ def _most_blocks(part: Slice) -> int:
     return max(int(np.diff(source.arrays["batch_block"]).max()) for source in sources)
 
 
+def _with_flushed(module: str) -> str:
+    """LLVM's code, in which each sum, product, quotient and root in float64 that is subnormal is 0.
+
+    Example:
+        >>> print(_with_flushed('  %"a" = fadd double %"b", %"c"').partition("define")[0], end="")
+          %"a.kept" = fadd double %"b", %"c"
+          %"a" = call double @flushed(double %"a.kept")
+    """
+    code, n = _DOUBLE.subn(r"""\1.kept"\2\n\1" = call double @flushed(double\1.kept")""", module)
+    return f"{code}\n{_FLUSHED}" if n else module
+
+
 @contextmanager
 def rounded_as_written() -> Iterator[None]:
     """While kernels are compiled: no product and sum become one, no subnormal number stays.
 
-    Numba passes neither option on to NVVM.
+    Numba passes neither option on to NVVM; and in float64, where a GPU has no such mode, a function
+    in LLVM's language looks at each result.
     """
     if IS_SIMULATED:
         yield
@@ -396,8 +426,9 @@ def rounded_as_written() -> Iterator[None]:
 
     config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small studies are welcome
 
-    def exact(code: Any, **options: Any) -> Any:
-        return plain(code, **options, fma=False, ftz=True)
+    def exact(code: str | list[str], **options: Any) -> Any:
+        modules = [code] if isinstance(code, str) else code
+        return plain([*map(_with_flushed, modules)], **options, fma=False, ftz=True)
 
     with _compiling:
         plain = nvvm.compile_ir

@@ -18,12 +18,15 @@ if __name__ == "__main__":
     )
     parser.add_argument("--early", action="store_true", help="a stream's work is done at once")
     OPTIONS = parser.parse_args()
-    DRIVER = emulator.start(OPTIONS.order, not OPTIONS.early)
+    DRIVER = emulator.start(OPTIONS.order, not OPTIONS.early, n_gpus=2)
 
 import time
 
 from engine import simulated
 from engine.simulated import BATCHES, GUARD, RELU, SIGMOID, TANH, config_of, data_of
+
+from mlp.config import Execution
+from mlp.training.train_runs import train_runs
 
 STEPS = {"training.steps": 20, "training.evaluate_every": 5}
 KINDS = ("sigmoid", "tanh", "relu")
@@ -125,12 +128,33 @@ MNIST = {
 }
 if "MLP_DATA_ROOT" in os.environ:
     LARGE |= MNIST
-CASES = simulated.CASES | LARGE
+CASES = (*simulated.CASES, *LARGE, "two_gpus", "products")
+
+
+def compare_two_gpus():
+    """A generation of networks that train and are measured on two GPUs at once."""
+    data = data_of(1200, 400)
+    settings = mixed(24, 12, seed=7) + mixed(24, 12, seed=8, **{"training.batch_size": 50})
+    configs = [config_of(each | {"training.sharpness_points": 2}) for each in settings]
+    here, there = (
+        train_runs(configs, data, Execution(engine=engine, threads=1))
+        for engine in ("local", "cuda")
+    )
+    differ = [
+        place
+        for place, (ours, theirs) in enumerate(zip(here, there, strict=True))
+        if simulated.differences(ours.result, theirs.result)
+    ]
+    print(f"two_gpus: {differ or 'same'} ({sum(r.result.sharpness.size for r in there)} measured)")
 
 
 def compare(name):
     begun = time.perf_counter()
-    if name in simulated.CASES:
+    if name == "two_gpus":
+        compare_two_gpus()
+    elif name == "products":
+        simulated.compare_products(1200, 40)
+    elif name in simulated.CASES:
         simulated.compare(name)
     else:
         kind, n, n_held_out, settings = LARGE[name]

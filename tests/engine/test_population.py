@@ -406,7 +406,7 @@ def test_weights_that_are_lost_stay_so_where_a_neighbour_ends(n_steps):
     )
     (alone,) = train([lost], DATA)
     neighbour = config(training={"steps": n_steps})
-    copies = {step: () for step in range(1, 9)}  # each ends a slice
+    copies = dict.fromkeys(range(1, 9), ())  # each ends a slice
     beside, _ = train([lost, neighbour], DATA, snapshots=[copies, {}])
     assert_same(alone, beside)
     assert alone.restored_step.tolist() == beside.restored_step.tolist() != []

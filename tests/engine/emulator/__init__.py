@@ -26,12 +26,13 @@ _LOADER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
 _kept = []  # what C still points to
 
 
-def start(order: int = UP, is_late: bool = True) -> ctypes.CDLL:
+def start(order: int = UP, is_late: bool = True, n_gpus: int = 1) -> ctypes.CDLL:
     """Makes the emulated GPU the machine's; to be called before numba-cuda is imported.
 
     Args:
         order: in which blocks of a grid, and threads between barriers, are run.
         is_late: a stream's work waits until the host waits for it.
+        n_gpus: that there seem to be; one thread of this process is served at a time.
     """
     from cuda.pathfinder import find_nvidia_header_directory
 
@@ -40,7 +41,7 @@ def start(order: int = UP, is_late: bool = True) -> ctypes.CDLL:
     flags = (f"-I{headers}", "-Wl,-soname,libcuda.so.1", "-ldl", "-lm")
     driver = ctypes.CDLL(str(_built(source, *flags)), ctypes.RTLD_GLOBAL)
     _kept.append(_LOADER(_load))
-    driver.emulate(_kept[-1], order, int(is_late))
+    driver.emulate(_kept[-1], order, int(is_late), n_gpus)
 
     from cuda.core import ObjectCode
     from numba.cuda.cudadrv.driver import _Linker

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <cuda.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,23 +22,37 @@
 enum { PAGE = 4096, STACK = 1 << 20, MOST_THREADS = 1024 };
 enum { UP, DOWN };  /* orders; a larger number is the seed of a shuffled one */
 
-static struct { int order, is_late; const char *(*load)(const char *ptx); } how;
+static struct { int order, is_late, n_gpus; const char *(*load)(const char *ptx); } how;
 static struct { unsigned long launches, graph_launches, blocks; } done;
 
-void emulate(const char *(*load)(const char *), int order, int is_late) {
-    how.load = load, how.order = order, how.is_late = is_late;
+void emulate(const char *(*load)(const char *), int order, int is_late, int n_gpus) {
+    how.load = load, how.order = order, how.is_late = is_late, how.n_gpus = n_gpus;
 }
 unsigned long count_of(int what) { return ((unsigned long *)&done)[what]; }
 
+/* One thread of the host at a time; what it does may come back here. */
+static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static int lock(void) { return pthread_mutex_lock(&mutex); }
+static void unlock(int *is_locked) { (void)is_locked, pthread_mutex_unlock(&mutex); }
+#define LOCKED int is_locked __attribute__((unused, cleanup(unlock))) = lock()
+
+/* GPUs: the context of each is its place here. */
+
+enum { MOST_GPUS = 8 };
+static char gpus[MOST_GPUS];
+static _Thread_local CUcontext contexts[64];
+static _Thread_local int depth;
+static int gpu(void) { return depth ? (char *)contexts[depth - 1] - gpus : 0; }
+
 /* Memory. */
 
-typedef struct Room { char *base, *start; size_t size, mapped; struct Room *next; } Room;
+typedef struct Room { char *base, *start; size_t size, mapped; int gpu; struct Room *next; } Room;
 static Room *rooms;
 
 static Room *new_room(size_t size) {
     Room *room = calloc(1, sizeof *room);
     size_t pages = (size + PAGE - 1) / PAGE * PAGE;
-    room->size = size, room->mapped = pages + PAGE;
+    room->size = size, room->mapped = pages + PAGE, room->gpu = gpu();
     room->base = mmap(NULL, room->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (room->base == MAP_FAILED) return free(room), NULL;
     mprotect(room->base + pages, PAGE, PROT_NONE);
@@ -47,6 +62,7 @@ static Room *new_room(size_t size) {
 }
 
 static Room *room_of(CUdeviceptr at) {
+    LOCKED;
     for (Room *room = rooms; room; room = room->next)
         if (at >= (u64)room->start && at < (u64)room->start + room->size) return room;
     return NULL;
@@ -54,7 +70,11 @@ static Room *room_of(CUdeviceptr at) {
 
 /* Threads: those of a block take turns, each on a stack of its own. */
 
-typedef struct { ucontext_t first; jmp_buf at; int is_begun, is_over; u32 barrier, line; } Fiber;
+#define WARP 32
+/* A thread that waits does so for those of its warp in `mask`, or for the whole block: 0. */
+typedef struct {
+    ucontext_t first; jmp_buf at; int is_begun, is_over, is_free; u32 mask, line;
+} Fiber;
 static Fiber fibers[MOST_THREADS];
 static Thread threads[MOST_THREADS];
 static const Kernel *running;
@@ -74,9 +94,10 @@ static void out_of_bounds(int number, siginfo_t *info, void *context) {
     stop("an address outside of every array", (u64)info->si_addr);
 }
 
-static void meet(u32 barrier, u32 line) {
+static void meet(u32 mask, u32 line) {
     Fiber *own = &fibers[self];
-    own->barrier = barrier, own->line = line;
+    own->mask = mask, own->line = line, own->is_free = 0;
+    if (mask && !(mask >> self % WARP & 1)) stop("a barrier of others:", mask);
     if (!_setjmp(own->at)) _longjmp(scheduler, 1);
 }
 
@@ -114,6 +135,18 @@ static void arrange(u32 *order, u32 n, u64 *seed) {
         }
 }
 
+/* Whether all that this thread waits for wait for it, at the same place. */
+static int has_met(u32 n) {
+    Fiber *own = &fibers[self];
+    u32 first = own->mask ? self / WARP * WARP : 0, end = own->mask ? first + WARP : n;
+    for (u32 i = first; i < end; i++) {
+        if (own->mask && !(own->mask >> (i - first) & 1)) continue;
+        if (i >= n || fibers[i].is_over) stop("a barrier that not every thread comes to: ended is", i);
+        if (fibers[i].mask != own->mask || fibers[i].line != own->line) return 0;
+    }
+    return 1;
+}
+
 static void run_block(u32 n, u64 *seed) {
     u32 order[MOST_THREADS];
     arrange(order, n, seed);
@@ -122,15 +155,16 @@ static void run_block(u32 n, u64 *seed) {
         for (u32 i = 0; i < n; i++) self = order[i], running->run(&threads[self]);
         return;
     }
-    for (u32 i = 0; i < n; i++) fibers[i].is_over = 0;
-    for (u32 n_over = 0; n_over < n;) {
-        n_over = 0;
-        for (u32 i = 0; i < n; i++) resume(order[i]);
-        for (u32 i = 0; i < n; i++) n_over += fibers[i].is_over;
+    for (u32 i = 0; i < n; i++) fibers[i].is_over = 0, fibers[i].is_free = 1;
+    for (u32 n_left = n, n_free = n; n_left;) {
+        for (u32 i = 0; i < n; i++) if (fibers[order[i]].is_free) resume(order[i]);
+        n_left = n_free = 0;
+        for (self = 0; self < n; self++) {
+            fibers[self].is_free = !fibers[self].is_over && has_met(n);
+            n_left += !fibers[self].is_over, n_free += fibers[self].is_free;
+        }
         self = 0;
-        if (n_over && n_over < n) stop("a barrier that not every thread comes to: ended are", n_over);
-        for (u32 i = 1; i < n && !n_over; i++)
-            if (fibers[i].line != fibers[0].line) stop("another barrier of", i);
+        if (n_left && !n_free) stop("another barrier of some of the threads that wait:", n_left);
         arrange(order, n, seed);
     }
 }
@@ -151,7 +185,7 @@ typedef struct Work {
 } Work;
 
 struct CUstream_st { Work *first, *last; struct CUgraph_st *captured; int is_blocking, is_open;
-                     CUstreamCaptureMode mode; CUstream next; unsigned long id; };
+                     CUstreamCaptureMode mode; CUstream next; unsigned long id; int gpu; };
 struct CUgraph_st { Work *first, *last; };
 struct CUgraphExec_st { Work *first; };
 struct CUevent_st { CUstream stream; };
@@ -204,6 +238,7 @@ static void perform(const Work *work) {
 }
 
 static void drain(CUstream s) {
+    LOCKED;
     while (s->first) {
         Work *work = s->first;
         s->first = work->next;
@@ -213,13 +248,15 @@ static void drain(CUstream s) {
     s->last = NULL;
 }
 
-static void drain_all(void) { for (CUstream s = streams; s; s = s->next) drain(s); }
+static void drain_all(void) { LOCKED; for (CUstream s = streams; s; s = s->next) drain(s); }
 
 static CUstream stream_of(CUstream s) { return (u64)s <= 2 ? &legacy : s; }
 
 /* Work that is put into a stream; the legacy stream and those that heed it wait for each other. */
 static CUresult submit(CUstream handle, Work work, int is_awaited) {
+    LOCKED;
     CUstream s = stream_of(handle);
+    if (s != &legacy && s->gpu != gpu()) return CUDA_ERROR_INVALID_CONTEXT;
     if (!s->is_open) return CUDA_ERROR_INVALID_HANDLE;
     if (s->captured && is_awaited) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     for (CUstream each = streams; each && s == &legacy; each = each->next)
@@ -242,6 +279,7 @@ static CUresult submit(CUstream handle, Work work, int is_awaited) {
 }
 
 static CUresult await(CUstream handle) {
+    LOCKED;
     CUstream s = stream_of(handle);
     if (s->captured) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (s == &legacy) {
@@ -253,6 +291,7 @@ static CUresult await(CUstream handle) {
 
 /* While a stream records in the strict mode, nothing may make the host wait. */
 static int is_forbidden(void) {
+    LOCKED;
     for (CUstream s = streams; s; s = s->next)
         if (s->captured && s->mode == CU_STREAM_CAPTURE_MODE_GLOBAL) return 1;
     return 0;
@@ -290,13 +329,17 @@ API cuInit(unsigned flags) { (void)flags; return CUDA_SUCCESS; }
 API cuDriverGetVersion(int *version) { *version = CUDA_VERSION; return CUDA_SUCCESS; }
 API cuGetErrorName(CUresult e, const char **s) { (void)e; *s = "an error"; return CUDA_SUCCESS; }
 API cuGetErrorString(CUresult e, const char **s) { (void)e; *s = "an error"; return CUDA_SUCCESS; }
-API cuDeviceGetCount(int *count) { *count = 1; return CUDA_SUCCESS; }
-API cuDeviceGet(CUdevice *device, int i) { NEEDS(i == 0); *device = 0; return CUDA_SUCCESS; }
+API cuDeviceGetCount(int *count) { *count = how.n_gpus; return CUDA_SUCCESS; }
+API cuDeviceGet(CUdevice *device, int i) {
+    NEEDS(0 <= i && i < how.n_gpus);
+    *device = i;
+    return CUDA_SUCCESS;
+}
 API cuDeviceGetName(char *name, int n, CUdevice d) {
     (void)d, snprintf(name, n, "Emulated GPU");
     return CUDA_SUCCESS;
 }
-API cuDeviceGetUuid(CUuuid *id, CUdevice d) { (void)d, memset(id, 1, sizeof *id); return 0; }
+API cuDeviceGetUuid(CUuuid *id, CUdevice d) { memset(id, 1 + d, sizeof *id); return 0; }
 API cuDeviceTotalMem(size_t *n, CUdevice d) { (void)d, *n = 8ull << 30; return CUDA_SUCCESS; }
 API cuMemGetInfo(size_t *left, size_t *all) { *left = *all = 8ull << 30; return CUDA_SUCCESS; }
 API cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice d) {
@@ -320,11 +363,9 @@ API cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice d) {
     return CUDA_SUCCESS;
 }
 
-static int a_context;
-static _Thread_local CUcontext contexts[64];
-static _Thread_local int depth;
 API cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d) {
-    (void)d, *c = (CUcontext)&a_context;
+    NEEDS(0 <= d && d < how.n_gpus);
+    *c = (CUcontext)&gpus[d];
     return CUDA_SUCCESS;
 }
 API cuDevicePrimaryCtxRelease(CUdevice d) { (void)d; return CUDA_SUCCESS; }
@@ -340,8 +381,11 @@ API cuCtxSetCurrent(CUcontext c) {
 }
 API cuCtxPushCurrent(CUcontext c) { NEEDS(depth < 64); contexts[depth++] = c; return CUDA_SUCCESS; }
 API cuCtxPopCurrent(CUcontext *c) { NEEDS(depth); *c = contexts[--depth]; return CUDA_SUCCESS; }
-API cuCtxGetDevice(CUdevice *d) { *d = 0; return CUDA_SUCCESS; }
-API cuCtxGetId(CUcontext c, unsigned long long *id) { (void)c, *id = 1; return CUDA_SUCCESS; }
+API cuCtxGetDevice(CUdevice *d) { *d = gpu(); return CUDA_SUCCESS; }
+API cuCtxGetId(CUcontext c, unsigned long long *id) {
+    *id = c ? 1 + ((char *)c - gpus) : 1 + gpu();
+    return CUDA_SUCCESS;
+}
 API cuCtxSynchronize(void) {
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     drain_all();
@@ -351,6 +395,7 @@ API cuCtxSynchronize(void) {
 API cuMemAlloc(CUdeviceptr *at, size_t size) {
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     NEEDS(size);
+    LOCKED;
     Room *room = new_room(size);
     if (!room) return CUDA_ERROR_OUT_OF_MEMORY;
     room->next = rooms, rooms = room;
@@ -359,6 +404,7 @@ API cuMemAlloc(CUdeviceptr *at, size_t size) {
 }
 API cuMemFree(CUdeviceptr at) {
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    LOCKED;
     drain_all();
     for (Room **link = &rooms; *link; link = &(*link)->next)
         if ((CUdeviceptr)(*link)->start == at) {
@@ -395,10 +441,10 @@ API cuMemGetAddressRange(CUdeviceptr *start, size_t *size, CUdeviceptr at) {
 API cuPointerGetAttribute(void *value, CUpointer_attribute which, CUdeviceptr at) {
     NEEDS(room_of(at));
     switch (which) {
-    case CU_POINTER_ATTRIBUTE_CONTEXT: *(CUcontext *)value = (CUcontext)&a_context; break;
+    case CU_POINTER_ATTRIBUTE_CONTEXT: *(CUcontext *)value = (CUcontext)&gpus[room_of(at)->gpu]; break;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *(unsigned *)value = CU_MEMORYTYPE_DEVICE; break;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER: *(CUdeviceptr *)value = at; break;
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)value = 0; break;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)value = room_of(at)->gpu; break;
     default: return CUDA_ERROR_NOT_SUPPORTED;
     }
     return CUDA_SUCCESS;
@@ -454,7 +500,8 @@ API cuMemsetD32Async(CUdeviceptr to, unsigned v, size_t n, CUstream s) {
 API cuStreamCreateWithPriority(CUstream *s, unsigned flags, int priority) {
     static unsigned long id = 2;
     (void)priority;
-    *s = calloc(1, sizeof **s);
+    LOCKED;
+    *s = calloc(1, sizeof **s), (*s)->gpu = gpu();
     (*s)->is_blocking = !(flags & CU_STREAM_NON_BLOCKING), (*s)->is_open = 1, (*s)->id = ++id;
     (*s)->next = legacy.next, legacy.next = *s;
     return CUDA_SUCCESS;
@@ -475,10 +522,14 @@ API cuStreamGetFlags(CUstream s, unsigned *flags) {
 }
 API cuStreamGetPriority(CUstream s, int *n) { (void)s, *n = 0; return CUDA_SUCCESS; }
 API cuStreamGetId(CUstream s, unsigned long long *n) { *n = stream_of(s)->id; return CUDA_SUCCESS; }
-API cuStreamGetDevice(CUstream s, CUdevice *d) { (void)s, *d = 0; return CUDA_SUCCESS; }
-API cuStreamGetCtx_v2(CUstream s, CUcontext *c, CUgreenCtx *green) {
-    (void)s, *c = (CUcontext)&a_context, *green = NULL;
+API cuStreamGetDevice(CUstream s, CUdevice *d) {
+    *d = stream_of(s) == &legacy ? gpu() : s->gpu;
     return CUDA_SUCCESS;
+}
+API cuStreamGetCtx_v2(CUstream s, CUcontext *c, CUgreenCtx *green) {
+    CUdevice d;
+    *green = NULL;
+    return cuStreamGetDevice(s, &d), *c = (CUcontext)&gpus[d], CUDA_SUCCESS;
 }
 API cuCtxGetStreamPriorityRange(int *low, int *high) { *low = 0, *high = 0; return CUDA_SUCCESS; }
 API cuStreamWaitEvent(CUstream s, CUevent e, unsigned flags) {
@@ -543,6 +594,10 @@ API cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **params, void 
     char **own = malloc(size + 8), *at = (char *)(own + k->n_params);
     for (u32 i = 0; i < k->n_params; at += (k->param_bytes[i++] + 7) / 8 * 8)
         own[i] = memcpy(at, params[i], k->param_bytes[i]);
+    for (u32 i = 0; i < k->n_params; i++) {
+        Room *room = k->param_bytes[i] == 8 ? room_of(*(u64 *)own[i]) : NULL;
+        if (room && room->gpu != gpu()) stop("memory of another GPU:", *(u64 *)own[i]);
+    }
     return submit(c->hStream,
                   (Work){.kind = LAUNCH, .kernel = k, .params = own,
                          .grid = {c->gridDimX, c->gridDimY, c->gridDimZ},

@@ -22,7 +22,7 @@ typedef struct {
     u32 tid[3], ntid[3], ctaid[3], nctaid[3];
     char *shared;               /* memory of the block */
     const char *const *params;  /* of the kernel */
-    void (*meet)(u32 barrier, u32 line);
+    void (*meet)(u32 mask, u32 line);
     void (*fail)(const char *why, u64 what);
 } Thread;
 
@@ -67,6 +67,8 @@ INTEGER(u16, u16, u16) INTEGER(s16, u16, s16) INTEGER(u32, u32, u32)
 INTEGER(s32, u32, s32) INTEGER(u64, u64, u64) INTEGER(s64, u64, s64)
 
 #define BITS(T, U) \
+    OP pred setp_eq_##T(U a, U b) { return a == b; } \
+    OP pred setp_ne_##T(U a, U b) { return a != b; } \
     OP U and_##T(U a, U b) { return a & b; } \
     OP U or_##T(U a, U b) { return a | b; } \
     OP U xor_##T(U a, U b) { return a ^ b; } \

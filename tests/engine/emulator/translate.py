@@ -72,7 +72,7 @@ def translated(ptx: str) -> str:
         lines.append(f"static const u32 sizes_{number}[] = {{{sizes or 0}}};")
     lines.append("const Kernel kernels[] = {")
     for number, kernel in enumerate(kernels):
-        has_barrier = int("bar.sync" in code)
+        has_barrier = int("bar." in code or "barrier." in code)
         lines.append(
             f'{{"{kernel.name}", kernel_{number}, {len(kernel.sizes)}, {offset}, {has_barrier},'
             f" sizes_{number}}},"
@@ -143,7 +143,9 @@ class _Function:
             return f"return {self._result};" if self._result else "return;"
         if base == "bra" and how in ([], ["uni"]):
             return f"goto {rest};"
-        if opcode in ("bar.sync", "barrier.sync"):
+        if opcode in ("bar.sync", "barrier.sync") and rest == "0":
+            return f"t->meet(0, {self._line});"
+        if opcode == "bar.warp.sync":
             return f"t->meet({self._value(rest)}, {self._line});"
         if base == "call" and how in ([], ["uni"]):
             return _call(rest)
