@@ -22,7 +22,7 @@ from mlp.engine.cuda_kernels import ADDERS, PARTS, Job, Source
 from mlp.engine.cuda_team import IS_SIMULATED, THREADS
 from mlp.engine.handle import Handle
 from mlp.engine.kernels import ROW
-from mlp.engine.packing import LONGEST_SLICE, Slice
+from mlp.engine.packing import LONGEST_SLICE_OF_GPU, Slice
 from mlp.engine.passes import BATCH, HELD_OUT, RUNNING, WHOLE
 from mlp.engine.simd import WIDE
 from mlp.engine.sparse import BLOCK
@@ -40,7 +40,7 @@ _WEIGHTS = "weights", "velocity", "best"
 _FEW = 2048  # teams that are too few to share blocks: some for each multiprocessor
 _MANY = 16 if IS_SIMULATED else 4096  # teams from which on none is cut further
 _FEWEST_ROWS = 2  # of a team, on the way forward
-_SMALL_ROOM = 2**25  # bytes, of all networks' passes over a block
+SMALL_ROOM = 2**26  # bytes for passes over blocks that a few networks take beside `trial_bytes`
 # LLVM's code for arithmetic in float64, up to the end of the result's name, and from there on.
 _DOUBLE = re.compile(
     r"""^( +%"[^"]+)"( = (?:f(?:add|sub|mul|div) double|call double @"__nv_(?:fma_rn|sqrt)").*)$""",
@@ -82,11 +82,11 @@ def count_gpus() -> int:
 
 
 def free_bytes(gpu: int) -> int:
-    """Free memory of a GPU; the simulator has as much as one of 8 GB."""
+    """Free memory of a GPU for trials; the simulator has as much as one of 8 GB."""
     if IS_SIMULATED:
         return 8 * 10**9
     with cuda.gpus[gpu]:
-        return int(cuda.current_context().get_memory_info().free)
+        return int(cuda.current_context().get_memory_info().free) - SMALL_ROOM
 
 
 def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out: int) -> int:
@@ -106,7 +106,7 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out
     n_blocks = -(-max(n_examples, n_held_out) // BLOCK)
     n_upper = n_packed - n_columns * (n_inputs + 1)
     of_block = (6 + sum(widths)) * 8 + (n_upper + WIDE) * item
-    n_curves = LONGEST_SLICE * (8 + 3 * (len(widths) + 1))
+    n_curves = LONGEST_SLICE_OF_GPU * (8 + 3 * (len(widths) + 1))
     return (
         n_copies * n_packed * item
         + 2 * n_columns * n_blocks * BLOCK * item
@@ -177,7 +177,7 @@ class _Resident:
         }
         # A slice has less steps than there is room for.
         self._staged = {
-            name: np.zeros((array.shape[0], LONGEST_SLICE, *array.shape[2:]), array.dtype)
+            name: np.zeros((array.shape[0], LONGEST_SLICE_OF_GPU, *array.shape[2:]), array.dtype)
             for name, array in _record_of(part).items()
         }
         self._record = {name: cuda.to_device(array) for name, array in self._staged.items()}
@@ -324,8 +324,7 @@ def slots_of(part: Slice) -> int:
     """
     n_blocks, widths = _most_blocks(part), _widths(part)
     number = ROW * np.dtype(part.course.dtype).itemsize * sum(map(team_units, widths))
-    room = max(_MANY // len(widths), CHUNKS) if CHUNKS * number < _SMALL_ROOM else CHUNKS
-    return min(n_blocks, room)
+    return min(n_blocks, max(min(_MANY // len(widths), SMALL_ROOM // number), CHUNKS))
 
 
 def _record_of(part: Slice) -> dict[str, NDArray[Any]]:

@@ -30,7 +30,7 @@ _NORMALIZATIONS = {
     "unit": update.UNIT,
     "clip": update.CLIP,
 }
-LONGEST_SLICE = 256  # steps
+LONGEST_SLICE, LONGEST_SLICE_OF_GPU = 256, 1024  # steps
 _GROUP_COLUMNS = 256  # their sums over a block of rows fit the second-level cache
 
 
@@ -219,8 +219,11 @@ def run_slice(
     state, sources = population.state, (batches, course.held_out or course.whole, course.whole)
     record = _record(course, population, sources, first_step, n_steps)
     advance(Slice(course, population, sources, record, first_step, n_steps))
+    numbers = "batch_loss", "whole_loss", "layer_gradient", "layer_update"
+    record = record._replace(**{name: one_nan(getattr(record, name)) for name in numbers})
+    is_measured = ~np.isnan(record.layer_gradient[:, :, 0])
     for place, trial in enumerate(population.trials):
-        _note(trial, place, record, first_step)
+        _note(trial, place, record, first_step, np.flatnonzero(is_measured[place]))
         trial.ending = int(state.ending[place])
         trial.last_step = int(state.last_step[place])
         trial.loss = float(record.batch_loss[place, trial.last_step - first_step])
@@ -258,18 +261,19 @@ def _take_part(job: Handle, sources: tuple[Handle, ...], own: Handle) -> None:
         time.sleep(0)  # others may need the core more than a thread that waits
 
 
-def _note(trial: PackedTrial, place: int, record: steps.Record, first_step: int) -> None:
-    """Adds what a slice has left of a trial to its curves."""
+def _note(
+    trial: PackedTrial, place: int, record: steps.Record, first_step: int, at: Integers
+) -> None:
+    """Adds what a slice has left of a trial to its curves; its layers were measured `at` steps."""
     depth = trial.config.model.depth
-    at = np.flatnonzero(~np.isnan(record.layer_gradient[place, :, 0]))
     parts = {
-        "batch_loss": one_nan(record.batch_loss[place]),
-        "whole_loss": one_nan(record.whole_loss[place]),
+        "batch_loss": record.batch_loss[place],
+        "whole_loss": record.whole_loss[place],
         "accuracy": record.accuracy[place],
         "restored": record.restored[place],
         "layer_step": first_step + at,
-        "layer_gradient": one_nan(record.layer_gradient[place, at, : depth + 1]),
-        "layer_update": one_nan(record.layer_update[place, at, : depth + 1]),
+        "layer_gradient": record.layer_gradient[place, at, : depth + 1],
+        "layer_update": record.layer_update[place, at, : depth + 1],
         "layer_idle": record.layer_idle[place, at, :depth],
     }
     for name, part in parts.items():

@@ -6,6 +6,7 @@ trial's result does not depend on its neighbours, their order or the number of t
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -23,6 +24,7 @@ from mlp.engine.course import Course, Examples, chunk_count, next_epoch, plan_co
 from mlp.engine.kernels import ROW
 from mlp.engine.packing import (
     LONGEST_SLICE,
+    LONGEST_SLICE_OF_GPU,
     PackedTrial,
     Population,
     Slice,
@@ -40,6 +42,7 @@ from mlp.network import N_CLASSES, Params
 
 _MEMORY_SHARE = 0.8  # of what is free: results, the search and the tracking need some, too
 _SLICE_WORK = 2e8  # products of a slice: a fraction of a second
+_SLICE_S, _FIRST_SLICE_OF_GPU = 0.5, 64  # seconds; steps
 _NEVER = 2**62  # steps
 
 _ENDINGS = {
@@ -178,22 +181,34 @@ def _slices(
     threads: int,
     advance: Callable[[Slice], None],
 ) -> Iterator[int]:
-    """Trains a population to the last trial's end; yields the last step of each slice."""
+    """Trains a population to the last trial's end; yields the last step of each slice.
+
+    Args:
+        threads: that train it; 0: a GPU does.
+    """
     population: Population | None = None
-    step, last = 0, 0
+    step, last, longest = 0, 0, _FIRST_SLICE_OF_GPU
     batches = next_epoch(course)
     while running := [trial for trial in trials if trial.ending == RUNNING]:
         if population is None or len(running) < len(population.trials):
             population = assemble(course, running, threads, population)
             last = max(trial.config.training.steps for trial in running)
-            longest = _slice_steps(course.examples, running) if threads else LONGEST_SLICE
+            if threads:
+                longest = _slice_steps(course.examples, running)
         if course.epoch and step and step % course.epoch == 0:
             batches = next_epoch(course)
         n_steps = min(longest, last - step + 1)
         if course.epoch:
             n_steps = min(n_steps, course.epoch - step % course.epoch)
         n_steps = min(n_steps, _take_snapshots(course, population, step))
+        begun = time.monotonic()
         run_slice(course, population, batches, step, n_steps, advance)
+        if not threads:  # nobody knows how fast a GPU is
+            took_s = time.monotonic() - begun
+            if took_s > 2 * _SLICE_S:
+                longest = max(longest // 2, 1)
+            elif took_s < _SLICE_S / 2 and n_steps == longest:
+                longest = min(2 * longest, LONGEST_SLICE_OF_GPU)
         step += n_steps
         yield step - 1
 
