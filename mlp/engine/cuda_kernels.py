@@ -19,8 +19,9 @@ falls below 2.2e-308.
 import functools
 import sys
 from collections import namedtuple
+from collections.abc import Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,7 +55,7 @@ RUNNING, BATCH = passes.RUNNING, passes.BATCH
 PARTS = 2 if IS_SIMULATED else 32  # of the pixels: how many teams share an update of a tile
 ADDERS = 2 if IS_SIMULATED else 2048  # teams that add the gradients of chunks and blocks
 
-_JOB = (
+JOB = (
     *(name for name in Layout._fields if not name.startswith("group_")),
     *(name for name in steps.State._fields if name != "control"),
     *steps.Record._fields,
@@ -72,9 +73,8 @@ _JOB = (
     *("part_largest", "part_is_lost"),
     *("size", "epoch"),
 )
+SOURCE = (*Images._fields, *Batches._fields)
 _named: Any = namedtuple  # whose fields are those of others
-Job = _named("Job", _JOB)
-Source = _named("Source", (*Images._fields, *Batches._fields))
 Own = namedtuple("Own", "scratch totals")
 # What `pass_upper` takes for a job: the upper weights alone, and the sums of blocks for chunks.
 Upper = namedtuple(
@@ -143,9 +143,20 @@ _TAKEN = (
 )
 
 
+class Kernel(NamedTuple):
+    """A function of a grid, and which fields of a job and a source it looks at, if any.
+
+    A launch hands over seven numbers and more for each array, so each kernel gets its own alone.
+    """
+
+    run: Any  # compiled when it is first called
+    job: Any  # named tuple
+    source: Any  # likewise
+
+
 @functools.cache
-def kernels_of(dtype: str) -> dict[str, Any]:
-    """The kernels for one dtype, each a function of a grid; compiled when they are first called."""
+def kernels_of(dtype: str) -> dict[str, Kernel]:
+    """The kernels for one dtype."""
     names = vectors_of(dtype)
     for function in _TAKEN:
         plain = getattr(function, "py_func", function)
@@ -154,7 +165,35 @@ def kernels_of(dtype: str) -> dict[str, Any]:
     names["forward"], names["backward"] = weave(WIDE)
     names["LANES"] = WIDE // np.dtype(dtype).itemsize
     names["blocks_of"] = on_device(_taken(blocks_of, names))
-    return {function.__name__: jit()(flushing(_taken(function, names))) for function in _KERNELS}
+    by_name = {}
+    for function in _KERNELS:
+        looked_up = _looked_up(function, names)
+        kinds = (
+            _named(kind, [field for field in fields if field in looked_up])
+            for kind, fields in (("Job", JOB), ("Source", SOURCE))
+        )
+        by_name[function.__name__] = Kernel(jit()(flushing(_taken(function, names))), *kinds)
+    return by_name
+
+
+def _looked_up(function: Any, names: dict[str, Any]) -> set[str]:
+    """Names of what a function, and those that it calls, look up: arrays of a job among them."""
+    found: set[str] = set()
+    todo = [function]
+    while todo:
+        plain = getattr(each := todo.pop(), "py_func", each)
+        if not isinstance(plain, FunctionType):
+            continue
+        new = set(plain.__code__.co_names) - found
+        found |= new
+        todo += [names[name] for name in new if name in names]
+        todo += [cell.cell_contents for cell in plain.__closure__ or ()]
+    return found
+
+
+def chosen(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Those of the values that a named tuple has fields for."""
+    return kind(*(values[field] for field in kind._fields))
 
 
 def _taken(function: Any, names: dict[str, Any]) -> FunctionType:

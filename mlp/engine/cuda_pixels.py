@@ -1,13 +1,12 @@
 """The products of `mlp.engine.pixels` on a GPU, with the bits of the CPU."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import cuda
 
 from mlp.engine import cuda_kernels
-from mlp.engine.cuda_kernels import PARTS
+from mlp.engine.cuda_kernels import PARTS, chosen
 from mlp.engine.cuda_steps import rounded_as_written, source_on_gpu, teams_of_block
 from mlp.engine.pixels import TILE, Matrix, Pixels, from_tiles, padded, to_tiles
 from mlp.engine.sparse import BLOCK
@@ -47,13 +46,14 @@ class PixelsOnGpu:
     def _run(
         self, name: str, grid: tuple[int, int], given: Matrix, wanted: Matrix, *sizes: int
     ) -> None:
-        kernel: Any = cuda_kernels.kernels_of("float64")[name]
+        kernel = cuda_kernels.kernels_of("float64")[name]
+        source = chosen(kernel.source, self._source)
         with cuda.gpus[self._gpu]:
             there = cuda.to_device(wanted)
             n_teams = teams_of_block(math.prod(grid), TILE)
             blocks = -(-grid[0] // n_teams), grid[1]
             with rounded_as_written():
-                kernel[blocks, n_teams * TILE](
-                    self._source, self._feature, cuda.to_device(given), there, *sizes
+                kernel.run[blocks, n_teams * TILE](
+                    source, self._feature, cuda.to_device(given), there, *sizes
                 )
             there.copy_to_host(wanted)

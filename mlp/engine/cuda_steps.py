@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mlp.config import RunConfig
 from mlp.engine import cuda_kernels, update
 from mlp.engine.course import chunk_count
-from mlp.engine.cuda_kernels import ADDERS, PARTS, Job, Source
+from mlp.engine.cuda_kernels import ADDERS, PARTS, SOURCE, chosen
 from mlp.engine.cuda_team import IS_SIMULATED, THREADS
 from mlp.engine.handle import Handle
 from mlp.engine.kernels import ROW
@@ -181,17 +181,15 @@ class _Resident:
             for name, array in _record_of(part).items()
         }
         self._record = {name: cuda.to_device(array) for name, array in self._staged.items()}
-        self._job = Job(
-            **{name: self._state[name] for name in Job._fields if name in self._state},
-            **self._record,
-            **rooms,
-            size=layout.size,
-            epoch=course.epoch,
-        )
+        numbers = {"size": layout.size, "epoch": course.epoch}
+        job = self._state | self._record | rooms | numbers
+        self._jobs = {name: chosen(kernel.job, job) for name, kernel in self._kernels.items()}
         self._sources = [source_of(source) for source in part.sources]
         self._epoch: Handle | None = part.sources[BATCH]
         if course.epoch:  # each epoch lies where the first one does, and none is larger
-            self._sources[BATCH] = Source(*map(cuda.to_device, _room_of_epoch(part)))
+            self._sources[BATCH] = {
+                name: cuda.to_device(array) for name, array in _room_of_epoch(part)
+            }
             self._epoch = None
         self._shapes = [_shape_of(source) for source in part.sources]
         self._n_slots = slots_of(part)
@@ -200,7 +198,7 @@ class _Resident:
         """Does the steps of a slice."""
         batches, record, n_steps = part.sources[BATCH], _record_of(part), part.n_steps
         if batches is not self._epoch:
-            for name, room in self._sources[BATCH]._asdict().items():
+            for name, room in self._sources[BATCH].items():
                 array = batches.arrays[name]
                 room[: array.size].copy_to_device(array)
             self._epoch = batches
@@ -237,10 +235,12 @@ class _Resident:
         """All of one step."""
         is_held_out, is_whole, is_measured = due
 
-        def run(name: str, grid: tuple[int, ...], *arguments: Any) -> None:
-            n_teams = teams_of_block(math.prod(grid), self._n_lanes)
+        def run(name: str, *grid: int, source: Any = None, others: Sequence[int] = ()) -> None:
+            kernel, n_teams = self._kernels[name], teams_of_block(math.prod(grid), self._n_lanes)
             blocks = -(-grid[0] // n_teams), *grid[1:]
-            self._kernels[name][blocks, n_teams * self._n_lanes, stream](self._job, *arguments)
+            sources = () if source is None else (chosen(kernel.source, source),)
+            launch = kernel.run[blocks, n_teams * self._n_lanes, stream]
+            launch(self._jobs[name], *sources, *others)
 
         n_trials, n_tiles, n_lanes = self._n_trials, self._n_tiles, self._n_lanes
         for role, is_due in ((BATCH, True), (HELD_OUT, is_held_out), (WHOLE, is_whole)):
@@ -252,26 +252,28 @@ class _Resident:
                 ):
                     n_of_group //= 2
                 n_groups = -(-n_rows // n_lanes) * n_lanes // n_of_group
-                run("forward_rows", (n_blocks * n_groups, n_tiles), source, n_groups, n_of_group)
+                rows = n_groups, n_of_group
+                run("forward_rows", n_blocks * n_groups, n_tiles, source=source, others=rows)
                 slots = min(self._n_slots, n_blocks)
-                run("upper_layers", (slots, n_trials), source, role, slots)
+                run("upper_layers", slots, n_trials, source=source, others=(role, slots))
                 if role == BATCH:
                     n_chunks = min(n_blocks, CHUNKS)
                     n_pixels = int(self.population.layout.tile_shape[0])
                     n_parts = min(max(_MANY // (n_chunks * n_tiles), PARTS), -(-n_pixels // 2))
-                    run("backward_pixels", (n_parts, n_chunks, n_tiles), source, n_parts)
-        run("add_chunks", (ADDERS,))
+                    parts = n_parts, n_chunks, n_tiles
+                    run("backward_pixels", *parts, source=source, others=(n_parts,))
+        run("add_chunks", ADDERS)
         if self._is_normed:
-            run("largest_entries", (PARTS, n_tiles))
-        run("close_trials", (n_trials,))
+            run("largest_entries", PARTS, n_tiles)
+        run("close_trials", n_trials)
         if self._is_normed:
-            run("square_columns", (n_tiles,))
-        run("scale_trials", (n_trials,))
+            run("square_columns", n_tiles)
+        run("scale_trials", n_trials)
         if is_measured:
-            run("measure_columns", (n_tiles,))
-        run("step_trials", (n_trials,))
-        run("step_columns", (PARTS, n_tiles))
-        run("end_step", (n_trials,))
+            run("measure_columns", n_tiles)
+        run("step_trials", n_trials)
+        run("step_columns", PARTS, n_tiles)
+        run("end_step", n_trials)
 
 
 class _Stream:
@@ -338,12 +340,12 @@ def _record_of(part: Slice) -> dict[str, NDArray[Any]]:
     return part.record._asdict() | {"n_examples": n_examples, "n_blocks": n_blocks}
 
 
-def _room_of_epoch(part: Slice) -> Iterator[NDArray[Any]]:
+def _room_of_epoch(part: Slice) -> Iterator[tuple[str, NDArray[Any]]]:
     """An array for each part of a source, long enough for any epoch: moving loses pixels only."""
     first, whole = part.sources[BATCH].arrays, part.course.whole.arrays
-    for name in Source._fields:
+    for name in SOURCE:
         size = max(first[name].size, whole[name].size)
-        yield np.zeros(size, first[name].dtype)
+        yield name, np.zeros(size, first[name].dtype)
 
 
 def _shape_of(source: Handle) -> tuple[int, int]:
@@ -352,9 +354,9 @@ def _shape_of(source: Handle) -> tuple[int, int]:
     return int(np.diff(arrays["batch_block"]).max()), int(np.diff(arrays["block_position"]).max())
 
 
-def source_on_gpu(source: Handle) -> Any:
+def source_on_gpu(source: Handle) -> dict[str, Any]:
     """A copy of what is passed over, a `Handle` on `Images` and `Batches`."""
-    return Source(*(cuda.to_device(source.arrays[name]) for name in Source._fields))
+    return {name: cuda.to_device(source.arrays[name]) for name in SOURCE}
 
 
 def arrays_of(part: Slice) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,8 @@
 """What the engine knows of vectors, for a team of threads of a GPU: a thread a lane.
 
 The functions here bear the names of those in `mlp.engine.simd` and `mlp.engine.kernels` whose place
-they take, so that what calls those can be compiled for a GPU. A team is half of a warp in float32,
-a quarter in float64; several teams are a block.
+they take, so that what calls those can be compiled for a GPU. A team is a warp in float32, half of
+one in float64; several teams are a block.
 
 In Numba's simulator the same functions are those of Python, a block is one team, and each of its
 threads a thread of Python.
