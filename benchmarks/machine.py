@@ -58,7 +58,7 @@ def _cpu() -> str:
 def _gpu(gpu: int) -> str:
     from numba import cuda
 
-    name = getattr(cuda.gpus[gpu].device, "name", "simulated")
+    name = getattr(cuda.gpus[gpu], "name", "simulated")
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
