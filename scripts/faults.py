@@ -109,6 +109,12 @@ FAULTS = (
         "range(c, c + job.width[trial, 0] + 1):\n        total +=",
     ),
     fault(
+        "engine: lost weights forgotten where trials are packed anew",
+        "population::test_weights_that_are_lost_stay_so_where_a_neighbour_ends",
+        'for name in ("watched", "is_broken"):',
+        'for name in ("watched",):',
+    ),
+    fault(
         "engine: sigmoid of negative numbers",
         "elementary",
         "return where_less(x, like(x, 0.0), e * upper, upper)",
