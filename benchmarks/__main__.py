@@ -24,7 +24,7 @@ from mlp.config import Data, Execution, RunConfig
 from mlp.data.dataset import Dataset, Part, features, load_data
 from mlp.data.mnist import MNIST
 from mlp.engine.population import train
-from mlp.errors import MlpError
+from mlp.errors import MlpError, SettingError
 from mlp.network import initialize
 from mlp.settings import read_run
 from mlp.terminal.console import run_command
@@ -304,7 +304,9 @@ def _bench() -> None:
     if options.gpu is not None:
         from mlp.engine.cuda_steps import count_gpus  # of an extra
 
-        count_gpus()
+        n_gpus = count_gpus()
+        if not 0 <= options.gpu < n_gpus:
+            raise SettingError(f"--gpu must be from 0 to {n_gpus - 1}, but is {options.gpu}")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take it all
     data = find_data()
     rows = []

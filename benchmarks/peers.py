@@ -125,12 +125,12 @@ def torch_graph(problem: Problem) -> Steps:
             optimizer.step()
             return loss.detach()
 
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        aside = torch.cuda.Stream(X.device)
+        aside.wait_stream(torch.cuda.current_stream(X.device))
         with torch.cuda.stream(aside):
             for _ in range(3):
                 step()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream(X.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             loss = step()
@@ -308,6 +308,8 @@ def _torch(problem: Problem) -> tuple[Any, Any, Any]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(problem.threads)
     where = torch.device("cpu" if problem.gpu is None else f"cuda:{problem.gpu}")
+    if problem.gpu is not None:
+        torch.cuda.set_device(where)
     X = torch.from_numpy(np.ascontiguousarray(problem.features)).to(where)
     return torch, X, torch.from_numpy(problem.labels.astype(np.int64)).to(where)
 
@@ -332,6 +334,8 @@ def _torch_module(torch: Any, params: Params, where: Any) -> Any:
 def _jax_update(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
     jax = importlib.import_module("jax")
     jnp = importlib.import_module("jax.numpy")
+    if problem.gpu is not None:
+        jax.config.update("jax_default_device", jax.devices("gpu")[problem.gpu])
     X, y = jax.device_put(problem.features), jax.device_put(problem.labels.astype(np.int32))
     rows = np.arange(len(problem.labels))
 

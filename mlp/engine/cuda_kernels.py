@@ -5,19 +5,20 @@ does to a vector, each thread does to its lane. So the functions of `kernels`, `
 and `steps` are compiled here a second time, from the same source, with other vectors. Every sum
 keeps its order; what has none is spread over the GPU. A step is a handful of launches:
 
-forward (rows and tiles of columns), upper (chunks and trials), backward (chunks, tiles and pixels),
-then sums over chunks, norms, the decision how each trial goes on, and the update.
+forward (rows and tiles of columns), upper (runs of blocks and trials), backward (pixels, chunks and
+tiles), then sums over blocks and chunks, norms, the decision how each trial goes on, and the
+update.
 
 Which step it is, a clock on the GPU says: so every step launches the same, and a graph of these
 launches does for all of them.
 
-Products and sums must be rounded as written: NVVM would fuse them, and keep subnormal numbers in
-float32. In float64 a GPU cannot flush these; there the bits are the same as long as no number
-falls below 2.2e-308.
+Products and sums must be rounded as written, and subnormal numbers be zero, see
+`mlp.engine.cuda_steps.rounded_as_written`.
 """
 
 import functools
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Mapping
 from types import FunctionType
@@ -73,6 +74,7 @@ JOB = (
     *("part_largest", "part_is_lost"),
     *("size", "epoch"),
 )
+_making = threading.Lock()
 SOURCE = (*Images._fields, *Batches._fields)
 _named: Any = namedtuple  # whose fields are those of others
 Own = namedtuple("Own", "scratch totals")
@@ -154,9 +156,14 @@ class Kernel(NamedTuple):
     source: Any  # likewise
 
 
-@functools.cache
 def kernels_of(dtype: str) -> dict[str, Kernel]:
-    """The kernels for one dtype."""
+    """The kernels for one dtype; the same for all threads, so that none compiles them again."""
+    with _making:
+        return _make_kernels(dtype)
+
+
+@functools.cache
+def _make_kernels(dtype: str) -> dict[str, Kernel]:
     names = vectors_of(dtype)
     for function in _TAKEN:
         plain = getattr(function, "py_func", function)
@@ -172,7 +179,9 @@ def kernels_of(dtype: str) -> dict[str, Kernel]:
             _named(kind, [field for field in fields if field in looked_up])
             for kind, fields in (("Job", JOB), ("Source", SOURCE))
         )
-        by_name[function.__name__] = Kernel(jit()(flushing(_taken(function, names))), *kinds)
+        taken: Any = _taken(function, names)
+        taken = taken if function in _PRODUCTS else flushing(taken)
+        by_name[function.__name__] = Kernel(jit()(taken), *kinds)
     return by_name
 
 
@@ -355,6 +364,8 @@ def backward_pixels(job, source, n_parts):
 def add_chunks(job):
     """Adds the gradients of chunks, and those of blocks to them. Grid: `ADDERS`."""
     step, first_upper = at(job.clock, 0), job.upper[0]
+    if place(0) >= ADDERS:
+        return
     n_chunks, n_blocks = job.n_chunks[0, step, BATCH], job.n_blocks[0, step, BATCH]
     for i in range(place(0) * LANES + rank(), job.size, ADDERS * LANES):
         if i < first_upper:
@@ -559,9 +570,9 @@ def collect_pixels(source, feature, delta, gradient, n_inputs):
         backward(source, feature, block, n_inputs, inputs, own, gradient, g0, block == 0)
 
 
+_PRODUCTS = project_rows, collect_pixels  # of which the CPU flushes nothing
 _KERNELS = (
-    project_rows,
-    collect_pixels,
+    *_PRODUCTS,
     forward_rows,
     upper_layers,
     backward_pixels,

@@ -1,13 +1,14 @@
 """The products of `mlp.engine.pixels` on a GPU, with the bits of the CPU."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import cuda
 
 from mlp.engine import cuda_kernels
 from mlp.engine.cuda_kernels import PARTS, chosen
-from mlp.engine.cuda_steps import rounded_as_written, source_on_gpu, teams_of_block
+from mlp.engine.cuda_steps import on_gpu, rounded_as_written, source_on_gpu, teams_of_block
 from mlp.engine.pixels import TILE, Matrix, Pixels, from_tiles, padded, to_tiles
 from mlp.engine.sparse import BLOCK
 
@@ -21,10 +22,16 @@ class PixelsOnGpu:
 
     def __init__(self, pixels: Pixels, gpu: int) -> None:
         self._pixels, self._gpu = pixels, gpu
-        with cuda.gpus[gpu]:
+        with on_gpu(gpu):
             self._source = source_on_gpu(pixels.source)
-            self._feature = cuda.to_device(pixels.source.arrays["feature"])
+            self._feature: Any = cuda.to_device(pixels.source.arrays["feature"])
         self._n_blocks = len(pixels.source.arrays["block_position"]) - 1
+
+    def close(self) -> None:
+        """Lets go of what lies on the GPU."""
+        with on_gpu(self._gpu):
+            self._source.clear()
+            self._feature = None
 
     def project(self, weights: Matrix) -> Matrix:
         """As `mlp.engine.pixels.project`."""
@@ -46,14 +53,17 @@ class PixelsOnGpu:
     def _run(
         self, name: str, grid: tuple[int, int], given: Matrix, wanted: Matrix, *sizes: int
     ) -> None:
+        with on_gpu(self._gpu):
+            self._multiply(name, grid, given, wanted, *sizes)  # whose arrays are let go by now
+
+    def _multiply(
+        self, name: str, grid: tuple[int, int], given: Matrix, wanted: Matrix, *sizes: int
+    ) -> None:
         kernel = cuda_kernels.kernels_of("float64")[name]
-        source = chosen(kernel.source, self._source)
-        with cuda.gpus[self._gpu]:
-            there = cuda.to_device(wanted)
-            n_teams = teams_of_block(math.prod(grid), TILE)
-            blocks = -(-grid[0] // n_teams), grid[1]
-            with rounded_as_written():
-                kernel.run[blocks, n_teams * TILE](
-                    source, self._feature, cuda.to_device(given), there, *sizes
-                )
-            there.copy_to_host(wanted)
+        arrays = chosen(kernel.source, self._source), self._feature, cuda.to_device(given)
+        there = cuda.to_device(wanted)
+        n_teams = teams_of_block(math.prod(grid), TILE)
+        launch = kernel.run[(-(-grid[0] // n_teams), grid[1]), n_teams * TILE]
+        with rounded_as_written(is_flushed=False):  # as on the CPU
+            launch(*arrays, there, *sizes)
+        there.copy_to_host(wanted)

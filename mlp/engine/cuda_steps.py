@@ -57,6 +57,8 @@ define linkonce_odr double @flushed(double %x) alwaysinline {
   ret double %result
 }
 """
+MOST_TILES = 65_535  # and trials: of the second and third axis of a grid
+_OLDEST = 7, 0  # compute capability from which on the threads of a warp go their own ways
 _compiling = threading.Lock()  # the patch of `rounded_as_written` is of the process
 
 
@@ -78,6 +80,13 @@ def count_gpus() -> int:
             f"no NVIDIA GPU is found ({why}); without execution.engine=cuda and execution.gpu "
             "the CPU trains"
         )
+    for number, gpu in enumerate(cuda.gpus):
+        if gpu.compute_capability < _OLDEST:
+            raise UnavailableError(
+                f"GPU {number} is too old to train: its compute capability is "
+                f"{'.'.join(map(str, gpu.compute_capability))}, but must be "
+                f"{'.'.join(map(str, _OLDEST))}; CUDA_VISIBLE_DEVICES can leave it out"
+            )
     return len(cuda.gpus)
 
 
@@ -85,7 +94,7 @@ def free_bytes(gpu: int) -> int:
     """Free memory of a GPU for trials; the simulator has as much as one of 8 GB."""
     if IS_SIMULATED:
         return 8 * 10**9
-    with cuda.gpus[gpu]:
+    with on_gpu(gpu):
         return int(cuda.current_context().get_memory_info().free) - SMALL_ROOM
 
 
@@ -117,6 +126,11 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, n_held_out
     )
 
 
+def tiles_of(config: RunConfig) -> int:
+    """Tiles that a trial takes, and thereby places of a grid, at most."""
+    return -(-config.model.layer_widths[0] // (WIDE // 8)) + 1
+
+
 def team_units(widths: Sequence[int]) -> int:
     """Units of `ROW` numbers that a network's pass over a block needs, at most.
 
@@ -126,8 +140,33 @@ def team_units(widths: Sequence[int]) -> int:
     return widths[0] + 2 * sum(widths) + len(widths) + 2 + (max(widths) + ROW) // ROW
 
 
+@contextmanager
+def on_gpu(number: int) -> Iterator[None]:
+    """This thread's work on a GPU. Whatever is let go within is free again at the end.
+
+    Outside of it Numba could free nothing: the driver asks whose memory it is.
+    """
+    with cuda.gpus[number]:
+        try:
+            yield
+        finally:
+            if not IS_SIMULATED:
+                cuda.current_context().memory_manager.deallocations.clear()
+
+
+@contextmanager
+def opened(number: int) -> Iterator["Device"]:
+    """A GPU to train on, within this thread; nothing is left on it at the end."""
+    with on_gpu(number):
+        device = Device(number)
+        try:
+            yield device
+        finally:
+            device.close()
+
+
 class Device:
-    """A GPU, for the thread that uses it.
+    """A GPU, for the thread that uses it; see `opened`.
 
     Args:
         number: of the GPU, among those that are visible.
@@ -144,13 +183,18 @@ class Device:
         Weights are copied back only where somebody looks at them: where a trial ended, and with it
         the population, and where its weights are to be kept.
         """
-        with cuda.gpus[self._number]:
-            resident = self._resident
-            if resident is None or resident.population is not part.population:
-                # One population at a time: that of before has given what its trials go on with.
-                self._resident = resident = None
-                resident = self._resident = _Resident(part, self._number, self._source)
-            resident.advance(part)
+        if self._resident is None or self._resident.population is not part.population:
+            # One population at a time: that of before has given what its trials go on with.
+            self._resident = None
+            self._resident = _Resident(part, self._number, self._source)
+        self._resident.advance(part)
+
+    def close(self) -> None:
+        """Lets go of everything, though an exception may still know of it."""
+        if self._resident is not None:
+            self._resident.close()
+        self._resident = None
+        self._sources.clear()
 
     def _source(self, source: Handle) -> Any:
         if source not in self._sources:
@@ -175,24 +219,31 @@ class _Resident:
         rooms = {
             name: cuda.device_array(size, course.dtype) for name, size in rooms_of(part).items()
         }
-        # A slice has less steps than there is room for.
+        # A slice may have less steps than there is room for.
+        longest = min(course.epoch or LONGEST_SLICE_OF_GPU, LONGEST_SLICE_OF_GPU)
         self._staged = {
-            name: np.zeros((array.shape[0], LONGEST_SLICE_OF_GPU, *array.shape[2:]), array.dtype)
+            name: np.zeros((array.shape[0], longest, *array.shape[2:]), array.dtype)
             for name, array in _record_of(part).items()
         }
         self._record = {name: cuda.to_device(array) for name, array in self._staged.items()}
         numbers = {"size": layout.size, "epoch": course.epoch}
         job = self._state | self._record | rooms | numbers
         self._jobs = {name: chosen(kernel.job, job) for name, kernel in self._kernels.items()}
-        self._sources = [source_of(source) for source in part.sources]
-        self._epoch: Handle | None = part.sources[BATCH]
+        batches, *others = part.sources
+        self._epoch: Handle | None = None
         if course.epoch:  # each epoch lies where the first one does, and none is larger
-            self._sources[BATCH] = {
-                name: cuda.to_device(array) for name, array in _room_of_epoch(part)
-            }
-            self._epoch = None
+            batch = {name: cuda.to_device(array) for name, array in _room_of_epoch(part)}
+        else:
+            batch, self._epoch = source_of(batches), batches
+        self._sources = [batch, *map(source_of, others)]
         self._shapes = [_shape_of(source) for source in part.sources]
         self._n_slots = slots_of(part)
+
+    def close(self) -> None:
+        """Lets go of what lies on the GPU."""
+        for kept in (self._state, self._record, self._jobs, self._sources):
+            kept.clear()
+        self._stream.close()
 
     def advance(self, part: Slice) -> None:
         """Does the steps of a slice."""
@@ -304,6 +355,10 @@ class _Stream:
             launch(builder)
             self._graphs[key] = builder.end_building().complete()
 
+    def close(self) -> None:
+        """Forgets what was recorded."""
+        self._graphs.clear()
+
     def wait(self) -> None:
         """Until all is done."""
         if not IS_SIMULATED:
@@ -413,8 +468,11 @@ def _with_flushed(module: str) -> str:
 
 
 @contextmanager
-def rounded_as_written() -> Iterator[None]:
+def rounded_as_written(*, is_flushed: bool = True) -> Iterator[None]:
     """While kernels are compiled: no product and sum become one, no subnormal number stays.
+
+    Args:
+        is_flushed: in float64; in float32 all are.
 
     Numba passes neither option on to NVVM; and in float64, where a GPU has no such mode, a function
     in LLVM's language looks at each result.
@@ -429,7 +487,8 @@ def rounded_as_written() -> Iterator[None]:
 
     def exact(code: str | list[str], **options: Any) -> Any:
         modules = [code] if isinstance(code, str) else code
-        return plain([*map(_with_flushed, modules)], **options, fma=False, ftz=True)
+        flushed = [*map(_with_flushed, modules)] if is_flushed else modules
+        return plain(flushed, **options, fma=False, ftz=True)
 
     with _compiling:
         plain = nvvm.compile_ir

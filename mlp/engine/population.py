@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,22 +102,24 @@ def train(
     sizes = {"n_inputs": n_inputs, "n_examples": n_examples}
     limit = int(_MEMORY_SHARE * available_bytes()) if memory_bytes is None else memory_bytes
     budgets = [_Budget(limit, functools.partial(trial_bytes, threads=threads, **sizes))]
-    device = None
     if gpu is not None:
         from mlp.engine import cuda_steps  # of an extra
 
-        cuda_steps.count_gpus()
-        device = cuda_steps.Device(gpu)
-        sizes["n_held_out"] = data.validation.n_examples
-        limit = int(_MEMORY_SHARE * cuda_steps.free_bytes(gpu))
-        budgets.append(_Budget(limit, functools.partial(cuda_steps.trial_bytes, **sizes)))
+        there = sizes | {"n_held_out": data.validation.n_examples}
+        free = int(_MEMORY_SHARE * cuda_steps.free_bytes(gpu))
+        bytes_here = functools.partial(trial_bytes, threads=threads, is_on_gpu=True, **sizes)
+        budgets = [
+            _Budget(limit // cuda_steps.count_gpus(), bytes_here),
+            _Budget(free, functools.partial(cuda_steps.trial_bytes, **there)),
+            _Budget(cuda_steps.MOST_TILES, cuda_steps.tiles_of),
+        ]
     populations = _populations(configs, budgets)
     bounds: Sequence[Thresholds] = [{}] * len(configs) if thresholds is None else thresholds
     copies: Sequence[dict[int, Params]] = snapshots or [{}] * len(configs)
     losses = np.full(len(configs), np.nan)
     results: dict[int, Result] = {}
     n_before = 0
-    with ThreadPoolExecutor(max(threads - 1, 1)) as pool:
+    with ThreadPoolExecutor(max(threads - 1, 1)) as pool, _advancing(pool, gpu) as advance:
         for numbers in populations:
             first = configs[numbers[0]]
             course = plan_course(read_examples(data, first.training.shift), first)
@@ -126,8 +129,7 @@ def train(
                 )
                 for i in numbers
             ]
-            advance = on_threads(pool) if device is None else device.advance
-            for step in _slices(course, trials, 0 if device else threads, advance):
+            for step in _slices(course, trials, threads if gpu is None else 0, advance):
                 losses[numbers] = [trial.loss for trial in trials]
                 if progress is not None:
                     n_own = sum(_updates(trial, step) for trial in trials)
@@ -135,6 +137,18 @@ def train(
             n_before += sum(trial.config.training.steps for trial in trials)
             results.update((trial.number, _result(trial, course.epoch)) for trial in trials)
     return [results[number] for number in range(len(configs))]
+
+
+@contextmanager
+def _advancing(pool: ThreadPoolExecutor, gpu: int | None) -> Iterator[Callable[[Slice], None]]:
+    """What does a slice, on threads or on a GPU."""
+    if gpu is None:
+        yield on_threads(pool)
+        return
+    from mlp.engine import cuda_steps
+
+    with cuda_steps.opened(gpu) as device:
+        yield device.advance
 
 
 def shared_settings(config: RunConfig) -> tuple[object, ...]:
@@ -187,7 +201,8 @@ def _slices(
         threads: that train it; 0: a GPU does.
     """
     population: Population | None = None
-    step, last, longest = 0, 0, _FIRST_SLICE_OF_GPU
+    step, last = 0, 0
+    longest = _FIRST_SLICE_OF_GPU  # on threads it follows from the work
     batches = next_epoch(course)
     while running := [trial for trial in trials if trial.ending == RUNNING]:
         if population is None or len(running) < len(population.trials):
@@ -280,12 +295,15 @@ def available_bytes() -> int:
     return min(_machine_bytes(), _container_bytes())
 
 
-def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, threads: int) -> int:
+def trial_bytes(
+    config: RunConfig, *, n_inputs: int, n_examples: int, threads: int, is_on_gpu: bool = False
+) -> int:
     """Memory that a trial takes in a population, at most.
 
     Weights, velocity and each chunk's gradient, twice while trials that go on are packed anew; the
     scratch of each thread, as if no other trial shared it; the curves; the copies of the weights
-    at which the sharpness will be measured.
+    at which the sharpness will be measured. Where a GPU trains, what a slice leaves, three times:
+    as it is made, as it is handed over, and as it is noted.
     """
     n_chunks = chunk_count(config.training.batch_size, n_examples)
     item = np.dtype(config.training.dtype).itemsize
@@ -304,6 +322,7 @@ def trial_bytes(config: RunConfig, *, n_inputs: int, n_examples: int, threads: i
         + _COPIES_OF_FIRST * n_weights * 8
         + threads * (n_units + max(widths) // ROW + 1) * ROW * item
         + curves
+        + is_on_gpu * 3 * 8 * LONGEST_SLICE_OF_GPU * (8 + 3 * n_layers)
         + config.training.sharpness_points * n_weights * item
     )
 

@@ -7,8 +7,9 @@ order, with any number of threads.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -35,9 +36,9 @@ Numbers = NDArray[np.float64]
 _LARGEST_RATE = 1000.0  # that `auto` becomes
 _NUMBERS_OF_UNIT = 10  # of each example, while a product is taken
 # First-layer units from which on a thread takes no further network beside them, and likewise the
-# bytes they take; a GPU is busy with more.
+# bytes they take; GPUs are busy with more, and share the bytes.
 _COLUMNS, _COLUMNS_OF_GPU = 128, 1024
-_WORKING_BYTES, _WORKING_BYTES_OF_GPU = 2**28, 2**30
+_WORKING_BYTES, _WORKING_BYTES_OF_GPUS = 2**28, 2**31
 
 # Steps of length 1 along the mean gradient, so that a step is the gradient. In float64, because it
 # is seen in the difference of weights that may be a million times as large.
@@ -97,8 +98,11 @@ def measure_sharpness(
             if config.data.scale == scale:
                 queue.put((number, config, params))
         # A product that is shared out over threads adds up in another order.
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            products = _products(pixels, gpu)
+        with (
+            threadpool_limits(1, user_api="blas"),
+            _products(pixels, gpu, threads) as products,
+            ThreadPoolExecutor(threads) as pool,
+        ):
             tasks = [pool.submit(_measure_all, queue, pixels, products) for _ in range(threads)]
             for task in tasks:
                 found |= task.result()
@@ -278,14 +282,21 @@ class _Products(NamedTuple):
     working_bytes: int
 
 
-def _products(pixels: Pixels, gpu: int | None) -> _Products:
+@contextmanager
+def _products(pixels: Pixels, gpu: int | None, threads: int) -> Iterator[_Products]:
     if gpu is None:
         own = functools.partial(project, pixels), functools.partial(collect, pixels)
-        return _Products(*own, _COLUMNS, _WORKING_BYTES)
+        yield _Products(*own, _COLUMNS, _WORKING_BYTES)
+        return
     from mlp.engine.cuda_pixels import PixelsOnGpu  # of an extra
+    from mlp.engine.cuda_steps import count_gpus
 
+    of_thread = max(_WORKING_BYTES_OF_GPUS // (threads * count_gpus()), 1)
     there = PixelsOnGpu(pixels, gpu)
-    return _Products(there.project, there.collect, _COLUMNS_OF_GPU, _WORKING_BYTES_OF_GPU)
+    try:
+        yield _Products(there.project, there.collect, _COLUMNS_OF_GPU, of_thread)
+    finally:
+        there.close()
 
 
 @np.errstate(all="ignore")  # weights may be beyond all numbers

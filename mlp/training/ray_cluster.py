@@ -94,7 +94,8 @@ class RayCluster:
         if execution.memory_gb is not None:
             options["memory"] = int(execution.memory_gb * 1e9)
         if execution.gpu:
-            options["num_gpus"] = 1
+            # A worker keeps what it has compiled; Ray would end it after each population.
+            options |= {"num_gpus": 1, "max_calls": 0}
         self._train = ray.remote(**options)(_train)
         self._data: tuple[Dataset, Any] | None = None
         self._running: dict[Any, tuple[int, Task]] = {}  # reference -> its name on the board
@@ -156,7 +157,9 @@ class RayCluster:
                 f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE_S:.0f} seconds; "
                 "when it is back, the same command goes on"
             )
-        progress(sum(self._word(key)[1] for key, _ in self._running.values()), np.empty(0))
+        in_work = sum(self._word(key)[1] for key, _ in self._running.values())
+        come = sum(len(task.configs) for task, results in answers if not isinstance(results, str))
+        progress(in_work + come, np.empty(0))
         return answers
 
     def idle_share(self) -> float | None:
@@ -238,7 +241,8 @@ class RayCluster:
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
-            n_cpus, n_gpus = map(sum, zip(*self._machines, strict=True))
+            n_cpus = sum(cpus for cpus, _ in self._machines)
+            n_gpus = sum(gpus for _, gpus in self._machines)
             and_gpus = f" and {n_gpus:g} GPUs" if self.is_on_gpu else ""
             and_one = " and a GPU" if self.is_on_gpu else ""
             self.notice(

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from mlp.config import Execution, RunConfig
 from mlp.data.dataset import Dataset
@@ -321,6 +322,8 @@ class _Gpus(_ThisProcess):
         self._running: dict[Future[list[Result]], Task] = {}
         self._n_done: dict[Task, float] = {}
         self._is_closing = False
+        # Each thread sets it while it measures; together they would leave another than they found.
+        self._blas = threadpool_limits(1, user_api="blas")
 
     def slots(self) -> int:
         return self._n_gpus
@@ -335,9 +338,13 @@ class _Gpus(_ThisProcess):
         if not self._running:
             return super().wait(progress)
         done, _ = futures.wait(self._running, timeout=_TICK_S, return_when=futures.FIRST_COMPLETED)
-        answers: list[Answer] = [(self._running.pop(future), future.result()) for future in done]
-        in_work = self._running.values()
-        progress(sum(self._n_done.get(task, 0.0) for task in in_work), np.empty(0))
+        progress(sum(self._n_done.get(task, 0.0) for task in self._running.values()), np.empty(0))
+        well = [future for future in done if future.cancelled() or not future.exception()]
+        answers: list[Answer] = []
+        for future in well or done:  # what has failed is raised when the others are safe
+            task = self._running.pop(future)
+            self._n_done.pop(task, None)
+            answers.append((task, future.result()))
         return answers
 
     def _lead(self, task: Task) -> list[Result]:
@@ -348,13 +355,16 @@ class _Gpus(_ThisProcess):
 
         gpu = self._free.get()
         try:
-            return self._train(task, gpu, tell)
+            results = self._train(task, gpu, tell)
         finally:
             self._free.put(gpu)
+        self._n_done[task] = len(task.configs)
+        return results
 
     def close(self) -> None:
         self._is_closing = True
         self._pool.shutdown(cancel_futures=True)
+        self._blas.restore_original_limits()
         super().close()
 
 

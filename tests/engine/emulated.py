@@ -166,5 +166,8 @@ def compare(name):
 if __name__ == "__main__":
     for each in OPTIONS.names or CASES:
         compare(each)
-    launches, graphs, blocks = (DRIVER.count_of(i) for i in range(3))
-    print(f"{launches} launches, {graphs} of them graphs; {blocks} blocks")
+    launches, graphs, blocks, arrays, gpus = (DRIVER.count_of(i) for i in range(5))
+    print(
+        f"{launches} launches, {graphs} of them graphs; {blocks} blocks; "
+        f"{gpus.bit_count()} GPUs, {arrays} arrays left"
+    )

@@ -4,6 +4,7 @@ Numba's simulator has to be asked for before Numba is imported, so this is a pro
 prints what differs in any bit.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -160,14 +161,15 @@ def print_differences(name, configs, data, thresholds=None):
 def compare_products(n=270, n_units=3):
     """Of the first layers with the data, on which the sharpness stands."""
     pixels = read_pixels(data_of(n).train, 1.0)
-    there, draw = PixelsOnGpu(pixels, 0), np.random.RandomState(0)
+    draw = np.random.RandomState(0)
     weights = draw.standard_normal((n_units, pixels.n_inputs))
-    weights[0, 0] = np.inf
+    weights[0, 0], weights[1] = np.inf, 1e-307 * weights[1]  # products that are subnormal
     received = project(pixels, weights)
-    pairs = {
-        "project": (received, there.project(weights)),
-        "collect": (collect(pixels, received), there.collect(received)),
-    }
+    with contextlib.closing(PixelsOnGpu(pixels, 0)) as there:
+        pairs = {
+            "project": (received, there.project(weights)),
+            "collect": (collect(pixels, received), there.collect(received)),
+        }
     for name, (ours, theirs) in pairs.items():
         print(f"{name}: {'same' if ours.tobytes() == theirs.tobytes() else 'different'}")
 

@@ -43,11 +43,15 @@ def run(module, *arguments):
 def test_an_emulated_gpu_gives_the_bits_of_the_cpu(names, options):
     done = run("engine.emulated", *names, *options)
     assert done.returncode == 0, done.stderr
-    *lines, _ = done.stdout.splitlines()
+    *lines, last = done.stdout.splitlines()
+    assert last.endswith(f"{2 if 'two_gpus' in names else 1} GPUs, 0 arrays left")
+    assert "Exception ignored" not in done.stderr
     seen = [line for line in lines if not line.endswith(" s")]
     assert {line.partition(":")[0] for line in lines if line.endswith(" s")} == set(names)
     assert len(seen) >= len(names)
     assert all(": same" in line for line in seen), done.stdout
+    assert " 0 rollbacks" not in "".join(line for line in seen if line.startswith("guard "))
+    assert "(0 measured)" not in done.stdout
 
 
 @pytest.mark.parametrize("what", ["graph", "instructions"])

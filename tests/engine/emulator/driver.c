@@ -23,7 +23,7 @@ enum { PAGE = 4096, STACK = 1 << 20, MOST_THREADS = 1024 };
 enum { UP, DOWN };  /* orders; a larger number is the seed of a shuffled one */
 
 static struct { int order, is_late, n_gpus; const char *(*load)(const char *ptx); } how;
-static struct { unsigned long launches, graph_launches, blocks; } done;
+static struct { unsigned long launches, graph_launches, blocks, arrays, gpus; } done;
 
 void emulate(const char *(*load)(const char *), int order, int is_late, int n_gpus) {
     how.load = load, how.order = order, how.is_late = is_late, how.n_gpus = n_gpus;
@@ -42,7 +42,8 @@ enum { MOST_GPUS = 8 };
 static char gpus[MOST_GPUS];
 static _Thread_local CUcontext contexts[64];
 static _Thread_local int depth;
-static int gpu(void) { return depth ? (char *)contexts[depth - 1] - gpus : 0; }
+static int has_context(void) { return depth && contexts[depth - 1]; }
+static int gpu(void) { return has_context() ? (char *)contexts[depth - 1] - gpus : 0; }
 
 /* Memory. */
 
@@ -256,6 +257,7 @@ static CUstream stream_of(CUstream s) { return (u64)s <= 2 ? &legacy : s; }
 static CUresult submit(CUstream handle, Work work, int is_awaited) {
     LOCKED;
     CUstream s = stream_of(handle);
+    if (!has_context()) return CUDA_ERROR_INVALID_CONTEXT;
     if (s != &legacy && s->gpu != gpu()) return CUDA_ERROR_INVALID_CONTEXT;
     if (!s->is_open) return CUDA_ERROR_INVALID_HANDLE;
     if (s->captured && is_awaited) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -300,6 +302,7 @@ static int is_forbidden(void) {
 /* The driver's functions. What `cuda.h` renames is found under its newest name. */
 
 #define API __attribute__((visibility("default"))) CUresult CUDAAPI
+#define NEEDS_CONTEXT do { if (!has_context()) return CUDA_ERROR_INVALID_CONTEXT; } while (0)
 #define NEEDS(condition) do { if (!(condition)) return CUDA_ERROR_INVALID_VALUE; } while (0)
 
 API cuGetProcAddress(const char *name, void **function, int version, cuuint64_t flags,
@@ -387,6 +390,7 @@ API cuCtxGetId(CUcontext c, unsigned long long *id) {
     return CUDA_SUCCESS;
 }
 API cuCtxSynchronize(void) {
+    NEEDS_CONTEXT;
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     drain_all();
     return CUDA_SUCCESS;
@@ -395,21 +399,23 @@ API cuCtxSynchronize(void) {
 API cuMemAlloc(CUdeviceptr *at, size_t size) {
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     NEEDS(size);
+    NEEDS_CONTEXT;
     LOCKED;
     Room *room = new_room(size);
     if (!room) return CUDA_ERROR_OUT_OF_MEMORY;
-    room->next = rooms, rooms = room;
+    room->next = rooms, rooms = room, done.arrays++, done.gpus |= 1 << gpu();
     *at = (CUdeviceptr)room->start;
     return CUDA_SUCCESS;
 }
 API cuMemFree(CUdeviceptr at) {
+    NEEDS_CONTEXT;
     if (is_forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     LOCKED;
     drain_all();
     for (Room **link = &rooms; *link; link = &(*link)->next)
         if ((CUdeviceptr)(*link)->start == at) {
             Room *room = *link;
-            *link = room->next;
+            *link = room->next, done.arrays--;
             /* For a while nobody else gets the addresses: whoever still uses them is found. */
             static Room *kept[8192];
             static u32 n_kept;
