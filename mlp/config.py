@@ -304,8 +304,8 @@ class Execution:
     def __post_init__(self) -> None:
         if self.gpu and self.engine != "ray":
             raise ValueError(
-                f"execution.gpu=true needs execution.engine=ray, but that is {self.engine}; "
-                "execution.engine=cuda trains on the GPUs of this machine"
+                f"execution.gpu=true needs execution.engine=ray, but that is {self.engine}; leave "
+                "it out: execution.engine=cuda trains on the GPUs of this machine"
             )
 
 

@@ -33,7 +33,7 @@ from mlp.terminal.console import run_command
 from mlp.terminal.screen import Terminal, say
 from mlp.tracking import spool
 from mlp.tracking.listing import study_key
-from mlp.training.train_runs import n_threads
+from mlp.training.train_runs import check_engine, n_threads
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store
@@ -108,6 +108,7 @@ def run_doctor(config: SweepConfig, console: Console, *, fix: bool) -> bool:
         "free space": _check_space,
         "versions": _check_versions,
         "threads": _check_threads,
+        "engine": _check_engine,
     }
     is_well = True
     for what, check in checks.items():
@@ -255,14 +256,21 @@ def _check_threads(config: SweepConfig) -> Iterator[Finding]:
         if pool["user_api"] == "blas"
     }
     said = f"{wanted} train, on {cores} cores; NumPy's own: {', '.join(sorted(blas)) or 'unknown'}"
-    if config.base.execution.engine == "cuda":
-        from mlp.engine.cuda_steps import count_gpus  # compiled code
-
-        said += f"; GPUs: {count_gpus()}"
     if wanted > cores:
         yield Finding(f"{said}; more threads than cores are slower", f"execution.threads={cores}")
     else:
         yield Finding(said)
+
+
+def _check_engine(config: SweepConfig) -> Iterator[Finding]:
+    execution = config.base.execution
+    n_gpus = check_engine(execution)
+    trains = {
+        "local": "this process trains",
+        "ray": "Ray is installed; its cluster is asked when something trains",
+        "cuda": f"{counted(n_gpus, 'GPU trains', 'GPUs train')}",
+    }
+    yield Finding(trains[execution.engine])
 
 
 def _check_study_store(config: SweepConfig) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from mlp.tracking.drain import record_run
 from mlp.tracking.listing import Label
 from mlp.tracking.picture import plot_curve
 from mlp.tracking.record import RunRecord
-from mlp.training.train_runs import train_runs
+from mlp.training.train_runs import open_executor, train_runs
 
 if TYPE_CHECKING:  # importing MLflow takes seconds
     from mlp.tracking.store import Store
@@ -134,11 +134,14 @@ def train_record(
     config, data = load_examples(config, console, {expected_digest}, "run")
     thresholds = None if pruned_at is None else {pruned_at: math.inf}
     n_steps = _n_steps(config)
-    with counting(console, "steps", n_steps) as told:
+    with (
+        open_executor(config.execution, notice=functools.partial(say, console)) as where,
+        counting(console, "steps", n_steps) as told,
+    ):
         [record] = train_runs(
             [config],
             data,
-            config.execution,
+            where,
             thresholds=thresholds,
             progress=lambda share, _losses: told(0, share * n_steps),
         )

@@ -70,6 +70,7 @@ def test_empty_folder_is_healthy_and_stays_empty(tmp_path):
         "ok    free space",
         "ok    versions",
         "ok    threads",
+        "ok    engine",
     ]
     assert left_in(tmp_path) == set()
 

@@ -75,10 +75,10 @@ def count_gpus() -> int:
             "a GPU needs numba-cuda to train: python -m pip install 'mlp-sweep[cuda]'"
         )
     if not cuda.is_available():
-        why = one_line(cuda.cuda_error() or "none is visible")
+        why = one_line(cuda.cuda_error() or "none is visible").partition(". ")[0]
         raise UnavailableError(
-            f"no NVIDIA GPU is found ({why}); without execution.engine=cuda and execution.gpu "
-            "the CPU trains"
+            f"no NVIDIA GPU is found ({why}); leave execution.engine=cuda, execution.gpu or --gpu "
+            "out to train on the CPU"
         )
     for number, gpu in enumerate(cuda.gpus):
         if gpu.compute_capability < _OLDEST:

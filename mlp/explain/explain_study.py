@@ -162,14 +162,17 @@ def explain_study(
     limit_s = config.explain.timeout_s or max(study.duration_s, least_s)
     again = explain_again(study, config)
     own = store_of_reruns(study, store, config)
-    with recorded_explanation(
-        own,
-        key=study.key,
-        name=study.name,
-        parent=study.run_id,
-        console=console,
-        command=again,
-    ) as (reruns, run_id):
+    with (
+        open_executor(config.local.execution, notice=functools.partial(say, console)) as where,
+        recorded_explanation(
+            own,
+            key=study.key,
+            name=study.name,
+            parent=study.run_id,
+            console=console,
+            command=again,
+        ) as (reruns, run_id),
+    ):
         # What earlier explanations have trained, where it was on these data, in that order.
         own_data = [r for r in read_reruns(own, study.key) if r.data_digest == data.digest]
         known = {plain(rerun.config): rerun for rerun in own_data}
@@ -179,54 +182,53 @@ def explain_study(
         past = earlier
         if not study.brought:
             past = {seen.config: run for seen, run in zip(plan.runs, runs, strict=True)} | earlier
-        with open_executor(config.local.execution, notice=functools.partial(say, console)) as where:
-            finding: tuple[str, ...] = ()
-            pace_s = study.duration_s / max(1, len(study.runs))
-            if study.brought:
-                end = started + limit_s if config.explain.timeout_s else math.inf
-                finding, pace_s = check_code(study, data, where, end=end, console=console)
-                if not config.explain.timeout_s:  # the time counts from here then
-                    started = time.monotonic()
-            inquiry = _Inquiry(
-                plan=plan,
-                data=data,
-                norms=norms,
-                console=console,
-                started=started,
-                limit_s=limit_s,
-                known={config: run.judgement for config, run in past.items()},
-                n_earlier=len(earlier),
-                busy_s=busy_s([*earlier.values()]),
-                first_pace_s=pace_s,
+        finding: tuple[str, ...] = ()
+        pace_s = study.duration_s / max(1, len(study.runs))
+        if study.brought:
+            end = started + limit_s if config.explain.timeout_s else math.inf
+            finding, pace_s = check_code(study, data, where, end=end, console=console)
+            if not config.explain.timeout_s:  # the time counts from here then
+                started = time.monotonic()
+        inquiry = _Inquiry(
+            plan=plan,
+            data=data,
+            norms=norms,
+            console=console,
+            started=started,
+            limit_s=limit_s,
+            known={config: run.judgement for config, run in past.items()},
+            n_earlier=len(earlier),
+            busy_s=busy_s([*earlier.values()]),
+            first_pace_s=pace_s,
+        )
+        if finding:
+            inquiry.give_up()
+        trainer = inquiry.ask(where, reruns, study.key)
+        if study.brought and not finding and (finding := contradiction(study, inquiry.known)):
+            inquiry.give_up()
+        found = inquiry.answer()
+        said = finding or _sentences_of(study, found)
+        _say_answer(said, found, again, console)  # as soon as it is known
+        at = study.run_id or run_id  # the study's own run, where there is one
+        commands = [] if finding else _commands(study, runs, found, config)
+        commands += how_to_look(store, run_id=at)
+        with waiting(console, "the page is being made"):
+            content = PageContent(
+                title=study.name,
+                facts=_facts(runs, data, found),
+                sentences=said,
+                evidence="\n".join(said) if finding else render_answer(found),
+                answer=found,
+                runs=runs,
+                observed=plan.runs,
+                pairs=_pairs(runs, inquiry, found, past, store, trainer),
+                ratios=_ratios(runs, store),
+                quality=quality_of(runs),
+                combinations=combinations_of(runs, plan.runs),
+                addresses=tuple(run_address(store, run.run_id) for run in runs),
+                commands=tuple(commands),
             )
-            if finding:
-                inquiry.give_up()
-            trainer = inquiry.ask(where, reruns, study.key)
-            if study.brought and not finding and (finding := contradiction(study, inquiry.known)):
-                inquiry.give_up()
-            found = inquiry.answer()
-            said = finding or _sentences_of(study, found)
-            _say_answer(said, found, again, console)  # as soon as it is known
-            at = study.run_id or run_id  # the study's own run, where there is one
-            commands = [] if finding else _commands(study, runs, found, config)
-            commands += how_to_look(store, run_id=at)
-            with waiting(console, "the page is being made"):
-                content = PageContent(
-                    title=study.name,
-                    facts=_facts(runs, data, found),
-                    sentences=said,
-                    evidence="\n".join(said) if finding else render_answer(found),
-                    answer=found,
-                    runs=runs,
-                    observed=plan.runs,
-                    pairs=_pairs(runs, inquiry, found, past, store, trainer),
-                    ratios=_ratios(runs, store),
-                    quality=quality_of(runs),
-                    combinations=combinations_of(runs, plan.runs),
-                    addresses=tuple(run_address(store, run.run_id) for run in runs),
-                    commands=tuple(commands),
-                )
-                page = render_page(content)
+            page = render_page(content)
         with waiting(console, "the page is being recorded"):
             log_text(own, at, page, PAGE_FILE)
             causes = [name for cause in found.causes for name in cause.settings]

@@ -106,6 +106,7 @@ def repair_run(
     base = with_settings(trained, {"training.sharpness_points": 0})
     command = explain_command(run_id, config.local)
     with (
+        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
         recorded_explanation(
             store,
             key=f"run-{run_id}",
@@ -114,7 +115,6 @@ def repair_run(
             console=console,
             command=command,
         ) as (reruns, explain_id),
-        open_executor(config.local.execution, notice=lambda line: say(console, line)) as where,
     ):
         earlier = read_reruns(store, f"run-{run_id}")
         known = {plain(r.config): r.judgement for r in earlier if r.data_digest == data.digest}

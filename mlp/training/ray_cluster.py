@@ -111,6 +111,11 @@ class RayCluster:
                 self._board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
                 self._reading = self._board.read.remote([])
                 self._look()
+            if execution.gpu and execution.address == "local" and not self._n_gpus():
+                raise UnavailableError(
+                    "execution.gpu=true finds no GPU in the cluster that execution.address=local "
+                    "starts; leave it out, or name a cluster that has one"
+                )
         except BaseException:
             self.close()
             raise
@@ -232,6 +237,9 @@ class RayCluster:
             for cpus, gpus in self._machines
         )
 
+    def _n_gpus(self) -> float:
+        return float(sum(gpus for _, gpus in self._machines))
+
     def _count_slots(self) -> None:
         """Adds up the time in which populations could have trained."""
         now = time.monotonic()
@@ -241,10 +249,11 @@ class RayCluster:
             self._told = now
         elif now - self._told > _IDLE_NOTICE_S:
             self._told = now + 4 * _IDLE_NOTICE_S
-            n_cpus = sum(cpus for cpus, _ in self._machines)
-            n_gpus = sum(gpus for _, gpus in self._machines)
+            n_cpus, n_gpus = sum(cpus for cpus, _ in self._machines), self._n_gpus()
             and_gpus = f" and {n_gpus:g} GPUs" if self.is_on_gpu else ""
             and_one = " and a GPU" if self.is_on_gpu else ""
+            if self.is_on_gpu and not n_gpus:
+                and_one += "; without execution.gpu CPUs train"
             self.notice(
                 f"waiting for a worker: the cluster has {n_cpus:g} CPUs{and_gpus}, none of them is "
                 f"free for a population, which takes {self.n_threads}{and_one}"

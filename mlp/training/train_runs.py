@@ -198,6 +198,30 @@ def n_threads(execution: Execution) -> int:
     return os.cpu_count() or 1
 
 
+def check_engine(execution: Execution) -> int:
+    """Makes sure that this machine has what an engine needs; a cluster may still be missing.
+
+    Returns:
+        How many GPUs of this machine train.
+
+    Raises:
+        SettingError: where Ray is not installed.
+        UnavailableError: where there is no GPU.
+    """
+    if execution.engine == "ray":
+        try:
+            import mlp.training.ray_cluster  # noqa: F401  Ray, an extra
+        except ImportError as error:
+            raise SettingError(
+                f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"
+            ) from None
+    if execution.engine != "cuda":
+        return 0
+    from mlp.engine.cuda_steps import count_gpus  # an extra
+
+    return count_gpus()
+
+
 @contextmanager
 def open_executor(
     where: Execution | Executor, *, notice: Callable[[str], None] = lambda _: None
@@ -214,19 +238,12 @@ def open_executor(
         return
     executor: Executor
     if where.engine == "ray":
-        try:
-            from mlp.training.ray_cluster import RayCluster  # Ray, an extra
-        except ImportError as error:
-            raise SettingError(
-                f"execution.engine=ray needs Ray: python -m pip install 'mlp-sweep[ray]' ({error})"
-            ) from None
+        check_engine(where)
+        from mlp.training.ray_cluster import RayCluster
+
         executor = RayCluster(where, n_threads(where), notice)
     else:
-        n_gpus = 0
-        if where.engine == "cuda":
-            from mlp.engine.cuda_steps import count_gpus  # an extra
-
-            n_gpus = count_gpus()
+        n_gpus = check_engine(where)
         executor = (_Gpus if n_gpus > 1 else _ThisProcess)(where, notice, n_gpus)
     try:
         yield executor

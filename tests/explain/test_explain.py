@@ -16,7 +16,14 @@ from mlp.causes.repair import describe_repair
 from mlp.config import Tracking
 from mlp.curve import Verdict
 from mlp.doctor import run_doctor
-from mlp.errors import DataError, MissingInputError, RecordError, SettingError, StoreError
+from mlp.errors import (
+    DataError,
+    MissingInputError,
+    RecordError,
+    SettingError,
+    StoreError,
+    UnavailableError,
+)
 from mlp.explain import reruns
 from mlp.explain.__main__ import main
 from mlp.explain.explain_study import explain_study
@@ -243,6 +250,16 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(inside, monkeypatch):
     assert len(searched) == mended.n_trained  # the guard is an offer beside the search
     assert f"/runs/{swinging.run_id}?workflowType=machine_learning" in said.getvalue()
     assert [run.info.status for run in _explained(store, key)] == ["FINISHED"]
+
+    def refuse(_execution):
+        raise UnavailableError("no GPU")
+
+    monkeypatch.setattr("mlp.training.train_runs.check_engine", refuse)
+    for explain, what in ((repair_run, swinging.run_id), (explain_study, found.study.name)):
+        with pytest.raises(UnavailableError):
+            explain(what, config, console=plain(said))
+    assert {run.info.status for run in _explained(store, key)} == {"FINISHED"}
+    assert {run.info.status for run in _explained(store, found.study.key)} == {"FINISHED"}
 
 
 def test_a_time_limit_is_overrun_by_one_population_at_most(inside, monkeypatch):

@@ -216,6 +216,12 @@ def test_a_population_that_asks_for_a_gpu_gets_one(monkeypatch, data):
     assert digests(found) == digests(results_of(configs, few, Execution()))
 
 
+def test_a_cluster_of_its_own_without_a_gpu_is_said():
+    where = Execution(engine="ray", address="local", gpu=True)
+    with pytest.raises(UnavailableError, match="finds no GPU"), open_executor(where):
+        pass
+
+
 def examples(part, n):
     return dataclasses.replace(part, pixels=part.pixels[:n], labels=part.labels[:n])
 
