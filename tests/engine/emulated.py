@@ -68,14 +68,15 @@ LARGE = {
         ],
     ),
     "wide_ones": ("digits", 1200, 400, [TANH | STEPS | {"model.widths": [100, 40]}, RELU | STEPS]),
-    "mixed": ("digits", 2600, 600, mixed(40, 40, seed=1)),
+    "mixed": ("digits", 1300, 600, mixed(20, 40, seed=1, steps=8)),
+    "many_mixed": ("digits", 2600, 600, mixed(40, 40, seed=1)),
     "mixed_double": (
         *("digits", 1200, 300),
         mixed(20, 40, seed=2, **{"training.dtype": "float64"}),
     ),
     "mixed_batches": (
         *("digits", 1300, 600),
-        mixed(30, 40, seed=3, steps=60, **{"training.batch_size": 50}),
+        mixed(15, 40, seed=3, steps=30, **{"training.batch_size": 50}),
     ),
     "mixed_moved": (
         *("digits", 100, 50),

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from numba import cuda
 
 from mlp.config import Execution
 from mlp.data.dataset import examples_for, load_data
@@ -216,10 +217,12 @@ def test_a_population_that_asks_for_a_gpu_gets_one(monkeypatch, data):
     assert digests(found) == digests(results_of(configs, few, Execution()))
 
 
-def test_a_cluster_of_its_own_without_a_gpu_is_said():
-    where = Execution(engine="ray", address="local", gpu=True)
-    with pytest.raises(UnavailableError, match="finds no GPU"), open_executor(where):
-        pass
+@pytest.mark.skipif(cuda.is_available(), reason="there is one")
+def test_a_cluster_of_its_own_without_a_gpu_is_said(here):
+    there = ["execution=ray", "execution.address=local", "execution.gpu=true"]
+    done = command("train", "data=digits", *there, cwd=here)
+    assert done.returncode == 69
+    assert "execution.gpu=true finds no GPU in the cluster" in done.stderr
 
 
 def examples(part, n):

@@ -8,7 +8,7 @@ import pytest
 from engine.simulated import CASES
 
 TESTS = Path(__file__).parents[1]
-QUICK = "depth", "normalization", "batches", "guard", "held_out", "one_chunk"
+QUICK = "depth", "batches", "guard"
 
 
 def output_of(module, *names):
