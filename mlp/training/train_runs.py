@@ -3,6 +3,7 @@
 Where a run is trained, with which others, and how often it was begun changes no result.
 """
 
+import functools
 import os
 import time
 from collections import Counter, deque
@@ -306,10 +307,14 @@ class _ThisProcess:
         if self._functions is not None and self._functions.is_busy:
             return self._functions.wait(progress)
         task = self._waiting.popleft()
-        return [(task, self._train(task, 0 if self.is_on_gpu else None, progress))]
+        train = self._training(task, 0 if self.is_on_gpu else None, progress)
+        return [(task, train())]
 
-    def _train(self, task: Task, gpu: int | None, progress: WorkDone) -> list[Result]:
-        return trainer_on(task.trainer, gpu)(
+    def _training(
+        self, task: Task, gpu: int | None, progress: WorkDone
+    ) -> Callable[[], list[Result]]:
+        return functools.partial(
+            trainer_on(task.trainer, gpu),
             task.configs,
             task.data,
             threads=self.n_threads,
@@ -372,7 +377,7 @@ class _Gpus(_ThisProcess):
 
         gpu = self._free.get()
         try:
-            results = self._train(task, gpu, tell)
+            results = self._training(task, gpu, tell)()
         finally:
             self._free.put(gpu)
         self._n_done[task] = len(task.configs)
