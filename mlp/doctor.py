@@ -268,7 +268,7 @@ def _check_engine(config: SweepConfig) -> Iterator[Finding]:
     trains = {
         "local": "this process trains",
         "ray": "Ray is installed; its cluster is asked when something trains",
-        "cuda": f"{counted(n_gpus, 'GPU trains', 'GPUs train')}",
+        "cuda": counted(n_gpus, "GPU trains", "GPUs train"),
     }
     yield Finding(trains[execution.engine])
 

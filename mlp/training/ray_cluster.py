@@ -233,7 +233,7 @@ class RayCluster:
 
     def _n_slots(self) -> int:
         return sum(
-            int(min(cpus // self.n_threads, gpus if self.is_on_gpu else cpus))
+            int(min(cpus // self.n_threads, gpus) if self.is_on_gpu else cpus // self.n_threads)
             for cpus, gpus in self._machines
         )
 

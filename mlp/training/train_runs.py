@@ -361,7 +361,7 @@ class _Gpus(_ThisProcess):
             return super().wait(progress)
         done, _ = futures.wait(self._running, timeout=_TICK_S, return_when=futures.FIRST_COMPLETED)
         progress(sum(self._n_done.get(task, 0.0) for task in self._running.values()), np.empty(0))
-        well = [future for future in done if future.cancelled() or not future.exception()]
+        well = [future for future in done if not future.exception()]
         answers: list[Answer] = []
         for future in well or done:  # what has failed is raised when the others are safe
             task = self._running.pop(future)
