@@ -130,7 +130,7 @@ def test_gpus_are_let_go_where_the_training_is_stopped(monkeypatch, data):
     long = [with_settings(config, {"training.steps": 10**6}) for config in CONFIGS]
 
     def progress(n_done, _losses):
-        if n_done:
+        if n_done and len(gpus.trained) == 2:  # both have begun
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
